@@ -76,10 +76,12 @@ docs: $(VENV)/.tox ## Build the documentation into docs/_build/html
 mutants: $(VENV)/.workspace ## Find every planted bug with five seeds, and rewrite the table docs/reference/mutants.md
 	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/mutants.py
 
-bench: $(BENCH)/.peers ## Compare it with Celery, Dramatiq, Huey and the drivers alone; OPTIONS="--rounds 5 --check"
+bench: $(BENCH)/.peers ## Compare it with Celery, Huey, PgQueuer and others, and the drivers alone; OPTIONS="--rounds 5 --check"
 	@$(BENCH_PYTHON) benchmarks/dispatch.py
-	@$(BENCH_PYTHON) tests/servers/rabbitmq.py run -- sh -c \
-	    'exec $(BENCH_PYTHON) benchmarks/side_by_side.py $${RELEVO_TEST_AMQP:+--amqp "$$RELEVO_TEST_AMQP"} $(OPTIONS)'
+	@$(foreach starter,rabbitmq postgresql_server,$(BENCH_PYTHON) tests/servers/$(starter).py run --) sh -c \
+	    'exec $(BENCH_PYTHON) benchmarks/side_by_side.py $${RELEVO_TEST_AMQP:+--amqp "$$RELEVO_TEST_AMQP"} \
+	    $${RELEVO_TEST_POSTGRESQL:+--postgresql "$$RELEVO_TEST_POSTGRESQL"} \
+	    $${RELEVO_TEST_MARIADB:+--mariadb "$$RELEVO_TEST_MARIADB"} $(OPTIONS)'
 
 constraints: $(VENV)/.workspace ## Pin the newest versions for the tests and tools in constraints.txt
 	@$(VENV_PYTHON) -m pip $(PIP_OPTIONS) install --upgrade "pip>=25.1"

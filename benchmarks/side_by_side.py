@@ -3,6 +3,7 @@ relevo, its peers and the drivers alone in one run: events a second, and the tim
 
     make bench
     make bench OPTIONS="--rounds 5 --events 40000 --json figures.json --check"
+    make bench OPTIONS="--only PostgreSQL"
 
 Each contestant sends durably (confirmed or committed) and has one process that handles events, started as its
 documentation says, with the best settings for tiny events; the settings are in peers/*.py. A measurement begins when
@@ -27,8 +28,11 @@ from pathlib import Path
 
 import attrs
 
-from peers import workload
+from peers import database, workload
 from peers.workload import Measured
+from relevo import SystemClock
+from relevo.errors import ConfigurationError
+from relevo_sql import SqlOptions, SqlTransport
 from summary import RELEVO, Bar, Figures, Verdict, bars, latencies, rates
 
 RATE = 50.0
@@ -36,7 +40,22 @@ RATE = 50.0
 
 ON_RABBITMQ = "consuming, RabbitMQ"
 ON_SQLITE = "consuming, SQLite"
-LATENCY = "upload to listener, RabbitMQ"
+ON_POSTGRESQL = "consuming, PostgreSQL"
+ON_MARIADB = "consuming, MariaDB"
+LATENCY_ON_RABBITMQ = "upload to listener, RabbitMQ"
+LATENCY_ON_POSTGRESQL = "upload to listener, PostgreSQL"
+
+LATENCIES = (LATENCY_ON_RABBITMQ, LATENCY_ON_POSTGRESQL)
+SERVERS = {
+    ON_RABBITMQ: "amqp",
+    LATENCY_ON_RABBITMQ: "amqp",
+    ON_POSTGRESQL: "postgresql",
+    LATENCY_ON_POSTGRESQL: "postgresql",
+    ON_MARIADB: "mariadb",
+}
+"""The option that names the server of a table, which is left out without it."""
+
+DATABASES = ("postgresql", "mariadb")
 
 
 @attrs.frozen
@@ -61,16 +80,29 @@ CONTESTANTS = (
     Contestant(ON_SQLITE, "sqlite3 alone", "peers.sqlite:Sqlite", 3.0),
     Contestant(ON_SQLITE, "relevo", "peers.relevo:OnSqlite", 1.5),
     Contestant(ON_SQLITE, "Huey", "peers.huey:Huey", 0.25),
-    Contestant(LATENCY, "pika alone", "peers.pika:Pika"),
-    Contestant(LATENCY, "relevo", "peers.relevo:OnRabbitMQ"),
+    Contestant(ON_POSTGRESQL, "SQLAlchemy alone", "peers.postgresql:Floor", 1.5),
+    Contestant(ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql", 1.5),
+    Contestant(ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer"),
+    Contestant(ON_POSTGRESQL, "Procrastinate", "peers.procrastinate:Procrastinate", 0.1),
+    Contestant(ON_MARIADB, "relevo", "peers.relevo:OnMariadb", 1.5),
+    Contestant(LATENCY_ON_RABBITMQ, "pika alone", "peers.pika:Pika"),
+    Contestant(LATENCY_ON_RABBITMQ, "relevo", "peers.relevo:OnRabbitMQ"),
+    Contestant(LATENCY_ON_POSTGRESQL, "SQLAlchemy alone", "peers.postgresql:Floor"),
+    Contestant(LATENCY_ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql"),
+    Contestant(LATENCY_ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer"),
 )
 BARS = (
     Bar(table=ON_RABBITMQ, beside="Celery", times=3.0),
     Bar(table=ON_RABBITMQ, beside="Dramatiq", times=1.2),
-    Bar(table=ON_SQLITE, beside="Huey", times=6.0),
-    Bar(table=LATENCY, beside="pika alone", within=2.0),
+    Bar(table=ON_SQLITE, beside="Huey", times=12.0),
+    Bar(table=ON_POSTGRESQL, beside="SQLAlchemy alone", times=1.0),
+    Bar(table=ON_POSTGRESQL, beside="PgQueuer", times=2.0),
+    Bar(table=LATENCY_ON_RABBITMQ, beside="pika alone", within=2.0),
 )
-DISTRIBUTIONS = ("relevo", "pika", "SQLAlchemy", "celery", "dramatiq", "huey", "supervisor")
+DISTRIBUTIONS = (
+    *("relevo", "pika", "SQLAlchemy", "psycopg", "celery", "dramatiq", "huey", "pgqueuer", "asyncpg", "procrastinate"),
+    "supervisor",
+)
 
 
 Found = dict[str, dict[str, list[Measured]]]
@@ -87,7 +119,7 @@ def found(contestants: Sequence[Contestant], options: argparse.Namespace) -> Fou
             rounds.setdefault(one.table, {}).setdefault(one.name, []).append(measured)
             busy = "" if measured.machine.busy is None else f"{measured.machine.busy:.0%} busy before, "
             about = f"{busy}fsync {measured.machine.sync:.0f} µs, {time.monotonic() - began:.0f} s"
-            line = f"{number} of {options.rounds}  {one.table:30}{one.name:18}{measured.value:12,.6g}   {about}"
+            line = f"{number} of {options.rounds}  {one.table:32}{one.name:18}{measured.value:12,.6g}   {about}"
             print(line, file=sys.stderr, flush=True)
     return rounds
 
@@ -95,36 +127,53 @@ def found(contestants: Sequence[Contestant], options: argparse.Namespace) -> Fou
 def measure(contestant: Contestant, options: argparse.Namespace) -> Measured:
     """Measure one round of one contestant, in a new process."""
     work: Callable[..., Measured]
-    if contestant.table == LATENCY:
+    url = getattr(options, SERVERS[contestant.table]) if contestant.table in SERVERS else ""
+    if contestant.table in LATENCIES:
         work = partial(workload.latency, seconds=options.seconds, rate=RATE)
     else:
         work = partial(workload.consume, events=round(options.events * contestant.share))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, contestant.kind, options.amqp, patience=options.patience).result()
+        return process.submit(work, contestant.kind, url, patience=options.patience).result()
 
 
-def report(rounds: Found) -> Sequence[Verdict]:
+def absent(options: argparse.Namespace) -> dict[str, str]:
+    """Return the reason for each table that cannot be measured."""
+    reasons = {}
+    for table, option in SERVERS.items():
+        url = getattr(options, option)
+        if not url:
+            reasons[table] = f"no server; name one with --{option}"
+        elif option in DATABASES and (refusal := _refusal(url)):
+            reasons[table] = refusal
+    return reasons
+
+
+def report(rounds: Found, options: argparse.Namespace) -> Sequence[Verdict]:
     """Print the tables and the bars; return the verdict for each bar that was measured."""
     tables = {title: {name: Figures(each) for name, each in lines.items()} for title, lines in rounds.items()}
     for title, table in tables.items():
-        print("\n".join(("", *(latencies if title == LATENCY else rates)(title, table))))
+        print("\n".join(("", *(latencies if title in LATENCIES else rates)(title, table))))
     verdicts = [verdict for bar in BARS if (verdict := bar.verdict(tables.get(bar.table, {})))]
     if verdicts:
         print("\n".join(("", *bars(verdicts))))
-    print("\n" + "\n".join(surroundings()))
+    print("\n" + "\n".join(surroundings(rounds, options)))
     return verdicts
 
 
-def surroundings() -> Iterator[str]:
-    """Yield the versions, and the machine."""
+def surroundings(rounds: Found, options: argparse.Namespace) -> Iterator[str]:
+    """Yield the versions, the machine, and whether the servers of databases are durable."""
     yield f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     yield ", ".join(f"{name} {version(name)}" for name in DISTRIBUTIONS)
+    measured = {SERVERS[table] for table in rounds if table in SERVERS}
+    for option in DATABASES:
+        if option in measured:
+            yield from database.about(getattr(options, option))
 
 
-def as_json(rounds: Found, verdicts: Sequence[Verdict]) -> str:
+def as_json(rounds: Found, verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
     """Return all results as JSON."""
     document = {
-        "surroundings": list(surroundings()),
+        "surroundings": list(surroundings(rounds, options)),
         "tables": {
             title: {name: [attrs.asdict(each) for each in measured] for name, measured in lines.items()}
             for title, lines in rounds.items()
@@ -140,7 +189,9 @@ def main() -> int:
         description=(__doc__ or "").strip().partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--amqp", metavar="URL", help="address of RabbitMQ; without it, only SQLite is measured")
+    parser.add_argument("--amqp", metavar="URL", help="address of RabbitMQ; without it, its tables are left out")
+    parser.add_argument("--postgresql", metavar="URL", help="the same for PostgreSQL; databases are created there")
+    parser.add_argument("--mariadb", metavar="URL", help="the same for MariaDB")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each contestant")
     parser.add_argument(
         "--events", type=int, default=20_000, help="events that relevo handles in a round; others in proportion"
@@ -153,21 +204,35 @@ def main() -> int:
     options = parser.parse_args()
     if missing := [name for name in DISTRIBUTIONS if not _installed(name)]:
         parser.error(f"not installed: {', '.join(missing)}; make bench installs everything that is measured")
-    contestants = [
+    wanted = [
         one
         for one in CONTESTANTS
-        if (options.amqp or one.table == ON_SQLITE)
-        and (not options.only or any(word in f"{one.table}: {one.name}" for word in options.only))
+        if not options.only or any(word in f"{one.table}: {one.name}" for word in options.only)
     ]
-    if not contestants:
+    if not wanted:
         parser.error(f"no table and no contestant has {' or '.join(map(repr, options.only))} in its name")
+    reasons = absent(options)
+    for table in dict.fromkeys(one.table for one in wanted if one.table in reasons):
+        print(f'"{table}" is left out: {reasons[table]}', file=sys.stderr)
+    contestants = [one for one in wanted if one.table not in reasons]
+    if not contestants:
+        return 1 if options.check else 0
     rounds = found(contestants, options)
-    verdicts = report(rounds)
+    verdicts = report(rounds, options)
     if options.json:
-        options.json.write_text(as_json(rounds, verdicts))
+        options.json.write_text(as_json(rounds, verdicts, options))
     met = len(verdicts) == len(BARS) and all(each.met for each in verdicts)
     empty = not any(each.left for lines in rounds.values() for each in lines.get(RELEVO, ()))
     return 1 if options.check and not (met and empty) else 0
+
+
+def _refusal(url: str) -> str:
+    """Return why relevo cannot use the database at *url*; empty if it can."""
+    try:
+        SqlTransport.open(SqlOptions(url=url), name="main", clock=SystemClock()).close()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
 
 
 def _installed(name: str) -> bool:

@@ -13,7 +13,16 @@ import pytest
 from peers.meter import VARIABLE, Meter
 from peers.quiet import Machine
 from peers.workload import Measured
-from side_by_side import ON_SQLITE, Contestant, measure
+from side_by_side import (
+    LATENCY_ON_POSTGRESQL,
+    ON_MARIADB,
+    ON_POSTGRESQL,
+    ON_SQLITE,
+    SERVERS,
+    Contestant,
+    absent,
+    measure,
+)
 from summary import Bar, Figures, bars, latencies, rates
 
 BENCHMARKS = Path(__file__).parent
@@ -97,9 +106,65 @@ def test_another_process_notes_in_a_meter(tmp_path: Path) -> None:
 
 
 def test_relevo_is_measured_by_a_worker_that_leaves_nothing() -> None:
-    options = argparse.Namespace(events=50, amqp="", patience=0.0)
+    options = argparse.Namespace(events=50, patience=0.0)
 
     measured = measure(Contestant(ON_SQLITE, "relevo", "peers.relevo:OnSqlite"), options)
 
     assert (measured.events, measured.left, measured.twice) == (50, 0, 0)
     assert measured.value > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"),
+    [
+        ("peers.postgresql:Floor", "psycopg"),
+        ("peers.relevo:OnPostgresql", "psycopg"),
+        ("peers.pgqueuer:PgQueuer", "pgqueuer"),
+        ("peers.procrastinate:Procrastinate", "procrastinate"),
+    ],
+)
+def test_a_peer_on_postgresql_handles_every_event_once(kind: str, library: str, postgresql_url: str) -> None:
+    pytest.importorskip(library, reason="only make bench installs it")
+    options = argparse.Namespace(events=50, postgresql=postgresql_url, patience=0.0)
+
+    measured = measure(Contestant(ON_POSTGRESQL, "a peer", kind), options)
+
+    assert (measured.events, measured.left, measured.twice) == (50, 0, 0)
+    assert measured.value > 0
+
+
+def test_relevo_on_mariadb_handles_every_event_once(mariadb_url: str) -> None:
+    options = argparse.Namespace(events=50, amqp=None, postgresql=None, mariadb=mariadb_url, patience=0.0)
+    if (reason := absent(options).get(ON_MARIADB)) is not None:
+        pytest.skip(reason)
+
+    measured = measure(Contestant(ON_MARIADB, "relevo", "peers.relevo:OnMariadb"), options)
+
+    assert (measured.events, measured.left, measured.twice) == (50, 0, 0)
+
+
+@pytest.mark.slow("waits until workers are calm, alike on every Python")
+@pytest.mark.parametrize("kind", ["peers.postgresql:Floor", "peers.relevo:OnPostgresql"])
+def test_events_on_their_way_through_postgresql_are_timed(kind: str, postgresql_url: str) -> None:
+    options = argparse.Namespace(seconds=0.2, postgresql=postgresql_url, patience=0.0)
+
+    measured = measure(Contestant(LATENCY_ON_POSTGRESQL, "a peer", kind), options)
+
+    assert (measured.events, measured.left, measured.twice) == (10, 0, 0)
+    assert 0 < measured.value <= (measured.p95 or 0.0)
+
+
+def test_a_table_whose_server_is_not_named_is_left_out() -> None:
+    options = argparse.Namespace(amqp=None, postgresql=None, mariadb=None)
+
+    assert set(absent(options)) == set(SERVERS)
+    assert absent(options)[ON_POSTGRESQL] == "no server; name one with --postgresql"
+
+
+def test_a_table_of_a_database_that_is_not_supported_is_left_out() -> None:
+    options = argparse.Namespace(amqp="amqp://x", postgresql="postgresql://x/y", mariadb="oracle://x/y")
+
+    reasons = absent(options)
+
+    assert list(reasons) == [ON_MARIADB]
+    assert "oracle" in reasons[ON_MARIADB]

@@ -27,16 +27,16 @@ class Place:
     """The prefix of all names on RabbitMQ."""
 
     url: str
-    """The address of RabbitMQ."""
+    """The address of RabbitMQ, or of a new database on a server."""
 
     def environ(self) -> dict[str, str]:
         """Return the variables that :meth:`here` reads."""
-        return {"BENCH_FOLDER": str(self.folder), "BENCH_NAME": self.name, "BENCH_AMQP": self.url}
+        return {"BENCH_FOLDER": str(self.folder), "BENCH_NAME": self.name, "BENCH_URL": self.url}
 
     @classmethod
     def here(cls, environ: Mapping[str, str] = os.environ) -> Place:
         """Return the place of this process."""
-        folder, name, url = (environ[key] for key in ("BENCH_FOLDER", "BENCH_NAME", "BENCH_AMQP"))
+        folder, name, url = (environ[key] for key in ("BENCH_FOLDER", "BENCH_NAME", "BENCH_URL"))
         return cls(folder=Path(folder), name=name, url=url)
 
 

@@ -70,19 +70,8 @@ class OnSqlite(Relevo):
         return '"sqlite:///bench.db"'
 
 
-class OnRabbitMQ(Relevo, Immediate):
-    """On RabbitMQ: quorum queues and confirms."""
-
-    def __init__(self, place: Place):
-        super().__init__(place)
-        self._resources.enter_context(rabbitmq.borrowed(self.app, place.url))
-
-    def main(self) -> str:
-        return f'{{ url = "{self.place.url}", prefix = "{self.place.name}", levels = 4, prefetch = 1000 }}'
-
-    def left(self) -> int:
-        time.sleep(1.0)  # messages of a worker are returned a moment after its end
-        return super().left()
+class Resident(Relevo, Immediate):
+    """On a server, where a worker under supervisord is notified of each event."""
 
     @contextmanager
     def sending(self) -> Iterator[Callable[[], None]]:
@@ -95,6 +84,36 @@ class OnRabbitMQ(Relevo, Immediate):
         configuration = self.place.folder / "supervisord.conf"
         configuration.write_text(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
         return [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(configuration)]
+
+
+class OnPostgresql(Resident):
+    """On PostgreSQL, in a new database: every commit is durable."""
+
+    def __init__(self, place: Place):
+        super().__init__(place)
+        self.app.setup()
+
+    def main(self) -> str:
+        return f'"{self.place.url}"'
+
+
+class OnMariadb(OnPostgresql):
+    """On MariaDB, likewise."""
+
+
+class OnRabbitMQ(Resident):
+    """On RabbitMQ: quorum queues and confirms."""
+
+    def __init__(self, place: Place):
+        super().__init__(place)
+        self._resources.enter_context(rabbitmq.borrowed(self.app, place.url))
+
+    def main(self) -> str:
+        return f'{{ url = "{self.place.url}", prefix = "{self.place.name}", levels = 4, prefetch = 1000 }}'
+
+    def left(self) -> int:
+        time.sleep(1.0)  # messages of a worker are returned a moment after its end
+        return super().left()
 
 
 def void(_: object) -> None:

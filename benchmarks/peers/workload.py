@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 import attrs
 
-from peers import quiet
+from peers import database, quiet
 from peers.meter import VARIABLE, Meter
 from peers.peer import Immediate, Peer, Place
 
@@ -63,7 +63,7 @@ def consume(peer: str, url: str, *, events: int, patience: float) -> Measured:
     Args:
         peer: The class of the peer, as module:name.
 
-        url: The address of RabbitMQ.
+        url: The address of its server; empty if it needs none.
 
         events: The number of events.
 
@@ -94,7 +94,7 @@ def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float
     Args:
         peer: The class of the peer, as module:name.
 
-        url: The address of RabbitMQ.
+        url: The address of its server; empty if it needs none.
 
         seconds: The duration.
 
@@ -132,8 +132,10 @@ def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float
 def _peer(name: str, url: str) -> Iterator[Peer]:
     """Yield the peer *name* with separate resources, and delete everything that it created."""
     module, _, kind = name.partition(":")
-    with tempfile.TemporaryDirectory(prefix="relevo-bench-") as folder:
-        place = Place(folder=Path(folder), name=f"bench-{secrets.token_hex(4)}", url=url)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relevo-bench-"))
+        own = stack.enter_context(database.fresh(url)) if database.is_server(url) else url
+        place = Place(folder=Path(folder), name=f"bench-{secrets.token_hex(4)}", url=own)
         # For its module, for its worker, and for the program that starts the worker.
         path = os.pathsep.join(filter(None, (str(BENCHMARKS), os.environ.get("PYTHONPATH"))))
         os.environ |= {**place.environ(), "PYTHONPATH": path}

@@ -46,6 +46,7 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "dynamic_shared_memory_type": "mmap",  # files in its folder, so that a killed server leaves none elsewhere
     "max_connections": "200",
+    "max_prepared_transactions": "20",  # for transactions in two phases; 0 by default
     "shared_buffers": "32MB",  # dropping a database searches all of them
     "max_wal_size": "128MB",
     "fsync": "off",

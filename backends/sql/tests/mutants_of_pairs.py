@@ -308,7 +308,7 @@ def counts_the_dead_of_all_queues() -> Patches:
 def looks_at_two_queues() -> Patches:
     look = Claimer._look
 
-    def two(self: Claimer, connection: sa.Connection, queues: Sequence[str]) -> list[Prospect]:
+    def two(self: Claimer, connection: sa.Connection, queues: Sequence[str]) -> tuple[int | None, list[Prospect]]:
         return look(self, connection, queues[:2])
 
     return {(Claimer, "_look"): two}

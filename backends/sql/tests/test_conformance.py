@@ -8,7 +8,10 @@ import pytest
 
 from database_server import DatabaseServer
 from relevo_conformance import suite
-from relevo_sql.conformance import PostgresqlHarness, SqlHarness
+from relevo_sql._dialect.mariadb import MYSQL
+from relevo_sql.conformance import MariadbHarness, PostgresqlHarness, SqlHarness
+
+from .on_mariadb import query
 
 TestSqlite = suite(SqlHarness)
 
@@ -22,3 +25,28 @@ def _postgresql(postgresql_databases: DatabaseServer) -> Iterator[None]:
 
 
 TestPostgresql = pytest.mark.usefixtures("_postgresql")(suite(PostgresqlHarness))
+
+
+@pytest.fixture(scope="module")
+def _mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
+    """Name a new database in RELEVO_TEST_MARIADB, where the harness looks."""
+    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RELEVO_TEST_MARIADB", url)
+        yield
+
+
+TestMariadb = pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness))
+
+
+@pytest.fixture(scope="module")
+def _mysql(mariadb_databases: DatabaseServer) -> Iterator[None]:
+    """As for MariaDB, which is used as if it were MySQL: with its collation, and no row that breaks a constraint."""
+    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        if not query(url, f"SHOW COLLATION LIKE '{MYSQL.collation}'"):
+            pytest.skip("only MariaDB from 11.4 on knows the collations of MySQL")
+        patch.setenv("RELEVO_TEST_MARIADB", url.replace("mariadb", "mysql", 1))
+        patch.setattr("relevo_sql._dialect.mariadb.kind_of", lambda _: MYSQL)
+        yield
+
+
+TestAsOnMysql = pytest.mark.soak(pytest.mark.usefixtures("_mysql")(suite(MariadbHarness)))

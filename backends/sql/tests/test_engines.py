@@ -27,7 +27,7 @@ WAL_NORMAL, WAL_FULL, ROLLBACK_NORMAL, ROLLBACK_FULL = 1, 2, 2, 3
 def levels(transport: SqlTransport) -> list[tuple[str, int]]:
     """Return a list that fills with the first word of each change, and how safe its commit is."""
     seen: list[tuple[str, int]] = []
-    engine = transport._database._engine
+    engine = transport._database.engine
 
     def note(connection: sa.Connection, _: Any, statement: str, *__: Any) -> None:
         word = " ".join(statement.split()[:3])
@@ -66,7 +66,7 @@ def test_whoever_will_write_takes_the_lock_before_reading(opener: Opener, an_env
     transport = opener()
     transport.send([an_envelope(number) for number in range(2)])
     seen: list[list[str]] = []
-    engine = transport._database._engine
+    engine = transport._database.engine
     sa.event.listen(engine, "before_cursor_execute", lambda *execution: seen.append(execution[2].split()[0:2]))
 
     one, two = transport.receive(["default"], limit=2, lease=60, wait=0)

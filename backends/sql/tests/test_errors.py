@@ -54,7 +54,7 @@ def failing(transport: SqlTransport, moment: str, start: str, error: BaseExcepti
             # As SQLAlchemy does, which not in all versions looks after what its listeners raise.
             raise sa.exc.OperationalError(statement, (), error) if isinstance(error, Exception) else error
 
-    engine = transport._database._engine
+    engine = transport._database.engine
     sa.event.listen(engine, f"{moment}_cursor_execute", fail)
     try:
         yield failed
@@ -155,7 +155,7 @@ def test_closing_does_not_wait_for_a_writer(opener: Opener, path: Path, an_envel
         if statement.startswith("BEGIN"):
             begun.set()
 
-    sa.event.listen(transport._database._engine, "before_cursor_execute", note)
+    sa.event.listen(transport._database.engine, "before_cursor_execute", note)
     with a_writer(path):
         thread = threading.Thread(target=send)
         thread.start()
@@ -372,7 +372,7 @@ def test_a_close_in_the_middle_of_a_call_of_the_same_thread_lets_it_end(opener: 
         if execution[2].startswith("INSERT"):
             transport.close()
 
-    engine = transport._database._engine
+    engine = transport._database.engine
     sa.event.listen(engine, "before_cursor_execute", close_as_a_signal_handler_does)
     transport.send([an_envelope(1)])
     sa.event.remove(engine, "before_cursor_execute", close_as_a_signal_handler_does)

@@ -65,25 +65,8 @@ def test_an_engine_in_memory_is_refused_at_its_first_use() -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("scheme", ["mysql", "mariadb+pymysql"])
-def test_a_database_that_is_not_served_yet_is_refused_with_what_to_write_instead(scheme: str) -> None:
-    url = f"{scheme}://me:hunter2@localhost/shop"
-
-    with pytest.raises(
-        ConfigurationError, match=r"SQLite and PostgreSQL, not on \w+ .*later.*; keep .* sqlite:///shop\.db"
-    ) as told:
-        App.from_config(environ={"RELEVO_TRANSPORTS__MAIN": url})
-
-    kind = scheme.partition("+")[0]
-    assert f"transports.main: this release of relevo-sql works on SQLite and PostgreSQL, not on {kind} (" in str(
-        told.value
-    )
-    assert "install" not in str(told.value)
-    assert "hunter2" not in str(told.value)
-
-
 def test_a_database_that_is_not_foreseen_is_refused_without_a_promise() -> None:
-    with pytest.raises(ConfigurationError, match="SQLite and PostgreSQL, not on oracle; keep"):
+    with pytest.raises(ConfigurationError, match="SQLite, PostgreSQL, MariaDB and MySQL, not on oracle; keep"):
         opened("oracle://localhost/shop")
 
 

@@ -146,7 +146,7 @@ def test_an_event_that_went_into_a_file_that_was_removed_meanwhile_is_unknown(
         if execution[2] == "COMMIT":
             path.unlink()
 
-    sa.event.listen(transport._database._engine, "before_cursor_execute", remove)
+    sa.event.listen(transport._database.engine, "before_cursor_execute", remove)
     with pytest.raises(SendError, match="was removed or replaced") as caught:
         transport.send([an_envelope(2)])
 

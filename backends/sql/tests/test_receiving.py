@@ -173,7 +173,7 @@ def test_a_purge_leaves_what_is_sent_meanwhile(
         if execution[2] == "COMMIT":
             other.send(next(meanwhile, []))
 
-    engine = transport._database._engine
+    engine = transport._database.engine
     sa.event.listen(engine, "after_cursor_execute", send_more)
     purged = transport.purge("default")
     sa.event.remove(engine, "after_cursor_execute", send_more)

@@ -31,6 +31,10 @@ _TURNS = 60.0
 """Seconds between two checks for rows that wait for a row that no longer exists."""
 
 
+_LOOKS = 0.05
+"""Seconds between two looks at what is due, or whose lease is over, while each claim finds as many as it may."""
+
+
 @attrs.frozen
 class Prospect:
     """What a queue holds."""
@@ -58,6 +62,10 @@ class Prospect:
         return isinstance(self.last_lease_end, (int, float)) and self.last_lease_end > now + FARTHEST
 
 
+def _ready(queue: str) -> Prospect:
+    return Prospect(queue, ready=True, due=None, lease_end=None)
+
+
 @attrs.frozen
 class Claim:
     """The result of one attempt to receive."""
@@ -65,6 +73,9 @@ class Claim:
     deliveries: Sequence[Delivery]
     next_change: int | None = None
     """When time alone will next make something ready, in microseconds since the epoch."""
+
+    changes: int | None = None
+    """What :meth:`Dialect.changes` returned before the queues were looked at."""
 
 
 class Claimer:
@@ -75,17 +86,33 @@ class Claimer:
         self._statements = database.statements
         self._clock = clock
         self._next_turns = 0.0
+        self._looked_at: tuple[str, ...] = ()
+        self._next_look = float("-inf")
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float) -> Claim:
         """Lease up to *limit* ready events for *lease* seconds."""
-        prospects = self._database.read(lambda connection: self._look(connection, queues))
+        if self._looked_at == tuple(queues) and self._clock.monotonic() < self._next_look:
+            ready = [_ready(queue) for queue in queues]
+            found = self._database.write(lambda connection: self._take(connection, ready, limit, lease))
+            if len(found) >= limit:
+                return Claim(found)
+            self._next_look = float("-inf")
+            rest = self._look_and_claim(queues, limit - len(found), lease)
+            return attrs.evolve(rest, deliveries=[*found, *rest.deliveries])
+        return self._look_and_claim(queues, limit, lease)
+
+    def _look_and_claim(self, queues: Sequence[str], limit: int, lease: float) -> Claim:
+        changes, prospects = self._database.read(lambda connection: self._look(connection, queues))
         now = self._now()
         promising = [prospect for prospect in prospects if prospect.worthwhile(now)]
         if not promising and not self._give_turns(queues):
             ends = [end for p in prospects for end in (p.due, p.lease_end) if type(end) is int]
-            return Claim((), min(ends, default=None))
-        promising = promising or [Prospect(queue, ready=True, due=None, lease_end=None) for queue in queues]
-        return Claim(self._database.write(lambda connection: self._take(connection, promising, limit, lease)))
+            return Claim((), min(ends, default=None), changes)
+        promising = promising or [_ready(queue) for queue in queues]
+        found = self._database.write(lambda connection: self._take(connection, promising, limit, lease))
+        if len(found) >= limit:
+            self._looked_at, self._next_look = tuple(queues), self._clock.monotonic() + _LOOKS
+        return Claim(found)
 
     def _give_turns(self, queues: Sequence[str]) -> bool:
         """
@@ -111,11 +138,14 @@ class Claimer:
     def _now(self) -> int:
         return self._database.now(self._clock)
 
-    def _look(self, connection: sa.Connection, queues: Sequence[str]) -> list[Prospect]:
-        found: Any = self._statements.look.run(connection, queues=self._database.dialect.listed(queues))
-        return [
-            Prospect(queue, bool(ready), due, end, last, bool(stray)) for queue, ready, due, end, last, stray in found
-        ]
+    def _look(self, connection: sa.Connection, queues: Sequence[str]) -> tuple[int | None, list[Prospect]]:
+        changes = self._database.dialect.changes(connection)
+        rows: Any = self._statements.look.run(connection, queues=self._database.dialect.listed(queues))
+        found = {
+            queue: Prospect(queue, bool(ready), due, end, last, bool(stray))
+            for queue, ready, due, end, last, stray in rows
+        }
+        return changes, [found[queue] for queue in queues if queue in found]
 
     def _take(
         self, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
@@ -131,15 +161,15 @@ class Claimer:
                 bound = limit - len(taken) - len(strays)
                 strays += self._take_strays(connection, prospect.queue, bound, now=now, until=until, claim=token)
             if prospect.endless(now):
-                self._statements.reap_endless.run(connection, queue=prospect.queue, now=now, bound=max(limit, _BOUND))
-            rows = self._statements.claim.run(
+                self._statements.reap_endless.rows(connection, queue=prospect.queue, now=now, bound=max(limit, _BOUND))
+            rows = self._statements.claim.rows(
                 connection,
                 now=now,
                 until=until,
                 claim=token,
                 queue=prospect.queue,
                 bound=limit - len(taken) - len(strays),
-            ).all()
+            )
             taken.extend(sorted(map(Claimed.of, rows), key=place_of))  # RETURNING has no order
             if len(taken) + len(strays) >= limit:
                 break
@@ -152,7 +182,7 @@ class Claimer:
         found = map(Stray._make, self._statements.strays.run(connection, queue=queue, bound=bound, now=now).all())
         flaws = {row.seq: stray_flaw(row) for row in found}
         seqs = self._database.dialect.listed(flaws)
-        rows = self._statements.claim_strays.run(connection, seqs=seqs, now=now, until=until, claim=claim).all()
+        rows = self._statements.claim_strays.rows(connection, seqs=seqs, now=now, until=until, claim=claim)
         return [stray_of(row, claim, queue=queue, flaw=flaws[row.seq]) for row in map(Claimed.of, rows)]
 
     def _pass_time(self, connection: sa.Connection, prospects: Sequence[Prospect], now: int, bound: int) -> None:
@@ -161,10 +191,9 @@ class Claimer:
         for prospect in prospects:
             of_queue = {"queue": prospect.queue, "now": now, "bound": bound}
             if _is_past(prospect.due, now):
-                promoted = self._statements.promote.run(connection, **of_queue)
-                lines += promoted.all() if promoted.returns_rows else ()
+                lines += self._statements.promote.rows(connection, **of_queue)
             if _is_past(prospect.lease_end, now):
-                self._statements.reap.run(connection, **of_queue)
+                self._statements.reap.rows(connection, **of_queue)
         if lines:
             advance(connection, self._database, lines, now)
 

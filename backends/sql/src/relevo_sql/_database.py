@@ -169,6 +169,10 @@ class Database(ForkAware):
             self._compared = monotonic, now - monotonic
         return micros(now) + self._ahead
 
+    def changed_since(self, changes: int) -> bool:
+        """Return whether another connection has committed since :meth:`Dialect.changes` returned *changes*."""
+        return self.read(self.dialect.changes) != changes
+
     def check(self, connection: sa.Connection) -> str:
         """
         Return the random id of the database behind *connection*, which may be the application's.

@@ -112,7 +112,11 @@ def relevo_error(
 
 def _first_line(error: object) -> str:
     """Return the first line of *error*: a server adds hints, and the statement."""
-    return str(error).strip().partition("\n")[0]
+    text, code = str(error), ""
+    match getattr(error, "args", ()):
+        case (int(number), str(words)):  # drivers of MariaDB
+            text, code = words, f" ({number})"
+    return text.strip().partition("\n")[0] + code
 
 
 def _is_full(file: str) -> bool:

@@ -26,8 +26,9 @@ class Locks:
         def take(connection: sa.Connection) -> bool:
             now = self._now()
             terms = {"which": name, "holder": holder, "receipt": receipt, "until": now + micros(ttl)}
-            first = self._statements.lock_first.run(connection, **terms).rowcount
-            return first > 0 or self._statements.lock.run(connection, now=now, **terms).rowcount > 0
+            # Not every database tells whether the first statement wrote the row; the second finds it then.
+            self._statements.lock_first.run(connection, **terms)
+            return self._statements.lock.run(connection, now=now, **terms).rowcount > 0
 
         return receipt if self._database.write(take) else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import attrs
 import sqlalchemy as sa
@@ -35,7 +37,10 @@ class SqlOptions:
     """The options of an SQL transport in the configuration."""
 
     url: Secret = attrs.field(converter=_secret)
-    """``sqlite:///shop.db``, with four slashes an absolute path; or ``postgresql://user@host/shop``."""
+    """
+    ``sqlite:///shop.db``, with four slashes an absolute path; or ``postgresql://user@host/shop``, likewise with
+    ``mariadb`` and ``mysql``.
+    """
 
     directory: Path = attrs.field(factory=Path)
     """The folder that relative paths start from."""
@@ -86,8 +91,25 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         raise _malformed(text) from None
 
 
-_DRIVERS = {"postgresql": "postgresql+psycopg"}
+_DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql", "mysql": "mysql+pymysql"}
 """The drivers that relevo's own connections use, where the address names none."""
+
+
+_LIMITS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "postgresql": {
+            "connect_timeout": "10",
+            "keepalives_idle": "30",
+            "keepalives_interval": "10",
+            "keepalives_count": "3",
+            "tcp_user_timeout": "60000",  # milliseconds
+        }
+    }
+)
+"""
+How long a server that does not answer is waited for, unless the address says something else; the system's own limit is
+hours: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+"""
 
 
 def _on_server(url: sa.URL, text: str) -> sa.Engine:
@@ -99,13 +121,16 @@ def _on_server(url: sa.URL, text: str) -> sa.Engine:
     """
     kind = url.get_backend_name()
     dialect_named(kind)
-    if "+" not in url.drivername:
+    driver = _DRIVERS[kind].partition("+")[2]
+    if "+" not in url.drivername or url.get_driver_name() == driver:
         url = url.set(drivername=_DRIVERS[kind])
-    if url.drivername not in _DRIVERS.values():
+    else:
         raise ConfigurationError(
             f"{masked_url(text)}: relevo's own connections use {_DRIVERS[kind]}; write {kind}://…, "
             f"and a session of any driver can be joined nevertheless"
         )
+    limits = {name: value for name, value in _LIMITS.get(kind, {}).items() if name not in url.query}
+    url = url.update_query_dict(limits)
     try:
         return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True)
     except ImportError:

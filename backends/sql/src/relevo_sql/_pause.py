@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
@@ -11,6 +12,14 @@ _FIRST = 0.01
 """Seconds before the second poll."""
 
 _GROWTH = 1.5
+
+_GLANCES = (0.001, 0.05)
+"""Seconds between two glances at the database, when a wait begins and when it has lasted long."""
+
+_SLOWER = 1.1
+
+SELDOM = 1.0
+"""Seconds between two polls of a wait that something cheaper ends too: glances, or notifications."""
 
 _GLANCE = 0.001
 """Seconds after which a running clock has moved."""
@@ -62,6 +71,7 @@ class Patience:
         self.longest = longest
         """Seconds between two polls, when it has waited for long."""
         self._pause = min(_FIRST, longest)
+        self._glance, self._rarest = _GLANCES[0], min(_GLANCES[1], longest)
         self._deadline = clock.monotonic() + wait
         self._runs = True if isinstance(clock, SystemClock) else None
 
@@ -70,7 +80,7 @@ class Patience:
         """Seconds until the wait ends."""
         return self._deadline - self._clock.monotonic()
 
-    def pause(self, rings: int, change: float) -> bool:
+    def pause(self, rings: int, change: float, changed: Callable[[], bool] | None = None) -> bool:
         """
         Wait until another poll may find something; return whether it is worthwhile.
 
@@ -78,6 +88,9 @@ class Patience:
             rings: How often the doorbell had rung before the last poll.
 
             change: Seconds until the next delay or lease ends.
+
+            changed: Returns whether another process has changed the database since the last poll, and is much cheaper
+                than a poll; ``None`` if nothing is.
         """
         longest = max(0.0, min(self.left, change))
         before = self._clock.monotonic()
@@ -87,7 +100,9 @@ class Patience:
             self._runs = self._clock.monotonic() > before
             return True
         if self._runs:
-            if self._doorbell.wait(rings, min(longest, self._pause)):
+            if changed is not None:
+                self._wait(rings, min(longest, max(self.longest, SELDOM)), changed)
+            elif self._doorbell.wait(rings, min(longest, self._pause)):
                 self._pause = min(_FIRST, self.longest)
             else:
                 self._pause = min(self._pause * _GROWTH, self.longest)
@@ -95,3 +110,11 @@ class Patience:
         self._clock.sleep(longest)
         # If the clock neither runs nor sleeps, the code that moves it has to call again.
         return self._clock.monotonic() > before
+
+    def _wait(self, rings: int, seconds: float, changed: Callable[[], bool]) -> None:
+        """Return after *seconds*, or when it has rung or *changed* returns true."""
+        end = self._clock.monotonic() + seconds
+        while (left := end - self._clock.monotonic()) > 0:
+            if self._doorbell.wait(rings, min(left, self._glance)) or changed():
+                return
+            self._glance = min(self._glance * _SLOWER, self._rarest)

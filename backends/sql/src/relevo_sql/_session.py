@@ -83,7 +83,7 @@ class JoinedSessions(ForkAware):
 
     def require_kind(self, dialect: sa.Dialect) -> None:
         """Raise :class:`SessionError` if a session of *dialect* cannot be on the transport's database."""
-        if dialect.name != self._database.dialect.name:
+        if not self._database.dialect.serves(dialect.name):
             raise self._elsewhere("uses another database")
 
     def fit(self, connection: sa.Connection, *, create: bool) -> bool:
@@ -116,18 +116,29 @@ class JoinedSessions(ForkAware):
         return lacking
 
     def create(self, connection: sa.Connection) -> None:
-        """Create the tables that are missing in the transaction of *connection*."""
-        with translate_errors(self._database.dialect, self._database.name, lambda: "the session's database"):
-            create_within(self._database, connection)
+        """
+        Create the tables that are missing in the transaction of *connection*.
+
+        Raises:
+            SessionError: They would be created elsewhere: its transaction looks up names in another schema.
+        """
+        database = self._database
+        with translate_errors(database.dialect, database.name, lambda: "the session's database"):
+            if not database.location.holds(database.dialect.home(connection)):
+                raise self._elsewhere("uses another database")
+            create_within(database, connection)
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* in the transaction of *connection*."""
         database = self._database
         try:
             with translate_errors(database.dialect, self._database.name, lambda: "the session's database"):
-                statements_for(database.dialect, connection).write(connection, rows)
-        except ConfigurationError as error:
-            raise self._elsewhere("lacks relevo's tables") from error.__cause__
+                try:
+                    statements_for(database.dialect, connection).write(connection, rows)
+                except sa.exc.DBAPIError as error:
+                    if database.dialect.trouble(error) is not Trouble.NO_TABLE:
+                        raise
+                    raise self._elsewhere("lacks relevo's tables") from error.orig
         except TransportUnavailableError as error:
             positions = range(len(rows))
             raise SendError(self._database.name, refused=positions, why=error.why) from error.__cause__
@@ -144,12 +155,14 @@ class JoinedSessions(ForkAware):
     def _look_behind(self, engine: sa.Engine, *, create: bool) -> bool:
         # Not in the application's transaction: after a read it might be unable to write. And not on the transport's own
         # connection, which cannot be opened for the first time while the application has written.
-        database, looking = self._database, beside(engine)
+        database, looking = self._database, _beside(engine)
         try:
             with looking.connect() as own:
-                if database.location.identity is None and not database.location.is_absent():
-                    database.inspect(lambda _: None)  # a server is known once it was reached
-                same = database.location.holds(database.dialect.home(own))
+                home = database.dialect.home(own)
+                if not database.dialect.is_file and not database.location.holds(home):
+                    # A server is known once it was reached, and it may have been restarted since.
+                    database.inspect(lambda ours: database.location.opened(database.dialect.home(ours)))
+                same = database.location.holds(home)
                 if create and same:
                     return is_incomplete(database, own)
                 self._require_same(own, same=same)
@@ -183,6 +196,15 @@ class JoinedSessions(ForkAware):
             f'the session {what}, and the transport "{database.name}" keeps its events in {database.place}; '
             f"pass a session of that database, or configure an outbox in the session's own"
         )
+
+
+def _beside(engine: sa.Engine) -> sa.Engine:
+    """As :func:`beside`, also for the engine of asynchronous sessions."""
+    if not engine.dialect.is_async:
+        return beside(engine)
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - imported already where there is such a one
+
+    return create_async_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True).sync_engine
 
 
 class _JoinedSession(JoinedSession[Sent]):

@@ -135,7 +135,7 @@ class Settler:
         held: set[Receipt] = set()
         for token, rows in rows_of.items():
             seqs = self._database.dialect.listed(rows)
-            held.update(Receipt(seq, token) for (seq,) in statement.run(connection, held=token, seqs=seqs, **values))
+            held.update(Receipt(seq, token) for (seq,) in statement.rows(connection, held=token, seqs=seqs, **values))
         return held
 
     def _nack(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dialect import Stored
-from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta, metadata
+from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta
 from relevo_sql._statement import statements_for
 
 _Thing = sa.Table | sa.Index | str
@@ -67,7 +67,7 @@ def create_within(database: Database, connection: sa.Connection) -> None:
 def _everything(database: Database) -> list[_Thing]:
     """Return everything that *database* needs, in the order in which it can be created."""
     found: list[_Thing] = []
-    for table in metadata.sorted_tables:
+    for table in database.dialect.metadata.sorted_tables:
         found.append(table)
         fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
         indexes: list[sa.Index] = sorted(fitting, key=lambda index: str(index.name))
@@ -76,9 +76,9 @@ def _everything(database: Database) -> list[_Thing]:
 
 
 def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
-    catalog = database.dialect.catalog(connection)
+    catalog, tables = database.dialect.catalog(connection), database.dialect.metadata.sorted_tables
     there = set(catalog)
-    for table in metadata.sorted_tables:
+    for table in tables:
         if table.name in there:
             _require_table(database, table, kind=catalog[table.name].kind)
     if meta.name in there:  # first, since the tables of a newer schema may differ in any way
@@ -87,8 +87,8 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
         there |= found.keys()
         if SCHEMA_KEY in found:
             database.check_version(found[SCHEMA_KEY])
-    columns = database.dialect.columns(connection, [table.name for table in metadata.sorted_tables])
-    for table in metadata.sorted_tables:
+    columns = database.dialect.columns(connection, [table.name for table in tables])
+    for table in tables:
         if table.name in there:
             _require_columns(database, table, columns[table.name])
             _require_constraints(database, table, catalog)

@@ -7,18 +7,20 @@ the conversion of a type would raise an error for a value that is not of the typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from relevo_sql._dialect import Dialect
+from relevo_sql._dialect import Dialect, RowChange
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
+    BY_IDENTITY,
     BY_LINE,
     BY_STATE,
+    BY_TURN,
     DEAD_BY_QUEUE,
     IDENTITY,
     KEPT,
@@ -68,6 +70,11 @@ class Prepared:
         values |= self._constants
         return connection.exec_driver_sql(self.sql, tuple([values[name] for name in self._names]))
 
+    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
+        """Execute it with *values*; return the rows that it reports."""
+        result = self.run(connection, **values)
+        return result.all() if result.returns_rows else ()
+
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         """Execute it for each of *rows*, whose values are in the given order."""
         if not self.sql:
@@ -86,6 +93,66 @@ class Prepared:
         return self.sql
 
 
+class PreparedPair(Prepared):
+    """
+    A query that locks rows, and the statement that changes them.
+
+    Args:
+        query: The query. It returns the key of each row, and what is reported.
+
+        change: The statement; its parameter ``keys`` are the keys.
+
+        listed: Makes a value of that parameter.
+
+        compiler: What they are compiled with.
+
+        order: The names of the values of :meth:`run_many`.
+    """
+
+    __slots__ = ("_listed", "change")
+
+    def __init__(
+        self,
+        query: sa.ClauseElement,
+        change: Prepared,
+        compiler: sa.Dialect,
+        *,
+        listed: Callable[[Iterable[object]], object],
+        order: Sequence[str] = (),
+    ):
+        super().__init__(query, compiler, order=order)
+        self.change = change
+        self._listed = listed
+
+    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
+        found = self.run(connection, **values).all()
+        if found:
+            self.change.run(connection, **values, keys=self._listed([row[0] for row in found]))
+        return [row[1:] for row in found]
+
+    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
+        for row in rows:
+            self.rows(connection, **dict(zip(self._order, row, strict=True)))
+
+
+class PreparedUnion(Prepared):
+    """A query that is run for each of several values, in one statement: ``run(connection, queues=[…])``."""
+
+    __slots__ = ("_many", "_one")
+
+    def __init__(self, query: sa.ClauseElement, compiler: sa.Dialect, *, one: str, many: str):
+        super().__init__(query, compiler)
+        self._one, self._many = one, many
+
+    def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
+        if not self.sql:
+            self.compile()
+        members = cast("Sequence[object]", values[self._many])
+        values |= self._constants
+        parameters = [each if name == self._one else values[name] for each in members for name in self._names]
+        return connection.exec_driver_sql(" UNION ALL ".join([self.sql] * len(members)), tuple(parameters))
+
+
 def _state(state: int) -> sa.ColumnElement[Any]:
     """Return *state* as a literal, since only then the index of that state is used."""
     return sa.literal_column(str(state))
@@ -99,7 +166,28 @@ def _in_state(state: int) -> sa.ColumnElement[bool]:
     return _E.state == _state(state)
 
 
-_Prepare = Callable[..., Prepared]
+class _Prepare:
+    """Prepares statements for *dialect*."""
+
+    def __init__(self, dialect: Dialect, compiler: sa.Dialect):
+        self._dialect = dialect
+        self._compiler = compiler
+
+    def __call__(self, statement: sa.ClauseElement, *order: str) -> Prepared:
+        """Return *statement*; *order* are the names of the values of ``run_many``."""
+        return Prepared(statement, self._compiler, order=order)
+
+    def change(self, change: RowChange, *order: str) -> Prepared:
+        """Return what makes *change*, in as many steps as the database needs."""
+        *queries, statement = self._dialect.steps(change)
+        if not queries:
+            return self(statement, *order)
+        (query,) = queries
+        return PreparedPair(query, self(statement), self._compiler, listed=self._dialect.listed, order=order)
+
+    def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
+        """Return what runs *query*, which has the parameter *one*, for each member of the parameter *many*."""
+        return PreparedUnion(query, self._compiler, one=one, many=many)
 
 
 def statements_for(dialect: Dialect, connection: sa.Connection | None = None) -> Statements:
@@ -132,9 +220,7 @@ class Statements:
     """
 
     def __init__(self, dialect: Dialect, compiler: sa.Dialect | None = None):
-        def prepared(statement: sa.ClauseElement, *order: str) -> Prepared:
-            return Prepared(statement, compiler or dialect.compiler, order=order)
-
+        prepared = _Prepare(dialect, compiler or dialect.compiler)
         self._dialect = dialect
         self._sending(prepared, dialect)
         self._lining(prepared, dialect)
@@ -168,7 +254,9 @@ class Statements:
         again = {"beats": worker.c.beats + sa.literal_column("1"), "seen_at": _bind("now")}
         self.appear_first = prepared(dialect.insert_new(worker, first, ["worker"]))
         self.appear = prepared(sa.update(worker).where(worker.c.worker == _bind("which")).values(again))
-        self.forget_workers = prepared(sa.delete(worker).where(worker.c.seen_at < _bind("before")))
+        # Without those that a heartbeat has locked: two workers would wait for each other.
+        old = (worker.c.seen_at < _bind("before"),)
+        self.forget_workers = prepared.change(RowChange(table=worker, values=None, where=old, skips_locked=True))
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
         self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
 
@@ -185,8 +273,8 @@ class Statements:
         line = [_E[name] for name in LINE]
         self.lines = prepared(sa.select(*line).where(dialect.among(_E.seq, "seqs")))
         turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
-        advance = sa.update(event).where(_in_state(WAITING), _is_next(dialect)).values(state=turn)
-        self.advance = prepared(advance, *LINE, "now")
+        following = (_in_state(WAITING), _is_next(dialect))
+        self.advance = prepared.change(RowChange(values={"state": turn}, where=following), *LINE, "now")
         # If another program deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
         ahead = sa.select(before.c.seq).where(
@@ -201,29 +289,35 @@ class Statements:
         self.left_waiting = prepared(first.limit(_bind("bound")))
 
     def _receiving(self, prepared: _Prepare, dialect: Dialect) -> None:
-        def ripe(state: int, end: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-            found = sa.select(_E.seq).where(_in_state(state), _of_queue(), end <= _bind("now"))
-            return dialect.chosen(dialect.by_index(found.order_by(end).limit(_bind("bound")), event, BY_STATE[state]))
+        def change(found: sa.Select[Any], state: int, values: dict[str, Any], *reported: str) -> Prepared:
+            bounded = dialect.by_index(found.limit(_bind("bound")), event, BY_STATE[state])
+            columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in reported]
+            return prepared.change(RowChange(values=values, found=bounded, skips_locked=True, reported=columns))
 
-        self.look = prepared(_question(dialect))
-        promote = sa.update(event).where(ripe(SCHEDULED, _E.ready_at))
+        def ripe(state: int) -> sa.Select[Any]:
+            end = dialect.end_of(state)
+            return sa.select(_E.seq).where(_in_state(state), _of_queue(), end <= _bind("now")).order_by(end)
+
+        queues = dialect.table_of("queues")
+        if queues is None:
+            self.look = prepared.for_each(_question(dialect, _bind("queue")), one="queue", many="queues")
+        else:
+            self.look = prepared(_question(dialect, queues.c.value).order_by(queues.c.key))
         if dialect.turns_at_send:
-            self.promote = prepared(promote.values(state=_state(READY)))
+            self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": _state(READY)})
         else:
             turn = sa.case(
                 (_E.ordering_key.is_(sa.null()) | _E.target.is_(sa.null()), _state(READY)), else_=_state(WAITING)
             )
-            line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
-            self.promote = prepared(promote.values(state=turn).returning(*line))
-        self.reap = prepared(sa.update(event).where(ripe(LEASED, _E.lease_until)).values(_FREE | _LOST))
-        endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(), _E.lease_until > _farthest())
-        endless = dialect.by_index(endless.limit(_bind("bound")), event, BY_STATE[LEASED])
-        self.reap_endless = prepared(sa.update(event).where(dialect.chosen(endless)).values(_FREE | _LOST))
+            self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn}, *LINE)
+        self.reap = change(ripe(LEASED), LEASED, _FREE | _lost(dialect))
+        endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(), dialect.end_of(LEASED) > _farthest())
+        self.reap_endless = change(endless, LEASED, _FREE | _lost(dialect))
         self._claiming(prepared, dialect)
 
     def _claiming(self, prepared: _Prepare, dialect: Dialect) -> None:
         ready = sa.select(_E.seq).where(_in_state(READY), _of_queue())
-        first = ready.order_by(_E.urgency, _E.ready_at, _E.seq).limit(_bind("bound"))
+        first = ready.order_by(*dialect.in_order()).limit(_bind("bound"))
         leased = {
             "state": _state(LEASED),
             "lease_until": _bind("until"),
@@ -232,50 +326,51 @@ class Statements:
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
         }
         claimed = [_start(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
-        found = dialect.chosen(dialect.by_index(first, event, BY_STATE[READY]))
-        self.claim = prepared(sa.update(event).where(found).values(leased).returning(*claimed))
+        found = dialect.by_index(first, event, BY_STATE[READY])
+        self.claim = prepared.change(RowChange(values=leased, found=found, skips_locked=True, reported=claimed))
         held = sa.and_(_in_state(LEASED), _E.lease_until > _bind("now"), _E.lease_until <= _farthest())
         strays = sa.select(*(_E[name] for name in Stray._fields)).where(
             _is_stray(dialect), _of_queue_or_none(dialect), held.is_not(sa.true())
         )
         self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, dialect.stray_index))
-        chosen = dialect.among(_E.seq, "seqs")
+        chosen = (dialect.among(_E.seq, "seqs"),)
         # So that a later claim finds it, whatever its state was.
         unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
-        self.claim_strays = prepared(sa.update(event).where(chosen).values(repaired).returning(*unproven))
+        self.claim_strays = prepared.change(RowChange(values=repaired, where=chosen, reported=unproven))
 
     def _settling(self, prepared: _Prepare, dialect: Dialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")
         held = sa.and_(_E.token == _bind("held"), _E.lease_until > _bind("now"))
-        chosen = dialect.among(_E.seq, "seqs")
+        chosen = (held, dialect.among(_E.seq, "seqs"))
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
         progress = sa.func.coalesce(_bind("kept"), _E.progress)
 
+        def change(values: dict[str, Any] | None) -> Prepared:
+            return prepared.change(RowChange(values=values, where=chosen, reported=(seq,)))
+
         # Locked, where another transaction could change them before this one does.
-        self.held = prepared(sa.select(seq).select_from(event).where(held, chosen).with_for_update())
-        self.ack = prepared(sa.delete(event).where(held, chosen).returning(seq))
-        self.release = prepared(sa.update(event).where(held, chosen).values(_FREE).returning(seq))
-        self.postpone = prepared(
-            sa.update(event).where(held, chosen).values(_FREE | {"state": _state(SCHEDULED), "ready_at": _bind("at")})
-            .returning(seq)
-        )  # fmt: skip
-        self.extend = prepared(sa.update(event).where(held, chosen).values(lease_until=_bind("until")).returning(seq))
+        mine = sa.select(seq).select_from(event).where(*chosen).with_for_update()
+        self.held = prepared(dialect.by_key(mine, event))
+        self.ack = change(None)
+        self.release = change(_FREE)
+        self.postpone = change(_FREE | {"state": _state(SCHEDULED), "ready_at": _bind("at")})
+        self.extend = change({"lease_until": _bind("until")})
         self.checkpoint = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(progress=_bind("kept"))
         )
         self.begin = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(begun=_bind("note"), deaths=_bind("dead"))
         )
-        mine = (_E.seq == _bind("which"), _E.begun == _bind("note"))
-        self.excuse = prepared(sa.update(event).where(*mine).values(begun=_bind("excused")))
+        noted = (_E.seq == _bind("which"), _E.begun == _bind("note"))
+        self.excuse = prepared(sa.update(event).where(*noted).values(begun=_bind("excused")))
         # Statements with values for each row run after the one that selects the held rows, in the same transaction.
-        nacked = _FREE | {"state": _bind("next"), "ready_at": _bind("at"), "attempt": _plus_one("attempt")}
+        nacked = _FREE | {"state": _bind("next"), "ready_at": _bind("at"), "attempt": _plus_one(dialect, "attempt")}
         nacked["begun"] = sa.null()
         self.nack = prepared(
             sa.update(event).where(one).values(nacked | {"progress": progress}), "which", "held", "next", "at", "kept"
         )
-        lost = _FREE | _LOST | {"progress": progress}
+        lost = _FREE | _lost(dialect) | {"progress": progress}
         self.lose = prepared(sa.update(event).where(one).values(lost), "which", "held", "kept")
         self.deaths = prepared(sa.select(_start("deaths")).select_from(event).where(one))
         self.die = prepared(
@@ -289,10 +384,8 @@ class Statements:
         kept = [said.get(name, _E[name]) for name in KEPT]
         same = sa.and_(*(_D[name] == _E[name] for name in IDENTITY))
         self.forget = prepared(sa.delete(event).where(one), "which", "held")
-        self.replace = prepared(
-            sa.delete(dead).where(_D.ref.in_(sa.select(_D.ref).select_from(sa.join(event, dead, same)).where(one))),
-            "which", "held",
-        )  # fmt: skip
+        earlier = sa.select(_D.ref).select_from(sa.join(event, dead, same)).where(one)
+        self.replace = prepared.change(RowChange(table=dead, values=None, found=earlier), "which", "held")
         ref = dialect.next_key(_D.ref, counted=True)
         self.bury = prepared(
             sa.insert(dead).from_select(
@@ -326,22 +419,22 @@ class Statements:
             _E.state != _state(LEASED), _E.lease_until <= _bind("now"), _E.lease_until > _farthest(), _is_stray(dialect)
         )
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
-        self.cancel = prepared(sa.delete(event).where(_E.event_id == _bind("id"), nobodys).returning(*line))
+        named = (_E.event_id == _bind("id"), nobodys)
+        self.cancel = prepared.change(RowChange(values=None, where=named, by=BY_IDENTITY, reported=line))
         kept = [_E[name] for name in FOUND]
         self.find = prepared(sa.select(*kept).where(_E.event_id == _bind("id")).order_by(_E.seq))
         self.last = prepared(sa.select(sa.func.max(_E.seq)))
 
-        def of_state(state: int) -> sa.ColumnElement[bool]:
-            some = sa.select(_E.seq).where(_in_state(state), _of_queue(), nobodys, _E.seq <= _bind("last"))
-            return dialect.chosen(dialect.by_index(some.limit(_bind("bound")), event, BY_STATE[state]))
+        def remove(some: sa.Select[Any], index: sa.Index) -> Prepared:
+            found = dialect.by_index(some.where(_E.seq <= _bind("last")).limit(_bind("bound")), event, index)
+            return prepared.change(RowChange(values=None, found=found, skips_locked=True, reported=line))
 
         self.purge = {
-            state: prepared(sa.delete(event).where(of_state(state)).returning(*line))
+            state: remove(sa.select(_E.seq).where(_in_state(state), _of_queue(), nobodys), BY_STATE[state])
             for state in (WAITING, READY, SCHEDULED, LEASED)
         }
-        strays = sa.select(_E.seq).where(_is_stray(dialect), _of_queue_or_none(dialect), _E.seq <= _bind("last"))
-        strays = dialect.by_index(strays.limit(_bind("bound")), event, dialect.stray_index)
-        self.purge_strays = prepared(sa.delete(event).where(dialect.chosen(strays)).returning(*line))
+        strays = sa.select(_E.seq).where(_is_stray(dialect), _of_queue_or_none(dialect))
+        self.purge_strays = remove(strays, dialect.stray_index)
 
 
 def _behind_others(
@@ -357,17 +450,33 @@ def _is_next(dialect: Dialect) -> sa.ColumnElement[bool]:
     if dialect.turns_at_send:  # the oldest; it waits only if the one that was before it is gone
         eldest = sa.select(sa.func.min(_E.seq)).where(*(_E[name] == _bind(name) for name in LINE))
         return _E.seq == dialect.by_index(eldest, event, BY_LINE).scalar_subquery()
-    other = event.alias("other").c
-    same = [other[name] == _bind(name) for name in LINE]
+    table = event.alias("other")
+    other = table.c
     one: sa.ColumnClause[Any] = sa.literal_column("1")
-    eldest = sa.select(sa.func.min(other.seq)).where(*same, other.state == _state(WAITING))
-    active = sa.select(one).where(*same, other.state.in_([_state(READY), _state(LEASED)]))
-    earlier = sa.select(one).where(*same, other.state == _state(SCHEDULED), other.seq < _E.seq).correlate(event)
-    return sa.and_(_E.seq == eldest.scalar_subquery(), ~active.exists(), ~earlier.exists())
+
+    def of_line(found: sa.ColumnElement[Any], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        select = sa.select(found).where(*(other[name] == _bind(name) for name in LINE), *where)
+        return dialect.by_index(select, table, BY_TURN)
+
+    waiting = of_line(sa.func.min(other.seq), other.state == _state(WAITING))
+    next_one = waiting.correlate(None).scalar_subquery()
+    active = of_line(one, other.state.in_([_state(READY), _state(LEASED)]))
+    earlier = of_line(one, other.state == _state(SCHEDULED), other.seq < next_one)
+    return sa.and_(_E.seq == next_one, ~active.exists(), ~earlier.exists())
 
 
-def _plus_one(column: str) -> sa.ColumnElement[Any]:
-    return _E[column] + sa.literal_column("1")
+def _plus_one(dialect: Dialect, column: str) -> sa.ColumnElement[Any]:
+    """Return *column* and one; a count that another writer has put at the end of its type stays there."""
+    one: sa.ColumnClause[Any] = sa.literal_column("1")
+    if dialect.is_file:  # SQLite makes a float of it, which no row of relevo has: the row is unreadable
+        return _E[column] + one
+    most: sa.ColumnClause[Any] = sa.literal_column(str(2**31 - 1))
+    return sa.case((_E[column] >= most, _E[column]), else_=_E[column] + one)
+
+
+def _lost(dialect: Dialect) -> dict[str, Any]:
+    """Return the new values of a row whose lease was lost."""
+    return {column: _plus_one(dialect, column) for column in ("attempt", "lost_leases")}
 
 
 def _start(column: str) -> sa.ColumnElement[Any]:
@@ -401,7 +510,6 @@ def _one_dead() -> sa.ColumnElement[bool]:
 
 
 _FREE: dict[str, Any] = {"state": _state(READY), "lease_until": sa.null(), "token": sa.null()}
-_LOST: dict[str, Any] = {"attempt": _plus_one("attempt"), "lost_leases": _plus_one("lost_leases")}
 
 
 def _figures(dialect: Dialect) -> sa.Select[Any]:
@@ -433,25 +541,24 @@ def _figures(dialect: Dialect) -> sa.Select[Any]:
     parts = (
         of("ready", READY),
         of("leased", LEASED),
-        of("over", LEASED, _E.lease_until <= _bind("now")),
+        of("over", LEASED, dialect.end_of(LEASED) <= _bind("now")),
         of("scheduled", SCHEDULED),
-        of("due", SCHEDULED, _E.ready_at <= _bind("now")),
+        of("due", SCHEDULED, dialect.end_of(SCHEDULED) <= _bind("now")),
         of("waiting", WAITING),
-        of("late", WAITING, _E.ready_at <= _bind("now")),
+        of("late", WAITING, dialect.end_of(WAITING) <= _bind("now")),
         dialect.by_index(buried, dead, DEAD_BY_QUEUE).subquery("dead"),
-        of("endless", LEASED, _E.lease_until > _farthest()),
+        of("endless", LEASED, dialect.end_of(LEASED) > _farthest()),
         dialect.by_index(strays, event, dialect.stray_index).subquery("strays"),
     )
     return sa.select(*(column for part in parts for column in part.c))
 
 
-def _question(dialect: Dialect) -> sa.Select[Any]:
-    """Return the query for each queue: whether it has something ready, and when its next delay and lease end."""
-    queues = dialect.table_of("queues")
+def _question(dialect: Dialect, queue: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Return the query whether *queue* has something ready, and when its next delay and lease end."""
 
     def first(state: int, found: sa.ColumnElement[Any], order: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
         of_queue = dialect.by_index(
-            sa.select(found).select_from(event).where(_in_state(state), _E.queue == queues.c.value),
+            sa.select(found).select_from(event).where(_in_state(state), _E.queue == queue),
             event,
             BY_STATE[state],
         )
@@ -460,14 +567,15 @@ def _question(dialect: Dialect) -> sa.Select[Any]:
     stray: sa.Select[Any] = (
         sa.select(sa.literal_column("1"))
         .select_from(event)
-        .where(_is_stray(dialect), _of_queue_or_none(dialect, queues.c.value))
+        .where(_is_stray(dialect), _of_queue_or_none(dialect, queue))
     )
     stray = dialect.by_index(stray, event, dialect.stray_index).limit(sa.literal_column("1"))
+    due, over = dialect.end_of(SCHEDULED), dialect.end_of(LEASED)
     return sa.select(
-        queues.c.value,
-        first(READY, sa.literal_column("1"), _E.urgency),
-        first(SCHEDULED, _E.ready_at, _E.ready_at),
-        first(LEASED, _E.lease_until, _E.lease_until),
-        first(LEASED, _E.lease_until, _E.lease_until.desc()),
+        queue,
+        first(READY, sa.literal_column("1"), dialect.in_order()[0]),
+        first(SCHEDULED, due, due),
+        first(LEASED, over, over),
+        first(LEASED, over, over.desc()),
         stray.scalar_subquery(),
-    ).order_by(queues.c.key)
+    )

@@ -124,7 +124,7 @@ class Counter:
 
     def _take_out(self, connection: sa.Connection, statement: Prepared, **values: object) -> int:
         now = self._now()
-        lines: Any = statement.run(connection, now=now, **values).all()
+        lines = statement.rows(connection, now=now, **values)
         # Events that waited behind one of them may have their turn now.
         advance(connection, self._database, lines, now)
         return len(lines)

@@ -36,7 +36,7 @@ from relevo_sql._dialect import dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
-from relevo_sql._pause import Doorbell, Patience
+from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from relevo_sql._session import JoinedSessions
 
 _log = getLogger("relevo.sql")
-
-_SELDOM = 1.0
-"""Seconds between two polls of a ``receive`` that notifications wake: one can be missed."""
 
 _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
@@ -221,8 +218,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             if self._notifications is not None:
                 self._notifications.expect()
                 if self._notifications.is_listening:
-                    patience.longest = max(self._poll, _SELDOM)
-            if not patience.pause(rings, change):
+                    patience.longest = max(self._poll, SELDOM)
+            changed = None if claim.changes is None else partial(self._database.changed_since, claim.changes)
+            if not patience.pause(rings, change, changed):
                 return ()
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:

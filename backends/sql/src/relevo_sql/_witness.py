@@ -30,7 +30,7 @@ class Witness:
             now = self._database.now(self._clock)
             if not self._statements.appear.run(connection, which=worker, now=now).rowcount:
                 self._statements.appear_first.run(connection, worker=worker, now=now)
-            self._statements.forget_workers.run(connection, before=now - micros(_DAY))
+            self._statements.forget_workers.rows(connection, before=now - micros(_DAY))
 
         self._database.write(count)
 

@@ -29,10 +29,16 @@ from relevo_sql._options import SqlOptions
 from relevo_sql._schema import event as event_table
 from relevo_sql._transport import SqlTransport
 
-__all__ = ["PostgresqlHarness", "SqlHarness"]
+__all__ = ["MariadbHarness", "PostgresqlHarness", "SqlHarness"]
 
 
 _NO_STATE = 9
+
+_CONSTRAINTS = {
+    "sqlite": ("PRAGMA ignore_check_constraints = 1", "PRAGMA ignore_check_constraints = 0"),
+    "mariadb": ("SET check_constraint_checks = 0", "SET check_constraint_checks = 1"),
+}
+"""The statements that turn constraints off, and on again, where a writer can do that."""
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
 
@@ -44,7 +50,7 @@ class SqlHarness(Harness):
     """Drives the SQL transport on a database, by default one of SQLite in a temporary folder."""
 
     takes = MappingProxyType(
-        {"url": "the database, as sqlite:////absolute/path.db or postgresql://…; a temporary one of SQLite by default"}
+        {"url": "the database, as sqlite:////absolute/path.db or mariadb://…; a temporary one of SQLite by default"}
     )
     transport: ClassVar[type[Transport]] = SqlTransport
 
@@ -73,14 +79,15 @@ class SqlHarness(Harness):
         state = len(raw) % 2 * _NO_STATE
         row = {"queue": queue, "state": state, "body": raw, "headers": json.dumps(dict(headers))}
         with self.engine.connect() as connection:
-            if self.engine.dialect.name != "sqlite":  # an administrator's command would be needed to turn them off
-                connection.execute(sa.insert(event_table).values(row | {"state": 0}))
-                connection.commit()
-                return
-            connection.exec_driver_sql("PRAGMA ignore_check_constraints = 1")
+            off, on = _CONSTRAINTS.get(self.engine.dialect.name, ("", ""))
+            if off:
+                connection.exec_driver_sql(off)
+            else:
+                row["state"] = 0
             connection.execute(sa.insert(event_table).values(row))
             connection.commit()
-            connection.exec_driver_sql("PRAGMA ignore_check_constraints = 0")
+            if on:
+                connection.exec_driver_sql(on)
 
     def close(self) -> None:
         if self.default_url():  # the folder of a temporary database goes as a whole
@@ -121,6 +128,19 @@ class PostgresqlHarness(SqlHarness):
         return url
 
 
+class MariadbHarness(SqlHarness):
+    """Drives the SQL transport on MariaDB: on the server that ``RELEVO_TEST_MARIADB`` names."""
+
+    takes = MappingProxyType({"url": "the database, as mariadb://user@host/name; RELEVO_TEST_MARIADB by default"})
+
+    @classmethod
+    def default_url(cls) -> str:
+        url = cls.options.get("url") or os.environ.get("RELEVO_TEST_MARIADB")
+        if not url:
+            raise ConfigurationError("there is no MariaDB; set RELEVO_TEST_MARIADB to its URL, or give --option url=…")
+        return url
+
+
 def _in_memory() -> str | None:
     """Return a folder in memory, if there is a large one: the suite ends processes, but no host."""
     with suppress(OSError):
@@ -149,8 +169,9 @@ def application_engine(url: str) -> sa.Engine:
     """
     try:
         named = sa.make_url(url)
-        if named.drivername == "postgresql":
-            named = named.set(drivername="postgresql+psycopg")
+        driver = {"postgresql": "psycopg", "mariadb": "pymysql", "mysql": "pymysql"}.get(named.drivername)
+        if driver:
+            named = named.set(drivername=f"{named.drivername}+{driver}")
         engine = sa.create_engine(named)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError):
         raise ConfigurationError(f"{masked_url(url)} is not the URL of a database; write sqlite:///shop.db") from None

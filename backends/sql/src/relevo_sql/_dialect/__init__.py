@@ -5,12 +5,20 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, Line, Location, Stored, Trouble
+from relevo_sql._dialect.dialect import RowChange, Dialect, Line, Location, Stored, Trouble
 
-__all__ = ["Dialect", "Line", "Location", "Stored", "Trouble", "beside", "dialect_named", "dialect_of", "unsupported"]
-
-_LATER = ("mariadb", "mysql")
-"""Databases whose schemes the package registers only to report that it does not support them yet."""
+__all__ = [
+    "RowChange",
+    "Dialect",
+    "Line",
+    "Location",
+    "Stored",
+    "Trouble",
+    "beside",
+    "dialect_named",
+    "dialect_of",
+    "unsupported",
+]
 
 
 def dialect_of(engine: sa.Engine) -> Dialect:
@@ -44,6 +52,10 @@ def dialect_named(name: str) -> Dialect:
             from relevo_sql._dialect.postgresql import PostgresqlDialect  # noqa: PLC0415
 
             return PostgresqlDialect()
+        case "mariadb" | "mysql":  # the server tells which it is
+            from relevo_sql._dialect.mariadb import MariadbDialect  # noqa: PLC0415
+
+            return MariadbDialect()
     raise unsupported(name)
 
 
@@ -54,8 +66,7 @@ def beside(engine: sa.Engine) -> sa.Engine:
 
 def unsupported(name: str) -> ConfigurationError:
     """Return the error for a database that is not supported."""
-    others = " (MariaDB and MySQL come in a later one)" if name in _LATER else ""
     return ConfigurationError(
-        f"this release of relevo-sql works on SQLite and PostgreSQL, not on {name}{others}; "
+        f"this release of relevo-sql works on SQLite, PostgreSQL, MariaDB and MySQL, not on {name}; "
         f"keep the events in a file of their own, as in sqlite:///shop.db"
     )

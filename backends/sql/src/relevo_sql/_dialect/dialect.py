@@ -18,6 +18,7 @@ import attrs
 import sqlalchemy as sa
 
 from relevo_sql._row import Sent
+from relevo_sql._schema import LEASED, event, metadata
 
 SLICE = 0.2
 """Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
@@ -63,7 +64,7 @@ Line = tuple[Any, Any, Any]
 """A queue, the queue of the envelopes, and an ordering key: what is handed out one after another."""
 
 
-class Notifications(Protocol):
+class Bell(Protocol):
     """Wakes the waiting receives of this process when another one has sent."""
 
     @property
@@ -75,6 +76,47 @@ class Notifications(Protocol):
 
     def close(self) -> None:
         """Stop."""
+
+
+@attrs.frozen(kw_only=True)
+class RowChange:
+    """A change of rows, which reports values of them: see :meth:`Dialect.steps`."""
+
+    values: Mapping[str, Any] | None
+    """The new values by column; ``None`` to delete the rows."""
+
+    table: sa.Table = event
+
+    where: Sequence[sa.ColumnElement[bool]] = ()
+    """What the rows have in common."""
+
+    by: sa.Index | None = None
+    """The index that finds these rows; ``None`` if it is the primary key."""
+
+    found: sa.Select[Any] | None = None
+    """Instead of :attr:`where`: it selects the keys of the rows."""
+
+    skips_locked: bool = False
+    """Whether rows that another transaction is changing are left out, if the database can do that."""
+
+    reported: Sequence[sa.ColumnElement[Any]] = ()
+    """The values that are reported of each row, as they are afterwards."""
+
+    @property
+    def key(self) -> sa.Column[Any]:
+        """The primary key, of one column."""
+        return self.table.primary_key.columns[0]
+
+    def statement(self, *where: sa.ColumnElement[bool]) -> sa.Update | sa.Delete:
+        """Return the statement that changes the rows for which *where* is true."""
+        if self.values is None:
+            return sa.delete(self.table).where(*where)
+        return sa.update(self.table).where(*where).values(self.values)
+
+    def at_once(self, chosen: Callable[[sa.Select[Any]], sa.ColumnElement[bool]]) -> Sequence[sa.ClauseElement]:
+        """Return one statement that does it all; *chosen* returns the condition that a query finds a row."""
+        changing = self.statement(*self.where if self.found is None else (chosen(self.found),))
+        return [changing.returning(*self.reported) if self.reported else changing]
 
 
 class Runnable(Protocol):
@@ -162,6 +204,10 @@ class Dialect(ABC):
     before_all: ClassVar[float] = -(2**63)
     """A number before the first of all dead letters."""
 
+    def serves(self, name: str) -> bool:
+        """Return whether a session on a database that SQLAlchemy calls *name* can be on one of these."""
+        return name == self.name
+
     def compiler_for(self, connection: sa.Connection) -> sa.Dialect:
         """Return what statements are compiled with for *connection*, the application's, perhaps of another driver."""
         return self.compiler
@@ -228,7 +274,7 @@ class Dialect(ABC):
         """Return the connection of the driver."""
         return connection.connection.driver_connection
 
-    def notifications(self, engine: sa.Engine, ring: Callable[[], None]) -> Notifications | None:
+    def notifications(self, engine: sa.Engine, ring: Callable[[], None]) -> Bell | None:
         """
         Return what calls *ring* when an event was sent in any process; ``None`` if the database cannot do that.
 
@@ -237,6 +283,10 @@ class Dialect(ABC):
 
             ring: Called in a thread of its own.
         """
+        return None
+
+    def changes(self, connection: sa.Connection) -> int | None:
+        """Return a number that changes when another connection commits; ``None`` if there is none that is cheap."""
         return None
 
     # --- time -------------------------------------------------------------------------------------
@@ -256,6 +306,11 @@ class Dialect(ABC):
         """Return the columns of each of *tables*, and whether each is nullable."""
 
     # --- statements -------------------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> sa.MetaData:
+        """The tables and indexes as the database has them, known once a connection was prepared."""
+        return metadata
 
     @property
     @abstractmethod
@@ -287,18 +342,34 @@ class Dialect(ABC):
         """Return *select* with the instruction to find its rows by *index*, if the database needs one."""
         return select
 
-    @abstractmethod
-    def chosen(self, select: sa.Select[Any]) -> sa.ColumnElement[bool]:
-        """
-        Return the condition that a row of ``relevo_event`` is one that *select* finds.
+    def by_key(self, select: sa.Select[Any], table: sa.FromClause) -> sa.Select[Any]:
+        """As :meth:`by_index`, by the primary key of *table*."""
+        return select
 
-        Args:
-            select: Selects keys; rows that another transaction is changing are left out.
-        """
+    def in_order(self) -> Sequence[sa.ColumnElement[Any]]:
+        """Return the columns in whose order an index has the ready rows of a queue."""
+        return event.c.urgency, event.c.ready_at, event.c.seq
+
+    def end_of(self, state: int) -> sa.ColumnElement[Any]:
+        """Return the column that says when *state*, which is not ready, ends; an index has its rows in this order."""
+        return event.c.lease_until if state == LEASED else event.c.ready_at
 
     @abstractmethod
-    def table_of(self, parameter: str) -> sa.TableValuedAlias:
-        """Return a list that is one *parameter*, see :meth:`listed`: a table of ``value`` in the order of ``key``."""
+    def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
+        """
+        Return the statements that make *change*.
+
+        It is one statement, or a query and a statement. The query locks the rows and returns the key of each and what
+        is reported; the statement changes the rows whose keys are the parameter ``keys``, see :meth:`listed`.
+        """
+
+    def table_of(self, parameter: str) -> sa.TableValuedAlias | None:
+        """
+        Return a list that is one *parameter*, see :meth:`listed`: a table of ``value`` in the order of ``key``.
+
+        It is ``None`` if the database has no simple form of it.
+        """
+        return None
 
     @abstractmethod
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:

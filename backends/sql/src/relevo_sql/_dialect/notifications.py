@@ -111,7 +111,7 @@ class Notifications(ForkAware):
             os.write(self._pipe[1], word)
 
     def _run(self, words: int) -> None:
-        """Listen until told to quit."""
+        """Listen until it is asked to quit."""
         while True:
             try:
                 if not self._listen(words):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
-from select import select
+from select import POLLIN, poll
 from time import time
 from typing import Any
 
@@ -16,11 +15,12 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import SLICE, Dialect, Line, Location, Runnable, Stored, Trouble
+from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble
 from relevo_sql._dialect.notifications import Notifications
-from relevo_sql._dialect.postgresql_send import Send
+from relevo_sql._dialect.postgresql_send import EventInsert
+from relevo_sql._dialect.server import ServerLocation, number_of
 from relevo_sql._row import Sent
-from relevo_sql._schema import STRAY, STRAYS, event, metadata, where_of
+from relevo_sql._schema import STRAY, STRAYS, metadata, where_of
 
 _OLDEST = 13
 
@@ -29,36 +29,6 @@ _SETUP_LOCK = 0x72656C65766F
 
 Home = tuple[str, int, str]
 """The start of the server, the database's number on it, and the schema in which names are looked up first."""
-
-
-class ServerLocation(Location):
-    """
-    A database on a server.
-
-    Args:
-        url: The URL of the engine.
-    """
-
-    def __init__(self, url: sa.URL):
-        hosts = url.query.get("host", ())
-        host = url.host or (hosts if isinstance(hosts, str) else ", ".join(hosts)) or "the local host"
-        port = f":{url.port}" if url.port else ""
-        self._words = f'the database "{url.database or url.username or ""}" on {host}{port}'
-        self._home: Home | None = None
-
-    @property
-    def words(self) -> str:
-        return self._words
-
-    @property
-    def identity(self) -> Home | None:
-        return self._home
-
-    def opened(self, home: Home) -> None:
-        self._home = home
-
-    def holds(self, home: Home) -> bool:
-        return home == self._home
 
 
 class PostgresqlDialect(Dialect):
@@ -76,7 +46,7 @@ class PostgresqlDialect(Dialect):
 
     def __init__(self) -> None:
         self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
-        self._send = Send()
+        self._send = EventInsert()
         self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
         for index in [index for table in metadata.sorted_tables for index in table.indexes]:
             where = where_of(index)
@@ -112,12 +82,12 @@ class PostgresqlDialect(Dialect):
 
     def is_alive(self, connection: sa.Connection) -> bool:
         driver = self.driver(connection)
-        try:
-            if select([driver.fileno()], [], [], 0)[0]:  # the end of the connection, or a notice
-                driver.pgconn.consume_input()
-        except (OSError, ValueError, driver.OperationalError):
+        if driver.closed:
             return False
-        return not driver.closed
+        # An idle session hears from the server that it is ended; rarely, that a setting of the server has changed.
+        inbox = poll()  # select() knows no descriptor above 1023
+        inbox.register(driver.fileno(), POLLIN)
+        return not inbox.poll(0)
 
     def home(self, connection: sa.Connection) -> Home:
         # Without a privilege, before there is a table, and independent of the time zone.
@@ -180,8 +150,9 @@ class PostgresqlDialect(Dialect):
         found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         names = ", ".join(f"'{table}'" for table in tables)  # no parameter: drivers differ in how they mark one
         for table, column, is_required in connection.exec_driver_sql(
-            "SELECT r.relname, a.attname, a.attnotnull FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
-            f"WHERE r.relnamespace = current_schema()::regnamespace AND r.relname IN ({names}) "  # noqa: S608 - our own
+            "SELECT r.relname, a.attname, a.attnotnull "  # noqa: S608 - our own names
+            "FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
+            f"WHERE r.relnamespace = current_schema()::regnamespace AND r.relname IN ({names}) "
             "AND a.attnum > 0 AND NOT a.attisdropped"
         ):
             found[str(table)][str(column)] = not is_required
@@ -189,9 +160,14 @@ class PostgresqlDialect(Dialect):
 
     # --- statements -------------------------------------------------------------------------------
 
-    def chosen(self, select: sa.Select[Any]) -> sa.ColumnElement[bool]:
-        unlocked = select.with_for_update(skip_locked=True)
-        return event.c.seq == sa.func.any(sa.func.array(unlocked.scalar_subquery()))
+    def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
+        def chosen(select: sa.Select[Any]) -> sa.ColumnElement[bool]:
+            if not change.skips_locked:
+                return change.key.in_(select)
+            unlocked = select.with_for_update(skip_locked=True)
+            return change.key == sa.func.any(sa.func.array(unlocked.scalar_subquery()))
+
+        return change.at_once(chosen)
 
     def table_of(self, parameter: str) -> sa.TableValuedAlias:
         members = sa.cast(sa.bindparam(parameter), postgresql.ARRAY(sa.Text))
@@ -220,11 +196,14 @@ class PostgresqlDialect(Dialect):
         return insert.on_conflict_do_nothing(index_elements=list(key))
 
     def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
-        self._send.run(connection, statement, rows)
+        if isinstance(connection.get_transaction(), sa.TwoPhaseTransaction):
+            statement.run_many(connection, rows)  # a transaction that notifies cannot be prepared; polling finds them
+        else:
+            self._send.run(connection, statement, rows)
 
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other.
-        numbers = sorted({_number(line) for line in lines})
+        numbers = sorted({number_of(line) for line in lines})
         if numbers:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers,))
 
@@ -239,7 +218,8 @@ class PostgresqlDialect(Dialect):
     def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         if not isinstance(error, sa.exc.DBAPIError):
             # A call inside a transaction may have found that the connection of both is lost.
-            return Trouble.LOST if isinstance(error, sa.exc.ResourceClosedError) else Trouble.OTHER
+            closed = (sa.exc.ResourceClosedError, sa.exc.PendingRollbackError)
+            return Trouble.LOST if isinstance(error, closed) else Trouble.OTHER
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""  # psycopg2's name
         known = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
         if known is not None:
@@ -272,8 +252,7 @@ _BY_TEXT = [
         (r"FATAL: +database .* does not exist", Trouble.NOT_FOUND),
         (r"too many (clients|connections)|connection slots", Trouble.CROWDED),
         (
-            r"FATAL: +role .* does not exist|authentication|no pg_hba\.conf entry|pg_hba\.conf rejects|no password"
-            r"|not permitted to log in|permission denied for database",
+            r"FATAL: +role .* does not exist|authentication|no password|pg_hba\.conf|not permitted|permission denied",
             Trouble.DENIED,
         ),
         (r"connection|server closed|terminat|refused|timeout|SSL", Trouble.LOST),
@@ -299,6 +278,7 @@ _BY_STATE = {
     "42703": Trouble.NO_TABLE,  # undefined_column
     "42P10": Trouble.NO_TABLE,  # no unique index matches the ON CONFLICT clause
     "42809": Trouble.NO_TABLE,  # wrong_object_type, as a view
+    "55000": Trouble.NO_TABLE,  # object_not_in_prerequisite_state, as a view that takes no rows
     "53100": Trouble.FULL,  # disk_full
     "53300": Trouble.CROWDED,  # too_many_connections
     "53400": Trouble.CROWDED,  # configuration_limit_exceeded
@@ -327,8 +307,3 @@ _REASONS = {
     Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "
     "transaction that is left open",
 }
-
-
-def _number(line: Line) -> int:
-    text = "\0".join(str(part) for part in line)
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)

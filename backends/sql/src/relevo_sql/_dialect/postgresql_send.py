@@ -27,7 +27,7 @@ https://www.postgresql.org/docs/current/sql-notify.html
 _DRIVER = "psycopg"
 
 
-class Send:
+class EventInsert:
     """Inserts new events, and notifies the workers that wait."""
 
     def __init__(self) -> None:

@@ -17,9 +17,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import SLICE, Dialect, Location, Stored, Trouble
+from relevo_sql._dialect.dialect import SLICE, Dialect, Location, RowChange, Stored, Trouble
 from relevo_sql._row import Undecodable
-from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE, event
+from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE
 
 _OLDEST = (3, 35)  # RETURNING
 
@@ -198,6 +198,10 @@ class SqliteDialect(Dialect):
         waits = driver.isolation_level is not None and getattr(driver, "autocommit", False) is not True
         return waits or bool(driver.in_transaction)
 
+    def changes(self, connection: sa.Connection) -> int | None:
+        # Read from the memory that all processes share: https://www.sqlite.org/pragma.html#pragma_data_version
+        return int(self.driver(connection).execute("PRAGMA data_version").fetchone()[0])
+
     @contextlib.contextmanager
     def any_text(self, connection: sa.Connection) -> Iterator[None]:
         driver = self.driver(connection)
@@ -261,8 +265,8 @@ class SqliteDialect(Dialect):
         # scans instead; only this instruction overrides that: https://www.sqlite.org/lang_indexedby.html
         return select.with_hint(table, f"INDEXED BY {index.name}", "sqlite")
 
-    def chosen(self, select: sa.Select[Any]) -> sa.ColumnElement[bool]:
-        return event.c.seq.in_(select)
+    def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
+        return change.at_once(change.key.in_)
 
     def table_of(self, parameter: str) -> sa.TableValuedAlias:
         return sa.func.json_each(sa.bindparam(parameter)).table_valued("key", "value", name=f"{parameter}_")

@@ -1,0 +1,46 @@
+"""What databases on servers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from hashlib import blake2b
+
+import sqlalchemy as sa
+
+from relevo_sql._dialect.dialect import Line, Location
+
+
+class ServerLocation(Location):
+    """
+    A database on a server.
+
+    Args:
+        url: The URL of the engine.
+    """
+
+    def __init__(self, url: sa.URL):
+        hosts = url.query.get("host", ())
+        host = url.host or (hosts if isinstance(hosts, str) else ", ".join(hosts)) or "the local host"
+        port = f":{url.port}" if url.port else ""
+        self._words = f'the database "{url.database or url.username or ""}" on {host}{port}'
+        self._home: Hashable | None = None
+
+    @property
+    def words(self) -> str:
+        return self._words
+
+    @property
+    def identity(self) -> Hashable | None:
+        return self._home
+
+    def opened(self, home: Hashable) -> None:
+        self._home = home
+
+    def holds(self, home: Hashable) -> bool:
+        return home == self._home
+
+
+def number_of(line: Line) -> int:
+    """Return a number of 64 bits, with a sign, that stands for *line* where a lock has a number."""
+    text = "\0".join(str(part) for part in line)
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
