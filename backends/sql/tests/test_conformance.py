@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import attrs
 import pytest
 
 from database_server import DatabaseServer
 from relevo_conformance import suite
+from relevo_conformance.profile import PROFILES
 from relevo_sql._dialect.mariadb import MYSQL
 from relevo_sql.conformance import MariadbHarness, PostgresqlHarness, SqlHarness
 
 from .on_mariadb import query
+
+SHORT = attrs.evolve(PROFILES["quick"], rows=100)
+"""The quick profile with fewer pairs of features: on a server all of them take minutes."""
 
 TestSqlite = suite(SqlHarness)
 
@@ -24,7 +29,10 @@ def _postgresql(postgresql_databases: DatabaseServer) -> Iterator[None]:
         yield
 
 
-TestPostgresql = pytest.mark.usefixtures("_postgresql")(suite(PostgresqlHarness))
+TestPostgresql = pytest.mark.usefixtures("_postgresql")(suite(PostgresqlHarness, profile=SHORT))
+TestPostgresqlStandard = pytest.mark.soak(
+    pytest.mark.usefixtures("_postgresql")(suite(PostgresqlHarness, profile="standard"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,8 @@ def _mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
         yield
 
 
-TestMariadb = pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness))
+TestMariadb = pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile=SHORT))
+TestMariadbStandard = pytest.mark.soak(pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile="standard")))
 
 
 @pytest.fixture(scope="module")

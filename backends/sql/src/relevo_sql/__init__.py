@@ -1,4 +1,4 @@
-"""relevo-sql: events as rows, committed together with the application's own; on SQLite for now."""
+"""relevo-sql: events as rows of SQLite, PostgreSQL, MariaDB or MySQL, committed together with the application's own."""
 
 from relevo_sql._transport import SqlTransport
 from relevo_sql._options import SqlOptions
