@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from database_server import DatabaseServer
 from relevo import Delivery, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 
@@ -96,6 +97,18 @@ def test_events_of_a_session_end_a_wait_when_it_commits(
 
         assert names(received.result(LONG / 2)) == ["id-1"]
     engine.dispose()
+
+
+def test_a_process_that_sends_to_two_databases_wakes_the_workers_of_both(
+    waiting: SqlTransport, sending: SqlTransport, postgresql_databases: DatabaseServer, an_envelope: Maker
+) -> None:
+    with postgresql_databases.fresh_database() as url, closing(opened(url)) as elsewhere, receive(waiting) as received:
+        polls_seldom(waiting)
+
+        elsewhere.send([an_envelope(1)])
+        sending.send([an_envelope(2)])
+
+        assert names(received.result(LONG / 2)) == ["id-2"]
 
 
 def test_it_listens_again_after_its_connection_was_ended(

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble
 from relevo_sql._dialect.notifications import Notifications
-from relevo_sql._dialect.postgresql_send import EventInsert
+from relevo_sql._dialect.postgresql_send import insert_events
 from relevo_sql._dialect.server import ServerLocation, number_of
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, metadata, where_of
@@ -46,7 +46,6 @@ class PostgresqlDialect(Dialect):
 
     def __init__(self) -> None:
         self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
-        self._send = EventInsert()
         self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
         for index in [index for table in metadata.sorted_tables for index in table.indexes]:
             where = where_of(index)
@@ -199,7 +198,7 @@ class PostgresqlDialect(Dialect):
         if isinstance(connection.get_transaction(), sa.TwoPhaseTransaction):
             statement.run_many(connection, rows)  # a transaction that notifies cannot be prepared; polling finds them
         else:
-            self._send.run(connection, statement, rows)
+            insert_events(connection, statement, rows)
 
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other.

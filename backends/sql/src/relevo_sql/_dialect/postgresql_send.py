@@ -26,32 +26,33 @@ https://www.postgresql.org/docs/current/sql-notify.html
 
 _DRIVER = "psycopg"
 
+_LOOKED = "relevo_sql.looked"
 
-class EventInsert:
-    """Inserts new events, and notifies the workers that wait."""
 
-    def __init__(self) -> None:
-        self._is_awaited = False
-        self._asked = float("-inf")
+def insert_events(connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
+    """
+    Insert new events, and notify the workers that wait.
 
-    def run(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
-        """Insert *rows*; *statement* inserts one of them, with any driver."""
-        now = monotonic()
-        asks = now - self._asked >= (_NOTIFYING if self._is_awaited else _ASKING)
-        if asks:
-            self._asked = now
-        if connection.dialect.driver != _DRIVER:
-            statement.run_many(connection, rows)
-            if asks:
-                self._is_awaited = connection.exec_driver_sql(_NOTIFY).first() is not None
-            return
+    Args:
+        connection: Of any driver. It remembers when it looked last whether a worker waits.
+
+        statement: Inserts one row, with any driver.
+
+        rows: The rows.
+    """
+    asked, is_awaited = connection.info.get(_LOOKED, (float("-inf"), False))
+    now = monotonic()
+    asks = now - asked >= (_NOTIFYING if is_awaited else _ASKING)
+    if connection.dialect.driver != _DRIVER:
+        statement.run_many(connection, rows)
+        found = connection.exec_driver_sql(_NOTIFY) if asks else None
+    else:
         # Many rows are arrays in the binary format: a third of the time that executemany() takes.
         values = rows[0] if len(rows) == 1 else tuple(map(list, zip(*rows, strict=True)))
-        insert = _INSERT if len(rows) == 1 else _INSERT_MANY
-        if asks:
-            self._is_awaited = connection.exec_driver_sql(insert.asking, values).first() is not None
-        else:
-            connection.exec_driver_sql(insert.plain, values)
+        way = _INSERT if len(rows) == 1 else _INSERT_MANY
+        found = connection.exec_driver_sql(way.asking if asks else way.plain, values)
+    if asks and found is not None:
+        connection.info[_LOOKED] = now, found.first() is not None
 
 
 _NOTIFY = (
