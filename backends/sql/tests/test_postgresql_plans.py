@@ -1,0 +1,63 @@
+"""How PostgreSQL finds what it is asked for: by an index, however many rows there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from relevo import SystemClock
+from relevo_sql import SqlOptions, SqlTransport
+
+Show = Callable[..., str]
+
+_ROWS = """
+INSERT INTO relevo_event (state, ready_at, queue, target, event_id, source, name, enqueued_at, body)
+SELECT {state}, number, 'default', 'default', '{state}-' || number, 'shop', 'image.created', number, 'x'
+FROM generate_series(1, 20000) AS number
+"""
+
+
+@pytest.fixture
+def explain(postgresql_database: str) -> Iterator[Show]:
+    """Return what shows the plan of a statement, in a table of 20,000 ready and 20,000 scheduled rows."""
+    options = SqlOptions(url=postgresql_database)
+    with closing(SqlTransport.open(options, name="main", clock=SystemClock())) as transport:
+        transport.setup([])
+        with psycopg.connect(postgresql_database, autocommit=True) as connection:
+            for state in (0, 2):
+                connection.execute(_ROWS.format(state=state).encode())
+            connection.execute("ANALYZE relevo_event")
+
+            def show(name: str, **values: Any) -> str:
+                prepared = getattr(transport._database.statements, name)
+                sql = prepared.compile()
+                values |= prepared._constants
+                arguments = [values[each] for each in prepared._names]
+                return "\n".join(row[0] for row in connection.execute(f"EXPLAIN {sql}".encode(), arguments))
+
+            yield show
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("look", {"queues": ["default"]}),
+        ("claim", {"now": 1, "until": 2, "claim": 3, "queue": "default", "bound": 250}),
+        ("promote", {"now": 1, "queue": "default", "bound": 1000}),
+        ("reap", {"now": 1, "queue": "default", "bound": 1000}),
+        ("strays", {"now": 1, "queue": "default", "bound": 250}),
+        ("ack", {"held": 3, "now": 1, "seqs": [1, 2, 3]}),
+        ("advance", {"queue": "default", "target": "default", "ordering_key": "42", "now": 1}),
+    ],
+)
+def test_a_statement_of_a_claim_or_a_settlement_walks_through_no_table(
+    explain: Show, name: str, values: dict[str, Any]
+) -> None:
+    plan = explain(name, **values)
+
+    assert "Index" in plan
+    assert "Seq Scan" not in plan
