@@ -209,6 +209,10 @@ class MariadbDialect(Dialect):
         return tables_with(self._kind.collation)
 
     def catalog(self, connection: sa.Connection) -> Mapping[str, Stored]:
+        # First, since another setup may be at work: a table that is seen has its constraints.
+        tables = connection.exec_driver_sql(
+            "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = DATABASE()"
+        ).all()
         constraints: defaultdict[str, set[str]] = defaultdict(set)
         for table, constraint in connection.exec_driver_sql(
             "SELECT table_name, constraint_name FROM information_schema.table_constraints "
@@ -217,9 +221,7 @@ class MariadbDialect(Dialect):
             constraints[str(table)].add(str(constraint))
         found = {
             str(name): Stored(kind=_KINDS.get(kind, "relation"), constraints=frozenset(constraints[str(name)]))
-            for name, kind in connection.exec_driver_sql(
-                "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = DATABASE()"
-            )
+            for name, kind in tables
         }
         indexes = connection.exec_driver_sql(
             "SELECT DISTINCT index_name, non_unique FROM information_schema.statistics "

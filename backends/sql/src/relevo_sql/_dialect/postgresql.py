@@ -126,18 +126,19 @@ class PostgresqlDialect(Dialect):
     # --- the catalog ------------------------------------------------------------------------------
 
     def catalog(self, connection: sa.Connection) -> Mapping[str, Stored]:
+        # First, since another setup may be at work: a table that is seen has its constraints.
+        found = connection.exec_driver_sql(
+            # An index whose creation failed is there, but not used.
+            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "
+            "FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid "
+            "WHERE r.relnamespace = current_schema()::regnamespace"
+        ).all()
         constraints: defaultdict[str, set[str]] = defaultdict(set)
         for table, constraint in connection.exec_driver_sql(
             "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "
             "WHERE c.contype = 'c' AND r.relnamespace = current_schema()::regnamespace"
         ):
             constraints[str(table)].add(str(constraint))
-        found = connection.exec_driver_sql(
-            # An index whose creation failed is there, but not used.
-            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "
-            "FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid "
-            "WHERE r.relnamespace = current_schema()::regnamespace"
-        )
         return {
             str(name): Stored(
                 kind=_KINDS.get(kind, "relation"), constraints=frozenset(constraints[name]), unique=unique
