@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
 import sqlalchemy as sa
@@ -173,6 +173,16 @@ class Location(ABC):
     @abstractmethod
     def holds(self, home: Any) -> bool:
         """Return whether *home*, what :meth:`Dialect.home` returned for another connection, is this database."""
+
+
+_Insert = TypeVar("_Insert", bound=sa.Insert)
+
+
+def filled(insert: _Insert, values: Mapping[str, Any], where: sa.ColumnElement[bool] | None) -> _Insert:
+    """Return *insert* of one row of *values*, or of those that a query with *where* returns."""
+    if where is None:
+        return insert.values(values)
+    return insert.from_select(list(values), sa.select(*values.values()).where(where))
 
 
 class Dialect(ABC):

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Stored, Trouble
+from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Stored, Trouble, filled
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
 from relevo_sql._dialect.server import ServerLocation, number_of
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
@@ -291,11 +291,7 @@ class MariadbDialect(Dialect):
         *,
         where: sa.ColumnElement[bool] | None = None,
     ) -> sa.Insert:
-        insert = mysql.insert(table)
-        if where is None:
-            insert = insert.values(values)
-        else:
-            insert = insert.from_select(list(values), sa.select(*values.values()).where(where))
+        insert = filled(mysql.insert(table), values, where)
         # INSERT IGNORE would also ignore that a value is too long.
         return insert.on_duplicate_key_update({key[0]: table.c[key[0]]})
 

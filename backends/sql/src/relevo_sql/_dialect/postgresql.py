@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble
+from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble, filled
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import insert_events
 from relevo_sql._dialect.server import ServerLocation, number_of
@@ -188,11 +188,7 @@ class PostgresqlDialect(Dialect):
         *,
         where: sa.ColumnElement[bool] | None = None,
     ) -> sa.Insert:
-        insert = postgresql.insert(table)
-        if where is None:
-            insert = insert.values(values)
-        else:
-            insert = insert.from_select(list(values), sa.select(*values.values()).where(where))
+        insert = filled(postgresql.insert(table), values, where)
         return insert.on_conflict_do_nothing(index_elements=list(key))
 
     def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import SLICE, Dialect, Location, RowChange, Stored, Trouble
+from relevo_sql._dialect.dialect import SLICE, Dialect, Location, RowChange, Stored, Trouble, filled
 from relevo_sql._row import Undecodable
 from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE
 
@@ -285,11 +285,7 @@ class SqliteDialect(Dialect):
         *,
         where: sa.ColumnElement[bool] | None = None,
     ) -> sa.Insert:
-        insert = sqlite.insert(table)
-        if where is None:
-            insert = insert.values(values)
-        else:
-            insert = insert.from_select(list(values), sa.select(*values.values()).where(where))
+        insert = filled(sqlite.insert(table), values, where)
         return insert.on_conflict_do_nothing(index_elements=list(key))
 
     # --- errors -----------------------------------------------------------------------------------
