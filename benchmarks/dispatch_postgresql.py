@@ -7,7 +7,7 @@ The time of a dispatch to PostgreSQL, beside the driver alone.
 It creates a database on that server, and deletes it at the end. psycopg inserts the same row into a table with the same
 columns, constraints and indexes: one by one by a prepared statement that commits by itself, a list by executemany in
 one transaction. In a session, a row of the application is inserted and committed with and without events: what counts
-is what they add. Rounds are interleaved. Figures are medians of wall-clock time; their ratios are more reliable.
+is what they add, beside what the driver's own insert of such a row adds there. Rounds are interleaved. Figures are medians of wall-clock time; their ratios are more reliable.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class Driver:
         with connection.transaction():
             connection.cursor().executemany(self._insert, [self._new() for _ in range(AT_ONCE)])
 
+    def send_within(self, connection: sa.Connection) -> None:
+        """Insert one row in the transaction of *connection*."""
+        connection.exec_driver_sql(self._insert, self._new())
+
     def _new(self) -> dict[str, object]:
         """Return a row as every sender has to make it: with a new id and an encoded event."""
         return {**self._row, "event_id": str(uuid.uuid4()), "body": json.dumps(FIELDS).encode()}
@@ -108,12 +112,14 @@ class Shop:
         )
         self._order.create(engine)
 
-    def commit(self, number: int, *, events: int) -> None:
-        """Insert a row that number of times, and dispatch some *events* in the same transaction."""
+    def commit(self, number: int, *, events: int, driver: Driver | None = None) -> None:
+        """Insert a row that number of times, and dispatch some *events*, or let *driver* insert, in the transaction."""
         for _ in range(number):
             with Session(self._engine) as session:
                 session.execute(self._order.insert(), {"text": "a row of the application"})
-                if events == 1:
+                if driver:
+                    driver.send_within(session.connection())
+                elif events == 1:
                     self._app.dispatch(BY_NAME, session=session)
                 elif events:
                     self._app.dispatch_many([BY_NAME] * events, session=session)
@@ -162,6 +168,13 @@ def pairs(url: str, *, events: int) -> Iterator[Sequence[Pair]]:
                 lambda: list(pool.map(driver.send, connections, [share] * THREADS)),
             ),
             *(_in_a_session(shop, many, events) for many in IN_A_SESSION),
+            Pair(
+                "the driver's row, 1 a commit",
+                events,
+                lambda: shop.commit(events, events=0, driver=driver),
+                lambda: shop.commit(events, events=0),
+                beside="own row",
+            ),
         )
 
 

@@ -213,6 +213,7 @@ class _JoinedSession(JoinedSession[Sent]):
     def __init__(self, session: Session, joined: JoinedSessions):
         self._joined = joined
         self._connection: sa.Connection | None = None
+        self._watched: dict[str, Callable[..., None]] = {}
         self._forget()
         super().__init__(session)
 
@@ -228,7 +229,8 @@ class _JoinedSession(JoinedSession[Sent]):
 
     def _check(self, session: Session) -> None:
         try:
-            dialect = session.get_bind(clause=event).dialect
+            bind = session.get_bind(clause=event)
+            dialect = bind.dialect
             self._joined.require_kind(dialect)
             if dialect.is_async and not in_greenlet():
                 self._unchecked = True  # its connection is available only inside an await: at its commit
@@ -236,34 +238,31 @@ class _JoinedSession(JoinedSession[Sent]):
             connection = session.connection(bind_arguments={"clause": event})
             if connection is not self._connection:
                 self._lacking = self._joined.fit(connection, create=self._creating)
-                self._watch(connection)
+                self._watch(session, connection, is_lent=isinstance(bind, sa.Connection))
         except sa.exc.UnboundExecutionError as error:
             raise SessionError(
                 "the session has no engine for relevo's tables; bind it, as with "
                 "Session(engine), or binds={relevo_sql.event: engine}"
             ) from error
 
-    def _watch(self, connection: sa.Connection) -> None:
+    def _watch(self, session: Session, connection: sa.Connection, *, is_lent: bool) -> None:
+        """Listen to *connection*; if *is_lent*, it is the application's own, and may outlive many sessions."""
         self._unwatch()
         self._connection = connection
-        for name, listener in self._watching.items():
+        watched: dict[str, Callable[..., None]] = {"commit": self._last_moment}
+        if is_lent or session.twophase:
+            watched["prepare_twophase"] = self._last_moment
+        if is_lent:
+            watched |= {"rollback": self._undo, "rollback_savepoint": self._undo}
+            self._watched = watched  # any other connection ends with the session's transaction
+        for name, listener in watched.items():
             listen(connection, name, listener)
 
     def _unwatch(self) -> None:
-        # The connection may be the application's own and outlive many sessions.
         if self._connection is not None:
-            for name, listener in self._watching.items():
+            for name, listener in self._watched.items():
                 events.remove(self._connection, name, listener)
-            self._connection = None
-
-    @property
-    def _watching(self) -> dict[str, Callable[..., None]]:
-        return {
-            "commit": self._last_moment,
-            "prepare_twophase": self._last_moment,
-            "rollback": self._undo,
-            "rollback_savepoint": self._undo,
-        }
+        self._connection, self._watched = None, {}
 
     def _undo(self, *_: object) -> None:
         self._undone = True

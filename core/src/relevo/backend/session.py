@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import attrs
@@ -126,10 +126,9 @@ class JoinedSession(ABC, Generic[Item]):
     def __init__(self, session: Session):
         self.entries: list[Entry[Item]] = []
         self._committed: SessionTransaction | None = None
+        _joined[session] = (*_joined.get(session, ()), ref(self))
+        # After the application's listeners, which may send; and it keeps this object alive as long as the session.
         listen(session, "before_commit", self._before_commit)
-        listen(session, "after_flush_postexec", self._after_flush)
-        listen(session, "after_commit", self._after_commit)
-        listen(session, "after_transaction_end", self._after_transaction_end)
 
     def enlist(self, session: Session, make: Callable[[], Sequence[Item]]) -> None:
         """
@@ -181,6 +180,37 @@ class JoinedSession(ABC, Generic[Item]):
             self.entries = [entry for entry in self.entries if transaction not in entry.within]
         if transaction.parent is None:
             self.on_end()
+
+
+_joined: WeakKeyDictionary[Session, tuple[ReferenceType[JoinedSession[Any]], ...]] = WeakKeyDictionary()
+"""What has joined each session."""
+
+
+# Registered once, for all sessions: to do so for each of them takes longer than all else that a send in it does.
+
+
+@event.listens_for(Session, "after_flush_postexec")
+def _after_flush(session: Session, context: object) -> None:
+    for joined in _joined_to(session):
+        joined._after_flush(session, context)  # noqa: SLF001 - of this module
+
+
+@event.listens_for(Session, "after_commit")
+def _after_commit(session: Session) -> None:
+    for joined in _joined_to(session):
+        joined._after_commit(session)  # noqa: SLF001 - of this module
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    for joined in _joined_to(session):
+        joined._after_transaction_end(session, transaction)  # noqa: SLF001 - of this module
+
+
+def _joined_to(session: Session) -> Iterator[JoinedSession[Any]]:
+    for reference in _joined.get(session, ()):
+        if joined := reference():
+            yield joined
 
 
 class JoinedObjects(Generic[Target, Joint]):
