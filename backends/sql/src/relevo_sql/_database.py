@@ -117,20 +117,32 @@ class Database(ForkAware):
         """
         return self._run(work, durable=durable)
 
-    def write_one(self, work: Callable[[sa.Connection], T]) -> T:
-        """As :meth:`write`, and durable; *work* executes one statement."""
-        if not self.dialect.commits_alone:
-            return self.write(work, durable=True)
+    def insert(self, work: Callable[[sa.Connection], T], *, rows: int, patience: float | None = None) -> T:
+        """
+        As :meth:`write`, and durable; *work* inserts that number of *rows*, and does nothing else.
+
+        Args:
+            work: As for :meth:`write`.
+
+            rows: If they fit into one statement, it is executed outside a transaction.
+
+            patience: Seconds to wait for other writers; ``None`` for the usual ones.
+        """
+        if rows > self.dialect.commits_alone:
+            return self._run(work, durable=True, patience=patience)
 
         def commit(connection: sa.Connection) -> T:
+            self.dialect.begin_alone(connection)
             try:
-                return work(connection)
+                result = work(connection)
             except sa.exc.DBAPIError as error:
                 if self.dialect.is_refusal(error):
                     raise
                 raise self._unknown(error) from (error.orig or error)
+            self._require_same_file()
+            return result
 
-        return self._run(commit)
+        return self._run(commit, patience=patience)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not exist yet."""
@@ -241,7 +253,14 @@ class Database(ForkAware):
 
     # --- one operation ------------------------------------------------------------------------------
 
-    def _run(self, work: Callable[[sa.Connection], T], *, durable: bool | None = None, create: bool = False) -> T:
+    def _run(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        durable: bool | None = None,
+        create: bool = False,
+        patience: float | None = None,
+    ) -> T:
         """
         Do *work*, and repeat it while other writers interfere, until the patience is used up.
 
@@ -251,8 +270,12 @@ class Database(ForkAware):
             durable: Whether the commit is durable; ``None`` if there is no transaction.
 
             create: The database may not exist, or may lack tables.
+
+            patience: Seconds to wait for other writers; ``None`` for the usual ones.
         """
-        patience = self._left(min(_SETTING_UP, self._patience) if create else self._patience)
+        if patience is None:
+            patience = min(_SETTING_UP, self._patience) if create else self._patience
+        patience = self._left(patience)
         deadline = time.monotonic() + patience
         is_lenient = was_lost = False
         while True:
@@ -285,7 +308,7 @@ class Database(ForkAware):
 
     def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, create: bool) -> RelevoError:
         found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self.location.file)
-        if create and isinstance(found, LockedError):
+        if create and isinstance(found, LockedError) and self.dialect.trouble(error) is Trouble.BUSY:
             return TransportUnavailableError(
                 self.name,
                 f"{found.why}; if it is a session of this thread that has written: dispatch with "

@@ -21,7 +21,7 @@ class RefusedError(TransportUnavailableError):
 
 
 class LockedError(TransportUnavailableError):
-    """Raised when another writer held the lock for longer than the patience."""
+    """Raised when other writers interfered for longer than the patience; nothing was written."""
 
 
 _UNAVAILABLE = {
@@ -42,6 +42,8 @@ _UNAVAILABLE = {
 
 _KINDS: dict[Trouble, type[TransportUnavailableError]] = {
     Trouble.BUSY: LockedError,
+    Trouble.STALE: LockedError,
+    Trouble.CONFLICT: LockedError,
     Trouble.FULL: RefusedError,
     Trouble.TOO_BIG: RefusedError,
 }

@@ -40,6 +40,7 @@ from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
+from relevo_sql._shared import SharedCommits
 from relevo_sql._stats import Counter
 from relevo_sql._witness import Witness
 
@@ -133,6 +134,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._kept = False
         self._doorbell = Doorbell()
         self._database = database
+        self._shared = SharedCommits(database)
         self._claimer = Claimer(database, clock)
         self._settler = Settler(database, clock)
         self._dead_letters = DeadLetterStore(database, clock)
@@ -184,7 +186,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         everything = range(len(envelopes))
         try:
             rows = self._rows(envelopes, self._due(delay))
-            self._database.write_one(partial(self._database.statements.write, rows=rows))
+            self._shared.write(rows)
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
         except RefusedError as error:

@@ -200,8 +200,12 @@ class Dialect(ABC):
     waits_to_commit: ClassVar[bool] = False
     """Whether a commit that failed for another writer's lock can be tried again."""
 
-    commits_alone: ClassVar[bool] = False
-    """Whether a statement outside a transaction is committed at once and as durably, which saves two round trips."""
+    commits_alone: ClassVar[int] = 0
+    """
+    The number of new events that one statement can insert outside a transaction.
+
+    It is committed at once and as durably, which saves two round trips.
+    """
 
     turns_at_send: ClassVar[bool] = False
     """
@@ -253,6 +257,10 @@ class Dialect(ABC):
     @abstractmethod
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
         """Begin a transaction that writes; if *durable*, its commit survives a crash of the host."""
+
+    def begin_alone(self, connection: sa.Connection) -> None:
+        """Prepare *connection* for a statement outside a transaction whose commit survives a crash of the host."""
+        return
 
     def begin_to_create(self, connection: sa.Connection) -> None:
         """

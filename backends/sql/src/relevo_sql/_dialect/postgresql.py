@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from select import POLLIN, poll
@@ -41,7 +42,7 @@ class PostgresqlDialect(Dialect):
     """
 
     name = "postgresql"
-    commits_alone = True
+    commits_alone = sys.maxsize
     stray, stray_index = STRAY, STRAYS
 
     def __init__(self) -> None:
