@@ -7,7 +7,8 @@ The time of a dispatch to PostgreSQL, beside the driver alone.
 It creates a database on that server, and deletes it at the end. psycopg inserts the same row into a table with the same
 columns, constraints and indexes: one by one by a prepared statement that commits by itself, a list by executemany in
 one transaction. In a session, a row of the application is inserted and committed with and without events: what counts
-is what they add, beside what the driver's own insert of such a row adds there. Rounds are interleaved. Figures are medians of wall-clock time; their ratios are more reliable.
+is what they add, beside what the driver's own insert of such a row adds there. Rounds are interleaved. Figures are
+medians of wall-clock time; their ratios are more reliable.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from relevo import Envelope
 from relevo.errors import SendError
 from relevo_sql import SqlTransport
-from relevo_sql._shared import _State
+from relevo_sql._shared import _Fate
 
 from .on_postgresql import ids, wait_until
 
@@ -194,7 +194,7 @@ def test_what_an_interrupted_thread_brought_is_not_written_later(transport: SqlT
         ident = threading.main_thread().ident
         assert ident is not None
         signal.pthread_kill(ident, signal.SIGUSR1)
-        wait_until(lambda: brought[0].state is _State.WITHDRAWN)
+        wait_until(lambda: brought[0].state is _Fate.WITHDRAWN)
 
     def handle(*_: object) -> None:
         raise Interrupted

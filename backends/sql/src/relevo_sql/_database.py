@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
-from relevo_sql._dialect import Dialect, Trouble, beside
+from relevo_sql._dialect import Dialect, Trouble
 from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error
 from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
@@ -60,13 +60,13 @@ class Database(ForkAware):
     No connection to it is open while the process is forked.
 
     Args:
-        engine: The engine of the database.
+        engine: Where its connections come from: no connection of the application does.
 
         dialect: The dialect of the database.
 
         name: The name of the transport in errors; an application that uses another name sets it.
 
-        own: Whether relevo created the engine.
+        own: Whether relevo opened the database itself, and may choose its settings.
 
         patience: Seconds to wait for other writers.
     """
@@ -74,8 +74,7 @@ class Database(ForkAware):
     def __init__(self, engine: sa.Engine, dialect: Dialect, *, name: str, own: bool, patience: float):
         self.dialect = dialect
         self.statements = statements_for(dialect)
-        self.engine = engine if own else beside(engine)
-        """Where its connections come from."""
+        self.engine = engine
         self.name = name
         self._own = own
         self._patience = patience
@@ -94,6 +93,10 @@ class Database(ForkAware):
         self._halted = False
         self._inherited: list[object] = []
         super().__init__()
+
+    def twin(self) -> Database:
+        """Return another connection to the same database, which can be used at the same time."""
+        return Database(self.engine, self.dialect, name=self.name, own=self._own, patience=self._patience)
 
     # --- reads and writes ---------------------------------------------------------------------------
 

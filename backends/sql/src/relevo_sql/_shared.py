@@ -2,7 +2,7 @@
 Commits that threads share.
 
 A commit waits for the disk, whatever it writes. So the thread whose transaction is next writes with its own rows those
-that other threads have brought meanwhile. Nobody waits for company: alone, a thread commits at once.
+that other threads have brought meanwhile. Alone, a thread commits at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST = 500
 """Rows in a shared commit, roughly. More gain nothing, and all of them would wait for it."""
 
 
-class _State(Enum):
+class _Fate(Enum):
     WAITING = auto()
     WRITTEN = auto()
     FAILED = auto()
@@ -49,7 +49,7 @@ class _Share:
     """The rows of one call."""
 
     rows: Sequence[Sent]
-    state: _State = _State.WAITING
+    state: _Fate = _Fate.WAITING
     error: Exception | None = None
     bell: threading.Lock = attrs.field(factory=_held_lock)
     """Its thread waits for it to be released."""
@@ -59,7 +59,7 @@ class _Share:
         with suppress(RuntimeError):  # it was woken already
             self.bell.release()
 
-    def end(self, state: _State, error: Exception | None = None) -> None:
+    def end(self, state: _Fate, error: Exception | None = None) -> None:
         """Report the result to its thread."""
         self.state, self.error = state, error
         self.ring()
@@ -103,16 +103,16 @@ class SharedCommits(ForkAware):
         if len(rows) < _MOST:
             self._share(share)
         else:
-            share.state = _State.ALONE
+            share.state = _Fate.ALONE
         if share.error is not None:
             raise share.error
-        if share.state is _State.ALONE:
+        if share.state is _Fate.ALONE:
             self._database.insert(partial(self._database.statements.write, rows=rows), rows=len(rows))
 
     def _share(self, share: _Share) -> None:
         self._brought.append(share)
         try:
-            while share.state is _State.WAITING:
+            while share.state is _Fate.WAITING:
                 if self._turn.acquire(blocking=False):
                     try:
                         self._write_what_was_brought()
@@ -122,7 +122,7 @@ class SharedCommits(ForkAware):
                 else:
                     share.bell.acquire()
         except BaseException:
-            share.state = _State.WITHDRAWN
+            share.state = _Fate.WITHDRAWN
             self._ring_next()  # this thread may have been the next
             raise
 
@@ -137,40 +137,40 @@ class SharedCommits(ForkAware):
         number = 0
         while self._brought and number < _MOST:
             share = self._brought.popleft()
-            if share.state is _State.WAITING:
+            if share.state is _Fate.WAITING:
                 shares.append(share)
                 number += len(share.rows)
         attempt = _Attempt(self._database)
         try:
             attempt.write([*chain.from_iterable(share.rows for share in shares)])
         except LockedError:
-            _end(shares, _State.ALONE)  # each waits by itself, while others take their turns
+            _end(shares, _Fate.ALONE)  # each waits by itself, while others take their turns
         except CommitUnknownError as error:
             self._end_unknown(shares, error.why, error.__cause__)
         except (RelevoError, UnicodeError, OverflowError) as error:
             if len(shares) == 1:
-                shares[0].end(_State.FAILED, error)
-            _end(shares, _State.ALONE)
+                shares[0].end(_Fate.FAILED, error)
+            _end(shares, _Fate.ALONE)
         except BaseException:
             # An interrupt, for instance. It is this thread's own, and must not reach the others.
             if attempt.is_uncertain:
                 self._end_unknown(shares, "the thread that committed it was interrupted")
-            _end(shares, _State.ALONE)
+            _end(shares, _Fate.ALONE)
             raise
         else:
-            _end(shares, _State.WRITTEN)
+            _end(shares, _Fate.WRITTEN)
 
     def _end_unknown(self, shares: Iterable[_Share], why: str, cause: BaseException | None = None) -> None:
         for share in shares:
             error = CommitUnknownError(self._database.name, why)
             error.__cause__ = cause
-            share.end(_State.FAILED, error)
+            share.end(_Fate.FAILED, error)
 
 
-def _end(shares: Iterable[_Share], state: _State) -> None:
+def _end(shares: Iterable[_Share], state: _Fate) -> None:
     """Report *state* for each of *shares* that has no result yet."""
     for share in shares:
-        if share.state is _State.WAITING:
+        if share.state is _Fate.WAITING:
             share.end(state)
 
 

@@ -27,12 +27,12 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.backend import FileStore, ForkLock, SessionSetup, notice_fork
+from relevo.backend import FileStore, ForkLock, ParallelSettlement, SessionSetup, notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
-from relevo_sql._dialect import dialect_of
+from relevo_sql._dialect import beside, dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
@@ -53,7 +53,7 @@ _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
 
 
-class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
+class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSettlement):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -119,8 +119,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         poll: float = 0.1,
         notify: bool = True,
     ):
+        dialect = dialect_of(engine)  # before a copy is made, which not every engine can be
         self._begin(
-            Database(engine, dialect_of(engine), name=name, own=False, patience=busy_timeout),
+            Database(beside(engine), dialect, name=name, own=False, patience=busy_timeout),
             clock,
             poll,
             notify=notify,
@@ -136,7 +137,10 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._database = database
         self._shared = SharedCommits(database)
         self._claimer = Claimer(database, clock)
-        self._settler = Settler(database, clock)
+        # On a server, settling does not wait for a claim; a file has one writer at a time.
+        self._settling = database if database.dialect.is_file else database.twin()
+        self._databases = frozenset({database, self._settling})
+        self._settler = Settler(self._settling, clock)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
         self._locks = Locks(database, clock)
@@ -161,7 +165,13 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
 
     @name.setter
     def name(self, name: str) -> None:
-        self._database.name = name
+        for database in self._databases:
+            database.name = name
+
+    @property
+    def settles_in_parallel(self) -> bool:
+        """Whether settlements have a connection of their own, as on a server."""
+        return len(self._databases) > 1
 
     @property
     def folder(self) -> Path | None:
@@ -177,7 +187,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
             return made
         finally:
             # A setup during an import leaves no connection open, in whatever way the process is forked later.
-            self._database.rest()
+            for database in self._databases:
+                database.rest()
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         self._require_open()
@@ -347,7 +358,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._locks.free(name, receipt)
 
     def hurry(self, seconds: float | None) -> None:
-        self._database.hurry(seconds)
+        for database in self._databases:
+            database.hurry(seconds)
 
     def close(self) -> None:
         """
@@ -361,7 +373,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._doorbell.ring()
         if self._notifications is not None:
             self._notifications.close()
-        self._database.close()
+        for database in self._databases:
+            database.close()
 
     def _require_open(self) -> None:
         self._notice_fork()

@@ -55,6 +55,20 @@ class SessionSetup(ABC):
         """
 
 
+class ParallelSettlement(ABC):
+    """
+    A transport that settles over a connection of its own, so that it receives at the same time.
+
+    A worker then settles in a thread: while the server stores what became of some deliveries, the next are received and
+    handled. Other transports settle in the worker's thread, which is faster if ``settle`` waits for nothing.
+    """
+
+    @property
+    @abstractmethod
+    def settles_in_parallel(self) -> bool:
+        """Whether this instance does."""
+
+
 class FileStore(ABC):
     """A transport that stores its events in files on this host."""
 

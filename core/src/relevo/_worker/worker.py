@@ -25,10 +25,12 @@ from relevo._clock import Clock
 from relevo._hook import Hooks, observe
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
+from relevo._transport.optional import ParallelSettlement
 from relevo._transport.transport import Transport
 from relevo._worker.batch_size import Pace
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS
 from relevo._worker.executor import Executor, Handle, InlineExecutor
+from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.suspect import Suspects
@@ -139,6 +141,10 @@ class Worker:
         self._ledger = Ledger(self._transport, self._clock, self._hooks, self._suspects.note_settled, limit=most)
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
+        transport = self._transport
+        is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
+        self._flusher = Flusher(self._flush) if self._background and is_parallel else None
+        self._most_pending = 2 * most
         self._pace = Pace(most)
         self._stopped = self._hurried = False
         self._unsettled_since: float | None = None
@@ -201,7 +207,7 @@ class Worker:
         around = self._hooks.observers("relevo_around_run")
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
         try:
-            with observe(around, **about):
+            with self._flusher or nullcontext(), observe(around, **about):
                 stopped_by = self._loop()
         except KeyboardInterrupt:
             self._hurried = True
@@ -311,8 +317,12 @@ class Worker:
             self._gather(running, 0.0 if self._executor.room() else _WAIT_BUSY)
         if self._has_limit:
             self._note_rest()
-        if self._ledger.ripe():
+        if self._ledger.ripe() and not self._is_flushing():
             self._flush()
+
+    def _is_flushing(self) -> bool:
+        """Return whether a thread flushes now, or soon; not if too much is pending, or the last flush failed."""
+        return self._flusher is not None and self._ledger.pending() < self._most_pending and self._flusher.request()
 
     def _flush(self) -> None:
         self._hurry()
