@@ -30,8 +30,8 @@ endif
 help: ## List the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-demo: $(VENV)/.example ## Upload photographs now, make their thumbnails later: the example application
-	@$(VENV_PYTHON) examples/images/demo.py
+demo: $(VENV)/.example ## Upload photographs now, make their thumbnails later; TRANSPORT=postgresql://… for another database
+	@$(if $(TRANSPORT),RELEVO_TRANSPORTS__MAIN='$(TRANSPORT)') $(VENV_PYTHON) examples/images/demo.py
 
 demo-cron: $(VENV)/.example ## The same for more than a minute, from a table that cron empties
 	@PYTHONPATH=tests/servers $(VENV_PYTHON) examples/images/demo_cron.py

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 
 import live
 from gallery import app as application
+from gallery.store import store
 
 try:  # from the repository's tests; make demo-cron sets their path
     import cron_daemon
@@ -39,8 +40,8 @@ def main() -> int:
     parser.add_argument("--tick", type=float, metavar="SECONDS", help="run cron's line in a loop instead, this often")
     options = parser.parse_args()
     live.heed_signals()
-    live.begin()
     with application.make(CONFIGURATION) as app, ExitStack() as stack:
+        store.empty()
         app.setup()
         stack.callback(deploy, "end")
         who, mails = stack.enter_context(ticking(options.tick))

@@ -39,7 +39,7 @@ def main() -> int:
     live.heed_signals()
     os.environ["RELEVO_TRANSPORTS__MAIN__URL"] = options.url
     os.environ["RELEVO_TRANSPORTS__MAIN__PREFIX"] = options.prefix
-    live.begin()
+    store.empty()
     with application.make(CONFIGURATION) as app, made_on_rabbitmq(app, options), supervised(folder()):
         title = f"The gallery through {relevo.masked_url(options.url)}, {PROCESSES} workers under supervisor"
         problems = live.Show(app, title).run(seconds=options.seconds, pause=options.pause, patience=PATIENCE)

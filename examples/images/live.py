@@ -60,12 +60,6 @@ def heed_signals() -> None:
         signal.signal(each, leave)
 
 
-def begin() -> None:
-    """Delete the gallery and create an empty one."""
-    shutil.rmtree(store.folder, ignore_errors=True)
-    store.session().close()
-
-
 @attrs.define
 class Figures:
     """The measurements so far."""

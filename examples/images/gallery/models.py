@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -13,13 +13,13 @@ def _now() -> datetime:
 
 
 class Base(DeclarativeBase):
-    pass
+    type_annotation_map = {str: String(255)}  # noqa: RUF012 - SQLAlchemy's own form; MariaDB needs a length
 
 
 class Image(Base):
     """A photograph as it was uploaded."""
 
-    __tablename__ = "images"
+    __tablename__ = "gallery_image"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     filename: Mapped[str]
@@ -37,7 +37,7 @@ class Image(Base):
 class Thumbnail(Base):
     """A smaller copy: one for each image and size."""
 
-    __tablename__ = "thumbnails"
+    __tablename__ = "gallery_thumbnail"
 
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
     size: Mapped[int] = mapped_column(primary_key=True)
@@ -51,7 +51,7 @@ class Thumbnail(Base):
 class Rating(Base):
     """How good a photograph is, technically: one for each image."""
 
-    __tablename__ = "ratings"
+    __tablename__ = "gallery_rating"
 
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
     sharpness: Mapped[float]
@@ -63,7 +63,7 @@ class Rating(Base):
 class FeedEntry(Base):
     """A line in the feed of new images: one for each image."""
 
-    __tablename__ = "feed"
+    __tablename__ = "gallery_feed"
 
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
     text: Mapped[str]
@@ -73,7 +73,7 @@ class FeedEntry(Base):
 class Notification(Base):
     """Proof that the followers were notified: once for each image."""
 
-    __tablename__ = "notifications"
+    __tablename__ = "gallery_notification"
 
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id), primary_key=True)
     attempt: Mapped[int]

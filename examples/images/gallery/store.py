@@ -1,14 +1,15 @@
-"""The storage of the gallery: one folder with its database and its files."""
+"""The storage of the gallery: its files in one folder, and its database."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from gallery.models import Base
@@ -18,26 +19,46 @@ HOME = Path(__file__).resolve().parent.parent / "var"
 
 class Store:
     """
-    The gallery's folder, opened at first use.
+    The gallery's folder and database, opened at first use.
 
     Args:
-        folder: Holds ``gallery.db``, ``images/`` and ``thumbs/``.
+        folder: Holds ``images/`` and ``thumbs/``, and ``gallery.db`` unless another database is used.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._url: URL | None = None
         self._sessions: sessionmaker[Session] | None = None
+
+    @property
+    def url(self) -> URL:
+        """The address of the database."""
+        return self._url or URL.create("sqlite", database=str(self.folder / "gallery.db"))
 
     def move(self, folder: Path) -> None:
         """Use *folder* from now on."""
         self.close()
         self.folder = folder
 
+    def use(self, url: URL | None) -> None:
+        """Use the database at *url* from now on; by default a file in the folder."""
+        self.close()
+        self._url = url
+
+    def empty(self) -> None:
+        """Delete all files and rows, and create the folder and the tables."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with self.session() as session:
+            Base.metadata.drop_all(session.connection())
+            Base.metadata.create_all(session.connection())
+            session.commit()
+
     def session(self) -> Session:
         """Return a new session on the gallery's database."""
         if self._sessions is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            engine = _engine(self.folder / "gallery.db")
+            engine = _engine(self.url)
             Base.metadata.create_all(engine)
             self._sessions = sessionmaker(engine, expire_on_commit=False)
         return self._sessions()
@@ -77,8 +98,10 @@ class Store:
         self.absolute(path).unlink(missing_ok=True)
 
 
-def _engine(database: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{database}", connect_args={"timeout": 30})
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url)
+    engine = create_engine(url, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:

@@ -1,4 +1,4 @@
-"""The demo as a user runs it: a separate process, on SQLite and on RabbitMQ, and the commands that it prints."""
+"""The demo as a user runs it: a separate process, on each backend, and the commands that it prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +17,14 @@ from urllib.parse import urlsplit
 import attrs
 import pika
 import pytest
+import sqlalchemy as sa
 
 import relevo
+from database_server import DatabaseServer
 
 EXAMPLE = Path(__file__).resolve().parent.parent
 VARIABLE = "RELEVO_TRANSPORTS__MAIN"
+ON_A_SERVER = pytest.mark.slow("the same demo again, about a server")
 
 
 @attrs.frozen
@@ -32,6 +34,8 @@ class Demo:
     root: Path
     environ: dict[str, str]
     outcome: subprocess.CompletedProcess[str]
+    server: str = ""
+    """The address of its database on a server."""
 
     @property
     def var(self) -> Path:
@@ -40,6 +44,16 @@ class Demo:
     @property
     def commands(self) -> list[str]:
         return [line.strip() for line in self.outcome.stdout.partition("Try next:\n")[2].splitlines()]
+
+    def rows(self, query: str) -> list[Any]:
+        """Return what *query* finds in the gallery's database."""
+        url = sa.make_url(self.server or f"sqlite:///{self.var / 'gallery.db'}")
+        drivers = {"postgresql": "postgresql+psycopg", "sqlite": "sqlite"}
+        engine = sa.create_engine(url.set(drivername=drivers.get(url.get_backend_name(), "mariadb+pymysql")))
+        with engine.connect() as connection:
+            rows = connection.exec_driver_sql(query).all()
+        engine.dispose()
+        return [tuple(row) for row in rows]
 
     def relevo(self, *words: str) -> subprocess.CompletedProcess[str]:
         return run([sys.executable, "-m", "relevo", "--config", "examples/images/relevo.toml", *words], self)
@@ -61,18 +75,45 @@ def run(command: list[str] | str, demo: Demo) -> subprocess.CompletedProcess[str
     )
 
 
+def copied(root: Path, **variables: str) -> Demo:
+    """Copy the example under *root*."""
+    shutil.copytree(EXAMPLE, root / "examples" / "images", ignore=shutil.ignore_patterns("var", "tests", "__pycache__"))
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RELEVO_", "MAKE", "MFLAGS"))
+    }
+    return Demo(root, {**inherited, **variables}, subprocess.CompletedProcess("", 0, "", ""))
+
+
 def played(root: Path, **variables: str) -> Demo:
     """Copy the example under *root* and run its demo there."""
-    shutil.copytree(EXAMPLE, root / "examples" / "images", ignore=shutil.ignore_patterns("var", "tests", "__pycache__"))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELEVO_")}
-    nothing = subprocess.CompletedProcess("", 0, "", "")
-    demo = Demo(root, {**inherited, **variables}, nothing)
+    demo = copied(root, **variables)
     return attrs.evolve(demo, outcome=run([sys.executable, "examples/images/demo.py"], demo))
+
+
+def played_on(server: str, root: Path) -> Demo:
+    """Copy the example under *root* and run its demo there as ``make demo TRANSPORT=…`` does, in this environment."""
+    demo = copied(root)
+    make = ["make", "-f", str(EXAMPLE.parents[1] / "Makefile"), "demo"]
+    make += [f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.example"]  # it is not installed again
+    outcome = run([*make, f"TRANSPORT={server}"], demo)
+    return attrs.evolve(demo, outcome=outcome, server=server, environ={**demo.environ, VARIABLE: server})
 
 
 @pytest.fixture(name="on_sqlite", scope="module")
 def _on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return played(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(name="on_postgresql", scope="module")
+def _on_postgresql(tmp_path_factory: pytest.TempPathFactory, postgresql_databases: DatabaseServer) -> Iterator[Demo]:
+    with postgresql_databases.fresh_database() as server:
+        yield played_on(server, tmp_path_factory.mktemp("postgresql"))
+
+
+@pytest.fixture(name="on_mariadb", scope="module")
+def _on_mariadb(tmp_path_factory: pytest.TempPathFactory, mariadb_databases: DatabaseServer) -> Iterator[Demo]:
+    with mariadb_databases.fresh_database() as server:
+        yield played_on(server, tmp_path_factory.mktemp("mariadb"))
 
 
 @pytest.fixture(name="on_rabbitmq", scope="module")
@@ -93,7 +134,12 @@ def _on_rabbitmq(tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str) ->
 
 @pytest.fixture(
     name="demo",
-    params=["on_sqlite", pytest.param("on_rabbitmq", marks=pytest.mark.slow("the same demo again, about a server"))],
+    params=[
+        "on_sqlite",
+        pytest.param("on_postgresql", marks=[ON_A_SERVER, pytest.mark.postgresql]),
+        pytest.param("on_mariadb", marks=[ON_A_SERVER, pytest.mark.mariadb]),
+        pytest.param("on_rabbitmq", marks=[ON_A_SERVER, pytest.mark.amqp]),
+    ],
 )
 def _demo(request: pytest.FixtureRequest) -> Demo:
     demo: Demo = request.getfixturevalue(request.param)
@@ -119,12 +165,10 @@ def test_there_are_thumbnails_and_ratings_of_all_but_the_broken_one(demo: Demo) 
     thumbnails = sorted(demo.var.glob("thumbs/*/thumb-*.jpg"))
 
     assert len(thumbnails) == 3 * 8
-    with sqlite3.connect(demo.var / "gallery.db") as database:
-        query = "SELECT filename FROM images LEFT JOIN ratings ON image_id = id WHERE stars IS NULL"
-        assert database.execute(query).fetchall() == [("broken.jpg",)]
-        assert database.execute("SELECT count(*) FROM feed").fetchone() == (9,)
-        assert database.execute("SELECT max(attempt), count(*) FROM notifications").fetchone() == (2, 9)
-    database.close()
+    unrated = "SELECT filename FROM gallery_image LEFT JOIN gallery_rating ON image_id = id WHERE stars IS NULL"
+    assert demo.rows(unrated) == [("broken.jpg",)]
+    assert demo.rows("SELECT count(*) FROM gallery_feed") == [(9,)]
+    assert demo.rows("SELECT max(attempt), count(*) FROM gallery_notification") == [(2, 9)]
 
 
 def test_every_link_of_the_contact_sheet_leads_to_a_file(demo: Demo) -> None:
@@ -187,9 +231,15 @@ def test_the_demo_refuses_memory_which_two_processes_cannot_share(tmp_path: Path
     assert "memory" in demo.outcome.stdout
 
 
-def test_the_demo_says_so_if_the_server_is_down(tmp_path: Path) -> None:
-    nowhere = '{ url = "amqp://127.0.0.1:9", outbox = "sqlite:///var/gallery.db" }'
-
+@pytest.mark.parametrize(
+    "nowhere",
+    [
+        '{ url = "amqp://127.0.0.1:9", outbox = "sqlite:///var/gallery.db" }',
+        "postgresql://127.0.0.1:9/gallery",
+        "mariadb://127.0.0.1:9/gallery",
+    ],
+)
+def test_the_demo_says_so_if_the_server_is_down(tmp_path: Path, nowhere: str) -> None:
     demo = played(tmp_path, **{VARIABLE: nowhere})
 
     assert demo.outcome.returncode == 1

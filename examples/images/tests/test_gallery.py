@@ -71,7 +71,7 @@ def test_thumbnails_rating_feed_and_notification_follow_an_upload(app: relevo.Ap
 
 def test_an_upload_that_fails_leaves_neither_event_nor_file(app: relevo.App, photos: Path) -> None:
     with store.session() as session, session.begin():
-        session.execute(text("DROP TABLE images"))
+        session.execute(text("DROP TABLE gallery_image"))
 
     with pytest.raises(OperationalError, match="no such table"):
         upload(app, photos / "coffee.jpg")

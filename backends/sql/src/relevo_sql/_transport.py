@@ -174,6 +174,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         return len(self._databases) > 1
 
     @property
+    def url(self) -> sa.URL:
+        """The address of the database, from which an application can make its own engine; with the password, if any."""
+        return self._database.engine.url
+
+    @property
     def folder(self) -> Path | None:
         """The folder of the database file, if there is one."""
         path = self._database.location.path
