@@ -1,5 +1,6 @@
 """Take an order in an asynchronous request, and answer before it is confirmed."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -33,7 +34,7 @@ class OrderPlaced(BaseModel):
     dish: str
 
 
-engine = create_async_engine("sqlite+aiosqlite:///orders.db")
+engine = create_async_engine(os.environ.get("ASYNC_DATABASE_URL", "sqlite+aiosqlite:///orders.db"))
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 events = relevo.App.from_config()
 

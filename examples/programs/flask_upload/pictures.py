@@ -1,5 +1,7 @@
 """A table of photographs, and the application with photographs as subjects."""
 
+import os
+
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
@@ -19,7 +21,7 @@ class Photo(Base):
     size: Mapped[int | None]  # a listener fills it in
 
 
-engine = sa.create_engine("sqlite:///pictures.db")
+engine = sa.create_engine(os.environ.get("DATABASE_URL", "sqlite:///pictures.db"))
 sessions = sessionmaker(engine)
 Base.metadata.create_all(engine)
 

@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import pika
 import pytest
+import sqlalchemy as sa
 
 from relevo_amqp import AmqpOptions, AmqpTransport
 
@@ -109,25 +110,39 @@ def _rabbitmq(rabbitmq_url: str) -> Iterator[dict[str, str]]:
 # --- flask_upload ---------------------------------------------------------------------------------
 
 UPLOAD = """
-import sys
+from pictures import app, engine
 from web import site
 
 client = site.test_client()
 sent = client.post("/photos/sea.jpg", data=b"12345")
 print(sent.status_code, sent.json["id"], client.post("/photos/empty.jpg").status_code)
+app.close()
+engine.dispose()
 """
 
 SIZES = """
 import sys
+
+from pictures import engine
 from web import site
 
 print([site.test_client().get(f"/photos/{number}").json["size"] for number in sys.argv[1:]])
+engine.dispose()
 """
 
 
-@pytest.fixture(name="site")
-def _site(program: Programs, rabbitmq: dict[str, str]) -> Program:
-    return program("flask_upload", **rabbitmq)
+@pytest.fixture(name="site", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def _site(request: pytest.FixtureRequest, program: Programs, rabbitmq: dict[str, str]) -> Program:
+    if request.param == "sqlite":
+        return program("flask_upload", **rabbitmq)
+    url: str = request.getfixturevalue("postgresql_database")
+    outbox = {"RELEVO_TRANSPORTS__MAIN__OUTBOX": url}
+    return program("flask_upload", **rabbitmq, **outbox, DATABASE_URL=driven("postgresql+psycopg", url))
+
+
+def driven(driver: str, url: str) -> str:
+    """Return the address *url* for an engine with *driver*."""
+    return sa.make_url(url).set(drivername=driver).render_as_string(hide_password=False)
 
 
 def waiting(program: Program) -> dict[str, int]:
@@ -154,6 +169,17 @@ def test_an_upload_is_handled_by_a_worker_that_waits_for_it(site: Program) -> No
         _, errors = worker.communicate(timeout=90)
 
     assert (worker.returncode, errors) == (0, "")
+    assert site.python(SIZES, "1") == "[5]\n"
+
+
+def test_an_upload_needs_no_broker_beside_postgresql(program: Programs, postgresql_database: str) -> None:
+    url = driven("postgresql+psycopg", postgresql_database)
+    site = program("flask_upload", RELEVO_TRANSPORTS__MAIN=postgresql_database, DATABASE_URL=url)
+
+    assert site.python(UPLOAD) == "202 1 400\n"
+    assert waiting(site) == {"default": 1}
+    site.run("relevo", "drain")
+
     assert site.python(SIZES, "1") == "[5]\n"
 
 
@@ -184,9 +210,23 @@ asyncio.run(main())
 """
 
 
-def test_an_order_is_confirmed_by_a_drain(program: Programs) -> None:
-    shop = program("fastapi_orders")
+@pytest.fixture(
+    name="shop",
+    params=[
+        "sqlite",
+        pytest.param("postgresql+asyncpg", marks=pytest.mark.postgresql),
+        pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
+    ],
+)
+def _shop(request: pytest.FixtureRequest, program: Programs) -> Program:
+    if request.param == "sqlite":
+        return program("fastapi_orders")
+    url: str = request.getfixturevalue("postgresql_database")
+    own = {"DATABASE_URL": driven("postgresql+psycopg", url), "ASYNC_DATABASE_URL": driven(request.param, url)}
+    return program("fastapi_orders", **own, RELEVO_TRANSPORTS__MAIN=url)
 
+
+def test_an_order_is_confirmed_by_a_drain(shop: Program) -> None:
     placed = 'print((await client.post("/orders", json={"dish": "soup"}, headers={"X-Request-Id": "r-1"})).json())'
     assert shop.python(ORDERS.format(placed)) == "{'id': 1}\n"
     shown = 'print((await client.get("/orders/1")).json())'
