@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import attrs
@@ -17,6 +17,7 @@ import pytest
 
 import cron_daemon
 import server_starter
+from database_server import DatabaseServer
 
 PATIENCE = 300.0
 
@@ -39,7 +40,7 @@ CONFIGURATION = """
 source = "{source}"
 listeners = ["shop_listeners"]
 lease = "5s"
-transports.main = "sqlite:///shop.db"
+transports.main = "{database}"
 """
 
 
@@ -120,9 +121,28 @@ def _cron() -> Iterator[cron_daemon.Cron]:
         pytest.skip(str(error))
 
 
+# Cron is the same everywhere; what keeps the ticks apart, and what a killed one leaves, is not.
+DATABASES = [
+    pytest.param("sqlite"),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+    pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.soak]),
+]
+
+
+@pytest.fixture(name="database", params=DATABASES)
+def _database(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[str]]:
+    """Return what makes a new database, and gives its URL."""
+    if request.param == "sqlite":
+        return lambda: nullcontext("sqlite:///shop.db")
+    server: DatabaseServer = request.getfixturevalue(f"{request.param}_databases")
+    return server.fresh_database
+
+
 @pytest.fixture(name="shop")
-def _shop(tmp_path: Path, cron: cron_daemon.Cron) -> Iterator[Callable[[str], Shop]]:
-    """Open a shop in a folder of this name."""
+def _shop(
+    tmp_path: Path, cron: cron_daemon.Cron, database: Callable[[], AbstractContextManager[str]]
+) -> Iterator[Callable[[str], Shop]]:
+    """Open a shop in a folder of this name, with a database of its own."""
     folders: list[Path] = []
 
     def shop(name: str) -> Shop:
@@ -130,13 +150,15 @@ def _shop(tmp_path: Path, cron: cron_daemon.Cron) -> Iterator[Callable[[str], Sh
         folder.mkdir()
         folders.append(folder)
         made = Shop(folder, cron)
-        (folder / "relevo.toml").write_text(CONFIGURATION.format(source=made.source))
+        url = stack.enter_context(database())
+        (folder / "relevo.toml").write_text(CONFIGURATION.format(source=made.source, database=url))
         (folder / "shop_listeners.py").write_text(LISTENERS)
         return made
 
-    yield shop
-    for folder in folders:
-        (folder / "go").touch()  # nothing of it outlives the test
+    with ExitStack() as stack:
+        yield shop
+        for folder in folders:
+            (folder / "go").touch()  # nothing of it outlives the test
 
 
 def until(what: Callable[[], bool]) -> None:
