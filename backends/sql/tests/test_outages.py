@@ -28,8 +28,9 @@ Maker = Callable[..., Envelope]
 class _Running:
     """A patient worker in a thread, and what it handled."""
 
-    def __init__(self, transport: SqlTransport):
+    def __init__(self, transport: SqlTransport, *, lease: float):
         self.handled: list[str] = []
+        self.envelopes: list[Envelope] = []
         self._worker = Worker(
             transport=transport,
             handle=self._handle,
@@ -37,6 +38,7 @@ class _Running:
             clock=SystemClock(),
             chance=lambda: 0.0,
             options=RunOptions(),
+            lease=lease,
             patient=True,
         )
         self.errors: list[BaseException] = []
@@ -62,13 +64,14 @@ class _Running:
 
     def _handle(self, delivery: Delivery) -> Outcome:
         assert isinstance(delivery.envelope, Envelope)
+        self.envelopes.append(delivery.envelope)
         self.handled.append(delivery.envelope.id)
         return Ack()
 
 
 @contextmanager
-def _running(transport: SqlTransport) -> Iterator[_Running]:
-    running = _Running(transport)
+def _running(transport: SqlTransport, *, lease: float = 60.0) -> Iterator[_Running]:
+    running = _Running(transport, lease=lease)
     try:
         yield running
     finally:

@@ -1,0 +1,92 @@
+"""What the tests of the databases on a server share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from relevo import Delivery, Envelope
+from relevo_sql import SqlTransport
+
+_DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}
+
+
+@contextmanager
+def an_engine(url: sa.URL | str, **arguments: Any) -> Iterator[sa.Engine]:
+    """Yield an engine as an application has one; if *url* names no driver, it is the one that relevo uses."""
+    parsed = sa.make_url(url)
+    engine = sa.create_engine(
+        parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername)),
+        **arguments,
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def execute(url: sa.URL | str, *statements: str) -> None:
+    """Execute *statements* in one session, each in a transaction of its own."""
+    with an_engine(url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def query(url: sa.URL | str, text: str) -> list[tuple[Any, ...]]:
+    """Return the rows that the query *text* finds."""
+    with an_engine(url) as engine, engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(text)]
+
+
+def scalar(url: sa.URL | str, text: str) -> Any:
+    """Return the first value that the query *text* finds, if any."""
+    rows = query(url, text)
+    return rows[0][0] if rows else None
+
+
+def received(transport: SqlTransport, queue: str = "default", **options: Any) -> list[Delivery]:
+    """Receive what is there."""
+    return list(transport.receive([queue], **({"limit": 100, "lease": 60, "wait": 0} | options)))
+
+
+def ids_of(deliveries: list[Delivery]) -> list[str]:
+    """Return the ids of those that can be read."""
+    return [each.envelope.id for each in deliveries if isinstance(each.envelope, Envelope)]
+
+
+def ids(transport: SqlTransport, queue: str = "default") -> list[str]:
+    """Receive what is there, and return its ids."""
+    return ids_of(received(transport, queue))
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    """Return when *met* returns true."""
+    deadline = time.monotonic() + 60
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def in_a_thread(work: Callable[[], object]) -> Iterator[list[object]]:
+    """Do *work* in a thread during the block; the list that is yielded gets its result, or what it raised."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        thread.join(60)
+        assert not thread.is_alive()
