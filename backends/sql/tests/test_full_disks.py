@@ -1,0 +1,188 @@
+"""A disk that is full: sends are refused with the remedy, and everything goes on when there is space again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import sqlalchemy as sa
+
+import server_starter
+from relevo import Envelope
+from relevo.errors import SendError
+from relevo_sql import SqlTransport
+from small_disk import SmallDisk, small_disk
+
+from .on_server import execute
+from .restarting import Server, restarting
+from .test_outages import _running
+
+Opener = Callable[..., SqlTransport]
+Maker = Callable[..., Envelope]
+
+pytestmark = pytest.mark.slow("starts a server")
+
+SAID = r"cannot grow, since the disk (is|of the server is) full( or a limit is reached)?; free space"
+UNAVAILABLE = 69
+
+
+@attrs.frozen
+class Place:
+    """A database on a small disk."""
+
+    url: str
+    disk: SmallDisk
+    sizes: Sequence[int] = (100_000, 1_000, 10)
+    """
+    How long the bodies are that fill it. MariaDB 11.8 ends itself if it has no space to roll back an INSERT of a value
+    that is longer than a page: "Error (Out of disk space) in rollback".
+    """
+
+
+@contextmanager
+def on_sqlite(folder: Path) -> Iterator[Place]:
+    folder.mkdir()
+    with small_disk(folder, size=2 << 20) as disk:
+        yield Place(f"sqlite:///{folder}/shop.db", disk)
+
+
+@contextmanager
+def on_postgresql(server: Server) -> Iterator[Place]:
+    """Put a database into a tablespace; the write-ahead log is elsewhere, and without it the server would end."""
+    folder = server.data.parent / "small"
+    folder.mkdir()
+    with small_disk(folder, size=32 << 20, owner=server.owner) as disk:
+        (folder / "space").mkdir()
+        os.chown(folder / "space", server.owner.pw_uid, server.owner.pw_gid)
+        execute(
+            server.url,
+            f"CREATE TABLESPACE small LOCATION '{folder}/space'",
+            "CREATE DATABASE small TEMPLATE template0 TABLESPACE small",
+        )
+        yield Place(sa.make_url(server.url).set(database="small").render_as_string(hide_password=False), disk)
+        disk.free()
+        execute(server.url, "DROP DATABASE small WITH (FORCE)", "DROP TABLESPACE small")
+
+
+@contextmanager
+def on_mariadb(server: Server) -> Iterator[Place]:
+    """Put a database, whose tables are files in a folder of its own, on the disk; the logs are elsewhere."""
+    execute(server.url, "CREATE DATABASE small CHARACTER SET utf8mb4")
+    folder = server.data / "small"
+    with small_disk(folder, size=32 << 20, owner=server.owner) as disk:
+        url = sa.make_url(server.url).set(database="small").render_as_string(hide_password=False)
+        yield Place(url, disk, sizes=(1_000, 10))
+        disk.free()
+        execute(server.url, *(f"DROP TABLE small.{path.stem}" for path in folder.glob("*.ibd")))
+
+
+@pytest.fixture(
+    name="place",
+    scope="module",
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+def _place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            made = on_sqlite(tmp_path_factory.mktemp("full") / "disk")
+        else:
+            server = stack.enter_context(restarting(request.param))
+            made = (on_postgresql if request.param == "postgresql" else on_mariadb)(server)
+        try:
+            yield stack.enter_context(made)
+        except server_starter.NotFoundError as error:
+            if server_starter.in_ci() and os.geteuid() == 0:
+                pytest.fail(str(error), pytrace=False)
+            pytest.skip(str(error))
+
+
+def crammed(place: Place, transport: SqlTransport, an_envelope: Maker) -> tuple[list[str], list[SendError]]:
+    """Send until not even a small event is accepted; return the ids of those that were, and the errors."""
+    accepted: list[str] = []
+    errors: list[SendError] = []
+    for size in place.sizes:
+        while True:
+            envelope = an_envelope(len(accepted) + len(errors), body=b"x" * size)
+            try:
+                transport.send([envelope])
+            except SendError as error:
+                errors.append(error)
+                break
+            accepted.append(envelope.id)
+    return accepted, errors
+
+
+def test_a_send_to_a_full_disk_is_refused_and_nothing_that_was_accepted_is_lost(
+    opener: Opener, place: Place, an_envelope: Maker
+) -> None:
+    transport = opener(url=place.url)
+    place.disk.fill()
+    accepted, errors = crammed(place, transport, an_envelope)
+
+    with _running(opener(url=place.url, setup=False)) as running:
+        place.disk.free()
+        transport.send([an_envelope(10**6)])
+        running.wait_until(lambda: "id-1000000" in running.handled)
+
+    assert [error.refused for error in errors] == [(0,)] * len(errors)
+    for error in errors:
+        assert re.search(SAID, str(error))
+    assert sorted(running.handled) == sorted([*accepted, "id-1000000"])
+
+
+def test_a_worker_on_a_full_disk_goes_on_when_there_is_space(
+    opener: Opener, place: Place, an_envelope: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = opener(url=place.url)
+    transport.send([an_envelope(number) for number in range(20)])
+    place.disk.fill()
+    extra, _ = crammed(place, transport, lambda number, **fields: an_envelope(100 + number, **fields))
+
+    with _running(opener(url=place.url, setup=False)) as running:
+        if place.url.startswith("sqlite"):  # the servers have space for this: in free pages, and in their logs
+            running.wait_until(lambda: "cannot grow, since the disk is full" in caplog.text)
+        place.disk.free()
+        running.wait_until(lambda: len(running.handled) == 20 + len(extra))
+
+    assert sorted(running.handled) == sorted([*(f"id-{number}" for number in range(20)), *extra])
+
+
+def test_the_commands_say_that_the_disk_is_full(
+    opener: Opener, place: Place, tmp_path: Path, an_envelope: Maker
+) -> None:
+    (tmp_path / "relevo.toml").write_text(f'source = "shop"\nlisteners = []\ntransports.main = "{place.url}"\n')
+    transport = opener(url=place.url)
+    place.disk.fill()
+    accepted, _ = crammed(place, transport, lambda number, **fields: an_envelope(1000 + number, **fields))
+
+    done = relevo(tmp_path, "dispatch", "image.created", json.dumps({"path": "x" * place.sizes[0]}))
+    if place.url.startswith("sqlite"):
+        drained = relevo(tmp_path, "drain")
+        assert (drained.returncode, "free space" in drained.stderr) == (UNAVAILABLE, True)
+    place.disk.free()
+    again = relevo(tmp_path, "dispatch", "image.created", "{}")
+
+    assert done.returncode == UNAVAILABLE
+    assert "free space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert again.returncode == 0
+    assert transport.stats("default").ready == len(accepted) + 1
+    transport.purge("default")
+
+
+def relevo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RELEVO_")}
+    command = [sys.executable, "-m", "relevo", *words]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
