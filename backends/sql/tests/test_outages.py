@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,3 +186,39 @@ def test_an_error_of_the_disk_says_that_the_disk_is_full_if_it_is(
 
     with failing(transport, "before", "INSERT", error), pytest.raises(TransportError, match=said):
         transport.send([an_envelope(1)])
+
+
+def test_a_worker_waits_for_a_database_that_stays_locked_and_a_dispatch_is_told(
+    opener: Opener, path: Path, an_envelope: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = r"shop\.db is locked by another writer for longer than 0\.1 s; look for a transaction that is left open"
+    sender = opener(busy_timeout=0.1)
+    sender.send([an_envelope(1)])
+    with ExitStack() as writer:
+        writer.enter_context(a_writer(path))
+        with _running(opener(busy_timeout=0.1, setup=False)) as running:
+            running.wait_until(lambda: re.search(f"{said}; waiting until it is back", caplog.text) is not None)
+            with pytest.raises(TransportUnavailableError, match=said):
+                sender.send([an_envelope(2)])
+            nothing = list(running.handled)
+            writer.close()
+            running.wait_until(lambda: running.handled == ["id-1"])
+
+    assert nothing == []
+
+
+@pytest.mark.parametrize("words", [("drain",), ("dispatch", "image.created", "{}")])
+def test_a_command_on_a_database_that_stays_locked_ends_with_the_remedy(
+    opener: Opener, path: Path, an_envelope: Maker, words: tuple[str, ...]
+) -> None:
+    opener().send([an_envelope(1)])
+    main = f'{{ url = "sqlite:///{path}", busy_timeout = 0.1 }}'
+    (path.parent / "relevo.toml").write_text(f'source = "shop"\nlisteners = []\ntransports.main = {main}\n')
+
+    with a_writer(path):
+        command = [sys.executable, "-m", "relevo", *words]
+        done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 69
+    assert "is locked by another writer for longer than 0.1 s" in done.stderr
+    assert "Traceback" not in done.stderr

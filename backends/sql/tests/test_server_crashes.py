@@ -183,6 +183,24 @@ def test_a_session_that_the_crash_ended_commits_nothing_and_the_next_one_works(
     assert app.transport().stats("default").ready == 1
 
 
+def test_a_dispatch_in_a_session_says_that_the_server_is_away(opener: Opener, server: Server, private: str) -> None:
+    app = App(transports={"main": opener(url=private)}, routes={"*": "main"})
+    with an_engine(private) as engine:
+        with Session(engine) as session:  # the session's database is known from here on
+            app.dispatch(Event("image.created"), session=session)
+            session.commit()
+        engine.dispose()
+        server.kill()
+        with (
+            Session(engine) as session,
+            pytest.raises(TransportUnavailableError, match="the session's database cannot be reached, or ended the"),
+        ):
+            app.dispatch(Event("image.created"), session=session)
+        server.start()
+
+    assert app.transport().stats("default").ready == 1
+
+
 def test_a_worker_waits_for_a_server_that_is_away_when_it_starts(
     opener: Opener, server: Server, private: str, an_envelope: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,6 +77,20 @@ class JoinedSessions(ForkAware):
         self.fit(found, create=create)
         return lambda make: self._write_at_once(found, make, create=create)
 
+    def connection(self, session: Session) -> sa.Connection:
+        """
+        Return the connection of *session*, which may open it.
+
+        Raises:
+            TransportUnavailableError: It cannot be opened, or the pool of the session's engine has none left.
+        """
+        try:
+            return session.connection(bind_arguments={"clause": event})
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            database = self._database
+            found = relevo_error(database.dialect, error, database.name, "the session's database")
+            raise found from getattr(error, "orig", None) or error
+
     def wake(self) -> None:
         """Wake a blocked receive, since events were committed."""
         self._wake()
@@ -235,7 +249,7 @@ class _JoinedSession(JoinedSession[Sent]):
             if dialect.is_async and not in_greenlet():
                 self._unchecked = True  # its connection is available only inside an await: at its commit
                 return
-            connection = session.connection(bind_arguments={"clause": event})
+            connection = self._joined.connection(session)
             if connection is not self._connection:
                 self._lacking = self._joined.fit(connection, create=self._creating)
                 self._watch(session, connection, is_lent=isinstance(bind, sa.Connection))
@@ -283,7 +297,7 @@ class _JoinedSession(JoinedSession[Sent]):
 
     def committing(self, session: Session) -> None:
         if self.entries:
-            self._write(session.connection(bind_arguments={"clause": event}))
+            self._write(self._joined.connection(session))
 
     def _last_moment(self, connection: sa.Connection, _xid: object = None) -> None:
         """Write what was enlisted after the session's commit event, or in a commit without that event."""
