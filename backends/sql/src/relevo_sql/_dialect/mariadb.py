@@ -16,7 +16,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Stored, Trouble, filled
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
-from relevo_sql._dialect.server import ServerLocation, number_of
+from relevo_sql._dialect.server import ServerLocation, number_of, trouble_before_the_driver
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
 
 _FOUND_ROWS = 2
@@ -309,7 +309,7 @@ class MariadbDialect(Dialect):
 
     def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         if not isinstance(error, sa.exc.DBAPIError):
-            return Trouble.OTHER
+            return trouble_before_the_driver(error)
         code = _code(error.orig)
         if code == _GONE and _size(error.params) > _LARGE:
             return Trouble.TOO_BIG  # the server does not read the rest of a statement that is too long

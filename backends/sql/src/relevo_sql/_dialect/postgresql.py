@@ -19,7 +19,7 @@ from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble, filled
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import insert_events
-from relevo_sql._dialect.server import ServerLocation, number_of
+from relevo_sql._dialect.server import ServerLocation, number_of, trouble_before_the_driver
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, metadata, where_of
 
@@ -214,9 +214,7 @@ class PostgresqlDialect(Dialect):
 
     def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         if not isinstance(error, sa.exc.DBAPIError):
-            # A call inside a transaction may have found that the connection of both is lost.
-            closed = (sa.exc.ResourceClosedError, sa.exc.PendingRollbackError)
-            return Trouble.LOST if isinstance(error, closed) else Trouble.OTHER
+            return trouble_before_the_driver(error)
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""  # psycopg2's name
         known = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
         if known is not None:

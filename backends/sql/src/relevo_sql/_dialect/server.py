@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import sqlalchemy as sa
 
-from relevo_sql._dialect.dialect import Line, Location
+from relevo_sql._dialect.dialect import Line, Location, Trouble
 
 
 class ServerLocation(Location):
@@ -38,6 +38,13 @@ class ServerLocation(Location):
 
     def holds(self, home: Hashable) -> bool:
         return home == self._home
+
+
+def trouble_before_the_driver(error: sa.exc.SQLAlchemyError) -> Trouble:
+    """Return what *error* means, which SQLAlchemy raised without asking the driver."""
+    # A call inside a transaction may have found that the connection of both is lost.
+    closed = (sa.exc.ResourceClosedError, sa.exc.PendingRollbackError)
+    return Trouble.LOST if isinstance(error, closed) else Trouble.OTHER
 
 
 def number_of(line: Line) -> int:
