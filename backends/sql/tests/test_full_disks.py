@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from relevo.errors import SendError
 from relevo_sql import SqlTransport
 from small_disk import SmallDisk, small_disk
 
+from .command import UNAVAILABLE, configure, relevo
 from .on_server import execute
 from .restarting import Server, restarting
 from .test_outages import _running
@@ -31,7 +30,6 @@ Maker = Callable[..., Envelope]
 pytestmark = pytest.mark.slow("starts a server")
 
 SAID = r"cannot grow, since the disk (is|of the server is) full( or a limit is reached)?; free space"
-UNAVAILABLE = 69
 
 
 @attrs.frozen
@@ -162,7 +160,7 @@ def test_a_worker_on_a_full_disk_goes_on_when_there_is_space(
 def test_the_commands_say_that_the_disk_is_full(
     opener: Opener, place: Place, tmp_path: Path, an_envelope: Maker
 ) -> None:
-    (tmp_path / "relevo.toml").write_text(f'source = "shop"\nlisteners = []\ntransports.main = "{place.url}"\n')
+    configure(tmp_path, f'"{place.url}"')
     transport = opener(url=place.url)
     place.disk.fill()
     accepted, _ = crammed(place, transport, lambda number, **fields: an_envelope(1000 + number, **fields))
@@ -180,9 +178,3 @@ def test_the_commands_say_that_the_disk_is_full(
     assert again.returncode == 0
     assert transport.stats("default").ready == len(accepted) + 1
     transport.purge("default")
-
-
-def relevo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RELEVO_")}
-    command = [sys.executable, "-m", "relevo", *words]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)

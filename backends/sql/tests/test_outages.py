@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from relevo import Ack, Delivery, Envelope, Outcome, RunOptions, SystemClock, Wo
 from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
+from .command import UNAVAILABLE, configure, relevo
 from .test_errors import a_writer, failing
 
 Opener = Callable[..., SqlTransport]
@@ -212,13 +211,11 @@ def test_a_command_on_a_database_that_stays_locked_ends_with_the_remedy(
     opener: Opener, path: Path, an_envelope: Maker, words: tuple[str, ...]
 ) -> None:
     opener().send([an_envelope(1)])
-    main = f'{{ url = "sqlite:///{path}", busy_timeout = 0.1 }}'
-    (path.parent / "relevo.toml").write_text(f'source = "shop"\nlisteners = []\ntransports.main = {main}\n')
+    configure(path.parent, f'{{ url = "sqlite:///{path}", busy_timeout = 0.1 }}')
 
     with a_writer(path):
-        command = [sys.executable, "-m", "relevo", *words]
-        done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False, timeout=60)
+        done = relevo(path.parent, *words)
 
-    assert done.returncode == 69
+    assert done.returncode == UNAVAILABLE
     assert "is locked by another writer for longer than 0.1 s" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from relevo.errors import SendError, TransportUnavailableError
 from relevo_sql import SqlTransport
 from server_process import free_ports
 
+from .command import UNAVAILABLE, configure, relevo
 from .on_server import an_engine, execute, scalar
 from .restarting import Server, a_database, restarting
 from .test_outages import _running
@@ -30,7 +29,6 @@ Maker = Callable[..., Envelope]
 pytestmark = pytest.mark.slow("starts a server or two")
 
 SAID = "takes no writes: it is a replica, or .*; name the primary server"
-UNAVAILABLE = 69
 
 
 @attrs.frozen
@@ -133,11 +131,9 @@ def test_a_replica_in_the_place_of_the_primary_is_named_with_the_remedy(
 
 @pytest.mark.parametrize("words", [("drain",), ("dispatch", "image.created", "{}")])
 def test_a_command_on_a_replica_ends_with_the_remedy(replica: Replica, tmp_path: Path, words: tuple[str, ...]) -> None:
-    (tmp_path / "relevo.toml").write_text(f'source = "shop"\nlisteners = []\ntransports.main = "{replica.url}"\n')
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RELEVO_")}
+    configure(tmp_path, f'"{replica.url}"')
 
-    command = [sys.executable, "-m", "relevo", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    done = relevo(tmp_path, *words)
 
     assert done.returncode == UNAVAILABLE
     assert "takes no writes" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 import pytest
@@ -15,6 +16,7 @@ from relevo import Ack, App, Envelope, Event
 from relevo.errors import SendError, TransportError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
+from .command import UNAVAILABLE, configure, relevo
 from .on_server import an_engine, execute, ids, in_a_thread, query
 from .restarting import Server, a_database, restarting
 from .test_outages import _Running, _running
@@ -211,3 +213,23 @@ def test_a_worker_waits_for_a_server_that_is_away_when_it_starts(
         server.start()
 
         running.wait_until(lambda: running.handled == ["id-1"])
+
+
+@pytest.mark.parametrize(
+    "words", [("drain",), ("dispatch", "image.created", "{}"), ("worker", "--fail-fast"), ("status",)]
+)
+def test_a_command_says_that_the_server_is_away_and_works_when_it_is_back(
+    opener: Opener, server: Server, private: str, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    opener(url=private).close()
+    configure(tmp_path, f'"{private}"')
+
+    server.kill()
+    away = relevo(tmp_path, *words)
+    server.start()
+    back = relevo(tmp_path, *words) if "worker" not in words else relevo(tmp_path, *words, "--max-time", "1s")
+
+    assert away.returncode == UNAVAILABLE
+    assert "cannot be reached, or ended the connection" in away.stderr
+    assert "Traceback" not in away.stderr
+    assert (back.returncode, back.stderr) == (0, "")
