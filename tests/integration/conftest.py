@@ -71,13 +71,18 @@ def _forget() -> Callable[[relevo.App], None]:
 
 
 # What is killed is the same on every Python; the servers are not.
-SERVERS = [pytest.param(name, marks=pytest.mark.slow("about a server, not Python")) for name in ("amqp", "redis")]
+SERVERS = [
+    pytest.param(name, marks=[pytest.mark.slow("about a server, not Python"), getattr(pytest.mark, name)])
+    for name in ("amqp", "redis", "postgresql", "mariadb")
+]
 
 
 @pytest.fixture(name="stage", params=["sqlite", *SERVERS])
 def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     if request.param == "sqlite":
         main = '"sqlite:///crash.db"'
+    elif request.param in ("postgresql", "mariadb"):
+        main = f'"{request.getfixturevalue(f"{request.param}_database")}"'
     elif request.param == "redis":
         main = f'{{ url = "{request.getfixturevalue("redis_url")}", prefix = "crash-{uuid.uuid4().hex[:8]}" }}'
     else:
