@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
-from relevo_sql._dialect import Dialect, Trouble
+from relevo_sql._dialect import Dialect, Trouble, beside
 from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error
 from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
@@ -96,7 +96,9 @@ class Database(ForkAware):
 
     def twin(self) -> Database:
         """Return another connection to the same database, which can be used at the same time."""
-        return Database(self.engine, self.dialect, name=self.name, own=self._own, patience=self._patience)
+        # The pool of an application's engine may be limited to one connection; relevo's own engine has none.
+        engine = self.engine if self._own else beside(self.engine)
+        return Database(engine, self.dialect, name=self.name, own=self._own, patience=self._patience)
 
     # --- reads and writes ---------------------------------------------------------------------------
 
