@@ -192,6 +192,55 @@ def test_setup_says_what_it_creates_and_then_nothing(shop: Shop) -> None:
     assert again.stdout == "nothing is missing\n"
 
 
+def test_the_sql_of_a_setup_is_printed_once_for_each_database_and_creates_nothing(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        """
+        source = "shop"
+        app = "shop:app"
+        [transports]
+        main = "sqlite:///shop.db"
+        other = { url = "memory://", outbox = "sqlite:///shop.db" }
+        third = "sqlite:///third.db"
+        [routes]
+        "*" = ["main", "other", "third"]
+        """,
+    )
+
+    printed = shop.run("setup --print")
+    third = shop.run("setup --print -t third")
+    outbox = shop.run("setup --print -t other")
+
+    heads = [line.rpartition("/")[2] for line in printed.stdout.splitlines() if line.startswith("--")]
+    assert (printed.returncode, heads) == (0, ["shop.db", "third.db"])
+    assert printed.stderr == (
+        'relevo: the transport "other" has no SQL to print; relevo setup --plan shows what it lacks\n'
+    )
+    assert (third.stdout.count("CREATE TABLE relevo_event"), third.stderr) == (1, "")
+    assert "shop.db" in outbox.stdout
+    assert not list(shop.folder.glob("*.db"))
+
+
+@pytest.mark.parametrize("other", ["--plan", "--check", "--json"])
+def test_printing_the_sql_of_a_setup_is_not_combined(shop: Shop, other: str) -> None:
+    done = shop.run(f"setup --print {other}")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "omit --plan, --check and --json" in done.stderr
+
+
+def test_one_transport_is_set_up_by_its_name(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("[routes]", 'other = "sqlite:///other.db"\n[routes]'))
+
+    done = shop.run("setup -t main")
+    left = shop.run("setup --check")
+    wrong = shop.run("setup --check -t mian")
+
+    assert (done.returncode, shop.folder.joinpath("other.db").exists()) == (0, False)
+    assert (left.returncode, "table relevo_event" in left.stdout) == (78, True)
+    assert (wrong.returncode, 'did you mean "main"' in wrong.stderr) == (78, True)
+
+
 def test_the_configuration_can_stand_elsewhere_and_the_options_on_either_side(shop: Shop, tmp_path: Path) -> None:
     elsewhere = attrs.evolve(shop, folder=tmp_path / "elsewhere")
     elsewhere.folder.mkdir()

@@ -13,7 +13,6 @@ from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dialect import Stored
 from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta
-from relevo_sql._statement import statements_for
 
 _Thing = sa.Table | sa.Index | str
 """A table, one of its indexes, or a key of ``relevo_meta``."""
@@ -62,6 +61,33 @@ def create_within(database: Database, connection: sa.Connection) -> None:
     """
     database.dialect.begin_to_create(connection)
     _create(database, connection)
+
+
+def script_for(database: Database) -> str:
+    """Return the SQL that creates everything in an empty database like *database*, without connecting to it."""
+    dialect = database.dialect
+    compiler = dialect.compiler
+    place = "".join(each if each.isprintable() else "?" for each in database.place)
+    # The database makes its id, since a script is run in several.
+    statements = [_statement(thing, new_id=dialect.random_id) for thing in _everything(database)]
+    texts = [str(each.compile(dialect=compiler)).strip() for each in statements]
+    if dialect.creates_in_transaction:
+        texts = ["BEGIN", *texts, "COMMIT"]
+    if compiler.paramstyle == "format":  # it doubles them, since the driver would look for parameters
+        texts = [text.replace("%%", "%") for text in texts]
+    lines = [f"-- relevo's tables, version {SCHEMA}, for {place}", *(f"{text};" for text in texts)]
+    return "\n".join(line.rstrip() for text in lines for line in text.splitlines()) + "\n"
+
+
+def _statement(thing: _Thing, *, new_id: str) -> sa.ClauseElement:
+    """Return what creates *thing*; *new_id* is an expression for the id of the database."""
+    if isinstance(thing, sa.Table):
+        return CreateTable(thing)
+    if isinstance(thing, sa.Index):
+        return CreateIndex(thing)
+    value = f"'{SCHEMA}'" if thing == SCHEMA_KEY else new_id
+    row: dict[str, sa.ColumnClause[Any]] = {"key": sa.literal_column(f"'{thing}'"), "value": sa.literal_column(value)}
+    return sa.insert(meta).values(row).inline()
 
 
 def _everything(database: Database) -> list[_Thing]:
@@ -163,13 +189,9 @@ def _create_alone(database: Database, connection: sa.Connection) -> list[_Thing]
 def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     missing = _missing(database, connection)
     for thing in missing:
-        if isinstance(thing, str):
-            value = str(SCHEMA) if thing == SCHEMA_KEY else uuid.uuid4().hex
-            statements_for(database.dialect, connection).say.run(connection, key=thing, value=value)
-        else:
-            creation = CreateTable(thing) if isinstance(thing, sa.Table) else CreateIndex(thing)
-            # As text: the connection may be the application's and have a schema translation map.
-            connection.exec_driver_sql(str(creation.compile(dialect=database.dialect.compiler)))
+        # As text: the connection may be the application's and have a schema translation map.
+        creation = _statement(thing, new_id=f"'{uuid.uuid4().hex}'").compile(dialect=database.dialect.compiler)
+        connection.exec_driver_sql(str(creation))
     return missing
 
 

@@ -229,7 +229,6 @@ class Statements:
         self._burying(prepared, dialect)
         self._looking(prepared, dialect)
         self.meta = prepared(sa.select(meta.c.key, meta.c.value))
-        self.say = prepared(sa.insert(meta).values(key=_bind("key"), value=_bind("value")))
         self._meeting(prepared, dialect)
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:

@@ -27,7 +27,7 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.backend import FileStore, ForkLock, ParallelSettlement, SessionSetup, notice_fork
+from relevo.backend import FileStore, ForkLock, ParallelSettlement, SessionSetup, SetupScript, notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
@@ -39,7 +39,7 @@ from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
-from relevo_sql._setup import set_up
+from relevo_sql._setup import script_for, set_up
 from relevo_sql._shared import SharedCommits
 from relevo_sql._stats import Counter
 from relevo_sql._witness import Witness
@@ -53,7 +53,7 @@ _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
 
 
-class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSettlement):
+class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSettlement, SetupScript):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -194,6 +194,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             # A setup during an import leaves no connection open, in whatever way the process is forked later.
             for database in self._databases:
                 database.rest()
+
+    def setup_script(self, queues: Sequence[str]) -> str:
+        return script_for(self._database)
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         self._require_open()

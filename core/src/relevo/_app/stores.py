@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cache, partial
 from typing import Any
@@ -86,14 +86,12 @@ class Stores:
         Returns:
             A description of each thing that was, or would be, created, and the errors.
         """
-        created: list[str] = []
-        steps: list[Callable[[], None]] = []
+        stores: list[tuple[Transport, Sequence[str]]] = []
         for name, transport in self._parts.transports.items():
-            steps.append(partial(_create, created, transport, self._parts.queues(name), dry_run=dry_run))
+            stores.append((transport, self._parts.queues(name)))
             if name in self._parts.outboxes:
-                outbox = self._parts.outboxes[name]
-                steps.append(partial(_create, created, outbox, [outbox_queue(name)], dry_run=dry_run))
-        return created, try_each(*steps)
+                stores.append((self._parts.outboxes[name], [outbox_queue(name)]))
+        return set_up_each(stores, dry_run=dry_run)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
         """Create what is missing, or only check for it, once."""
@@ -109,8 +107,26 @@ class Stores:
         return transport
 
 
-def _create(created: list[str], transport: Transport, queues: Sequence[str], *, dry_run: bool) -> None:
-    created += transport.setup(queues, dry_run=dry_run)
+def set_up_each(
+    stores: Iterable[tuple[Transport, Sequence[str]]], *, dry_run: bool
+) -> tuple[list[str], list[RelevoError]]:
+    """
+    Create what is missing on each of *stores*, also if some fail.
+
+    Args:
+        stores: Transports, each with its queues.
+
+        dry_run: Only report.
+
+    Returns:
+        A description of each thing that was, or would be, created, and the errors.
+    """
+    created: list[str] = []
+
+    def create(transport: Transport, queues: Sequence[str]) -> None:
+        created.extend(transport.setup(queues, dry_run=dry_run))
+
+    return created, try_each(*(partial(create, *store) for store in stores))
 
 
 def try_each(*steps: Callable[[], object]) -> list[RelevoError]:

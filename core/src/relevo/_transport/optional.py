@@ -76,3 +76,22 @@ class FileStore(ABC):
     @abstractmethod
     def folder(self) -> Path | None:
         """The folder of the files, if it is known; the locks of their users are stored there too."""
+
+
+class SetupScript(ABC):
+    """A transport whose setup can be written down, for an administrator to read and run."""
+
+    @abstractmethod
+    def setup_script(self, queues: Sequence[str]) -> str:
+        """
+        Return a script that creates everything that *queues* need in an empty store, without I/O.
+
+        ``relevo setup --print`` prints it. The same store and queues give the same text, so that a store with two names
+        is printed once. It contains no secret.
+
+        Args:
+            queues: The queues that ``setup`` would be called with.
+
+        Returns:
+            Whole lines. They say in a comment what they are to be run in.
+        """

@@ -4,30 +4,58 @@ from __future__ import annotations
 
 import click
 
-from relevo._app.app import App, parts_of
-from relevo._app.stores import Stores, raise_together
+from relevo._app.app import App
+from relevo._app.stores import raise_together, set_up_each
+from relevo._transport.optional import SetupScript
 from relevo.cli._main import EXIT_CONFIGURATION
-from relevo.cli._option import json_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._option import json_option, transport_option, with_app_and_document
+from relevo.cli._output import show_document, show_json, visible
+from relevo.cli._place import Place, places
 
 
 @click.command()
+@click.option(
+    "--print", "prints", is_flag=True, help="Print the SQL that creates everything, without connecting to a database."
+)
 @click.option("--plan", is_flag=True, help="Only show what would be created.")
 @click.option("--check", is_flag=True, help="Like --plan, and exit with 78 if something is missing.")
+@transport_option
 @json_option
-@with_app
-def setup(*, app: App, plan: bool, check: bool, as_json: bool) -> int:
+@with_app_and_document(lambda arguments: bool(arguments.get("prints") or arguments.get("as_json")))
+def setup(*, app: App, prints: bool, plan: bool, check: bool, transport: str | None, as_json: bool) -> int:
     """
     Create missing tables and queues; never alter existing ones.
 
-    If a server is down, the others are set up nevertheless.
+    If a server is down, the others are set up nevertheless. A transport is set up with its outbox.
+
+    With --print, an administrator can create the tables: relevo setup --print | psql shop. If the application uses
+    several databases, comments say which statements are for which; choose one with -t.
 
     Example: relevo setup --plan
     """
-    created, errors = Stores(parts_of(app)).set_up_all(dry_run=plan or check)
+    if prints and (plan or check or as_json):
+        raise click.UsageError("--print prints SQL; omit --plan, --check and --json")
+    chosen = places(app, transport)
+    if prints:
+        return _print(chosen)
+    created, errors = set_up_each([(place.store, place.queues) for place in chosen], dry_run=plan or check)
     if as_json:
         show_json(created)
     else:
         click.echo("\n".join(created) if created else "nothing else is missing" if errors else "nothing is missing")
     raise_together(errors)
     return EXIT_CONFIGURATION if check and created else 0
+
+
+def _print(chosen: list[Place]) -> int:
+    scripts: dict[str, None] = {}  # in order; an outbox is often in the database of a transport
+    for place in chosen:
+        if isinstance(place.store, SetupScript):
+            scripts[place.store.setup_script(place.queues)] = None
+        else:
+            name = visible(place.store.name, lines=False)
+            click.echo(
+                f'relevo: the transport "{name}" has no SQL to print; relevo setup --plan shows what it lacks', err=True
+            )
+    show_document("\n".join(scripts))
+    return 0

@@ -200,6 +200,12 @@ class Dialect(ABC):
     waits_to_commit: ClassVar[bool] = False
     """Whether a commit that failed for another writer's lock can be tried again."""
 
+    creates_in_transaction: ClassVar[bool] = True
+    """Whether a rollback removes tables that were created in the transaction."""
+
+    random_id: ClassVar[str]
+    """An expression that makes a new id at each execution: 32 hexadecimal digits."""
+
     commits_alone: ClassVar[int] = 0
     """
     The number of new events that one statement can insert outside a transaction.

@@ -65,6 +65,13 @@ MARIADB = ServerKind(
 )
 MYSQL = ServerKind("MySQL", (8, 0, 19), "utf8mb4_0900_bin")
 
+_EITHER = ServerKind("MariaDB or MySQL", (), f"/*M!100600 {MARIADB.collation} */ /*!80019 {MYSQL.collation} */")
+"""
+A server that was not reached yet, for a script: each of the two ignores the comments of the other.
+
+https://mariadb.com/kb/en/comment-syntax/
+"""
+
 
 def kind_of(version: str) -> ServerKind:
     """
@@ -106,6 +113,8 @@ class MariadbDialect(Dialect):
     """
 
     name = "mariadb"
+    creates_in_transaction = False
+    random_id = "REPLACE(UUID(), '-', '')"
     stray = f"relevo_event.{STRAY_QUEUE} IS NOT NULL"
     stray_queue = f"relevo_event.{STRAY_QUEUE}"
     stray_index = STRAYS
@@ -113,7 +122,7 @@ class MariadbDialect(Dialect):
     def __init__(self) -> None:
         self.compiler = MySQLDialect_pymysql(paramstyle="format")
         self._marked = MySQLDialect_pymysql(paramstyle="qmark")
-        self._kind = MARIADB
+        self._kind = _EITHER
 
     def serves(self, name: str) -> bool:
         return name in ("mariadb", "mysql")

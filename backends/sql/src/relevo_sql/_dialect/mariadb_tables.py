@@ -44,6 +44,7 @@ def tables_with(collation: str) -> sa.MetaData:
     options: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": collation}
     for table in metadata.sorted_tables:
         checks = [each for each in table.constraints if isinstance(each, sa.CheckConstraint)]
+        checks.sort(key=lambda each: str(each.name))  # table.constraints is a set
         sa.Table(
             table.name,
             made,

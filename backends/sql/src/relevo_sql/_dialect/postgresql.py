@@ -43,6 +43,7 @@ class PostgresqlDialect(Dialect):
 
     name = "postgresql"
     commits_alone = sys.maxsize
+    random_id = "replace(gen_random_uuid()::text, '-', '')"
     stray, stray_index = STRAY, STRAYS
 
     def __init__(self) -> None:

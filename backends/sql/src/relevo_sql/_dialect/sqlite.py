@@ -115,6 +115,7 @@ class SqliteDialect(Dialect):
     waits_to_commit = True  # with a rollback journal a reader can block the commit
     turns_at_send = True
     before_all = float("-inf")
+    random_id = "lower(hex(randomblob(16)))"
     stray, stray_index = SQLITE_STRAY, BY_STRAY
     stray_queue = SQLITE_STRAY_QUEUE
 

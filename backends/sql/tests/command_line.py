@@ -1,0 +1,59 @@
+"""The command line, and drivers that run a whole script: what the tests of the setup share."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pymysql  # type: ignore[import-untyped]  # it has no types
+import sqlalchemy as sa
+
+_SEVERAL = 1 << 16
+"""The flag of a MySQL connection that runs several statements at once."""
+
+SHARED = 'source = "shop"\n[transports]\nmain = { url = "$URL", $OPTIONS }\n'
+
+
+def configure(folder: Path, url: str, options: str = "") -> None:
+    """Write a configuration into *folder* whose transport "main" has *url*."""
+    text = SHARED.replace("$URL", url).replace(", $OPTIONS", f", {options}" if options else "")
+    folder.joinpath("relevo.toml").write_text(text)
+
+
+def relevo(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run *command* in *folder*."""
+    return subprocess.run(
+        [sys.executable, "-m", "relevo", *command],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RELEVO_")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def run_script(url: str, script: str) -> None:
+    """Run the statements of *script* as an administrator's program does, without relevo and SQLAlchemy."""
+    parsed = sa.make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            with closing(sqlite3.connect(str(parsed.database))) as file:
+                file.executescript(script)
+        case "postgresql":
+            plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+            with psycopg.connect(plain, autocommit=True) as connection:
+                connection.execute(script.encode())
+        case _:
+            arguments = parsed.translate_connect_args(username="user")
+            with closing(pymysql.connect(**arguments, client_flag=_SEVERAL)) as driver:
+                cursor = driver.cursor()
+                cursor.execute(script)
+                while cursor.nextset():
+                    pass
+                driver.commit()
