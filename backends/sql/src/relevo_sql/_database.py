@@ -197,7 +197,8 @@ class Database(ForkAware):
         Raises:
             ConfigurationError: Its tables were created by another version of relevo, or are incomplete.
         """
-        found: dict[str, object] = dict(self.statements.meta.run(connection).all())  # type: ignore[arg-type]  # a row of two is a pair
+        statements = statements_for(self.dialect, connection)
+        found: dict[str, object] = dict(statements.meta.run(connection).all())  # type: ignore[arg-type]  # a row of two is a pair
         self.check_version(str(found.get(SCHEMA_KEY, "")))
         if DATABASE_KEY not in found:
             raise self._unfit("")

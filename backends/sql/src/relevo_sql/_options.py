@@ -58,6 +58,13 @@ class SqlOptions:
     It needs one more connection for each process that waits, and the server itself: PgBouncer passes on none.
     """
 
+    schema: str | None = None
+    """
+    The schema of relevo's tables on PostgreSQL; by default the first one of the ``search_path`` that exists.
+
+    Setup creates it. Sessions of the application need not have it in their ``search_path``.
+    """
+
 
 def engine_for(options: SqlOptions) -> sa.Engine:
     """

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
 
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dialect import Stored
 from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta
+from relevo_sql._statement import statements_for
 
-_Thing = sa.Table | sa.Index | str
-"""A table, one of its indexes, or a key of ``relevo_meta``."""
+_Thing = CreateSchema | sa.Table | sa.Index | str
+"""What creates the schema, a table, one of its indexes, or a key of ``relevo_meta``."""
 
 
 def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
@@ -81,6 +82,8 @@ def script_for(database: Database) -> str:
 
 def _statement(thing: _Thing, *, new_id: str) -> sa.ClauseElement:
     """Return what creates *thing*; *new_id* is an expression for the id of the database."""
+    if isinstance(thing, CreateSchema):
+        return thing
     if isinstance(thing, sa.Table):
         return CreateTable(thing)
     if isinstance(thing, sa.Index):
@@ -93,6 +96,8 @@ def _statement(thing: _Thing, *, new_id: str) -> sa.ClauseElement:
 def _everything(database: Database) -> list[_Thing]:
     """Return everything that *database* needs, in the order in which it can be created."""
     found: list[_Thing] = []
+    if database.dialect.schema:
+        found.append(CreateSchema(database.dialect.schema, if_not_exists=True))
     for table in database.dialect.metadata.sorted_tables:
         found.append(table)
         fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
@@ -108,7 +113,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
         if table.name in there:
             _require_table(database, table, kind=catalog[table.name].kind)
     if meta.name in there:  # first, since the tables of a newer schema may differ in any way
-        rows: Sequence[Any] = database.statements.meta.run(connection).all()
+        rows: Sequence[Any] = statements_for(database.dialect, connection).meta.run(connection).all()
         found = {str(key): str(value) for key, value in rows}
         there |= found.keys()
         if SCHEMA_KEY in found:
@@ -120,7 +125,8 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
             _require_constraints(database, table, catalog)
     if event.name in there and BY_IDENTITY.name not in there:
         _require_one_each(database, connection)
-    return [thing for thing in _everything(database) if _name(thing) not in there]
+    has_schema = not database.dialect.lacks_schema(connection)
+    return [thing for thing in _everything(database) if not _is_there(thing, there, has_schema=has_schema)]
 
 
 def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
@@ -153,7 +159,7 @@ def _require_one_each(database: Database, connection: sa.Connection) -> None:
     same = [event.c[name] for name in IDENTITY]
     twice = sa.select(event.c.event_id, sa.func.count()).where(*(each.is_not(None) for each in same))
     twice = twice.group_by(*same).having(sa.func.count() > sa.literal_column("1"))
-    found = connection.exec_driver_sql(str(twice.compile(dialect=database.dialect.compiler))).first()
+    found = connection.exec_driver_sql(str(twice.compile(dialect=database.dialect.compiler_for(connection)))).first()
     if found is not None:
         event_id, number = found
         raise ConfigurationError(
@@ -187,19 +193,23 @@ def _create_alone(database: Database, connection: sa.Connection) -> list[_Thing]
 
 
 def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
-    missing = _missing(database, connection)
+    missing, compiler = _missing(database, connection), database.dialect.compiler_for(connection)
     for thing in missing:
         # As text: the connection may be the application's and have a schema translation map.
-        creation = _statement(thing, new_id=f"'{uuid.uuid4().hex}'").compile(dialect=database.dialect.compiler)
-        connection.exec_driver_sql(str(creation))
+        creation = _statement(thing, new_id=f"'{uuid.uuid4().hex}'")
+        connection.exec_driver_sql(str(creation.compile(dialect=compiler)))
     return missing
 
 
-def _name(thing: _Thing) -> str:
-    return thing if isinstance(thing, str) else str(thing.name)
+def _is_there(thing: _Thing, there: Collection[str], *, has_schema: bool) -> bool:
+    if isinstance(thing, CreateSchema):
+        return has_schema
+    return (thing if isinstance(thing, str) else str(thing.name)) in there
 
 
 def _description(thing: _Thing) -> str:
+    if isinstance(thing, CreateSchema):
+        return f'schema "{thing.element}"'
     if isinstance(thing, sa.Table):
         return f"table {thing.name}"
     if isinstance(thing, sa.Index):

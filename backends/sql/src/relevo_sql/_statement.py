@@ -200,13 +200,13 @@ def statements_for(dialect: Dialect, connection: sa.Connection | None = None) ->
         connection: The connection to run them on, if it may be of another driver than the transport's own.
     """
     compiler = dialect.compiler if connection is None else dialect.compiler_for(connection)
-    key = dialect.name, compiler.paramstyle
+    key = dialect.name, compiler.paramstyle, dialect.schema
     if key not in _compiled:
         _compiled[key] = Statements(dialect, compiler)
     return _compiled[key]
 
 
-_compiled: dict[tuple[str, str], Statements] = {}
+_compiled: dict[tuple[str, str, str], Statements] = {}
 
 
 class Statements:

@@ -81,8 +81,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
         notify: Whether a ``receive`` that waits listens for notifications, where the database has them.
 
+        schema: The schema of relevo's tables on PostgreSQL; by default the first one of the ``search_path`` that
+            exists. Setup creates it.
+
     Raises:
-        ConfigurationError: The database is not supported.
+        ConfigurationError: The database is not supported, or has no schemas and *schema* is given.
     """
 
     capabilities = Capabilities(
@@ -118,8 +121,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         busy_timeout: float = 30.0,
         poll: float = 0.1,
         notify: bool = True,
+        schema: str | None = None,
     ):
-        dialect = dialect_of(engine)  # before a copy is made, which not every engine can be
+        dialect = dialect_of(engine, schema=schema)  # before a copy is made, which not every engine can be
         self._begin(
             Database(beside(engine), dialect, name=name, own=False, patience=busy_timeout),
             clock,
@@ -154,7 +158,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
         engine = engine_for(options)
         self = cls.__new__(cls)
-        database = Database(engine, dialect_of(engine), name=name, own=True, patience=options.busy_timeout)
+        dialect = dialect_of(engine, schema=options.schema)
+        database = Database(engine, dialect, name=name, own=True, patience=options.busy_timeout)
         self._begin(database, clock, options.poll, notify=options.notify)
         return self
 

@@ -21,19 +21,27 @@ __all__ = [
 ]
 
 
-def dialect_of(engine: sa.Engine) -> Dialect:
+def dialect_of(engine: sa.Engine, *, schema: str | None = None) -> Dialect:
     """
     Return the dialect of the database behind *engine*.
 
+    Args:
+        engine: The engine of the database.
+
+        schema: The schema of relevo's tables, if it is to be another than the one that the database chooses.
+
     Raises:
-        ConfigurationError: The database is not supported.
+        ConfigurationError: The database is not supported, or has no schemas.
     """
     if engine.dialect.is_async:
         raise ConfigurationError(
             f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
             f"give it create_engine(…) of the same database: an AsyncSession can be joined nevertheless"
         )
-    return dialect_named(engine.dialect.name)
+    dialect = dialect_named(engine.dialect.name)
+    if schema is not None:
+        dialect.use_schema(schema)
+    return dialect
 
 
 def dialect_named(name: str) -> Dialect:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import attrs
 import sqlalchemy as sa
 
+from relevo.errors import ConfigurationError
 from relevo_sql._row import Sent
 from relevo_sql._schema import LEASED, event, metadata
 
@@ -194,6 +195,9 @@ class Dialect(ABC):
     compiler: sa.Dialect
     """What the statements are compiled with."""
 
+    schema: str = ""
+    """The schema of relevo's tables; empty for the one in which the database looks up names without a schema."""
+
     is_file: ClassVar[bool] = False
     """Whether it is a file that this process reads and writes itself."""
 
@@ -223,6 +227,22 @@ class Dialect(ABC):
 
     before_all: ClassVar[float] = -(2**63)
     """A number before the first of all dead letters."""
+
+    def use_schema(self, schema: str) -> None:
+        """
+        Keep relevo's tables in *schema*.
+
+        Raises:
+            ConfigurationError: The database has no schemas, or *schema* is not the name of one.
+        """
+        raise ConfigurationError(
+            f'schema: only PostgreSQL has schemas inside of a database; got "{schema}" for a database of {self.name}; '
+            f"omit the option, and name another database in the address instead"
+        )
+
+    def lacks_schema(self, connection: sa.Connection) -> bool:
+        """Return whether :attr:`schema` does not exist."""
+        return False
 
     def serves(self, name: str) -> bool:
         """Return whether a session on a database that SQLAlchemy calls *name* can be on one of these."""

@@ -27,9 +27,9 @@ _REFRESH = 10.0
 """Seconds between two extensions of the flag."""
 
 _FLAG = (
-    "INSERT INTO relevo_lock (name, holder, receipt, until) "
+    "INSERT INTO {locks} AS held (name, holder, receipt, until) "
     "VALUES (%s, '', '', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + %s) "
-    "ON CONFLICT (name) DO UPDATE SET until = greatest(relevo_lock.until, excluded.until)"
+    "ON CONFLICT (name) DO UPDATE SET until = greatest(held.until, excluded.until)"
 )
 
 _AGAIN = 3.0
@@ -47,10 +47,13 @@ class Notifications(ForkAware):
         engine: Where the connection comes from.
 
         ring: Called after each notification, in the thread.
+
+        locks: The name of ``relevo_lock`` in a statement of psycopg.
     """
 
-    def __init__(self, engine: sa.Engine, ring: Callable[[], None]):
+    def __init__(self, engine: sa.Engine, ring: Callable[[], None], *, locks: str):
         self._engine = engine
+        self._flag = _FLAG.format(locks=locks)
         self._ring = ring
         self._inherited: list[object] = []
         self._turn = threading.Lock()
@@ -144,7 +147,7 @@ class Notifications(ForkAware):
             now = time.monotonic()
             is_expected = now - self._expected <= _REFRESH
             if is_expected and now - flagged >= _REFRESH:
-                driver.execute(_FLAG, (FLAG, round(2 * _REFRESH * 1_000_000)))
+                driver.execute(self._flag, (FLAG, round(2 * _REFRESH * 1_000_000)))
                 flagged = now
                 self.is_listening = True
                 self._ring()  # what was sent before the flag was there

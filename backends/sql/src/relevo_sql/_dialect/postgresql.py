@@ -15,21 +15,24 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble, filled
 from relevo_sql._dialect.notifications import Notifications
-from relevo_sql._dialect.postgresql_send import insert_events
+from relevo_sql._dialect.postgresql_send import Texts, insert_events
 from relevo_sql._dialect.server import ServerLocation, number_of, trouble_before_the_driver
 from relevo_sql._row import Sent
-from relevo_sql._schema import STRAY, STRAYS, metadata, where_of
+from relevo_sql._schema import STRAY, STRAYS, event, lock, metadata, where_of
 
 _OLDEST = 13
+
+_LONGEST_NAME = 63
+"""Bytes; the server cuts off the rest of a longer name, and lets it pass."""
 
 _SETUP_LOCK = 0x72656C65766F
 """The advisory lock of a setup: the letters of relevo."""
 
 Home = tuple[str, int, str]
-"""The start of the server, the database's number on it, and the schema in which names are looked up first."""
+"""The start of the server, the database's number on it, and the schema of relevo's tables."""
 
 
 class PostgresqlDialect(Dialect):
@@ -49,10 +52,40 @@ class PostgresqlDialect(Dialect):
     def __init__(self) -> None:
         self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
         self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
+        self._name_tables()
         for index in [index for table in metadata.sorted_tables for index in table.indexes]:
             where = where_of(index)
             if where is not None:
                 index.dialect_kwargs["postgresql_where"] = sa.text(where)
+
+    def use_schema(self, schema: str) -> None:
+        if not schema or "\0" in schema or len(schema.encode()) > _LONGEST_NAME:
+            raise ConfigurationError(f"schema: expected a name of 1 to {_LONGEST_NAME} bytes; got {shown(schema)}")
+        self.schema = schema
+        self._name_tables()
+
+    def _name_tables(self) -> None:
+        """Put :attr:`schema` before the names of tables in all statements: the search path of a session is its own."""
+        schema: Any = self.schema or None
+
+        def schema_of(thing: Any) -> Any:
+            return schema if isinstance(thing, sa.Table) else None  # an alias has none
+
+        for compiler in (self.compiler, self._numbered):
+            compiler.identifier_preparer.schema_for_object = schema_of
+        self._texts = {
+            each.paramstyle: Texts(*map(each.identifier_preparer.format_table, (event, lock)))
+            for each in (self.compiler, self._numbered)
+        }
+        self._namespace = "current_schema()::regnamespace"
+        if self.schema:  # without a quote or a percent sign, since drivers differ in what they do to these
+            name = f"convert_from(decode('{self.schema.encode().hex()}', 'hex'), 'UTF8')"
+            self._namespace = f"(SELECT oid FROM pg_namespace WHERE nspname = {name})"  # noqa: S608 - digits
+
+    def lacks_schema(self, connection: sa.Connection) -> bool:
+        if not self.schema:
+            return False
+        return connection.exec_driver_sql(f"SELECT {self._namespace}").scalar() is None
 
     def compiler_for(self, connection: sa.Connection) -> sa.Dialect:
         # asyncpg numbers its parameters; the other drivers take those of psycopg.
@@ -96,7 +129,7 @@ class PostgresqlDialect(Dialect):
             "SELECT extract(epoch FROM pg_postmaster_start_time())::text, "
             "(SELECT oid::bigint FROM pg_database WHERE datname = current_database()), current_schema()"
         ).one()
-        return str(started), int(number), str(schema)
+        return str(started), int(number), self.schema or str(schema)
 
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
         connection.exec_driver_sql("BEGIN")
@@ -114,7 +147,7 @@ class PostgresqlDialect(Dialect):
         return getattr(driver, "autocommit", False) is not True
 
     def notifications(self, engine: sa.Engine, ring: Callable[[], None]) -> Notifications:
-        return Notifications(engine, ring)
+        return Notifications(engine, ring, locks=self.compiler.identifier_preparer.format_table(lock))
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -131,14 +164,14 @@ class PostgresqlDialect(Dialect):
         # First, since another setup may be at work: a table that is seen has its constraints.
         found = connection.exec_driver_sql(
             # An index whose creation failed is there, but not used.
-            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "
+            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "  # noqa: S608 - as above
             "FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid "
-            "WHERE r.relnamespace = current_schema()::regnamespace"
+            f"WHERE r.relnamespace = {self._namespace}"
         ).all()
         constraints: defaultdict[str, set[str]] = defaultdict(set)
         for table, constraint in connection.exec_driver_sql(
-            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "
-            "WHERE c.contype = 'c' AND r.relnamespace = current_schema()::regnamespace"
+            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "  # noqa: S608
+            f"WHERE c.contype = 'c' AND r.relnamespace = {self._namespace}"
         ):
             constraints[str(table)].add(str(constraint))
         return {
@@ -154,7 +187,7 @@ class PostgresqlDialect(Dialect):
         for table, column, is_required in connection.exec_driver_sql(
             "SELECT r.relname, a.attname, a.attnotnull "  # noqa: S608 - our own names
             "FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
-            f"WHERE r.relnamespace = current_schema()::regnamespace AND r.relname IN ({names}) "
+            f"WHERE r.relnamespace = {self._namespace} AND r.relname IN ({names}) "
             "AND a.attnum > 0 AND NOT a.attisdropped"
         ):
             found[str(table)][str(column)] = not is_required
@@ -197,7 +230,7 @@ class PostgresqlDialect(Dialect):
         if isinstance(connection.get_transaction(), sa.TwoPhaseTransaction):
             statement.run_many(connection, rows)  # a transaction that notifies cannot be prepared; polling finds them
         else:
-            insert_events(connection, statement, rows)
+            insert_events(connection, statement, rows, self._texts[self.compiler_for(connection).paramstyle])
 
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other.

@@ -29,52 +29,72 @@ _DRIVER = "psycopg"
 _LOOKED = "relevo_sql.looked"
 
 
-def insert_events(connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
+class Texts:
+    """
+    The statements of sends.
+
+    Args:
+        events: The name of ``relevo_event`` in a statement.
+
+        locks: That of ``relevo_lock``.
+    """
+
+    def __init__(self, events: str, locks: str):
+        self.notify = _NOTIFY.format(channel=CHANNEL, locks=locks, flag=FLAG)
+        """Notifies if a worker waits; it returns a row then."""
+        self.insert = _Insert(f"INSERT INTO {events} {_ONE}", self.notify)
+        self.insert_many = _Insert(f"INSERT INTO {events} {_MANY}", self.notify)
+
+
+def insert_events(connection: sa.Connection, statement: Runnable, rows: Sequence[Sent], texts: Texts) -> None:
     """
     Insert new events, and notify the workers that wait.
 
     Args:
-        connection: Of any driver. It remembers when it looked last whether a worker waits.
+        connection: Of any driver. It remembers for each schema when it looked last whether a worker waits.
 
         statement: Inserts one row, with any driver.
 
         rows: The rows.
+
+        texts: The statements for the driver of the connection.
     """
-    asked, is_awaited = connection.info.get(_LOOKED, (float("-inf"), False))
+    looked = _LOOKED, texts.notify
+    asked, is_awaited = connection.info.get(looked, (float("-inf"), False))
     now = monotonic()
     asks = now - asked >= (_NOTIFYING if is_awaited else _ASKING)
     if connection.dialect.driver != _DRIVER:
         statement.run_many(connection, rows)
-        found = connection.exec_driver_sql(_NOTIFY) if asks else None
+        found = connection.exec_driver_sql(texts.notify) if asks else None
     else:
         # Many rows are arrays in the binary format: a third of the time that executemany() takes.
         values = rows[0] if len(rows) == 1 else tuple(map(list, zip(*rows, strict=True)))
-        way = _INSERT if len(rows) == 1 else _INSERT_MANY
+        way = texts.insert if len(rows) == 1 else texts.insert_many
         found = connection.exec_driver_sql(way.asking if asks else way.plain, values)
     if asks and found is not None:
-        connection.info[_LOOKED] = now, found.first() is not None
+        connection.info[looked] = now, found.first() is not None
 
 
 _NOTIFY = (
-    f"SELECT pg_notify('{CHANNEL}', '') WHERE EXISTS (SELECT 1 FROM relevo_lock WHERE name = '{FLAG}' "  # noqa: S608 - ours
+    "SELECT pg_notify('{channel}', '') WHERE EXISTS (SELECT 1 FROM {locks} WHERE name = '{flag}' "
     "AND until > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 )
-"""Notifies if a worker waits; it returns a row then."""
 
 
 class _Insert:
-    """An INSERT of the columns of :class:`Sent` from *source*, alone and with the notification."""
+    """The statement *insert*, alone and with the notification *notify*."""
 
-    def __init__(self, source: str):
-        self.plain = f"INSERT INTO relevo_event ({', '.join(_TYPES)}) {source} ON CONFLICT ({_KEY}) DO NOTHING"
-        self.asking = f"WITH sent AS ({self.plain}) {_NOTIFY}"
+    def __init__(self, insert: str, notify: str):
+        self.plain = insert
+        self.asking = f"WITH sent AS ({insert}) {notify}"
 
 
 _TYPES = {
     name: event.c[name].type.compile(PGDialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
     for name in Sent._fields
 }
-_KEY = ", ".join(IDENTITY)
+_COLUMNS = f"({', '.join(_TYPES)})"
+_AS_BEFORE = f"ON CONFLICT ({', '.join(IDENTITY)}) DO NOTHING"
 _ARRAYS = ", ".join(f"%b::{kind.partition('(')[0]}[]" for kind in _TYPES.values())
-_INSERT = _Insert(f"VALUES ({', '.join('%b' for _ in _TYPES)})")
-_INSERT_MANY = _Insert(f"SELECT * FROM unnest({_ARRAYS})")  # noqa: S608 - types of this module
+_ONE = f"{_COLUMNS} VALUES ({', '.join('%b' for _ in _TYPES)}) {_AS_BEFORE}"
+_MANY = f"{_COLUMNS} SELECT * FROM unnest({_ARRAYS}) {_AS_BEFORE}"  # noqa: S608 - types of this module
