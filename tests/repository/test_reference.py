@@ -31,6 +31,7 @@ PACKAGES = [
     "relevo.backend.session",
     "relevo_memory",
     "relevo_sql",
+    "relevo_sql.alembic",
     "relevo_amqp",
     "relevo_conformance",
 ]

@@ -14,7 +14,7 @@ __all__ = [
     "CronRunner",
     # mapped classes as subjects
     "orm_subject",
-    # its tables, for Alembic
+    # its tables
     "metadata",
     "event",
     "dead",

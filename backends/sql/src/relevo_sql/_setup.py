@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
 
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._dialect import Stored
+from relevo_sql._dialect import Dialect, Stored
 from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta
 from relevo_sql._statement import statements_for
 
@@ -66,18 +66,31 @@ def create_within(database: Database, connection: sa.Connection) -> None:
 
 def script_for(database: Database) -> str:
     """Return the SQL that creates everything in an empty database like *database*, without connecting to it."""
-    dialect = database.dialect
-    compiler = dialect.compiler
     place = "".join(each if each.isprintable() else "?" for each in database.place)
-    # The database makes its id, since a script is run in several.
-    statements = [_statement(thing, new_id=dialect.random_id) for thing in _everything(database)]
-    texts = [str(each.compile(dialect=compiler)).strip() for each in statements]
-    if dialect.creates_in_transaction:
+    texts = _texts(_everything(database), database.dialect)
+    if database.dialect.creates_in_transaction:
         texts = ["BEGIN", *texts, "COMMIT"]
-    if compiler.paramstyle == "format":  # it doubles them, since the driver would look for parameters
-        texts = [text.replace("%%", "%") for text in texts]
     lines = [f"-- relevo's tables, version {SCHEMA}, for {place}", *(f"{text};" for text in texts)]
     return "\n".join(line.rstrip() for text in lines for line in text.splitlines()) + "\n"
+
+
+def completion(table: str, dialect: Dialect) -> Sequence[str]:
+    """Return what the new *table* needs besides its columns, constraints and indexes of columns."""
+    things: list[_Thing] = [
+        index
+        for index in dialect.metadata.tables[table].indexes
+        if is_for(index, dialect.name) and not all(isinstance(each, sa.Column) for each in index.expressions)
+    ]
+    return _texts([*things, *([SCHEMA_KEY, DATABASE_KEY] if table == meta.name else [])], dialect)
+
+
+def _texts(things: Iterable[_Thing], dialect: Dialect) -> list[str]:
+    # The database makes its id, since a script is run in several.
+    statements = [_statement(thing, new_id=dialect.random_id) for thing in things]
+    texts = [str(each.compile(dialect=dialect.compiler)).strip() for each in statements]
+    if dialect.compiler.paramstyle == "format":  # it doubles them, since the driver would look for parameters
+        return [text.replace("%%", "%") for text in texts]
+    return texts
 
 
 def _statement(thing: _Thing, *, new_id: str) -> sa.ClauseElement:
