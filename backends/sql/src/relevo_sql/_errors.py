@@ -49,9 +49,11 @@ _KINDS: dict[Trouble, type[TransportUnavailableError]] = {
 }
 
 _CONFIGURATION = {
-    Trouble.DENIED: "{place}: {error}; grant what is missing, or fix the user and the password",
+    Trouble.DENIED: "{place}: {error}; {remedy}",
     Trouble.NO_TABLE: "{place} lacks tables that relevo needs; run: relevo setup, "
     "or call transport.setup([…]) with its queues",
+    Trouble.NO_SCHEMA: "{place}: {error}; grant this user USAGE on a schema of its search_path, or name one with the "
+    "option schema",
     Trouble.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
     Trouble.THREAD: "the engine's connections may only be used in the thread that opened them; "
     'create it with connect_args={{"check_same_thread": False}}',
@@ -103,7 +105,8 @@ def relevo_error(
     if trouble is Trouble.IO and file and _is_full(file):
         trouble = Trouble.FULL  # if SQLite cannot map a file into memory, it does not report why
     if trouble in _CONFIGURATION:
-        why = _CONFIGURATION[trouble].format(place=place, error=_first_line(error.orig))
+        remedy = dialect.right(error) or "grant what is missing, or fix the user and the password"
+        why = _CONFIGURATION[trouble].format(place=place, error=_first_line(error.orig), remedy=remedy)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
     waited = f" for longer than {patience:g} s" if patience else ""
     code = getattr(error.orig, "sqlite_errorname", "")

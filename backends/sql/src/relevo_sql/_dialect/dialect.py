@@ -41,6 +41,7 @@ class Trouble(Enum):
     NOT_A_DATABASE = auto()
     MALFORMED = auto()
     NO_TABLE = auto()
+    NO_SCHEMA = auto()
     TOO_BIG = auto()
     UNDECODABLE = auto()
     THREAD = auto()
@@ -490,4 +491,8 @@ class Dialect(ABC):
 
     def reason(self, trouble: Trouble) -> str | None:
         """Return what to say about *trouble*, if this database has words of its own for it; see ``_errors``."""
+        return None
+
+    def right(self, error: sa.exc.DBAPIError) -> str | None:
+        """Return what to grant after *error*, which is ``DENIED``; ``None`` if the database's own words say it."""
         return None

@@ -333,6 +333,14 @@ class MariadbDialect(Dialect):
     def reason(self, trouble: Trouble) -> str | None:
         return _REASONS.get(trouble)
 
+    def right(self, error: sa.exc.DBAPIError) -> str | None:
+        if not (error.statement or "").lstrip().startswith("CREATE"):
+            return None
+        return (
+            "grant this user CREATE, INDEX, SELECT and INSERT on the database, or, if the tables are there, a right on "
+            "each of them: the server hides the others"
+        )
+
 
 _ZERO: sa.ColumnClause[Any] = sa.literal_column("0")
 _BY_KEY = "FORCE INDEX (PRIMARY)"

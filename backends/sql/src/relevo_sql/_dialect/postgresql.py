@@ -46,7 +46,7 @@ class PostgresqlDialect(Dialect):
 
     name = "postgresql"
     commits_alone = sys.maxsize
-    random_id = "replace(gen_random_uuid()::text, '-', '')"
+    random_id = "replace(CAST(gen_random_uuid() AS text), '-', '')"
     stray, stray_index = STRAY, STRAYS
 
     def __init__(self) -> None:
@@ -269,6 +269,28 @@ class PostgresqlDialect(Dialect):
     def reason(self, trouble: Trouble) -> str | None:
         return _REASONS.get(trouble)
 
+    def right(self, error: sa.exc.DBAPIError) -> str | None:
+        statement = (error.statement or "").lstrip()
+        if getattr(error.orig, "sqlstate", None) != _NO_RIGHT or not statement:
+            return None  # it was not about a statement
+        if statement.startswith("CREATE SCHEMA"):
+            return "grant this user CREATE on the database, or create the schema for it"
+        if statement.startswith("CREATE"):
+            return "grant this user USAGE and CREATE on the schema"
+        found = _OF_RELEVO.search(str(error.orig))  # the rest of the text may be in any language
+        if found is None:
+            return "grant this user USAGE on the schema"
+        name = found.group()
+        if name.endswith("_seq"):
+            return f"grant this user USAGE on the sequence {name}"
+        place = _IN_STATEMENT.replace("relevo_", name)
+        rights = {right for right, pattern in _RIGHTS.items() if re.search(pattern + place, statement)}
+        if "FOR UPDATE" in statement and "SELECT" in rights:
+            rights.add("UPDATE")
+        if "INSERT" in rights:
+            rights.add("SELECT")  # of the columns that ON CONFLICT names
+        return f"grant this user {', '.join(sorted(rights, key=list(_RIGHTS).index))} on {name}" if rights else None
+
 
 _KINDS = {
     "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table", "i": "index", "I": "index",
@@ -303,6 +325,7 @@ _BY_STATE = {
     "42501": Trouble.DENIED,  # insufficient_privilege
     "28": Trouble.DENIED,  # invalid authorization
     "3D": Trouble.NOT_FOUND,  # invalid catalog name
+    "3F": Trouble.NO_SCHEMA,  # invalid_schema_name
     "42P01": Trouble.NO_TABLE,  # undefined_table
     "42703": Trouble.NO_TABLE,  # undefined_column
     "42P10": Trouble.NO_TABLE,  # no unique index matches the ON CONFLICT clause
@@ -325,6 +348,21 @@ _BY_STATE = {
     "25P03": Trouble.LOST,  # idle_in_transaction_session_timeout
 }
 """By SQLSTATE, or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+_NO_RIGHT = "42501"
+
+_OF_RELEVO = re.compile(r"relevo_\w+")
+
+_IN_STATEMENT = r'(?:(?:"(?:[^"]|"")+"|\w+)\.)?relevo_\b'
+"""A table's name in a statement, with or without a schema."""
+
+_RIGHTS = {
+    "SELECT": r"\b(?:FROM|JOIN|UPDATE) ",  # an UPDATE and a DELETE read the rows that they look for
+    "INSERT": r"\bINTO ",
+    "UPDATE": r"\bUPDATE ",
+    "DELETE": r"\bDELETE FROM ",
+}
+"""What is before the name of a table for which a right is needed."""
 
 _REASONS = {
     Trouble.READ_ONLY: "{place} takes no writes: it is a replica, or default_transaction_read_only is on; name the "
