@@ -51,7 +51,10 @@ _OTHERS = "collections.abc contextlib datetime hypothesis logging msgspec os pat
 nitpick_ignore_regex = [
     # Types of others: resolving them would ask their sites at every build.
     (r"py:.*", rf"({_OTHERS.replace(' ', '|')})\..*"),
-    (r"py:class", r"Path|AbstractContextManager|MigrationContext|MigrationScript"),  # the same, where only the type checker imports them
+    (
+        r"py:class",
+        r"Path|AbstractContextManager|MigrationContext|MigrationScript",
+    ),  # the same, where only the type checker imports them
     (r"py:class", r"ListenerOptions"),  # likewise; listener() says what they are
     # An attribute for those who read the code.
     (r"py:attr", r"changed"),
