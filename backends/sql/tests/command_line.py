@@ -1,8 +1,9 @@
-"""The command line, and drivers that run a whole script: what the tests of the setup share."""
+"""The command line, drivers that run a whole script, and the tables: what the tests of the setup share."""
 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -57,3 +58,28 @@ def run_script(url: str, script: str) -> None:
                 while cursor.nextset():
                     pass
                 driver.commit()
+
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+"""Of an SQLAlchemy object, the condition of an index."""
+
+
+def tables_of(url: str, schema: str | None = None) -> dict[str, str]:
+    """Return the names of all tables, and all that can be read of each."""
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    inspector = sa.inspect(engine)
+    try:
+        return {
+            name: repr(
+                (
+                    [(each["name"], str(each["type"]), each["nullable"], each.get("default")) for each in columns],
+                    sorted(_ADDRESS.sub("", repr(each)) for each in inspector.get_indexes(name, schema)),
+                    sorted(map(repr, inspector.get_check_constraints(name, schema))),
+                    inspector.get_table_options(name, schema) if engine.dialect.name in ("mysql", "mariadb") else None,
+                )
+            )
+            for name in inspector.get_table_names(schema)
+            for columns in [inspector.get_columns(name, schema)]
+        }
+    finally:
+        engine.dispose()

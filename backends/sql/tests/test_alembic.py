@@ -20,7 +20,7 @@ from relevo.errors import ConfigurationError
 from relevo_sql import SqlTransport
 from relevo_sql.alembic import metadata_for, without_relevo
 
-from .command_line import configure, relevo
+from .command_line import configure, relevo, tables_of
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -123,11 +123,17 @@ class Shop:
         pytest.param("postgresql jobs", marks=pytest.mark.postgresql),
         pytest.param("postgresql 1% :jobs", marks=pytest.mark.postgresql),
         pytest.param("mariadb", marks=pytest.mark.mariadb),
+        pytest.param("mysql", marks=pytest.mark.mariadb),
     ],
 )
 def _shop(request: pytest.FixtureRequest, tmp_path: Path, path: Path) -> Shop:
     database, _, schema = request.param.partition(" ")
-    url = f"sqlite:///{path}" if database == "sqlite" else request.getfixturevalue(f"{database}_database")
+    if database == "sqlite":
+        url = f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue(f"{database.replace('mysql', 'mariadb')}_database")
+    if database == "mysql":  # MariaDB by the other scheme
+        database, url = "mariadb", url.replace("mariadb", "mysql", 1)
     configure(tmp_path, url, f'schema = "{schema}"' if schema else "")
     return Shop(tmp_path, database, url, schema or None)
 
@@ -154,8 +160,11 @@ def test_a_generated_migration_makes_complete_tables(shop: Shop, opener: Opener,
     transport.send([an_envelope(1), an_envelope(2, ordering_key="a")])
     assert len(transport.receive(["default"], limit=10, lease=60, wait=0)) == 2
     transport.close()
+    migrated = tables_of(shop.url, shop.schema)
     command.downgrade(shop.config("with relevo"), "base")
     assert shop.tables() == ["alembic_version"]
+    opened(shop, opener, setup=True)
+    assert {**migrated, **tables_of(shop.url, shop.schema)} == migrated  # in all that Alembic does not compare
 
 
 def test_tables_of_a_setup_are_as_a_migration_would_make_them(shop: Shop, opener: Opener) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from relevo import Envelope
 from relevo_sql import SqlTransport
 
-from .command_line import configure, relevo, run_script
+from .command_line import configure, relevo, run_script, tables_of
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -66,31 +64,6 @@ def test_the_printed_sql_makes_the_same_tables_as_a_setup(url: str, opener: Open
     assert tables_of(url) == by_hand
 
 
-_ADDRESS = re.compile(" at 0x[0-9a-f]+")
-"""Of an SQLAlchemy object, the condition of an index."""
-
-
-def tables_of(url: str) -> dict[str, str]:
-    """Return the names of all tables, and all that can be read of each."""
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    inspector = sa.inspect(engine)
-    try:
-        return {
-            name: repr(
-                (
-                    [(each["name"], str(each["type"]), each["nullable"], each.get("default")) for each in columns],
-                    sorted(_ADDRESS.sub("", repr(each)) for each in inspector.get_indexes(name)),
-                    sorted(map(repr, inspector.get_check_constraints(name))),
-                    inspector.get_table_options(name) if engine.dialect.name in ("mysql", "mariadb") else None,
-                )
-            )
-            for name in inspector.get_table_names()
-            for columns in [inspector.get_columns(name)]
-        }
-    finally:
-        engine.dispose()
-
-
 def clear(url: str, tables: dict[str, str]) -> None:
     run_script(url, "".join(f"DROP TABLE {name};" for name in tables))
 
@@ -102,6 +75,13 @@ def test_printing_needs_no_server(opener: Opener) -> None:
 
     assert '-- relevo\'s tables, version 3, for the database "events" on 127.0.0.1:1\n' in script
     assert "not-to-be-shown" not in script
+
+
+def test_a_script_for_mariadb_is_one_for_mysql_too(opener: Opener) -> None:
+    scripts = {opener(url=f"{name}://shop@db/shop", setup=False).setup_script([]) for name in ("mariadb", "mysql")}
+    (script,) = scripts
+
+    assert script.count(" COLLATE /*M!100600 utf8mb4_nopad_bin */ /*!80019 utf8mb4_0900_bin */;\n") == 6
 
 
 def test_a_script_is_the_same_each_time_and_gives_each_database_its_own_id(opener: Opener, tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ LINES = "relevo_line"
 def tables_with(collation: str) -> sa.MetaData:
     """Return the tables; their texts have *collation*, which compares them byte for byte."""
     made = sa.MetaData()
-    options: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": collation}
+    settings = {"engine": "InnoDB", "charset": "utf8mb4", "collate": collation}
+    # SQLAlchemy reads those with the name of the scheme; Alembic creates these tables on the application's connection.
+    options: Any = {f"{scheme}_{name}": value for scheme in ("mysql", "mariadb") for name, value in settings.items()}
     for table in metadata.sorted_tables:
         checks = [each for each in table.constraints if isinstance(each, sa.CheckConstraint)]
         checks.sort(key=lambda each: str(each.name))  # table.constraints is a set
