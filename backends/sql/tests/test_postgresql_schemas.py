@@ -185,6 +185,13 @@ def test_a_schema_that_is_there_is_not_created(opener: Opener, postgresql_databa
     assert 'schema "jobs"' not in created
 
 
+def test_an_error_names_the_schema(opener: Opener, postgresql_database: str) -> None:
+    transport = opener(url=postgresql_database, schema="jobs", setup=False)
+
+    with pytest.raises(ConfigurationError, match=r'\(schema "jobs"\) lacks tables that relevo needs'):
+        transport.stats("default")
+
+
 @pytest.mark.parametrize("schema", ["", "x" * 64, "ü" * 32, "a\0b"])
 def test_a_name_that_the_server_would_change_is_refused(schema: str) -> None:
     with pytest.raises(ConfigurationError, match="schema: expected a name of 1 to 63 bytes; got"):

@@ -94,7 +94,7 @@ class PostgresqlDialect(Dialect):
     # --- connections ------------------------------------------------------------------------------
 
     def location(self, url: sa.URL) -> ServerLocation:
-        return ServerLocation(url)
+        return ServerLocation(url, schema=self.schema)
 
     def prepare(self, connection: sa.Connection, *, own: bool) -> Home:
         if connection.dialect.driver != self.compiler.driver:  # another one returns rows of other types

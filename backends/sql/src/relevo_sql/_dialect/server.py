@@ -16,13 +16,17 @@ class ServerLocation(Location):
 
     Args:
         url: The URL of the engine.
+
+        schema: The schema of relevo's tables, if it was chosen.
     """
 
-    def __init__(self, url: sa.URL):
+    def __init__(self, url: sa.URL, *, schema: str = ""):
         hosts = url.query.get("host", ())
         host = url.host or (hosts if isinstance(hosts, str) else ", ".join(hosts)) or "the local host"
         port = f":{url.port}" if url.port else ""
         self._words = f'the database "{url.database or url.username or ""}" on {host}{port}'
+        if schema:
+            self._words += f' (schema "{schema}")'
         self._home: Hashable | None = None
 
     @property
