@@ -7,14 +7,13 @@ the conversion of a type would raise an error for a value that is not of the typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import Dialect, RowChange
+from relevo_sql._prepared import Prepared, Preparer
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     BY_IDENTITY,
@@ -39,120 +38,6 @@ from relevo_sql._schema import (
 _E, _D = event.c, dead.c
 
 
-class Prepared:
-    """
-    A statement in the form that the driver takes.
-
-    It is compiled at its first run: that takes SQLAlchemy a millisecond or two, and a short-lived process needs few
-    statements.
-
-    Args:
-        statement: The statement, with a parameter for each value.
-
-        compiler: What it is compiled with.
-
-        order: The names of the values of :meth:`run_many`.
-    """
-
-    __slots__ = ("_arrange", "_compiler", "_constants", "_names", "_order", "_statement", "sql")
-
-    def __init__(self, statement: sa.ClauseElement, compiler: sa.Dialect, *, order: Sequence[str] = ()):
-        self._statement = statement
-        self._compiler = compiler
-        self._order = order
-        self._arrange: Callable[[Sequence[object]], tuple[object, ...]] = tuple
-        self.sql = ""
-
-    def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
-        """Execute it with *values*."""
-        if not self.sql:
-            self.compile()
-        values |= self._constants
-        return connection.exec_driver_sql(self.sql, tuple([values[name] for name in self._names]))
-
-    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        """Execute it with *values*; return the rows that it reports."""
-        result = self.run(connection, **values)
-        return result.all() if result.returns_rows else ()
-
-    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Execute it for each of *rows*, whose values are in the given order."""
-        if not self.sql:
-            self.compile()
-        if rows:
-            connection.exec_driver_sql(self.sql, list(map(self._arrange, rows)))
-
-    def compile(self) -> str:
-        """Compile it, and return its text."""
-        compiled = cast("SQLCompiler", self._statement.compile(dialect=self._compiler))
-        self._names: list[str] = list(compiled.positiontup or ())
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        if self._order and list(self._order) != self._names:
-            self._arrange = itemgetter(*(self._order.index(name) for name in self._names))
-        self.sql = str(compiled)
-        return self.sql
-
-
-class PreparedPair(Prepared):
-    """
-    A query that locks rows, and the statement that changes them.
-
-    Args:
-        query: The query. It returns the key of each row, and what is reported.
-
-        change: The statement; its parameter ``keys`` are the keys.
-
-        listed: Makes a value of that parameter.
-
-        compiler: What they are compiled with.
-
-        order: The names of the values of :meth:`run_many`.
-    """
-
-    __slots__ = ("_listed", "change")
-
-    def __init__(
-        self,
-        query: sa.ClauseElement,
-        change: Prepared,
-        compiler: sa.Dialect,
-        *,
-        listed: Callable[[Iterable[object]], object],
-        order: Sequence[str] = (),
-    ):
-        super().__init__(query, compiler, order=order)
-        self.change = change
-        self._listed = listed
-
-    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        found = self.run(connection, **values).all()
-        if found:
-            self.change.run(connection, **values, keys=self._listed([row[0] for row in found]))
-        return [row[1:] for row in found]
-
-    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
-        for row in rows:
-            self.rows(connection, **dict(zip(self._order, row, strict=True)))
-
-
-class PreparedUnion(Prepared):
-    """A query that is run for each of several values, in one statement: ``run(connection, queues=[…])``."""
-
-    __slots__ = ("_many", "_one")
-
-    def __init__(self, query: sa.ClauseElement, compiler: sa.Dialect, *, one: str, many: str):
-        super().__init__(query, compiler)
-        self._one, self._many = one, many
-
-    def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
-        if not self.sql:
-            self.compile()
-        members = cast("Sequence[object]", values[self._many])
-        values |= self._constants
-        parameters = [each if name == self._one else values[name] for each in members for name in self._names]
-        return connection.exec_driver_sql(" UNION ALL ".join([self.sql] * len(members)), tuple(parameters))
-
-
 def _state(state: int) -> sa.ColumnElement[Any]:
     """Return *state* as a literal, since only then the index of that state is used."""
     return sa.literal_column(str(state))
@@ -164,30 +49,6 @@ def _bind(name: str) -> sa.BindParameter[Any]:
 
 def _in_state(state: int) -> sa.ColumnElement[bool]:
     return _E.state == _state(state)
-
-
-class _Prepare:
-    """Prepares statements for *dialect*."""
-
-    def __init__(self, dialect: Dialect, compiler: sa.Dialect):
-        self._dialect = dialect
-        self._compiler = compiler
-
-    def __call__(self, statement: sa.ClauseElement, *order: str) -> Prepared:
-        """Return *statement*; *order* are the names of the values of ``run_many``."""
-        return Prepared(statement, self._compiler, order=order)
-
-    def change(self, change: RowChange, *order: str) -> Prepared:
-        """Return what makes *change*, in as many steps as the database needs."""
-        *queries, statement = self._dialect.steps(change)
-        if not queries:
-            return self(statement, *order)
-        (query,) = queries
-        return PreparedPair(query, self(statement), self._compiler, listed=self._dialect.listed, order=order)
-
-    def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
-        """Return what runs *query*, which has the parameter *one*, for each member of the parameter *many*."""
-        return PreparedUnion(query, self._compiler, one=one, many=many)
 
 
 def statements_for(dialect: Dialect, connection: sa.Connection | None = None) -> Statements:
@@ -220,7 +81,7 @@ class Statements:
     """
 
     def __init__(self, dialect: Dialect, compiler: sa.Dialect | None = None):
-        prepared = _Prepare(dialect, compiler or dialect.compiler)
+        prepared = Preparer(dialect, compiler or dialect.compiler)
         self._dialect = dialect
         self._sending(prepared, dialect)
         self._lining(prepared, dialect)
@@ -242,7 +103,7 @@ class Statements:
                 rows = [row if row.ordering_key is None else row._replace(state=SCHEDULED) for row in rows]
         self._dialect.send(connection, send, rows)
 
-    def _meeting(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _meeting(self, prepared: Preparer, dialect: Dialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}
         mine = (lock.c.name == _bind("which"), lock.c.receipt == _bind("mine"))
         free = (lock.c.until <= _bind("now")) | (lock.c.holder == _bind("holder"))
@@ -260,7 +121,7 @@ class Statements:
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
         self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
 
-    def _sending(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _sending(self, prepared: Preparer, dialect: Dialect) -> None:
         values = {name: _bind(name) for name in Sent._fields}
         self.send = prepared(dialect.insert_new(event, values, IDENTITY), *Sent._fields)
         if not dialect.turns_at_send:
@@ -269,7 +130,7 @@ class Statements:
         in_line = values | {**dialect.next_key(_E.seq), "state": state}  # a line is ordered by its keys
         self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *Sent._fields)
 
-    def _lining(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _lining(self, prepared: Preparer, dialect: Dialect) -> None:
         line = [_E[name] for name in LINE]
         self.lines = prepared(sa.select(*line).where(dialect.among(_E.seq, "seqs")))
         turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
@@ -288,7 +149,7 @@ class Statements:
         first = dialect.by_index(first, here, BY_STATE[WAITING])
         self.left_waiting = prepared(first.limit(_bind("bound")))
 
-    def _receiving(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _receiving(self, prepared: Preparer, dialect: Dialect) -> None:
         def change(found: sa.Select[Any], state: int, values: dict[str, Any], *reported: str) -> Prepared:
             bounded = dialect.by_index(found.limit(_bind("bound")), event, BY_STATE[state])
             columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in reported]
@@ -315,7 +176,7 @@ class Statements:
         self.reap_endless = change(endless, LEASED, _FREE | _lost(dialect))
         self._claiming(prepared, dialect)
 
-    def _claiming(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _claiming(self, prepared: Preparer, dialect: Dialect) -> None:
         ready = sa.select(_E.seq).where(_in_state(READY), _of_queue())
         first = ready.order_by(*dialect.in_order()).limit(_bind("bound"))
         leased = {
@@ -339,7 +200,7 @@ class Statements:
         repaired = leased | {"ready_at": _bind("now")}
         self.claim_strays = prepared.change(RowChange(values=repaired, where=chosen, reported=unproven))
 
-    def _settling(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _settling(self, prepared: Preparer, dialect: Dialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")
         held = sa.and_(_E.token == _bind("held"), _E.lease_until > _bind("now"))
         chosen = (held, dialect.among(_E.seq, "seqs"))
@@ -378,7 +239,7 @@ class Statements:
             "which", "held", "kept", "dead",
         )  # fmt: skip
 
-    def _burying(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _burying(self, prepared: Preparer, dialect: Dialect) -> None:
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
         said = {"progress": sa.func.coalesce(_bind("kept"), _E.progress), "queue": _bind("queue")}
         kept = [said.get(name, _E[name]) for name in KEPT]
@@ -413,7 +274,7 @@ class Statements:
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
         self.discard = prepared(sa.delete(dead).where(_one_dead()))
 
-    def _looking(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _looking(self, prepared: Preparer, dialect: Dialect) -> None:
         self.stats = prepared(_figures(dialect))
         nobodys = sa.or_(
             _E.state != _state(LEASED), _E.lease_until <= _bind("now"), _E.lease_until > _farthest(), _is_stray(dialect)
