@@ -145,6 +145,14 @@ class Preparer:
         (query,) = queries
         return PreparedPair(query, self(statement), self._compiler, listed=self._dialect.listed, order=order)
 
+    def lock(self, table: sa.Table, where: Sequence[sa.ColumnElement[bool]], *reported: str) -> Prepared:
+        """Return what locks the rows of *table* for which *where* is true; it reports their keys, and *reported*."""
+        columns: list[sa.ColumnClause[Any]] = [
+            sa.column(name) for name in (table.primary_key.columns[0].name, *reported)
+        ]
+        locked = sa.select(*columns).select_from(table).where(*where).with_for_update()
+        return self(self._dialect.by_key(locked, table))
+
     def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
         """Return what runs *query*, which has the parameter *one*, for each member of the parameter *many*."""
         return PreparedUnion(query, self._compiler, one=one, many=many)

@@ -164,7 +164,7 @@ def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     missing = _missing(database, connection)
     for thing in missing:
         if isinstance(thing, str):
-            value = str(SCHEMA) if thing == SCHEMA_KEY else uuid.uuid4().hex
+            value = database.dialect.schema if thing == SCHEMA_KEY else uuid.uuid4().hex
             statements_for(database.dialect, connection).say.run(connection, key=thing, value=value)
         else:
             creation = CreateTable(thing) if isinstance(thing, sa.Table) else CreateIndex(thing)

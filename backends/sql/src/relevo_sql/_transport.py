@@ -81,6 +81,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
         notify: Whether a ``receive`` that waits listens for notifications, where the database has them.
 
+        dialect: ``"portable"`` for a database that relevo has no dialect for; by default the database's own one.
+
     Raises:
         ConfigurationError: The database is not supported.
     """
@@ -118,10 +120,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         busy_timeout: float = 30.0,
         poll: float = 0.1,
         notify: bool = True,
+        dialect: str | None = None,
     ):
-        dialect = dialect_of(engine)  # before a copy is made, which not every engine can be
+        chosen = dialect_of(engine, dialect)  # before a copy is made, which not every engine can be
         self._begin(
-            Database(beside(engine), dialect, name=name, own=False, patience=busy_timeout),
+            Database(beside(engine), chosen, name=name, own=False, patience=busy_timeout),
             clock,
             poll,
             notify=notify,
@@ -154,7 +157,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
         engine = engine_for(options)
         self = cls.__new__(cls)
-        database = Database(engine, dialect_of(engine), name=name, own=True, patience=options.busy_timeout)
+        database = Database(
+            engine, dialect_of(engine, options.dialect), name=name, own=True, patience=options.busy_timeout
+        )
         self._begin(database, clock, options.poll, notify=options.notify)
         return self
 
