@@ -59,6 +59,7 @@ def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) ->
         "transports.main.busy_timeout": (30.0, "default"),
         "transports.main.poll": ("0.5", "RELEVO_TRANSPORTS__MAIN__POLL"),
         "transports.main.notify": (True, "default"),
+        "transports.main.dialect": (None, "default"),
         'routes."image.*"': (["main/media", "main/feed"], "relevo.toml:10"),
         'routes."*"': (["main"], "relevo.toml:11"),
     }
@@ -112,6 +113,7 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         "transports.main.busy_timeout": "3",
         "transports.main.poll": "0.5",
         "transports.main.notify": "true",
+        "transports.main.dialect": '"portable"',
         'routes."*"': '["main/feed"]',
     }
     tables = {"signing": Signing, 'retries."main/feed"': Retry, "transports.main": TransportConfig}

@@ -165,7 +165,7 @@ class Statements:
 
         queues = dialect.table_of("queues")
         if queues is None:
-            self.look = prepared.for_each(_question(dialect, _bind("queue")), one="queue", many="queues")
+            self.look = prepared.for_each(_question(dialect, _bind("queue", _E.queue)), one="queue", many="queues")
         else:
             self.look = prepared(_question(dialect, queues.c.value).order_by(queues.c.key))
         if dialect.turns_at_send:

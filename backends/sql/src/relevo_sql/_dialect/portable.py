@@ -13,7 +13,7 @@ from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Runnable, Stor
 from relevo_sql._dialect.portable_tables import BINARY, IDENTITY_COLUMN, LINES, MARK, STRAY, identity_of, tables_on
 from relevo_sql._dialect.server import UnnamedLocation, number_of
 from relevo_sql._row import Sent
-from relevo_sql._schema import IDENTITY, SCHEMA, STRAYS, event
+from relevo_sql._schema import IDENTITY, SCHEMA, STRAYS, event, meta
 
 PORTABLE = "portable"
 
@@ -210,14 +210,18 @@ class PortableDialect(Dialect):
             return Trouble.OTHER
         if error.connection_invalidated:
             return Trouble.LOST
-        if (error.statement or "").lstrip().startswith("CREATE "):
-            return Trouble.CONFLICT  # with another setup, which is over when this one looks again
+        statement = (error.statement or "").lstrip()
+        if isinstance(error, sa.exc.IntegrityError) or statement.startswith("CREATE "):
+            return Trouble.CONFLICT  # another transaction has inserted or created the same
+        if self._like is not None:
+            return Trouble.OTHER
+        if f"FROM {meta.name}" in statement:  # the first statement of all
+            return Trouble.NO_TABLE
         return next((trouble for kind, trouble in _BY_CLASS if isinstance(error, kind)), Trouble.OTHER)
 
     def reason(self, trouble: Trouble) -> str | None:
-        if trouble is Trouble.READ_ONLY or self._like is None:
-            return None
-        return self._like.reason(trouble)
+        known = None if self._like is None else self._like.reason(trouble)
+        return known or _REASONS.get(trouble)
 
 
 def _moved(clause: Any, before: sa.Table, after: sa.Table) -> Any:
@@ -243,8 +247,14 @@ def _typed(value: Any, column: sa.Column[Any]) -> Any:
     return value
 
 
+_REASONS = {
+    Trouble.READ_ONLY: "{place} takes no writes: {error}",
+    Trouble.NO_TABLE: "{place} lacks tables that relevo needs, or refuses a statement ({error}); run: relevo setup, "
+    "or call transport.setup([…]) with its queues",
+}
+
+
 _BY_CLASS: Sequence[tuple[type[sa.exc.DBAPIError], Trouble]] = (
-    (sa.exc.IntegrityError, Trouble.CONFLICT),  # another transaction has inserted the same row
     (sa.exc.DataError, Trouble.TOO_BIG),
     (sa.exc.ProgrammingError, Trouble.NO_TABLE),
     (sa.exc.OperationalError, Trouble.CONFLICT),  # a deadlock, a lock, a transaction that must be repeated, as a rule

@@ -55,7 +55,9 @@ def tables_on(name: str) -> sa.MetaData:
     made = sa.MetaData()
     options: dict[str, Any] = {}
     if name in ("mysql", "mariadb"):
-        options = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": _COLLATION[name]}
+        # SQLAlchemy calls the same engine mysql before it has connected, and mariadb afterwards.
+        said = {"engine": "InnoDB", "charset": "utf8mb4", "collate": _COLLATION[name]}
+        options = {f"{kind}_{option}": value for kind in ("mysql", "mariadb") for option, value in said.items()}
     for table in metadata.sorted_tables:
         sa.Table(table.name, made, *(_copied(column, name) for column in table.c), sqlite_autoincrement=True, **options)
     events, dying = made.tables[event.name], made.tables[dead.name]
