@@ -78,7 +78,7 @@ def test_a_row_that_no_claim_would_find_becomes_a_dead_letter(portable: SqlTrans
     assert len(portable.problems(["default"])) == 1
     (delivery,) = portable.receive(["default"], limit=10, lease=60, wait=0)
     assert isinstance(delivery.envelope, Unreadable)
-    assert portable.receive(["default"], limit=10, lease=60, wait=0) == []
+    assert not portable.receive(["default"], limit=10, lease=60, wait=0)
     portable.dead_letter(delivery, reason="unreadable")
 
     assert portable.stats("default").dead == 1
@@ -103,7 +103,7 @@ def test_stray_rows_are_purged_and_cancelled(portable: SqlTransport) -> None:
         {"urgency": 7},
         {"headers": "[]"},
         {"name": None, "source": None, "body": None, "headers": "{"},
-        {"state": SCHEDULED, "ready_at": -(2**63), "enqueued_at": None},
+        {"state": SCHEDULED, "ready_at": -(2**63), "body": None},
         {"state": LEASED, "token": 1, "lease_until": 2**63 - 1, "body": None},
         {"ordering_key": "k", "target": None, "body": None, "state": READY},
     ],
@@ -119,7 +119,7 @@ def test_an_unreadable_row_holds_nothing_up(portable: SqlTransport, an_envelope:
         portable.dead_letter(each, reason="unreadable")
 
     assert len(deliveries) == 2
-    assert len(unreadable) == portable.stats("default").dead == (0 if values.keys() == {"state", "ready_at"} else 1)
+    assert len(unreadable) == portable.stats("default").dead == 1
     entries = portable.dead_letters(["default"])
     assert portable.revive({entry.ref: b"" for entry in entries}) == []
     assert portable.stats("default").dead == 0

@@ -109,7 +109,8 @@ class PortableDialect(Dialect):
         found = {name: Stored(kind="view") for name in seen.get_view_names()}
         for name in seen.get_table_names():
             found[name] = Stored(kind="table")
-            if name in self.metadata.tables:
+            # Others are refused anyway, and SQLAlchemy warns of indexes that it does not understand.
+            if name in self.metadata.tables and MARK in {column["name"] for column in seen.get_columns(name)}:
                 indexes = seen.get_indexes(name)
                 found |= {str(each["name"]): Stored(kind="index", unique=bool(each["unique"])) for each in indexes}
         return found
