@@ -201,8 +201,8 @@ class Statements:
         strays = sa.select(*(_E[name] for name in Stray._fields)).where(*astray, _of_queue_or_none(dialect))
         strays = dialect.ordered(strays, _E.seq).limit(_bind("bound"))
         self.strays = prepared(dialect.by_index(strays, event, dialect.stray_index))
-        # Another worker may have claimed some of them meanwhile.
-        chosen = (dialect.among(_E.seq, "seqs"), *astray)
+        # Where several write at a time, another worker may have claimed some of them meanwhile.
+        chosen = (dialect.among(_E.seq, "seqs"), *(() if dialect.turns_at_send else astray))
         # So that a later claim finds it, whatever its state was.
         unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
@@ -442,8 +442,7 @@ def _question(dialect: Dialect, queue: sa.ColumnElement[Any]) -> sa.Select[Any]:
 
     one: sa.ColumnElement[int] = sa.literal_column("1").label("one")
     stray = sa.select(one).select_from(event).where(_is_stray(dialect), _of_queue_or_none(dialect, queue))
-    stray = dialect.ordered(stray, _E.seq)
-    stray = dialect.by_index(stray, event, dialect.stray_index).limit(sa.literal_column("1"))
+    stray = dialect.by_index(stray, event, dialect.stray_index)
     due, over = dialect.end_of(SCHEDULED), dialect.end_of(LEASED)
     return sa.select(
         queue,
@@ -451,5 +450,5 @@ def _question(dialect: Dialect, queue: sa.ColumnElement[Any]) -> sa.Select[Any]:
         first(SCHEDULED, due, due),
         first(LEASED, over, over),
         first(LEASED, over, over.desc()),
-        stray.scalar_subquery(),
+        sa.case((stray.exists(), one)),
     )
