@@ -52,7 +52,7 @@ def _portable_on_postgresql(postgresql_databases: DatabaseServer) -> Iterator[No
 
 
 TestPortableOnPostgresql = pytest.mark.soak(
-    pytest.mark.usefixtures("_portable_on_postgresql")(suite(PortablePostgresqlHarness))
+    pytest.mark.usefixtures("_portable_on_postgresql")(suite(PortablePostgresqlHarness, profile=SHORT))
 )
 
 
@@ -76,7 +76,9 @@ def _portable_on_mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
         yield
 
 
-TestPortableOnMariadb = pytest.mark.soak(pytest.mark.usefixtures("_portable_on_mariadb")(suite(PortableMariadbHarness)))
+TestPortableOnMariadb = pytest.mark.soak(
+    pytest.mark.usefixtures("_portable_on_mariadb")(suite(PortableMariadbHarness, profile=SHORT))
+)
 
 
 @pytest.fixture(scope="module")
