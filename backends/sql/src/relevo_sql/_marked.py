@@ -46,12 +46,10 @@ class Executed(Prepared):
         return str(self._statement.compile(dialect=self._compiler))
 
     def run(self, connection: sa.Connection, **values: object) -> Any:
-        parts = [self._execute(connection, part) for part in _parts(values)]
-        if len(parts) == 1:
-            return parts[0]
-        return sa.IteratorResult(
-            sa.engine.result.SimpleResultMetaData(parts[0].keys()), iter([row for part in parts for row in part])
-        )
+        return self._execute(connection, values)
+
+    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
+        return [row for part in _parts(values) for row in self._execute(connection, part)]
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         if rows:

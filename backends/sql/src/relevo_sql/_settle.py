@@ -108,7 +108,7 @@ class Settler:
                 leaving.append(receipt.seq)
         lines: Any = ()
         if leaving:
-            lines = self._statements.lines.run(connection, seqs=self._database.dialect.listed(leaving)).all()
+            lines = self._statements.lines.rows(connection, seqs=self._database.dialect.listed(leaving))
         settled = self._run_grouped(connection, self._statements.ack, of[Ack], now=now)
         settled |= self._run_grouped(connection, self._statements.release, of[Release], now=now)
         for delay, receipts in postponed.items():
