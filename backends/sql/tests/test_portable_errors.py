@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
 from relevo import Ack, App, Envelope, SystemClock
-from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
+from relevo.errors import ConfigurationError, RelevoError, SendError, TransportUnavailableError
 from relevo_sql import SqlOptions, SqlTransport, _dialect
 from relevo_sql._dialect import Trouble
 from relevo_sql._dialect.portable import PortableDialect
+
+from .on_postgresql import an_engine, execute, scalar, wait_until
 
 Maker = Callable[..., Envelope]
 Opener = Callable[..., SqlTransport]
@@ -176,3 +178,48 @@ def test_a_connection_in_autocommit_is_not_joined(opener: Opener, engine: sa.Eng
         pytest.raises(RelevoError, match="AUTOCOMMIT"),
     ):
         transport.bound_to(connection)
+
+
+@pytest.fixture
+def on_postgresql(postgresql_database: str) -> Iterator[SqlTransport]:
+    options = SqlOptions(url=postgresql_database, dialect="portable")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.setup([])
+        yield transport
+
+
+def test_a_connection_that_the_server_has_ended_is_replaced(
+    on_postgresql: SqlTransport, postgresql_database: str, an_envelope: Maker
+) -> None:
+    on_postgresql.send([an_envelope(1)])
+    others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    execute(postgresql_database, f"SELECT pg_terminate_backend(pid) FROM ({others}) AS other")  # noqa: S608 - our own text
+    wait_until(lambda: scalar(postgresql_database, others) is None)
+
+    on_postgresql.send([an_envelope(2)])
+
+    assert on_postgresql.stats("default").ready == 2
+
+
+def test_the_later_of_two_sessions_with_the_same_event_fails(
+    on_postgresql: SqlTransport, postgresql_database: str, an_envelope: Maker
+) -> None:
+    failed: list[SendError] = []
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with an_engine(postgresql_database) as engine, engine.connect() as first, engine.connect() as second:
+        on_postgresql.bound_to(first).send(lambda: [an_envelope()])
+
+        def send_again() -> None:
+            try:
+                on_postgresql.bound_to(second).send(lambda: [an_envelope()])
+            except SendError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=send_again)
+        thread.start()
+        wait_until(lambda: scalar(postgresql_database, waiting) is not None)
+        first.commit()
+        thread.join()
+
+    assert [list(error.refused) for error in failed] == [[0]]
+    assert on_postgresql.stats("default").ready == 1
