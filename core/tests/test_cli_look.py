@@ -60,6 +60,7 @@ def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) ->
         "transports.main.poll": ("0.5", "RELEVO_TRANSPORTS__MAIN__POLL"),
         "transports.main.notify": (True, "default"),
         "transports.main.schema": (None, "default"),
+        "transports.main.dialect": (None, "default"),
         'routes."image.*"': (["main/media", "main/feed"], "relevo.toml:10"),
         'routes."*"': (["main"], "relevo.toml:11"),
     }
@@ -114,6 +115,7 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         "transports.main.poll": "0.5",
         "transports.main.notify": "true",
         "transports.main.schema": '"jobs"',
+        "transports.main.dialect": '"portable"',
         'routes."*"': '["main/feed"]',
     }
     tables = {"signing": Signing, 'retries."main/feed"': Retry, "transports.main": TransportConfig}

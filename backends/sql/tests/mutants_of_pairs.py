@@ -15,10 +15,10 @@ from relevo_conformance import promise
 from relevo_sql import _claim, _settle, _transport
 from relevo_sql._claim import Claimer, Prospect
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
+from relevo_sql._prepared import Prepared
 from relevo_sql._row import Receipt, Sent, lease_end, row_of
 from relevo_sql._session import SessionSender
 from relevo_sql._settle import Settler
-from relevo_sql._statement import Prepared
 from relevo_sql._stats import Counter
 from relevo_sql._transport import SqlTransport
 

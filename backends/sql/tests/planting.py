@@ -11,8 +11,9 @@ from relevo_conformance.mutant import Mutant
 from relevo_conformance.promise import Promise
 from relevo_sql import _database
 from relevo_sql._dialect.sqlite import SqliteDialect
+from relevo_sql._prepared import Prepared
 from relevo_sql._schema import LEASED, SCHEDULED, WAITING
-from relevo_sql._statement import Prepared, Statements
+from relevo_sql._statement import Statements
 from relevo_sql.conformance import SqlHarness
 
 MUTANTS: list[Mutant] = []

@@ -11,7 +11,14 @@ from database_server import DatabaseServer
 from relevo_conformance import suite
 from relevo_conformance.profile import PROFILES
 from relevo_sql._dialect.mariadb import MYSQL
-from relevo_sql.conformance import MariadbHarness, PostgresqlHarness, SqlHarness
+from relevo_sql.conformance import (
+    MariadbHarness,
+    PortableHarness,
+    PortableMariadbHarness,
+    PortablePostgresqlHarness,
+    PostgresqlHarness,
+    SqlHarness,
+)
 
 from .on_mariadb import query
 
@@ -19,6 +26,7 @@ SHORT = attrs.evolve(PROFILES["quick"], rows=100)
 """The quick profile with fewer pairs of features: on a server all of them take minutes."""
 
 TestSqlite = suite(SqlHarness)
+TestPortable = suite(PortableHarness, profile=SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +44,19 @@ TestPostgresqlStandard = pytest.mark.soak(
 
 
 @pytest.fixture(scope="module")
+def _portable_on_postgresql(postgresql_databases: DatabaseServer) -> Iterator[None]:
+    """As above, for tables of the portable dialect."""
+    with postgresql_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RELEVO_TEST_POSTGRESQL", url)
+        yield
+
+
+TestPortableOnPostgresql = pytest.mark.soak(
+    pytest.mark.usefixtures("_portable_on_postgresql")(suite(PortablePostgresqlHarness, profile=SHORT))
+)
+
+
+@pytest.fixture(scope="module")
 def _mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
     """Name a new database in RELEVO_TEST_MARIADB, where the harness looks."""
     with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
@@ -45,6 +66,19 @@ def _mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
 
 TestMariadb = pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile=SHORT))
 TestMariadbStandard = pytest.mark.soak(pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile="standard")))
+
+
+@pytest.fixture(scope="module")
+def _portable_on_mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
+    """As above, for tables of the portable dialect."""
+    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RELEVO_TEST_MARIADB", url)
+        yield
+
+
+TestPortableOnMariadb = pytest.mark.soak(
+    pytest.mark.usefixtures("_portable_on_mariadb")(suite(PortableMariadbHarness, profile=SHORT))
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from database_server import DatabaseServer
 from relevo import DeadLetter, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
-from relevo_sql._statement import Prepared, PreparedPair
+from relevo_sql._prepared import Prepared, PreparedPair
 
 from .on_mariadb import execute
 

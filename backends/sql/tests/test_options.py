@@ -66,7 +66,7 @@ def test_an_engine_in_memory_is_refused_at_its_first_use() -> None:
 
 
 def test_a_database_that_is_not_foreseen_is_refused_without_a_promise() -> None:
-    with pytest.raises(ConfigurationError, match="SQLite, PostgreSQL, MariaDB and MySQL, not on oracle; keep"):
+    with pytest.raises(ConfigurationError, match="SQLite, PostgreSQL, MariaDB and MySQL, and none for oracle; use"):
         opened("oracle://localhost/shop")
 
 

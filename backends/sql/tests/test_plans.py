@@ -13,7 +13,8 @@ import pytest
 from relevo import Envelope, Nack
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
-from relevo_sql._statement import Prepared, Statements
+from relevo_sql._prepared import Prepared
+from relevo_sql._statement import Statements
 
 Maker = Callable[..., Envelope]
 

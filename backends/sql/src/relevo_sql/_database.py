@@ -206,7 +206,7 @@ class Database(ForkAware):
 
     def check_version(self, version: str) -> None:
         """Raise :class:`ConfigurationError` unless *version* is the schema version of this package."""
-        if version != str(SCHEMA):
+        if version != self.dialect.edition:
             raise self._unfit(version)
 
     def identity(self, *, fresh: bool = False) -> str:
@@ -332,7 +332,9 @@ class Database(ForkAware):
                 if durable is not None:
                     self.dialect.begin(connection, durable=durable)
                 yield connection
-                if durable is not None:
+                if durable is None:
+                    self.dialect.end_read(connection)
+                else:
                     self._commit(connection)
                     if durable and not create:
                         self._require_same_file()
@@ -419,6 +421,13 @@ class Database(ForkAware):
         start = f'the transport "{self.name}" cannot be used: {self.place}'
         if not version:
             return ConfigurationError(f"{start} does not record its schema version; run: relevo setup")
+        number, *kind = version.split()
+        if number == str(SCHEMA):
+            made = f'dialect = "{kind[0]}"' if kind else 'no option "dialect"'
+            return ConfigurationError(
+                f"{start} has tables that were created with {made}; configure the transport likewise, "
+                f"or name another database"
+            )
         if version.isdecimal() and int(version) > SCHEMA:
             return ConfigurationError(
                 f"{start} has the tables of a newer relevo (schema {version}, this one knows {SCHEMA}); "

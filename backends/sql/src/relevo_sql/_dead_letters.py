@@ -10,6 +10,7 @@ from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._row import entry_of
+from relevo_sql._schema import IDENTITY
 
 _PAGE_BYTES = 16 * 1024 * 1024
 """A page ends with the dead letter that exceeds this size."""
@@ -76,11 +77,13 @@ class DeadLetterStore:
             for ref, state in refs.items():
                 number, queue = _parsed(ref)
                 # Locked first: another process may be reviving it, and its event may be done before this one is sent.
-                if not self._statements.lock_dead.run(connection, ref=number, queue=queue).first():
+                found = self._statements.lock_dead.rows(connection, ref=number, queue=queue)
+                if not found:
                     missing.append(ref)
                     continue
+                derived = self._database.dialect.derive(dict(zip(IDENTITY, found[0][1:], strict=True)))
                 # An event that was sent again stays: it started from the beginning, so it does all that this one would.
-                self._statements.revive.run(connection, ref=number, queue=queue, kept=state, now=now)
+                self._statements.revive.run(connection, ref=number, queue=queue, kept=state, now=now, **derived)
                 self._statements.discard.run(connection, ref=number, queue=queue)
             return missing
 

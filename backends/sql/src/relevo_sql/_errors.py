@@ -105,8 +105,9 @@ def relevo_error(
     if trouble is Trouble.IO and file and _is_full(file):
         trouble = Trouble.FULL  # if SQLite cannot map a file into memory, it does not report why
     if trouble in _CONFIGURATION:
+        words = dialect.reason(trouble) or _CONFIGURATION[trouble]
         remedy = dialect.right(error) or "grant what is missing, or fix the user and the password"
-        why = _CONFIGURATION[trouble].format(place=place, error=_first_line(error.orig), remedy=remedy)
+        why = words.format(place=place, error=_first_line(error.orig), remedy=remedy)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
     waited = f" for longer than {patience:g} s" if patience else ""
     code = getattr(error.orig, "sqlite_errorname", "")

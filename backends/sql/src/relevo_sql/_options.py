@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from relevo import Secret, masked_url
 from relevo.errors import ConfigurationError, did_you_mean, shown
-from relevo_sql._dialect import dialect_named
+from relevo_sql._dialect import dialect_named, require_dialect
 from relevo_sql._dialect.sqlite import in_memory
 
 _URI = ("cache", "immutable", "mode", "nolock", "psow", "vfs")
@@ -65,6 +65,13 @@ class SqlOptions:
     Setup creates it. Sessions of the application need not have it in their ``search_path``.
     """
 
+    dialect: str | None = attrs.field(default=None, validator=lambda _, __, value: require_dialect(value))
+    """
+    ``portable`` to use a database that relevo has no dialect for, with any driver of SQLAlchemy, in plain SQL.
+
+    By default the dialect is the one that relevo has for the database of the address.
+    """
+
 
 def engine_for(options: SqlOptions) -> sa.Engine:
     """
@@ -81,7 +88,7 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     except (sa.exc.ArgumentError, ValueError):
         raise _malformed(text) from None  # the cause may quote the password
     if url.get_backend_name() != "sqlite":
-        return _on_server(url, text)
+        return _on_server(url, text) if options.dialect is None else _with_any_driver(url, text)
     if url.host or url.username or url.password or url.port:
         raise ConfigurationError(
             f"{masked_url(text)} names a host, and SQLite has none; write sqlite:///shop.db for a path "
@@ -93,7 +100,8 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     if "\0" in database:
         raise ConfigurationError("the path of an SQLite database cannot contain NUL")
     try:
-        return sa.create_engine(url.set(database=_placed(database, options.directory)), hide_parameters=True)
+        placed = url.set(database=_placed(database, options.directory))
+        return sa.create_engine(placed, hide_parameters=True, enable_from_linting=False)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
         raise _malformed(text) from None
 
@@ -139,12 +147,32 @@ def _on_server(url: sa.URL, text: str) -> sa.Engine:
     limits = {name: value for name, value in _LIMITS.get(kind, {}).items() if name not in url.query}
     url = url.update_query_dict(limits)
     try:
-        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True)
+        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
     except ImportError:
         raise ConfigurationError(
             f"{masked_url(text)}: the driver is not installed; run: pip install 'relevo-sql[{kind}]'"
         ) from None
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, TypeError, ValueError):
+        raise _malformed(text) from None
+
+
+def _with_any_driver(url: sa.URL, text: str) -> sa.Engine:
+    """
+    Return the engine of any database.
+
+    Raises:
+        ConfigurationError: SQLAlchemy's dialect of it or the driver is not installed, or the address is malformed.
+    """
+    if "+" not in url.drivername:
+        url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+    try:
+        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+    except (ImportError, sa.exc.NoSuchModuleError) as error:
+        raise ConfigurationError(
+            f"{masked_url(text)}: SQLAlchemy's dialect or the driver of {url.drivername} is not installed ({error}); "
+            f"install it: https://docs.sqlalchemy.org/dialects/"
+        ) from None
+    except (sa.exc.ArgumentError, TypeError, ValueError):
         raise _malformed(text) from None
 
 

@@ -36,8 +36,8 @@ metadata = sa.MetaData()
 meta = sa.Table(
     "relevo_meta",
     metadata,
-    sa.Column("key", sa.String(64), primary_key=True),
-    sa.Column("value", sa.String(255), nullable=False),
+    sa.Column("key", sa.Unicode(64), primary_key=True),
+    sa.Column("value", sa.Unicode(255), nullable=False),
 )
 """The schema's version, and a random id that shows whether two connections reach the same database."""
 
@@ -45,18 +45,18 @@ meta = sa.Table(
 def _kept() -> list[sa.Column[Any]]:
     """Return the columns that an event keeps until it is done, living or dead."""
     return [
-        sa.Column("queue", sa.String(255), nullable=False),
-        sa.Column("target", sa.String(255)),  # the envelope's own queue; different in an outbox
-        sa.Column("event_id", sa.String(255)),
-        sa.Column("source", sa.String(255)),
-        sa.Column("name", sa.String(255)),
+        sa.Column("queue", sa.Unicode(255), nullable=False),
+        sa.Column("target", sa.Unicode(255)),  # the envelope's own queue; different in an outbox
+        sa.Column("event_id", sa.Unicode(255)),
+        sa.Column("source", sa.Unicode(255)),
+        sa.Column("name", sa.Unicode(255)),
         sa.Column("urgency", sa.SmallInteger, nullable=False, server_default=sa.text(str(NORMAL))),
-        sa.Column("ordering_key", sa.String(255)),
+        sa.Column("ordering_key", sa.Unicode(255)),
         sa.Column("expires", sa.Double),
         sa.Column("attempt", sa.Integer, nullable=False, server_default=sa.text("1")),
         sa.Column("lost_leases", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("enqueued_at", sa.BigInteger),
-        sa.Column("headers", sa.Text),
+        sa.Column("headers", sa.UnicodeText),
         sa.Column("progress", sa.LargeBinary),
         sa.Column("body", sa.LargeBinary),
     ]
@@ -173,8 +173,10 @@ event = sa.Table(
     sa.Column("ready_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", sa.BigInteger),
     sa.Column("token", sa.BigInteger),  # the claim that holds it; null unless leased
-    sa.Column("begun", sa.Text),  # the note of the process that began it last, unless it has given it back
-    sa.Column("deaths", sa.Text),  # the processes that the event killed or is presumed to have killed, a JSON list
+    sa.Column("begun", sa.UnicodeText),  # the note of the process that began it last, unless it has given it back
+    sa.Column(
+        "deaths", sa.UnicodeText
+    ),  # the processes that the event killed or is presumed to have killed, a JSON list
     *_kept(),
     # Only SQLite lets a column hold a value of another type, and only SQLite has typeof().
     _check("queue_is_text", "typeof(queue) = 'text'", engines="sqlite"),
@@ -228,8 +230,8 @@ dead = sa.Table(
     metadata,
     sa.Column("ref", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     *_kept(),
-    sa.Column("reason", sa.Text),
-    sa.Column("error", sa.Text),
+    sa.Column("reason", sa.UnicodeText),
+    sa.Column("error", sa.UnicodeText),
     sa.Column("died_at", sa.BigInteger),
     sqlite_autoincrement=True,  # a ref is never used twice: another process may be about to discard it
 )
@@ -239,8 +241,8 @@ sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))
 lock = sa.Table(
     "relevo_lock",
     metadata,
-    sa.Column("name", sa.String(255), primary_key=True),
-    sa.Column("holder", sa.String(255), nullable=False),
+    sa.Column("name", sa.Unicode(255), primary_key=True),
+    sa.Column("holder", sa.Unicode(255), nullable=False),
     sa.Column("receipt", sa.String(64), nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
 )

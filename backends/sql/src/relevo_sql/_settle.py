@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
 from relevo_sql._database import Database
+from relevo_sql._prepared import Prepared
 from relevo_sql._row import OrderingGroup, Receipt, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
-from relevo_sql._statement import Prepared
 from relevo_sql._token import is_of_this_process
 
 _Ended = tuple[Receipt, str, Any]
@@ -108,7 +108,7 @@ class Settler:
                 leaving.append(receipt.seq)
         lines: Any = ()
         if leaving:
-            lines = self._statements.lines.run(connection, seqs=self._database.dialect.listed(leaving)).all()
+            lines = self._statements.lines.rows(connection, seqs=self._database.dialect.listed(leaving))
         settled = self._run_grouped(connection, self._statements.ack, of[Ack], now=now)
         settled |= self._run_grouped(connection, self._statements.release, of[Release], now=now)
         for delay, receipts in postponed.items():

@@ -86,14 +86,14 @@ def completion(table: str, dialect: Dialect) -> Sequence[str]:
 
 def _texts(things: Iterable[_Thing], dialect: Dialect) -> list[str]:
     # The database makes its id, since a script is run in several.
-    statements = [_statement(thing, new_id=dialect.random_id) for thing in things]
+    statements = [_statement(thing, dialect, new_id=dialect.random_id) for thing in things]
     texts = [str(each.compile(dialect=dialect.compiler)).strip() for each in statements]
     if dialect.compiler.paramstyle == "format":  # it doubles them, since the driver would look for parameters
         return [text.replace("%%", "%") for text in texts]
     return texts
 
 
-def _statement(thing: _Thing, *, new_id: str) -> sa.ClauseElement:
+def _statement(thing: _Thing, dialect: Dialect, *, new_id: str) -> sa.ClauseElement:
     """Return what creates *thing*; *new_id* is an expression for the id of the database."""
     if isinstance(thing, CreateSchema):
         return thing
@@ -101,7 +101,7 @@ def _statement(thing: _Thing, *, new_id: str) -> sa.ClauseElement:
         return CreateTable(thing)
     if isinstance(thing, sa.Index):
         return CreateIndex(thing)
-    value = f"'{SCHEMA}'" if thing == SCHEMA_KEY else new_id
+    value = f"'{dialect.edition}'" if thing == SCHEMA_KEY else new_id
     row: dict[str, sa.ColumnClause[Any]] = {"key": sa.literal_column(f"'{thing}'"), "value": sa.literal_column(value)}
     return sa.insert(meta).values(row).inline()
 
@@ -209,7 +209,7 @@ def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     missing, compiler = _missing(database, connection), database.dialect.compiler_for(connection)
     for thing in missing:
         # As text: the connection may be the application's and have a schema translation map.
-        creation = _statement(thing, new_id=f"'{uuid.uuid4().hex}'")
+        creation = _statement(thing, database.dialect, new_id=f"'{uuid.uuid4().hex}'")
         connection.exec_driver_sql(str(creation.compile(dialect=compiler)))
     return missing
 

@@ -7,14 +7,14 @@ the conversion of a type would raise an error for a value that is not of the typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from relevo_sql._dialect import Dialect, RowChange
+from relevo_sql._marked import MarkingPreparer
+from relevo_sql._prepared import Prepared, Preparer
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     BY_IDENTITY,
@@ -39,155 +39,18 @@ from relevo_sql._schema import (
 _E, _D = event.c, dead.c
 
 
-class Prepared:
-    """
-    A statement in the form that the driver takes.
-
-    It is compiled at its first run: that takes SQLAlchemy a millisecond or two, and a short-lived process needs few
-    statements.
-
-    Args:
-        statement: The statement, with a parameter for each value.
-
-        compiler: What it is compiled with.
-
-        order: The names of the values of :meth:`run_many`.
-    """
-
-    __slots__ = ("_arrange", "_compiler", "_constants", "_names", "_order", "_statement", "sql")
-
-    def __init__(self, statement: sa.ClauseElement, compiler: sa.Dialect, *, order: Sequence[str] = ()):
-        self._statement = statement
-        self._compiler = compiler
-        self._order = order
-        self._arrange: Callable[[Sequence[object]], tuple[object, ...]] = tuple
-        self.sql = ""
-
-    def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
-        """Execute it with *values*."""
-        if not self.sql:
-            self.compile()
-        values |= self._constants
-        return connection.exec_driver_sql(self.sql, tuple([values[name] for name in self._names]))
-
-    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        """Execute it with *values*; return the rows that it reports."""
-        result = self.run(connection, **values)
-        return result.all() if result.returns_rows else ()
-
-    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Execute it for each of *rows*, whose values are in the given order."""
-        if not self.sql:
-            self.compile()
-        if rows:
-            connection.exec_driver_sql(self.sql, list(map(self._arrange, rows)))
-
-    def compile(self) -> str:
-        """Compile it, and return its text."""
-        compiled = cast("SQLCompiler", self._statement.compile(dialect=self._compiler))
-        self._names: list[str] = list(compiled.positiontup or ())
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-        if self._order and list(self._order) != self._names:
-            self._arrange = itemgetter(*(self._order.index(name) for name in self._names))
-        self.sql = str(compiled)
-        return self.sql
-
-
-class PreparedPair(Prepared):
-    """
-    A query that locks rows, and the statement that changes them.
-
-    Args:
-        query: The query. It returns the key of each row, and what is reported.
-
-        change: The statement; its parameter ``keys`` are the keys.
-
-        listed: Makes a value of that parameter.
-
-        compiler: What they are compiled with.
-
-        order: The names of the values of :meth:`run_many`.
-    """
-
-    __slots__ = ("_listed", "change")
-
-    def __init__(
-        self,
-        query: sa.ClauseElement,
-        change: Prepared,
-        compiler: sa.Dialect,
-        *,
-        listed: Callable[[Iterable[object]], object],
-        order: Sequence[str] = (),
-    ):
-        super().__init__(query, compiler, order=order)
-        self.change = change
-        self._listed = listed
-
-    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        found = self.run(connection, **values).all()
-        if found:
-            self.change.run(connection, **values, keys=self._listed([row[0] for row in found]))
-        return [row[1:] for row in found]
-
-    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
-        for row in rows:
-            self.rows(connection, **dict(zip(self._order, row, strict=True)))
-
-
-class PreparedUnion(Prepared):
-    """A query that is run for each of several values, in one statement: ``run(connection, queues=[…])``."""
-
-    __slots__ = ("_many", "_one")
-
-    def __init__(self, query: sa.ClauseElement, compiler: sa.Dialect, *, one: str, many: str):
-        super().__init__(query, compiler)
-        self._one, self._many = one, many
-
-    def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
-        if not self.sql:
-            self.compile()
-        members = cast("Sequence[object]", values[self._many])
-        values |= self._constants
-        parameters = [each if name == self._one else values[name] for each in members for name in self._names]
-        return connection.exec_driver_sql(" UNION ALL ".join([self.sql] * len(members)), tuple(parameters))
-
-
 def _state(state: int) -> sa.ColumnElement[Any]:
     """Return *state* as a literal, since only then the index of that state is used."""
     return sa.literal_column(str(state))
 
 
-def _bind(name: str) -> sa.BindParameter[Any]:
-    return sa.bindparam(name, type_=sa.types.NullType())
+def _bind(name: str, column: sa.Column[Any] | None = None) -> sa.BindParameter[Any]:
+    """Return the parameter *name*, of the type of *column* where a driver may have to know that to pass nothing."""
+    return sa.bindparam(name, type_=sa.types.NullType() if column is None else column.type)
 
 
 def _in_state(state: int) -> sa.ColumnElement[bool]:
     return _E.state == _state(state)
-
-
-class _Prepare:
-    """Prepares statements for *dialect*."""
-
-    def __init__(self, dialect: Dialect, compiler: sa.Dialect):
-        self._dialect = dialect
-        self._compiler = compiler
-
-    def __call__(self, statement: sa.ClauseElement, *order: str) -> Prepared:
-        """Return *statement*; *order* are the names of the values of ``run_many``."""
-        return Prepared(statement, self._compiler, order=order)
-
-    def change(self, change: RowChange, *order: str) -> Prepared:
-        """Return what makes *change*, in as many steps as the database needs."""
-        *queries, statement = self._dialect.steps(change)
-        if not queries:
-            return self(statement, *order)
-        (query,) = queries
-        return PreparedPair(query, self(statement), self._compiler, listed=self._dialect.listed, order=order)
-
-    def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
-        """Return what runs *query*, which has the parameter *one*, for each member of the parameter *many*."""
-        return PreparedUnion(query, self._compiler, one=one, many=many)
 
 
 def statements_for(dialect: Dialect, connection: sa.Connection | None = None) -> Statements:
@@ -200,13 +63,13 @@ def statements_for(dialect: Dialect, connection: sa.Connection | None = None) ->
         connection: The connection to run them on, if it may be of another driver than the transport's own.
     """
     compiler = dialect.compiler if connection is None else dialect.compiler_for(connection)
-    key = dialect.name, compiler.paramstyle, dialect.schema
+    key = dialect.name, compiler.name, compiler.paramstyle, dialect.schema
     if key not in _compiled:
         _compiled[key] = Statements(dialect, compiler)
     return _compiled[key]
 
 
-_compiled: dict[tuple[str, str, str], Statements] = {}
+_compiled: dict[tuple[str, str, str, str], Statements] = {}
 
 
 class Statements:
@@ -220,7 +83,8 @@ class Statements:
     """
 
     def __init__(self, dialect: Dialect, compiler: sa.Dialect | None = None):
-        prepared = _Prepare(dialect, compiler or dialect.compiler)
+        kind = MarkingPreparer if dialect.marks else Preparer
+        prepared = kind(dialect, compiler or dialect.compiler)
         self._dialect = dialect
         self._sending(prepared, dialect)
         self._lining(prepared, dialect)
@@ -241,7 +105,7 @@ class Statements:
                 rows = [row if row.ordering_key is None else row._replace(state=SCHEDULED) for row in rows]
         self._dialect.send(connection, send, rows)
 
-    def _meeting(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _meeting(self, prepared: Preparer, dialect: Dialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}
         mine = (lock.c.name == _bind("which"), lock.c.receipt == _bind("mine"))
         free = (lock.c.until <= _bind("now")) | (lock.c.holder == _bind("holder"))
@@ -259,21 +123,22 @@ class Statements:
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
         self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
 
-    def _sending(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _sending(self, prepared: Preparer, dialect: Dialect) -> None:
         values = {name: _bind(name) for name in Sent._fields}
-        self.send = prepared(dialect.insert_new(event, values, IDENTITY), *Sent._fields)
+        self.send = prepared(dialect.insert_new(event, values, IDENTITY), *Sent._fields, *dialect.derived)
         if not dialect.turns_at_send:
             return
         state = _behind_others(dialect, {name: _bind(name) for name in LINE}, otherwise=_bind("state"))
         in_line = values | {**dialect.next_key(_E.seq), "state": state}  # a line is ordered by its keys
         self.send_in_line = prepared(dialect.insert_new(event, in_line, IDENTITY), *Sent._fields)
 
-    def _lining(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _lining(self, prepared: Preparer, dialect: Dialect) -> None:
         line = [_E[name] for name in LINE]
         self.lines = prepared(sa.select(*line).where(dialect.among(_E.seq, "seqs")))
         turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
-        following = (_in_state(WAITING), _is_next(dialect))
-        self.advance = prepared.change(RowChange(values={"state": turn}, where=following), *LINE, "now")
+        waits = _in_state(WAITING)
+        following = RowChange(values={"state": turn}, where=(waits, _is_next(dialect)), guard=(waits,))
+        self.advance = prepared.change(following, *LINE, "now")
         # If another program deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
         ahead = sa.select(before.c.seq).where(
@@ -281,13 +146,13 @@ class Statements:
         )
         first = sa.select(*(here.c[name] for name in LINE)).where(
             here.c.state == _state(WAITING),
-            here.c.queue == _bind("queue"),
+            dialect.same(here.c.queue, _bind("queue")),
             ~dialect.by_index(ahead.correlate(here), before, BY_LINE).exists(),
         )
         first = dialect.by_index(first, here, BY_STATE[WAITING])
-        self.left_waiting = prepared(first.limit(_bind("bound")))
+        self.left_waiting = prepared(dialect.ordered(first, here.c.ready_at).limit(_bind("bound")))
 
-    def _receiving(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _receiving(self, prepared: Preparer, dialect: Dialect) -> None:
         def change(found: sa.Select[Any], state: int, values: dict[str, Any], *reported: str) -> Prepared:
             bounded = dialect.by_index(found.limit(_bind("bound")), event, BY_STATE[state])
             columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in reported]
@@ -295,11 +160,11 @@ class Statements:
 
         def ripe(state: int) -> sa.Select[Any]:
             end = dialect.end_of(state)
-            return sa.select(_E.seq).where(_in_state(state), _of_queue(), end <= _bind("now")).order_by(end)
+            return sa.select(_E.seq).where(_in_state(state), _of_queue(dialect), end <= _bind("now")).order_by(end)
 
         queues = dialect.table_of("queues")
         if queues is None:
-            self.look = prepared.for_each(_question(dialect, _bind("queue")), one="queue", many="queues")
+            self.look = prepared.for_each(_question(dialect, _bind("queue", _E.queue)), one="queue", many="queues")
         else:
             self.look = prepared(_question(dialect, queues.c.value).order_by(queues.c.key))
         if dialect.turns_at_send:
@@ -310,12 +175,13 @@ class Statements:
             )
             self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn}, *LINE)
         self.reap = change(ripe(LEASED), LEASED, _FREE | _lost(dialect))
-        endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(), dialect.end_of(LEASED) > _farthest())
-        self.reap_endless = change(endless, LEASED, _FREE | _lost(dialect))
+        over = dialect.end_of(LEASED)
+        endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(dialect), over > _farthest())
+        self.reap_endless = change(dialect.ordered(endless, over), LEASED, _FREE | _lost(dialect))
         self._claiming(prepared, dialect)
 
-    def _claiming(self, prepared: _Prepare, dialect: Dialect) -> None:
-        ready = sa.select(_E.seq).where(_in_state(READY), _of_queue())
+    def _claiming(self, prepared: Preparer, dialect: Dialect) -> None:
+        ready = sa.select(_E.seq).where(_in_state(READY), _of_queue(dialect))
         first = ready.order_by(*dialect.in_order()).limit(_bind("bound"))
         leased = {
             "state": _state(LEASED),
@@ -324,33 +190,35 @@ class Statements:
             # Another writer may have omitted it; then it is set to now once.
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),
         }
-        claimed = [_start(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
+        claimed = [
+            dialect.start_of(name, LONGEST_EVIDENCE) if name in EVIDENCE else sa.column(name) for name in CLAIMED
+        ]
         found = dialect.by_index(first, event, BY_STATE[READY])
         self.claim = prepared.change(RowChange(values=leased, found=found, skips_locked=True, reported=claimed))
         held = sa.and_(_in_state(LEASED), _E.lease_until > _bind("now"), _E.lease_until <= _farthest())
-        strays = sa.select(*(_E[name] for name in Stray._fields)).where(
-            _is_stray(dialect), _of_queue_or_none(dialect), held.is_not(sa.true())
-        )
-        self.strays = prepared(dialect.by_index(strays.limit(_bind("bound")), event, dialect.stray_index))
-        chosen = (dialect.among(_E.seq, "seqs"),)
+        astray = (_is_stray(dialect), _fails(held))
+        strays = sa.select(*(_E[name] for name in Stray._fields)).where(*astray, _of_queue_or_none(dialect))
+        strays = dialect.ordered(strays, _E.seq).limit(_bind("bound"))
+        self.strays = prepared(dialect.by_index(strays, event, dialect.stray_index))
+        # Where several write at a time, another worker may have claimed some of them meanwhile.
+        chosen = (dialect.among(_E.seq, "seqs"), *(() if dialect.turns_at_send else astray))
         # So that a later claim finds it, whatever its state was.
         unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
         self.claim_strays = prepared.change(RowChange(values=repaired, where=chosen, reported=unproven))
 
-    def _settling(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _settling(self, prepared: Preparer, dialect: Dialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")
         held = sa.and_(_E.token == _bind("held"), _E.lease_until > _bind("now"))
         chosen = (held, dialect.among(_E.seq, "seqs"))
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
-        progress = sa.func.coalesce(_bind("kept"), _E.progress)
+        progress = sa.func.coalesce(_bind("kept", _E.progress), _E.progress)
 
         def change(values: dict[str, Any] | None) -> Prepared:
             return prepared.change(RowChange(values=values, where=chosen, reported=(seq,)))
 
         # Locked, where another transaction could change them before this one does.
-        mine = sa.select(seq).select_from(event).where(*chosen).with_for_update()
-        self.held = prepared(dialect.by_key(mine, event))
+        self.held = prepared.lock(event, chosen)
         self.ack = change(None)
         self.release = change(_FREE)
         self.postpone = change(_FREE | {"state": _state(SCHEDULED), "ready_at": _bind("at")})
@@ -371,20 +239,21 @@ class Statements:
         )
         lost = _FREE | _lost(dialect) | {"progress": progress}
         self.lose = prepared(sa.update(event).where(one).values(lost), "which", "held", "kept")
-        self.deaths = prepared(sa.select(_start("deaths")).select_from(event).where(one))
+        deaths = dialect.start_of("deaths", LONGEST_EVIDENCE)
+        self.deaths = prepared(sa.select(deaths).select_from(event).where(one))
         self.die = prepared(
             sa.update(event).where(one).values(lost | {"begun": sa.null(), "deaths": _bind("dead")}),
             "which", "held", "kept", "dead",
         )  # fmt: skip
 
-    def _burying(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _burying(self, prepared: Preparer, dialect: Dialect) -> None:
         one = sa.and_(_E.seq == _bind("which"), _E.token == _bind("held"))
-        said = {"progress": sa.func.coalesce(_bind("kept"), _E.progress), "queue": _bind("queue")}
+        said = {"progress": sa.func.coalesce(_bind("kept", _E.progress), _E.progress), "queue": _bind("queue")}
         kept = [said.get(name, _E[name]) for name in KEPT]
-        same = sa.and_(*(_D[name] == _E[name] for name in IDENTITY))
+        same = sa.and_(*(dialect.same(_D[name], _E[name]) for name in IDENTITY))
         self.forget = prepared(sa.delete(event).where(one), "which", "held")
         earlier = sa.select(_D.ref).select_from(sa.join(event, dead, same)).where(one)
-        self.replace = prepared.change(RowChange(table=dead, values=None, found=earlier), "which", "held")
+        self.replace = prepared.change(RowChange(table=dead, values=None, found=earlier, guard=()), "which", "held")
         ref = dialect.next_key(_D.ref, counted=True)
         self.bury = prepared(
             sa.insert(dead).from_select(
@@ -394,7 +263,7 @@ class Statements:
             "which", "held", "queue", "kept", "reason", "error", "died_at",
         )  # fmt: skip
         shown: list[sa.ColumnClause[Any]] = [sa.column(name) for name in SHOWN]
-        page = sa.select(*shown).where(_D.queue == _bind("queue"), _D.ref > _bind("after"))
+        page = sa.select(*shown).where(dialect.same(_D.queue, _bind("queue")), _D.ref > _bind("after"))
         page = page.order_by(_D.ref).limit(_bind("bound"))
         self.dead = prepared(dialect.by_index(page, dead, DEAD_BY_QUEUE))
         fresh = {
@@ -408,28 +277,31 @@ class Statements:
         }
         again = {name: fresh[name] if name in fresh else _D[name] for name in Sent._fields}
         again |= dialect.next_key(_E.seq)
-        self.lock_dead = prepared(sa.select(_D.ref).where(_one_dead()).with_for_update())
-        self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=_one_dead()))
-        self.discard = prepared(sa.delete(dead).where(_one_dead()))
+        which = _one_dead(dialect)
+        self.lock_dead = prepared.lock(dead, (which,), *IDENTITY)
+        self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=which))
+        self.discard = prepared(sa.delete(dead).where(which))
 
-    def _looking(self, prepared: _Prepare, dialect: Dialect) -> None:
+    def _looking(self, prepared: Preparer, dialect: Dialect) -> None:
         self.stats = prepared(_figures(dialect))
         nobodys = sa.or_(
             _E.state != _state(LEASED), _E.lease_until <= _bind("now"), _E.lease_until > _farthest(), _is_stray(dialect)
         )
         line: list[sa.ColumnClause[Any]] = [sa.column(name) for name in LINE]
-        named = (_E.event_id == _bind("id"), nobodys)
+        is_named = dialect.same(_E.event_id, _bind("id"))
+        named = (is_named, nobodys)
         self.cancel = prepared.change(RowChange(values=None, where=named, by=BY_IDENTITY, reported=line))
-        kept = [_E[name] for name in FOUND]
-        self.find = prepared(sa.select(*kept).where(_E.event_id == _bind("id")).order_by(_E.seq))
+        kept: list[sa.ColumnClause[Any]] = [sa.column(name) for name in FOUND]
+        self.find = prepared(sa.select(*kept).select_from(event).where(is_named).order_by(_E.seq))
         self.last = prepared(sa.select(sa.func.max(_E.seq)))
 
         def remove(some: sa.Select[Any], index: sa.Index) -> Prepared:
-            found = dialect.by_index(some.where(_E.seq <= _bind("last")).limit(_bind("bound")), event, index)
+            bounded = dialect.ordered(some.where(_E.seq <= _bind("last")), _E.seq).limit(_bind("bound"))
+            found = dialect.by_index(bounded, event, index)
             return prepared.change(RowChange(values=None, found=found, skips_locked=True, reported=line))
 
         self.purge = {
-            state: remove(sa.select(_E.seq).where(_in_state(state), _of_queue(), nobodys), BY_STATE[state])
+            state: remove(sa.select(_E.seq).where(_in_state(state), _of_queue(dialect), nobodys), BY_STATE[state])
             for state in (WAITING, READY, SCHEDULED, LEASED)
         }
         strays = sa.select(_E.seq).where(_is_stray(dialect), _of_queue_or_none(dialect))
@@ -478,15 +350,16 @@ def _lost(dialect: Dialect) -> dict[str, Any]:
     return {column: _plus_one(dialect, column) for column in ("attempt", "lost_leases")}
 
 
-def _start(column: str) -> sa.ColumnElement[Any]:
-    """Return the start of *column*, since another writer may have stored a value of any length."""
-    first: sa.ColumnElement[int] = sa.literal_column("1")
-    most: sa.ColumnElement[int] = sa.literal_column(str(LONGEST_EVIDENCE))
-    return sa.func.substr(sa.column(column), first, most).label(column)
+def _fails(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Return the condition that *condition* is false or unknown, without IS NOT TRUE, which few databases know."""
+    zero: sa.ColumnClause[int] = sa.literal_column("0")
+    one: sa.ColumnClause[int] = sa.literal_column("1")
+    found: sa.Case[Any] = sa.case((condition, zero), else_=one)
+    return found == one
 
 
-def _of_queue() -> sa.ColumnElement[bool]:
-    return _E.queue == _bind("queue")
+def _of_queue(dialect: Dialect) -> sa.ColumnElement[bool]:
+    return dialect.same(_E.queue, _bind("queue"))
 
 
 def _of_queue_or_none(dialect: Dialect, queue: sa.ColumnElement[Any] | None = None) -> sa.ColumnElement[bool]:
@@ -504,8 +377,8 @@ def _farthest() -> sa.ColumnElement[Any]:
     return _bind("now") + sa.literal_column(str(FARTHEST))
 
 
-def _one_dead() -> sa.ColumnElement[bool]:
-    return sa.and_(_D.ref == _bind("ref"), _D.queue == _bind("queue"))
+def _one_dead(dialect: Dialect) -> sa.ColumnElement[bool]:
+    return sa.and_(_D.ref == _bind("ref"), dialect.same(_D.queue, _bind("queue")))
 
 
 _FREE: dict[str, Any] = {"state": _state(READY), "lease_until": sa.null(), "token": sa.null()}
@@ -518,7 +391,7 @@ def _figures(dialect: Dialect) -> sa.Select[Any]:
 
     def of(name: str, state: int, *where: sa.ColumnElement[bool]) -> sa.Subquery:
         columns = (count, oldest) if where or state == READY else (count,)
-        figures = sa.select(*columns).select_from(event).where(_in_state(state), _of_queue(), *where)
+        figures = sa.select(*columns).select_from(event).where(_in_state(state), _of_queue(dialect), *where)
         return dialect.by_index(figures, event, BY_STATE[state]).subquery(name)
 
     # A stray row counts as ready; it is already counted by its state, if the state is a valid one.
@@ -527,16 +400,19 @@ def _figures(dialect: Dialect) -> sa.Select[Any]:
         _in_state(LEASED) & ((_E.lease_until <= _bind("now")) | (_E.lease_until > _farthest())),
         (_in_state(SCHEDULED) | _in_state(WAITING)) & (_E.ready_at <= _bind("now")),
     )
-    held, late = (_of_queue() & _in_state(LEASED)), (_of_queue() & (_in_state(SCHEDULED) | _in_state(WAITING)))
+    held, late = (
+        (_of_queue(dialect) & _in_state(LEASED)),
+        (_of_queue(dialect) & (_in_state(SCHEDULED) | _in_state(WAITING))),
+    )
     strays: Any = sa.select(
         count,
         sa.func.count(sa.case((held, count_one))).label("held"),
         sa.func.count(sa.case((late, count_one))).label("later"),
     )
     strays = strays.select_from(event).where(
-        _is_stray(dialect), _of_queue_or_none(dialect), (_of_queue() & ripe).is_not(sa.true())
+        _is_stray(dialect), _of_queue_or_none(dialect), _fails(_of_queue(dialect) & ripe)
     )
-    buried = sa.select(count).select_from(dead).where(_D.queue == _bind("queue"))
+    buried = sa.select(count).select_from(dead).where(dialect.same(_D.queue, _bind("queue")))
     parts = (
         of("ready", READY),
         of("leased", LEASED),
@@ -557,24 +433,21 @@ def _question(dialect: Dialect, queue: sa.ColumnElement[Any]) -> sa.Select[Any]:
 
     def first(state: int, found: sa.ColumnElement[Any], order: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
         of_queue = dialect.by_index(
-            sa.select(found).select_from(event).where(_in_state(state), _E.queue == queue),
+            sa.select(found).select_from(event).where(_in_state(state), dialect.same(_E.queue, queue)),
             event,
             BY_STATE[state],
         )
         return of_queue.order_by(order).limit(sa.literal_column("1")).scalar_subquery()
 
-    stray: sa.Select[Any] = (
-        sa.select(sa.literal_column("1"))
-        .select_from(event)
-        .where(_is_stray(dialect), _of_queue_or_none(dialect, queue))
-    )
-    stray = dialect.by_index(stray, event, dialect.stray_index).limit(sa.literal_column("1"))
+    one: sa.ColumnElement[int] = sa.literal_column("1").label("one")
+    stray = sa.select(one).select_from(event).where(_is_stray(dialect), _of_queue_or_none(dialect, queue))
+    stray = dialect.by_index(stray, event, dialect.stray_index)
     due, over = dialect.end_of(SCHEDULED), dialect.end_of(LEASED)
     return sa.select(
         queue,
-        first(READY, sa.literal_column("1"), dialect.in_order()[0]),
+        first(READY, one, dialect.in_order()[0]),
         first(SCHEDULED, due, due),
         first(LEASED, over, over),
         first(LEASED, over, over.desc()),
-        stray.scalar_subquery(),
+        sa.case((stray.exists(), one)),
     )

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from relevo import Clock, Found, Stats
 from relevo_sql._database import Database
+from relevo_sql._prepared import Prepared
 from relevo_sql._row import Stray, found_of, stray_flaw
 from relevo_sql._settle import advance
-from relevo_sql._statement import Prepared
 
 _BOUND = 10_000
 """How many rows one transaction of a purge deletes, so that other writers do not wait for long."""

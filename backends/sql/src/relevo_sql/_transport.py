@@ -84,6 +84,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         schema: The schema of relevo's tables on PostgreSQL; by default the first one of the ``search_path`` that
             exists. Setup creates it.
 
+        dialect: ``"portable"`` for a database that relevo has no dialect for; by default the database's own one.
+
     Raises:
         ConfigurationError: The database is not supported, or has no schemas and *schema* is given.
     """
@@ -122,10 +124,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         poll: float = 0.1,
         notify: bool = True,
         schema: str | None = None,
+        dialect: str | None = None,
     ):
-        dialect = dialect_of(engine, schema=schema)  # before a copy is made, which not every engine can be
+        chosen = dialect_of(engine, dialect, schema=schema)  # before a copy is made, which not every engine can be
         self._begin(
-            Database(beside(engine), dialect, name=name, own=False, patience=busy_timeout),
+            Database(beside(engine), chosen, name=name, own=False, patience=busy_timeout),
             clock,
             poll,
             notify=notify,
@@ -158,7 +161,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
         engine = engine_for(options)
         self = cls.__new__(cls)
-        dialect = dialect_of(engine, schema=options.schema)
+        dialect = dialect_of(engine, options.dialect, schema=options.schema)
         database = Database(engine, dialect, name=name, own=True, patience=options.busy_timeout)
         self._begin(database, clock, options.poll, notify=options.notify)
         return self

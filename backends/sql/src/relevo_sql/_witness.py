@@ -37,6 +37,6 @@ class Witness:
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
         """Return the heartbeats of *workers*, without those that sent none."""
         asked = self._database.dialect.listed(dict.fromkeys(workers))
-        run = self._statements.beats.run
-        found: Any = self._database.read(lambda connection: run(connection, workers=asked).all())
+        rows = self._statements.beats.rows
+        found: Any = self._database.read(lambda connection: rows(connection, workers=asked))
         return {worker: Presence(beats=beats) for worker, beats in found if type(beats) is int}

@@ -30,7 +30,14 @@ from relevo_sql._options import SqlOptions
 from relevo_sql._schema import event as event_table
 from relevo_sql._transport import SqlTransport
 
-__all__ = ["MariadbHarness", "PostgresqlHarness", "SqlHarness"]
+__all__ = [
+    "MariadbHarness",
+    "PortableHarness",
+    "PortableMariadbHarness",
+    "PortablePostgresqlHarness",
+    "PostgresqlHarness",
+    "SqlHarness",
+]
 
 
 _NO_STATE = 9
@@ -54,6 +61,8 @@ class SqlHarness(Harness):
         {"url": "the database, as sqlite:////absolute/path.db or mariadb://…; a temporary one of SQLite by default"}
     )
     transport: ClassVar[type[Transport]] = SqlTransport
+    dialect: ClassVar[str | None] = None
+    """The option of that name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +78,7 @@ class SqlHarness(Harness):
         return cls.options.get("url")
 
     def open(self) -> Transport:
-        return SqlTransport.open(SqlOptions(url=self.url), name="sql", clock=self.clock)
+        return SqlTransport.open(SqlOptions(url=self.url, dialect=self.dialect), name="sql", clock=self.clock)
 
     def kill(self, transport: Transport) -> None:
         assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
@@ -141,6 +150,29 @@ class MariadbHarness(SqlHarness):
         if not url:
             raise ConfigurationError("there is no MariaDB; set RELEVO_TEST_MARIADB to its URL, or give --option url=…")
         return url
+
+
+class PortableHarness(SqlHarness):
+    """Drives the SQL transport in its portable dialect, by default on a database of SQLite in a temporary folder."""
+
+    dialect = "portable"
+
+    def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
+        # Its tables have no constraints.
+        row = {"queue": queue, "state": len(raw) % 2 * _NO_STATE, "body": raw, "headers": json.dumps(dict(headers))}
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(event_table).values(row))
+
+    def broken(self, transport: Transport, fault: Fault) -> AbstractContextManager[None]:
+        return engine.broken(_engine_of(transport), fault)
+
+
+class PortablePostgresqlHarness(PortableHarness, PostgresqlHarness):
+    """Drives the SQL transport in its portable dialect on PostgreSQL, on the server of ``RELEVO_TEST_POSTGRESQL``."""
+
+
+class PortableMariadbHarness(PortableHarness, MariadbHarness):
+    """Drives the SQL transport in its portable dialect on MariaDB, on the server of ``RELEVO_TEST_MARIADB``."""
 
 
 def _in_memory() -> str | None:

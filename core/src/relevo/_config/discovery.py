@@ -29,14 +29,17 @@ _OWN = {
     "postgresql": "relevo-sql",
     "mariadb": "relevo-sql",
     "mysql": "relevo-sql",
+    "mssql": "relevo-sql",
+    "oracle": "relevo-sql",
+    "cockroachdb": "relevo-sql",
     "amqp": "relevo-amqp",
     "amqps": "relevo-amqp",
     "memory": "relevo-memory",
 }
 """Relevo's own distributions by the name that they offer, for the error that names what to install."""
 
-_LATER = {("postgresql", "sql"), ("mysql", "sql"), ("mariadb", "sql")}
-"""Schemes that relevo-sql knows only to report that it does not serve them yet; not offered to users."""
+_UNTESTED = {("mssql", "sql"), ("oracle", "sql"), ("cockroachdb", "sql")}
+"""Schemes for which relevo-sql has only its portable dialect, which must be chosen; not offered to users."""
 
 
 def transport_of_scheme(scheme: str) -> str:
@@ -54,7 +57,7 @@ def transport_of_scheme(scheme: str) -> str:
     wanted = scheme.partition("+")[0]
     found = _only(SCHEMES, wanted)
     if found is None:
-        offered = {point.name for point in _points(SCHEMES) if (point.name, point.value) not in _LATER}
+        offered = {point.name for point in _points(SCHEMES) if (point.name, point.value) not in _UNTESTED}
         raise TransportNotFoundError(scheme, offered, distribution=_OWN.get(wanted))
     return found.value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.dialect import RowChange, Dialect, Line, Location, Stored, Trouble
 
 __all__ = [
@@ -17,16 +17,19 @@ __all__ = [
     "beside",
     "dialect_named",
     "dialect_of",
+    "require_dialect",
     "unsupported",
 ]
 
 
-def dialect_of(engine: sa.Engine, *, schema: str | None = None) -> Dialect:
+def dialect_of(engine: sa.Engine, chosen: str | None = None, *, schema: str | None = None) -> Dialect:
     """
     Return the dialect of the database behind *engine*.
 
     Args:
         engine: The engine of the database.
+
+        chosen: ``portable`` for the dialect of that name; by default the one that relevo has for the database.
 
         schema: The schema of relevo's tables, if it is to be another than the one that the database chooses.
 
@@ -38,10 +41,31 @@ def dialect_of(engine: sa.Engine, *, schema: str | None = None) -> Dialect:
             f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
             f"give it create_engine(…) of the same database: an AsyncSession can be joined nevertheless"
         )
-    dialect = dialect_named(engine.dialect.name)
+    dialect = dialect_named(engine.dialect.name) if chosen is None else _portable(engine, chosen)
     if schema is not None:
         dialect.use_schema(schema)
     return dialect
+
+
+def _portable(engine: sa.Engine, chosen: str) -> Dialect:
+    require_dialect(chosen)
+    from relevo_sql._dialect.portable import PortableDialect  # noqa: PLC0415 - rarely needed
+
+    like = _LIKE.get(engine.dialect.name)
+    return PortableDialect(engine.dialect, None if like is None else dialect_named(like))
+
+
+_LIKE = {name: name for name in ("sqlite", "postgresql", "mysql", "mariadb")} | {"cockroachdb": "postgresql"}
+"""The databases whose drivers a dialect of relevo knows, as SQLAlchemy calls them."""
+
+
+def require_dialect(chosen: str | None) -> None:
+    """Raise :class:`ConfigurationError` unless *chosen* is a value of the option ``dialect``."""
+    if chosen not in (None, "portable"):
+        raise ConfigurationError(
+            f'dialect: expected "portable", or nothing for the dialect that relevo has for the database; '
+            f"got {shown(chosen)}"
+        )
 
 
 def dialect_named(name: str) -> Dialect:
@@ -69,12 +93,13 @@ def dialect_named(name: str) -> Dialect:
 
 def beside(engine: sa.Engine) -> sa.Engine:
     """Return an engine on the same database with separate connections, which listeners of *engine* do not get."""
-    return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True)
+    return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True, enable_from_linting=False)
 
 
 def unsupported(name: str) -> ConfigurationError:
     """Return the error for a database that is not supported."""
     return ConfigurationError(
-        f"this release of relevo-sql works on SQLite, PostgreSQL, MariaDB and MySQL, not on {name}; "
-        f"keep the events in a file of their own, as in sqlite:///shop.db"
+        f"relevo-sql has dialects for SQLite, PostgreSQL, MariaDB and MySQL, and none for {name}; "
+        f'use the portable one, which is not tested on {name}: {{ url = "…", dialect = "portable" }}; '
+        f"or keep the events in a file of their own, as in sqlite:///shop.db"
     )

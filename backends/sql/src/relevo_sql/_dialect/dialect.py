@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError
 from relevo_sql._row import Sent
-from relevo_sql._schema import LEASED, event, metadata
+from relevo_sql._schema import LEASED, SCHEMA, event, metadata
 
 SLICE = 0.2
 """Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
@@ -97,6 +97,11 @@ class RowChange:
 
     found: sa.Select[Any] | None = None
     """Instead of :attr:`where`: it selects the keys of the rows."""
+
+    guard: Sequence[sa.ColumnElement[bool]] | None = None
+    """
+    What a row that was read without a lock must still fulfil when it is changed; by default all that it was found by.
+    """
 
     skips_locked: bool = False
     """Whether rows that another transaction is changing are left out, if the database can do that."""
@@ -208,7 +213,7 @@ class Dialect(ABC):
     creates_in_transaction: ClassVar[bool] = True
     """Whether a rollback removes tables that were created in the transaction."""
 
-    random_id: ClassVar[str]
+    random_id: str
     """An expression that makes a new id at each execution: 32 hexadecimal digits."""
 
     commits_alone: ClassVar[int] = 0
@@ -225,6 +230,15 @@ class Dialect(ABC):
     It can where there is one writer at a time. Elsewhere it does not see what other transactions have written, so the
     next claim decides.
     """
+
+    marks: ClassVar[bool] = False
+    """Whether rows are changed by compare-and-set instead of under locks, and SQLAlchemy runs the statements."""
+
+    derived: ClassVar[Sequence[str]] = ()
+    """The columns of ``relevo_event`` that relevo fills beside those of an event, see :meth:`derive`."""
+
+    edition: ClassVar[str] = str(SCHEMA)
+    """What ``relevo_meta`` says of the tables: their version, and their kind if it is another one."""
 
     before_all: ClassVar[float] = -(2**63)
     """A number before the first of all dead letters."""
@@ -295,6 +309,10 @@ class Dialect(ABC):
 
         A database need not do anything if it needs no such lock.
         """
+        return
+
+    def end_read(self, connection: sa.Connection) -> None:
+        """End what a query outside a transaction has begun, where a query begins a transaction."""
         return
 
     def commit(self, connection: sa.Connection) -> None:
@@ -399,6 +417,24 @@ class Dialect(ABC):
         """Return the column that says when *state*, which is not ready, ends; an index has its rows in this order."""
         return event.c.lease_until if state == LEASED else event.c.ready_at
 
+    def ordered(self, select: sa.Select[Any], *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Return *select*, whose order does not matter, by *columns* if the database limits only rows in an order."""
+        return select
+
+    def same(self, one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        """Return the condition that two texts are the same, byte for byte."""
+        return one == other
+
+    def start_of(self, column: str, length: int) -> sa.ColumnElement[Any]:
+        """Return the first *length* characters of *column*: another writer may have stored a value of any length."""
+        first: sa.ColumnElement[int] = sa.literal_column("1")
+        most: sa.ColumnElement[int] = sa.literal_column(str(length))
+        return sa.func.substr(sa.column(column), first, most).label(column)
+
+    def derive(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the :attr:`derived` columns of a row with *values*."""
+        return {}
+
     @abstractmethod
     def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
         """
@@ -406,6 +442,10 @@ class Dialect(ABC):
 
         It is one statement, or a query and a statement. The query locks the rows and returns the key of each and what
         is reported; the statement changes the rows whose keys are the parameter ``keys``, see :meth:`listed`.
+
+        Without locks, see :attr:`marks`, the query returns keys, and several statements follow: each is about those
+        of the ``keys`` that the SELECT before it has returned, or that still fulfil the guard of the change. One
+        puts the parameter ``mark`` on the rows; a SELECT finds them by it and returns what is reported.
         """
 
     def table_of(self, parameter: str) -> sa.TableValuedAlias | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Stored, Trouble, filled
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
-from relevo_sql._dialect.server import ServerLocation, number_of, trouble_before_the_driver
+from relevo_sql._dialect.server import UnnamedLocation, number_of, trouble_before_the_driver
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
 
 _FOUND_ROWS = 2
@@ -89,17 +89,6 @@ def kind_of(version: str) -> ServerKind:
     return kind
 
 
-class _Location(ServerLocation):
-    """A database on a server that has no identity of its own: only the id in ``relevo_meta`` tells which it is."""
-
-    @property
-    def is_named(self) -> bool:
-        return False  # besides, no table can be created inside a transaction
-
-    def holds(self, home: Hashable) -> bool:
-        return False
-
-
 class MariadbDialect(Dialect):
     """
     MariaDB and MySQL: many writers at a time, each under READ COMMITTED, which locks no gaps between rows.
@@ -132,8 +121,8 @@ class MariadbDialect(Dialect):
 
     # --- connections ------------------------------------------------------------------------------
 
-    def location(self, url: sa.URL) -> ServerLocation:
-        return _Location(url)
+    def location(self, url: sa.URL) -> UnnamedLocation:
+        return UnnamedLocation(url)
 
     def prepare(self, connection: sa.Connection, *, own: bool) -> Home:
         used = connection.dialect.driver

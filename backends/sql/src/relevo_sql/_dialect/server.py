@@ -51,6 +51,17 @@ def trouble_before_the_driver(error: sa.exc.SQLAlchemyError) -> Trouble:
     return Trouble.LOST if isinstance(error, closed) else Trouble.OTHER
 
 
+class UnnamedLocation(ServerLocation):
+    """A database on a server that has no identity of its own: only the id in ``relevo_meta`` tells which it is."""
+
+    @property
+    def is_named(self) -> bool:
+        return False  # besides, not every such database can create tables inside a transaction
+
+    def holds(self, home: Hashable) -> bool:
+        return False
+
+
 def number_of(line: Line) -> int:
     """Return a number of 64 bits, with a sign, that stands for *line* where a lock has a number."""
     text = "\0".join(str(part) for part in line)
