@@ -25,16 +25,28 @@ def _clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(name="another", params=["memory", "sql"])
+ON_A_SERVER = pytest.mark.slow("about a server, not Python")
+KINDS = [
+    "memory",
+    "sqlite",
+    pytest.param("postgresql", marks=[ON_A_SERVER, pytest.mark.postgresql]),
+    pytest.param("mariadb", marks=[ON_A_SERVER, pytest.mark.mariadb]),
+]
+DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
+
+
+@pytest.fixture(name="another", params=KINDS)
 def _another(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
     """Open a transport beside the others, as another process does."""
-    store = MemoryStore()
+    store, url = MemoryStore(), sa.make_url(f"sqlite:///{tmp_path / 'shop.db'}")
+    if driver := DRIVERS.get(request.param):
+        url = sa.make_url(request.getfixturevalue(f"{request.param}_database")).set(drivername=driver)
 
     def in_memory() -> Coordinator:
         return stack.enter_context(MemoryTransport(store, clock=clock))
 
     def in_sql() -> Coordinator:
-        engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+        engine = sa.create_engine(url)
         stack.callback(engine.dispose)
         transport = stack.enter_context(SqlTransport(engine, clock=clock))
         transport.setup(["default"])

@@ -1,4 +1,4 @@
-"""One application, its upload unchanged, on a SQL table, on RabbitMQ behind an outbox, and in memory."""
+"""One application, its upload unchanged, on tables of each database, on RabbitMQ behind an outbox, and in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Base(orm.DeclarativeBase):
 class Image(Base):
     __tablename__ = "image"
     id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-    name: orm.Mapped[str]
+    name: orm.Mapped[str] = orm.mapped_column(sa.String(255))
 
 
 @attrs.frozen
@@ -46,20 +46,39 @@ class Shop:
         return relevo.LoopRunner(signals=False).run(self.app, relevo.RunOptions(until_empty=True, settle=2.0))
 
 
-@pytest.fixture(name="fresh_shop", params=["sqlite", "amqp", "memory"])
+SQLITE = "sqlite:///shop.db"
+SYNCHRONOUS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
+ASYNCHRONOUS = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+
+ON_A_SERVER = pytest.mark.slow("about a server, not Python")
+KINDS = [
+    "sqlite",
+    pytest.param("postgresql", marks=[ON_A_SERVER, pytest.mark.postgresql]),
+    pytest.param("mariadb", marks=[ON_A_SERVER, pytest.mark.mariadb]),
+    "amqp",
+    pytest.param("amqp, postgresql", marks=[ON_A_SERVER, pytest.mark.postgresql]),
+    "memory",
+]
+"""The transport, and the database of the application if it is not SQLite's."""
+
+
+@pytest.fixture(name="fresh_shop", params=KINDS)
 def _fresh_shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[relevo.App], None]) -> Iterator[Shop]:
-    database = "sqlite:///shop.db"
-    if request.param == "amqp":
+    transport, _, name = request.param.rpartition(", ")
+    transport = transport or name
+    database: str = request.getfixturevalue(f"{name}_database") if name in SYNCHRONOUS else SQLITE
+    if transport == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
         prefix = f"upload-{uuid.uuid4().hex[:8]}"
         main = f'{{ url = "{url}", prefix = "{prefix}", levels = 4, settle_in = 0, outbox = "{database}" }}'
     else:
-        main = f'"{database}"' if request.param == "sqlite" else '"memory://"'
+        main = '"memory://"' if transport == "memory" else f'"{database}"'
     (tmp_path / "relevo.toml").write_text(
         f'[transports]\nmain = {main}\n[routes]\n"*" = ["main/media", "main/feed"]\n', "utf-8"
     )
     app = relevo.App.from_config(tmp_path / "relevo.toml", environ={})
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    own = sa.make_url(f"sqlite:///{tmp_path / 'shop.db'}" if database is SQLITE else database)
+    engine = sa.create_engine(own.set(drivername=SYNCHRONOUS.get(name, "sqlite")))
     Base.metadata.create_all(engine)
     seen: list[tuple[str, str]] = []
     app.add_subject(_images(engine))
@@ -117,8 +136,8 @@ def test_whatever_kind_of_session_the_application_has(shop: Shop) -> None:
     scoped.commit()
     scoped.remove()
 
-    async def asynchronously() -> None:
-        engine = create_async_engine(str(shop.engine.url).replace("sqlite://", "sqlite+aiosqlite://"))
+    async def asynchronously(driver: str) -> None:
+        engine = create_async_engine(shop.engine.url.set(drivername=driver))
         async with AsyncSession(engine) as session:
             image = Image(name="async")
             session.add(image)
@@ -126,14 +145,17 @@ def test_whatever_kind_of_session_the_application_has(shop: Shop) -> None:
             await session.commit()
         await engine.dispose()
 
-    asyncio.run(asynchronously())
+    expected = {"scoped"}
+    if driver := ASYNCHRONOUS.get(shop.engine.url.get_backend_name()):
+        asyncio.run(asynchronously(driver))
+        expected.add("async")
     if isinstance(shop.app.transport(), SqlTransport) or shop.app.outboxes:
         with shop.engine.begin() as connection:
             shop.app.dispatch(relevo.Event("image.created", subject=relevo.Subject("image", "1")), session=connection)
 
     shop.drain()
 
-    assert {name for _, name in shop.seen} == {"scoped", "async"}
+    assert {name for _, name in shop.seen} == expected
     assert {queue for queue, _ in shop.seen} == {"media", "feed"}
 
 
