@@ -12,15 +12,16 @@ from pathlib import Path
 import attrs
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import server_starter
-from relevo import Envelope
-from relevo.errors import SendError
+from relevo import App, Envelope, Event
+from relevo.errors import SendError, TransportError
 from relevo_sql import SqlTransport
 from small_disk import SmallDisk, small_disk
 
 from .command import UNAVAILABLE, configure, relevo
-from .on_server import execute
+from .on_server import an_engine, execute, query
 from .restarting import Server, restarting
 from .test_outages import _running
 
@@ -138,6 +139,34 @@ def test_a_send_to_a_full_disk_is_refused_and_nothing_that_was_accepted_is_lost(
     for error in errors:
         assert re.search(SAID, str(error))
     assert sorted(running.handled) == sorted([*accepted, "id-1000000"])
+
+
+def dispatch_and_commit(app: App, event: Event, session: Session) -> None:
+    app.dispatch(event, session=session)
+    session.commit()
+
+
+def test_a_session_on_a_full_disk_commits_neither_the_row_nor_its_event(
+    opener: Opener, place: Place, an_envelope: Maker
+) -> None:
+    transport = opener(url=place.url)
+    app = App(transports={"main": transport}, routes={"*": "main"})
+    execute(place.url, "CREATE TABLE IF NOT EXISTS image (id INTEGER PRIMARY KEY)")
+    place.disk.fill()
+    before, _ = crammed(place, transport, lambda number, **fields: an_envelope(5000 + number, **fields))
+    event = Event("image.created", {"path": "x" * place.sizes[0]})
+
+    with an_engine(place.url) as engine, Session(engine) as session:
+        with pytest.raises(TransportError, match=SAID):  # on SQLite from the dispatch, which opens the database
+            dispatch_and_commit(app, event, session)
+        session.rollback()
+        place.disk.free()
+        session.execute(sa.text("INSERT INTO image VALUES (1)"))
+        dispatch_and_commit(app, event, session)
+
+    assert transport.stats("default").ready == len(before) + 1
+    assert query(place.url, "SELECT id FROM image") == [(1,)]
+    transport.purge("default")
 
 
 def test_a_worker_on_a_full_disk_goes_on_when_there_is_space(

@@ -16,8 +16,8 @@ from relevo import Ack, App, Envelope, Event
 from relevo.errors import SendError, TransportError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
-from .command import UNAVAILABLE, configure, relevo
-from .on_server import an_engine, execute, ids, in_a_thread, query
+from .command import UNAVAILABLE, configure, relevo, running
+from .on_server import an_engine, execute, ids, in_a_thread, query, wait_until
 from .restarting import Server, a_database, restarting
 from .test_outages import _Running, _running
 
@@ -233,3 +233,39 @@ def test_a_command_says_that_the_server_is_away_and_works_when_it_is_back(
     assert "cannot be reached, or ended the connection" in away.stderr
     assert "Traceback" not in away.stderr
     assert (back.returncode, back.stderr) == (0, "")
+
+
+LISTENERS = """
+import pathlib
+import relevo
+
+@relevo.listener("number.drawn")
+def note(event):
+    with (pathlib.Path(__file__).parent / "numbers").open("a") as file:
+        print(event["number"], file=file)
+"""
+
+
+def test_a_worker_process_outlives_the_server_and_reports_the_outage_once(
+    opener: Opener, server: Server, private: str, tmp_path: Path
+) -> None:
+    app = App(transports={"main": opener(url=private)}, routes={"*": "main"})
+    configure(tmp_path, f'"{private}"', listeners="shop_listeners")
+    (tmp_path / "shop_listeners.py").write_text(LISTENERS)
+    numbers, log = tmp_path / "numbers", tmp_path / "log"
+
+    with log.open("w") as errors, running(tmp_path, "worker", errors=errors) as worker:
+        app.dispatch(Event("number.drawn", {"number": 1}))
+        wait_until(lambda: numbers.exists() and numbers.read_text() == "1\n")
+        server.kill()
+        wait_until(lambda: "waiting until it is back" in log.read_text())
+        server.start()
+        app.dispatch(Event("number.drawn", {"number": 2}))
+        wait_until(lambda: numbers.read_text() == "1\n2\n")
+        worker.terminate()
+        code = worker.wait(60)
+
+    lines = log.read_text().splitlines()
+    assert code == 0
+    assert [line for line in lines if "Traceback" in line] == []
+    assert len([line for line in lines if "cannot be reached, or ended the connection" in line]) == 1

@@ -10,7 +10,7 @@ database commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +23,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from relevo import Envelope
 from relevo.backend import ForkAware
 from relevo.backend.session import JoinedObjects, JoinedSession, begin, joinable, listen
-from relevo.errors import ConfigurationError, SendError, SessionError, TransportUnavailableError
+from relevo.errors import ConfigurationError, RelevoError, SendError, SessionError, TransportUnavailableError
 from relevo_sql._database import Database
 from relevo_sql._dialect import Trouble, beside
 from relevo_sql._errors import relevo_error, translate_errors
@@ -33,6 +33,8 @@ from relevo_sql._setup import create_within, is_incomplete
 from relevo_sql._statement import statements_for
 
 Make = Callable[[], Sequence[Sent]]
+
+_THEIRS = "the session's database"
 
 
 class JoinedSessions(ForkAware):
@@ -87,9 +89,7 @@ class JoinedSessions(ForkAware):
         try:
             return session.connection(bind_arguments={"clause": event})
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            database = self._database
-            found = relevo_error(database.dialect, error, database.name, "the session's database")
-            raise found from getattr(error, "orig", None) or error
+            raise self._translated(error) from getattr(error, "orig", None) or error
 
     def wake(self) -> None:
         """Wake a blocked receive, since events were committed."""
@@ -137,7 +137,7 @@ class JoinedSessions(ForkAware):
             SessionError: They would be created elsewhere: its transaction looks up names in another schema.
         """
         database = self._database
-        with translate_errors(database.dialect, database.name, lambda: "the session's database"):
+        with self._translating():
             if not database.location.holds(database.dialect.home(connection)):
                 raise self._elsewhere("uses another database")
             create_within(database, connection)
@@ -146,7 +146,7 @@ class JoinedSessions(ForkAware):
         """Write *rows* in the transaction of *connection*."""
         database = self._database
         try:
-            with translate_errors(database.dialect, self._database.name, lambda: "the session's database"):
+            with self._translating():
                 try:
                     statements_for(database.dialect, connection).write(connection, rows)
                 except sa.exc.DBAPIError as error:
@@ -181,7 +181,7 @@ class JoinedSessions(ForkAware):
                     return is_incomplete(database, own)
                 self._require_same(own, same=same)
         except sa.exc.DBAPIError as error:
-            raise relevo_error(database.dialect, error, database.name, "the session's database") from error.orig
+            raise self._translated(error) from error.orig
         finally:
             looking.dispose()
         return False
@@ -198,6 +198,14 @@ class JoinedSessions(ForkAware):
             raise self._elsewhere("has tables that this version of relevo cannot use") from error
         if not same and theirs not in self._our_ids():
             raise self._elsewhere("uses another database")
+
+    def _translating(self) -> AbstractContextManager[None]:
+        database = self._database
+        return translate_errors(database.dialect, database.name, lambda: _THEIRS, file=database.location.file)
+
+    def _translated(self, error: sa.exc.SQLAlchemyError) -> RelevoError:
+        database = self._database
+        return relevo_error(database.dialect, error, database.name, _THEIRS, file=database.location.file)
 
     def _our_ids(self) -> Iterator[str]:
         with suppress(ConfigurationError, TransportUnavailableError):  # no tables yet, so no id
