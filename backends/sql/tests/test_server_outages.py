@@ -134,6 +134,24 @@ def test_a_connection_that_was_ended_while_it_was_idle_is_not_noticed(
     assert transport.find("id-1")
 
 
+def test_a_connection_that_is_ended_as_it_is_opened_is_replaced(
+    opener: Opener, transport: SqlTransport, sessions: Sessions, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    another = opener(url=sessions.url, setup=False)
+    ended: list[int] = []
+
+    def end(connection: sa.Connection) -> None:
+        if not ended:
+            ended.append(sessions.behind(connection))
+            sessions.terminate(ended[0])
+
+    sa.event.listen(another._database.engine, "engine_connect", end)
+
+    assert ids(another) == ["id-1"]
+    assert len(ended) == 1
+
+
 @pytest.mark.parametrize(
     ("moment", "statement"),
     [("before", "SELECT"), ("after", "SELECT"), ("before", "BEGIN"), ("after", "BEGIN"), ("before", "UPDATE")],

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -338,6 +338,12 @@ class Database(ForkAware):
                     self._commit(connection)
                     if durable and not create:
                         self._require_same_file()
+            except (
+                self.engine.dialect.loaded_dbapi.Error
+            ) as error:  # of a method of the driver that SQLAlchemy does not see
+                seen = self._as_seen(error)
+                self._clean_up(seen)
+                raise seen from error
             except BaseException as error:
                 self._clean_up(error)
                 raise
@@ -345,6 +351,10 @@ class Database(ForkAware):
                 self._uses -= 1
                 if self._closing.is_set() and not self._uses:
                     self._let_go()
+
+    def _as_seen(self, error: Exception) -> sa.exc.DBAPIError:
+        """Return the error that SQLAlchemy would raise for *error*, which is the driver's."""
+        return cast("sa.exc.DBAPIError", sa.exc.DBAPIError.instance("", (), error, type(error)))
 
     def _commit(self, connection: sa.Connection) -> None:
         deadline = time.monotonic() + self._left(self._patience)
