@@ -128,6 +128,25 @@ def test_the_applications_connections_are_as_they_were(engine: sa.Engine, an_env
     assert (len(engine.pool.dispatch.connect), len(engine.dispatch.begin)) == listeners
 
 
+def test_an_application_can_make_its_engine_from_the_url_of_a_transport(opener: Opener, engine: sa.Engine) -> None:
+    transport = opener()
+
+    own = sa.create_engine(transport.url)
+    with own.connect() as connection:
+        found = connection.exec_driver_sql("SELECT count(*) FROM relevo_event").scalar()
+    own.dispose()
+
+    assert found == 0
+    assert SqlTransport(engine).url == engine.url
+
+
+def test_the_url_of_a_transport_has_the_password_and_does_not_show_it(opener: Opener) -> None:
+    url = opener(url="mariadb://shop:not-to-be-shown@127.0.0.1:1/shop", setup=False).url
+
+    assert url.password == "not-to-be-shown"
+    assert "not-to-be-shown" not in f"{url} {url!r}"
+
+
 def test_closing_leaves_the_applications_engine_open(engine: sa.Engine) -> None:
     with SqlTransport(engine) as transport, engine.connect() as connection:
         transport.setup([])
