@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -68,9 +69,9 @@ class SqlHarness(Harness):
         super().__init__()
         self._directory = Path(tempfile.mkdtemp(prefix="relevo-sql-", dir=_in_memory()))
         self.url = self.default_url() or f"sqlite:///{self._directory}/events.db"
-        self.engine = application_engine(self.url)
-        with self.engine.begin() as connection:
-            orm.prepare(connection)
+        # One for all cases on a server: to connect takes longer there than most cases.
+        self.engine = _server_engine(self.url, os.getpid()) if self.default_url() else application_engine(self.url)
+        self._has_objects = False
 
     @classmethod
     def default_url(cls) -> str | None:
@@ -101,19 +102,29 @@ class SqlHarness(Harness):
                 connection.exec_driver_sql(on)
 
     def close(self) -> None:
-        if self.default_url():  # the folder of a temporary database goes as a whole
+        if not self.default_url():  # the folder of a temporary database goes as a whole
+            self.engine.dispose()
+        elif self._has_objects:
             with self.engine.begin() as connection:
                 orm.clean_up(connection)
-        self.engine.dispose()
         shutil.rmtree(self._directory)
+
+    def _prepare_objects(self) -> None:
+        """Create the table of the objects that sessions flush, once it is needed."""
+        if not self._has_objects:
+            with self.engine.begin() as connection:
+                orm.prepare(connection)
+            self._has_objects = True
 
     @contextmanager
     def session(self) -> Iterator[Transaction]:
+        self._prepare_objects()
         with Session(self.engine) as session:
             yield OrmTransaction(session)
 
     @contextmanager
     def connection(self) -> Iterator[Transaction]:
+        self._prepare_objects()
         with self.engine.connect() as connection:
             yield ConnectionTransaction(connection)
 
@@ -173,6 +184,12 @@ class PortablePostgresqlHarness(PortableHarness, PostgresqlHarness):
 
 class PortableMariadbHarness(PortableHarness, MariadbHarness):
     """Drives the SQL transport in its portable dialect on MariaDB, on the server of ``RELEVO_TEST_MARIADB``."""
+
+
+@cache
+def _server_engine(url: str, _process: int) -> sa.Engine:
+    """Return the application's engine for the server at *url*, another one in each process."""
+    return application_engine(url)
 
 
 def _in_memory() -> str | None:
