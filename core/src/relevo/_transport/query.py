@@ -65,9 +65,14 @@ class _Filter:
     since: float | None = None
     until: float | None = None
 
+    @property
+    def patterns(self) -> Names:
+        """The names, apart from beginnings of names."""
+        return Names.of(self.names)
+
     def matches_name(self, name: str | None) -> bool:
         """Return whether it chooses events with *name*; ``None`` if the event is unreadable."""
-        return Names.of(self.names).match(name)
+        return self.patterns.match(name)
 
     def matches_time(self, at: float) -> bool:
         """Return whether it chooses what was sent, or dead-lettered, *at* that time."""
