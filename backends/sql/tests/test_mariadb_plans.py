@@ -12,7 +12,7 @@ import pytest
 from database_server import DatabaseServer
 from relevo import DeadLetter, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
-from relevo_sql._query_statement import Conditions
+from relevo_sql._query_statement import FilterShape
 from relevo_sql._statement import Prepared, PreparedPair
 
 from .on_mariadb import execute
@@ -129,10 +129,10 @@ def test_a_statement_finds_its_rows_by_an_index(transport: SqlTransport, name: s
 @pytest.mark.parametrize("state", [0, 1, 2, 3])
 def test_a_page_of_a_query_is_a_range_of_the_index_of_states(transport: SqlTransport, state: int) -> None:
     queries = transport._database.statements.queries
-    conditions = Conditions(names=True, prefixes=(3,), since=True)
+    conditions = FilterShape(names=True, prefixes=(3,), since=True)
 
     (page,) = plan(transport, queries.page(state, conditions))
-    groups = plan(transport, queries.group(state, Conditions(), by_name=True))
+    groups = plan(transport, queries.group(state, FilterShape(), by_name=True))
 
     assert page[:3] == ("relevo_event", "range", STATE)
     assert "filesort" not in page[3]
@@ -152,8 +152,8 @@ def test_stuck_keys_are_found_by_indexes(transport: SqlTransport) -> None:
 def test_filtered_dead_letters_are_found_by_their_queue(transport: SqlTransport) -> None:
     queries = transport._database.statements.queries
 
-    (page,) = plan(transport, queries.dead_page(Conditions(others=True)))
-    (group,) = plan(transport, queries.dead_group(Conditions(), by="reason"))
+    (page,) = plan(transport, queries.dead_page(FilterShape(others=True)))
+    (group,) = plan(transport, queries.dead_group(FilterShape(), by="reason"))
 
     assert (page[2], group[2]) == ("relevo_dead_queue", "relevo_dead_queue")
     assert "filesort" not in page[3]

@@ -13,7 +13,7 @@ import pytest
 from relevo import Envelope, Nack
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
-from relevo_sql._query_statement import Conditions
+from relevo_sql._query_statement import FilterShape
 from relevo_sql._schema import LEASED, READY, SCHEDULED, WAITING
 from relevo_sql._statement import Prepared, Statements
 
@@ -96,8 +96,8 @@ def test_a_page_of_a_query_is_a_range_of_the_index_of_a_state(
     crowded: SqlTransport, path: Path, state: int, found_by: str
 ) -> None:
     queries = crowded._database.statements.queries
-    page = queries.page(state, Conditions(names=True, prefixes=(3,), since=True))
-    group = queries.group(state, Conditions(), by_name=True)
+    page = queries.page(state, FilterShape(names=True, prefixes=(3,), since=True))
+    group = queries.group(state, FilterShape(), by_name=True)
 
     told = plan(path, page)
 
@@ -118,10 +118,10 @@ def test_stuck_keys_are_found_by_indexes(crowded: SqlTransport, path: Path) -> N
 def test_filtered_dead_letters_are_found_by_their_queue(crowded: SqlTransport, path: Path) -> None:
     queries = crowded._database.statements.queries
 
-    page = plan(path, queries.dead_page(Conditions(others=True)))
+    page = plan(path, queries.dead_page(FilterShape(others=True)))
 
     assert "SEARCH relevo_dead USING INDEX relevo_dead_queue (queue=? AND ref>?)" in page
-    assert "INDEX relevo_dead_queue (queue=?)" in plan(path, queries.dead_group(Conditions(), by="reason"))
+    assert "INDEX relevo_dead_queue (queue=?)" in plan(path, queries.dead_group(FilterShape(), by="reason"))
 
 
 def test_the_plans_stay_when_an_analyze_finds_that_all_rows_are_of_one_queue(crowded: SqlTransport, path: Path) -> None:

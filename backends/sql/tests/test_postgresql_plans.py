@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from relevo import SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 from relevo_sql._dialect import dialect_of
-from relevo_sql._query_statement import Conditions, QueryStatements
+from relevo_sql._query_statement import FilterShape, QueryStatements
 from relevo_sql._statement import Prepared, statements_for
 
 Show = Callable[..., str]
@@ -81,8 +81,8 @@ def test_a_page_of_a_query_is_a_range_of_the_index_of_a_state(
     values: dict[str, Any] = {"queue": "default", "urgency": 1, "low": 5, "high": 10**16, "behind": 3, "bound": 100}
     values |= {"names": ["a"], "prefix0": "ima", "since": 1}
 
-    plain = explain(queries.page(state, Conditions()), **values)
-    filtered = explain(queries.page(state, Conditions(names=True, prefixes=(3,), since=True)), **values)
+    plain = explain(queries.page(state, FilterShape()), **values)
+    filtered = explain(queries.page(state, FilterShape(names=True, prefixes=(3,), since=True)), **values)
 
     assert index in plain
     assert "Seq Scan" not in plain

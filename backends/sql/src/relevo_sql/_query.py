@@ -23,7 +23,7 @@ from relevo import (
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import PAGE_BYTES, is_name, parsed_ref
-from relevo_sql._query_statement import Conditions
+from relevo_sql._query_statement import FilterShape
 from relevo_sql._row import FARTHEST, LONGEST, entry_of, found_of, micros
 from relevo_sql._schema import HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
@@ -34,7 +34,7 @@ _BUCKETS = ((READY, HIGH), (READY, NORMAL), (LEASED, NORMAL), (SCHEDULED, NORMAL
 """What a queue is listed in: a state and an urgency, in each of which an index has the rows in the order of a time."""
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """Where a row is in its list."""
 
     bucket: int
@@ -58,13 +58,13 @@ class _Window(NamedTuple):
 class _Chosen:
     """A filter: the conditions that it has, and their values."""
 
-    conditions: Conditions
+    conditions: FilterShape
     values: dict[str, object]
     is_empty: bool = False
     """Whether it chooses nothing, since no row can hold what it names."""
 
 
-class Query:
+class Searcher:
     """Answers queries on a database."""
 
     def __init__(self, database: Database, clock: Clock):
@@ -137,7 +137,7 @@ class Query:
 
         return _merged(self._database.read(read))
 
-    def _windows(self, where: EventFilter, now: int, behind: _Place | None) -> Iterator[_Window]:
+    def _windows(self, where: EventFilter, now: int, behind: _Position | None) -> Iterator[_Window]:
         """Yield the parts of the buckets, from the place *behind* on, whose rows have a status that *where* chooses."""
         first = self._dialect.before_all
         parts = {
@@ -163,7 +163,7 @@ class Query:
         window: _Window,
         chosen: _Chosen,
         *,
-        behind: _Place | None,
+        behind: _Position | None,
         limit: int,
     ) -> Iterator[Sequence[Any]]:
         """Yield the rows of *window*; one at a time, since all may not fit into memory."""
@@ -292,7 +292,7 @@ class Query:
             values["since"] = _edge(where.since)
         if where.until is not None:
             values["until"] = _edge(where.until)
-        conditions = Conditions(
+        conditions = FilterShape(
             names=bool(exact),
             prefixes=tuple(map(len, prefixes)),
             others=bool(known),
@@ -323,7 +323,7 @@ def _entry(row: Sequence[Any], bucket: int, queue: str, now: int) -> WaitingEntr
     is_held = found.status == "leased" and type(leased_at) is int
     return WaitingEntry(
         **attrs.asdict(found, recurse=False),
-        cursor=_Place(bucket, at, row[0]).cursor(queue),
+        cursor=_Position(bucket, at, row[0]).cursor(queue),
         leased_at=leased_at / 1_000_000 if is_held else None,
         begun=Note.unpacked(begun) if type(begun) is str else None,
     )
@@ -350,17 +350,17 @@ def _merged(parts: Iterable[tuple[str, Any]]) -> list[EventGroup]:
     return sorted((group for group in groups.values() if group.count), key=lambda one: (-one.count, one.key))
 
 
-def _parsed_cursor(cursor: str) -> tuple[_Place | None, str]:
+def _parsed_cursor(cursor: str) -> tuple[_Position | None, str]:
     """Return the place and the queue of *cursor*; the place is ``None`` if *cursor* is invalid."""
     numbers, _, queue = cursor.partition("@")
     parts = numbers.split(".")
-    if len(parts) != len(_Place._fields) or not is_name(queue):
+    if len(parts) != len(_Position._fields) or not is_name(queue):
         return None, ""
     if not all(part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() for part in parts):
         return None, ""
     if any(len(part) > _DIGITS for part in parts):
         return None, ""
-    place = _Place(*map(int, parts))
+    place = _Position(*map(int, parts))
     fits = 0 <= place.bucket < len(_BUCKETS) and all(-_LAST <= part <= _LAST for part in place)
     return (place if fits and place.cursor(queue) == cursor else None), queue
 

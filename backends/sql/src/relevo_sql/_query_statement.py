@@ -31,7 +31,7 @@ QUERIED = (*FOUND, "leased_at", "begun")
 
 
 @attrs.frozen
-class Conditions:
+class FilterShape:
     """Which conditions a filter has; their values are parameters, so that one statement serves all such filters."""
 
     names: bool = False
@@ -79,7 +79,7 @@ class QueryStatements:
         self._prepared = prepared
         self._made: dict[Hashable, Any] = {}
 
-    def page(self, state: int, conditions: Conditions) -> Any:
+    def page(self, state: int, conditions: FilterShape) -> Any:
         """
         Return the query for a page of the rows of a queue in *state*, in the order of the index of that state.
 
@@ -88,11 +88,11 @@ class QueryStatements:
         """
         return self._once(("page", state, conditions), lambda: self._page(state, conditions))
 
-    def group(self, state: int, conditions: Conditions, *, by_name: bool) -> Any:
+    def group(self, state: int, conditions: FilterShape, *, by_name: bool) -> Any:
         """Return the query that counts these rows, by the name of the event if *by_name*."""
         return self._once(("group", state, conditions, by_name), lambda: self._group(state, conditions, by_name))
 
-    def dead_page(self, conditions: Conditions) -> Any:
+    def dead_page(self, conditions: FilterShape) -> Any:
         """Return the query for a page of the dead letters of a queue."""
 
         def make() -> sa.Select[Any]:
@@ -103,7 +103,7 @@ class QueryStatements:
 
         return self._once(("dead page", conditions), make)
 
-    def dead_group(self, conditions: Conditions, *, by: str) -> Any:
+    def dead_group(self, conditions: FilterShape, *, by: str) -> Any:
         """Return the query that counts the dead letters of a queue by the column *by*."""
 
         def make() -> sa.Select[Any]:
@@ -136,7 +136,7 @@ class QueryStatements:
         found = [_E.state == _literal(state), _E.queue == _bind("queue")]
         return [*found, self._dialect.in_order()[0] == _bind("urgency")] if state == READY else found
 
-    def _page(self, state: int, conditions: Conditions) -> sa.Select[Any]:
+    def _page(self, state: int, conditions: FilterShape) -> sa.Select[Any]:
         at = self._time(state)
         behind = sa.or_(at > _bind("low"), _E.seq > _bind("behind"))
         found = sa.select(*(_E[name] for name in QUERIED), at.label("at_")).where(
@@ -145,7 +145,7 @@ class QueryStatements:
         found = found.where(*conditions.on(self._dialect, dict(_E), at="enqueued_at"))
         return self._dialect.by_index(found.order_by(at, _E.seq).limit(_bind("bound")), event, BY_STATE[state])
 
-    def _group(self, state: int, conditions: Conditions, by_name: bool) -> sa.Select[Any]:  # noqa: FBT001 - internal
+    def _group(self, state: int, conditions: FilterShape, by_name: bool) -> sa.Select[Any]:  # noqa: FBT001 - internal
         at = self._time(state)
         # Without a row that another program left incomplete: it is unreadable.
         whole = (_E[name].is_not(sa.null()) for name in ("event_id", "source", "name", "body", "enqueued_at"))

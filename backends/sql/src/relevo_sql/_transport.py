@@ -42,7 +42,7 @@ from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import SELDOM, Doorbell, Patience
-from relevo_sql._query import Query
+from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
 from relevo_sql._setup import set_up
@@ -144,7 +144,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore):
         self._settler = Settler(database, clock)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
-        self._query = Query(database, clock)
+        self._query = Searcher(database, clock)
         self._locks = Locks(database, clock)
         self._witness = Witness(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
