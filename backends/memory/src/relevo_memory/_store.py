@@ -381,11 +381,12 @@ class MemoryStore:
                     key=key,
                     waiting=len(due),
                     since=min(max(event.enqueued_at, event.due) for event in due),
-                    first=_found(first),
+                    first=_entry(first, found),
                 )
                 for name in dict.fromkeys(queues)
                 if name in self._queues
                 for (_, key), first, due in self._at(name, now).stuck(now, longer)
+                if (found := _found(first)) is not None
             ]
             keys.sort(key=lambda one: one.since)
             return StuckKeys(keys=tuple(keys[: max(0, limit)]), total=len(keys))

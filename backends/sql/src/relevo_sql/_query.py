@@ -33,6 +33,9 @@ _LAST = 2**63 - 1
 _BUCKETS = ((READY, HIGH), (READY, NORMAL), (LEASED, NORMAL), (SCHEDULED, NORMAL), (WAITING, NORMAL))
 """What a queue is listed in: a state and an urgency, in each of which an index has the rows in the order of a time."""
 
+_HEADS = {LEASED: 2, SCHEDULED: 3}
+"""In which of these the row is that others of its ordering key wait for."""
+
 
 class _Position(NamedTuple):
     """Where a row is in its list."""
@@ -271,9 +274,9 @@ class Searcher:
                 key=_text(key),
                 waiting=number,
                 since=since / 1_000_000,
-                first=found_of(heads[head], now) if head in heads else None,
+                first=_entry(heads[head], _HEADS[state], queue, now) if head in heads else None,
             )
-            for queue, _, key, number, since, _, head, *_ in lines
+            for queue, _, key, number, since, _, head, state, _ in lines
         ]
         return StuckKeys(keys=tuple(keys), total=total)
 

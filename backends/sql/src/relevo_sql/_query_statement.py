@@ -120,8 +120,9 @@ class QueryStatements:
         return self._once("stuck", lambda: _stuck(self._dialect))
 
     def rows(self) -> Any:
-        """Return the query for rows by their keys."""
-        found = sa.select(*(_E[name] for name in FOUND)).where(self._dialect.among(_E.seq, "seqs"))
+        """Return the query for rows by their keys, with the same columns."""
+        at = sa.case((_E.state == _literal(LEASED), _E.lease_until), else_=_E.ready_at)
+        found = sa.select(*(_E[name] for name in QUERIED), at.label("at_")).where(self._dialect.among(_E.seq, "seqs"))
         return self._once("rows", lambda: found)
 
     def _once(self, key: Hashable, make: Callable[[], sa.Select[Any]]) -> Any:

@@ -209,7 +209,7 @@ class StuckKey:
     since: float
     """When the first of these was due, in seconds since the epoch."""
 
-    first: Found | None
+    first: WaitingEntry | None
     """
     The event that they wait for: scheduled, or leased.
 

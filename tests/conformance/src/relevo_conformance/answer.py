@@ -288,7 +288,7 @@ _OF_A_STUCK_KEY: Mapping[str, Fit] = {
     "key": _TEXT,
     "waiting": _COUNT,
     "since": _TIME,
-    "first": _or_none((lambda value: isinstance(value, Found), "a Found")),
+    "first": _or_none((lambda value: isinstance(value, WaitingEntry), "a WaitingEntry")),
 }
 _OF_AN_ENTRY: Mapping[str, Fit] = {
     **_OF_A_DELIVERY,
