@@ -13,7 +13,7 @@ from relevo._transport.query import StuckKey, StuckKeys
 from relevo._transport.transport import Stats, Transport
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import show_json, show_table, when
+from relevo.cli._output import age, show_json, show_table, when
 from relevo.cli._place import Place, places
 from relevo.errors import RelevoError
 
@@ -53,7 +53,7 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     if as_json:
         show_json(rows)
     else:
-        answers = [{**row, "oldest": _age(row["oldest"])} for row in rows if row["error"] is None]
+        answers = [{**row, "oldest": age(row["oldest"])} for row in rows if row["error"] is None]
         if answers or not errors:
             show_table(_COLUMNS, answers, empty="no queues")
         _show_stuck(answers)
@@ -134,12 +134,3 @@ def _why(first: Mapping[str, Any] | None) -> str:
     lost = first["lost_leases"]
     suspect = f", {lost} lost lease{'s' if lost > 1 else ''}" if lost else ""
     return f"{what}{suspect}, leased{' since ' + first['leased'] if first['leased'] else ''}"
-
-
-def _age(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
