@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isnan
 from typing import Any, Literal, get_args
 
 import attrs
@@ -27,6 +28,16 @@ def _texts(what: str) -> Any:
         return found
 
     return attrs.field(default=(), converter=checked)
+
+
+def _time(what: str) -> Any:
+    """Return a field of a time in seconds since the epoch, which may be infinite."""
+
+    def check(_: object, __: object, value: object) -> None:
+        if value is not None and (not isinstance(value, (int, float)) or isnan(value)):
+            raise ConfigurationError(f"{what} of a filter: expected seconds since the epoch; got {shown(value)}")
+
+    return attrs.field(default=None, validator=check)
 
 
 @attrs.frozen(kw_only=True)
@@ -62,8 +73,8 @@ class Names:
 @attrs.frozen(kw_only=True)
 class _Filter:
     names: tuple[str, ...] = _texts("names")
-    since: float | None = None
-    until: float | None = None
+    since: float | None = _time("since")
+    until: float | None = _time("until")
 
     @property
     def patterns(self) -> Names:
@@ -96,7 +107,7 @@ class EventFilter(_Filter):
         until: Sent before this time.
 
     Raises:
-        ConfigurationError: A state is unknown, or a condition is a single text.
+        ConfigurationError: A state is unknown, a condition is a single text, or a time is not a number.
     """
 
     states: tuple[Status, ...] = _texts("states")
@@ -137,7 +148,7 @@ class DeadLetterFilter(_Filter):
         until: Dead-lettered before this time.
 
     Raises:
-        ConfigurationError: A condition is a single text.
+        ConfigurationError: A condition is a single text, or a time is not a number.
     """
 
     reasons: tuple[str, ...] = _texts("reasons")

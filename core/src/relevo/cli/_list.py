@@ -51,10 +51,10 @@ def list_(
     """
     List the events that are neither done nor dead.
 
-    "until" is the time until a scheduled event is due, or until the lease of a leased one ends. Within a queue the order
-    is the transport's own. An event that changes its state meanwhile may be listed twice or not at all. With --json,
-    --after with the "cursor" of the last event continues the list. Transports that cannot list events are left out,
-    unless -t names one.
+    "until" is the time until a scheduled event is due, or until the lease of a leased one ends. Within a queue the
+    order is the transport's own. An event that changes its state meanwhile may be listed twice or not at all. With
+    --json, --after with the "cursor" of the last event continues the list. Transports that cannot list events are left
+    out, unless -t names one.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
