@@ -113,9 +113,9 @@ def test_the_keys_that_are_stuck_the_longest_come_first_and_all_are_counted(
     for held in transport.receive(queues, limit=10, lease=60, wait=0):
         transport.settle([(held, Nack(delay=3600))])
 
-    stuck = transport.stuck_keys(queues, limit=4)
+    stuck = transport.stuck_keys(queues, limit=2)
 
-    assert ([key.key for key in stuck.keys], stuck.total) == (["k0", "k1", "k2", "k3"], 6)
+    assert ([key.key for key in stuck.keys], stuck.total) == (["k0", "k1"], 6)
     assert [key.key for key in transport.stuck_keys(["a"]).keys] == ["k1", "k3", "k5"]
 
 
