@@ -45,11 +45,12 @@ def _noisy(tmp_path: Path) -> Shop:
 
 
 REPORT = {"handled", "done", "retried", "dead", "unsettled", "seconds", "stopped_by", "reasons"}
-STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "error"}
+STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "stuck", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
 LIVING = WHOLE - {"ref", "reason", "died", "error", "failures"} | {"until"}
+LISTED = LIVING - {"body", "size"} | {"leased", "begun_by", "ordering_key", "error", "cursor"}
 SCHEMA = {"$schema", "$defs", "title"}
 
 DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
@@ -65,6 +66,8 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
     "dead revive none --json": (1, dict, {"revived", "gone", "unknown", "stayed"}),
     "dead discard 1 --yes --json": (0, dict, {"discarded", "gone", "unknown"}),
     "dead discard 1 --json": (0, dict, {"discarded", "gone", "unknown"}),
+    "list --json": (0, list, LISTED),
+    "list --by event --json": (0, list, {"transport", "event", "count", "first_sent", "last_sent"}),
     "show $ID --json": (0, list, LIVING),
     "show none --json": (1, list, set()),
     "cancel $ID --json": (0, dict, {"cancelled"}),

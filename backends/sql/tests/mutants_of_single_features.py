@@ -147,12 +147,12 @@ def selects_and_then_updates_without_a_guard() -> Patches:
     "A lease begins at the send time, so an event that waited for long has none.",
 )
 def reckons_leases_from_the_time_of_sending() -> Patches:
-    sent = "coalesce(relevo_event.enqueued_at, ?3)"
+    sent = "coalesce(relevo_event.enqueued_at, ?4)"
     return reworded(
         ["claim"],
         (
-            "lease_until=?, token=?, enqueued_at=coalesce(relevo_event.enqueued_at, ?)",
-            f"lease_until={sent} + ?1 - ?3, token=?2, enqueued_at={sent}",
+            "lease_until=?, leased_at=?, token=?, enqueued_at=coalesce(relevo_event.enqueued_at, ?)",
+            f"lease_until={sent} + ?1 - ?4, leased_at=?2, token=?3, enqueued_at={sent}",
         ),
     )
 

@@ -13,6 +13,7 @@ from database_server import DatabaseServer
 from relevo import DeadLetter, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 from relevo_sql._prepared import Prepared, PreparedPair
+from relevo_sql._query_statement import FilterShape
 
 from .on_mariadb import execute
 
@@ -23,6 +24,8 @@ VALUES: dict[str, Any] = {
     "seqs": (1, 2, 3), "keys": (1, 2, 3), "held": 7, "which": 3, "at": 1, "kept": b"", "note": "n", "dead": "d",
     "excused": "e", "next": 0, "last": 10**9, "after": 0, "ref": 1, "id": "id-5", "before": 5, "workers": ("a", "b"),
     "worker": "a", "reason": "r", "error": "e", "died_at": 1, "mine": "m", "holder": "h", "receipt": "r",
+    "urgency": 1, "low": 5, "high": 10**16, "behind": 3, "names": ("a", "b"), "prefix0": "ima", "since": 1,
+    "reasons": ("r",),
 }  # fmt: skip
 
 
@@ -121,6 +124,39 @@ def test_a_statement_finds_its_rows_by_an_index(transport: SqlTransport, name: s
     assert {how for _, how, _, _ in read} <= {"const", "ref", "range"}
     if name != "find":  # a few rows of one id
         assert [step for step in read if "filesort" in step[3] or "temporary" in step[3]] == []
+
+
+@pytest.mark.parametrize("state", [0, 1, 2, 3])
+def test_a_page_of_a_query_is_a_range_of_the_index_of_states(transport: SqlTransport, state: int) -> None:
+    queries = transport._database.statements.queries
+    conditions = FilterShape(names=True, prefixes=(3,), since=True)
+
+    (page,) = plan(transport, queries.page(state, conditions))
+    groups = plan(transport, queries.group(state, FilterShape(), by_name=True))
+
+    assert page[:3] == ("relevo_event", "range", STATE)
+    assert "filesort" not in page[3]
+    assert [step[:3] for step in groups] == [("relevo_event", "range", STATE)]
+
+
+def test_stuck_keys_are_found_by_indexes(transport: SqlTransport) -> None:
+    found = plan(transport, transport._database.statements.queries.stuck())
+
+    read = {(table, how, index) for table, how, index, _ in found if not table.startswith("<derived")}
+    assert ("relevo_event", "range", STATE) in read
+    assert ("head", "eq_ref", "PRIMARY") in read
+    assert {how for _, how, _ in read} <= {"range", "ref", "eq_ref"}
+    assert {index for _, _, index in read} == {STATE, TURN, "PRIMARY"}
+
+
+def test_filtered_dead_letters_are_found_by_their_queue(transport: SqlTransport) -> None:
+    queries = transport._database.statements.queries
+
+    (page,) = plan(transport, queries.dead_page(FilterShape(others=True)))
+    (group,) = plan(transport, queries.dead_group(FilterShape(), by="reason"))
+
+    assert (page[2], group[2]) == ("relevo_dead_queue", "relevo_dead_queue")
+    assert "filesort" not in page[3]
 
 
 @pytest.mark.parametrize("state", [0, 1, 2, 3])

@@ -80,7 +80,7 @@ def test_a_setup_that_was_interrupted_is_finished(opener: Opener, mariadb_databa
     made = opener(url=mariadb_database, setup=False).setup([])
 
     assert made == [
-        "index relevo_event_identity", "table relevo_line", "the schema's version, 3", "an id of this database",
+        "index relevo_event_identity", "table relevo_line", "the schema's version, 4", "an id of this database",
     ]  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from relevo import Envelope, Nack
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
 from relevo_sql._prepared import Prepared
+from relevo_sql._query_statement import FilterShape
+from relevo_sql._schema import LEASED, READY, SCHEDULED, WAITING
 from relevo_sql._statement import Statements
 
 Maker = Callable[..., Envelope]
@@ -80,6 +82,47 @@ def test_a_statement_finds_its_rows_by_an_index(
     assert "SCAN relevo_event" not in told
     assert "SCAN relevo_dead" not in told
     assert "TEMP B-TREE" not in told or name == "look"  # the queues asked for are put in their order
+
+
+@pytest.mark.parametrize(
+    ("state", "found_by"),
+    [
+        (READY, "INDEX relevo_event_ready (queue=? AND urgency=? AND ready_at>? AND ready_at<?)"),
+        (LEASED, "INDEX relevo_event_leased (queue=? AND lease_until>? AND lease_until<?)"),
+        (SCHEDULED, "INDEX relevo_event_scheduled (queue=? AND ready_at>? AND ready_at<?)"),
+        (WAITING, "INDEX relevo_event_waiting (queue=? AND ready_at>? AND ready_at<?)"),
+    ],
+)
+def test_a_page_of_a_query_is_a_range_of_the_index_of_a_state(
+    crowded: SqlTransport, path: Path, state: int, found_by: str
+) -> None:
+    queries = crowded._database.statements.queries
+    page = queries.page(state, FilterShape(names=True, prefixes=(3,), since=True))
+    group = queries.group(state, FilterShape(), by_name=True)
+
+    told = plan(path, page)
+
+    assert found_by in told
+    assert "TEMP B-TREE" not in told.replace("USE TEMP B-TREE FOR LAST TERM", "")  # of rows with the same time
+    assert found_by in plan(path, group)
+
+
+def test_stuck_keys_are_found_by_indexes(crowded: SqlTransport, path: Path) -> None:
+    told = plan(path, crowded._database.statements.queries.stuck())
+
+    assert "INDEX relevo_event_waiting (queue=? AND ready_at<?)" in told
+    assert "INDEX relevo_event_line (queue=? AND target=? AND ordering_key=?)" in told
+    assert "SEARCH head USING INTEGER PRIMARY KEY" in told
+    assert "SCAN relevo_event" not in told
+
+
+def test_filtered_dead_letters_are_found_by_their_queue(crowded: SqlTransport, path: Path) -> None:
+    queries = crowded._database.statements.queries
+
+    page = plan(path, queries.dead_page(FilterShape(others=True)))
+
+    assert "SEARCH relevo_dead USING INDEX relevo_dead_queue (queue=? AND ref>?)" in page
+    assert "INDEX relevo_dead_queue (queue=?)" in plan(path, queries.dead_group(FilterShape(), by="reason"))
 
 
 def test_the_plans_stay_when_an_analyze_finds_that_all_rows_are_of_one_queue(crowded: SqlTransport, path: Path) -> None:

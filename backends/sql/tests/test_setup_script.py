@@ -73,7 +73,7 @@ def test_printing_needs_no_server(opener: Opener) -> None:
 
     script = transport.setup_script([])
 
-    assert '-- relevo\'s tables, version 3, for the database "events" on 127.0.0.1:1\n' in script
+    assert '-- relevo\'s tables, version 4, for the database "events" on 127.0.0.1:1\n' in script
     assert "not-to-be-shown" not in script
 
 

@@ -12,7 +12,8 @@ from relevo._event.context import context
 from relevo._transport.route import Routes, Target
 from relevo._transport.envelope import Envelope
 from relevo._transport.capabilities import Capabilities
-from relevo._transport.transport import BoundSender, DeadLetterEntry, Found, Presence, Stats, Transport
+from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKey, StuckKeys, WaitingEntry
+from relevo._transport.transport import BoundSender, DeadLetterEntry, Presence, Stats, Transport
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import (
     Ack,
@@ -60,6 +61,7 @@ __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher",
 __all__ += ["context"]
 # the transport interface
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]
+__all__ += ["EventFilter", "DeadLetterFilter", "WaitingEntry", "EventGroup", "StuckKey", "StuckKeys"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["Failure"]

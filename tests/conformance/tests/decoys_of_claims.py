@@ -14,6 +14,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    EventGroup,
     Found,
     Nack,
     Outcome,
@@ -210,6 +211,12 @@ class KeepsNoDeadLetters(MemoryTransport):
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
+        raise self._unsupported("dead_letters")
+
+    def matching_dead_letters(self, queues: Sequence[str], **options: Any) -> Sequence[DeadLetterEntry]:
+        raise self._unsupported("dead_letters")
+
+    def dead_letter_groups(self, queues: Sequence[str], **options: Any) -> Sequence[EventGroup]:
         raise self._unsupported("dead_letters")
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:

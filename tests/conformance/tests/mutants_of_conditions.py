@@ -379,14 +379,14 @@ class ParksTheKeyOfACancelledEvent(MemoryTransport):
     """If the first event of a key is cancelled before it is due, the next one waits until that time."""
 
 
-def _look_at_a_window(self: EventQueue, limit: int, until: float) -> Iterator[KeptEvent]:
+def _look_at_a_window(self: EventQueue, limit: int, now: float, until: float) -> Iterator[KeptEvent]:
     ready = sorted((one for one in self.events.values() if one.status is State.READY), key=lambda one: one.place)
     window = {one.number for one in ready[: limit + 20]}
     for _ in range(limit):
         first = self._ready.first()
         if first is None or first[1] not in window:
             return
-        yield from _claim(self, 1, until)
+        yield from _claim(self, 1, now, until)
 
 
 @planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "claim"): _look_at_a_window})

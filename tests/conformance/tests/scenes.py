@@ -5,7 +5,14 @@ Each scene is played twice: as a transport that keeps the promise would have it,
 difference that breaks it.
 """
 
-from . import scenes_of_dead_letters, scenes_of_operating, scenes_of_receiving, scenes_of_sending, scenes_of_settling
+from . import (
+    scenes_of_dead_letters,
+    scenes_of_operating,
+    scenes_of_queries,
+    scenes_of_receiving,
+    scenes_of_sending,
+    scenes_of_settling,
+)
 from .scene import SCENES, Scene
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "Scene",
     "scenes_of_dead_letters",
     "scenes_of_operating",
+    "scenes_of_queries",
     "scenes_of_receiving",
     "scenes_of_sending",
     "scenes_of_settling",

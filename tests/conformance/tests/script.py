@@ -36,6 +36,7 @@ EVERYTHING = Capabilities(
     dead_letters=True,
     cancel=True,
     find=True,
+    waiting=True,
     purge=True,
     dedupe=True,
     stats="exact",

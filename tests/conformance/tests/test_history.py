@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from relevo import Release
+from relevo import DeadLetterFilter, EventFilter, Release
 from relevo_conformance import check, dump, history, load
 from relevo_conformance.bench import Bench
 from relevo_conformance.history import tally
@@ -64,6 +64,11 @@ def _recorded() -> list[history.Record]:
         worker.revive(dict.fromkeys(refs, b""))
         worker.discard(refs)
         worker.find(f"{bench.token}-1")
+        worker.waiting(bench.queues, where=EventFilter(names=("image.*",), states=("ready", "leased"), until=1e12))
+        worker.waiting_groups(bench.queues, "state")
+        worker.matching_dead_letters(bench.queues, DeadLetterFilter(reasons=("expired",)))
+        worker.dead_letter_groups(bench.queues, "reason", DeadLetterFilter(since=0.0))
+        worker.stuck_keys(bench.queues)
         worker.cancel("nothing")
         worker.purge(bench.queues[1])
         worker.stats(bench.queue)

@@ -12,12 +12,16 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    EventFilter,
+    EventGroup,
     Found,
     Nack,
     Note,
     Presence,
     Settlement,
     Stats,
+    StuckKeys,
+    WaitingEntry,
 )
 from relevo_conformance import suite
 from relevo_memory import MemoryTransport
@@ -90,6 +94,23 @@ class ModestTransport(MemoryTransport):
 
     def find(self, event_id: str) -> Sequence[Found]:
         raise self._unsupported("find")
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        raise self._unsupported("waiting")
+
+    def waiting_groups(self, queues: Sequence[str], **options: Any) -> Sequence[EventGroup]:
+        raise self._unsupported("waiting")
+
+    def matching_dead_letters(self, queues: Sequence[str], **options: Any) -> Sequence[DeadLetterEntry]:
+        raise self._unsupported("waiting")
+
+    def dead_letter_groups(self, queues: Sequence[str], **options: Any) -> Sequence[EventGroup]:
+        raise self._unsupported("waiting")
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        raise self._unsupported("waiting")
 
     def purge(self, queue: str) -> int:
         raise self._unsupported("purge")

@@ -48,16 +48,20 @@ def random_histories(harness: type[Harness], number: int) -> Iterator[list[histo
     return iter(recorded)
 
 
+QUERIED = {"leased_at", "oldest", "newest", "since"}
+"""The times in what queries return."""
+
+
 def told(records: Iterable[history.Record]) -> list[object]:
     """Return *records* without what differs from run to run: names, times, refs and words."""
     names: dict[str, str] = {}
     first: list[float] = []
 
     def plain(value: Any, field: str = "") -> object:
-        if field in {"at", "enqueued_at", "died_at", "until", "oldest_age"} and isinstance(value, float):
+        if field in {"at", "enqueued_at", "died_at", "until", "oldest_age", *QUERIED} and isinstance(value, float):
             first.append(value)
             return None if field == "oldest_age" else round(value - first[0], 3)
-        if field in {"queue", "queues", "ref", "refs", "after", "relay_to", "lines", "missing"}:
+        if field in {"queue", "queues", "ref", "refs", "after", "cursor", "relay_to", "lines", "missing"}:
             many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
             return [
                 None if one is None else names.setdefault(f"{field[0]}{one}", f"{field[0]}{len(names)}") for one in many

@@ -10,7 +10,7 @@ import attrs
 import pytest
 from hypothesis import Phase
 
-from relevo import Capabilities, Delivery, Stats, Unreadable
+from relevo import Capabilities, Delivery, Stats, StuckKeys, Unreadable
 from relevo.errors import SendError, SettleError, TransportUnavailableError
 from relevo_conformance import PROMISES, Finding, Harness, Violation, contract, examine, history
 from relevo_conformance.bench import Bench
@@ -51,6 +51,10 @@ SCENARIOS = {
     "discard": "test_what_is_discarded_is_gone_and_no_other",
     "cancel": "test_what_is_cancelled_never_comes",
     "find": "test_an_event_is_found_as_it_is_through_its_life",
+    "waiting": "test_an_event_is_listed_as_it_is_through_its_life",
+    "waiting_groups": "test_groups_are_counted_with_their_oldest_and_newest",
+    "matching_dead_letters": "test_dead_letters_are_chosen_and_counted",
+    "stuck_keys": "test_a_key_is_stuck_behind_a_retry_and_only_then",
     "purge": "test_a_purge_removes_what_is_not_held_from_one_queue",
     "stats": "test_the_figures_follow_an_event_through_its_life",
     "close": "test_closing_again_does_nothing",
@@ -228,6 +232,15 @@ MALFORMED: list[tuple[str, Strange]] = [
     ("find", lambda _: [None, 42]),
     ("find", first(lambda found: attrs.evolve(found, status="dead"))),
     ("find", first(lambda found: attrs.evolve(found, until="soon"))),
+    ("waiting", lambda _: None),
+    ("waiting", lambda _: [None, 42]),
+    ("waiting", first(lambda entry: attrs.evolve(entry, cursor=7))),
+    ("waiting", first(lambda entry: attrs.evolve(entry, leased_at="soon"))),
+    ("waiting_groups", lambda _: [("image.created", 1)]),
+    ("matching_dead_letters", lambda _: 7),
+    ("stuck_keys", lambda _: None),
+    ("stuck_keys", lambda _: StuckKeys(total=-1)),
+    ("stuck_keys", lambda _: StuckKeys(keys=(7,))),  # type: ignore[arg-type]
     ("purge", lambda _: "all"),
     ("close", lambda _: True),
     ("send", raising(SendError("memory", unknown=[0], sent=[9], why="odd"))),

@@ -18,7 +18,7 @@ class _StoredDeadLetter:
     entry: DeadLetterEntry
 
 
-_MANY_DIGITS = 20
+MANY_DIGITS = 20
 """More than any number of a dead letter has."""
 
 
@@ -95,5 +95,5 @@ def _parsed(ref: str) -> tuple[int, str]:
     """Return the number and the queue of *ref*; the number is 0 if *ref* is invalid."""
     digits, _, queue = ref.partition("@")
     # int() reads other texts as the same number, and refuses one that is very long.
-    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < _MANY_DIGITS else 0
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < MANY_DIGITS else 0
     return (number if str(number) == digits else 0), queue

@@ -60,6 +60,9 @@ class KeptEvent:
     until = 0.0
     """When its lease ends, if it is leased."""
 
+    leased_at = 0.0
+    """When that began."""
+
     receipt: Receipt | None = None
 
     identity: Identity | None = None
@@ -182,14 +185,25 @@ class EventQueue:
         firsts = (self._leased.first(), self._scheduled.first())
         return min((first[0][0] for first in firsts if first), default=float("inf"))
 
-    def claim(self, limit: int, until: float) -> Iterator[KeptEvent]:
+    def stuck(self, now: float, longer: float) -> Iterator[tuple[Line, KeptEvent, list[KeptEvent]]]:
+        """Yield each line whose first event keeps others waiting, with that event and the others."""
+        for line, events in self._lines.items():
+            first, *others = events.values()
+            due = [event for event in others if event.status is State.READY]
+            is_held = first.status is State.LEASED and (
+                first.counters.lost_leases > 0 or now - first.leased_at >= longer
+            )
+            if due and (is_held or first.status is State.SCHEDULED):
+                yield line, first, due
+
+    def claim(self, limit: int, now: float, until: float) -> Iterator[KeptEvent]:
         """Lease up to *limit* ready events, the urgent first, then in the order in which they became ready."""
         for _ in range(limit):
             first = self._ready.first()
             if first is None:
                 return
             event = self.events[first[1]]
-            event.until = until
+            event.leased_at, event.until = now, until
             event.receipt = Receipt(self.name, event.number)
             self.step(event, Action.RECEIVE)
             yield event

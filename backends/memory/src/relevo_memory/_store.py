@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -16,8 +16,11 @@ from relevo import (
     Action,
     DeadLetter,
     DeadLetterEntry,
+    DeadLetterFilter,
     Delivery,
     Envelope,
+    EventFilter,
+    EventGroup,
     Found,
     Lost,
     Nack,
@@ -28,11 +31,15 @@ from relevo import (
     Settlement,
     State,
     Stats,
+    StuckKey,
+    StuckKeys,
     Unreadable,
+    WaitingEntry,
     action_of,
     after,
 )
-from relevo_memory._dead_letter import DeadLetters
+from relevo.errors import ConfigurationError, shown
+from relevo_memory._dead_letter import MANY_DIGITS, DeadLetters
 from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 
@@ -51,6 +58,49 @@ def _taken_over(envelope: Envelope) -> Envelope:
     if envelope.headers is _NO_HEADERS:
         return envelope
     return attrs.evolve(envelope, headers=MappingProxyType(dict(envelope.headers)) if envelope.headers else _NO_HEADERS)
+
+
+def _found(event: KeptEvent) -> Found | None:
+    """Return *event* for display; ``None`` if it is unreadable."""
+    if not isinstance(event.envelope, Envelope):
+        return None
+    return Found(
+        queue=event.queue,
+        envelope=event.envelope,
+        status=_ALIVE[event.status],
+        attempt=event.counters.attempt,
+        lost_leases=event.counters.lost_leases,
+        state=event.state,
+        enqueued_at=event.enqueued_at,
+        until={State.LEASED: event.until, State.SCHEDULED: event.due}.get(event.status),
+    )
+
+
+def _entry(event: KeptEvent, found: Found) -> WaitingEntry:
+    """Return *event*, which is *found*, for a list."""
+    return WaitingEntry(
+        **attrs.asdict(found, recurse=False),
+        cursor=f"{event.number}@{event.queue}",
+        leased_at=event.leased_at if event.status is State.LEASED else None,
+        begun=event.begun,
+    )
+
+
+def _name(entry: DeadLetterEntry) -> str | None:
+    return entry.envelope.name if isinstance(entry.envelope, Envelope) else None
+
+
+def _is_wanted(entry: DeadLetterEntry, where: DeadLetterFilter) -> bool:
+    return where.matches(name=_name(entry), reason=entry.reason, died_at=entry.died_at)
+
+
+def _grouped(keys: Iterable[tuple[str, float]]) -> list[EventGroup]:
+    """Return a group for each of *keys*, which come with the times of their members; the largest first."""
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for key, at in keys:
+        times[key].append(at)
+    groups = [EventGroup(key=key, count=len(at), oldest=min(at), newest=max(at)) for key, at in times.items()]
+    return sorted(groups, key=lambda group: (-group.count, group.key))
 
 
 class Posting(NamedTuple):
@@ -127,7 +177,7 @@ class MemoryStore:
             taken: list[Delivery] = []
             for name in queues:
                 if name in self._queues and len(taken) < limit:
-                    claimed = self._at(name, now).claim(limit - len(taken), now + lease)
+                    claimed = self._at(name, now).claim(limit - len(taken), now, now + lease)
                     taken.extend(event.delivery() for event in claimed)
             return taken
 
@@ -221,10 +271,14 @@ class MemoryStore:
                 oldest_age=None if oldest is None else max(0.0, now - oldest),
             )
 
-    def dead_letters(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
-        """Return up to *limit* dead letters, queue by queue, the oldest first."""
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None, limit: int, where: DeadLetterFilter | None = None
+    ) -> list[DeadLetterEntry]:
+        """Return up to *limit* of the dead letters that *where* chooses, queue by queue, the oldest first."""
         with self.changed:
-            return list(itertools.islice(self._dead.entries(queues, after=after), max(0, limit)))
+            entries = self._dead.entries(queues, after=after)
+            wanted = entries if where is None else (one for one in entries if _is_wanted(one, where))
+            return list(itertools.islice(wanted, max(0, limit)))
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         """
@@ -270,27 +324,85 @@ class MemoryStore:
     def find(self, event_id: str, now: float) -> list[Found]:
         """Return the living events of *event_id* in all queues."""
         with self.changed:
-            return [
-                Found(
+            living = (found for name in tuple(self._queues) for _, found in self._living(name, now))
+            return [found for found in living if found.envelope.id == event_id]
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter, after: str | None, limit: int, now: float
+    ) -> list[WaitingEntry]:
+        """
+        Return up to *limit* of the living events of *queues* that *where* chooses, in the order of their numbers.
+
+        Raises:
+            ConfigurationError: *after* is not a cursor of one of *queues*.
+        """
+        wanted = list(dict.fromkeys(queues))
+        seen = -1
+        if after is not None:
+            number, _, queue = after.partition("@")
+            if not (number.isascii() and number.isdigit() and len(number) < MANY_DIGITS and queue in wanted):
+                known = ", ".join(f'"{name}"' for name in wanted)
+                raise ConfigurationError(f"{shown(after)} is not a cursor of {known}; give one that was returned")
+            wanted, seen = wanted[wanted.index(queue) :], int(number)
+        with self.changed:
+            entries: list[WaitingEntry] = []
+            for name in wanted:
+                # By number, which a revived event keeps.
+                living = sorted(self._living(name, now), key=lambda pair: pair[0].number)
+                entries += [_entry(event, one) for event, one in living if event.number > seen and where.matches(one)]
+                seen = -1
+            return entries[: max(0, limit)]
+
+    def groups(self, queues: Sequence[str], *, by: str, where: EventFilter, now: float) -> list[EventGroup]:
+        """Count the living events of *queues* that *where* chooses."""
+        with self.changed:
+            living = [found for name in dict.fromkeys(queues) for _, found in self._living(name, now)]
+            return _grouped(
+                ({"event": one.envelope.name, "queue": one.queue, "state": one.status}[by], one.enqueued_at)
+                for one in living
+                if where.matches(one)
+            )
+
+    def dead_groups(self, queues: Sequence[str], *, by: str, where: DeadLetterFilter) -> list[EventGroup]:
+        """Count the dead letters of *queues* that *where* chooses."""
+        with self.changed:
+            return _grouped(
+                ({"event": _name(one) or "", "queue": one.queue, "reason": one.reason}[by], one.died_at)
+                for one in self._dead.entries(queues, after=None)
+                if _is_wanted(one, where)
+            )
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float, limit: int, now: float) -> StuckKeys:
+        """Return the ordering keys of *queues* that are stuck, the longest first."""
+        with self.changed:
+            keys = [
+                StuckKey(
                     queue=name,
-                    envelope=event.envelope,
-                    status=_ALIVE[event.status],
-                    attempt=event.counters.attempt,
-                    lost_leases=event.counters.lost_leases,
-                    state=event.state,
-                    enqueued_at=event.enqueued_at,
-                    until={State.LEASED: event.until, State.SCHEDULED: event.due}.get(event.status),
+                    key=key,
+                    waiting=len(due),
+                    since=min(max(event.enqueued_at, event.due) for event in due),
+                    first=_entry(first, found),
                 )
-                for name in tuple(self._queues)
-                for event in self._at(name, now).events.values()
-                if isinstance(event.envelope, Envelope) and event.envelope.id == event_id
+                for name in dict.fromkeys(queues)
+                if name in self._queues
+                for (_, key), first, due in self._at(name, now).stuck(now, longer)
+                if (found := _found(first)) is not None
             ]
+            keys.sort(key=lambda one: one.since)
+            return StuckKeys(keys=tuple(keys[: max(0, limit)]), total=len(keys))
 
     def purge(self, name: str, now: float) -> int:
         """Remove the events of the queue *name* that no worker holds; return how many."""
         with self.changed:
             self._take_foreign(now)
             return self._take_out(name, now)
+
+    def _living(self, name: str, now: float) -> Iterator[tuple[KeptEvent, Found]]:
+        """Yield the readable events of the queue *name* that are neither done nor dead."""
+        if name in self._queues:
+            for event in self._at(name, now).events.values():
+                if (found := _found(event)) is not None:
+                    yield event, found
 
     def _queue(self, name: str) -> EventQueue:
         queue = self._queues.get(name)

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import attrs
 
@@ -16,15 +16,20 @@ from relevo import (
     Clock,
     Coordinator,
     DeadLetterEntry,
+    DeadLetterFilter,
     Delivery,
     Envelope,
+    EventFilter,
+    EventGroup,
     Found,
     Note,
     Presence,
     Settlement,
     Stats,
+    StuckKeys,
     SystemClock,
     Transport,
+    WaitingEntry,
     masked_url,
 )
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
@@ -84,6 +89,7 @@ class MemoryTransport(Transport, Coordinator):
         dead_letters=True,
         cancel=True,
         find=True,
+        waiting=True,
         purge=True,
         wakeup=True,
         dedupe=True,
@@ -184,6 +190,23 @@ class MemoryTransport(Transport, Coordinator):
         with self._open():
             return self.store.dead_letters(queues, after=after, limit=limit)
 
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        with self._open():
+            return self.store.dead_letters(queues, after=after, limit=limit, where=where)
+
+    def dead_letter_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "reason"],
+        where: DeadLetterFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        with self._open():
+            return self.store.dead_groups(queues, by=by, where=where or DeadLetterFilter())[: max(0, limit)]
+
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._open() as now:
             return self.store.revive(refs, now)
@@ -222,6 +245,27 @@ class MemoryTransport(Transport, Coordinator):
     def find(self, event_id: str) -> Sequence[Found]:
         with self._open() as now:
             return self.store.find(event_id, now)
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        with self._open() as now:
+            return self.store.waiting(queues, where=where or EventFilter(), after=after, limit=limit, now=now)
+
+    def waiting_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "state"],
+        where: EventFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        with self._open() as now:
+            return self.store.groups(queues, by=by, where=where or EventFilter(), now=now)[: max(0, limit)]
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        with self._open() as now:
+            return self.store.stuck_keys(queues, longer=longer, limit=limit, now=now)
 
     def cancel(self, event_id: str) -> int:
         with self._open() as now:

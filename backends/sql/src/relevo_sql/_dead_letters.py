@@ -12,7 +12,7 @@ from relevo_sql._database import Database
 from relevo_sql._row import entry_of
 from relevo_sql._schema import IDENTITY
 
-_PAGE_BYTES = 16 * 1024 * 1024
+PAGE_BYTES = 16 * 1024 * 1024
 """A page ends with the dead letter that exceeds this size."""
 
 _MANY_DIGITS = 20
@@ -39,17 +39,7 @@ class DeadLetterStore:
         Raises:
             ConfigurationError: *after* is not a ref of one of *queues*.
         """
-        wanted = list(dict.fromkeys(queues))
-        number: float = self._database.dialect.before_all
-        if after is not None:
-            last, queue = _parsed(after)
-            if last is None or queue not in wanted:
-                known = ", ".join(f'"{name}"' for name in wanted)
-                raise ConfigurationError(
-                    f"{shown(after)} is not the ref of a dead letter of {known}; give one that was listed"
-                )
-            wanted = wanted[wanted.index(queue) :]
-            number = last
+        wanted, number = parsed_ref(queues, after, first=self._database.dialect.before_all)
 
         def list_them(connection: sa.Connection) -> list[DeadLetterEntry]:
             found: list[DeadLetterEntry] = []
@@ -60,7 +50,7 @@ class DeadLetterStore:
                 for row in rows:  # one at a time: the rest of a page may not fit into memory
                     found.append(entry_of(row))
                     size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
-                    if len(found) >= limit or size >= _PAGE_BYTES:
+                    if len(found) >= limit or size >= PAGE_BYTES:
                         rows.close()
                         return found
                 behind = self._database.dialect.before_all
@@ -104,18 +94,42 @@ class DeadLetterStore:
         return self._database.write(delete, durable=True) if wanted else []
 
 
+def parsed_ref(queues: Sequence[str], after: str | None, *, first: float) -> tuple[list[str], float]:
+    """
+    Return those of *queues* in which a list goes on after the ref *after*, and the number that it goes on behind.
+
+    Args:
+        queues: The queues.
+
+        after: The ref; ``None`` if the list begins.
+
+        first: A number before all others.
+
+    Raises:
+        ConfigurationError: *after* is not a ref of one of *queues*.
+    """
+    wanted = list(dict.fromkeys(queues))
+    if after is None:
+        return wanted, first
+    number, queue = _parsed(after)
+    if number is None or queue not in wanted:
+        known = ", ".join(f'"{name}"' for name in wanted)
+        raise ConfigurationError(f"{shown(after)} is not the ref of a dead letter of {known}; give one that was listed")
+    return wanted[wanted.index(queue) :], number
+
+
 def _parsed(ref: str) -> tuple[int | None, str]:
     """Return the number and the queue of *ref*; the number is ``None`` if *ref* is invalid."""
     digits, _, queue = ref.partition("@")
     unsigned = digits.removeprefix("-")
-    if not (unsigned.isascii() and unsigned.isdigit() and len(unsigned) < _MANY_DIGITS and _is_name(queue)):
+    if not (unsigned.isascii() and unsigned.isdigit() and len(unsigned) < _MANY_DIGITS and is_name(queue)):
         return None, ""
     number = int(digits)
     # int() reads other texts as the same number.
     return (number if str(number) == digits and -(2**63) <= number < 2**63 else None, queue)
 
 
-def _is_name(queue: str) -> bool:
+def is_name(queue: str) -> bool:
     """Return whether every database can hold *queue*, as it can hold the name of every queue."""
     try:
         return b"\0" not in queue.encode()

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the tables below; each database records its own in ``relevo_meta``."""
 
 READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
@@ -172,6 +172,7 @@ event = sa.Table(
     # Ready since then, or due then if scheduled.
     sa.Column("ready_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", sa.BigInteger),
+    sa.Column("leased_at", sa.BigInteger),  # when the last lease began
     sa.Column("token", sa.BigInteger),  # the claim that holds it; null unless leased
     sa.Column("begun", sa.UnicodeText),  # the note of the process that began it last, unless it has given it back
     sa.Column(

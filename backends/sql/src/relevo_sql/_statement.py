@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from relevo_sql._dialect import Dialect, RowChange
 from relevo_sql._marked import MarkingPreparer
 from relevo_sql._prepared import Prepared, Preparer
+from relevo_sql._query_statement import QueryStatements
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     BY_IDENTITY,
@@ -94,6 +95,7 @@ class Statements:
         self._looking(prepared, dialect)
         self.meta = prepared(sa.select(meta.c.key, meta.c.value))
         self._meeting(prepared, dialect)
+        self.queries = QueryStatements(dialect, prepared)
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* of new events; an event that is already stored stays unchanged."""
@@ -186,6 +188,7 @@ class Statements:
         leased = {
             "state": _state(LEASED),
             "lease_until": _bind("until"),
+            "leased_at": _bind("now"),
             "token": _bind("claim"),
             # Another writer may have omitted it; then it is set to now once.
             "enqueued_at": sa.func.coalesce(_E.enqueued_at, _bind("now")),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import sqlalchemy as sa
 
@@ -17,15 +17,20 @@ from relevo import (
     Clock,
     Coordinator,
     DeadLetterEntry,
+    DeadLetterFilter,
     Delivery,
     Envelope,
+    EventFilter,
+    EventGroup,
     Found,
     Note,
     Presence,
     Settlement,
     Stats,
+    StuckKeys,
     SystemClock,
     Transport,
+    WaitingEntry,
 )
 from relevo.backend import FileStore, ForkLock, ParallelSettlement, SessionSetup, SetupScript, notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
@@ -37,6 +42,7 @@ from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import SELDOM, Doorbell, Patience
+from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
@@ -105,6 +111,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         dead_letters=True,
         cancel=True,
         find=True,
+        waiting=True,
         purge=True,
         wakeup=False,
         dedupe=True,
@@ -150,6 +157,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._settler = Settler(self._settling, clock)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
+        self._query = Searcher(database, clock)
         self._locks = Locks(database, clock)
         self._witness = Witness(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
@@ -294,6 +302,23 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._require_open()
         return self._dead_letters.entries(queues, after=after, limit=limit)
 
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        self._require_open()
+        return self._query.dead_letters(queues, where=where, after=after, limit=limit)
+
+    def dead_letter_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "reason"],
+        where: DeadLetterFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        self._require_open()
+        return self._query.dead_groups(queues, by=by, where=where or DeadLetterFilter())[: max(0, limit)]
+
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._require_open()
         missing = self._dead_letters.revive(refs)
@@ -348,6 +373,27 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def find(self, event_id: str) -> Sequence[Found]:
         self._require_open()
         return self._counter.find(event_id)
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        self._require_open()
+        return self._query.waiting(queues, where=where or EventFilter(), after=after, limit=limit)
+
+    def waiting_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "state"],
+        where: EventFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        self._require_open()
+        return self._query.groups(queues, by=by, where=where or EventFilter())[: max(0, limit)]
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        self._require_open()
+        return self._query.stuck_keys(queues, longer=longer, limit=limit)
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         self._require_open()

@@ -66,6 +66,13 @@ class Capabilities:
     find: bool = False
     """Stored events can be looked up by their id."""
 
+    waiting: bool = False
+    """
+    Stored events can be listed and counted by filter, and so can dead letters, where these are claimed.
+
+    Ordering keys that are stuck are found too.
+    """
+
     purge: bool = False
     """All events of a queue that are not leased can be removed."""
 

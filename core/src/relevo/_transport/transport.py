@@ -23,6 +23,7 @@ from relevo._transport.delivery import (
     Unreadable,
 )
 from relevo._transport.envelope import Envelope
+from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKeys, WaitingEntry
 from relevo.errors import ConfigurationError, LeaseLostError, UnsupportedError
 
 _STATEFUL = (Nack, DeadLetter, Lost)
@@ -64,26 +65,6 @@ class DeadLetterEntry:
     lost_leases: int
     enqueued_at: float
     died_at: float
-
-
-@attrs.frozen(kw_only=True)
-class Found:
-    """A stored event that is neither done nor dead."""
-
-    queue: str
-    envelope: Envelope
-    status: Literal["ready", "leased", "scheduled"]
-    attempt: int
-    """The number of the current hand-over if it is leased, else of the next one."""
-
-    lost_leases: int
-    state: bytes
-    enqueued_at: float
-    until: float | None = None
-    """
-    The end of its lease if it is leased, or the time when it is due if scheduled, in seconds since the epoch; ``None``
-    also for a connection lease.
-    """
 
 
 @attrs.frozen(kw_only=True)
@@ -499,6 +480,59 @@ class Transport(ABC):
         """
         raise self._unsupported("dead_letters")
 
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        """
+        Return those dead letters that *where* chooses, as :meth:`dead_letters` returns all.
+
+        Args:
+            queues: The queues.
+
+            where: Chooses among them.
+
+            after: The ``ref`` of the last entry of the previous page.
+
+            limit: The largest number to return; fewer may be returned, only an empty page is the end.
+
+        Raises:
+            ConfigurationError: *after* is not the ref of a dead letter of *queues*.
+
+            UnsupportedError: ``dead_letters`` or ``waiting`` is not claimed.
+
+        Promises:
+            queried-as-it-is
+        """
+        raise self._unsupported("waiting")
+
+    def dead_letter_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "reason"],
+        where: DeadLetterFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        """
+        Count dead letters by what they have in common, without changing them: the largest group first.
+
+        Args:
+            queues: The queues; a group may have dead letters of several.
+
+            by: The name of the event, the queue, or the reason.
+
+            where: Chooses among them; ``None`` chooses all.
+
+            limit: The largest number of groups to return.
+
+        Raises:
+            UnsupportedError: ``dead_letters`` or ``waiting`` is not claimed.
+
+        Promises:
+            queried-as-it-is
+        """
+        raise self._unsupported("waiting")
+
     def revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         """
         Make dead letters ready again, as new: first attempt, no lost leases.
@@ -566,6 +600,88 @@ class Transport(ABC):
             found-as-it-is
         """
         raise self._unsupported("find")
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        """
+        Return events that are neither done nor dead, without changing them: queue by queue in the given order.
+
+        Within a queue the order is the transport's own. An event that changes its state while the pages are read may
+        be on two of them or on none; every other one is on exactly one, whatever is sent or settled meanwhile.
+        Unreadable bytes are not listed.
+
+        Args:
+            queues: The queues.
+
+            where: Chooses among them; ``None`` chooses all.
+
+            after: The ``cursor`` of the last entry of the previous page; its event may be gone since.
+
+            limit: The largest number to return. Fewer may be returned, for example if they are large, so that a page
+                fits into memory; only an empty page is the end.
+
+        Raises:
+            ConfigurationError: *after* is not a cursor of *queues*.
+
+            UnsupportedError: ``waiting`` is not claimed.
+
+        Promises:
+            queried-as-it-is
+        """
+        raise self._unsupported("waiting")
+
+    def waiting_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "state"],
+        where: EventFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        """
+        Count events that are neither done nor dead by what they have in common: the largest group first.
+
+        It may read every event of *queues*, as many as there are.
+
+        Args:
+            queues: The queues; a group may have events of several.
+
+            by: The name of the event, the queue, or the state.
+
+            where: Chooses among them; ``None`` chooses all.
+
+            limit: The largest number of groups to return.
+
+        Raises:
+            UnsupportedError: ``waiting`` is not claimed.
+
+        Promises:
+            queried-as-it-is
+        """
+        raise self._unsupported("waiting")
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        """
+        Return the ordering keys whose first event keeps others waiting that are due.
+
+        The first event is scheduled, as for a retry, is leased after a lost lease or for *longer* seconds, or was
+        deleted by another program. A key whose first event is ready is not stuck: it waits for a worker.
+
+        Args:
+            queues: The queues.
+
+            longer: Seconds for which the first event must be leased, unless it has lost a lease.
+
+            limit: The largest number of keys to return; all are counted.
+
+        Raises:
+            UnsupportedError: ``waiting`` is not claimed.
+
+        Promises:
+            queried-as-it-is
+        """
+        raise self._unsupported("waiting")
 
     def purge(self, queue: str) -> int:
         """Remove all events of *queue* that are not leased; return their number."""

@@ -12,14 +12,15 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
+from relevo.cli._choice import By, DeadLetterChoice, dead_letter_groups, dead_letter_options
 from relevo.cli._event import body_of, dead_row, show_whole
+from relevo.cli._filter import by_option, show_groups
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table
 from relevo.cli._place import stores
 from relevo.errors import DecodeError, shown
 
-_PAGE = 200
 Found = tuple[Transport, DeadLetterEntry]
 Named = tuple[Transport, str]
 """A store and the ref of a dead letter in it; whole dead letters may not fit into memory."""
@@ -37,18 +38,34 @@ def dead() -> None:
 @dead.command("list", short_help="List dead letters.")
 @transport_option
 @queue_option
+@dead_letter_options
+@by_option("event", "queue", "reason", "listener")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N")
 @json_option
 @with_app
-def list_(*, app: App, transport: str | None, queues: tuple[str, ...], limit: int, as_json: bool) -> int:
+def list_(
+    *,
+    app: App,
+    transport: str | None,
+    queues: tuple[str, ...],
+    by: By | None,
+    limit: int,
+    as_json: bool,
+    **conditions: Any,
+) -> int:
     """
     List dead letters, the oldest first in every queue.
 
     Example: relevo dead list -t main -q feed
     """
+    chosen = DeadLetterChoice.of(**conditions)
+    if by is not None:
+        groups = dead_letter_groups(stores(app, transport, queues), chosen, by, required=transport is not None)
+        show_groups(by, groups, "died", as_json=as_json, empty="no dead letters")
+        return 0
     rows: list[dict[str, Any]] = []
     more = False
-    for store, entry in entries(app, transport, queues):
+    for store, entry in entries(app, transport, queues, chosen):
         if len(rows) == limit:
             more = True
             break
@@ -98,9 +115,10 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
 
 @dead.command("revive", short_help="Make dead letters ready again.")
 @click.argument("refs", nargs=-1, callback=refuse_invalid)
-@click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+@click.option("--all", "everything", is_flag=True, help="Every dead letter, or every one that the options choose.")
 @transport_option
 @queue_option
+@dead_letter_options
 @json_option
 @with_app
 def revive(
@@ -111,15 +129,17 @@ def revive(
     transport: str | None,
     queues: tuple[str, ...],
     as_json: bool,
+    **conditions: Any,
 ) -> int:
     """
     Make the dead letters REFS ready again; only the failed listeners run, and their counts start again.
 
     Exits with 1 if one cannot be revived or does not exist; the others are revived.
 
-    Example: relevo dead revive --all -q feed
+    Example: relevo dead revive --all -q feed --reason retries-exhausted
     """
-    chosen, unknown = _meant(app, refs, transport, queues, everything=everything)
+    choice = DeadLetterChoice.of(**conditions)
+    chosen, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
     stayed: dict[str, str] = {}
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
     for store, entry in chosen:
@@ -135,10 +155,11 @@ def revive(
 
 @dead.command("discard", short_help="Delete dead letters for good.")
 @click.argument("refs", nargs=-1, callback=refuse_invalid)
-@click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+@click.option("--all", "everything", is_flag=True, help="Every dead letter, or every one that the options choose.")
 @yes_option
 @transport_option
 @queue_option
+@dead_letter_options
 @json_option
 @with_app
 def discard(
@@ -150,6 +171,7 @@ def discard(
     transport: str | None,
     queues: tuple[str, ...],
     as_json: bool,
+    **conditions: Any,
 ) -> int:
     """
     Delete the dead letters REFS for good.
@@ -158,7 +180,8 @@ def discard(
 
     Example: relevo dead discard 1@default 2@default
     """
-    found, unknown = _meant(app, refs, transport, queues, everything=everything)
+    choice = DeadLetterChoice.of(**conditions)
+    found, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
     chosen: list[Named] = [(store, entry.ref) for store, entry in found]
     several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
     if chosen and not yes and not ask(f"Delete {several}? This cannot be undone."):
@@ -171,11 +194,19 @@ def discard(
 
 
 def _meant(
-    app: App, refs: tuple[str, ...], transport: str | None, queues: tuple[str, ...], *, everything: bool
+    app: App,
+    refs: tuple[str, ...],
+    transport: str | None,
+    queues: tuple[str, ...],
+    choice: DeadLetterChoice,
+    *,
+    everything: bool,
 ) -> tuple[Iterable[Found], dict[str, str]]:
     if bool(refs) == everything:
         raise click.UsageError("expected REFS of dead letters, or --all")
-    return (entries(app, transport, queues), {}) if everything else _chosen(app, transport, refs)
+    if refs and choice != DeadLetterChoice():
+        raise click.UsageError("options that choose dead letters go with --all, not with REFS")
+    return (entries(app, transport, queues, choice), {}) if everything else _chosen(app, transport, refs)
 
 
 def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequence[str]]) -> dict[str, str]:
@@ -197,16 +228,16 @@ def _report(word: str, number: int, *, as_json: bool, gone: Mapping[str, str], *
     return not_found([fault for refs in left.values() for fault in refs.values()])
 
 
-def entries(app: App, transport: str | None, queues: tuple[str, ...]) -> Iterator[Found]:
+def entries(
+    app: App, transport: str | None, queues: tuple[str, ...], choice: DeadLetterChoice | None = None
+) -> Iterator[Found]:
     """Yield the dead letters of *queues* on *transport*; by default of all queues on all transports."""
+    chosen = choice or DeadLetterChoice()
     for store, names in stores(app, transport, queues):
         if transport is None and not store.capabilities.dead_letters:
             continue
-        after: str | None = None
-        while page := store.dead_letters(names, after=after, limit=_PAGE):
-            after = page[-1].ref
-            for entry in page:
-                yield store, entry
+        for entry in chosen.entries(store, names):
+            yield store, entry
 
 
 def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[list[Found], dict[str, str]]:

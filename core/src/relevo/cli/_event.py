@@ -9,7 +9,8 @@ import click
 
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope
-from relevo._transport.transport import DeadLetterEntry, Found, Transport
+from relevo._transport.query import Found
+from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import failures_of, loaded
 from relevo.cli._output import SHOWN, shortened, visible, when
 from relevo.errors import DecodeError

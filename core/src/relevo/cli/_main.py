@@ -35,6 +35,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "relay": ("relevo.cli._run", "Move events from an outbox to its transport."),
     "deploy": ("relevo.cli._deploy", "Make events wait while the program is replaced."),
     "dispatch": ("relevo.cli._dispatch", "Dispatch one event."),
+    "list": ("relevo.cli._list", "List the events that wait, and those in progress."),
     "show": ("relevo.cli._show", "Show an event by its id."),
     "cancel": ("relevo.cli._clear", "Remove an event that no worker has begun."),
     "dead": ("relevo.cli._dead", "List, show, revive and discard dead letters."),
@@ -125,7 +126,7 @@ class _Lazy(Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command = getattr(module, cmd_name)
+        command = vars(module).get(f"{cmd_name}_") or vars(module)[cmd_name]  # "list" is a name of Python
         assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 

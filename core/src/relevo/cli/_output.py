@@ -176,6 +176,16 @@ def when(seconds: float) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def age(seconds: float | None) -> str | None:
+    """Return *seconds* in the largest unit that fits."""
+    if seconds is None:
+        return None
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 SHOWN = 64 * 1024
 """The largest number of bytes of a body, and of characters of a text, that is shown."""
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from relevo._app.app import App
 from relevo._app.stores import each_of
-from relevo._transport.transport import Stats
+from relevo._transport.query import StuckKey, StuckKeys
+from relevo._transport.transport import Stats, Transport
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import show_json, show_table
+from relevo.cli._output import age, show_json, show_table, when
 from relevo.cli._place import Place, places
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
+_STUCK_COLUMNS = ("transport", "queue", "key", "waiting", "since", "behind")
+
+_MOST = 10
+"""How many ordering keys that are stuck are shown; all are counted."""
 
 
 @click.command()
@@ -31,6 +37,9 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
     not answer has a row whose "error" says why; in all other rows it is null.
 
+    Ordering keys whose first event keeps others waiting are shown too, ten at most: what they wait for, and how long
+    they have.
+
     Example: relevo status -t main
     """
     rows: list[dict[str, Any]] = []
@@ -40,13 +49,14 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
             rows += _figures(app, place)
         except RelevoError as error:
             errors |= {str(each): each for each in each_of(error) if str(each) not in errors}
-            rows.append({**dict.fromkeys(_COLUMNS), "transport": place.store.name, "error": str(error)})
+            rows.append({**dict.fromkeys((*_COLUMNS, "stuck")), "transport": place.store.name, "error": str(error)})
     if as_json:
         show_json(rows)
     else:
-        answers = [{**row, "oldest": _age(row["oldest"])} for row in rows if row["error"] is None]
+        answers = [{**row, "oldest": age(row["oldest"])} for row in rows if row["error"] is None]
         if answers or not errors:
             show_table(_COLUMNS, answers, empty="no queues")
+        _show_stuck(answers)
     for each in errors.values():
         tell(each)
     return max(map(exit_code, errors.values()), default=0)
@@ -66,16 +76,61 @@ def _figures(app: App, place: Place) -> list[dict[str, Any]]:
                 "scheduled": figures.scheduled,
                 "dead": figures.dead,
                 "oldest": figures.oldest_age,
+                "stuck": _stuck(place.store, queue),
                 "error": None,
             }
         )
     return rows
 
 
-def _age(seconds: float | None) -> str | None:
-    if seconds is None:
+def _stuck(store: Transport, queue: str) -> dict[str, Any] | None:
+    """Return the ordering keys of *queue* that are stuck; ``None`` if that is not known."""
+    claims = store.capabilities
+    if not claims.waiting:
         return None
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    found = store.stuck_keys([queue], limit=_MOST) if claims.order == "per key" else StuckKeys()
+    return {"total": found.total, "keys": [_key_row(each) for each in found.keys]}
+
+
+def _key_row(stuck: StuckKey) -> dict[str, Any]:
+    first = stuck.first
+    row: dict[str, Any] = {"key": stuck.key, "waiting": stuck.waiting, "since": when(stuck.since)}
+    if first is None:
+        return {**row, "first": None}
+    of_first = {
+        "event": first.envelope.name,
+        "id": first.envelope.id,
+        "status": first.status,
+        "attempt": first.attempt,
+        "lost_leases": first.lost_leases,
+        "leased": None if first.leased_at is None else when(first.leased_at),
+        "until": None if first.until is None else when(first.until),
+    }
+    return {**row, "first": of_first}
+
+
+def _show_stuck(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the ordering keys of *rows* that are stuck, those that are the longest, and the number of all."""
+    known = [row for row in rows if row["stuck"] is not None]
+    total = sum(row["stuck"]["total"] for row in known)
+    if not total:
+        return
+    keys = [{**row, **key, "behind": _why(key["first"])} for row in known for key in row["stuck"]["keys"]]
+    keys.sort(key=lambda key: str(key["since"]))
+    keys = keys[:_MOST]
+    click.echo()
+    some = f"; the {len(keys)} that have been the longest" if total > len(keys) else ""
+    click.echo(f"{total} ordering key{'s are' if total > 1 else ' is'} stuck{some}:")
+    show_table(_STUCK_COLUMNS, keys, empty="")
+
+
+def _why(first: Mapping[str, Any] | None) -> str:
+    """Return what a key waits for, in words."""
+    if first is None:
+        return "an event that another program deleted; an idle worker goes on within a minute"
+    what = f"{first['event']} {first['id']}, attempt {first['attempt']}"
+    if first["status"] == "scheduled":
+        return f"{what}, {'retried' if first['attempt'] > 1 else 'due'} at {first['until']}"
+    lost = first["lost_leases"]
+    suspect = f", {lost} lost lease{'s' if lost > 1 else ''}" if lost else ""
+    return f"{what}{suspect}, leased{' since ' + first['leased'] if first['leased'] else ''}"

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from relevo import App, Capabilities, Delivery, Envelope, Event, Note
+from relevo import App, Capabilities, DeadLetterFilter, Delivery, Envelope, Event, Note
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -268,6 +268,17 @@ class CloseContract(Contract):
             (claimed.cancel, lambda: worker.cancel("none")),
             (claimed.find, lambda: worker.find("none")),
             (claimed.purge, lambda: worker.purge(bench.queue)),
+            (claimed.waiting, lambda: worker.waiting([bench.queue])),
+            (claimed.waiting, lambda: worker.waiting_groups([bench.queue], "event")),
+            (claimed.waiting, lambda: worker.stuck_keys([bench.queue])),
+            (
+                claimed.waiting and claimed.dead_letters,
+                lambda: worker.matching_dead_letters([bench.queue], DeadLetterFilter(reasons=("none",))),
+            ),
+            (
+                claimed.waiting and claimed.dead_letters,
+                lambda: worker.dead_letter_groups([bench.queue], "reason"),
+            ),
         ]
         return [operation for is_claimed, operation in operations if is_claimed]
 
@@ -317,6 +328,17 @@ class UnclaimedContract(Contract):
             (claimed.cancel, lambda: worker.cancel("none")),
             (claimed.find, lambda: worker.find("none")),
             (claimed.purge, lambda: worker.purge(bench.queue)),
+            (claimed.waiting, lambda: worker.waiting([bench.queue])),
+            (claimed.waiting, lambda: worker.waiting_groups([bench.queue], "event")),
+            (claimed.waiting, lambda: worker.stuck_keys([bench.queue])),
+            (
+                claimed.waiting and claimed.dead_letters,
+                lambda: worker.matching_dead_letters([bench.queue], DeadLetterFilter(reasons=("none",))),
+            ),
+            (
+                claimed.waiting and claimed.dead_letters,
+                lambda: worker.dead_letter_groups([bench.queue], "reason"),
+            ),
         ]
         return [operation for is_claimed, operation in operations if not is_claimed]
 

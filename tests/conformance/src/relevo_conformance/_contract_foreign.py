@@ -9,7 +9,7 @@ from functools import partial
 
 import attrs
 
-from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Note, Outcome, Release
+from relevo import Ack, DeadLetter, Delivery, EventFilter, Lost, Nack, Note, Outcome, Release
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportUnavailableError, shown
 from relevo_conformance import promise
 from relevo_conformance._contract_store import bury
@@ -183,6 +183,23 @@ class ForeignContract(Contract):
 
             assert [one.envelope for one in worker.find(envelope.id)] == [envelope]
 
+    @proves(promise.ERRORS_ARE_TRANSLATED, promise.QUERIED_AS_IT_IS)
+    def test_a_page_after_a_cursor_that_was_never_returned_is_refused_or_has_only_events(self) -> None:
+        with self.neighbours(queues=2) as (bench, worker):
+            for queue in bench.queues:
+                worker.send(bench.envelopes(2, queue=queue))
+            cursors = [entry.cursor for entry in worker.waiting(bench.queues)]
+
+            for cursor in nonsense(cursors[0]):
+                with suppress(ConfigurationError):
+                    worker.waiting(bench.queues, after=cursor, whole=False)
+            with suppress(ConfigurationError):  # a cursor of a queue that is not listed
+                worker.waiting([bench.queue], after=cursors[-1], whole=False)
+            for text in TEXTS:
+                assert list(worker.waiting(bench.queues, where=EventFilter(names=(f"no{text}",)))) == []
+
+            assert [entry.cursor for entry in worker.waiting(bench.queues)] == cursors
+
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.CANCELLED_IS_GONE)
     def test_ids_that_were_never_sent_are_not_cancelled(self) -> None:
         with self.neighbours() as (bench, worker):
@@ -212,6 +229,13 @@ class ForeignContract(Contract):
                 if claimed.dead_letters:
                     with suppress(ConfigurationError):
                         assert list(worker.dead_letters([name])) == []
+                if claimed.waiting:
+                    with suppress(ConfigurationError):
+                        assert list(worker.waiting([name])) == []
+                    with suppress(ConfigurationError):
+                        assert list(worker.waiting_groups([name], "event")) == []
+                    with suppress(ConfigurationError):
+                        assert worker.stuck_keys([name]).total == 0
 
             worker.ack(bench.one(worker))
 

@@ -32,14 +32,20 @@ _CLASSES: Mapping[str, type[Any]] = {
         relevo.Ack,
         relevo.DeadLetter,
         relevo.DeadLetterEntry,
+        relevo.DeadLetterFilter,
         relevo.Envelope,
+        relevo.EventFilter,
+        relevo.EventGroup,
         relevo.Found,
         relevo.Lost,
         relevo.Nack,
         relevo.Note,
         relevo.Release,
         relevo.Stats,
+        relevo.StuckKey,
+        relevo.StuckKeys,
         relevo.Unreadable,
+        relevo.WaitingEntry,
     )
 }
 """Every class that a history may contain, by its tag."""

@@ -33,6 +33,10 @@ _LOOKS = (
     history.Mend,
     history.ListDead,
     history.Find,
+    history.ListWaiting,
+    history.ListMatching,
+    history.CountGroups,
+    history.ListStuck,
     history.Count,
     history.Remark,
 )

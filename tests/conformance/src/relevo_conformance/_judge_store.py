@@ -34,7 +34,7 @@ def list_dead_ended(world: World, operation: Operation, call: history.ListDead, 
         what = "the dead letters are not listed queue by queue, the oldest first"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     due = frozenset(copy.number for copy in world.copies if copy.queue in call.queues and copy.surely(_is_dead))
-    copies = [copy for entry in entries if (copy := _judge_entry(world, operation, entry)) is not None]
+    copies = [copy for entry in entries if (copy := judge_entry(world, operation, entry)) is not None]
     if call.limit > 0:
         _judge_page(world, operation, call, entries, due, frozenset(copy.number for copy in copies))
 
@@ -119,7 +119,8 @@ def _in_order(entries: Sequence[DeadLetterEntry], queues: Sequence[str]) -> bool
     return places == sorted(places) and all(place >= 0 for place, _ in places)
 
 
-def _judge_entry(world: World, operation: Operation, entry: DeadLetterEntry) -> Copy | None:
+def judge_entry(world: World, operation: Operation, entry: DeadLetterEntry) -> Copy | None:
+    """Check that *entry* is a dead letter, as it died; return whose, if that is known."""
     copies = world.same(entry.queue, entry.envelope)
     copy = world.refs.get(entry.ref)
     if copy is not None and copy.ref != entry.ref:
@@ -336,16 +337,7 @@ def find_ended(world: World, operation: Operation, call: history.Find, returned:
         return
     meant = [copy for copy in world.copies if _is_meant(copy, call)]
     for event in returned.value.events:
-        alike = [copy for copy in meant if copy.queue == event.queue and copy.event == event.envelope]
-        views = [view for copy in alike for view in _views(world, operation, copy, returned.at)]
-        wrong = [_misfit(world, alike, view, event) for view in views]
-        if not views:
-            what = f'{event.envelope.id!r} is found as {event.status} in "{event.queue}", which has no such event'
-            world.report(promise.FOUND_AS_IT_IS, operation.op, what)
-        elif all(wrong):
-            world.report(
-                promise.FOUND_AS_IT_IS, operation.op, f"{alike[-1]} is found with another {min(wrong, key=len)}"
-            )
+        judge_living(world, operation, promise.FOUND_AS_IT_IS, meant, event, returned.at)
     for queue in {copy.queue for copy in meant}:
         here = [copy for copy in meant if copy.queue == queue]
         least, most = sum(copy.surely(is_pending) for copy in here), sum(copy.maybe(is_pending) for copy in here)
@@ -355,8 +347,22 @@ def find_ended(world: World, operation: Operation, call: history.Find, returned:
             world.report(promise.FOUND_AS_IT_IS, operation.op, what + (f" to {most}" if most > least else ""))
 
 
+def judge_living(
+    world: World, operation: Operation, broken: Promise, meant: Sequence[Copy], event: Found, now: float
+) -> None:
+    """Check that *event* is one of the copies that are *meant*, as it was between the beginning and *now*."""
+    alike = [copy for copy in meant if copy.queue == event.queue and copy.event == event.envelope]
+    seen = [view for copy in alike for view in views(world, operation, copy, now)]
+    wrong = [_misfit(world, alike, view, event) for view in seen]
+    if not seen:
+        what = f'{event.envelope.id!r} is found as {event.status} in "{event.queue}", which has no such event'
+        world.report(broken, operation.op, what)
+    elif all(wrong):
+        world.report(broken, operation.op, f"{alike[-1]} is found with another {min(wrong, key=len)}")
+
+
 @attrs.frozen
-class _View:
+class View:
     """How an event may be found."""
 
     status: str
@@ -368,24 +374,24 @@ class _View:
     """The time of sending that was seen before, if any."""
 
 
-def _views(world: World, operation: Operation, copy: Copy, now: float) -> Iterator[_View]:
+def views(world: World, operation: Operation, copy: Copy, now: float) -> Iterator[View]:
     """Yield how *copy* may be found between the beginning of *operation* and *now*, if it is unfinished."""
     began, slack = operation.began, world.slack
     for one in copy.possible:
         match one.state:
             case State.SCHEDULED if began <= one.due + slack + _AGE_TOLERANCE:
                 late = one.due + slack + _AGE_TOLERANCE + (world.capabilities.delay or 0.0)
-                yield _View("scheduled", one, (one.due - slack, late), copy.enqueued_at)
+                yield View("scheduled", one, (one.due - slack, late), copy.enqueued_at)
             case State.LEASED if began <= one.over:
                 until = None if world.capabilities.lease == "connection" else (one.until - slack, one.over)
-                yield _View("leased", one, until, copy.enqueued_at)
+                yield View("leased", one, until, copy.enqueued_at)
             case _:
                 pass
         if (ready := one.receivable(now, slack)) is not None:
-            yield _View("ready", ready, None, copy.enqueued_at)
+            yield View("ready", ready, None, copy.enqueued_at)
 
 
-def _misfit(world: World, alike: Sequence[Copy], view: _View, event: Found) -> str:
+def _misfit(world: World, alike: Sequence[Copy], view: View, event: Found) -> str:
     """Return the parts of *event* that differ from *view*; empty if none does."""
     counters = view.one.counters
     surplus = event.lost_leases - counters.lost_leases

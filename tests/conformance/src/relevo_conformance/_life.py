@@ -246,6 +246,8 @@ def look(life: Life) -> None:
         life.other.dead_letters([life.bench.queue])
     if life.claims.find and isinstance(life.event, Envelope):
         life.other.find(life.event.id)
+    if life.claims.waiting:
+        life.other.waiting([life.bench.queue])
 
 
 def wait(life: Life) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, Nack, Outcome, Release, Unreadable
+from relevo import Ack, DeadLetter, Delivery, Envelope, EventFilter, Nack, Outcome, Release, Unreadable
 from relevo_conformance.bench import Bench
 from relevo_conformance.worker import RecordedTransaction, RecordedWorker
 
@@ -25,6 +25,9 @@ _TRIES = 8
 
 _PAGES = 50
 """The largest number of pages of dead letters that are read."""
+
+_PAGE = 3
+"""The size of a page of waiting events."""
 
 _FOUND = 3
 """The number of events that are looked up by their ids."""
@@ -410,6 +413,11 @@ class Play:
                 worker.stats(queue)
         if self.claims.dead_letters:
             worker.dead_letters([*self.bench.queues, *self.bench.further])
+        if self.claims.waiting:
+            queues = [*self.bench.queues[:2], *self.bench.further]
+            worker.waiting(queues, limit=_PAGE)
+            worker.waiting(queues, where=EventFilter(states=("leased", "scheduled")))
+            worker.waiting_groups(queues, "state")
         self.look_up(worker)
 
     def turn_pages(self, worker: RecordedWorker, between: Callable[[str], None] = lambda ref: None) -> None:

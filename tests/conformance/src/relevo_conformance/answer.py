@@ -8,7 +8,19 @@ from itertools import islice
 from math import isfinite
 from typing import Any
 
-from relevo import DeadLetterEntry, Delivery, Envelope, Found, Stats, Unreadable
+from relevo import (
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    EventGroup,
+    Found,
+    Note,
+    Stats,
+    StuckKey,
+    StuckKeys,
+    Unreadable,
+    WaitingEntry,
+)
 from relevo.errors import SendError, SettleError, shown
 from relevo_conformance import history
 from relevo_conformance.verdict import error_text
@@ -120,6 +132,27 @@ def _living(call: history.Call, answer: object, asked: Sequence[Delivery]) -> No
         _fields(one.envelope, _OF_AN_ENVELOPE)
 
 
+def _waiting(call: history.ListWaiting, answer: object, asked: Sequence[Delivery]) -> None:
+    for one in _sequence(answer, "a sequence of WaitingEntry"):
+        _is(one, WaitingEntry, "a WaitingEntry", " among others")
+        _fields(one, _OF_WAITING)
+        _fields(one.envelope, _OF_AN_ENVELOPE)
+
+
+def _groups(call: history.CountGroups, answer: object, asked: Sequence[Delivery]) -> None:
+    for one in _sequence(answer, "a sequence of EventGroup"):
+        _is(one, EventGroup, "an EventGroup", " among others")
+        _fields(one, _OF_A_GROUP)
+
+
+def _stuck(call: history.ListStuck, answer: object, asked: Sequence[Delivery]) -> None:
+    _is(answer, StuckKeys, "a StuckKeys")
+    _fields(answer, {"total": _COUNT})
+    for one in _sequence(getattr(answer, "keys", None), "a sequence of StuckKey"):
+        _is(one, StuckKey, "a StuckKey", " among others")
+        _fields(one, _OF_A_STUCK_KEY)
+
+
 def _number(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
     if not _is_count(answer):
         raise _Unexpected(answer, "a number of events")
@@ -147,6 +180,10 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.Discard: ("discard", _missing),
     history.Cancel: ("cancel", _number),
     history.Find: ("find", _living),
+    history.ListWaiting: ("waiting", _waiting),
+    history.ListMatching: ("matching_dead_letters", _entries),
+    history.CountGroups: ("waiting_groups or dead_letter_groups", _groups),
+    history.ListStuck: ("stuck_keys", _stuck),
     history.Purge: ("purge", _number),
     history.Count: ("stats", _figures),
     history.Close: ("close", _nothing),
@@ -238,6 +275,20 @@ _OF_FOUND: Mapping[str, Fit] = {
         '"ready", "leased" or "scheduled"',
     ),
     "until": _or_none(_TIME),
+}
+_OF_WAITING: Mapping[str, Fit] = {
+    **_OF_FOUND,
+    "cursor": _TEXT,
+    "leased_at": _or_none(_TIME),
+    "begun": _or_none((lambda value: isinstance(value, Note), "a Note")),
+}
+_OF_A_GROUP: Mapping[str, Fit] = {"key": _TEXT, "count": _COUNT, "oldest": _TIME, "newest": _TIME}
+_OF_A_STUCK_KEY: Mapping[str, Fit] = {
+    "queue": _TEXT,
+    "key": _TEXT,
+    "waiting": _COUNT,
+    "since": _TIME,
+    "first": _or_none((lambda value: isinstance(value, WaitingEntry), "a WaitingEntry")),
 }
 _OF_AN_ENTRY: Mapping[str, Fit] = {
     **_OF_A_DELIVERY,

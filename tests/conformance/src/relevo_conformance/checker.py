@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from relevo import Capabilities, DeadLetter
-from relevo_conformance import _judge_receive, _judge_rest, _judge_send, _judge_settle, _judge_store, history, promise
+from relevo_conformance import (
+    _judge_query,
+    _judge_receive,
+    _judge_rest,
+    _judge_send,
+    _judge_settle,
+    _judge_store,
+    history,
+    promise,
+)
 from relevo_conformance._judge_rest import Unaccounted
 from relevo_conformance._world import OVERTIME, PATIENCE, SENT_GRACE, Operation, Violation, World
 from relevo_conformance.history import Call, Invoked, Record, Returned
@@ -121,7 +130,7 @@ class Judge:
             other.overlapped = operation.overlapped = True
         self.world.flying[record.op] = operation
         _judge_rest.call_began(self.world, record.call)
-        if not isinstance(record.call, history.ListDead):
+        if not isinstance(record.call, history.ListDead | history.ListMatching):
             self.world.calls += 1
         if (rule := _BEGAN.get(type(record.call))) is not None:
             rule(self.world, operation, record.call)
@@ -181,27 +190,34 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
         case history.Settle(items=items):
             kept = all(not isinstance(item.outcome, DeadLetter) for item in items)
             claimed = {"dead_letters": capabilities.dead_letters or kept}
-        case history.Extend():
-            claimed = {"extend": capabilities.extend}
-        case history.Checkpoint():
-            claimed = {"checkpoint": capabilities.checkpoint}
-        case history.Begin() | history.Excuse():
-            claimed = {"presence": capabilities.presence}
-        case history.ListDead() | history.Revive() | history.Discard():
-            claimed = {"dead_letters": capabilities.dead_letters}
-        case history.Cancel():
-            claimed = {"cancel": capabilities.cancel}
-        case history.Find():
-            claimed = {"find": capabilities.find}
-        case history.Purge():
-            claimed = {"purge": capabilities.purge}
         case history.Count():
             claimed = {"stats": capabilities.stats != "none"}
-        case history.SendBound():
-            claimed = {"transactional": capabilities.transactional}
+        case history.ListMatching() | history.CountGroups(dead=True):
+            claimed = {"waiting": capabilities.waiting, "dead_letters": capabilities.dead_letters}
+        case _ if (needed := _NEEDED.get(type(call))) is not None:
+            claimed = {needed: getattr(capabilities, needed)}
         case _:
             pass
     return next((name for name, is_claimed in claimed.items() if not is_claimed), None)
+
+
+_NEEDED: Mapping[type[Any], str] = {
+    history.Extend: "extend",
+    history.Checkpoint: "checkpoint",
+    history.Begin: "presence",
+    history.Excuse: "presence",
+    history.ListDead: "dead_letters",
+    history.Revive: "dead_letters",
+    history.Discard: "dead_letters",
+    history.Cancel: "cancel",
+    history.Find: "find",
+    history.ListWaiting: "waiting",
+    history.CountGroups: "waiting",
+    history.ListStuck: "waiting",
+    history.Purge: "purge",
+    history.SendBound: "transactional",
+}
+"""By call: the capability that it needs, whatever its arguments are."""
 
 
 def _broke(world: World, operation: Operation, call: history.Break) -> None:
@@ -251,6 +267,9 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Cancel: _judge_store.taking_out_ended,
     history.Purge: _judge_store.taking_out_ended,
     history.Find: _judge_store.find_ended,
+    history.ListWaiting: _judge_query.list_waiting_ended,
+    history.ListMatching: _judge_query.list_matching_ended,
+    history.CountGroups: _judge_query.groups_ended,
     history.Count: _judge_store.count_ended,
     history.Drain: _judge_store.drain_ended,
 }

@@ -13,7 +13,21 @@ from typing import Any, Literal
 
 import attrs
 
-from relevo import DeadLetterEntry, Envelope, Found, Note, Outcome, Stats, Unreadable, errors
+from relevo import (
+    DeadLetterEntry,
+    DeadLetterFilter,
+    Envelope,
+    EventFilter,
+    EventGroup,
+    Found,
+    Note,
+    Outcome,
+    Stats,
+    StuckKeys,
+    Unreadable,
+    WaitingEntry,
+    errors,
+)
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportUnavailableError
 
 End = Literal["done", "refused", "unknown", "crashed", "malformed", "hung"]
@@ -180,6 +194,48 @@ class Find:
 
 
 @attrs.frozen(kw_only=True)
+class ListWaiting:
+    """List the events that are neither done nor dead."""
+
+    queues: tuple[str, ...]
+    where: EventFilter | None = None
+    after: str | None = None
+    limit: int = 100
+    whole: bool = False
+    """Whether it is the whole list, read page by page, and not one page."""
+
+
+@attrs.frozen(kw_only=True)
+class ListMatching:
+    """List the dead letters that a filter chooses."""
+
+    queues: tuple[str, ...]
+    where: DeadLetterFilter
+    after: str | None = None
+    limit: int = 100
+
+
+@attrs.frozen(kw_only=True)
+class CountGroups:
+    """Count events, or dead letters, by what they have in common."""
+
+    queues: tuple[str, ...]
+    by: Literal["event", "queue", "state", "reason"]
+    where: EventFilter | DeadLetterFilter | None = None
+    dead: bool = False
+    """Whether dead letters are counted."""
+
+
+@attrs.frozen(kw_only=True)
+class ListStuck:
+    """List the ordering keys that are stuck."""
+
+    queues: tuple[str, ...]
+    longer: float
+    limit: int = 10
+
+
+@attrs.frozen(kw_only=True)
 class Purge:
     """Remove what is not held from a queue."""
 
@@ -281,6 +337,10 @@ Call = (
     | Discard
     | Cancel
     | Find
+    | ListWaiting
+    | ListMatching
+    | CountGroups
+    | ListStuck
     | Purge
     | Count
     | SendBound
@@ -365,6 +425,27 @@ class Living:
 
 
 @attrs.frozen
+class Waiting:
+    """The result of listing events that are neither done nor dead."""
+
+    entries: tuple[WaitingEntry, ...]
+
+
+@attrs.frozen
+class Groups:
+    """The result of counting by groups."""
+
+    groups: tuple[EventGroup, ...]
+
+
+@attrs.frozen
+class Stuck:
+    """The result of listing ordering keys that are stuck."""
+
+    stuck: StuckKeys
+
+
+@attrs.frozen
 class Figures:
     """The result of a count."""
 
@@ -378,7 +459,7 @@ class Words:
     lines: tuple[str, ...]
 
 
-Value = Fates | HandedOut | Settled | Entries | Missing | Number | Living | Figures | Words
+Value = Fates | HandedOut | Settled | Entries | Missing | Number | Living | Waiting | Groups | Stuck | Figures | Words
 
 
 # --- the records -----------------------------------------------------------------------------------

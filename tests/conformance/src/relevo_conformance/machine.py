@@ -21,7 +21,7 @@ import attrs
 from hypothesis import event, seed, strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, multiple, precondition, rule
 
-from relevo import Capabilities, DeadLetter, Delivery, Envelope, Note, Outcome
+from relevo import Capabilities, DeadLetter, Delivery, Envelope, EventFilter, Note, Outcome
 from relevo.errors import ConfigurationError, LeaseLostError, TransportError
 from relevo_conformance import strategy
 from relevo_conformance._pair import Row, rows, try_foreign_headers
@@ -495,6 +495,10 @@ class TransportMachine(RuleBasedStateMachine):
                 worker.stats(queue)
         if self.capabilities.dead_letters:
             worker.dead_letters(self.bench.queues)
+        if self.capabilities.waiting:
+            worker.waiting(self.bench.queues, limit=3)
+            worker.waiting(self.bench.queues, where=EventFilter(states=("leased", "scheduled")), limit=3)
+            worker.waiting_groups(self.bench.queues, "state")
 
     @precondition(lambda machine: machine.plays_rows)
     @rule(number=st.integers(0, 999))

@@ -263,6 +263,13 @@ FOUND_AS_IT_IS = _optional(
     Needs("find"),
     floors={"find done": 5},
 )
+QUERIED_AS_IT_IS = _optional(
+    "queried-as-it-is",
+    "Unfinished events and dead letters are listed and counted by filter as they are stored, page by page without gap "
+    "or repetition, and nothing else is.",
+    Needs("waiting"),
+    floors={"listwaiting done": 5, "countgroups done": 5},
+)
 STATS_ARE_TRUE_AT_REST = _optional(
     "stats-are-true-at-rest",
     "At rest the figures are exact; an event that waits behind its ordering key counts as ready.",

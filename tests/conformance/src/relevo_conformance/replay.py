@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from relevo import DeadLetterEntry, Delivery, Envelope, Unreadable
+from relevo import DeadLetterEntry, DeadLetterFilter, Delivery, Envelope, EventFilter, Unreadable
 from relevo_conformance import history
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract
@@ -103,6 +103,10 @@ class _Names:
 def _queues_of(call: history.Call) -> Iterable[str]:
     match call:
         case history.SetUp(queues=queues) | history.Receive(queues=queues) | history.ListDead(queues=queues):
+            yield from queues
+        case history.ListWaiting(queues=queues) | history.ListMatching(queues=queues):
+            yield from queues
+        case history.CountGroups(queues=queues) | history.ListStuck(queues=queues):
             yield from queues
         case history.PutRaw(queue=queue) | history.Purge(queue=queue) | history.Count(queue=queue):
             yield queue
@@ -395,6 +399,31 @@ class _Player:
     def find(self, record: history.Invoked, call: history.Find) -> None:
         self.worker(record.worker).find(call.event_id)
 
+    def list_waiting(self, record: history.Invoked, call: history.ListWaiting) -> None:
+        if call.after is not None:
+            self.note(f"call {record.op} is skipped: it is a page behind an event of the recording")
+            return
+        self.worker(record.worker).waiting(
+            self.names.all(call.queues), where=call.where, limit=call.limit, whole=call.whole
+        )
+
+    def list_matching(self, record: history.Invoked, call: history.ListMatching) -> None:
+        after = None if call.after is None else self._ref(record, call.after)
+        if after is not None or call.after is None:
+            queues = self.names.all(call.queues)
+            self.worker(record.worker).matching_dead_letters(queues, call.where, after=after, limit=call.limit)
+
+    def count_groups(self, record: history.Invoked, call: history.CountGroups) -> None:
+        worker, queues = self.worker(record.worker), self.names.all(call.queues)
+        if call.by != "reason" and not isinstance(call.where, DeadLetterFilter) and not call.dead:
+            worker.waiting_groups(queues, call.by, call.where)
+        elif call.by != "state" and not isinstance(call.where, EventFilter):
+            worker.dead_letter_groups(queues, call.by, call.where)
+
+    def list_stuck(self, record: history.Invoked, call: history.ListStuck) -> None:
+        worker = self.worker(record.worker)
+        worker.stuck_keys(self.names.all(call.queues), longer=call.longer, limit=call.limit)
+
     def purge(self, record: history.Invoked, call: history.Purge) -> None:
         self.worker(record.worker).purge(self.names.new(call.queue))
 
@@ -510,6 +539,10 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.Discard: _Player.discard,
     history.Cancel: _Player.cancel,
     history.Find: _Player.find,
+    history.ListWaiting: _Player.list_waiting,
+    history.ListMatching: _Player.list_matching,
+    history.CountGroups: _Player.count_groups,
+    history.ListStuck: _Player.list_stuck,
     history.Purge: _Player.purge,
     history.Count: _Player.count,
     history.SendBound: _Player.send_bound,

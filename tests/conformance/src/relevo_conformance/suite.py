@@ -14,6 +14,7 @@ from relevo_conformance._contract_life import LifeContract
 from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._contract_presence import BegunContract, PresenceContract
 from relevo_conformance._contract_quantity import QuantityContract
+from relevo_conformance._contract_query import StuckKeyContract, WaitingContract
 from relevo_conformance._contract_race import RaceContract
 from relevo_conformance._contract_receive import OrderContract, ReceiveContract, UnreadableContract
 from relevo_conformance._contract_send import (
@@ -77,6 +78,8 @@ class TransportContract(
     SetUpContract,
     TakeOutContract,
     FindContract,
+    StuckKeyContract,
+    WaitingContract,
     StatsContract,
     DeadLetterContract,
     PresenceContract,

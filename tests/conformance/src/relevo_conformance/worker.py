@@ -15,8 +15,11 @@ from relevo import (
     Ack,
     DeadLetter,
     DeadLetterEntry,
+    DeadLetterFilter,
     Delivery,
     Envelope,
+    EventFilter,
+    EventGroup,
     Found,
     Lost,
     Nack,
@@ -25,8 +28,10 @@ from relevo import (
     Release,
     Settlement,
     Stats,
+    StuckKeys,
     Transport,
     Unreadable,
+    WaitingEntry,
 )
 from relevo.errors import (
     ConfigurationError,
@@ -51,6 +56,9 @@ Event = TypeVar("Event", bound="Envelope | Unreadable")
 
 _PAGE = 1000
 """The limit of a page of dead letters, if all are wanted."""
+
+_MOST = 10_000
+"""A list of waiting events that is longer than this does not end."""
 
 _PAUSE = 0.1
 """The least seconds of real time of a receive with a long wait that returns nothing at once."""
@@ -209,6 +217,83 @@ class RecordedWorker:
             history.Find(event_id=event_id),
             lambda: self.transport.find(event_id),
             lambda events: history.Living(tuple(attrs.evolve(one, envelope=_snapshot(one.envelope)) for one in events)),
+        )
+
+    def waiting(
+        self,
+        queues: Sequence[str],
+        *,
+        where: EventFilter | None = None,
+        after: str | None = None,
+        limit: int = _PAGE,
+        whole: bool = True,
+    ) -> Sequence[WaitingEntry]:
+        """Return the unfinished events that *where* chooses: all pages of at most *limit*, or one."""
+
+        def page(after: str | None) -> Sequence[WaitingEntry]:
+            if where is None:
+                return self.transport.waiting(queues, after=after, limit=limit)
+            return self.transport.waiting(queues, where=where, after=after, limit=limit)
+
+        def read() -> Sequence[WaitingEntry]:
+            some = page(after)
+            if not whole:
+                return some
+            entries: list[WaitingEntry] = []
+            while some and len(entries) <= _MOST:
+                try:
+                    answer.require(call, some)
+                except answer.MisfitError:
+                    return some
+                entries += some
+                some = page(some[-1].cursor)
+            return entries or some
+
+        call = history.ListWaiting(queues=tuple(queues), where=where, after=after, limit=limit, whole=whole)
+        return self._note(
+            call,
+            read,
+            lambda entries: history.Waiting(
+                tuple(attrs.evolve(one, envelope=_snapshot(one.envelope)) for one in entries)
+            ),
+        )
+
+    def matching_dead_letters(
+        self, queues: Sequence[str], where: DeadLetterFilter, *, after: str | None = None, limit: int = _PAGE
+    ) -> Sequence[DeadLetterEntry]:
+        """Return a page of the dead letters that *where* chooses."""
+        return self._note(
+            history.ListMatching(queues=tuple(queues), where=where, after=after, limit=limit),
+            lambda: self.transport.matching_dead_letters(queues, where=where, after=after, limit=limit),
+            lambda entries: history.Entries(tuple(entries)),
+        )
+
+    def waiting_groups(
+        self, queues: Sequence[str], by: Literal["event", "queue", "state"], where: EventFilter | None = None
+    ) -> Sequence[EventGroup]:
+        """Count the unfinished events that *where* chooses."""
+        return self._note(
+            history.CountGroups(queues=tuple(queues), by=by, where=where),
+            lambda: self.transport.waiting_groups(queues, by=by, where=where),
+            lambda groups: history.Groups(tuple(groups)),
+        )
+
+    def dead_letter_groups(
+        self, queues: Sequence[str], by: Literal["event", "queue", "reason"], where: DeadLetterFilter | None = None
+    ) -> Sequence[EventGroup]:
+        """Count the dead letters that *where* chooses."""
+        return self._note(
+            history.CountGroups(queues=tuple(queues), by=by, where=where, dead=True),
+            lambda: self.transport.dead_letter_groups(queues, by=by, where=where),
+            lambda groups: history.Groups(tuple(groups)),
+        )
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        """Return the ordering keys that are stuck."""
+        return self._note(
+            history.ListStuck(queues=tuple(queues), longer=longer, limit=limit),
+            lambda: self.transport.stuck_keys(queues, longer=longer, limit=limit),
+            history.Stuck,
         )
 
     def purge(self, queue: str) -> int:

@@ -425,6 +425,19 @@ class Dialect(ABC):
         """Return the condition that two texts are the same, byte for byte."""
         return one == other
 
+    def starts_with(
+        self, column: sa.ColumnElement[Any], length: int, prefix: sa.ColumnElement[Any]
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition that *column* starts with *prefix*, which has that *length*."""
+        # Not LIKE: it ignores case on SQLite, and gives characters a meaning.
+        first: sa.ColumnElement[int] = sa.literal_column("1")
+        most: sa.ColumnElement[int] = sa.literal_column(str(length))
+        return sa.func.substr(column, first, most) == prefix
+
+    def likely(self, condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        """Return *condition* in a form of which the database expects that many rows fulfil it."""
+        return condition
+
     def start_of(self, column: str, length: int) -> sa.ColumnElement[Any]:
         """Return the first *length* characters of *column*: another writer may have stored a value of any length."""
         first: sa.ColumnElement[int] = sa.literal_column("1")

@@ -136,6 +136,13 @@ class PortableDialect(Dialect):
         end = sa.literal_column("'.'", sa.Unicode())
         return sa.and_(one == other, _text(one) + end == _text(other) + end)
 
+    def starts_with(
+        self, column: sa.ColumnElement[Any], length: int, prefix: sa.ColumnElement[Any]
+    ) -> sa.ColumnElement[bool]:
+        start = sa.func.substring if self.compiler.name == "mssql" else sa.func.substr
+        one: sa.ColumnElement[int] = sa.literal_column("1")
+        return self.same(start(column, one, sa.literal_column(str(length))), prefix)
+
     def start_of(self, column: str, length: int) -> sa.ColumnElement[Any]:
         return sa.column(column)  # databases differ in the name of the function
 

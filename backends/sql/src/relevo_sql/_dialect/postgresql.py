@@ -232,6 +232,10 @@ class PostgresqlDialect(Dialect):
         else:
             insert_events(connection, statement, rows, self._texts[self.compiler_for(connection).paramstyle])
 
+    def likely(self, condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        # It expects that few rows have one of several values, and would read and sort them all; of this form, half do.
+        return sa.func.coalesce(condition, sa.false())
+
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other.
         numbers = sorted({number_of(line) for line in lines})

@@ -1,0 +1,239 @@
+"""Queries of what is stored: filters, and what is returned about waiting events, groups and ordering keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isnan
+from typing import Any, Literal, get_args
+
+import attrs
+
+from relevo._transport.delivery import Note
+from relevo._transport.envelope import Envelope
+from relevo.errors import ConfigurationError, shown
+
+Status = Literal["ready", "leased", "scheduled"]
+"""The state of an event that is neither done nor dead."""
+
+_STATES: tuple[Status, ...] = get_args(Status)
+
+
+def _texts(what: str) -> Any:
+    """Return a field of texts; a single text is refused, since it would be read as its letters."""
+
+    def checked(values: Iterable[str]) -> tuple[str, ...]:
+        found = () if isinstance(values, str) else tuple(values)
+        if isinstance(values, str) or not all(isinstance(value, str) for value in found):
+            raise ConfigurationError(f"{what} of a filter: expected a sequence of texts; got {shown(values)}")
+        return found
+
+    return attrs.field(default=(), converter=checked)
+
+
+def _time(what: str) -> Any:
+    """Return a field of a time in seconds since the epoch, which may be infinite."""
+
+    def check(_: object, __: object, value: object) -> None:
+        if value is not None and (not isinstance(value, (int, float)) or isnan(value)):
+            raise ConfigurationError(f"{what} of a filter: expected seconds since the epoch; got {shown(value)}")
+
+    return attrs.field(default=None, validator=check)
+
+
+@attrs.frozen(kw_only=True)
+class Names:
+    """
+    Names of events, and patterns of them.
+
+    Args:
+        exact: Whole names.
+
+        prefixes: Beginnings of names.
+    """
+
+    exact: tuple[str, ...]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Names:
+        """Return *names*, in which a pattern ends with a ``*``, as in routes."""
+        names = tuple(names)
+        return cls(
+            exact=tuple(name for name in names if not name.endswith("*")),
+            prefixes=tuple(name[:-1] for name in names if name.endswith("*")),
+        )
+
+    def match(self, name: str | None) -> bool:
+        """Return whether *name* is one of them; unreadable bytes have none, and match only an empty list."""
+        if not self.exact and not self.prefixes:
+            return True
+        return name is not None and (name in self.exact or name.startswith(self.prefixes))
+
+
+@attrs.frozen(kw_only=True)
+class _Filter:
+    names: tuple[str, ...] = _texts("names")
+    since: float | None = _time("since")
+    until: float | None = _time("until")
+
+    @property
+    def patterns(self) -> Names:
+        """The names, apart from beginnings of names."""
+        return Names.of(self.names)
+
+    def matches_name(self, name: str | None) -> bool:
+        """Return whether it chooses events with *name*; ``None`` if the event is unreadable."""
+        return self.patterns.match(name)
+
+    def matches_time(self, at: float) -> bool:
+        """Return whether it chooses what was sent, or dead-lettered, *at* that time."""
+        return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+
+@attrs.frozen(kw_only=True)
+class EventFilter(_Filter):
+    """
+    Chooses stored events that are neither done nor dead; the empty filter chooses all.
+
+    An event must fulfil every condition that is given.
+
+    Args:
+        names: Names of events; one that ends with a ``*`` is the beginning of names, as in routes.
+
+        states: Any of ``ready``, ``leased`` and ``scheduled``.
+
+        since: Sent at this time or later, in seconds since the epoch.
+
+        until: Sent before this time.
+
+    Raises:
+        ConfigurationError: A state is unknown, a condition is a single text, or a time is not a number.
+    """
+
+    states: tuple[Status, ...] = _texts("states")
+
+    def __attrs_post_init__(self) -> None:
+        for state in self.states:
+            if state not in _STATES:
+                raise ConfigurationError(
+                    f"states of a filter: expected some of {', '.join(_STATES)}; got {shown(state)}"
+                )
+
+    def matches(self, found: Found) -> bool:
+        """Return whether it chooses *found*."""
+        is_wanted = not self.states or found.status in self.states
+        return is_wanted and self.matches_name(found.envelope.name) and self.matches_time(found.enqueued_at)
+
+    @property
+    def wanted(self) -> tuple[Status, ...]:
+        """The states that it chooses."""
+        return tuple(state for state in _STATES if not self.states or state in self.states)
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterFilter(_Filter):
+    """
+    Chooses dead letters; the empty filter chooses all.
+
+    A dead letter must fulfil every condition that is given.
+
+    Args:
+        names: Names of events; one that ends with a ``*`` is the beginning of names, as in routes. Unreadable bytes
+            have no name, so a filter with names does not choose them.
+
+        reasons: Codes, such as ``retries-exhausted``.
+
+        since: Dead-lettered at this time or later, in seconds since the epoch.
+
+        until: Dead-lettered before this time.
+
+    Raises:
+        ConfigurationError: A condition is a single text, or a time is not a number.
+    """
+
+    reasons: tuple[str, ...] = _texts("reasons")
+
+    def matches(self, *, name: str | None, reason: str, died_at: float) -> bool:
+        """Return whether it chooses a dead letter; *name* is that of its event, ``None`` if it is unreadable."""
+        is_wanted = not self.reasons or reason in self.reasons
+        return is_wanted and self.matches_name(name) and self.matches_time(died_at)
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """A stored event that is neither done nor dead."""
+
+    queue: str
+    envelope: Envelope
+    status: Status
+    attempt: int
+    """The number of the current hand-over if it is leased, else of the next one."""
+
+    lost_leases: int
+    state: bytes
+    enqueued_at: float
+    until: float | None = None
+    """
+    The end of its lease if it is leased, or the time when it is due if scheduled, in seconds since the epoch; ``None``
+    also for a connection lease.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class WaitingEntry(Found):
+    """An event in a list of those that are neither done nor dead."""
+
+    cursor: str
+    """Opaque: where the next page begins. It stays valid when the event changes or is gone."""
+
+    leased_at: float | None = None
+    """When it was leased, in seconds since the epoch; ``None`` if it is not leased, or if that is not known."""
+
+    begun: Note | None = None
+    """The note of the last process that began it, as of a :class:`Delivery`; most events have none."""
+
+
+@attrs.frozen(kw_only=True)
+class EventGroup:
+    """The number of events or dead letters that have something in common."""
+
+    key: str
+    """A name, a queue, a state or a reason; empty for the name of unreadable bytes."""
+
+    count: int
+    oldest: float
+    """When the oldest was sent, or dead-lettered, in seconds since the epoch."""
+
+    newest: float
+    """The same of the newest."""
+
+
+@attrs.frozen(kw_only=True)
+class StuckKey:
+    """An ordering key whose first event keeps others waiting."""
+
+    queue: str
+    key: str
+    waiting: int
+    """The number of events that are due and wait behind the first one."""
+
+    since: float
+    """When the first of these was due, in seconds since the epoch."""
+
+    first: WaitingEntry | None
+    """
+    The event that they wait for: scheduled, or leased.
+
+    ``None``: there is none, since another program has deleted it. A worker that has nothing else to do notices that.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class StuckKeys:
+    """The ordering keys that are stuck."""
+
+    keys: tuple[StuckKey, ...] = ()
+    """Some of them: those that are stuck the longest come first."""
+
+    total: int = 0
+    """The number of all."""

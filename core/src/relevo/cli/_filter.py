@@ -1,0 +1,94 @@
+"""Options that choose events and dead letters."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import click
+
+from relevo._clock import seconds
+from relevo._transport.query import EventGroup
+from relevo.cli._main import refuse_invalid
+from relevo.cli._output import show_json, show_table, when
+from relevo.errors import ConfigurationError, shown
+
+event_option = click.option(
+    "--event",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    callback=refuse_invalid,
+    help="Only events with this name, or that begin as in image.*; may be repeated.",
+)
+state_option = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["ready", "leased", "scheduled"]),
+    help="Only events in this state; may be repeated.",
+)
+
+
+def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Read a moment: the time before now, such as 2h, or a date and time."""
+    if value is None:
+        return None
+    now = dt.datetime.now(dt.UTC)
+    try:
+        return now.timestamp() - seconds(value)
+    except ConfigurationError:
+        pass
+    try:
+        found = dt.datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f'expected the time before now, such as "2h", or a date and time, such as "2026-03-04 09:15"; '
+            f"got {shown(value)}",
+            ctx,
+            param,
+        ) from None
+    return (found if found.tzinfo is not None else found.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def time_options(what: str) -> Callable[[Any], Any]:
+    """Return the options --since and --until; *what* happened at that time."""
+
+    def add(command: Any) -> Any:
+        for name, side in (("--until", "before then"), ("--since", "then or later")):
+            command = click.option(
+                name,
+                metavar="TIME",
+                callback=_time,
+                help=f"Only those that were {what} {side}: 2h before now, or a date and time in UTC.",
+            )(command)
+        return command
+
+    return add
+
+
+def by_option(*keys: str) -> Callable[[Any], Any]:
+    """Return the option that counts by one of *keys* instead of listing."""
+    return click.option("--by", type=click.Choice(keys), help="Count them by what they have in common.")
+
+
+def show_groups(
+    by: str, found: Sequence[tuple[str, EventGroup]], at: Literal["sent", "died"], *, as_json: bool, empty: str
+) -> None:
+    """Print the groups that were *found* on each transport, the largest first."""
+    rows: list[dict[str, Any]] = [
+        {
+            "transport": store,
+            by: group.key,
+            "count": group.count,
+            f"first_{at}": when(group.oldest),
+            f"last_{at}": when(group.newest),
+        }
+        for store, group in sorted(found, key=lambda pair: -pair[1].count)
+    ]
+    if as_json:
+        show_json(rows)
+        return
+    columns = ["transport", by, "count", f"first {at}", f"last {at}"]
+    show_table(columns, [dict(zip(columns, row.values(), strict=True)) for row in rows], empty=empty)

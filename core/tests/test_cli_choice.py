@@ -1,0 +1,136 @@
+"""The options of relevo dead that choose dead letters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import pytest
+
+from relevo import DeadLetter, DeadLetterEntry, DeadLetterFilter, Envelope, SystemClock
+from relevo.cli._choice import DeadLetterChoice
+from relevo_memory import MemoryTransport
+from relevo_sql import SqlOptions, SqlTransport
+
+from .shop import Shop, opened
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"bad": true, "image_id": 1}'""")
+    shop.run("drain")
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        bury(transport, "expired-1", "expired", queue="media")
+        bury(transport, "expired-2", "expired", name="mail.sent", queue="feed")
+    return shop
+
+
+def bury(transport: SqlTransport | MemoryTransport, event_id: str, reason: str, **fields: str) -> None:
+    fields = {"name": "image.created", "queue": "default"} | fields
+    transport.send([Envelope(id=event_id, source="shop", body=b"{}", **fields)])  # type: ignore[arg-type]
+    held = transport.receive([fields["queue"]], limit=1, lease=60, wait=0)
+    transport.settle([(each, DeadLetter(reason=reason)) for each in held])
+
+
+def reasons(shop: Shop, options: str = "") -> list[tuple[str, str, str]]:
+    done = shop.run(f"dead list --json {options}")
+    assert (done.returncode, done.stderr) == (0, "")
+    return sorted((row["reason"], row["event"], row["queue"]) for row in json.loads(done.stdout))
+
+
+GAVE_UP = ("gave-up", "image.created", "media")
+EXPIRED, MAIL = ("expired", "image.created", "media"), ("expired", "mail.sent", "feed")
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ("", [EXPIRED, MAIL, GAVE_UP]),
+        ("--reason gave-up", [GAVE_UP]),
+        ("--reason gave-up --reason expired -q media", [EXPIRED, GAVE_UP]),
+        ("--event 'mail.*'", [MAIL]),
+        ("--since 1h", [EXPIRED, MAIL, GAVE_UP]),
+        ("--until 1h", []),
+        ("--listener LISTENER", [GAVE_UP]),
+        ("--listener nothing", []),
+        ("--listener LISTENER --reason expired", []),
+    ],
+)
+def test_options_choose_dead_letters(shop: Shop, options: str, expected: list[tuple[str, str, str]]) -> None:
+    assert reasons(shop, options.replace("LISTENER", listener_of(shop))) == expected
+
+
+def listener_of(shop: Shop) -> str:
+    (row,) = json.loads(shop.run("dead list --by listener --reason gave-up --json").stdout)
+    listener = row["listener"]
+    assert isinstance(listener, str)
+    return listener
+
+
+def test_dead_letters_are_counted_by_what_they_have_in_common(shop: Shop) -> None:
+    def counts(options: str) -> dict[str, int]:
+        rows = json.loads(shop.run(f"dead list {options} --json").stdout)
+        key = options.split()[1]
+        return {row[key]: row["count"] for row in rows}
+
+    assert counts("--by reason") == {"expired": 2, "gave-up": 1}
+    assert counts("--by event --reason expired") == {"image.created": 1, "mail.sent": 1}
+    assert counts("--by queue") == {"media": 2, "feed": 1}
+    assert counts("--by listener") == {listener_of(shop): 1, "": 2}
+    assert "thumbnails" in listener_of(shop)
+    assert counts(f"--by reason --listener {listener_of(shop)}") == {"gave-up": 1}
+    assert shop.run("dead list --by reason").stdout.splitlines()[0].split() == [
+        "transport", "reason", "count", "first", "died", "last", "died"
+    ]  # fmt: skip
+
+
+def test_what_the_options_choose_is_revived_and_the_others_stay(shop: Shop) -> None:
+    done = shop.run("dead revive --all --reason expired -q media --json")
+
+    assert json.loads(done.stdout)["revived"] == 1
+    assert reasons(shop) == [MAIL, GAVE_UP]
+
+
+def test_what_the_options_choose_is_deleted_and_the_others_stay(shop: Shop) -> None:
+    done = shop.run(f"dead discard --all --listener {listener_of(shop)} --yes --json")
+
+    assert json.loads(done.stdout)["discarded"] == 1
+    assert reasons(shop) == [EXPIRED, MAIL]
+
+
+@pytest.mark.parametrize("command", ["revive", "discard --yes"])
+def test_options_that_choose_go_with_all(shop: Shop, command: str) -> None:
+    with_refs, alone = (
+        shop.run(f"dead {command} 1@media --reason expired"),
+        shop.run(f"dead {command} --reason expired"),
+    )
+
+    assert (with_refs.returncode, alone.returncode) == (2, 2)
+    assert "go with --all, not with REFS" in with_refs.stderr
+    assert "expected REFS of dead letters, or --all" in alone.stderr
+    assert len(reasons(shop)) == 3
+
+
+class Plain(MemoryTransport):
+    capabilities = attrs.evolve(MemoryTransport.capabilities, waiting=False)
+
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        raise self._unsupported("waiting")
+
+
+@pytest.mark.parametrize("transport_type", [MemoryTransport, Plain])
+def test_the_dead_letters_of_a_transport_that_cannot_filter_are_filtered_here(
+    transport_type: type[MemoryTransport],
+) -> None:
+    with transport_type() as transport:
+        for number in range(3):
+            bury(transport, f"e{number}", "expired" if number else "gave-up")
+        choice = DeadLetterChoice(where=DeadLetterFilter(reasons=("expired",), names=("image.*",)))
+
+        assert [entry.envelope.id for entry in choice.entries(transport, ["default"])] == ["e1", "e2"]  # type: ignore[union-attr]

@@ -1,0 +1,165 @@
+"""relevo list: the events that wait, and those in progress."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relevo import Envelope, Lost, Nack, Note, SystemClock
+from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, dumped
+from relevo_sql import SqlOptions, SqlTransport
+
+from .shop import Shop, opened
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    shop = opened(tmp_path)
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.setup([])
+        transport.send([event("held"), event("failed"), event("lost")])
+        _, failed, lost = transport.receive(["media"], limit=3, lease=3600, wait=0)
+        transport.settle([(failed, Nack(delay=3600, state=STATE)), (lost, Lost())])
+        (again,) = transport.receive(["media"], limit=3, lease=3600, wait=0)
+        transport.begin(again, Note(by="a1:0b-9c:1:7:9"))
+        transport.send([event("ready-1"), event("ready-2", name="image.deleted"), event("mail", queue="default")])
+    return shop
+
+
+STATE = dumped(
+    Progress(
+        v=STATE_VERSION,
+        listeners={"shop_listeners:thumbnails": ListenerProgress(status="due", runs=1, error="OSError: full")},
+    )
+)
+
+
+def event(event_id: str, *, name: str = "image.created", queue: str = "media") -> Envelope:
+    return Envelope(id=event_id, source="shop", name=name, body=b"{}", queue=queue)
+
+
+def listed(shop: Shop, options: str = "") -> list[dict[str, Any]]:
+    done = shop.run(f"list --json {options}")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert isinstance(found, list)
+    return found
+
+
+def ids(shop: Shop, options: str = "") -> set[str]:
+    return {row["id"] for row in listed(shop, options)}
+
+
+def test_every_event_is_listed_with_all_that_is_known(shop: Shop) -> None:
+    rows = {row["id"]: row for row in listed(shop)}
+
+    assert rows.keys() == {"held", "failed", "lost", "ready-1", "ready-2", "mail"}
+    assert {name: rows[name]["status"] for name in ("held", "failed", "ready-1")} == {
+        "held": "leased", "failed": "scheduled", "ready-1": "ready"
+    }  # fmt: skip
+    lost = rows["lost"]
+    assert (lost["status"], lost["attempt"], lost["lost_leases"], lost["begun_by"]) == (
+        "leased", 2, 1, "a1:0b-9c:1:7:9"
+    )  # fmt: skip
+    assert rows["held"]["leased"] <= rows["held"]["until"]
+    assert (rows["ready-1"]["leased"], rows["ready-1"]["until"], rows["ready-1"]["begun_by"]) == (None, None, None)
+    assert (rows["failed"]["error"], rows["failed"]["listeners"][0]["runs"], lost["error"]) == (
+        "OSError: full",
+        1,
+        None,
+    )
+    assert (rows["mail"]["transport"], rows["mail"]["queue"]) == ("main", "default")
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ("-q media", {"held", "failed", "lost", "ready-1", "ready-2"}),
+        ("-q default", {"mail"}),
+        ("--state leased", {"held", "lost"}),
+        ("--state leased --state scheduled", {"held", "lost", "failed"}),
+        ("--event image.deleted", {"ready-2"}),
+        ("--event image.* --state ready -q media", {"ready-1", "ready-2"}),
+        ("--event image.*", {"held", "failed", "lost", "ready-1", "ready-2", "mail"}),
+        ("--since 1h", {"held", "failed", "lost", "ready-1", "ready-2", "mail"}),
+        ("--until 1h", set()),
+        ("--since 2100-01-01", set()),
+        ("--until '2100-01-01 12:30+02:00' --state scheduled", {"failed"}),
+    ],
+)
+def test_options_choose(shop: Shop, options: str, expected: set[str]) -> None:
+    assert ids(shop, options) == expected
+
+
+def test_a_list_is_continued_behind_the_cursor_of_its_last_row(shop: Shop) -> None:
+    seen: list[str] = []
+    after = ""
+    while page := listed(shop, f"--limit 2 {after}"):
+        seen += [row["id"] for row in page]
+        assert len(page) <= 2
+        after = f"--after {page[-1]['cursor']}"
+
+    assert sorted(seen) == ["failed", "held", "lost", "mail", "ready-1", "ready-2"]
+
+
+@pytest.mark.parametrize("cursor", ["nothing", "main:", "other:1.2.3@media", "main:x@media"])
+def test_a_cursor_that_is_none_is_a_mistake(shop: Shop, cursor: str) -> None:
+    done = shop.run(f"list --after {cursor}")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert cursor.removeprefix("main:") in done.stderr
+
+
+def test_a_person_sees_a_table_and_that_there_are_more(shop: Shop) -> None:
+    whole, some, none = shop.run("list"), shop.run("list --limit 2"), shop.run("list --event nothing")
+
+    head, *rows = whole.stdout.splitlines()
+    assert head.split() == ["queue", "event", "id", "status", "attempt", "age", "until", "error"]
+    assert len(rows) == 6
+    assert any("2, 1 lost" in row for row in rows)
+    assert some.stdout.splitlines()[-1] == "… and more; raise --limit 2"
+    assert none.stdout == "no events\n"
+
+
+def test_events_are_counted_by_what_they_have_in_common(shop: Shop) -> None:
+    by_event = json.loads(shop.run("list --by event --json").stdout)
+    by_state = json.loads(shop.run("list --by state -q media --json").stdout)
+
+    assert [(row["transport"], row["event"], row["count"]) for row in by_event] == [
+        ("main", "image.created", 5), ("main", "image.deleted", 1)
+    ]  # fmt: skip
+    assert by_event[0]["first_sent"] <= by_event[0]["last_sent"]
+    assert {row["state"]: row["count"] for row in by_state} == {"ready": 2, "leased": 2, "scheduled": 1}
+    assert shop.run("list --by queue").stdout.splitlines()[0].split() == [
+        "transport", "queue", "count", "first", "sent", "last", "sent"
+    ]  # fmt: skip
+    assert shop.run("list --by queue --event nothing").stdout == "no events\n"
+
+
+@pytest.mark.parametrize("time", ["soon", "-1h", "2026-13-01"])
+def test_a_time_that_is_none_is_a_mistake(shop: Shop, time: str) -> None:
+    done = shop.run(f"list --since={time}")
+
+    assert done.returncode == 2
+    assert "--since" in done.stderr
+    assert time in done.stderr
+
+
+def test_a_transport_that_cannot_list_is_left_out_unless_it_is_named(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, waiting=False)\n"
+        "app = relevo.App(transports={'main': Plain(), 'b': relevo_memory.MemoryTransport()}, routes={'*': 'main'})\n",
+    )
+
+    assert shop.run("list").stdout == "no events\n"
+    done = shop.run("list -t main")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert 'the transport "main" does not support waiting' in done.stderr

@@ -1,0 +1,318 @@
+"""Scenarios of queries: lists of unfinished events by filter, page by page, and counts by groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from relevo import DeadLetter, DeadLetterFilter, Delivery, Envelope, EventFilter, EventGroup, WaitingEntry
+from relevo_conformance import promise
+from relevo_conformance._contract_store import ALIKE
+from relevo_conformance.bench import Bench, tolerated
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.worker import RecordedWorker
+
+_NAMES = ("image.created", "image.deleted", "imagexcreated", "Image.created", "image.", "image", "image%created")
+"""Names that are alike by case, or as a pattern."""
+
+_LIMITS = (1, 2, 3, 100)
+
+
+class WaitingContract(Contract):
+    """Unfinished events are listed and counted as they are."""
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_an_event_is_listed_as_it_is_through_its_life(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope(headers={"a": "1"}, body=bench.fitting(bytes(range(256))))
+            assert list(worker.waiting([bench.queue])) == []
+            worker.send([envelope])
+
+            ready = only(bench, worker)
+            began = bench.harness.clock.now()
+            held = bench.one(worker)
+            ended = bench.harness.clock.now()
+            leased = only(bench, worker)
+            worker.nack(held, state=b"once")
+            again = only(bench, worker)
+
+            assert (ready.envelope, ready.status, ready.attempt, ready.until) == (envelope, "ready", 1, None)
+            assert (leased.status, leased.attempt, leased.enqueued_at) == ("leased", 1, held.enqueued_at)
+            slack = 1.0 if not self.harness.fake else 0.001
+            assert leased.leased_at is None or began - slack <= leased.leased_at <= ended + slack
+            assert (again.status, again.attempt, again.state, again.leased_at) == ("ready", 2, b"once", None)
+            assert worker.ack(bench.one(worker))
+            assert list(worker.waiting([bench.queue])) == []
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DELAY_IS_RESPECTED)
+    def test_what_waits_for_its_time_is_listed_with_it(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()], delay=bench.times.delay)
+            only(bench, worker)
+
+            bench.let_delays_end()
+
+            assert only(bench, worker).status == "ready"
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_an_event_whose_holder_was_lost_is_listed_ready_with_its_lost_lease(self) -> None:
+        with self.bench() as bench:
+            lost, other = bench.worker(), bench.worker()
+            lost.send([bench.envelope()])
+            bench.one(lost)
+
+            bench.lose(lost)
+
+            assert bench.eventually(lambda: only(bench, other).status == "ready")
+            one = only(bench, other)
+            assert (one.attempt, one.lost_leases, one.until) == (2, 1, None)
+            assert [each.status for each in other.waiting([bench.queue], where=EventFilter(states=("ready",)))]
+            assert not other.waiting([bench.queue], where=EventFilter(states=("leased",)))
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_filter_chooses_states(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            crowd(bench, worker)
+
+            for states in (("ready",), ("leased",), ("scheduled",), ("ready", "leased"), ("leased", "scheduled")):
+                worker.waiting(bench.queues, where=EventFilter(states=states), limit=2)
+                worker.waiting_groups(bench.queues, "state", EventFilter(states=states))
+
+            assert len(worker.waiting(bench.queues)) == len({one.cursor for one in worker.waiting(bench.queues)})
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_filter_chooses_names_byte_for_byte(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(name=name) for name in _NAMES])
+
+            def chosen(*names: str) -> set[str]:
+                where = EventFilter(names=names)
+                return {one.envelope.name for one in worker.waiting([bench.queue], where=where)}
+
+            assert chosen("image.created") == {"image.created"}
+            assert chosen("image.*") == {"image.created", "image.deleted", "image."}
+            assert chosen("image*", "Image.created") == set(_NAMES)
+            assert chosen("*") == set(_NAMES)
+            assert chosen("image%*", "i_age") == {"image%created"}
+            assert chosen("nothing") == set()
+            groups = worker.waiting_groups([bench.queue], "event", EventFilter(names=("image.*",)))
+            assert {group.key: group.count for group in groups} == {
+                "image.created": 1, "image.deleted": 1, "image.": 1
+            }  # fmt: skip
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_filter_chooses_times_of_sending(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for _ in range(3):
+                worker.send([bench.envelope()])
+                bench.advance(bench.times.step)
+            times = sorted(one.enqueued_at for one in worker.waiting([bench.queue]))
+
+            def chosen(since: float | None, until: float | None) -> list[float]:
+                where = EventFilter(since=since, until=until)
+                return sorted(one.enqueued_at for one in worker.waiting([bench.queue], where=where))
+
+            assert chosen(times[1], None) == times[1:]
+            assert chosen(None, times[1]) == times[:1]
+            assert chosen(times[1], times[2]) == times[1:2]
+            assert chosen(times[2] + 1.0, None) == []
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_pages_have_each_event_once(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            crowd(bench, worker)
+
+            for limit in _LIMITS:
+                for queues in (bench.queues, bench.queues[::-1]):
+                    entries = worker.waiting(queues, limit=limit)
+                    assert len({(one.queue, one.envelope.id) for one in entries}) == len(entries)
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_pages_go_on_after_an_event_that_was_settled_moved_or_cancelled(self) -> None:
+        def change(act: Callable[[RecordedWorker, Delivery], object]) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                worker.send(bench.envelopes(7))
+                held = {one.envelope: one for one in bench.so_many(worker, 7)}
+                seen: list[WaitingEntry] = []
+                page: Sequence[WaitingEntry] = worker.waiting([bench.queue], limit=2, whole=False)
+                while page:
+                    assert len(page) <= 2, f"{len(page)} events are on a page of at most 2"
+                    seen += page
+                    act(worker, held[page[-1].envelope])
+                    page = worker.waiting([bench.queue], after=page[-1].cursor, limit=2, whole=False)
+
+                moved = {id(one) for one in seen if one.status != "leased"}
+                still = [one.envelope for one in seen if id(one) not in moved]
+                assert len(still) == len(set(still)), "an event is on two pages"
+                assert {one.envelope for one in seen} == {*held}, "an event that did not change is on no page"
+
+        ways: list[Callable[[RecordedWorker, Delivery], object]] = [
+            lambda worker, delivery: worker.ack(delivery),
+            lambda worker, delivery: worker.nack(delivery),
+            lambda worker, delivery: worker.release(delivery),
+        ]
+        if self.harness.capabilities.delay is not None:
+            ways.append(lambda worker, delivery: worker.nack(delivery, delay=3600.0))
+        self.each(ways, change)
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_pages_go_on_after_what_is_sent_meanwhile(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelopes = bench.envelopes(5)
+            worker.send(envelopes)
+            seen: list[Envelope] = []
+            page: Sequence[WaitingEntry] = worker.waiting([bench.queue], limit=1, whole=False)
+            while page and len(seen) < 20:
+                seen += [one.envelope for one in page]
+                if len(seen) < 5:
+                    worker.send([bench.envelope()])
+                page = worker.waiting([bench.queue], after=page[-1].cursor, limit=1, whole=False)
+
+            assert len(seen) == len(set(seen)), "an event is on two pages"
+            assert {*envelopes} <= {*seen}, "an event that did not change is on no page"
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_only_events_of_the_queues_that_were_named_are_listed_and_counted(self) -> None:
+        with Bench(self.harness, names=ALIKE, tolerated=tolerated(self.harness) - self.proven) as bench:
+            worker = bench.worker()
+            for number, queue in enumerate(bench.queues):
+                worker.send(bench.envelopes(number + 1, queue=queue))
+
+            for number, queue in enumerate(bench.queues):
+                assert {one.queue for one in worker.waiting([queue], limit=2)} == {queue}
+                assert [(one.key, one.count) for one in worker.waiting_groups([queue], "queue")] == [
+                    (queue, number + 1)
+                ]
+            assert list(worker.waiting([])) == []
+            assert list(worker.waiting_groups([], "event")) == []
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_groups_are_counted_with_their_oldest_and_newest(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            sent = (("image.created", 0), ("image.deleted", 1), ("image.created", 1), ("image.created", 0))
+            for name, queue in sent:
+                worker.send([bench.envelope(name=name, queue=bench.queues[queue])])
+                bench.advance(bench.times.step)
+            times: dict[str, list[float]] = {}
+            for one in worker.waiting(bench.queues):
+                times.setdefault(one.envelope.name, []).append(one.enqueued_at)
+
+            groups = worker.waiting_groups(bench.queues, "event")
+
+            assert list(groups) == [
+                EventGroup(key=name, count=len(at), oldest=min(at), newest=max(at))
+                for name, at in sorted(times.items(), key=lambda each: -len(each[1]))
+            ]
+            assert {one.key: one.count for one in worker.waiting_groups(bench.queues, "queue")} == dict.fromkeys(
+                bench.queues, 2
+            )
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_dead_letters_are_chosen_and_counted(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            died = (("image.created", "a"), ("image.deleted", "A"), ("image.created", "b"), ("image.created", "a"))
+            for place, (name, reason) in enumerate(died):
+                worker.send([bench.envelope(name=name, queue=bench.queues[place // 3])])
+                bench.advance(bench.times.step)
+                worker.settle([(bench.one(worker, queues=bench.queues), DeadLetter(reason=reason))])
+                bench.advance(bench.times.step)
+            entries = worker.dead_letters(bench.queues)
+
+            def chosen(where: DeadLetterFilter) -> list[str]:
+                refs: list[str] = []
+                while page := worker.matching_dead_letters(
+                    bench.queues, where, after=refs[-1] if refs else None, limit=1
+                ):
+                    refs += [one.ref for one in page]
+                    assert len(refs) <= len(died), "the pages do not end"
+                return refs
+
+            refs = [entry.ref for entry in entries]
+            assert chosen(DeadLetterFilter()) == refs
+            assert chosen(DeadLetterFilter(reasons=("a",))) == [refs[0], refs[3]]
+            assert chosen(DeadLetterFilter(reasons=("a", "b"), names=("image.c*",))) == [refs[0], refs[2], refs[3]]
+            assert chosen(DeadLetterFilter(since=entries[1].died_at, until=entries[2].died_at)) == [refs[1]]
+            reasons = worker.dead_letter_groups(bench.queues, "reason")
+            assert {one.key: one.count for one in reasons} == {"a": 2, "A": 1, "b": 1}
+            assert (reasons[0].oldest, reasons[0].newest) == (entries[0].died_at, entries[3].died_at)
+            names = worker.dead_letter_groups(bench.queues, "event", DeadLetterFilter(reasons=("a", "b")))
+            assert [(one.key, one.count) for one in names] == [("image.created", 3)]
+            assert [one.key for one in worker.dead_letter_groups(bench.queues[1:], "queue")] == [bench.queues[1]]
+
+
+class StuckKeyContract(Contract):
+    """Ordering keys whose first event keeps others waiting are found."""
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT)
+    def test_a_key_is_stuck_behind_a_retry_and_only_then(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([*bench.envelopes(3, ordering_key="a"), *bench.envelopes(2, ordering_key="A")])
+            assert worker.stuck_keys([bench.queue]).total == 0
+            held = bench.so_many(worker, 2)
+            assert worker.stuck_keys([bench.queue]).total == 0
+
+            (first,) = (one for one in held if one.envelope.ordering_key == "a")  # type: ignore[union-attr]
+            worker.nack(first, delay=3600.0 if claims.delay is not None else 0.0)
+
+            stuck = worker.stuck_keys([bench.queue])
+            if claims.delay is None:
+                assert stuck.total == 0
+                return
+            (key,) = stuck.keys
+            assert (stuck.total, key.queue, key.key, key.waiting) == (1, bench.queue, "a", 2)
+            assert key.since == first.enqueued_at
+            assert key.first is not None
+            assert (key.first.envelope, key.first.status, key.first.attempt) == (first.envelope, "scheduled", 2)
+            assert worker.stuck_keys([bench.queue], limit=0).total == 1
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT)
+    def test_a_key_is_stuck_behind_a_suspect_and_behind_a_long_lease(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2, ordering_key="a"))
+            held = bench.one(worker, limit=10)
+            assert worker.stuck_keys([bench.queue]).total == 0
+            assert worker.stuck_keys([bench.queue], longer=0.0).total in (0, 1)  # not every store knows the time
+
+            worker.report_lost(held)
+
+            assert worker.stuck_keys([bench.queue]).total == 0
+            again = bench.one(worker, limit=10)
+            (key,) = worker.stuck_keys([bench.queue]).keys
+            assert key.first is not None
+            assert (key.first.status, key.first.lost_leases, key.waiting) == ("leased", 1, 1)
+            worker.ack(again)
+            assert worker.stuck_keys([bench.queue]).total == 0
+
+
+def only(bench: Bench, worker: RecordedWorker) -> WaitingEntry:
+    """Return the one unfinished event of the bench's queue."""
+    (one,) = worker.waiting([bench.queue])
+    return one
+
+
+def crowd(bench: Bench, worker: RecordedWorker) -> None:
+    """Put events of all states into each queue, some of them behind others of their ordering key."""
+    claims = bench.capabilities
+    for queue in bench.queues:
+        keyed = bench.envelopes(3, queue=queue, ordering_key="a") if claims.order != "none" else []
+        urgent = bench.envelopes(1, queue=queue, urgency="high") if claims.urgency else []
+        worker.send([*keyed, *bench.envelopes(5, queue=queue), *urgent])
+        if claims.delay is not None:
+            worker.send(bench.envelopes(2, queue=queue), delay=3600.0)
+        bench.advance(bench.times.step)
+    taken = bench.receive(worker, 4, queues=bench.queues, lease=3600.0)
+    worker.nack(taken[0])
+    if claims.delay is not None:
+        worker.nack(taken[1], delay=3600.0)

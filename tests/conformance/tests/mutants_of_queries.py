@@ -1,0 +1,184 @@
+"""Bugs of lists of unfinished events, of filters, and of counts by groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+
+from relevo import DeadLetterEntry, DeadLetterFilter, EventFilter, EventGroup, StuckKeys, WaitingEntry
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+
+from .planting import planted
+
+By = Literal["event", "queue", "state"]
+
+
+class Listing(MemoryTransport):
+    """A transport with a hook for what it lists; it changes nothing."""
+
+    def listed(self, entry: WaitingEntry) -> WaitingEntry:
+        """Return what is listed of an event."""
+        return entry
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        return [self.listed(one) for one in super().waiting(queues, where=where, after=after, limit=limit)]
+
+
+@planted(promise.QUERIED_AS_IT_IS)
+class ListsEveryState(MemoryTransport):
+    """A list of waiting events ignores which states are wanted."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        wanted = None if where is None else attrs.evolve(where, states=())
+        return super().waiting(queues, where=wanted, after=after, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class PagesByNumber(MemoryTransport):
+    """A page of waiting events begins behind as many events as were listed, whichever are left of them."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        first = 0
+        if after is not None:
+            super().waiting(queues, where=where, after=after, limit=0)
+            first = vars(self).setdefault("listed", {}).get(after, 0)
+        whole = super().waiting(queues, where=where, limit=1_000_000)
+        page = whole[first : first + limit]
+        vars(self).setdefault("listed", {}).update({one.cursor: first + len(page) for one in page[-1:]})
+        return page
+
+
+@planted(promise.QUERIED_AS_IT_IS)
+class EndsAtAShortPage(MemoryTransport):
+    """A list of waiting events ends with its first page."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        page = super().waiting(queues, where=where, after=after, limit=limit)
+        return page if after is None else []
+
+
+@planted(promise.QUERIED_AS_IT_IS)
+class ListsTheHeldAsReady(Listing):
+    """A held event is listed as ready."""
+
+    def listed(self, entry: WaitingEntry) -> WaitingEntry:
+        return attrs.evolve(entry, status="ready", until=None) if entry.status == "leased" else entry
+
+
+@planted(promise.QUERIED_AS_IT_IS)
+class ListsADelayFromItsSending(Listing):
+    """A scheduled event is listed with its send time as its due time."""
+
+    def listed(self, entry: WaitingEntry) -> WaitingEntry:
+        return attrs.evolve(entry, until=entry.enqueued_at) if entry.status == "scheduled" else entry
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ListsWithoutLostLeases(Listing):
+    """An event is listed without its lost leases."""
+
+    def listed(self, entry: WaitingEntry) -> WaitingEntry:
+        return attrs.evolve(entry, lost_leases=0)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ListsAlikeQueues(MemoryTransport):
+    """Queues whose names differ only in case are listed together."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        alike = [name for queue in queues for name in self.store._queues if name.lower() == queue.lower()]
+        return super().waiting([*queues, *alike], where=where, after=after, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ChoosesNamesWithoutCase(MemoryTransport):
+    """A filter by the name of the event ignores case."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        if where is None or not where.names:
+            return super().waiting(queues, where=where, after=after, limit=limit)
+        names = {one.envelope.name for one in super().waiting(queues, limit=1_000_000)}
+        lower = EventFilter(names=tuple(name.lower() for name in where.names))
+        alike = tuple(name for name in names if lower.matches_name(name.lower())) or ("no name",)
+        return super().waiting(queues, where=attrs.evolve(where, names=alike), after=after, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class IgnoresTheTimeOfSending(MemoryTransport):
+    """A filter of waiting events ignores until when they were sent."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        wanted = None if where is None else attrs.evolve(where, until=None)
+        return super().waiting(queues, where=wanted, after=after, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS)
+class CountsAGroupTwice(MemoryTransport):
+    """The groups of waiting events count each held event twice."""
+
+    def waiting_groups(
+        self, queues: Sequence[str], *, by: By, where: EventFilter | None = None, limit: int = 100
+    ) -> Sequence[EventGroup]:
+        groups = super().waiting_groups(queues, by=by, where=where, limit=limit)
+        return [attrs.evolve(one, count=2 * one.count) if one.key == "leased" else one for one in groups]
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class GroupsWithoutTheFilter(MemoryTransport):
+    """The groups of dead letters also count those that the filter does not choose."""
+
+    def dead_letter_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "reason"],
+        where: DeadLetterFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        return super().dead_letter_groups(queues, by=by, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ChoosesDeadLettersByTheirSending(MemoryTransport):
+    """A filter of dead letters compares the time of sending instead of the time of death."""
+
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        timeless = attrs.evolve(where, since=None, until=None)
+        entries = super().matching_dead_letters(queues, where=timeless, after=after, limit=1_000_000)
+        return [one for one in entries if where.matches_time(one.enqueued_at)][:limit]
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CallsEveryBacklogStuck(MemoryTransport):
+    """An ordering key is shown as stuck as soon as its first event is held."""
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        return super().stuck_keys(queues, longer=0.0, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CountsTheFirstOfAStuckKey(MemoryTransport):
+    """The number of events that wait behind a stuck key includes the one that they wait for."""
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        stuck = super().stuck_keys(queues, longer=longer, limit=limit)
+        return attrs.evolve(stuck, keys=tuple(attrs.evolve(one, waiting=one.waiting + 1) for one in stuck.keys))
