@@ -17,6 +17,7 @@ from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from relevo import Ack, Envelope, SystemClock
+from relevo.errors import RelevoError
 from relevo.testing import FakeClock
 from relevo_sql import SqlOptions, SqlTransport
 from relevo_sql._dialect import portable
@@ -239,3 +240,39 @@ def test_more_rows_than_a_list_can_hold_are_changed(open_portable: Opener, an_en
     assert transport.settle([(delivery, Ack()) for delivery in deliveries]) == []
     assert transport.stats("default").leased == 0
     assert len(transport.receive(["default"], limit=1200, lease=60, wait=0)) == 600
+
+
+def test_ordering_keys_that_look_alike_do_not_wait_for_each_other(open_portable: Opener, an_envelope: Maker) -> None:
+    transport = open_portable()
+    alike = ["a", "A", "a ", " a", "", " ", "á", "a\u0301"]
+    for turn in range(2):
+        transport.send([an_envelope(id=f"{turn}-{number}", ordering_key=key) for number, key in enumerate(alike)])
+
+    for _ in range(2):
+        deliveries = transport.receive(["default"], limit=100, lease=60, wait=0)
+        assert len(deliveries) == len(alike)
+        assert transport.settle([(each, Ack()) for each in deliveries]) == []
+
+
+def test_sends_of_the_same_events_in_another_order_make_one_of_each(open_portable: Opener, an_envelope: Maker) -> None:
+    transports = [open_portable() for _ in range(4)]
+    failed: list[RelevoError] = []
+    start = threading.Barrier(len(transports))
+
+    def send(transport: SqlTransport, step: int) -> None:
+        try:
+            for turn in range(10):
+                start.wait()
+                transport.send([an_envelope(2 * turn + number) for number in (0, 1)[::step]])
+        except RelevoError as error:
+            failed.append(error)
+            start.abort()
+
+    threads = [threading.Thread(target=send, args=[each, (1, -1)[i % 2]]) for i, each in enumerate(transports)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not failed
+    assert transports[0].stats("default").ready == 20

@@ -144,7 +144,7 @@ class Statements:
         # If another program deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
         ahead = sa.select(before.c.seq).where(
-            *(before.c[name] == here.c[name] for name in LINE), before.c.seq < here.c.seq
+            *(dialect.same(before.c[name], here.c[name]) for name in LINE), before.c.seq < here.c.seq
         )
         first = sa.select(*(here.c[name] for name in LINE)).where(
             here.c.state == _state(WAITING),
@@ -329,7 +329,7 @@ def _is_next(dialect: Dialect) -> sa.ColumnElement[bool]:
     one: sa.ColumnClause[Any] = sa.literal_column("1")
 
     def of_line(found: sa.ColumnElement[Any], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        select = sa.select(found).where(*(other[name] == _bind(name) for name in LINE), *where)
+        select = sa.select(found).where(*(dialect.same(other[name], _bind(name)) for name in LINE), *where)
         return dialect.by_index(select, table, BY_TURN)
 
     waiting = of_line(sa.func.min(other.seq), other.state == _state(WAITING))

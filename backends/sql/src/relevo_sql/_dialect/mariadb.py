@@ -364,8 +364,8 @@ _LOCK_WAIT_TIMEOUT = 1205
 
 _CODES = {
     Trouble.BUSY: (_LOCK_WAIT_TIMEOUT,),
-    # a deadlock, a record that changed; a table or a row that another setup has just created
-    Trouble.CONFLICT: (1213, 1020, 1050, 1061, 1062, 1412),
+    # a deadlock, also over the numbers of rows, a record that changed; a table or a row that another has just created
+    Trouble.CONFLICT: (1213, 1467, 1020, 1050, 1061, 1062, 1412),
     Trouble.NO_TABLE: (1146, 1054, 1176, 1288, 1347, 1471, 1932),
     Trouble.CROWDED: (1040, 1203, 1226),
     Trouble.DENIED: (1044, 1045, 1130, 1142, 1143, 1227, 1251, 1370, 1698, 1820, 1862, 3118, 4151),
