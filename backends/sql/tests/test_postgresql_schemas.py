@@ -207,3 +207,19 @@ def test_only_postgresql_has_schemas(url: str) -> None:
 
 
 _CLOCK: Any = None
+
+
+def test_a_transaction_that_looks_elsewhere_writes_into_the_store_of_its_transport(
+    opener: Opener, postgresql_database: str, an_envelope: Maker
+) -> None:
+    transport, other = opener(url=postgresql_database), opener(url=postgresql_database, schema="tenant")
+
+    with an_engine(postgresql_database) as engine:
+        for number, path in enumerate(("public", "tenant", "pg_temp")):
+            with Session(engine) as session:
+                session.execute(sa.text(f"SET LOCAL search_path TO {path}"))
+                transport.bound_to(session).send(lambda number=number: [an_envelope(number)])  # type: ignore[misc]  # of mypy
+                session.commit()
+
+    assert ids(transport) == ["id-0", "id-1", "id-2"]
+    assert ids(other) == []

@@ -52,6 +52,7 @@ class PostgresqlDialect(Dialect):
     def __init__(self) -> None:
         self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
         self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
+        self._located: dict[str, Dialect] = {}
         self._name_tables()
         for index in [index for table in metadata.sorted_tables for index in table.indexes]:
             where = where_of(index)
@@ -63,6 +64,14 @@ class PostgresqlDialect(Dialect):
             raise ConfigurationError(f"schema: expected a name of 1 to {_LONGEST_NAME} bytes; got {shown(schema)}")
         self.schema = schema
         self._name_tables()
+
+    def located(self, home: Any) -> Dialect:
+        schema = self.schema if home is None else home[2]
+        if schema not in self._located:
+            self._located[schema] = other = PostgresqlDialect()
+            if schema:
+                other.use_schema(schema)
+        return self._located[schema]
 
     def _name_tables(self) -> None:
         """Put :attr:`schema` before the names of tables in all statements: the search path of a session is its own."""
