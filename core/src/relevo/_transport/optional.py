@@ -59,7 +59,7 @@ class ParallelSettlement(ABC):
     """
     A transport that settles over a connection of its own, so that it receives at the same time.
 
-    A worker then settles in a thread: while the server stores what became of some deliveries, the next are received and
+    A worker then settles in a thread: while the server stores the outcomes of a batch, the next one is received and
     handled. Other transports settle in the worker's thread, which is faster if ``settle`` waits for nothing.
     """
 
@@ -93,5 +93,5 @@ class SetupScript(ABC):
             queues: The queues that ``setup`` would be called with.
 
         Returns:
-            Whole lines. They say in a comment what they are to be run in.
+            Whole lines. A comment names the database.
         """
