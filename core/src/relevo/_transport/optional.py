@@ -66,7 +66,7 @@ class ParallelSettlement(ABC):
     @property
     @abstractmethod
     def settles_in_parallel(self) -> bool:
-        """Whether this instance does."""
+        """Whether this instance settles in parallel."""
 
 
 class FileStore(ABC):
@@ -79,15 +79,15 @@ class FileStore(ABC):
 
 
 class SetupScript(ABC):
-    """A transport whose setup can be written down, for an administrator to read and run."""
+    """A transport whose setup can be printed as a script, for an administrator to read and run."""
 
     @abstractmethod
     def setup_script(self, queues: Sequence[str]) -> str:
         """
         Return a script that creates everything that *queues* need in an empty store, without I/O.
 
-        ``relevo setup --print`` prints it. The same store and queues give the same text, so that a store with two names
-        is printed once. It contains no secret.
+        ``relevo setup --print`` prints it. The same store and queues give the same script, so that a store with two
+        names is printed once. It contains no secret.
 
         Args:
             queues: The queues that ``setup`` would be called with.

@@ -326,7 +326,7 @@ class MariadbDialect(Dialect):
         if not (error.statement or "").lstrip().startswith("CREATE"):
             return None
         return (
-            "grant this user CREATE, INDEX, SELECT and INSERT on the database, or, if the tables are there, a right on "
+            "grant this user CREATE, INDEX, SELECT and INSERT on the database, or, if the tables exist, a privilege on "
             "each of them: the server hides the others"
         )
 
