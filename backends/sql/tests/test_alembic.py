@@ -229,7 +229,7 @@ def test_only_tables_of_relevo_are_left_out() -> None:
         (
             "mariadb",
             {"schema": "jobs"},
-            "schema: only PostgreSQL has schemas inside of a database; omit it for mariadb",
+            "schema: only PostgreSQL has schemas inside a database; omit it for mariadb",
         ),
     ],
 )

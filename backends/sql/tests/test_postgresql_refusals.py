@@ -141,7 +141,7 @@ def test_too_many_connections_are_an_outage(opener: Opener, role: Role, an_envel
     first, second = opener(url=url, setup=False), opener(url=url, setup=False)
     first.send([an_envelope(1)])
 
-    with pytest.raises(TransportUnavailableError, match=r"takes no more connections: .*; allow more, or use fewer"):
+    with pytest.raises(TransportUnavailableError, match=r"accepts no more connections: .*; allow more, or use fewer"):
         second.stats("default")
     first.close()
     wait_until(lambda: _works(second))
@@ -185,7 +185,7 @@ def test_a_user_who_may_only_read_is_told_to_name_the_primary(
     transport.send([an_envelope(1)])
     reader = opener(url=role("default_transaction_read_only = on"), setup=False)
 
-    with pytest.raises(TransportUnavailableError, match=r"takes no writes: it is a replica, .*; name the primary"):
+    with pytest.raises(TransportUnavailableError, match=r"is read-only: it is a replica, .*; name the primary"):
         CALLS[call](reader)
 
     assert ids(transport) == ["id-1"]

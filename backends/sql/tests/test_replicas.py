@@ -28,12 +28,12 @@ Maker = Callable[..., Envelope]
 
 pytestmark = pytest.mark.slow("starts a server or two")
 
-SAID = "takes no writes: it is a replica, or .*; name the primary server"
+SAID = "is read-only: it is a replica, or .*; name the primary server"
 
 
 @attrs.frozen
 class Replica:
-    """A server that takes no writes yet."""
+    """A server that is still read-only."""
 
     url: str
     promote: Callable[[], None]
@@ -136,7 +136,7 @@ def test_a_command_on_a_replica_ends_with_the_remedy(replica: Replica, tmp_path:
     done = relevo(tmp_path, *words)
 
     assert done.returncode == UNAVAILABLE
-    assert "takes no writes" in done.stderr
+    assert "is read-only" in done.stderr
     assert "name the primary server" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -145,7 +145,7 @@ def test_a_worker_on_a_replica_waits_until_it_is_promoted(
     opener: Opener, replica: Replica, an_envelope: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with _running(opener(url=replica.url)) as running:
-        running.wait_until(lambda: "takes no writes" in caplog.text)
+        running.wait_until(lambda: "is read-only" in caplog.text)
         nothing = list(running.handled)
 
         replica.promote()

@@ -101,7 +101,7 @@ class Database(ForkAware):
         super().__init__()
 
     def twin(self) -> Database:
-        """Return another connection to the same database, which can be used at the same time."""
+        """Return a second Database with its own connection; both can be used at the same time."""
         # The pool of an application's engine may be limited to one connection; relevo's own engine has none.
         engine = self.engine if self._own else beside(self.engine)
         return Database(engine, self.dialect, name=self.name, own=self._own, patience=self._patience)
@@ -445,7 +445,7 @@ class Database(ForkAware):
         if number == str(SCHEMA):
             made = f'dialect = "{kind[0]}"' if kind else 'no option "dialect"'
             return ConfigurationError(
-                f"{start} has tables that were created with {made}; configure the transport likewise, "
+                f"{start} has tables that were created with {made}; configure the transport with the same option, "
                 f"or name another database"
             )
         if version.isdecimal() and int(version) > SCHEMA:

@@ -32,7 +32,7 @@ _UNAVAILABLE = {
     Trouble.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
     Trouble.CONFLICT: "{place}: other transactions changed the same rows{waited}: {error}",
     Trouble.LOST: "{place} cannot be reached, or ended the connection: {error}",
-    Trouble.CROWDED: "{place} takes no more connections: {error}; allow more, or use fewer processes",
+    Trouble.CROWDED: "{place} accepts no more connections: {error}; allow more, or use fewer processes",
     Trouble.STALE: "{place} was changed by another writer after this transaction had read, so the transaction cannot "
     "write; begin it with BEGIN IMMEDIATE, or repeat it",
     Trouble.READ_ONLY: "{place} is not writable; allow this user to write to the file and to its directory",

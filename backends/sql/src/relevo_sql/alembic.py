@@ -1,4 +1,4 @@
-"""relevo's tables for Alembic: among your own tables in a migration, or left out of it."""
+"""relevo's tables for Alembic: add them to your migrations, or exclude them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TABLES = {*metadata.tables, LINES}
 
 def metadata_for(database: str, *, schema: str | None = None) -> sa.MetaData:
     """
-    Return relevo's tables as *database* has them, without what Alembic cannot compare: see :func:`complete_migration`.
+    Return relevo's tables for *database*, without what Alembic cannot compare: see :func:`complete_migration`.
 
     Args:
         database: ``sqlite``, ``postgresql``, ``mariadb`` or ``mysql``.
@@ -40,7 +40,7 @@ def metadata_for(database: str, *, schema: str | None = None) -> sa.MetaData:
             f"database: expected one of {', '.join(known)}; got {shown(database)}{did_you_mean(database, known)}"
         )
     if schema is not None and database != "postgresql":
-        raise ConfigurationError(f"schema: only PostgreSQL has schemas inside of a database; omit it for {database}")
+        raise ConfigurationError(f"schema: only PostgreSQL has schemas inside a database; omit it for {database}")
     if database in ("mariadb", "mysql"):
         from relevo_sql._dialect.mariadb import MARIADB, MYSQL  # noqa: PLC0415 - imports SQLAlchemy's dialect
 
@@ -67,37 +67,37 @@ def _copy(table: sa.Table, made: sa.MetaData, database: str, schema: str | None)
 
 def without_relevo(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:  # noqa: ARG001 - Alembic passes it
     """
-    Leave relevo's tables out of a comparison, so that autogenerate does not drop them.
+    Exclude relevo's tables from a comparison, so that autogenerate does not drop them.
 
-    It is for an application whose tables ``relevo setup`` creates: pass it as ``include_name``, or call it in your own.
+    Use it if ``relevo setup`` creates the tables: pass it as ``include_name``, or call it from your own function.
 
     Args:
-        name: The name of something in the database.
+        name: The name of an object in the database.
 
-        type_: What it is, as ``table``.
+        type_: The type of the object, such as ``table``.
 
-        parent_names: The names of the table and the schema around it.
+        parent_names: The names of its table and its schema.
 
     Returns:
-        Whether Alembic looks at it.
+        Whether Alembic compares it.
     """
     return not (type_ == "table" and name in _TABLES)
 
 
 def complete_migration(context: MigrationContext, revision: object, directives: Iterable[MigrationScript]) -> None:  # noqa: ARG001 - Alembic passes it
     """
-    Add what autogenerate leaves out to a generated migration that creates relevo's tables.
+    Add what autogenerate omits to a generated migration that creates relevo's tables.
 
-    It is the rows of ``relevo_meta``, the schema's version and an id of the database, and on SQLite an index of an
-    expression. Pass it as ``process_revision_directives``, or call it in your own; without it, run ``relevo setup``
-    after the migration.
+    These are the rows of ``relevo_meta``, which hold the schema's version and the database's id, and on SQLite an index
+    of an expression. Pass it as ``process_revision_directives``, or call it from your own function; without it, run
+    ``relevo setup`` after the migration.
 
     Args:
-        context: What Alembic passes.
+        context: As passed by Alembic.
 
-        revision: What Alembic passes.
+        revision: As passed by Alembic.
 
-        directives: The migrations; they are changed.
+        directives: The migrations, which are modified.
     """
     from alembic.operations.ops import CreateTableOp, ExecuteSQLOp  # noqa: PLC0415 - only Alembic calls this
 
@@ -107,6 +107,6 @@ def complete_migration(context: MigrationContext, revision: object, directives: 
                 dialect = dialect_named(context.dialect.name)
                 if operation.schema:
                     dialect.use_schema(operation.schema)
-                # Alembic would take a colon for the beginning of a parameter.
+                # Alembic would parse a colon as the start of a parameter.
                 texts = [text.replace(":", "\\:") for text in completion(operation.table_name, dialect)]
                 upgrade.ops += map(ExecuteSQLOp, texts)

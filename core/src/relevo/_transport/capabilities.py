@@ -68,9 +68,9 @@ class Capabilities:
 
     waiting: bool = False
     """
-    Stored events can be listed and counted by filter, and so can dead letters, where these are claimed.
+    Stored events can be listed and counted by filter, and dead letters too if ``dead_letters`` is claimed.
 
-    Ordering keys that are stuck are found too.
+    Stuck ordering keys can be found as well.
     """
 
     purge: bool = False

@@ -59,14 +59,14 @@ class ParallelSettlement(ABC):
     """
     A transport that settles over a connection of its own, so that it receives at the same time.
 
-    A worker then settles in a thread: while the server stores what became of some deliveries, the next are received and
+    A worker then settles in a thread: while the server stores the outcomes of a batch, the next one is received and
     handled. Other transports settle in the worker's thread, which is faster if ``settle`` waits for nothing.
     """
 
     @property
     @abstractmethod
     def settles_in_parallel(self) -> bool:
-        """Whether this instance does."""
+        """Whether this instance settles in parallel."""
 
 
 class FileStore(ABC):
@@ -79,19 +79,19 @@ class FileStore(ABC):
 
 
 class SetupScript(ABC):
-    """A transport whose setup can be written down, for an administrator to read and run."""
+    """A transport whose setup can be printed as a script, for an administrator to read and run."""
 
     @abstractmethod
     def setup_script(self, queues: Sequence[str]) -> str:
         """
         Return a script that creates everything that *queues* need in an empty store, without I/O.
 
-        ``relevo setup --print`` prints it. The same store and queues give the same text, so that a store with two names
-        is printed once. It contains no secret.
+        ``relevo setup --print`` prints it. The same store and queues give the same script, so that a store with two
+        names is printed once. It contains no secret.
 
         Args:
             queues: The queues that ``setup`` would be called with.
 
         Returns:
-            Whole lines. They say in a comment what they are to be run in.
+            Whole lines. A comment names the database.
         """

@@ -48,7 +48,7 @@ class Names:
     Args:
         exact: Whole names.
 
-        prefixes: Beginnings of names.
+        prefixes: Prefixes of names.
     """
 
     exact: tuple[str, ...]
@@ -78,27 +78,27 @@ class _Filter:
 
     @property
     def patterns(self) -> Names:
-        """The names, apart from beginnings of names."""
+        """The names, separated from the prefixes."""
         return Names.of(self.names)
 
     def matches_name(self, name: str | None) -> bool:
-        """Return whether it chooses events with *name*; ``None`` if the event is unreadable."""
+        """Return whether it selects events with *name*; ``None`` if the event is unreadable."""
         return self.patterns.match(name)
 
     def matches_time(self, at: float) -> bool:
-        """Return whether it chooses what was sent, or dead-lettered, *at* that time."""
+        """Return whether it selects events that were sent, or dead-lettered, *at* that time."""
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
 
 @attrs.frozen(kw_only=True)
 class EventFilter(_Filter):
     """
-    Chooses stored events that are neither done nor dead; the empty filter chooses all.
+    Selects stored events that are neither done nor dead; the empty filter selects all.
 
-    An event must fulfil every condition that is given.
+    An event must meet all given conditions.
 
     Args:
-        names: Names of events; one that ends with a ``*`` is the beginning of names, as in routes.
+        names: Names of events; one that ends with a ``*`` is a prefix, as in routes.
 
         states: Any of ``ready``, ``leased`` and ``scheduled``.
 
@@ -120,26 +120,26 @@ class EventFilter(_Filter):
                 )
 
     def matches(self, found: Found) -> bool:
-        """Return whether it chooses *found*."""
+        """Return whether it selects *found*."""
         is_wanted = not self.states or found.status in self.states
         return is_wanted and self.matches_name(found.envelope.name) and self.matches_time(found.enqueued_at)
 
     @property
     def wanted(self) -> tuple[Status, ...]:
-        """The states that it chooses."""
+        """The states that it selects."""
         return tuple(state for state in _STATES if not self.states or state in self.states)
 
 
 @attrs.frozen(kw_only=True)
 class DeadLetterFilter(_Filter):
     """
-    Chooses dead letters; the empty filter chooses all.
+    Selects dead letters; the empty filter selects all.
 
-    A dead letter must fulfil every condition that is given.
+    A dead letter must meet all given conditions.
 
     Args:
-        names: Names of events; one that ends with a ``*`` is the beginning of names, as in routes. Unreadable bytes
-            have no name, so a filter with names does not choose them.
+        names: Names of events; one that ends with a ``*`` is a prefix, as in routes. Unreadable bytes
+            have no name, so a filter with names does not select them.
 
         reasons: Codes, such as ``retries-exhausted``.
 
@@ -154,7 +154,7 @@ class DeadLetterFilter(_Filter):
     reasons: tuple[str, ...] = _texts("reasons")
 
     def matches(self, *, name: str | None, reason: str, died_at: float) -> bool:
-        """Return whether it chooses a dead letter; *name* is that of its event, ``None`` if it is unreadable."""
+        """Return whether it selects a dead letter; *name* is that of its event, ``None`` if it is unreadable."""
         is_wanted = not self.reasons or reason in self.reasons
         return is_wanted and self.matches_name(name) and self.matches_time(died_at)
 
@@ -174,8 +174,8 @@ class Found:
     enqueued_at: float
     until: float | None = None
     """
-    The end of its lease if it is leased, or the time when it is due if scheduled, in seconds since the epoch; ``None``
-    also for a connection lease.
+    The end of its lease if it is leased, or the time at which it is due if it is scheduled, in seconds since the
+    epoch; ``None`` also for a connection lease.
     """
 
 
@@ -184,18 +184,18 @@ class WaitingEntry(Found):
     """An event in a list of those that are neither done nor dead."""
 
     cursor: str
-    """Opaque: where the next page begins. It stays valid when the event changes or is gone."""
+    """Opaque: where the next page begins. It stays valid if the event changes or is deleted."""
 
     leased_at: float | None = None
     """When it was leased, in seconds since the epoch; ``None`` if it is not leased, or if that is not known."""
 
     begun: Note | None = None
-    """The note of the last process that began it, as of a :class:`Delivery`; most events have none."""
+    """The note of the last process that began it, as in :class:`Delivery`; most events have none."""
 
 
 @attrs.frozen(kw_only=True)
 class EventGroup:
-    """The number of events or dead letters that have something in common."""
+    """The number of events or dead letters with the same name, queue, state or reason."""
 
     key: str
     """A name, a queue, a state or a reason; empty for the name of unreadable bytes."""
@@ -205,12 +205,12 @@ class EventGroup:
     """When the oldest was sent, or dead-lettered, in seconds since the epoch."""
 
     newest: float
-    """The same of the newest."""
+    """When the newest was sent, or dead-lettered, in seconds since the epoch."""
 
 
 @attrs.frozen(kw_only=True)
 class StuckKey:
-    """An ordering key whose first event keeps others waiting."""
+    """An ordering key whose first event blocks others."""
 
     queue: str
     key: str
@@ -222,9 +222,9 @@ class StuckKey:
 
     first: WaitingEntry | None
     """
-    The event that they wait for: scheduled, or leased.
+    The event that they wait for, which is scheduled or leased.
 
-    ``None``: there is none, since another program has deleted it. A worker that has nothing else to do notices that.
+    ``None`` if another program has deleted it; an idle worker notices that.
     """
 
 
@@ -233,7 +233,7 @@ class StuckKeys:
     """The ordering keys that are stuck."""
 
     keys: tuple[StuckKey, ...] = ()
-    """Some of them: those that are stuck the longest come first."""
+    """Some of them, those that have been stuck the longest first."""
 
     total: int = 0
     """The number of all."""

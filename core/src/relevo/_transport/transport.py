@@ -484,16 +484,16 @@ class Transport(ABC):
         self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         """
-        Return those dead letters that *where* chooses, as :meth:`dead_letters` returns all.
+        Return the dead letters that match *where*, in the form in which :meth:`dead_letters` returns all.
 
         Args:
             queues: The queues.
 
-            where: Chooses among them.
+            where: The filter.
 
             after: The ``ref`` of the last entry of the previous page.
 
-            limit: The largest number to return; fewer may be returned, only an empty page is the end.
+            limit: The largest number to return; fewer may be returned; only an empty page is the end.
 
         Raises:
             ConfigurationError: *after* is not the ref of a dead letter of *queues*.
@@ -514,14 +514,14 @@ class Transport(ABC):
         limit: int = 100,
     ) -> Sequence[EventGroup]:
         """
-        Count dead letters by what they have in common, without changing them: the largest group first.
+        Count dead letters by a property, without changing them; the largest group comes first.
 
         Args:
-            queues: The queues; a group may have dead letters of several.
+            queues: The queues; a group may contain dead letters of several.
 
             by: The name of the event, the queue, or the reason.
 
-            where: Chooses among them; ``None`` chooses all.
+            where: The filter; ``None`` selects all.
 
             limit: The largest number of groups to return.
 
@@ -605,18 +605,18 @@ class Transport(ABC):
         self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
     ) -> Sequence[WaitingEntry]:
         """
-        Return events that are neither done nor dead, without changing them: queue by queue in the given order.
+        Return events that are neither done nor dead, queue by queue in the given order, without changing them.
 
-        Within a queue the order is the transport's own. An event that changes its state while the pages are read may
-        be on two of them or on none; every other one is on exactly one, whatever is sent or settled meanwhile.
+        Within a queue the order is the transport's own. An event whose state changes while the pages are read
+        may be on two pages or on none; every other one is on exactly one page, whatever is sent or settled meanwhile.
         Unreadable bytes are not listed.
 
         Args:
             queues: The queues.
 
-            where: Chooses among them; ``None`` chooses all.
+            where: The filter; ``None`` selects all.
 
-            after: The ``cursor`` of the last entry of the previous page; its event may be gone since.
+            after: The ``cursor`` of the last entry of the previous page; its event may have been deleted since.
 
             limit: The largest number to return. Fewer may be returned, for example if they are large, so that a page
                 fits into memory; only an empty page is the end.
@@ -640,16 +640,16 @@ class Transport(ABC):
         limit: int = 100,
     ) -> Sequence[EventGroup]:
         """
-        Count events that are neither done nor dead by what they have in common: the largest group first.
+        Count events that are neither done nor dead by a property; the largest group comes first.
 
-        It may read every event of *queues*, as many as there are.
+        It may read all events of *queues*.
 
         Args:
-            queues: The queues; a group may have events of several.
+            queues: The queues; a group may contain events of several.
 
             by: The name of the event, the queue, or the state.
 
-            where: Chooses among them; ``None`` chooses all.
+            where: The filter; ``None`` selects all.
 
             limit: The largest number of groups to return.
 
@@ -663,7 +663,7 @@ class Transport(ABC):
 
     def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
         """
-        Return the ordering keys whose first event keeps others waiting that are due.
+        Return the ordering keys whose first event blocks others that are due.
 
         The first event is scheduled, as for a retry, is leased after a lost lease or for *longer* seconds, or was
         deleted by another program. A key whose first event is ready is not stuck: it waits for a worker.
@@ -671,9 +671,9 @@ class Transport(ABC):
         Args:
             queues: The queues.
 
-            longer: Seconds for which the first event must be leased, unless it has lost a lease.
+            longer: Seconds for which the first event must be leased, unless it has a lost lease.
 
-            limit: The largest number of keys to return; all are counted.
+            limit: The largest number of keys to return; ``total`` counts all.
 
         Raises:
             UnsupportedError: ``waiting`` is not claimed.

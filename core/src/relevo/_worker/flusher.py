@@ -53,6 +53,6 @@ class Flusher:
             self._requested.clear()
             try:
                 self._flush()
-            except Exception as error:  # noqa: BLE001 - the worker's thread meets it too, and decides
+            except Exception as error:  # noqa: BLE001 - the worker's thread sees the error too, and decides
                 _log.debug("the flusher met %s: %s", type(error).__name__, error)
                 self._failed = True

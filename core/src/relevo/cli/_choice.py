@@ -23,7 +23,7 @@ By = Literal["event", "queue", "reason", "listener"]
 @attrs.frozen(kw_only=True)
 class DeadLetterChoice:
     """
-    The dead letters that the options of a command choose.
+    The dead letters that match the options of a command.
 
     A transport stores the names of failed listeners in a form that only relevo reads, so these are compared here; and
     so is everything if the transport cannot filter.
@@ -66,7 +66,7 @@ def dead_letter_options(command: Any) -> Any:
             multiple=True,
             metavar="ID",
             callback=refuse_invalid,
-            help="Only those of which this listener failed; may be repeated.",
+            help="Only those in which this listener failed; may be repeated.",
         ),
         click.option(
             "--reason",

@@ -115,7 +115,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
 
 @dead.command("revive", short_help="Make dead letters ready again.")
 @click.argument("refs", nargs=-1, callback=refuse_invalid)
-@click.option("--all", "everything", is_flag=True, help="Every dead letter, or every one that the options choose.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters, or all that match the other options.")
 @transport_option
 @queue_option
 @dead_letter_options
@@ -155,7 +155,7 @@ def revive(
 
 @dead.command("discard", short_help="Delete dead letters for good.")
 @click.argument("refs", nargs=-1, callback=refuse_invalid)
-@click.option("--all", "everything", is_flag=True, help="Every dead letter, or every one that the options choose.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters, or all that match the other options.")
 @yes_option
 @transport_option
 @queue_option

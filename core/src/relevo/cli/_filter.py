@@ -70,7 +70,7 @@ def time_options(what: str) -> Callable[[Any], Any]:
 
 def by_option(*keys: str) -> Callable[[Any], Any]:
     """Return the option that counts by one of *keys* instead of listing."""
-    return click.option("--by", type=click.Choice(keys), help="Count them by what they have in common.")
+    return click.option("--by", type=click.Choice(keys), help="Count them by this property instead of listing them.")
 
 
 def show_groups(

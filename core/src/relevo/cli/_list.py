@@ -31,7 +31,7 @@ _COLUMNS = ("queue", "event", "id", "status", "attempt", "age", "until", "error"
 @time_options("sent")
 @by_option("event", "queue", "state")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N")
-@click.option("--after", metavar="CURSOR", callback=refuse_invalid, help="Continue after this event of a JSON list.")
+@click.option("--after", metavar="CURSOR", callback=refuse_invalid, help="Continue a JSON list after this event.")
 @json_option
 @with_app
 def list_(
@@ -52,9 +52,9 @@ def list_(
     List the events that are neither done nor dead.
 
     "until" is the time until a scheduled event is due, or until the lease of a leased one ends. Within a queue the
-    order is the transport's own. An event that changes its state meanwhile may be listed twice or not at all. With
-    --json, --after with the "cursor" of the last event continues the list. Transports that cannot list events are left
-    out, unless -t names one.
+    order is the transport's own. An event whose state changes meanwhile may be listed twice or not at all. To
+    continue a --json list, pass the "cursor" of its last event to --after. Transports that cannot list events are
+    skipped, unless -t names one.
 
     Example: relevo list -q media --state scheduled --event image.*
     """

@@ -21,7 +21,7 @@ _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldes
 _STUCK_COLUMNS = ("transport", "queue", "key", "waiting", "since", "behind")
 
 _MOST = 10
-"""How many ordering keys that are stuck are shown; all are counted."""
+"""The largest number of stuck ordering keys that are shown; all are counted."""
 
 
 @click.command()
@@ -37,8 +37,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
     not answer has a row whose "error" says why; in all other rows it is null.
 
-    Ordering keys whose first event keeps others waiting are shown too, ten at most: what they wait for, and how long
-    they have.
+    Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
+    when.
 
     Example: relevo status -t main
     """
@@ -84,7 +84,7 @@ def _figures(app: App, place: Place) -> list[dict[str, Any]]:
 
 
 def _stuck(store: Transport, queue: str) -> dict[str, Any] | None:
-    """Return the ordering keys of *queue* that are stuck; ``None`` if that is not known."""
+    """Return the stuck ordering keys of *queue*; ``None`` if that is not known."""
     claims = store.capabilities
     if not claims.waiting:
         return None
@@ -110,7 +110,7 @@ def _key_row(stuck: StuckKey) -> dict[str, Any]:
 
 
 def _show_stuck(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the ordering keys of *rows* that are stuck, those that are the longest, and the number of all."""
+    """Print the stuck ordering keys of *rows*, those stuck the longest first, and the number of all."""
     known = [row for row in rows if row["stuck"] is not None]
     total = sum(row["stuck"]["total"] for row in known)
     if not total:

@@ -39,7 +39,7 @@ def dialect_of(engine: sa.Engine, chosen: str | None = None, *, schema: str | No
     if engine.dialect.is_async:
         raise ConfigurationError(
             f'the SQL transport works on plain engines, not on the asynchronous driver "{engine.dialect.driver}"; '
-            f"give it create_engine(…) of the same database: an AsyncSession can be joined nevertheless"
+            f"give it create_engine(…) of the same database; an AsyncSession can still be joined"
         )
     dialect = dialect_named(engine.dialect.name) if chosen is None else _portable(engine, chosen)
     if schema is not None:

@@ -251,7 +251,7 @@ class Dialect(ABC):
             ConfigurationError: The database has no schemas, or *schema* is not the name of one.
         """
         raise ConfigurationError(
-            f'schema: only PostgreSQL has schemas inside of a database; got "{schema}" for a database of {self.name}; '
+            f'schema: only PostgreSQL has schemas inside a database; got "{schema}" for a database of {self.name}; '
             f"omit the option, and name another database in the address instead"
         )
 

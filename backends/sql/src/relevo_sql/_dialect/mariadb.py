@@ -129,7 +129,7 @@ class MariadbDialect(Dialect):
         if used != self.compiler.driver:
             raise ConfigurationError(
                 f'relevo\'s own connections to MariaDB and MySQL use PyMySQL, not "{used}"; give it an engine of '
-                f"mysql+pymysql://…, and a session of any driver can be joined nevertheless"
+                f"mysql+pymysql://…; sessions with other drivers can still be joined"
             )
         # From here on relevo executes BEGIN and COMMIT itself; to SQLAlchemy everything is one transaction.
         driver = self.driver(connection)
@@ -326,7 +326,7 @@ class MariadbDialect(Dialect):
         if not (error.statement or "").lstrip().startswith("CREATE"):
             return None
         return (
-            "grant this user CREATE, INDEX, SELECT and INSERT on the database, or, if the tables are there, a right on "
+            "grant this user CREATE, INDEX, SELECT and INSERT on the database, or, if the tables exist, a privilege on "
             "each of them: the server hides the others"
         )
 
@@ -392,7 +392,7 @@ https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
 _BY_CODE = {code: trouble for trouble, codes in _CODES.items() for code in codes}
 
 _REASONS = {
-    Trouble.READ_ONLY: "{place} takes no writes: it is a replica, or read_only is on; name the primary server",
+    Trouble.READ_ONLY: "{place} is read-only: it is a replica, or read_only is on; name the primary server",
     Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
     Trouble.TOO_BIG: "{place} cannot hold a value: {error}; max_allowed_packet of the server limits a statement",
     Trouble.FULL: "{place} cannot grow, since the disk of the server is full; free space",

@@ -110,7 +110,7 @@ class PostgresqlDialect(Dialect):
             raise ConfigurationError(
                 f"relevo's own connections use postgresql+{self.compiler.driver}, not the driver "
                 f'"{connection.dialect.driver}"; give the transport the address postgresql://…, or an engine of '
-                f"postgresql+{self.compiler.driver}: a session of any driver can be joined nevertheless"
+                f"postgresql+{self.compiler.driver}; sessions with other drivers can still be joined"
             )
         # From here on relevo executes BEGIN and COMMIT itself; to SQLAlchemy everything is one transaction.
         driver = self.driver(connection)
@@ -378,7 +378,7 @@ _RIGHTS = {
 """What is before the name of a table for which a right is needed."""
 
 _REASONS = {
-    Trouble.READ_ONLY: "{place} takes no writes: it is a replica, or default_transaction_read_only is on; name the "
+    Trouble.READ_ONLY: "{place} is read-only: it is a replica, or default_transaction_read_only is on; name the "
     "primary server",
     Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
     Trouble.TOO_BIG: "{place} cannot hold a value: {error}",
