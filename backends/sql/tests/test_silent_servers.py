@@ -57,6 +57,8 @@ def test_a_server_that_accepts_a_connection_and_stays_silent_is_unavailable(
     with pytest.raises(TransportUnavailableError, match=r"timed out|timeout expired"):
         transport.send([an_envelope()])
 
+    assert silence.connections() == 1  # a second attempt would wait for as long
+
 
 LIMITS = {"connect_timeout": "10", "read_timeout": "70", "write_timeout": "70"}
 
