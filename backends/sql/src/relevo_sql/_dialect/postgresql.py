@@ -77,7 +77,7 @@ class PostgresqlDialect(Dialect):
             each.paramstyle: Texts(*map(each.identifier_preparer.format_table, (event, lock)))
             for each in (self.compiler, self._numbered)
         }
-        self._namespace = "current_schema()::regnamespace"
+        self._namespace = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
         if self.schema:  # without a quote or a percent sign, since drivers differ in what they do to these
             name = f"convert_from(decode('{self.schema.encode().hex()}', 'hex'), 'UTF8')"
             self._namespace = f"(SELECT oid FROM pg_namespace WHERE nspname = {name})"  # noqa: S608 - digits
