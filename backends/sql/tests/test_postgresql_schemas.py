@@ -68,6 +68,24 @@ def test_everything_works_in_a_schema_with_any_name(
     assert tables(postgresql_database) == [schema]
 
 
+@pytest.mark.parametrize("schema", ["Shop", "a shop", "100%"])
+def test_the_first_schema_of_the_search_path_may_have_any_name(
+    opener: Opener, postgresql_database: str, an_envelope: Maker, schema: str
+) -> None:
+    name = sa.make_url(postgresql_database).database
+    execute(
+        postgresql_database,
+        f'CREATE SCHEMA "{schema}"'.replace("%", "%%"),
+        f'ALTER DATABASE "{name}" SET search_path = "{schema}"'.replace("%", "%%"),
+    )
+
+    transport = opener(url=postgresql_database)
+    transport.send([an_envelope(1)])
+
+    assert ids(transport) == ["id-1"]
+    assert tables(postgresql_database) == [schema]
+
+
 @pytest.mark.parametrize("kind", ["session", "connection"])
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize("schema", SCHEMAS[1:])

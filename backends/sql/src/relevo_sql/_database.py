@@ -429,13 +429,22 @@ class Database(ForkAware):
         if self._connection is None:
             if self._own and not create and self.location.is_absent():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
-            self._connection = self.engine.connect()
+            self._connection = self._connected()
             try:
                 self.location.opened(self.dialect.prepare(self._connection, own=self._own))
             except BaseException:
                 self._let_go()
                 raise
         return self._connection
+
+    def _connected(self) -> sa.Connection:
+        try:
+            return self.engine.connect()
+        except sa.exc.DBAPIError as error:
+            if self.dialect.trouble(error) is not Trouble.LOST:
+                raise
+            # Translated here, so that it is not repeated: another attempt would wait for as long as this one.
+            raise relevo_error(self.dialect, error, self.name, self.place) from (error.orig or error)
 
     def _unfit(self, version: str) -> ConfigurationError:
         start = f'the transport "{self.name}" cannot be used: {self.place}'

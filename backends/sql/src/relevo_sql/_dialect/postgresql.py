@@ -6,7 +6,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from select import POLLIN, poll
 from time import time
 from typing import Any
 
@@ -19,7 +18,7 @@ from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble, filled
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import Texts, insert_events
-from relevo_sql._dialect.server import ServerLocation, number_of, trouble_before_the_driver
+from relevo_sql._dialect.server import ServerLocation, number_of, readable, trouble_before_the_driver
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, event, lock, metadata, where_of
 
@@ -86,7 +85,7 @@ class PostgresqlDialect(Dialect):
             each.paramstyle: Texts(*map(each.identifier_preparer.format_table, (event, lock)))
             for each in (self.compiler, self._numbered)
         }
-        self._namespace = "current_schema()::regnamespace"
+        self._namespace = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
         if self.schema:  # without a quote or a percent sign, since drivers differ in what they do to these
             name = f"convert_from(decode('{self.schema.encode().hex()}', 'hex'), 'UTF8')"
             self._namespace = f"(SELECT oid FROM pg_namespace WHERE nspname = {name})"  # noqa: S608 - digits
@@ -128,9 +127,7 @@ class PostgresqlDialect(Dialect):
         if driver.closed:
             return False
         # An idle session hears from the server that it is ended; rarely, that a setting of the server has changed.
-        inbox = poll()  # select() knows no descriptor above 1023
-        inbox.register(driver.fileno(), POLLIN)
-        return not inbox.poll(0)
+        return not readable(driver.fileno(), timeout=0)
 
     def home(self, connection: sa.Connection) -> Home:
         # Without a privilege, before there is a table, and independent of the time zone.
