@@ -341,3 +341,13 @@ def test_a_signal_handler_that_sends_in_the_middle_of_a_claim_is_refused(transpo
     assert any("interrupted by a signal handler" in each for each in refused)
     there = ids(transport)
     assert len(there) == len(set(there))
+
+
+def test_a_thread_waits_for_another_one_no_longer_than_for_another_writer(opener: Opener, path: Path) -> None:
+    transport = opener(busy_timeout=0.05)
+    with ThreadPoolExecutor(1) as pool, transport._database._lock:  # as during a call that gets no answer
+        refused = pool.submit(result_of, transport, [_plain("first")]).result()
+
+    assert isinstance(refused, TransportUnavailableError)
+    assert "another thread of this process" in str(refused)
+    assert ids(transport) == []

@@ -20,7 +20,7 @@ from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import Dialect, Trouble, beside
-from relevo_sql._errors import CommitUnknownError, LockedError, relevo_error
+from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError, relevo_error
 from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
@@ -41,6 +41,9 @@ same thread has written and holds the lock: then no wait would be long enough.
 
 _FORKING = 5.0
 """Seconds that a fork waits at most for the call of another thread; it does not wait for other writers."""
+
+_CLOSING = 5.0
+"""Seconds that :meth:`Database.close` waits at most for the call of another thread: its server may be silent."""
 
 _BREATH = 0.002
 """Seconds between two attempts where the driver does not wait by itself."""
@@ -230,9 +233,13 @@ class Database(ForkAware):
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
-        """Close the connection when the call that uses it has ended."""
+        """Close the connection, or let the call that uses it close it at its end if that takes longer than a moment."""
         self._closing.set()
-        self.rest()
+        if self._lock.acquire(timeout=_CLOSING):
+            try:
+                self.rest()
+            finally:
+                self._lock.release()
 
     def rest(self) -> None:
         """Close the connection until the next call, unless a call uses it now."""
@@ -331,9 +338,24 @@ class Database(ForkAware):
         return found
 
     @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other threads from the connection; wait for them no longer than for other writers."""
+        patience = min(self._left(self._patience), threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=patience):
+            raise UnreachableError(
+                self.name,
+                f"{self.place} is locked by another writer, or does not answer: another thread of this process waits "
+                f"for it, and this one did for longer than {patience:g} s",
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
     def _transaction(self, *, durable: bool | None, create: bool, alone: bool) -> Iterator[sa.Connection]:
         """Yield the connection, to this thread alone, in a transaction unless *durable* is ``None``."""
-        with self._lock:
+        with self._exclusive():
             if self._uses and (alone or durable is not None):
                 raise TransportUnavailableError(self.name, _INTERRUPTED)
             self._uses += 1

@@ -48,7 +48,7 @@ _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 GRACE = 5.0
-"""Seconds after the time limit within which a transport call ends, whatever the server does."""
+"""Seconds after the time limit within which a transport call ends, unless its driver waits for a silent server."""
 
 _ALONE_WITHIN = 5.0
 """Seconds for which a suspect waits for settlements that the transport does not take."""
