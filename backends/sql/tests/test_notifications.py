@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -145,6 +148,49 @@ def test_a_close_ends_the_thread(waiting: SqlTransport) -> None:
         with suppress(Exception):
             received.result(LONG / 2)
         assert not thread.is_alive()
+
+
+def test_a_receive_beside_a_close_does_not_start_the_thread_again(waiting: SqlTransport) -> None:
+    before = set(threading.enumerate())
+    notifications = waiting._notifications
+    assert notifications is not None
+    with receive(waiting):
+        await_(lambda: is_listening(waiting))
+        waiting.close()
+
+    notifications.expect()  # as a receive does that began before the close
+
+    assert set(threading.enumerate()) <= before
+
+
+def test_it_listens_in_a_process_with_many_open_files(
+    waiting: SqlTransport, sending: SqlTransport, an_envelope: Maker
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
+    with ExitStack() as files:
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while files.enter_context(open(os.devnull)).fileno() < 1100:  # noqa: PTH123 - select() knows those below 1024
+            pass
+
+        with receive(waiting) as received:
+            polls_seldom(waiting)
+            sending.send([an_envelope(1)])
+
+            assert names(received.result(LONG / 2)) == ["id-1"]
+
+
+def test_the_module_can_be_imported_on_a_system_without_poll() -> None:
+    code = (
+        "import select\n"
+        "for name in ('poll', 'epoll', 'kqueue', 'devpoll', 'POLLIN'):\n"
+        "    vars(select).pop(name, None)\n"
+        "import relevo_sql._dialect.postgresql"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_child_of_a_fork_listens_on_its_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from relevo.errors import ConfigurationError, RelevoError, SendError, TransportU
 from relevo_sql import SqlOptions, SqlTransport, _dialect
 from relevo_sql._dialect import Trouble
 from relevo_sql._dialect.portable import PortableDialect
+from relevo_sql._errors import relevo_error
 
 from .on_postgresql import an_engine, execute, scalar, wait_until
 
@@ -91,7 +93,7 @@ def an_error(kind: type[sa.exc.DBAPIError], statement: str = "UPDATE relevo_even
 @pytest.mark.parametrize(
     ("kind", "meaning"),
     [
-        (sa.exc.IntegrityError, Trouble.CONFLICT),
+        (sa.exc.IntegrityError, Trouble.OTHER),
         (sa.exc.OperationalError, Trouble.CONFLICT),
         (sa.exc.ProgrammingError, Trouble.NO_TABLE),
         (sa.exc.DataError, Trouble.TOO_BIG),
@@ -105,6 +107,21 @@ def test_an_error_of_an_unknown_driver_means_what_its_class_says(
     assert an_error(kind) is meaning
     assert an_error(kind, lost=True) is Trouble.LOST
     assert an_error(kind, "\nCREATE TABLE relevo_event") is Trouble.CONFLICT
+    assert an_error(kind, "") is Trouble.LOST
+
+
+def test_a_row_that_another_transaction_has_inserted_is_a_conflict() -> None:
+    assert an_error(sa.exc.IntegrityError, "INSERT INTO relevo_event") is Trouble.CONFLICT
+    assert an_error(sa.exc.IntegrityError, "COMMIT") is Trouble.CONFLICT
+
+
+def test_a_right_that_is_missing_on_an_unknown_driver_is_not_taken_for_a_missing_table() -> None:
+    denied = sa.exc.ProgrammingError("UPDATE relevo_event", (), Exception("UPDATE permission denied"))
+
+    found = relevo_error(UNKNOWN, denied, "main", "the database")
+
+    assert isinstance(found, ConfigurationError)
+    assert re.search(r"\(UPDATE permission denied\); run: relevo setup.*, or grant this user", str(found))
 
 
 def test_tables_are_missing_if_the_first_statement_fails() -> None:
@@ -127,6 +144,25 @@ def test_missing_tables_are_reported_with_the_words_of_an_unknown_driver(opener:
 
     with pytest.raises(ConfigurationError, match=r"\(no such table: relevo_meta\); run: relevo setup"):
         transport.send([an_envelope()])
+
+
+@pytest.mark.usefixtures("unknown")
+@pytest.mark.parametrize("kind", [sqlite3.OperationalError, sqlite3.InterfaceError, sqlite3.DatabaseError])
+def test_a_connection_that_an_unknown_driver_refuses_is_reported_at_once_in_its_words(
+    opener: Opener, an_envelope: Maker, kind: type[Exception]
+) -> None:
+    transport = opener(dialect="portable")
+    attempts: list[object] = []
+
+    @sa.event.listens_for(transport._database.engine, "do_connect")
+    def refuse(*arguments: object) -> None:
+        attempts.append(arguments)
+        raise kind("login failed for user shop")
+
+    with pytest.raises(TransportUnavailableError, match=r"cannot be reached, .*: login failed for user shop"):
+        transport.send([an_envelope()])
+
+    assert len(attempts) == 1
 
 
 @pytest.mark.usefixtures("unknown")

@@ -68,6 +68,24 @@ def test_everything_works_in_a_schema_with_any_name(
     assert tables(postgresql_database) == [schema]
 
 
+@pytest.mark.parametrize("schema", ["Shop", "a shop", "100%"])
+def test_the_first_schema_of_the_search_path_may_have_any_name(
+    opener: Opener, postgresql_database: str, an_envelope: Maker, schema: str
+) -> None:
+    name = sa.make_url(postgresql_database).database
+    execute(
+        postgresql_database,
+        f'CREATE SCHEMA "{schema}"'.replace("%", "%%"),
+        f'ALTER DATABASE "{name}" SET search_path = "{schema}"'.replace("%", "%%"),
+    )
+
+    transport = opener(url=postgresql_database)
+    transport.send([an_envelope(1)])
+
+    assert ids(transport) == ["id-1"]
+    assert tables(postgresql_database) == [schema]
+
+
 @pytest.mark.parametrize("kind", ["session", "connection"])
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize("schema", SCHEMAS[1:])
@@ -205,3 +223,19 @@ def test_only_postgresql_has_schemas(url: str) -> None:
 
 
 _CLOCK: Any = None
+
+
+def test_a_transaction_that_looks_elsewhere_writes_into_the_store_of_its_transport(
+    opener: Opener, postgresql_database: str, an_envelope: Maker
+) -> None:
+    transport, other = opener(url=postgresql_database), opener(url=postgresql_database, schema="tenant")
+
+    with an_engine(postgresql_database) as engine:
+        for number, path in enumerate(("public", "tenant", "pg_temp")):
+            with Session(engine) as session:
+                session.execute(sa.text(f"SET LOCAL search_path TO {path}"))
+                transport.bound_to(session).send(lambda number=number: [an_envelope(number)])  # type: ignore[misc]  # of mypy
+                session.commit()
+
+    assert ids(transport) == ["id-0", "id-1", "id-2"]
+    assert ids(other) == []

@@ -71,7 +71,7 @@ def run(command: list[str] | str, demo: Demo) -> subprocess.CompletedProcess[str
         env=demo.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

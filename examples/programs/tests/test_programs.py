@@ -48,7 +48,7 @@ class Program:
     def run(self, *words: str, code: int = 0, **environ: str) -> str:
         """Run a command, which exits with *code*; return its output."""
         with self.start(*words, **environ) as process:
-            output, errors = process.communicate(timeout=90)
+            output, errors = process.communicate(timeout=300)
         assert process.returncode == code, f"{words}: {process.returncode}\n{output}\n{errors}"
         return output + errors
 
@@ -61,7 +61,7 @@ class Program:
         deadline = time.monotonic() + 60
         while True:
             with self.start(*words) as process:
-                output, errors = process.communicate(timeout=90)
+                output, errors = process.communicate(timeout=300)
             if output or errors:
                 assert process.returncode == code, output + errors
                 return output + errors
@@ -166,7 +166,7 @@ def test_an_upload_is_handled_by_a_worker_that_waits_for_it(site: Program) -> No
     with site.start("relevo", "worker", "--max-events", "1") as worker:
         site.python(UPLOAD)
 
-        _, errors = worker.communicate(timeout=90)
+        _, errors = worker.communicate(timeout=300)
 
     assert (worker.returncode, errors) == (0, "")
     assert site.python(SIZES, "1") == "[5]\n"

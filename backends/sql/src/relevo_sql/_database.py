@@ -53,6 +53,12 @@ _STEP = 0.001
 """Seconds by which this host's time and its monotonic time may drift apart before the comparison is repeated."""
 
 
+_INTERRUPTED = (
+    "this thread uses the connection, and was interrupted by a signal handler that writes; let the handler set a flag, "
+    "and write where the flag is looked at"
+)
+
+
 class Database(ForkAware):
     """
     The database of one transport; any thread may use it, one at a time.
@@ -137,7 +143,6 @@ class Database(ForkAware):
             return self._run(work, durable=True, patience=patience)
 
         def commit(connection: sa.Connection) -> T:
-            self.dialect.begin_alone(connection)
             try:
                 result = work(connection)
             except sa.exc.DBAPIError as error:
@@ -147,7 +152,7 @@ class Database(ForkAware):
             self._require_same_file()
             return result
 
-        return self._run(commit, patience=patience)
+        return self._run(commit, patience=patience, alone=True)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not exist yet."""
@@ -266,6 +271,7 @@ class Database(ForkAware):
         durable: bool | None = None,
         create: bool = False,
         patience: float | None = None,
+        alone: bool = False,
     ) -> T:
         """
         Do *work*, and repeat it while other writers interfere, until the patience is used up.
@@ -278,6 +284,8 @@ class Database(ForkAware):
             create: The database may not exist, or may lack tables.
 
             patience: Seconds to wait for other writers; ``None`` for the usual ones.
+
+            alone: It commits by itself, outside a transaction.
         """
         if patience is None:
             patience = min(_SETTING_UP, self._patience) if create else self._patience
@@ -286,7 +294,7 @@ class Database(ForkAware):
         is_lenient = was_lost = False
         while True:
             try:
-                with self._transaction(durable=durable, create=create) as connection:
+                with self._transaction(durable=durable, create=create, alone=alone) as connection:
                     return work(connection)
             except sa.exc.SQLAlchemyError as error:
                 trouble = self.dialect.trouble(error)
@@ -323,9 +331,11 @@ class Database(ForkAware):
         return found
 
     @contextmanager
-    def _transaction(self, *, durable: bool | None, create: bool) -> Iterator[sa.Connection]:
+    def _transaction(self, *, durable: bool | None, create: bool, alone: bool) -> Iterator[sa.Connection]:
         """Yield the connection, to this thread alone, in a transaction unless *durable* is ``None``."""
         with self._lock:
+            if self._uses and (alone or durable is not None):
+                raise TransportUnavailableError(self.name, _INTERRUPTED)
             self._uses += 1
             try:
                 connection = self._open_connection(create=True) if create else self._ready_connection()
@@ -419,13 +429,22 @@ class Database(ForkAware):
         if self._connection is None:
             if self._own and not create and self.location.is_absent():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
-            self._connection = self.engine.connect()
+            self._connection = self._connected()
             try:
                 self.location.opened(self.dialect.prepare(self._connection, own=self._own))
             except BaseException:
                 self._let_go()
                 raise
         return self._connection
+
+    def _connected(self) -> sa.Connection:
+        try:
+            return self.engine.connect()
+        except sa.exc.DBAPIError as error:
+            if self.dialect.trouble(error) is not Trouble.LOST:
+                raise
+            # Translated here, so that it is not repeated: another attempt would wait for as long as this one.
+            raise relevo_error(self.dialect, error, self.name, self.place) from (error.orig or error)
 
     def _unfit(self, version: str) -> ConfigurationError:
         start = f'the transport "{self.name}" cannot be used: {self.place}'

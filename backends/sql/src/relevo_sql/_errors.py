@@ -16,6 +16,10 @@ class CommitUnknownError(TransportUnavailableError):
     """Raised when a commit failed and its outcome is unknown."""
 
 
+class UnreachableError(TransportUnavailableError):
+    """Raised when the database cannot be reached; nothing was written."""
+
+
 class RefusedError(TransportUnavailableError):
     """Raised when the database is available but refused the data."""
 
@@ -41,6 +45,8 @@ _UNAVAILABLE = {
 }
 
 _KINDS: dict[Trouble, type[TransportUnavailableError]] = {
+    Trouble.LOST: UnreachableError,
+    Trouble.CROWDED: UnreachableError,
     Trouble.BUSY: LockedError,
     Trouble.STALE: LockedError,
     Trouble.CONFLICT: LockedError,

@@ -110,21 +110,35 @@ _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql", "mys
 """The drivers that relevo's own connections use, where the address names none."""
 
 
+_LIBPQ = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # milliseconds
+}
 _LIMITS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "postgresql": {
-            "connect_timeout": "10",
-            "keepalives_idle": "30",
-            "keepalives_interval": "10",
-            "keepalives_count": "3",
-            "tcp_user_timeout": "60000",  # milliseconds
-        }
+        "psycopg": _LIBPQ,
+        "psycopg2": _LIBPQ,
+        # A setup waits up to 60 s for the lock of another one.
+        "pymysql": {"connect_timeout": "10", "read_timeout": "70", "write_timeout": "70"},
     }
 )
 """
-How long a server that does not answer is waited for, unless the address says something else; the system's own limit is
-hours: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+By driver, how long a server that does not answer is waited for, unless the address says something else. Otherwise it
+would be the system's own limit, which is hours, or for ever if the server accepts the connection.
+
+https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS and
+https://pymysql.readthedocs.io/en/latest/modules/connections.html
 """
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    """Return relevo's own engine of a database on a server."""
+    limits = _LIMITS.get(url.get_driver_name(), {})
+    url = url.update_query_dict({name: value for name, value in limits.items() if name not in url.query})
+    return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
 
 
 def _on_server(url: sa.URL, text: str) -> sa.Engine:
@@ -144,10 +158,8 @@ def _on_server(url: sa.URL, text: str) -> sa.Engine:
             f"{masked_url(text)}: relevo's own connections use {_DRIVERS[kind]}; write {kind}://…, "
             f"and a session of any driver can be joined nevertheless"
         )
-    limits = {name: value for name, value in _LIMITS.get(kind, {}).items() if name not in url.query}
-    url = url.update_query_dict(limits)
     try:
-        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+        return _engine(url)
     except ImportError:
         raise ConfigurationError(
             f"{masked_url(text)}: the driver is not installed; run: pip install 'relevo-sql[{kind}]'"
@@ -166,7 +178,7 @@ def _with_any_driver(url: sa.URL, text: str) -> sa.Engine:
     if "+" not in url.drivername:
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
     try:
-        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+        return _engine(url)
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         raise ConfigurationError(
             f"{masked_url(text)}: SQLAlchemy's dialect or the driver of {url.drivername} is not installed ({error}); "

@@ -148,7 +148,9 @@ class JoinedSessions(ForkAware):
         try:
             with self._translating():
                 try:
-                    statements_for(database.dialect, connection).write(connection, rows)
+                    # The transaction may look up names elsewhere since the engine was checked.
+                    dialect = database.dialect.located(database.location.identity)
+                    statements_for(dialect, connection).write(connection, rows)
                 except sa.exc.DBAPIError as error:
                     if database.dialect.trouble(error) is not Trouble.NO_TABLE:
                         raise
@@ -301,7 +303,8 @@ class _JoinedSession(JoinedSession[Sent]):
                 self._joined.create(connection)
                 self._lacking = False
             self._joined.write(connection, rows)
-            self.entries = [entry for entry in self.entries if entry not in entries]
+            written = set(entries)
+            self.entries = [entry for entry in self.entries if entry not in written]
 
     def committing(self, session: Session) -> None:
         if self.entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
@@ -39,6 +40,7 @@ from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
 from relevo_sql._dialect import beside, dialect_of
 from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._group_commit import GroupCommit
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import SELDOM, Doorbell, Patience
@@ -46,7 +48,6 @@ from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
-from relevo_sql._shared import SharedCommits
 from relevo_sql._stats import Counter
 from relevo_sql._witness import Witness
 
@@ -144,12 +145,16 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def _begin(self, database: Database, clock: Clock, poll: float, *, notify: bool) -> None:
         self._clock = clock
         self._poll = poll
+        if "sqlalchemy.orm" in sys.modules:
+            # It listens to all sessions. Later, a thread might be calling such listeners.
+            import relevo.backend.session  # noqa: F401, PLC0415 - a worker that has no session needs no ORM
+
         self._closed = False
         self._process = 0  # none yet: this process may be the child of a fork that was not noticed either
         self._kept = False
         self._doorbell = Doorbell()
         self._database = database
-        self._shared = SharedCommits(database)
+        self._group_commit = GroupCommit(database)
         self._claimer = Claimer(database, clock)
         # On a server, settling does not wait for a claim; a file has one writer at a time.
         self._settling = database if database.dialect.is_file else database.twin()
@@ -221,7 +226,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         everything = range(len(envelopes))
         try:
             rows = self._rows(envelopes, self._due(delay))
-            self._shared.write(rows)
+            self._group_commit.write(rows)
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
         except RefusedError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -201,11 +200,8 @@ def _in_memory() -> str | None:
 
 
 def _commits_alone(connection: sa.Connection) -> bool:
-    """Return whether a statement on *connection* commits by itself; relevo sends so on PostgreSQL and SQLite."""
-    driver = connection.connection.driver_connection
-    if isinstance(driver, sqlite3.Connection):
-        return not driver.in_transaction
-    info = getattr(driver, "info", None)  # psycopg's
+    """Return whether a statement on *connection* commits by itself; relevo sends so on PostgreSQL."""
+    info = getattr(connection.connection.driver_connection, "info", None)  # psycopg's
     return info is not None and not info.transaction_status
 
 

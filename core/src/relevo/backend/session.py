@@ -129,6 +129,7 @@ class JoinedSession(ABC, Generic[Item]):
         _joined[session] = (*_joined.get(session, ()), ref(self))
         # After the application's listeners, which may send; and it keeps this object alive as long as the session.
         listen(session, "before_commit", self._before_commit)
+        listen(session, "after_flush_postexec", self._after_flush)
 
     def enlist(self, session: Session, make: Callable[[], Sequence[Item]]) -> None:
         """
@@ -163,7 +164,9 @@ class JoinedSession(ABC, Generic[Item]):
             self.committing(session)
 
     def _after_flush(self, session: Session, _context: object) -> None:
-        for entry in self.entries:
+        for entry in reversed(self.entries):
+            if entry.flushed:
+                break  # and so are all before it
             entry.flushed = True
         self.on_flush(session)
 
@@ -186,13 +189,8 @@ _joined: WeakKeyDictionary[Session, tuple[ReferenceType[JoinedSession[Any]], ...
 """What has joined each session."""
 
 
-# Registered once, for all sessions: to do so for each of them takes longer than all else that a send in it does.
-
-
-@event.listens_for(Session, "after_flush_postexec")
-def _after_flush(session: Session, context: object) -> None:
-    for joined in _joined_to(session):
-        joined._after_flush(session, context)  # noqa: SLF001 - of this module
+# Registered once, for all sessions: to do so for each of them takes longer than all else that a send in it does. No
+# listener to these events can send, so none is running in this thread when the module is imported.
 
 
 @event.listens_for(Session, "after_commit")

@@ -255,6 +255,10 @@ class Dialect(ABC):
             f"omit the option, and name another database in the address instead"
         )
 
+    def located(self, home: Hashable | None) -> Dialect:
+        """Return the dialect that finds the tables at *home* from any connection; see :meth:`home`."""
+        return self
+
     def lacks_schema(self, connection: sa.Connection) -> bool:
         """Return whether :attr:`schema` does not exist."""
         return False
@@ -298,10 +302,6 @@ class Dialect(ABC):
     @abstractmethod
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
         """Begin a transaction that writes; if *durable*, its commit survives a crash of the host."""
-
-    def begin_alone(self, connection: sa.Connection) -> None:
-        """Prepare *connection* for a statement outside a transaction whose commit survives a crash of the host."""
-        return
 
     def begin_to_create(self, connection: sa.Connection) -> None:
         """

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from logging import getLogger
-from select import select
 from typing import Any
 
 import sqlalchemy as sa
 
 from relevo import masked_url
 from relevo.backend import ForkAware
+from relevo_sql._dialect.server import readable
 
 _log = getLogger("relevo.sql")
 
@@ -56,10 +56,11 @@ class Notifications(ForkAware):
         self._flag = _FLAG.format(locks=locks)
         self._ring = ring
         self._inherited: list[object] = []
-        self._turn = threading.Lock()
+        # Re-entrant, since a signal handler may close the transport in the thread that receives.
+        self._turn = threading.RLock()
         self._thread: threading.Thread | None = None
         self._connection: sa.Connection | None = None
-        self._pipe: tuple[int, int] | None = None
+        self._words: tuple[socket.socket, socket.socket] | None = None  # Windows waits for no other kind of pipe
         self._is_over = False
         self._expected = 0.0
         self.is_listening = False
@@ -74,46 +75,56 @@ class Notifications(ForkAware):
         if self._thread is None:
             self._start()
         elif self._expected - before > _REFRESH:
-            self._poke(b"w")
+            self._send(b"w")
 
     def close(self) -> None:
-        """End the thread and close its connection."""
-        with self._turn:
-            thread, self._thread = self._thread, None
-            if thread is None:
-                return
-            self._poke(b"q")
-            if thread is not threading.current_thread():
-                thread.join()
-            assert self._pipe is not None  # noqa: S101 - opened with the thread
-            for end in self._pipe:
-                os.close(end)
-            self._pipe = None
+        """End the thread and close its connection; no call starts it again."""
+        self._is_over = True
+        self._stop()
 
     def before_fork(self) -> None:
-        self.close()
+        self._stop()
 
     def after_fork_in_child(self) -> None:
         if self._connection is not None:  # a fork that Python did not see; closing it would end the parent's
             self._inherited.append(self._connection)
-        self._turn = threading.Lock()
-        self._thread = self._connection = self._pipe = None
+        for end in self._words or ():
+            end.close()
+        self._turn = threading.RLock()
+        self._thread = self._connection = self._words = None
         self.is_listening = False
 
     def _start(self) -> None:
         with self._turn:
-            if self._thread is None:
-                self._pipe = os.pipe()
-                self._thread = threading.Thread(
-                    target=self._run, args=self._pipe[:1], name="relevo-listen", daemon=True
-                )
-                self._thread.start()
+            if self._thread is None and not self._is_over:
+                words = socket.socketpair()
+                thread = threading.Thread(target=self._run, args=words[:1], name="relevo-listen", daemon=True)
+                thread.start()
+                self._words, self._thread = words, thread
+        if self._is_over:  # a signal handler has closed it meanwhile, or it found that it gets no notifications
+            self._stop()
 
-    def _poke(self, word: bytes) -> None:
-        if self._pipe is not None:
-            os.write(self._pipe[1], word)
+    def _stop(self) -> None:
+        """End the thread and close its connection; :meth:`expect` may start another one."""
+        with self._turn:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            self._send(b"q")
+            if thread is not threading.current_thread():
+                thread.join()
+            assert self._words is not None  # noqa: S101 - opened with the thread
+            for end in self._words:
+                end.close()
+            self._words = None
 
-    def _run(self, words: int) -> None:
+    def _send(self, word: bytes) -> None:
+        """Send *word* to the thread, if there is one; it may have ended by itself."""
+        with self._turn:
+            if self._words is not None:
+                self._words[1].send(word)
+
+    def _run(self, words: socket.socket) -> None:
         """Listen until it is asked to quit."""
         while True:
             try:
@@ -124,10 +135,10 @@ class Notifications(ForkAware):
             finally:
                 self.is_listening = False
                 self._let_go()
-            if select([words], [], [], _AGAIN)[0] and b"q" in os.read(words, 64):
+            if readable(words.fileno(), timeout=_AGAIN) and b"q" in words.recv(64):
                 return
 
-    def _listen(self, words: int) -> bool:
+    def _listen(self, words: socket.socket) -> bool:
         """Listen on a new connection; return whether to try again when it has ended."""
         self._connection = self._engine.connect()
         driver: Any = self._connection.connection.driver_connection
@@ -152,10 +163,10 @@ class Notifications(ForkAware):
                 self.is_listening = True
                 self._ring()  # what was sent before the flag was there
             timeout = max(0.0, flagged + _REFRESH - now) if is_expected else None
-            readable, _, _ = select([driver.fileno(), words], [], [], timeout)
-            if words in readable and b"q" in os.read(words, 64):
+            found = readable(driver.fileno(), words.fileno(), timeout=timeout)
+            if words.fileno() in found and b"q" in words.recv(64):
                 return False
-            if driver.fileno() in readable:
+            if driver.fileno() in found:
                 driver.pgconn.consume_input()
             notified = False
             while driver.pgconn.notifies() is not None:

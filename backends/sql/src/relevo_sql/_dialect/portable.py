@@ -82,7 +82,11 @@ class PortableDialect(Dialect):
         connection.rollback()
 
     def commit(self, connection: sa.Connection) -> None:
-        connection.commit()
+        try:
+            connection.commit()
+        except sa.exc.DBAPIError as error:
+            error.statement = error.statement or "COMMIT"  # only what fails before a statement is without one
+            raise
 
     def rollback(self, connection: sa.Connection) -> None:
         connection.rollback()
@@ -220,10 +224,11 @@ class PortableDialect(Dialect):
             return Trouble.LOST  # a call inside a transaction has found that the connection of both is lost
         if not isinstance(error, sa.exc.DBAPIError):
             return Trouble.OTHER
-        if error.connection_invalidated:
-            return Trouble.LOST
         statement = (error.statement or "").lstrip()
-        if isinstance(error, sa.exc.IntegrityError) or statement.startswith("CREATE "):
+        if error.connection_invalidated or (not statement and self._like is None):
+            return Trouble.LOST  # or the server was not reached, or refused the user
+        is_of_key = isinstance(error, sa.exc.IntegrityError) and statement.startswith(("INSERT ", "COMMIT"))
+        if is_of_key or statement.startswith("CREATE "):
             return Trouble.CONFLICT  # another transaction has inserted or created the same
         if self._like is not None:
             return Trouble.OTHER
@@ -262,7 +267,7 @@ def _typed(value: Any, column: sa.Column[Any]) -> Any:
 _REASONS = {
     Trouble.READ_ONLY: "{place} takes no writes: {error}",
     Trouble.NO_TABLE: "{place} lacks tables that relevo needs, or refuses a statement ({error}); run: relevo setup, "
-    "or call transport.setup([…]) with its queues",
+    "or call transport.setup([…]) with its queues, or grant this user the right that the error names",
 }
 
 

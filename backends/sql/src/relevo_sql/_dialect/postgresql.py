@@ -6,7 +6,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from select import POLLIN, poll
 from time import time
 from typing import Any
 
@@ -19,7 +18,7 @@ from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble, filled
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import Texts, insert_events
-from relevo_sql._dialect.server import ServerLocation, number_of, trouble_before_the_driver
+from relevo_sql._dialect.server import ServerLocation, number_of, readable, trouble_before_the_driver
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, event, lock, metadata, where_of
 
@@ -52,6 +51,7 @@ class PostgresqlDialect(Dialect):
     def __init__(self) -> None:
         self.compiler = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's
         self._numbered = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # likewise
+        self._located: dict[str, Dialect] = {}
         self._name_tables()
         for index in [index for table in metadata.sorted_tables for index in table.indexes]:
             where = where_of(index)
@@ -63,6 +63,14 @@ class PostgresqlDialect(Dialect):
             raise ConfigurationError(f"schema: expected a name of 1 to {_LONGEST_NAME} bytes; got {shown(schema)}")
         self.schema = schema
         self._name_tables()
+
+    def located(self, home: Any) -> Dialect:
+        schema = self.schema if home is None else home[2]
+        if schema not in self._located:
+            self._located[schema] = other = PostgresqlDialect()
+            if schema:
+                other.use_schema(schema)
+        return self._located[schema]
 
     def _name_tables(self) -> None:
         """Put :attr:`schema` before the names of tables in all statements: the search path of a session is its own."""
@@ -77,7 +85,7 @@ class PostgresqlDialect(Dialect):
             each.paramstyle: Texts(*map(each.identifier_preparer.format_table, (event, lock)))
             for each in (self.compiler, self._numbered)
         }
-        self._namespace = "current_schema()::regnamespace"
+        self._namespace = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
         if self.schema:  # without a quote or a percent sign, since drivers differ in what they do to these
             name = f"convert_from(decode('{self.schema.encode().hex()}', 'hex'), 'UTF8')"
             self._namespace = f"(SELECT oid FROM pg_namespace WHERE nspname = {name})"  # noqa: S608 - digits
@@ -119,9 +127,7 @@ class PostgresqlDialect(Dialect):
         if driver.closed:
             return False
         # An idle session hears from the server that it is ended; rarely, that a setting of the server has changed.
-        inbox = poll()  # select() knows no descriptor above 1023
-        inbox.register(driver.fileno(), POLLIN)
-        return not inbox.poll(0)
+        return not readable(driver.fileno(), timeout=0)
 
     def home(self, connection: sa.Connection) -> Home:
         # Without a privilege, before there is a table, and independent of the time zone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import Hashable
 from hashlib import blake2b
 
@@ -60,6 +61,18 @@ class UnnamedLocation(ServerLocation):
 
     def holds(self, home: Hashable) -> bool:
         return False
+
+
+# select() knows no descriptor above 1023, Windows has no poll(), and epoll needs a descriptor of its own.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+def readable(*descriptors: int, timeout: float | None) -> set[int]:
+    """Return those of *descriptors* that can be read, after *timeout* seconds at most; ``None`` waits without end."""
+    with _Selector() as selector:
+        for each in descriptors:
+            selector.register(each, selectors.EVENT_READ)
+        return {key.fd for key, _ in selector.select(timeout)}
 
 
 def number_of(line: Line) -> int:

@@ -169,13 +169,6 @@ class SqliteDialect(Dialect):
         return mode
 
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
-        self._choose_level(connection, durable=durable)
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    def begin_alone(self, connection: sa.Connection) -> None:
-        self._choose_level(connection, durable=True)
-
-    def _choose_level(self, connection: sa.Connection, *, durable: bool) -> None:
         # With a write-ahead log NORMAL survives a crash of the process, and FULL a crash of the host. With a rollback
         # journal a crash of the host can corrupt the database under NORMAL, and only EXTRA is as durable:
         # https://www.sqlite.org/pragma.html#pragma_synchronous
@@ -183,6 +176,7 @@ class SqliteDialect(Dialect):
         if connection.info[_LEVEL] != level:  # cannot be changed inside a transaction
             connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
             connection.info[_LEVEL] = level
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def begin_to_create(self, connection: sa.Connection) -> None:
         # SQLite creates tables inside transactions, as PostgreSQL does. The driver begins one before it writes a row,
@@ -297,9 +291,6 @@ class SqliteDialect(Dialect):
 
     # --- errors -----------------------------------------------------------------------------------
 
-    def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
-        return self.trouble(error) not in _UNCERTAIN
-
     def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
         if not isinstance(error, sa.exc.DBAPIError):
             return Trouble.OTHER
@@ -313,9 +304,6 @@ class SqliteDialect(Dialect):
             or next((trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER)
         )
 
-
-_UNCERTAIN = frozenset({Trouble.FULL, Trouble.IO, Trouble.MALFORMED, Trouble.OTHER})
-"""What a commit can fail with after it has written: a crash of the host may bring back what was written."""
 
 _LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
 """From Python 3.12 on, a connection of the driver can open transactions by itself; this value turns that off."""

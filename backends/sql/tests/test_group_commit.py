@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sqlite3
 import threading
@@ -16,9 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from relevo import Envelope
-from relevo.errors import SendError
+from relevo.errors import SendError, TransportUnavailableError
 from relevo_sql import SqlTransport
-from relevo_sql._shared import _Fate
+from relevo_sql._group_commit import _Request, _Status
 
 from .on_postgresql import ids, wait_until
 
@@ -70,7 +71,7 @@ def sent_together(
 
     def first() -> None:
         begun.set()
-        wait_until(lambda: len(transport._shared._brought) == len(calls))
+        wait_until(lambda: len(transport._group_commit._queue) == len(calls))
 
     inserts = Inserts(first, second)
     with listening(transport, "before_cursor_execute", inserts.before), ThreadPoolExecutor(len(calls) + 1) as pool:
@@ -186,7 +187,7 @@ class Interrupted(BaseException):
 
 
 def test_what_an_interrupted_thread_brought_is_not_written_later(transport: SqlTransport) -> None:
-    begun, brought = threading.Event(), transport._shared._brought
+    begun, brought = threading.Event(), transport._group_commit._queue
 
     def interrupt_the_other() -> None:
         begun.set()
@@ -194,7 +195,7 @@ def test_what_an_interrupted_thread_brought_is_not_written_later(transport: SqlT
         ident = threading.main_thread().ident
         assert ident is not None
         signal.pthread_kill(ident, signal.SIGUSR1)
-        wait_until(lambda: brought[0].state is _Fate.WITHDRAWN)
+        wait_until(lambda: not brought)
 
     def handle(*_: object) -> None:
         raise Interrupted
@@ -215,15 +216,67 @@ def test_what_an_interrupted_thread_brought_is_not_written_later(transport: SqlT
     assert ids(transport) == ["first", "third"]
 
 
+def test_a_thread_behind_an_interrupted_one_is_woken(transport: SqlTransport) -> None:
+    begun, queue = threading.Event(), transport._group_commit._queue
+    later: list[Any] = []
+
+    def interrupt_the_first_that_waits() -> None:
+        begun.set()
+        wait_until(lambda: len(queue) == 1)
+        later.append(pool.submit(transport.send, [_plain("third")]))
+        wait_until(lambda: len(queue) == 2)
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, signal.SIGUSR1)
+        wait_until(lambda: len(queue) == 1)
+
+    def handle(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        inserts = Inserts(interrupt_the_first_that_waits)
+        with listening(transport, "before_cursor_execute", inserts.before), ThreadPoolExecutor(2) as pool:
+            alone = pool.submit(transport.send, [_plain("first")])
+            begun.wait()
+            with pytest.raises(Interrupted):
+                transport.send([_plain("second")])
+            alone.result()
+            later[0].result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert ids(transport) == ["first", "third"]
+
+
+def test_an_interrupt_while_results_are_reported_leaves_no_thread_waiting(
+    transport: SqlTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, reported = _Request.end, itertools.count()
+
+    def end(request: _Request, status: _Status, error: Exception | None = None) -> None:
+        if next(reported) == 3:  # of the seven that are sent together
+            raise KeyboardInterrupt
+        report(request, status, error)
+
+    monkeypatch.setattr(_Request, "end", end)
+
+    results = sent_together(transport, seven())
+
+    assert sum(isinstance(each, KeyboardInterrupt) for each in results) == 1
+    assert all(each is None or not isinstance(each, SendError) or each.unknown == (0,) for each in results)
+    assert sorted(ids(transport)) == ["first", *(f"id-{number}" for number in range(7))]
+
+
 def test_a_lock_of_another_writer_is_waited_for_by_all(opener: Opener, path: Path) -> None:
     transport = opener(busy_timeout=1000)
-    shared = transport._shared
+    group_commit = transport._group_commit
 
     def each_waits_by_itself() -> bool:
-        is_free = shared._turn.acquire(blocking=False)
+        is_free = group_commit._leading.acquire(blocking=False)
         if is_free:
-            shared._turn.release()
-        return is_free and not shared._brought
+            group_commit._leading.release()
+        return is_free and not group_commit._queue
 
     with sqlite3.connect(path, isolation_level=None) as other, ThreadPoolExecutor(8) as pool:
         other.execute("BEGIN IMMEDIATE")
@@ -259,3 +312,32 @@ def test_threads_that_send_in_any_order_lose_nothing(transport: SqlTransport) ->
     while found := ids(transport):
         there += found
     assert len(there) == len(set(there)) == 8 * sum(1 + number % 3 for number in range(25))
+
+
+def test_a_signal_handler_that_sends_in_the_middle_of_a_send_is_refused(transport: SqlTransport) -> None:
+    def handle() -> None:  # it runs in the thread that it interrupts
+        with pytest.raises(TransportUnavailableError, match="interrupted by a signal handler"):
+            transport.send([_plain("second")])
+
+    with listening(transport, "before_cursor_execute", Inserts(handle).before):
+        transport.send([_plain("first")])
+
+    assert ids(transport) == ["first"]
+
+
+def test_a_signal_handler_that_sends_in_the_middle_of_a_claim_is_refused(transport: SqlTransport) -> None:
+    transport.send([_plain("first")])
+    refused: list[str] = []
+
+    def handle(*_: object) -> None:
+        try:
+            transport.send([_plain("second")])
+        except TransportUnavailableError as error:
+            refused.append(str(error))
+
+    with listening(transport, "after_cursor_execute", handle):
+        assert ids(transport) == ["first"]
+
+    assert any("interrupted by a signal handler" in each for each in refused)
+    there = ids(transport)
+    assert len(there) == len(set(there))
