@@ -186,7 +186,7 @@ class EventQueue:
         return min((first[0][0] for first in firsts if first), default=float("inf"))
 
     def stuck(self, now: float, longer: float) -> Iterator[tuple[Line, KeptEvent, list[KeptEvent]]]:
-        """Yield each line whose first event keeps others waiting, with that event and the others."""
+        """Yield each line whose first event blocks others, with that event and the others."""
         for line, events in self._lines.items():
             first, *others = events.values()
             due = [event for event in others if event.status is State.READY]

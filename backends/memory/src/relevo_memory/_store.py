@@ -274,7 +274,7 @@ class MemoryStore:
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None, limit: int, where: DeadLetterFilter | None = None
     ) -> list[DeadLetterEntry]:
-        """Return up to *limit* of the dead letters that *where* chooses, queue by queue, the oldest first."""
+        """Return up to *limit* of the dead letters that match *where*, queue by queue, the oldest first."""
         with self.changed:
             entries = self._dead.entries(queues, after=after)
             wanted = entries if where is None else (one for one in entries if _is_wanted(one, where))
@@ -331,7 +331,7 @@ class MemoryStore:
         self, queues: Sequence[str], *, where: EventFilter, after: str | None, limit: int, now: float
     ) -> list[WaitingEntry]:
         """
-        Return up to *limit* of the living events of *queues* that *where* chooses, in the order of their numbers.
+        Return up to *limit* of the living events of *queues* that match *where*, in the order of their numbers.
 
         Raises:
             ConfigurationError: *after* is not a cursor of one of *queues*.
@@ -354,7 +354,7 @@ class MemoryStore:
             return entries[: max(0, limit)]
 
     def groups(self, queues: Sequence[str], *, by: str, where: EventFilter, now: float) -> list[EventGroup]:
-        """Count the living events of *queues* that *where* chooses."""
+        """Count the living events of *queues* that match *where*."""
         with self.changed:
             living = [found for name in dict.fromkeys(queues) for _, found in self._living(name, now)]
             return _grouped(
@@ -364,7 +364,7 @@ class MemoryStore:
             )
 
     def dead_groups(self, queues: Sequence[str], *, by: str, where: DeadLetterFilter) -> list[EventGroup]:
-        """Count the dead letters of *queues* that *where* chooses."""
+        """Count the dead letters of *queues* that match *where*."""
         with self.changed:
             return _grouped(
                 ({"event": _name(one) or "", "queue": one.queue, "reason": one.reason}[by], one.died_at)
@@ -373,7 +373,7 @@ class MemoryStore:
             )
 
     def stuck_keys(self, queues: Sequence[str], *, longer: float, limit: int, now: float) -> StuckKeys:
-        """Return the ordering keys of *queues* that are stuck, the longest first."""
+        """Return the stuck ordering keys of *queues*, those stuck the longest first."""
         with self.changed:
             keys = [
                 StuckKey(

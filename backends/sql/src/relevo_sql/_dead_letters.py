@@ -96,7 +96,7 @@ class DeadLetterStore:
 
 def parsed_ref(queues: Sequence[str], after: str | None, *, first: float) -> tuple[list[str], float]:
     """
-    Return those of *queues* in which a list goes on after the ref *after*, and the number that it goes on behind.
+    Return the *queues* in which a list continues after the ref *after*, and the number after which it continues.
 
     Args:
         queues: The queues.

@@ -64,7 +64,7 @@ class _Chosen:
     conditions: FilterShape
     values: dict[str, object]
     is_empty: bool = False
-    """Whether it chooses nothing, since no row can hold what it names."""
+    """Whether it matches nothing, since no row can hold its values."""
 
 
 class Searcher:
@@ -82,7 +82,7 @@ class Searcher:
         self, queues: Sequence[str], *, where: EventFilter, after: str | None, limit: int
     ) -> list[WaitingEntry]:
         """
-        Return up to *limit* of the living events of *queues* that *where* chooses, starting after the cursor *after*.
+        Return up to *limit* of the living events of *queues* that match *where*, starting after the cursor *after*.
 
         Raises:
             ConfigurationError: *after* is not a cursor of one of *queues*.
@@ -118,7 +118,7 @@ class Searcher:
         return self._database.read(read)
 
     def groups(self, queues: Sequence[str], *, by: str, where: EventFilter) -> list[EventGroup]:
-        """Count the living events of *queues* that *where* chooses."""
+        """Count the living events of *queues* that match *where*."""
         chosen = self._chosen(where)
         if chosen.is_empty:
             return []
@@ -141,7 +141,7 @@ class Searcher:
         return _merged(self._database.read(read))
 
     def _windows(self, where: EventFilter, now: int, behind: _Position | None) -> Iterator[_Window]:
-        """Yield the parts of the buckets, from the place *behind* on, whose rows have a status that *where* chooses."""
+        """Yield the parts of the buckets, from the place *behind* on, whose rows have a status that matches *where*."""
         first = self._dialect.before_all
         parts = {
             READY: [("ready", first, _LAST)],
@@ -194,7 +194,7 @@ class Searcher:
         self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None, limit: int
     ) -> list[DeadLetterEntry]:
         """
-        Return up to *limit* of the dead letters that *where* chooses, starting after the ref *after*.
+        Return up to *limit* of the dead letters that match *where*, starting after the ref *after*.
 
         Raises:
             ConfigurationError: *after* is not a ref of one of *queues*.
@@ -227,7 +227,7 @@ class Searcher:
         return self._database.read(read)
 
     def dead_groups(self, queues: Sequence[str], *, by: str, where: DeadLetterFilter) -> list[EventGroup]:
-        """Count the dead letters of *queues* that *where* chooses."""
+        """Count the dead letters of *queues* that match *where*."""
         chosen = self._chosen(where)
         if chosen.is_empty:
             return []
@@ -246,7 +246,7 @@ class Searcher:
     # --- ordering keys ------------------------------------------------------------------------------
 
     def stuck_keys(self, queues: Sequence[str], *, longer: float, limit: int) -> StuckKeys:
-        """Return the ordering keys of *queues* that are stuck, the longest first."""
+        """Return the stuck ordering keys of *queues*, those stuck the longest first."""
         now = self._now()
         bound = max(1, limit)  # each row has the number of all
 

@@ -63,7 +63,7 @@ class FilterShape:
 
 class QueryStatements:
     """
-    The statements of queries, each made when it is needed first.
+    The statements of queries, each built when it is first needed.
 
     Args:
         dialect: The dialect.

@@ -98,7 +98,7 @@ def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tupl
 def _entries(
     places: list[tuple[Transport, list[str]]], where: EventFilter, after: str | None, limit: int
 ) -> Iterator[tuple[Transport, WaitingEntry]]:
-    """Yield the events that *where* chooses, starting after the cursor *after* of a row."""
+    """Yield the events that match *where*, starting after the cursor *after* of a row."""
     cursor = None
     if after is not None:
         name, _, cursor = after.partition(":")

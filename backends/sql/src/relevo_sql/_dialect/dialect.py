@@ -100,7 +100,7 @@ class RowChange:
 
     guard: Sequence[sa.ColumnElement[bool]] | None = None
     """
-    What a row that was read without a lock must still fulfil when it is changed; by default all that it was found by.
+    The conditions that a row, read without a lock, must still meet when it is changed; by default all of the query.
     """
 
     skips_locked: bool = False
@@ -214,7 +214,7 @@ class Dialect(ABC):
     """Whether a rollback removes tables that were created in the transaction."""
 
     random_id: str
-    """An expression that makes a new id at each execution: 32 hexadecimal digits."""
+    """An SQL expression that returns a new id each time: 32 hexadecimal digits."""
 
     commits_alone: ClassVar[int] = 0
     """
@@ -238,7 +238,7 @@ class Dialect(ABC):
     """The columns of ``relevo_event`` that relevo fills beside those of an event, see :meth:`derive`."""
 
     edition: ClassVar[str] = str(SCHEMA)
-    """What ``relevo_meta`` says of the tables: their version, and their kind if it is another one."""
+    """What ``relevo_meta`` records about the tables: their version, and the dialect if it is not the usual one."""
 
     before_all: ClassVar[float] = -(2**63)
     """A number before the first of all dead letters."""
@@ -312,7 +312,7 @@ class Dialect(ABC):
         return
 
     def end_read(self, connection: sa.Connection) -> None:
-        """End what a query outside a transaction has begun, where a query begins a transaction."""
+        """End the transaction that a query has begun, if the driver begins one for it."""
         return
 
     def commit(self, connection: sa.Connection) -> None:
@@ -422,7 +422,7 @@ class Dialect(ABC):
         return select
 
     def same(self, one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-        """Return the condition that two texts are the same, byte for byte."""
+        """Return the condition that two texts are equal, byte for byte."""
         return one == other
 
     def starts_with(
@@ -547,5 +547,5 @@ class Dialect(ABC):
         return None
 
     def right(self, error: sa.exc.DBAPIError) -> str | None:
-        """Return what to grant after *error*, which is ``DENIED``; ``None`` if the database's own words say it."""
+        """Return what to grant after *error*, which is ``DENIED``; ``None`` if the database's message says it."""
         return None
