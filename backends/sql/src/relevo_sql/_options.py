@@ -156,7 +156,7 @@ def _on_server(url: sa.URL, text: str) -> sa.Engine:
     else:
         raise ConfigurationError(
             f"{masked_url(text)}: relevo's own connections use {_DRIVERS[kind]}; write {kind}://…, "
-            f"and a session of any driver can be joined nevertheless"
+            f"sessions with other drivers can still be joined"
         )
     try:
         return _engine(url)

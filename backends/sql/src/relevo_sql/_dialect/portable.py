@@ -265,7 +265,7 @@ def _typed(value: Any, column: sa.Column[Any]) -> Any:
 
 
 _REASONS = {
-    Trouble.READ_ONLY: "{place} takes no writes: {error}",
+    Trouble.READ_ONLY: "{place} is read-only: {error}",
     Trouble.NO_TABLE: "{place} lacks tables that relevo needs, or refuses a statement ({error}); run: relevo setup, "
     "or call transport.setup([…]) with its queues, or grant this user the right that the error names",
 }
