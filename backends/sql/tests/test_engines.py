@@ -140,9 +140,21 @@ def test_an_application_can_make_its_engine_from_the_url_of_a_transport(opener: 
     assert SqlTransport(engine).url == engine.url
 
 
-def test_the_url_of_a_transport_has_the_password_and_does_not_show_it(opener: Opener) -> None:
-    url = opener(url="mariadb://shop:not-to-be-shown@127.0.0.1:1/shop", setup=False).url
+@pytest.mark.parametrize("scheme", ["mariadb", "postgresql"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "shop:not-to-be-shown@127.0.0.1:1/shop",
+        "shop@127.0.0.1:1/shop?password=not-to-be-shown",
+        "127.0.0.1:1/shop?user=shop&password=not-to-be-shown",
+    ],
+)
+def test_the_url_of_a_transport_has_the_password_and_does_not_show_it(
+    opener: Opener, scheme: str, address: str
+) -> None:
+    url = opener(url=f"{scheme}://{address}", setup=False).url
 
+    assert url.username == "shop"
     assert url.password == "not-to-be-shown"
     assert "not-to-be-shown" not in f"{url} {url!r}"
 

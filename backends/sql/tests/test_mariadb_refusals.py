@@ -183,3 +183,18 @@ def test_an_error_is_known_by_its_number(number: int, trouble: Trouble) -> None:
     error = sa.exc.OperationalError("", (), driver.OperationalError(number, "words"))
 
     assert MariadbDialect().trouble(error) is trouble
+
+
+@pytest.mark.parametrize(
+    ("parameters", "meaning"),
+    [
+        ([("x" * 2000,)] * 2000, Trouble.LOST),
+        ([("x" * 2000,), (b"x" * 3_000_000,)], Trouble.TOO_BIG),
+        (("x" * 2000, ("x" * 3_000_000,)), Trouble.TOO_BIG),
+    ],
+    ids=["many rows", "one of two rows", "a list"],
+)
+def test_a_server_that_ends_the_connection_in_a_long_statement_refuses_it(parameters: Any, meaning: Trouble) -> None:
+    gone = sa.exc.OperationalError("INSERT", parameters, Exception(2006, "MySQL server has gone away"))
+
+    assert MariadbDialect().trouble(gone) is meaning

@@ -136,7 +136,12 @@ https://pymysql.readthedocs.io/en/latest/modules/connections.html
 
 def _engine(url: sa.URL) -> sa.Engine:
     """Return relevo's own engine of a database on a server."""
-    limits = _LIMITS.get(url.get_driver_name(), {})
+    driver = url.get_driver_name()
+    user, password = url.query.get("user", url.username), url.query.get("password")
+    if driver in _LIMITS and isinstance(user, str) and isinstance(password, str):
+        # To their place, where SQLAlchemy does not show the password.
+        url = url.set(username=user, password=password).difference_update_query(("user", "password"))
+    limits = _LIMITS.get(driver, {})
     url = url.update_query_dict({name: value for name, value in limits.items() if name not in url.query})
     return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
 

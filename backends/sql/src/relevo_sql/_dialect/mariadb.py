@@ -352,10 +352,12 @@ _LARGE = 2**20
 
 
 def _size(parameters: object) -> int:
-    """Return how many bytes and characters *parameters* have, those of one row or of several."""
+    """Return how many bytes and characters *parameters* have; of several rows, the longest one, since they are split."""
     if isinstance(parameters, (bytes, str)):
         return len(parameters)
-    return sum(map(_size, parameters)) if isinstance(parameters, (list, tuple)) else 0
+    if isinstance(parameters, list):
+        return max(map(_size, parameters), default=0)
+    return sum(map(_size, parameters)) if isinstance(parameters, tuple) else 0
 
 
 _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view", "SYSTEM VIEW": "view"}

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
+from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Runnable, Stored, Trouble
 from relevo_sql._dialect.portable_tables import BINARY, IDENTITY_COLUMN, LINES, MARK, STRAY, identity_of, tables_on
 from relevo_sql._dialect.server import UnnamedLocation, number_of
@@ -51,6 +52,12 @@ class PortableDialect(Dialect):
         self._like = like
         # No expression makes one on any database, so a script is for one database.
         self.random_id = f"'{uuid.uuid4().hex}'" if like is None else like.random_id
+
+    def use_schema(self, schema: str) -> None:
+        raise ConfigurationError(
+            f'schema: the portable dialect has no such option; got "{schema}"; omit it, and name the database in the '
+            f"address, or omit dialect on PostgreSQL"
+        )
 
     def serves(self, name: str) -> bool:
         return name == self.compiler.name or (self._like is not None and self._like.serves(name))

@@ -30,6 +30,12 @@ _LONGEST_NAME = 63
 _SETUP_LOCK = 0x72656C65766F
 """The advisory lock of a setup: the letters of relevo."""
 
+_SETTINGS = (
+    f"SELECT set_config('lock_timeout', '{int(SLICE * 1000)}', false) UNION ALL "  # milliseconds
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""A session of a database or a role with ``synchronous_commit = off`` would lose what was sent last in a crash."""
+
 Home = tuple[str, int, str]
 """The start of the server, the database's number on it, and the schema of relevo's tables."""
 
@@ -119,7 +125,7 @@ class PostgresqlDialect(Dialect):
         if version < _OLDEST:
             raise ConfigurationError(f"PostgreSQL is {version}; relevo needs {_OLDEST} or newer")
         connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        connection.exec_driver_sql(f"SET lock_timeout = {int(SLICE * 1000)}")  # milliseconds; 0, for ever, by default
+        connection.exec_driver_sql(_SETTINGS)
         return self.home(connection)
 
     def is_alive(self, connection: sa.Connection) -> bool:
