@@ -352,7 +352,7 @@ _LARGE = 2**20
 
 
 def _size(parameters: object) -> int:
-    """Return how many bytes and characters *parameters* have; of several rows, the longest one, since they are split."""
+    """Return how many bytes and characters *parameters* have; of several rows the longest, since they are split."""
     if isinstance(parameters, (bytes, str)):
         return len(parameters)
     if isinstance(parameters, list):
