@@ -10,7 +10,7 @@ from relevo import Ack, Envelope, Nack, Release
 from relevo.errors import TransportUnavailableError
 from relevo_sql import SqlTransport
 
-from .on_mariadb import WAITS, an_engine, execute, holding, query, seen
+from .on_mariadb import an_engine, execute, holding, is_one_waiting, seen
 from .on_server import ids_of, in_a_thread, received, wait_until
 
 Opener = Callable[..., SqlTransport]
@@ -75,7 +75,7 @@ def test_a_deadlock_is_retried(opener: Opener, mariadb_database: str, an_envelop
     with holding(mariadb_database, f"INSERT INTO heavy VALUES {weight}") as other:  # noqa: S608 - of this test
         other.exec_driver_sql("SELECT * FROM relevo_event WHERE event_id = 'id-1' FOR UPDATE")
         with in_a_thread(lambda: transport.settle([(first, Ack()), (second, Release())])) as lost:
-            wait_until(lambda: bool(query(mariadb_database, WAITS)))
+            wait_until(lambda: is_one_waiting(mariadb_database))
             other.exec_driver_sql("SELECT * FROM relevo_event WHERE event_id = 'id-0' FOR UPDATE")
             other.rollback()
 
@@ -108,7 +108,7 @@ def test_transactions_choose_the_next_event_of_a_key_one_after_another(
     with an_engine(mariadb_database) as engine, engine.connect() as other:
         dialect.lock_lines(other, [line])
         with in_a_thread(lambda: transport.settle([(delivery, Ack())])) as lost:
-            wait_until(lambda: bool(query(mariadb_database, WAITS)))
+            wait_until(lambda: is_one_waiting(mariadb_database))
             assert lost == []
             other.rollback()
 
