@@ -16,5 +16,6 @@ def test_every_pair_is_measured_and_printed(postgresql_url: str) -> None:
         "8 threads, one by one",
         "session=, 1 a commit",
         "session=, 100 a commit",
+        "the driver's row, 1 a commit",
     ]
     assert all(float(line.split()[-1].replace(",", "")) > 0 for line in printed)

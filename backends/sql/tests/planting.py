@@ -58,7 +58,7 @@ def reworded(names: Sequence[str], *changes: tuple[str, str]) -> Patches:
             after = after.replace(old, new)
         assert after != before, f"{name} has nothing of {changes}: {before}"
         prepared.sql = after
-    return {(_database, "statements_for"): lambda dialect: statements}
+    return {(_database, "statements_for"): lambda _dialect, _connection=None: statements}
 
 
 def _named(statements: Statements, name: str) -> Prepared:

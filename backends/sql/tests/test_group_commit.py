@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ def test_a_lock_of_another_writer_is_waited_for_by_all(opener: Opener, path: Pat
             group_commit._leading.release()
         return is_free and not group_commit._queue
 
-    with sqlite3.connect(path, isolation_level=None) as other, ThreadPoolExecutor(8) as pool:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(8) as pool:
         other.execute("BEGIN IMMEDIATE")
         sending = [pool.submit(transport.send, envelopes) for envelopes in seven()]
         wait_until(lambda: any(each.running() for each in sending) and each_waits_by_itself())
@@ -291,7 +291,7 @@ def test_a_lock_of_another_writer_is_waited_for_by_all(opener: Opener, path: Pat
 
 def test_a_lock_that_stays_is_reported_to_all(opener: Opener, path: Path) -> None:
     transport = opener(busy_timeout=0.05)
-    with sqlite3.connect(path, isolation_level=None) as other, ThreadPoolExecutor(8) as pool:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(8) as pool:
         other.execute("BEGIN IMMEDIATE")
         results = list(pool.map(lambda envelopes: result_of(transport, envelopes), seven()))
         other.execute("ROLLBACK")

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -37,7 +38,9 @@ def test_a_database_without_a_dialect_is_refused_with_the_name_of_the_portable_o
 
 
 def test_an_engine_without_a_dialect_is_refused_likewise() -> None:
-    engine = sa.create_engine("mssql+pyodbc://db/shop?driver=FreeTDS", module=sqlite3)
+    engine = sa.create_engine(
+        "mssql+pyodbc://db/shop?driver=FreeTDS", module=SimpleNamespace(paramstyle="qmark", version="5.1")
+    )
 
     with pytest.raises(ConfigurationError, match=r'none for mssql; .*dialect = "portable"'):
         SqlTransport(engine)

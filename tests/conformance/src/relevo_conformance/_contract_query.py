@@ -312,7 +312,7 @@ def crowd(bench: Bench, worker: RecordedWorker) -> None:
         if claims.delay is not None:
             worker.send(bench.envelopes(2, queue=queue), delay=3600.0)
         bench.advance(bench.times.step)
-    taken = bench.receive(worker, 4, queues=bench.queues, lease=3600.0)
+    taken = bench.so_many(worker, 4, queues=bench.queues, lease=3600.0)
     worker.nack(taken[0])
     if claims.delay is not None:
         worker.nack(taken[1], delay=3600.0)
