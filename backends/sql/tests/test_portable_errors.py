@@ -39,7 +39,8 @@ def test_a_database_without_a_dialect_is_refused_with_the_name_of_the_portable_o
 
 def test_an_engine_without_a_dialect_is_refused_likewise() -> None:
     engine = sa.create_engine(
-        "mssql+pyodbc://db/shop?driver=FreeTDS", module=SimpleNamespace(paramstyle="qmark", version="5.1")
+        "mssql+pyodbc://db/shop?driver=FreeTDS",
+        module=SimpleNamespace(paramstyle="qmark", version="5.1", Cursor=object),
     )
 
     with pytest.raises(ConfigurationError, match=r'none for mssql; .*dialect = "portable"'):

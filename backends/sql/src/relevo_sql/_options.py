@@ -101,7 +101,7 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         raise ConfigurationError("the path of an SQLite database cannot contain NUL")
     try:
         placed = url.set(database=_placed(database, options.directory))
-        return sa.create_engine(placed, hide_parameters=True, enable_from_linting=False)
+        return sa.create_engine(placed, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
         raise _malformed(text) from None
 
