@@ -186,65 +186,68 @@ class Interrupted(BaseException):
     pass
 
 
-def test_what_an_interrupted_thread_brought_is_not_written_later(transport: SqlTransport) -> None:
-    begun, brought = threading.Event(), transport._group_commit._queue
+@contextmanager
+def a_leader(transport: SqlTransport, meanwhile: Callable[[], None]) -> Iterator[ThreadPoolExecutor]:
+    """
+    Let another thread send, and call *meanwhile* in its transaction; SIGUSR1 interrupts this thread.
 
-    def interrupt_the_other() -> None:
+    Yields the threads, once the transaction has begun.
+    """
+    begun = threading.Event()
+
+    def lead() -> None:
         begun.set()
-        wait_until(lambda: len(brought) == 1)
-        ident = threading.main_thread().ident
-        assert ident is not None
-        signal.pthread_kill(ident, signal.SIGUSR1)
-        wait_until(lambda: not brought)
+        meanwhile()
 
-    def handle(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise Interrupted
 
-    before = signal.signal(signal.SIGUSR1, handle)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        inserts = Inserts(interrupt_the_other)
-        with listening(transport, "before_cursor_execute", inserts.before), ThreadPoolExecutor(1) as pool:
-            alone = pool.submit(transport.send, [_plain("first")])
+        with listening(transport, "before_cursor_execute", Inserts(lead).before), ThreadPoolExecutor(2) as pool:
+            leading = pool.submit(transport.send, [_plain("first")])
             begun.wait()
-            with pytest.raises(Interrupted):
-                transport.send([_plain("second")])
-            alone.result()
+            yield pool
+            leading.result()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def interrupt_the_main_thread() -> None:
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signal.SIGUSR1)
+
+
+def test_what_an_interrupted_thread_queued_is_not_written_later(transport: SqlTransport) -> None:
+    queue = transport._group_commit._queue
+
+    def meanwhile() -> None:
+        wait_until(lambda: len(queue) == 1)
+        interrupt_the_main_thread()
+        wait_until(lambda: not queue)
+
+    with a_leader(transport, meanwhile), pytest.raises(Interrupted):
+        transport.send([_plain("second")])
     transport.send([_plain("third")])
 
     assert ids(transport) == ["first", "third"]
 
 
 def test_a_thread_behind_an_interrupted_one_is_woken(transport: SqlTransport) -> None:
-    begun, queue = threading.Event(), transport._group_commit._queue
-    later: list[Any] = []
+    queue = transport._group_commit._queue
+    behind: list[Any] = []
 
-    def interrupt_the_first_that_waits() -> None:
-        begun.set()
+    def meanwhile() -> None:
         wait_until(lambda: len(queue) == 1)
-        later.append(pool.submit(transport.send, [_plain("third")]))
+        behind.append(pool.submit(transport.send, [_plain("third")]))
         wait_until(lambda: len(queue) == 2)
-        ident = threading.main_thread().ident
-        assert ident is not None
-        signal.pthread_kill(ident, signal.SIGUSR1)
+        interrupt_the_main_thread()
         wait_until(lambda: len(queue) == 1)
 
-    def handle(*_: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
-        inserts = Inserts(interrupt_the_first_that_waits)
-        with listening(transport, "before_cursor_execute", inserts.before), ThreadPoolExecutor(2) as pool:
-            alone = pool.submit(transport.send, [_plain("first")])
-            begun.wait()
-            with pytest.raises(Interrupted):
-                transport.send([_plain("second")])
-            alone.result()
-            later[0].result()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with a_leader(transport, meanwhile) as pool, pytest.raises(Interrupted):
+        transport.send([_plain("second")])
+    behind[0].result()
 
     assert ids(transport) == ["first", "third"]
 

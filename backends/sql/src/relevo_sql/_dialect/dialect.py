@@ -240,6 +240,9 @@ class Dialect(ABC):
     edition: ClassVar[str] = str(SCHEMA)
     """What ``relevo_meta`` records about the tables: their version, and the dialect if it is not the usual one."""
 
+    holds_nul: ClassVar[bool] = True
+    """Whether a text can contain NUL."""
+
     before_all: ClassVar[float] = -(2**63)
     """A number before the first of all dead letters."""
 
@@ -526,11 +529,12 @@ class Dialect(ABC):
             text.encode()
         except UnicodeEncodeError:
             return False
-        return True
+        return self.holds_nul or "\0" not in text
 
     def holdable(self, text: str) -> str:
         """Return *text* in a form that a row can hold: a dead letter that cannot be written would return for ever."""
-        return text.encode("utf-8", "backslashreplace").decode()
+        valid = text.encode("utf-8", "backslashreplace").decode()
+        return valid if self.holds_nul else valid.replace("\0", "\\0")
 
     # --- errors -----------------------------------------------------------------------------------
 

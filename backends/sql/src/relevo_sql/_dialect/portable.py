@@ -44,6 +44,7 @@ class PortableDialect(Dialect):
     marks = True
     derived = (IDENTITY_COLUMN,)
     creates_in_transaction = False
+    holds_nul = False
     edition = f"{SCHEMA} {PORTABLE}"
     stray, stray_index = STRAY, STRAYS
 
@@ -214,12 +215,6 @@ class PortableDialect(Dialect):
             locking = sa.update(table).where(table.c.slot == slot).values(turns=table.c.turns + 1)
             if not connection.execute(locking).rowcount:
                 connection.execute(sa.insert(table).values(slot=slot, turns=1).inline())
-
-    def can_hold(self, text: str) -> bool:
-        return "\0" not in text and super().can_hold(text)
-
-    def holdable(self, text: str) -> str:
-        return super().holdable(text).replace("\0", "\\0")
 
     # --- errors -----------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class PostgresqlDialect(Dialect):
 
     name = "postgresql"
     commits_alone = sys.maxsize
+    holds_nul = False
     random_id = "replace(CAST(gen_random_uuid() AS text), '-', '')"
     stray, stray_index = STRAY, STRAYS
 
@@ -253,12 +254,6 @@ class PostgresqlDialect(Dialect):
         numbers = sorted({number_of(line) for line in lines})
         if numbers:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers,))
-
-    def can_hold(self, text: str) -> bool:
-        return "\0" not in text and super().can_hold(text)
-
-    def holdable(self, text: str) -> str:
-        return super().holdable(text).replace("\0", "\\0")
 
     # --- errors -----------------------------------------------------------------------------------
 
