@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +21,11 @@ START_LIMIT = 180.0
 STOP_LIMIT = 20.0
 """Seconds for a server to end after a signal, before it is killed; one is usual."""
 
+_PORTS = (20_000, 32_768)
+
+_CHANCE = random.SystemRandom()
+"""Hypothesis seeds the module's own generator alike in all processes."""
+
 
 class StartError(Exception):
     """Raised when a private server cannot be started; shows the end of its log."""
@@ -31,12 +37,21 @@ def temporary_folder(name: str, *, under: Path | None = None) -> tempfile.Tempor
 
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* different ports of loopback."""
+    """
+    Return *count* different ports of loopback.
+
+    They lie below those that Linux and macOS give to outgoing connections. So while a server that was killed starts
+    again, no connection of another process takes its port.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = _CHANCE.randrange(*_PORTS)
+            free = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                free.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 def search_path(environ: Mapping[str, str], folders: Sequence[str]) -> str:
