@@ -25,6 +25,9 @@ Of the events of one queue and ordering key, a line, one at most is ready or lea
 are due; the oldest has its turn when that one is gone.
 """
 
+AT_ONCE = 0
+"""The time since when an event without a delay is due: always, also if the clock is set back afterwards."""
+
 HIGH, NORMAL = 0, 1
 """Urgencies, in the order in which they are claimed."""
 

@@ -18,6 +18,7 @@ from relevo_sql._prepared import Prepared, Preparer
 from relevo_sql._query_statement import QueryStatements
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
+    AT_ONCE,
     BY_IDENTITY,
     BY_LINE,
     BY_STATE,
@@ -103,8 +104,8 @@ class Statements:
         if any(row.ordering_key is not None for row in rows):
             if self._dialect.turns_at_send:
                 send = self.send_in_line
-            else:  # the claim that finds it due decides whether it waits
-                rows = [row if row.ordering_key is None else row._replace(state=SCHEDULED) for row in rows]
+            else:
+                rows = [row if row.ordering_key is None else _to_be_put_in_line(row) for row in rows]
         self._dialect.send(connection, send, rows)
 
     def _meeting(self, prepared: Preparer, dialect: Dialect) -> None:
@@ -137,7 +138,9 @@ class Statements:
     def _lining(self, prepared: Preparer, dialect: Dialect) -> None:
         line = [_E[name] for name in LINE]
         self.lines = prepared(sa.select(*line).where(dialect.among(_E.seq, "seqs")))
-        turn = sa.case((_E.ready_at > _bind("now"), _state(SCHEDULED)), else_=_state(READY))
+        # If the clock was set back, what was sent without a delay is due although its time has not come.
+        delayed = (_E.ready_at > _bind("now")) & (_E.ready_at > sa.func.coalesce(_E.enqueued_at, _bind("now")))
+        turn = sa.case((delayed, _state(SCHEDULED)), else_=_state(READY))
         waits = _in_state(WAITING)
         following = RowChange(values={"state": turn}, where=(waits, _is_next(dialect)), guard=(waits,))
         self.advance = prepared.change(following, *LINE, "now")
@@ -175,7 +178,10 @@ class Statements:
             turn = sa.case(
                 (_E.ordering_key.is_(sa.null()) | _E.target.is_(sa.null()), _state(READY)), else_=_state(WAITING)
             )
-            self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn}, *LINE)
+            sent = sa.case(
+                (_E.ready_at == _state(AT_ONCE), sa.func.coalesce(_E.enqueued_at, _bind("now"))), else_=_E.ready_at
+            )
+            self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn, "ready_at": sent}, *LINE)
         self.reap = change(ripe(LEASED), LEASED, _FREE | _lost(dialect))
         over = dialect.end_of(LEASED)
         endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(dialect), over > _farthest())
@@ -309,6 +315,11 @@ class Statements:
         }
         strays = sa.select(_E.seq).where(_is_stray(dialect), _of_queue_or_none(dialect))
         self.purge_strays = remove(strays, dialect.stray_index)
+
+
+def _to_be_put_in_line(row: Sent) -> Sent:
+    """Return the new *row* for the claim that finds it due, and decides then whether it waits for others."""
+    return row if row.state == SCHEDULED else row._replace(state=SCHEDULED, ready_at=AT_ONCE)
 
 
 def _behind_others(

@@ -366,6 +366,19 @@ class ClockContract(Contract):
             worker.ack(second)
             assert bench.one(worker).envelope == first.envelope
 
+    @proves(promise.ORDER_IS_KEPT)
+    def test_the_next_of_an_ordering_key_comes_at_once_although_the_clock_was_set_back(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = bench.envelopes(2, ordering_key="a")
+            worker.send([first, second])
+
+            bench.set_back(3600.0)
+
+            worker.ack(bench.one(worker))
+            assert bench.one(worker).envelope == second
+
     @proves(promise.DELAY_IS_RESPECTED)
     def test_a_delay_is_not_shortened_when_the_clock_is_set_back(self) -> None:
         self.require_movable_clock()
