@@ -821,3 +821,23 @@ def test_a_marked_listener_is_heard_by_both_dispatchers(
     worker(options=relevo.RunOptions(until_empty=True)).run()
 
     assert heard == [event, event]
+
+
+def test_a_bound_dispatcher_shares_the_listeners(dispatcher: DeferredDispatcher) -> None:
+    @listener("image.created")
+    def create_thumbnails(event: Event) -> None: ...
+
+    bound = dispatcher.bound_to(object())
+    bound.listen(create_thumbnails)
+
+    assert bound.listeners is dispatcher.listeners
+    assert [each.function for each in dispatcher.listeners("image.created")] == [create_thumbnails]
+    bound.unlisten(create_thumbnails)
+    assert not dispatcher.has_listeners()
+
+
+def test_a_bound_dispatcher_refuses_no_session_and_another_one(dispatcher: DeferredDispatcher) -> None:
+    with pytest.raises(ConfigurationError, match="bound_to: expected a session; got None"):
+        dispatcher.bound_to(None)
+    with pytest.raises(ConfigurationError, match="bound to another session; leave session= out"):
+        dispatcher.bound_to(object()).dispatch(Event("image.created"), session=object())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,21 @@ def test_a_rollback_takes_the_event_along(app: App, engine: Any) -> None:
         session.commit()
 
     assert received(app) == []
+
+
+def test_a_dispatcher_bound_to_a_session_is_part_of_its_transaction(app: App, engine: Any) -> None:
+    with orm.Session(engine) as session:
+        session.add(Image(name="sea"))
+        app.bound_to(session).dispatch(Event("image.lost"))
+        session.rollback()
+        image = Image(name="sea")
+        session.add(image)
+        asyncio.run(app.bound_to(session).adispatch(Event("image.created", subject=image)))
+        app.bound_to(session).dispatch(Event("image.rated"), session=session)
+        assert received(app) == []
+        session.commit()
+
+    assert {envelope.name for envelope in received(app)} == {"image.created", "image.rated"}
 
 
 def test_a_savepoint_takes_only_its_own_along(app: App, engine: Any) -> None:

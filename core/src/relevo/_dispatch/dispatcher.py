@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import attrs
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable, Mark
 from relevo._transport.route import Target
-from relevo.errors import did_you_mean
+from relevo.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from relevo._listener.protocol import ListenerOptions
@@ -118,6 +118,21 @@ class Dispatcher(ABC):
             get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **options))
         )
 
+    def bound_to(self, session: Any) -> Dispatcher:
+        """
+        Return this dispatcher for one unit of work: it passes *session* to each dispatch, so no caller can forget it.
+
+        Code that gets it needs to know neither the session nor how the application stores its rows. It shares the
+        listeners, and is thrown away with the session.
+
+        Args:
+            session: What is passed as ``session`` to each :meth:`dispatch`.
+
+        Raises:
+            ConfigurationError: *session* is ``None``; a dispatch with another ``session`` raises it too.
+        """
+        return _BoundDispatcher(self, session)
+
     def listen(self, thing: T, *others: object) -> T:
         """
         Register marked functions and subscribers; registering them again does nothing.
@@ -167,3 +182,45 @@ class Dispatcher(ABC):
     def listener_priority(self, event: object, function: Callable[..., object]) -> int | None:
         """Return the priority of *function* among the listeners of *event*; ``None`` if it is not one of them."""
         return next((each.priority for each in self.listeners(event) if each.function == function), None)
+
+
+class _BoundDispatcher(Dispatcher):
+    """
+    What :meth:`Dispatcher.bound_to` returns.
+
+    Args:
+        dispatcher: The dispatcher that does the work.
+
+        session: The session that it passes to each dispatch.
+
+    Raises:
+        ConfigurationError: *session* is ``None``.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, session: Any):
+        if session is None:  # events would be written at once, whether the unit of work is committed or not
+            raise ConfigurationError("bound_to: expected a session; got None")
+        self._dispatcher = dispatcher
+        self._session = session
+
+    @property
+    def listeners(self) -> ListenerTable:
+        return self._dispatcher.listeners
+
+    def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
+        return self._dispatcher.dispatch_many(events, **self._with_session(options))
+
+    async def adispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
+        return await self._dispatcher.adispatch_many(events, **self._with_session(options))
+
+    def listen(self, thing: T, *others: object) -> T:
+        return self._dispatcher.listen(thing, *others)
+
+    def unlisten(self, *things: object) -> None:
+        self._dispatcher.unlisten(*things)
+
+    def _with_session(self, options: DispatchOptions) -> DispatchOptions:
+        other = options.get("session")
+        if other is not None and other is not self._session:
+            raise ConfigurationError("dispatch: this dispatcher is bound to another session; leave session= out")
+        return {**options, "session": self._session}
