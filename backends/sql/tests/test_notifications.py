@@ -215,6 +215,13 @@ def test_the_child_of_a_fork_listens_on_its_own(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_wakeup_is_claimed_if_the_database_notifies(postgresql_database: str) -> None:
+    for notify in (True, False):
+        with closing(opened(postgresql_database, notify=notify)) as transport:
+            assert transport.capabilities.wakeup is notify
+    assert not SqlTransport.capabilities.wakeup
+
+
 def test_without_notifications_there_is_no_thread(postgresql_database: str, an_envelope: Maker) -> None:
     before = set(threading.enumerate())
     with closing(opened(postgresql_database, notify=False)) as transport:

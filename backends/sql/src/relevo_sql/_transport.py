@@ -10,6 +10,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import attrs
 import sqlalchemy as sa
 
 from relevo import (
@@ -167,6 +168,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._witness = Witness(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
         self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
+        if self._notifications is not None:
+            self.capabilities = attrs.evolve(type(self).capabilities, wakeup=True)
         self._joined: JoinedSessions | None = None
         self._joining = ForkLock(patience=_IMPORT_PATIENCE)
 

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -21,11 +21,12 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from relevo import Transport, masked_url
+from relevo import Capabilities, Clock, SystemClock, Transport, masked_url
 from relevo.errors import ConfigurationError
 from relevo_conformance import Harness, Transaction, orm
 from relevo_conformance.fault import Fault, engine
 from relevo_conformance.orm import ConnectionTransaction, OrmTransaction
+from relevo_conformance.verdict import claims_of
 from relevo_sql._options import SqlOptions
 from relevo_sql._schema import event as event_table
 from relevo_sql._transport import SqlTransport
@@ -77,8 +78,17 @@ class SqlHarness(Harness):
         """Return the URL of a database that is there; ``None`` to make one of SQLite."""
         return cls.options.get("url")
 
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What the transport claims on this database, with a clock that runs."""
+        with self._open(SystemClock()) as transport:
+            return claims_of(transport)
+
     def open(self) -> Transport:
-        return SqlTransport.open(SqlOptions(url=self.url, dialect=self.dialect), name="sql", clock=self.clock)
+        return self._open(self.clock)
+
+    def _open(self, clock: Clock) -> Transport:
+        return SqlTransport.open(SqlOptions(url=self.url, dialect=self.dialect), name="sql", clock=clock)
 
     def kill(self, transport: Transport) -> None:
         assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
