@@ -158,7 +158,7 @@ def test_an_interrupt_reaches_one_thread_only(transport: SqlTransport) -> None:
             assert isinstance(each, SendError)
             assert each.unknown == (0,)
             assert "interrupted" in each.why
-    if not transport._database.dialect.commits_alone > 1:  # it is certain that nothing was committed
+    if not transport._database.dialect.max_autocommit_rows > 1:  # it is certain that nothing was committed
         assert results.count(None) == 6
 
 
@@ -179,7 +179,7 @@ def test_an_interrupt_in_the_commit_is_unknown_to_the_others(transport: SqlTrans
 
 def _committing(transport: SqlTransport) -> tuple[str, ...]:
     """Return how the statement begins that commits several rows."""
-    return ("INSERT", "WITH") if transport._database.dialect.commits_alone > 1 else ("COMMIT",)
+    return ("INSERT", "WITH") if transport._database.dialect.max_autocommit_rows > 1 else ("COMMIT",)
 
 
 class Interrupted(BaseException):

@@ -12,7 +12,7 @@ from database_server import DatabaseServer
 from relevo import Envelope
 from relevo.errors import ConfigurationError, SendError, TransportUnavailableError
 from relevo_sql import SqlTransport
-from relevo_sql._dialect import Trouble
+from relevo_sql._dialect import ErrorKind
 from relevo_sql._dialect.mariadb import MARIADB, MYSQL, MariadbDialect, kind_of
 
 from .on_mariadb import an_engine, execute, query
@@ -170,31 +170,32 @@ def test_a_database_without_tables_says_what_to_run(opener: Opener, mariadb_data
 
 
 @pytest.mark.parametrize(
-    ("number", "trouble"),
+    ("number", "kind"),
     [
-        (1020, Trouble.CONFLICT), (DEADLOCK, Trouble.CONFLICT), (LOCK_WAIT, Trouble.BUSY), (PACKET, Trouble.TOO_BIG),
-        (1040, Trouble.CROWDED), (1290, Trouble.READ_ONLY), (1114, Trouble.FULL), (1176, Trouble.NO_TABLE),
-        (2013, Trouble.LOST), (4031, Trouble.LOST), (4025, Trouble.OTHER), (9999, Trouble.OTHER),
+        (1020, ErrorKind.CONFLICT), (DEADLOCK, ErrorKind.CONFLICT), (LOCK_WAIT, ErrorKind.BUSY),
+        (PACKET, ErrorKind.TOO_BIG), (1040, ErrorKind.CROWDED), (1290, ErrorKind.READ_ONLY),
+        (1114, ErrorKind.FULL), (1176, ErrorKind.NO_TABLE),
+        (2013, ErrorKind.LOST), (4031, ErrorKind.LOST), (4025, ErrorKind.OTHER), (9999, ErrorKind.OTHER),
     ],
 )  # fmt: skip
-def test_an_error_is_known_by_its_number(number: int, trouble: Trouble) -> None:
+def test_an_error_is_known_by_its_number(number: int, kind: ErrorKind) -> None:
     driver = sa.create_engine("mysql+pymysql://").dialect.loaded_dbapi
 
     error = sa.exc.OperationalError("", (), driver.OperationalError(number, "words"))
 
-    assert MariadbDialect().trouble(error) is trouble
+    assert MariadbDialect().error_kind(error) is kind
 
 
 @pytest.mark.parametrize(
     ("parameters", "meaning"),
     [
-        ([("x" * 2000,)] * 2000, Trouble.LOST),
-        ([("x" * 2000,), (b"x" * 3_000_000,)], Trouble.TOO_BIG),
-        (("x" * 2000, ("x" * 3_000_000,)), Trouble.TOO_BIG),
+        ([("x" * 2000,)] * 2000, ErrorKind.LOST),
+        ([("x" * 2000,), (b"x" * 3_000_000,)], ErrorKind.TOO_BIG),
+        (("x" * 2000, ("x" * 3_000_000,)), ErrorKind.TOO_BIG),
     ],
     ids=["many rows", "one of two rows", "a list"],
 )
-def test_a_server_that_ends_the_connection_in_a_long_statement_refuses_it(parameters: Any, meaning: Trouble) -> None:
+def test_a_server_that_ends_the_connection_in_a_long_statement_refuses_it(parameters: Any, meaning: ErrorKind) -> None:
     gone = sa.exc.OperationalError("INSERT", parameters, Exception(2006, "MySQL server has gone away"))
 
-    assert MariadbDialect().trouble(gone) is meaning
+    assert MariadbDialect().error_kind(gone) is meaning

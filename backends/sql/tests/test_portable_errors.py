@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mssql
 from relevo import Ack, App, Envelope, SystemClock
 from relevo.errors import ConfigurationError, RelevoError, SendError, TransportUnavailableError
 from relevo_sql import SqlOptions, SqlTransport, _dialect
-from relevo_sql._dialect import Trouble
+from relevo_sql._dialect import ErrorKind
 from relevo_sql._dialect.portable import PortableDialect
 from relevo_sql._errors import relevo_error
 
@@ -95,33 +95,33 @@ def test_the_portable_tables_are_refused_by_the_other_dialect(opener: Opener, an
             call()
 
 
-def an_error(kind: type[sa.exc.DBAPIError], statement: str = "UPDATE relevo_event", *, lost: bool = False) -> Trouble:
-    return UNKNOWN.trouble(kind(statement, (), Exception("words"), connection_invalidated=lost))
+def an_error(kind: type[sa.exc.DBAPIError], statement: str = "UPDATE relevo_event", *, lost: bool = False) -> ErrorKind:
+    return UNKNOWN.error_kind(kind(statement, (), Exception("words"), connection_invalidated=lost))
 
 
 @pytest.mark.parametrize(
     ("kind", "meaning"),
     [
-        (sa.exc.IntegrityError, Trouble.OTHER),
-        (sa.exc.OperationalError, Trouble.CONFLICT),
-        (sa.exc.ProgrammingError, Trouble.NO_TABLE),
-        (sa.exc.DataError, Trouble.TOO_BIG),
-        (sa.exc.InterfaceError, Trouble.OTHER),
-        (sa.exc.DatabaseError, Trouble.OTHER),
+        (sa.exc.IntegrityError, ErrorKind.OTHER),
+        (sa.exc.OperationalError, ErrorKind.CONFLICT),
+        (sa.exc.ProgrammingError, ErrorKind.NO_TABLE),
+        (sa.exc.DataError, ErrorKind.TOO_BIG),
+        (sa.exc.InterfaceError, ErrorKind.OTHER),
+        (sa.exc.DatabaseError, ErrorKind.OTHER),
     ],
 )
 def test_an_error_of_an_unknown_driver_means_what_its_class_says(
-    kind: type[sa.exc.DBAPIError], meaning: Trouble
+    kind: type[sa.exc.DBAPIError], meaning: ErrorKind
 ) -> None:
     assert an_error(kind) is meaning
-    assert an_error(kind, lost=True) is Trouble.LOST
-    assert an_error(kind, "\nCREATE TABLE relevo_event") is Trouble.CONFLICT
-    assert an_error(kind, "") is Trouble.LOST
+    assert an_error(kind, lost=True) is ErrorKind.LOST
+    assert an_error(kind, "\nCREATE TABLE relevo_event") is ErrorKind.CONFLICT
+    assert an_error(kind, "") is ErrorKind.LOST
 
 
 def test_a_row_that_another_transaction_has_inserted_is_a_conflict() -> None:
-    assert an_error(sa.exc.IntegrityError, "INSERT INTO relevo_event") is Trouble.CONFLICT
-    assert an_error(sa.exc.IntegrityError, "COMMIT") is Trouble.CONFLICT
+    assert an_error(sa.exc.IntegrityError, "INSERT INTO relevo_event") is ErrorKind.CONFLICT
+    assert an_error(sa.exc.IntegrityError, "COMMIT") is ErrorKind.CONFLICT
 
 
 def test_a_right_that_is_missing_on_an_unknown_driver_is_not_taken_for_a_missing_table() -> None:
@@ -136,9 +136,9 @@ def test_a_right_that_is_missing_on_an_unknown_driver_is_not_taken_for_a_missing
 def test_tables_are_missing_if_the_first_statement_fails() -> None:
     query = "SELECT relevo_meta.[key], relevo_meta.value \nFROM relevo_meta"
 
-    assert an_error(sa.exc.DatabaseError, query) is Trouble.NO_TABLE
-    assert UNKNOWN.trouble(sa.exc.PendingRollbackError()) is Trouble.LOST
-    assert UNKNOWN.trouble(sa.exc.ArgumentError()) is Trouble.OTHER
+    assert an_error(sa.exc.DatabaseError, query) is ErrorKind.NO_TABLE
+    assert UNKNOWN.error_kind(sa.exc.PendingRollbackError()) is ErrorKind.LOST
+    assert UNKNOWN.error_kind(sa.exc.ArgumentError()) is ErrorKind.OTHER
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
-from relevo_sql._dialect import Dialect, Trouble, beside
+from relevo_sql._dialect import Dialect, ErrorKind, separate_engine
 from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError, relevo_error
 from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
@@ -27,10 +27,10 @@ from relevo_sql._statement import statements_for
 
 T = TypeVar("T")
 
-_LOCKED = frozenset({Trouble.BUSY, Trouble.STALE, Trouble.CONFLICT})
+_LOCKED = frozenset({ErrorKind.BUSY, ErrorKind.STALE, ErrorKind.CONFLICT})
 """What another writer causes; it passes when that writer's transaction ends."""
 
-_PASSING = _LOCKED | frozenset({Trouble.FULL, Trouble.UNDECODABLE, Trouble.TOO_BIG})
+_PASSING = _LOCKED | frozenset({ErrorKind.FULL, ErrorKind.UNDECODABLE, ErrorKind.TOO_BIG})
 """Errors after which the same connection can still be used."""
 
 _SETTING_UP = 2.0
@@ -103,10 +103,10 @@ class Database(ForkAware):
         self._inherited: list[object] = []
         super().__init__()
 
-    def twin(self) -> Database:
+    def second_connection(self) -> Database:
         """Return a second Database with its own connection; both can be used at the same time."""
         # The pool of an application's engine may be limited to one connection; relevo's own engine has none.
-        engine = self.engine if self._own else beside(self.engine)
+        engine = self.engine if self._own else separate_engine(self.engine)
         return Database(engine, self.dialect, name=self.name, own=self._own, patience=self._patience)
 
     # --- reads and writes ---------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Database(ForkAware):
 
             patience: Seconds to wait for other writers; ``None`` for the usual ones.
         """
-        if rows > self.dialect.commits_alone:
+        if rows > self.dialect.max_autocommit_rows:
             return self._run(work, durable=True, patience=patience)
 
         def commit(connection: sa.Connection) -> T:
@@ -214,7 +214,7 @@ class Database(ForkAware):
 
     def check_version(self, version: str) -> None:
         """Raise :class:`ConfigurationError` unless *version* is the schema version of this package."""
-        if version != self.dialect.edition:
+        if version != self.dialect.schema_version:
             raise self._unfit(version)
 
     def identity(self, *, fresh: bool = False) -> str:
@@ -237,22 +237,22 @@ class Database(ForkAware):
         self._closing.set()
         if self._lock.acquire(timeout=_CLOSING):
             try:
-                self.rest()
+                self.disconnect()
             finally:
                 self._lock.release()
 
-    def rest(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection until the next call, unless a call uses it now."""
         with self._lock:
             if not self._uses:
-                self._let_go()
+                self._close_connection()
 
     # --- forks --------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
         self._halted = self._lock.acquire(timeout=_FORKING)
         if self._halted:
-            self.rest()
+            self.disconnect()
 
     def after_fork_in_parent(self) -> None:
         if self._halted:
@@ -304,16 +304,16 @@ class Database(ForkAware):
                 with self._transaction(durable=durable, create=create, alone=alone) as connection:
                     return work(connection)
             except sa.exc.SQLAlchemyError as error:
-                trouble = self.dialect.trouble(error)
-                if trouble is Trouble.UNDECODABLE and not is_lenient:
+                kind = self.dialect.error_kind(error)
+                if kind is ErrorKind.UNDECODABLE and not is_lenient:
                     is_lenient, work = True, partial(self._with_any_text, work)
                     continue
-                if trouble is Trouble.LOST and not was_lost:
+                if kind is ErrorKind.LOST and not was_lost:
                     was_lost = True  # nothing was committed, and a new connection may do
                     continue
-                if trouble not in _LOCKED or time.monotonic() >= deadline:
+                if kind not in _LOCKED or time.monotonic() >= deadline:
                     raise self._translated(error, patience, create=create) from getattr(error, "orig", None) or error
-            self._breathe()
+            self._back_off()
 
     def _with_any_text(self, work: Callable[[sa.Connection], T], connection: sa.Connection) -> T:
         """Do *work* with bytes in place of text where a row holds invalid text."""
@@ -323,13 +323,13 @@ class Database(ForkAware):
     def _left(self, patience: float) -> float:
         return max(0.0, min(patience, self._deadline - time.monotonic()))
 
-    def _breathe(self) -> None:
+    def _back_off(self) -> None:
         if self._closing.wait(_BREATH):
             raise TransportClosedError(self.name)
 
     def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, create: bool) -> RelevoError:
         found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self.location.file)
-        if create and isinstance(found, LockedError) and self.dialect.trouble(error) is Trouble.BUSY:
+        if create and isinstance(found, LockedError) and self.dialect.error_kind(error) is ErrorKind.BUSY:
             return TransportUnavailableError(
                 self.name,
                 f"{found.why}; if it is a session of this thread that has written: dispatch with "
@@ -382,7 +382,7 @@ class Database(ForkAware):
             finally:
                 self._uses -= 1
                 if self._closing.is_set() and not self._uses:
-                    self._let_go()
+                    self._close_connection()
 
     def _as_seen(self, error: Exception) -> sa.exc.DBAPIError:
         """Return the error that SQLAlchemy would raise for *error*, which is the driver's."""
@@ -394,14 +394,14 @@ class Database(ForkAware):
             try:
                 return self.dialect.commit(connection)
             except sa.exc.DBAPIError as error:
-                trouble = self.dialect.trouble(error)
-                if trouble is Trouble.CONFLICT:
+                kind = self.dialect.error_kind(error)
+                if kind is ErrorKind.CONFLICT:
                     raise  # nothing was committed
-                if trouble not in _LOCKED or not self.dialect.waits_to_commit:
+                if kind not in _LOCKED or not self.dialect.waits_to_commit:
                     raise self._unknown(error) from (error.orig or error)
                 if time.monotonic() >= deadline:
                     raise
-            self._breathe()
+            self._back_off()
 
     def _unknown(self, error: sa.exc.DBAPIError) -> CommitUnknownError:
         """Return the error for a commit that failed with *error*; the connection is not used again if it may be bad."""
@@ -420,9 +420,9 @@ class Database(ForkAware):
             try:
                 self.dialect.rollback(self._connection)
             except Exception:  # noqa: BLE001 - it is not used again
-                self._let_go()
-        if isinstance(error, sa.exc.SQLAlchemyError) and self.dialect.trouble(error) not in _PASSING:
-            self._let_go()
+                self._close_connection()
+        if isinstance(error, sa.exc.SQLAlchemyError) and self.dialect.error_kind(error) not in _PASSING:
+            self._close_connection()
 
     # --- the connection -----------------------------------------------------------------------------
 
@@ -445,9 +445,9 @@ class Database(ForkAware):
                 f"process (uWSGI: lazy-apps)"
             )
         if self._connection is not None and not self.dialect.is_alive(self._connection):
-            self._let_go()
+            self._close_connection()
         if self._connection is not None and self.location.was_replaced():
-            self._let_go()  # the file was replaced; no process would ever read what is written to the old one
+            self._close_connection()  # the file was replaced; no process would ever read what is written to the old one
         if self._connection is None:
             if self._own and not create and self.location.is_absent():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
@@ -455,7 +455,7 @@ class Database(ForkAware):
             try:
                 self.location.opened(self.dialect.prepare(self._connection, own=self._own))
             except BaseException:
-                self._let_go()
+                self._close_connection()
                 raise
         return self._connection
 
@@ -463,7 +463,7 @@ class Database(ForkAware):
         try:
             return self.engine.connect()
         except sa.exc.DBAPIError as error:
-            if self.dialect.trouble(error) is not Trouble.LOST:
+            if self.dialect.error_kind(error) is not ErrorKind.LOST:
                 raise
             # Translated here, so that it is not repeated: another attempt would wait for as long as this one.
             raise relevo_error(self.dialect, error, self.name, self.place) from (error.orig or error)
@@ -489,7 +489,7 @@ class Database(ForkAware):
             f"events with that relevo-sql, drop the tables that begin with relevo_, and run: relevo setup"
         )
 
-    def _let_go(self) -> None:
+    def _close_connection(self) -> None:
         connection, self._connection, self._id = self._connection, None, ""
         if connection is not None:
             with suppress(Exception):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
-from relevo_sql._dialect import Dialect, Trouble
+from relevo_sql._dialect import Dialect, ErrorKind
 
 
 class CommitUnknownError(TransportUnavailableError):
@@ -29,39 +29,39 @@ class LockedError(TransportUnavailableError):
 
 
 _UNAVAILABLE = {
-    Trouble.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
-    Trouble.CONFLICT: "{place}: other transactions changed the same rows{waited}: {error}",
-    Trouble.LOST: "{place} cannot be reached, or ended the connection: {error}",
-    Trouble.CROWDED: "{place} accepts no more connections: {error}; allow more, or use fewer processes",
-    Trouble.STALE: "{place} was changed by another writer after this transaction had read, so the transaction cannot "
+    ErrorKind.BUSY: "{place} is locked by another writer{waited}; look for a transaction that is left open",
+    ErrorKind.CONFLICT: "{place}: other transactions changed the same rows{waited}: {error}",
+    ErrorKind.LOST: "{place} cannot be reached, or ended the connection: {error}",
+    ErrorKind.CROWDED: "{place} accepts no more connections: {error}; allow more, or use fewer processes",
+    ErrorKind.STALE: "{place} was changed by another writer after this transaction had read, so the transaction cannot "
     "write; begin it with BEGIN IMMEDIATE, or repeat it",
-    Trouble.READ_ONLY: "{place} is not writable; allow this user to write to the file and to its directory",
-    Trouble.FULL: "{place} cannot grow, since the disk is full or a limit is reached; free space or raise the limit",
-    Trouble.IO: "{place} cannot be read or written: {error}{name}; check the disk, quotas, limits of file "
+    ErrorKind.READ_ONLY: "{place} is not writable; allow this user to write to the file and to its directory",
+    ErrorKind.FULL: "{place} cannot grow, since the disk is full or a limit is reached; free space or raise the limit",
+    ErrorKind.IO: "{place} cannot be read or written: {error}{name}; check the disk, quotas, limits of file "
     "sizes, and the system's log",
-    Trouble.NOT_FOUND: "{place} cannot be opened; check that its directory exists and that this user may use it",
-    Trouble.MALFORMED: "{place} is damaged; restore it from a copy",
-    Trouble.TOO_BIG: "a value is too big for {place}",
+    ErrorKind.NOT_FOUND: "{place} cannot be opened; check that its directory exists and that this user may use it",
+    ErrorKind.MALFORMED: "{place} is damaged; restore it from a copy",
+    ErrorKind.TOO_BIG: "a value is too big for {place}",
 }
 
-_KINDS: dict[Trouble, type[TransportUnavailableError]] = {
-    Trouble.LOST: UnreachableError,
-    Trouble.CROWDED: UnreachableError,
-    Trouble.BUSY: LockedError,
-    Trouble.STALE: LockedError,
-    Trouble.CONFLICT: LockedError,
-    Trouble.FULL: RefusedError,
-    Trouble.TOO_BIG: RefusedError,
+_KINDS: dict[ErrorKind, type[TransportUnavailableError]] = {
+    ErrorKind.LOST: UnreachableError,
+    ErrorKind.CROWDED: UnreachableError,
+    ErrorKind.BUSY: LockedError,
+    ErrorKind.STALE: LockedError,
+    ErrorKind.CONFLICT: LockedError,
+    ErrorKind.FULL: RefusedError,
+    ErrorKind.TOO_BIG: RefusedError,
 }
 
 _CONFIGURATION = {
-    Trouble.DENIED: "{place}: {error}; {remedy}",
-    Trouble.NO_TABLE: "{place} lacks tables that relevo needs; run: relevo setup, "
+    ErrorKind.DENIED: "{place}: {error}; {remedy}",
+    ErrorKind.NO_TABLE: "{place} lacks tables that relevo needs; run: relevo setup, "
     "or call transport.setup([…]) with its queues",
-    Trouble.NO_SCHEMA: "{place}: {error}; grant this user USAGE on a schema of its search_path, or name one with the "
+    ErrorKind.NO_SCHEMA: "{place}: {error}; grant this user USAGE on a schema of its search_path, or name one with the "
     "option schema",
-    Trouble.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
-    Trouble.THREAD: "the engine's connections may only be used in the thread that opened them; "
+    ErrorKind.NOT_A_DATABASE: "{place} is not an SQLite database; give another path",
+    ErrorKind.THREAD: "the engine's connections may only be used in the thread that opened them; "
     'create it with connect_args={{"check_same_thread": False}}',
 }
 
@@ -107,19 +107,19 @@ def relevo_error(
     """Return the error to raise for *error*."""
     if not isinstance(error, sa.exc.DBAPIError):
         return TransportUnavailableError(name, f"{place}: {error}")
-    trouble = dialect.trouble(error)
-    if trouble is Trouble.IO and file and _is_full(file):
-        trouble = Trouble.FULL  # if SQLite cannot map a file into memory, it does not report why
-    if trouble in _CONFIGURATION:
-        words = dialect.reason(trouble) or _CONFIGURATION[trouble]
+    kind = dialect.error_kind(error)
+    if kind is ErrorKind.IO and file and _is_full(file):
+        kind = ErrorKind.FULL  # if SQLite cannot map a file into memory, it does not report why
+    if kind in _CONFIGURATION:
+        words = dialect.reason(kind) or _CONFIGURATION[kind]
         remedy = dialect.right(error) or "grant what is missing, or fix the user and the password"
         why = words.format(place=place, error=_first_line(error.orig), remedy=remedy)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
     waited = f" for longer than {patience:g} s" if patience else ""
     code = getattr(error.orig, "sqlite_errorname", "")
-    words = dialect.reason(trouble) or _UNAVAILABLE.get(trouble, "{place}: {error}")
+    words = dialect.reason(kind) or _UNAVAILABLE.get(kind, "{place}: {error}")
     why = words.format(place=place, waited=waited, error=_first_line(error.orig), name=f" ({code})" if code else "")
-    return _KINDS.get(trouble, TransportUnavailableError)(name, why)
+    return _KINDS.get(kind, TransportUnavailableError)(name, why)
 
 
 def _first_line(error: object) -> str:

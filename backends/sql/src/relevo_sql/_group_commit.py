@@ -214,7 +214,7 @@ class _Attempt:
         """Write *rows* durably, unless another writer has a lock."""
 
         def work(connection: sa.Connection) -> None:
-            self.is_uncertain = len(rows) <= self._database.dialect.commits_alone
+            self.is_uncertain = len(rows) <= self._database.dialect.max_autocommit_rows
             self._database.statements.write(connection, rows)
             self.is_uncertain = True
 

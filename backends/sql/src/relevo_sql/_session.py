@@ -25,7 +25,7 @@ from relevo.backend import ForkAware
 from relevo.backend.session import JoinedObjects, JoinedSession, begin, joinable, listen
 from relevo.errors import ConfigurationError, RelevoError, SendError, SessionError, TransportUnavailableError
 from relevo_sql._database import Database
-from relevo_sql._dialect import Trouble, beside
+from relevo_sql._dialect import ErrorKind, separate_engine
 from relevo_sql._errors import relevo_error, translate_errors
 from relevo_sql._row import Sent
 from relevo_sql._schema import event
@@ -152,7 +152,7 @@ class JoinedSessions(ForkAware):
                     dialect = database.dialect.located(database.location.identity)
                     statements_for(dialect, connection).write(connection, rows)
                 except sa.exc.DBAPIError as error:
-                    if database.dialect.trouble(error) is not Trouble.NO_TABLE:
+                    if database.dialect.error_kind(error) is not ErrorKind.NO_TABLE:
                         raise
                     raise self._elsewhere("lacks relevo's tables") from error.orig
         except TransportUnavailableError as error:
@@ -193,7 +193,7 @@ class JoinedSessions(ForkAware):
         try:
             theirs = database.check(own)
         except sa.exc.DBAPIError as error:
-            if database.dialect.trouble(error) is not Trouble.NO_TABLE:
+            if database.dialect.error_kind(error) is not ErrorKind.NO_TABLE:
                 raise
             raise self._elsewhere("lacks relevo's tables") from error.orig
         except ConfigurationError as error:
@@ -223,9 +223,9 @@ class JoinedSessions(ForkAware):
 
 
 def _beside(engine: sa.Engine) -> sa.Engine:
-    """As :func:`beside`, also for the engine of asynchronous sessions."""
+    """As :func:`separate_engine`, also for the engine of asynchronous sessions."""
     if not engine.dialect.is_async:
-        return beside(engine)
+        return separate_engine(engine)
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - imported already where there is such a one
 
     return create_async_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True).sync_engine

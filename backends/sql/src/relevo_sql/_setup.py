@@ -101,7 +101,7 @@ def _statement(thing: _Thing, dialect: Dialect, *, new_id: str) -> sa.ClauseElem
         return CreateTable(thing)
     if isinstance(thing, sa.Index):
         return CreateIndex(thing)
-    value = f"'{dialect.edition}'" if thing == SCHEMA_KEY else new_id
+    value = f"'{dialect.schema_version}'" if thing == SCHEMA_KEY else new_id
     row: dict[str, sa.ColumnClause[Any]] = {"key": sa.literal_column(f"'{thing}'"), "value": sa.literal_column(value)}
     return sa.insert(meta).values(row).inline()
 

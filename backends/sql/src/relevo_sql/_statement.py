@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from relevo_sql._compare_and_set import CompareAndSetPreparer
 from relevo_sql._dialect import Dialect, RowChange
-from relevo_sql._marked import MarkingPreparer
 from relevo_sql._prepared import Prepared, Preparer
 from relevo_sql._query_statement import QueryStatements
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
@@ -85,7 +85,7 @@ class Statements:
     """
 
     def __init__(self, dialect: Dialect, compiler: sa.Dialect | None = None):
-        kind = MarkingPreparer if dialect.marks else Preparer
+        kind = CompareAndSetPreparer if dialect.uses_compare_and_set else Preparer
         prepared = kind(dialect, compiler or dialect.compiler)
         self._dialect = dialect
         self._sending(prepared, dialect)

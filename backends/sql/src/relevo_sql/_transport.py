@@ -39,9 +39,10 @@ from relevo.errors import ConfigurationError, LeaseLostError, SendError, Transpo
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
-from relevo_sql._dialect import beside, dialect_of
+from relevo_sql._dialect import dialect_of, separate_engine
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._group_commit import GroupCommit
+from relevo_sql._heartbeats import Heartbeats
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import SELDOM, Doorbell, Patience
@@ -50,7 +51,6 @@ from relevo_sql._row import Sent, micros, row_of
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
-from relevo_sql._witness import Witness
 
 if TYPE_CHECKING:
     from relevo_sql._session import JoinedSessions
@@ -137,7 +137,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     ):
         chosen = dialect_of(engine, dialect, schema=schema)  # before a copy is made, which not every engine can be
         self._begin(
-            Database(beside(engine), chosen, name=name, own=False, patience=busy_timeout),
+            Database(separate_engine(engine), chosen, name=name, own=False, patience=busy_timeout),
             clock,
             poll,
             notify=notify,
@@ -158,14 +158,14 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._group_commit = GroupCommit(database)
         self._claimer = Claimer(database, clock)
         # On a server, settling does not wait for a claim; a file has one writer at a time.
-        self._settling = database if database.dialect.is_file else database.twin()
+        self._settling = database if database.dialect.is_file else database.second_connection()
         self._databases = frozenset({database, self._settling})
         self._settler = Settler(self._settling, clock)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
         self._query = Searcher(database, clock)
         self._locks = Locks(database, clock)
-        self._witness = Witness(database, clock)
+        self._heartbeats = Heartbeats(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
         self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
         if self._notifications is not None:
@@ -217,7 +217,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         finally:
             # A setup during an import leaves no connection open, in whatever way the process is forked later.
             for database in self._databases:
-                database.rest()
+                database.disconnect()
 
     def setup_script(self, queues: Sequence[str]) -> str:
         return script_for(self._database)
@@ -294,11 +294,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def appear(self, worker: str) -> None:
         self._require_open()
-        self._witness.appear(worker)
+        self._heartbeats.appear(worker)
 
     def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
         self._require_open()
-        return self._witness.presence(workers)
+        return self._heartbeats.presence(workers)
 
     def stats(self, queue: str) -> Stats:
         self._require_open()

@@ -93,7 +93,7 @@ class SqlHarness(Harness):
     def kill(self, transport: Transport) -> None:
         assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
         for database in transport._databases:  # noqa: SLF001 - the end of a process closes its files without notice
-            database._let_go()  # noqa: SLF001
+            database._close_connection()  # noqa: SLF001
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
         # Every other row has an invalid state, as from a writer that turns the constraints off.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError, shown
-from relevo_sql._dialect.dialect import RowChange, Dialect, Line, Location, Stored, Trouble
+from relevo_sql._dialect.dialect import RowChange, Dialect, Line, Location, Stored, ErrorKind
 
 __all__ = [
     "RowChange",
@@ -13,8 +13,8 @@ __all__ = [
     "Line",
     "Location",
     "Stored",
-    "Trouble",
-    "beside",
+    "ErrorKind",
+    "separate_engine",
     "dialect_named",
     "dialect_of",
     "require_dialect",
@@ -91,7 +91,7 @@ def dialect_named(name: str) -> Dialect:
     raise unsupported(name)
 
 
-def beside(engine: sa.Engine) -> sa.Engine:
+def separate_engine(engine: sa.Engine) -> sa.Engine:
     """Return an engine on the same database with separate connections, which listeners of *engine* do not get."""
     return sa.create_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True, enable_from_linting=False)
 

@@ -25,7 +25,7 @@ SLICE = 0.2
 """Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
 
 
-class Trouble(Enum):
+class ErrorKind(Enum):
     """The meaning of a driver's error, independent of the driver."""
 
     BUSY = auto()
@@ -216,7 +216,7 @@ class Dialect(ABC):
     random_id: str
     """An SQL expression that returns a new id each time: 32 hexadecimal digits."""
 
-    commits_alone: ClassVar[int] = 0
+    max_autocommit_rows: ClassVar[int] = 0
     """
     The number of new events that one statement can insert outside a transaction.
 
@@ -231,13 +231,13 @@ class Dialect(ABC):
     next claim decides.
     """
 
-    marks: ClassVar[bool] = False
+    uses_compare_and_set: ClassVar[bool] = False
     """Whether rows are changed by compare-and-set instead of under locks, and SQLAlchemy runs the statements."""
 
     derived: ClassVar[Sequence[str]] = ()
     """The columns of ``relevo_event`` that relevo fills beside those of an event, see :meth:`derive`."""
 
-    edition: ClassVar[str] = str(SCHEMA)
+    schema_version: ClassVar[str] = str(SCHEMA)
     """What ``relevo_meta`` records about the tables: their version, and the dialect if it is not the usual one."""
 
     holds_nul: ClassVar[bool] = True
@@ -459,9 +459,9 @@ class Dialect(ABC):
         It is one statement, or a query and a statement. The query locks the rows and returns the key of each and what
         is reported; the statement changes the rows whose keys are the parameter ``keys``, see :meth:`listed`.
 
-        Without locks, see :attr:`marks`, the query returns keys, and several statements follow: each is about those
-        of the ``keys`` that the SELECT before it has returned, or that still fulfil the guard of the change. One
-        puts the parameter ``mark`` on the rows; a SELECT finds them by it and returns what is reported.
+        Without locks, see :attr:`uses_compare_and_set`, the query returns keys, and several statements follow: each is
+        about those of the ``keys`` that the SELECT before it has returned, or that still fulfil the guard of the
+        change. One puts the parameter ``mark`` on the rows; a SELECT finds them by it and returns what is reported.
         """
 
     def table_of(self, parameter: str) -> sa.TableValuedAlias | None:
@@ -539,15 +539,15 @@ class Dialect(ABC):
     # --- errors -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
+    def error_kind(self, error: sa.exc.SQLAlchemyError) -> ErrorKind:
         """Return the meaning of *error*; ``OTHER`` unless it is an error of the driver."""
 
     def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
         """Return whether *error* is the database's own word that a statement was not executed."""
         return False
 
-    def reason(self, trouble: Trouble) -> str | None:
-        """Return what to say about *trouble*, if this database has words of its own for it; see ``_errors``."""
+    def reason(self, kind: ErrorKind) -> str | None:
+        """Return what to say about *kind*, if this database has words of its own for it; see ``_errors``."""
         return None
 
     def right(self, error: sa.exc.DBAPIError) -> str | None:

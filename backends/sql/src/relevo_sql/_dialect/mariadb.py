@@ -14,9 +14,9 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Stored, Trouble, filled
+from relevo_sql._dialect.dialect import Dialect, ErrorKind, Line, RowChange, Stored, filled
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
-from relevo_sql._dialect.server import UnnamedLocation, number_of, trouble_before_the_driver
+from relevo_sql._dialect.server import UnnamedLocation, error_kind_before_the_driver, number_of
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
 
 _FOUND_ROWS = 2
@@ -305,22 +305,22 @@ class MariadbDialect(Dialect):
 
     # --- errors -----------------------------------------------------------------------------------
 
-    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
+    def error_kind(self, error: sa.exc.SQLAlchemyError) -> ErrorKind:
         if not isinstance(error, sa.exc.DBAPIError):
-            return trouble_before_the_driver(error)
+            return error_kind_before_the_driver(error)
         code = _code(error.orig)
         if code == _GONE and _size(error.params) > _LARGE:
-            return Trouble.TOO_BIG  # the server does not read the rest of a statement that is too long
+            return ErrorKind.TOO_BIG  # the server does not read the rest of a statement that is too long
         if code in _BY_CODE:
             return _BY_CODE[code]
         if error.connection_invalidated or isinstance(error, sa.exc.InterfaceError):
-            return Trouble.LOST
+            return ErrorKind.LOST
         if isinstance(error, sa.exc.DataError) or (code < 0 and isinstance(error, sa.exc.ProgrammingError)):
-            return Trouble.TOO_BIG  # or a number that is none, which the driver does not send
-        return Trouble.OTHER
+            return ErrorKind.TOO_BIG  # or a number that is none, which the driver does not send
+        return ErrorKind.OTHER
 
-    def reason(self, trouble: Trouble) -> str | None:
-        return _REASONS.get(trouble)
+    def reason(self, kind: ErrorKind) -> str | None:
+        return _REASONS.get(kind)
 
     def right(self, error: sa.exc.DBAPIError) -> str | None:
         if not (error.statement or "").lstrip().startswith("CREATE"):
@@ -365,21 +365,21 @@ _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view", "S
 _LOCK_WAIT_TIMEOUT = 1205
 
 _CODES = {
-    Trouble.BUSY: (_LOCK_WAIT_TIMEOUT,),
+    ErrorKind.BUSY: (_LOCK_WAIT_TIMEOUT,),
     # a deadlock, also over the numbers of rows, a record that changed; a table or a row that another has just created
-    Trouble.CONFLICT: (1213, 1467, 1020, 1050, 1061, 1062, 1412),
-    Trouble.NO_TABLE: (1146, 1054, 1176, 1288, 1347, 1471, 1932),
-    Trouble.CROWDED: (1040, 1203, 1226),
-    Trouble.DENIED: (1044, 1045, 1130, 1142, 1143, 1227, 1251, 1370, 1698, 1820, 1862, 3118, 4151),
-    Trouble.NOT_FOUND: (1049,),
-    Trouble.READ_ONLY: (1036, 1290, 1792, 1836, 1874, 3989),
-    Trouble.FULL: (1021, 1114, 3675),
+    ErrorKind.CONFLICT: (1213, 1467, 1020, 1050, 1061, 1062, 1412),
+    ErrorKind.NO_TABLE: (1146, 1054, 1176, 1288, 1347, 1471, 1932),
+    ErrorKind.CROWDED: (1040, 1203, 1226),
+    ErrorKind.DENIED: (1044, 1045, 1130, 1142, 1143, 1227, 1251, 1370, 1698, 1820, 1862, 3118, 4151),
+    ErrorKind.NOT_FOUND: (1049,),
+    ErrorKind.READ_ONLY: (1036, 1290, 1792, 1836, 1874, 3989),
+    ErrorKind.FULL: (1021, 1114, 3675),
     # a packet, a value, a row, a transaction; a text that is not UTF-8, a number out of range
-    Trouble.TOO_BIG: (1118, 1153, 1162, 1197, 1264, 1366, 1406, 1534, 1690),
-    Trouble.IO: (1030,),
-    Trouble.MALFORMED: (1034, 1194, 1195, 1712),
+    ErrorKind.TOO_BIG: (1118, 1153, 1162, 1197, 1264, 1366, 1406, 1534, 1690),
+    ErrorKind.IO: (1030,),
+    ErrorKind.MALFORMED: (1034, 1194, 1195, 1712),
     # not reached, ended by the server, by an administrator, or for its shutdown; not ready, as a node of a cluster
-    Trouble.LOST: (
+    ErrorKind.LOST: (
         0, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1317, 1927, 2002, 2003, 2005, 2006, 2012, 2013, 2014,
         2026, 2055, 4031,
     ),
@@ -391,14 +391,14 @@ https://mariadb.com/kb/en/mariadb-error-code-reference/ and
 https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html
 """
 
-_BY_CODE = {code: trouble for trouble, codes in _CODES.items() for code in codes}
+_BY_CODE = {code: kind for kind, codes in _CODES.items() for code in codes}
 
 _REASONS = {
-    Trouble.READ_ONLY: "{place} is read-only: it is a replica, or read_only is on; name the primary server",
-    Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
-    Trouble.TOO_BIG: "{place} cannot hold a value: {error}; max_allowed_packet of the server limits a statement",
-    Trouble.FULL: "{place} cannot grow, since the disk of the server is full; free space",
-    Trouble.IO: "{place} cannot be read or written: {error}; see the log of the server",
-    Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "
+    ErrorKind.READ_ONLY: "{place} is read-only: it is a replica, or read_only is on; name the primary server",
+    ErrorKind.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
+    ErrorKind.TOO_BIG: "{place} cannot hold a value: {error}; max_allowed_packet of the server limits a statement",
+    ErrorKind.FULL: "{place} cannot grow, since the disk of the server is full; free space",
+    ErrorKind.IO: "{place} cannot be read or written: {error}; see the log of the server",
+    ErrorKind.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "
     "transaction that is left open",
 }

@@ -134,7 +134,7 @@ class Notifications(ForkAware):
                 _log.debug("no notifications for %g s: %s", _AGAIN, error)
             finally:
                 self.is_listening = False
-                self._let_go()
+                self._close_connection()
             if readable(words.fileno(), timeout=_AGAIN) and b"q" in words.recv(64):
                 return
 
@@ -174,7 +174,7 @@ class Notifications(ForkAware):
             if notified:
                 self._ring()
 
-    def _let_go(self) -> None:
+    def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(Exception):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, Line, RowChange, Runnable, Stored, Trouble
+from relevo_sql._dialect.dialect import Dialect, ErrorKind, Line, RowChange, Runnable, Stored
 from relevo_sql._dialect.portable_tables import BINARY, IDENTITY_COLUMN, LINES, MARK, STRAY, identity_of, tables_on
 from relevo_sql._dialect.server import UnnamedLocation, number_of
 from relevo_sql._row import Sent
@@ -29,9 +29,9 @@ class PortableDialect(Dialect):
     """
     Plain SQL: no RETURNING, no SKIP LOCKED, no upsert, no partial index, no lock but that of a row that is updated.
 
-    A change of rows is a compare-and-set, see ``_marked``. SQLAlchemy begins and ends the transactions and runs the
-    statements, so that any driver will do. The isolation level is READ COMMITTED if the database has it; a stronger
-    one makes some transactions fail and be repeated.
+    A change of rows is a compare-and-set, see ``_compare_and_set``. SQLAlchemy begins and ends the transactions and
+    runs the statements, so that any driver will do. The isolation level is READ COMMITTED if the database has it; a
+    stronger one makes some transactions fail and be repeated.
 
     Args:
         compiler: SQLAlchemy's dialect of the engine.
@@ -41,11 +41,11 @@ class PortableDialect(Dialect):
     """
 
     name = PORTABLE
-    marks = True
+    uses_compare_and_set = True
     derived = (IDENTITY_COLUMN,)
     creates_in_transaction = False
     holds_nul = False
-    edition = f"{SCHEMA} {PORTABLE}"
+    schema_version = f"{SCHEMA} {PORTABLE}"
     stray, stray_index = STRAY, STRAYS
 
     def __init__(self, compiler: sa.Dialect, like: Dialect | None = None):
@@ -218,29 +218,29 @@ class PortableDialect(Dialect):
 
     # --- errors -----------------------------------------------------------------------------------
 
-    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
-        known = Trouble.OTHER if self._like is None else self._like.trouble(error)
-        if known is not Trouble.OTHER:
+    def error_kind(self, error: sa.exc.SQLAlchemyError) -> ErrorKind:
+        known = ErrorKind.OTHER if self._like is None else self._like.error_kind(error)
+        if known is not ErrorKind.OTHER:
             return known
         if isinstance(error, (sa.exc.ResourceClosedError, sa.exc.PendingRollbackError)):
-            return Trouble.LOST  # a call inside a transaction has found that the connection of both is lost
+            return ErrorKind.LOST  # a call inside a transaction has found that the connection of both is lost
         if not isinstance(error, sa.exc.DBAPIError):
-            return Trouble.OTHER
+            return ErrorKind.OTHER
         statement = (error.statement or "").lstrip()
         if error.connection_invalidated or (not statement and self._like is None):
-            return Trouble.LOST  # or the server was not reached, or refused the user
+            return ErrorKind.LOST  # or the server was not reached, or refused the user
         is_of_key = isinstance(error, sa.exc.IntegrityError) and statement.startswith(("INSERT ", "COMMIT"))
         if is_of_key or statement.startswith("CREATE "):
-            return Trouble.CONFLICT  # another transaction has inserted or created the same
+            return ErrorKind.CONFLICT  # another transaction has inserted or created the same
         if self._like is not None:
-            return Trouble.OTHER
+            return ErrorKind.OTHER
         if f"FROM {meta.name}" in statement:  # the first statement of all
-            return Trouble.NO_TABLE
-        return next((trouble for kind, trouble in _BY_CLASS if isinstance(error, kind)), Trouble.OTHER)
+            return ErrorKind.NO_TABLE
+        return next((kind for raised, kind in _BY_CLASS if isinstance(error, raised)), ErrorKind.OTHER)
 
-    def reason(self, trouble: Trouble) -> str | None:
-        known = None if self._like is None else self._like.reason(trouble)
-        return known or _REASONS.get(trouble)
+    def reason(self, kind: ErrorKind) -> str | None:
+        known = None if self._like is None else self._like.reason(kind)
+        return known or _REASONS.get(kind)
 
 
 def _moved(clause: Any, before: sa.Table, after: sa.Table) -> Any:
@@ -267,16 +267,16 @@ def _typed(value: Any, column: sa.Column[Any]) -> Any:
 
 
 _REASONS = {
-    Trouble.READ_ONLY: "{place} is read-only: {error}",
-    Trouble.NO_TABLE: "{place} lacks tables that relevo needs, or refuses a statement ({error}); run: relevo setup, "
+    ErrorKind.READ_ONLY: "{place} is read-only: {error}",
+    ErrorKind.NO_TABLE: "{place} lacks tables that relevo needs, or refuses a statement ({error}); run: relevo setup, "
     "or call transport.setup([…]) with its queues, or grant this user the right that the error names",
 }
 
 
-_BY_CLASS: Sequence[tuple[type[sa.exc.DBAPIError], Trouble]] = (
-    (sa.exc.DataError, Trouble.TOO_BIG),
-    (sa.exc.ProgrammingError, Trouble.NO_TABLE),
-    (sa.exc.OperationalError, Trouble.CONFLICT),  # a deadlock, a lock, a transaction that must be repeated, as a rule
+_BY_CLASS: Sequence[tuple[type[sa.exc.DBAPIError], ErrorKind]] = (
+    (sa.exc.DataError, ErrorKind.TOO_BIG),
+    (sa.exc.ProgrammingError, ErrorKind.NO_TABLE),
+    (sa.exc.OperationalError, ErrorKind.CONFLICT),  # a deadlock, a lock, a transaction that must be repeated, as a rule
 )
 """
 The meaning of the classes of the DB-API, where the codes of a driver are not known.

@@ -15,10 +15,10 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from relevo.errors import ConfigurationError, shown
-from relevo_sql._dialect.dialect import SLICE, Dialect, Line, RowChange, Runnable, Stored, Trouble, filled
+from relevo_sql._dialect.dialect import SLICE, Dialect, ErrorKind, Line, RowChange, Runnable, Stored, filled
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import Texts, insert_events
-from relevo_sql._dialect.server import ServerLocation, number_of, readable, trouble_before_the_driver
+from relevo_sql._dialect.server import ServerLocation, error_kind_before_the_driver, number_of, readable
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, event, lock, metadata, where_of
 
@@ -50,7 +50,7 @@ class PostgresqlDialect(Dialect):
     """
 
     name = "postgresql"
-    commits_alone = sys.maxsize
+    max_autocommit_rows = sys.maxsize
     holds_nul = False
     random_id = "replace(CAST(gen_random_uuid() AS text), '-', '')"
     stray, stray_index = STRAY, STRAYS
@@ -257,28 +257,28 @@ class PostgresqlDialect(Dialect):
 
     # --- errors -----------------------------------------------------------------------------------
 
-    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
+    def error_kind(self, error: sa.exc.SQLAlchemyError) -> ErrorKind:
         if not isinstance(error, sa.exc.DBAPIError):
-            return trouble_before_the_driver(error)
+            return error_kind_before_the_driver(error)
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""  # psycopg2's name
         known = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
         if known is not None:
             return known
         if isinstance(error, sa.exc.DataError):
-            return Trouble.TOO_BIG  # of the driver, before it sent anything
+            return ErrorKind.TOO_BIG  # of the driver, before it sent anything
         if not state and isinstance(error, sa.exc.OperationalError):
             text = str(error.orig)
-            return next((trouble for said, trouble in _BY_TEXT if said.search(text)), Trouble.OTHER)
-        return Trouble.LOST if error.connection_invalidated else Trouble.OTHER
+            return next((kind for said, kind in _BY_TEXT if said.search(text)), ErrorKind.OTHER)
+        return ErrorKind.LOST if error.connection_invalidated else ErrorKind.OTHER
 
     def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
         if isinstance(error, (sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)):
             return True  # of the server, or of the driver before it sent anything
         state = getattr(getattr(error, "orig", None), "sqlstate", None)
-        return bool(state) and self.trouble(error) is not Trouble.LOST
+        return bool(state) and self.error_kind(error) is not ErrorKind.LOST
 
-    def reason(self, trouble: Trouble) -> str | None:
-        return _REASONS.get(trouble)
+    def reason(self, kind: ErrorKind) -> str | None:
+        return _REASONS.get(kind)
 
     def right(self, error: sa.exc.DBAPIError) -> str | None:
         statement = (error.statement or "").lstrip()
@@ -309,15 +309,15 @@ _KINDS = {
 }  # fmt: skip
 
 _BY_TEXT = [
-    (re.compile(pattern, re.IGNORECASE), trouble)
-    for pattern, trouble in (
-        (r"FATAL: +database .* does not exist", Trouble.NOT_FOUND),
-        (r"too many (clients|connections)|connection slots", Trouble.CROWDED),
+    (re.compile(pattern, re.IGNORECASE), kind)
+    for pattern, kind in (
+        (r"FATAL: +database .* does not exist", ErrorKind.NOT_FOUND),
+        (r"too many (clients|connections)|connection slots", ErrorKind.CROWDED),
         (
             r"FATAL: +role .* does not exist|authentication|no password|pg_hba\.conf|not permitted|permission denied",
-            Trouble.DENIED,
+            ErrorKind.DENIED,
         ),
-        (r"connection|server closed|terminat|refused|timeout|SSL", Trouble.LOST),
+        (r"connection|server closed|terminat|refused|timeout|SSL", ErrorKind.LOST),
     )
 ]
 """
@@ -327,36 +327,36 @@ A server that speaks another language refused every connection for the last reas
 """
 
 _BY_STATE = {
-    "40001": Trouble.CONFLICT,  # serialization_failure
-    "40P01": Trouble.CONFLICT,  # deadlock_detected
-    "42P07": Trouble.CONFLICT,  # duplicate_table: another program created it at the same time
-    "55P03": Trouble.BUSY,  # lock_not_available
-    "57014": Trouble.BUSY,  # query_canceled, as for a statement_timeout
-    "25006": Trouble.READ_ONLY,  # read_only_sql_transaction
-    "42501": Trouble.DENIED,  # insufficient_privilege
-    "28": Trouble.DENIED,  # invalid authorization
-    "3D": Trouble.NOT_FOUND,  # invalid catalog name
-    "3F": Trouble.NO_SCHEMA,  # invalid_schema_name
-    "42P01": Trouble.NO_TABLE,  # undefined_table
-    "42703": Trouble.NO_TABLE,  # undefined_column
-    "42P10": Trouble.NO_TABLE,  # no unique index matches the ON CONFLICT clause
-    "42809": Trouble.NO_TABLE,  # wrong_object_type, as a view
-    "55000": Trouble.NO_TABLE,  # object_not_in_prerequisite_state, as a view that takes no rows
-    "53100": Trouble.FULL,  # disk_full
-    "53300": Trouble.CROWDED,  # too_many_connections
-    "53400": Trouble.CROWDED,  # configuration_limit_exceeded
-    "54": Trouble.TOO_BIG,  # program limit exceeded
-    "22": Trouble.TOO_BIG,  # data exception: a text that is too long or has NUL, a number out of range
-    "58": Trouble.IO,  # system error
-    "XX001": Trouble.MALFORMED,  # data_corrupted
-    "XX002": Trouble.MALFORMED,  # index_corrupted
-    "08": Trouble.LOST,  # connection exception
-    "57P": Trouble.LOST,  # the server shuts down, starts or has ended this connection
-    "57P01": Trouble.LOST,
-    "57P02": Trouble.LOST,
-    "57P03": Trouble.LOST,
-    "57P05": Trouble.LOST,  # idle_session_timeout
-    "25P03": Trouble.LOST,  # idle_in_transaction_session_timeout
+    "40001": ErrorKind.CONFLICT,  # serialization_failure
+    "40P01": ErrorKind.CONFLICT,  # deadlock_detected
+    "42P07": ErrorKind.CONFLICT,  # duplicate_table: another program created it at the same time
+    "55P03": ErrorKind.BUSY,  # lock_not_available
+    "57014": ErrorKind.BUSY,  # query_canceled, as for a statement_timeout
+    "25006": ErrorKind.READ_ONLY,  # read_only_sql_transaction
+    "42501": ErrorKind.DENIED,  # insufficient_privilege
+    "28": ErrorKind.DENIED,  # invalid authorization
+    "3D": ErrorKind.NOT_FOUND,  # invalid catalog name
+    "3F": ErrorKind.NO_SCHEMA,  # invalid_schema_name
+    "42P01": ErrorKind.NO_TABLE,  # undefined_table
+    "42703": ErrorKind.NO_TABLE,  # undefined_column
+    "42P10": ErrorKind.NO_TABLE,  # no unique index matches the ON CONFLICT clause
+    "42809": ErrorKind.NO_TABLE,  # wrong_object_type, as a view
+    "55000": ErrorKind.NO_TABLE,  # object_not_in_prerequisite_state, as a view that takes no rows
+    "53100": ErrorKind.FULL,  # disk_full
+    "53300": ErrorKind.CROWDED,  # too_many_connections
+    "53400": ErrorKind.CROWDED,  # configuration_limit_exceeded
+    "54": ErrorKind.TOO_BIG,  # program limit exceeded
+    "22": ErrorKind.TOO_BIG,  # data exception: a text that is too long or has NUL, a number out of range
+    "58": ErrorKind.IO,  # system error
+    "XX001": ErrorKind.MALFORMED,  # data_corrupted
+    "XX002": ErrorKind.MALFORMED,  # index_corrupted
+    "08": ErrorKind.LOST,  # connection exception
+    "57P": ErrorKind.LOST,  # the server shuts down, starts or has ended this connection
+    "57P01": ErrorKind.LOST,
+    "57P02": ErrorKind.LOST,
+    "57P03": ErrorKind.LOST,
+    "57P05": ErrorKind.LOST,  # idle_session_timeout
+    "25P03": ErrorKind.LOST,  # idle_in_transaction_session_timeout
 }
 """By SQLSTATE, or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
@@ -376,12 +376,12 @@ _RIGHTS = {
 """What is before the name of a table for which a right is needed."""
 
 _REASONS = {
-    Trouble.READ_ONLY: "{place} is read-only: it is a replica, or default_transaction_read_only is on; name the "
+    ErrorKind.READ_ONLY: "{place} is read-only: it is a replica, or default_transaction_read_only is on; name the "
     "primary server",
-    Trouble.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
-    Trouble.TOO_BIG: "{place} cannot hold a value: {error}",
-    Trouble.FULL: "{place} cannot grow, since the disk of the server is full; free space",
-    Trouble.IO: "{place} cannot be read or written: {error}; see the log of the server",
-    Trouble.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "
+    ErrorKind.NOT_FOUND: "{place} does not exist; create it with CREATE DATABASE, or fix the address",
+    ErrorKind.TOO_BIG: "{place} cannot hold a value: {error}",
+    ErrorKind.FULL: "{place} cannot grow, since the disk of the server is full; free space",
+    ErrorKind.IO: "{place} cannot be read or written: {error}; see the log of the server",
+    ErrorKind.BUSY: "{place}: a row or a table is locked by another transaction{waited} ({error}); look for a "
     "transaction that is left open",
 }

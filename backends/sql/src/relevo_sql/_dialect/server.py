@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import sqlalchemy as sa
 
-from relevo_sql._dialect.dialect import Line, Location, Trouble
+from relevo_sql._dialect.dialect import ErrorKind, Line, Location
 
 
 class ServerLocation(Location):
@@ -45,11 +45,11 @@ class ServerLocation(Location):
         return home == self._home
 
 
-def trouble_before_the_driver(error: sa.exc.SQLAlchemyError) -> Trouble:
+def error_kind_before_the_driver(error: sa.exc.SQLAlchemyError) -> ErrorKind:
     """Return what *error* means, which SQLAlchemy raised without asking the driver."""
     # A call inside a transaction may have found that the connection of both is lost.
     closed = (sa.exc.ResourceClosedError, sa.exc.PendingRollbackError)
-    return Trouble.LOST if isinstance(error, closed) else Trouble.OTHER
+    return ErrorKind.LOST if isinstance(error, closed) else ErrorKind.OTHER
 
 
 class UnnamedLocation(ServerLocation):

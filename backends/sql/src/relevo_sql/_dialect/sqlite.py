@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import SLICE, Dialect, Location, RowChange, Stored, Trouble, filled
+from relevo_sql._dialect.dialect import SLICE, Dialect, ErrorKind, Location, RowChange, Stored, filled
 from relevo_sql._row import Undecodable
 from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE
 
@@ -164,7 +164,7 @@ class SqliteDialect(Dialect):
             try:
                 mode = str(connection.exec_driver_sql(f"PRAGMA journal_mode = {better}").scalar())
             except sa.exc.DBAPIError as error:
-                if self.trouble(error) is not Trouble.READ_ONLY:  # it can still be read
+                if self.error_kind(error) is not ErrorKind.READ_ONLY:  # it can still be read
                     raise
         return mode
 
@@ -291,17 +291,17 @@ class SqliteDialect(Dialect):
 
     # --- errors -----------------------------------------------------------------------------------
 
-    def trouble(self, error: sa.exc.SQLAlchemyError) -> Trouble:
+    def error_kind(self, error: sa.exc.SQLAlchemyError) -> ErrorKind:
         if not isinstance(error, sa.exc.DBAPIError):
-            return Trouble.OTHER
+            return ErrorKind.OTHER
         text = str(error.orig)
         code = getattr(error.orig, "sqlite_errorcode", None)
         if code is None:
-            return next((trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER)
+            return next((kind for part, kind in _BY_TEXT.items() if part in text), ErrorKind.OTHER)
         return (
             _BY_CODE.get(code)
             or _BY_CODE.get(code & 0xFF)
-            or next((trouble for part, trouble in _BY_TEXT.items() if part in text), Trouble.OTHER)
+            or next((kind for part, kind in _BY_TEXT.items() if part in text), ErrorKind.OTHER)
         )
 
 
@@ -312,36 +312,36 @@ _LEVELS = "relevo_sql.levels"
 _LEVEL = "relevo_sql.level"
 
 _BY_CODE = {
-    sqlite3.SQLITE_BUSY_SNAPSHOT: Trouble.STALE,
-    sqlite3.SQLITE_READONLY_DBMOVED: Trouble.NOT_FOUND,
-    sqlite3.SQLITE_BUSY: Trouble.BUSY,
-    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
-    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
-    sqlite3.SQLITE_PERM: Trouble.READ_ONLY,
-    sqlite3.SQLITE_FULL: Trouble.FULL,
-    sqlite3.SQLITE_IOERR: Trouble.IO,
-    sqlite3.SQLITE_CANTOPEN: Trouble.NOT_FOUND,
-    sqlite3.SQLITE_NOTADB: Trouble.NOT_A_DATABASE,
-    sqlite3.SQLITE_CORRUPT: Trouble.MALFORMED,
-    sqlite3.SQLITE_TOOBIG: Trouble.TOO_BIG,
+    sqlite3.SQLITE_BUSY_SNAPSHOT: ErrorKind.STALE,
+    sqlite3.SQLITE_READONLY_DBMOVED: ErrorKind.NOT_FOUND,
+    sqlite3.SQLITE_BUSY: ErrorKind.BUSY,
+    sqlite3.SQLITE_LOCKED: ErrorKind.BUSY,
+    sqlite3.SQLITE_READONLY: ErrorKind.READ_ONLY,
+    sqlite3.SQLITE_PERM: ErrorKind.READ_ONLY,
+    sqlite3.SQLITE_FULL: ErrorKind.FULL,
+    sqlite3.SQLITE_IOERR: ErrorKind.IO,
+    sqlite3.SQLITE_CANTOPEN: ErrorKind.NOT_FOUND,
+    sqlite3.SQLITE_NOTADB: ErrorKind.NOT_A_DATABASE,
+    sqlite3.SQLITE_CORRUPT: ErrorKind.MALFORMED,
+    sqlite3.SQLITE_TOOBIG: ErrorKind.TOO_BIG,
 }
 
 _BY_TEXT = {
-    "no such table": Trouble.NO_TABLE,
-    "no such index": Trouble.NO_TABLE,
-    "no such column": Trouble.NO_TABLE,
-    "no query solution": Trouble.NO_TABLE,  # an index of another kind has the name of one of relevo's
-    "ON CONFLICT clause does not match": Trouble.NO_TABLE,
-    "because it is a view": Trouble.NO_TABLE,
-    "has no column named": Trouble.NO_TABLE,
-    "Could not decode to UTF-8": Trouble.UNDECODABLE,
-    "SQLite objects created in a thread": Trouble.THREAD,
-    "string or blob too big": Trouble.TOO_BIG,
-    "database is locked": Trouble.BUSY,
-    "readonly database": Trouble.READ_ONLY,
-    "disk is full": Trouble.FULL,
-    "disk I/O error": Trouble.IO,
-    "unable to open database": Trouble.NOT_FOUND,
+    "no such table": ErrorKind.NO_TABLE,
+    "no such index": ErrorKind.NO_TABLE,
+    "no such column": ErrorKind.NO_TABLE,
+    "no query solution": ErrorKind.NO_TABLE,  # an index of another kind has the name of one of relevo's
+    "ON CONFLICT clause does not match": ErrorKind.NO_TABLE,
+    "because it is a view": ErrorKind.NO_TABLE,
+    "has no column named": ErrorKind.NO_TABLE,
+    "Could not decode to UTF-8": ErrorKind.UNDECODABLE,
+    "SQLite objects created in a thread": ErrorKind.THREAD,
+    "string or blob too big": ErrorKind.TOO_BIG,
+    "database is locked": ErrorKind.BUSY,
+    "readonly database": ErrorKind.READ_ONLY,
+    "disk is full": ErrorKind.FULL,
+    "disk I/O error": ErrorKind.IO,
+    "unable to open database": ErrorKind.NOT_FOUND,
 }
 
 

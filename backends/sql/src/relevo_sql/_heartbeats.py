@@ -15,7 +15,7 @@ _DAY = 86400.0
 """Seconds after its last heartbeat until a worker is deleted."""
 
 
-class Witness:
+class Heartbeats:
     """The heartbeats of workers: counters, since the clocks of two hosts cannot be compared."""
 
     def __init__(self, database: Database, clock: Clock):

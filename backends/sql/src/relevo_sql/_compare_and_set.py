@@ -123,7 +123,7 @@ class ExecutedForEach(Executed):
         ]
 
 
-class MarkingPreparer(Preparer):
+class CompareAndSetPreparer(Preparer):
     """Prepares statements that SQLAlchemy runs."""
 
     def __call__(self, statement: sa.ClauseElement, *order: str) -> Prepared:
