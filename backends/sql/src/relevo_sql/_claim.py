@@ -89,17 +89,37 @@ class Claimer:
         self._looked_at: tuple[str, ...] = ()
         self._next_look = float("-inf")
 
-    def claim(self, queues: Sequence[str], *, limit: int, lease: float) -> Claim:
-        """Lease up to *limit* ready events for *lease* seconds."""
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, sent: bool = False) -> Claim:
+        """
+        Lease up to *limit* ready events for *lease* seconds.
+
+        Args:
+            queues: In order of preference.
+
+            limit: The most to lease.
+
+            lease: Seconds.
+
+            sent: Something was just sent: it is leased without a look at the queues, where one statement does that.
+        """
         if self._looked_at == tuple(queues) and self._clock.monotonic() < self._next_look:
-            ready = [_ready(queue) for queue in queues]
-            found = self._database.write(lambda connection: self._take(connection, ready, limit, lease))
+            found = self._take_ready(queues, limit, lease)
             if len(found) >= limit:
                 return Claim(found)
             self._next_look = float("-inf")
             rest = self._look_and_claim(queues, limit - len(found), lease)
             return attrs.evolve(rest, deliveries=[*found, *rest.deliveries])
+        if sent and self._is_one_statement(queues) and (found := self._take_ready(queues, limit, lease)):
+            return Claim(found)
         return self._look_and_claim(queues, limit, lease)
+
+    def _take_ready(self, queues: Sequence[str], limit: int, lease: float) -> list[Delivery]:
+        ready = [_ready(queue) for queue in queues]
+        write = self._database.update if self._is_one_statement(queues) else self._database.write
+        return write(lambda connection: self._take(connection, ready, limit, lease))
+
+    def _is_one_statement(self, queues: Sequence[str]) -> bool:
+        return len(queues) == 1 and self._statements.claim.is_one and self._database.dialect.commits_statements
 
     def _look_and_claim(self, queues: Sequence[str], limit: int, lease: float) -> Claim:
         changes, prospects = self._database.read(lambda connection: self._look(connection, queues))

@@ -157,6 +157,16 @@ class Database(ForkAware):
 
         return self._run(commit, patience=patience, alone=True)
 
+    def update(self, work: Callable[[sa.Connection], T]) -> T:
+        """
+        As :meth:`write`; *work* executes one statement, which does no harm if it is repeated after it took effect.
+
+        It is executed outside a transaction where the database commits it then, which saves two round trips.
+        """
+        if not self.dialect.commits_statements:
+            return self.write(work)
+        return self._run(work, alone=True)
+
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not exist yet."""
         return self._run(work, durable=True, create=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -28,6 +28,9 @@ class Prepared:
     """
 
     __slots__ = ("_arrange", "_compiler", "_constants", "_names", "_order", "_statement", "sql")
+
+    is_one: ClassVar[bool] = True
+    """Whether one run executes one statement."""
 
     def __init__(self, statement: sa.ClauseElement, compiler: sa.Dialect, *, order: Sequence[str] = ()):
         self._statement = statement
@@ -83,6 +86,8 @@ class PreparedPair(Prepared):
     """
 
     __slots__ = ("_listed", "change")
+
+    is_one = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -42,7 +42,8 @@ class Settler:
             if receipt is not None and receipt not in chosen:
                 chosen[receipt] = delivery, outcome
                 kept[position] = receipt
-        settled = self._database.write(lambda connection: self._settle(connection, chosen)) if chosen else set()
+        write = self._database.update if self._is_one_statement(chosen) else self._database.write
+        settled = write(lambda connection: self._settle(connection, chosen)) if chosen else set()
         return [delivery for position, (delivery, _) in enumerate(settlements) if kept.get(position) not in settled]
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Delivery]:
@@ -64,7 +65,7 @@ class Settler:
             return False
         seq, token = receipt
         run = self._statements.checkpoint.run
-        touched = self._database.write(
+        touched = self._database.update(
             lambda connection: run(connection, which=seq, held=token, now=self._now(), kept=state).rowcount
         )
         return touched > 0
@@ -78,7 +79,7 @@ class Settler:
         kept = {"note": note.packed(), "dead": deaths_text(note.deaths)}
         run = self._statements.begin.run
         # Not durable: a crash of the host may lose the note, but no listener causes such a crash.
-        touched = self._database.write(
+        touched = self._database.update(
             lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
         )
         return touched > 0
@@ -89,10 +90,18 @@ class Settler:
         if isinstance(receipt, Receipt):
             kept = {"note": note.packed(), "excused": attrs.evolve(note, excused=True).packed()}
             run = self._statements.excuse.run
-            self._database.write(lambda connection: run(connection, which=receipt.seq, **kept))
+            self._database.update(lambda connection: run(connection, which=receipt.seq, **kept))
 
     def _now(self) -> int:
         return self._database.now(self._clock)
+
+    def _is_one_statement(self, chosen: Mapping[Receipt, Settlement]) -> bool:
+        """Return whether one statement settles all of *chosen*: what one claim has found, and is done."""
+        return (
+            len({receipt.token for receipt in chosen}) == 1
+            and self._statements.ack.is_one
+            and all(type(outcome) is Ack and not _may_be_waited_for(each) for each, outcome in chosen.values())
+        )
 
     def _settle(self, connection: sa.Connection, chosen: dict[Receipt, Settlement]) -> set[Receipt]:
         now = self._now()

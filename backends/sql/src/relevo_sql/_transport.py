@@ -241,13 +241,14 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         patience = Patience(self._clock, self._doorbell, wait=wait, longest=self._poll)
+        rung = False
         while True:
             self._require_open()
             if limit <= 0:
                 return ()
             rings = self._doorbell.listen()
             try:
-                claim = self._claimer.claim(queues, limit=limit, lease=lease)
+                claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=rung)
             except ConfigurationError:
                 # If this transport created the tables, it creates them again in an empty database, and only there.
                 if not self._kept or not self._database.is_empty():
@@ -267,6 +268,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             changed = None if claim.changes is None else partial(self._database.changed_since, claim.changes)
             if not patience.pause(rings, change, changed):
                 return ()
+            rung = self._doorbell.rings != rings
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         self._require_open()

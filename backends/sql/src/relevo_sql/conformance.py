@@ -49,6 +49,9 @@ _CONSTRAINTS = {
 }
 """The statements that turn constraints off, and on again, where a writer can do that."""
 
+_IN_TRANSACTION = 1
+"""A bit of the status that MariaDB sends with each answer: SERVER_STATUS_IN_TRANS."""
+
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
 
 _LARGE = 2**30
@@ -210,8 +213,11 @@ def _in_memory() -> str | None:
 
 
 def _commits_alone(connection: sa.Connection) -> bool:
-    """Return whether a statement on *connection* commits by itself; relevo sends so on PostgreSQL."""
-    info = getattr(connection.connection.driver_connection, "info", None)  # psycopg's
+    """Return whether a statement on *connection* commits by itself; relevo sends so on a server."""
+    driver: Any = connection.connection.driver_connection
+    if hasattr(driver, "server_status"):  # PyMySQL's
+        return not driver.server_status & _IN_TRANSACTION
+    info = getattr(driver, "info", None)  # psycopg's
     return info is not None and not info.transaction_status
 
 

@@ -223,6 +223,9 @@ class Dialect(ABC):
     It is committed at once and as durably, which saves two round trips.
     """
 
+    commits_statements: ClassVar[bool] = False
+    """Whether a statement outside a transaction is committed at once, on a connection of relevo."""
+
     turns_at_send: ClassVar[bool] = False
     """
     Whether a send itself decides if an event of an ordering key waits for others.

@@ -107,6 +107,8 @@ class MariadbDialect(Dialect):
     stray = f"relevo_event.{STRAY_QUEUE} IS NOT NULL"
     stray_queue = f"relevo_event.{STRAY_QUEUE}"
     stray_index = STRAYS
+    max_autocommit_rows = 1  # the driver may split several into several statements
+    commits_statements = True
 
     def __init__(self) -> None:
         self.compiler = MySQLDialect_pymysql(paramstyle="format")
@@ -319,6 +321,14 @@ class MariadbDialect(Dialect):
             return ErrorKind.TOO_BIG  # or a number that is none, which the driver does not send
         return ErrorKind.OTHER
 
+    def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
+        if self.error_kind(error) is ErrorKind.LOST:
+            return False
+        code = _code(getattr(error, "orig", None))
+        if code < 0:
+            return isinstance(error, (sa.exc.DataError, sa.exc.ProgrammingError))  # of the driver, which sent nothing
+        return code != _DURING_COMMIT
+
     def reason(self, kind: ErrorKind) -> str | None:
         return _REASONS.get(kind)
 
@@ -363,6 +373,7 @@ def _size(parameters: object) -> int:
 _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view", "SYSTEM VIEW": "view"}
 
 _LOCK_WAIT_TIMEOUT = 1205
+_DURING_COMMIT = 1180
 
 _CODES = {
     ErrorKind.BUSY: (_LOCK_WAIT_TIMEOUT,),
