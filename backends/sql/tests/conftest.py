@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from database_server import DatabaseServer
 from relevo import Clock, Envelope, SystemClock
 from relevo.testing import FakeClock
 from relevo_sql import SqlOptions, SqlTransport
@@ -56,6 +57,21 @@ def engine(path: Path) -> Iterator[sa.Engine]:
     engine = sa.create_engine(f"sqlite:///{path}")
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, driver: str) -> DatabaseServer:
+    """Return the server for the module's fixture *driver*: the dialect and driver of the application's engine."""
+    name = "postgresql_databases" if driver.startswith("postgresql") else "mariadb_databases"
+    found: DatabaseServer = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def server_database(server: DatabaseServer) -> Iterator[str]:
+    """Give the URL of a new database on the server."""
+    with server.fresh_database() as url:
+        yield url
 
 
 @pytest.fixture

@@ -37,29 +37,16 @@ def _driver(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(name="server")
-def _server(request: pytest.FixtureRequest, driver: str) -> DatabaseServer:
-    name = "postgresql_databases" if driver.startswith("postgresql") else "mariadb_databases"
-    found: DatabaseServer = request.getfixturevalue(name)
-    return found
-
-
-@pytest.fixture(name="database")
-def _database(server: DatabaseServer) -> Iterator[str]:
-    with server.fresh_database() as url:
-        yield url
-
-
 @pytest.fixture(name="transport")
-def _transport(database: str, opener: Opener) -> SqlTransport:
-    return opener(url=database)
+def _transport(server_database: str, opener: Opener) -> SqlTransport:
+    return opener(url=server_database)
 
 
 @pytest.fixture(name="shop")
-def _shop(database: str, driver: str) -> Iterator[sa.Engine]:
+def _shop(server_database: str, driver: str) -> Iterator[sa.Engine]:
     """Return the application's engine."""
-    execute(database, "CREATE TABLE image (id INTEGER PRIMARY KEY)")
-    with an_engine(sa.make_url(database).set(drivername=driver)) as engine:
+    execute(server_database, "CREATE TABLE image (id INTEGER PRIMARY KEY)")
+    with an_engine(sa.make_url(server_database).set(drivername=driver)) as engine:
         yield engine
 
 
@@ -162,12 +149,12 @@ def test_an_event_that_the_database_cannot_hold_is_refused_and_the_session_lives
 
 
 def test_tables_that_are_gone_are_named(
-    transport: SqlTransport, shop: sa.Engine, database: str, an_envelope: Maker
+    transport: SqlTransport, shop: sa.Engine, server_database: str, an_envelope: Maker
 ) -> None:
     with Session(shop) as session:
         transport.bound_to(session).send(lambda: [an_envelope(1)])
         session.commit()
-        execute(database, "DROP TABLE relevo_event")
+        execute(server_database, "DROP TABLE relevo_event")
         transport.bound_to(session).send(lambda: [an_envelope(2)])
         with pytest.raises(SessionError, match="lacks relevo's tables"):
             session.commit()

@@ -191,7 +191,8 @@ class MariadbDialect(Dialect):
             connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_SETUP_LOCK})")
 
     def joined(self, connection: sa.Connection) -> bool:
-        driver: Any = connection.connection.dbapi_connection
+        # The driver's own connection: what SQLAlchemy 2.0 puts around an asynchronous one cannot say it.
+        driver = self.driver(connection)
         ask = getattr(driver, "get_autocommit", None)  # two drivers have an attribute instead
         return not (ask() if ask else getattr(driver, "autocommit", False))
 
