@@ -59,7 +59,7 @@ check-tests: $(VENV)/.dev
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py
 
-test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python, and the slowest ones: soaks, long demos, mutants
+test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python and with older libraries, and the slowest ones: soaks, long demos, mutants
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
 	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/mutants.py --check
 

@@ -6,7 +6,8 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
 
 Each Python runs the unit tests. What hardly depends on the version of Python runs on only one. With several Pythons,
 the oldest runs the conformance suite and the slow tests, and the newest checks the types and runs the report cards. A
-single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks.
+single Python runs everything, so no test depends on a second one. ``--all`` runs everything on each, and the soaks. It
+also runs the SQL backend with older releases of its libraries.
 
 The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
 own. With ``--all`` the parts run one after another.
@@ -38,6 +39,7 @@ WHOLE = "not soak"
 OLDEST = "not (card or soak)"
 BETWEEN = "not (slow or conformance or card or soak)"
 NEWEST = "not soak and (card or not (slow or conformance))"
+OLDER = "not (slow or card or soak)"
 
 BESIDE = 2
 """Parts that run at a time beside the longest one: the checks use one core, and its first tests wait."""
@@ -87,7 +89,7 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
     Args:
         versions: Minor versions, the oldest first.
 
-        everything: Run every test on each Python, and the soaks.
+        everything: Run every test on each Python, the soaks, and the SQL backend with older libraries.
     """
     yield Part("checks")
     for place, version in enumerate(reversed(versions)):
@@ -99,6 +101,8 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
         types = "" if everything or is_newest else "-tests"
         yield Part(f"py{version.replace('.', '')}{types}", marks, measured=is_newest)
     if everything:
+        yield Part("sqlalchemy20", OLDER)
+        yield Part("oldest", OLDER)
         yield Part("soak", "soak")
 
 
@@ -127,7 +131,7 @@ def run_side_by_side(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping
 def main() -> int:
     """Run them all and return 1 if any failed."""
     parser = argparse.ArgumentParser(description="Run the checks and the tests on the Pythons of this machine.")
-    parser.add_argument("--all", action="store_true", help="everything on each Python, and the soaks")
+    parser.add_argument("--all", action="store_true", help="everything on each Python, older libraries, and the soaks")
     everything = parser.parse_args().all
     found = present()
     REPORT.unlink(missing_ok=True)

@@ -44,7 +44,16 @@ def test_a_python_between_runs_the_unit_tests() -> None:
 def test_everything_is_everything_on_each_and_the_soaks_on_one() -> None:
     whole = {"", "slow", "conformance", "card"}
 
-    assert marks_run(["3.11", "3.13"], everything=True) == {"py311": whole, "py313": whole, "soak": {"soak"}}
+    found = marks_run(["3.11", "3.13"], everything=True)
+
+    assert (found["py311"], found["py313"], found["soak"]) == (whole, whole, {"soak"})
+
+
+def test_older_libraries_are_a_part_of_everything() -> None:
+    found = marks_run(["3.13"], everything=True)
+
+    assert found["sqlalchemy20"] == found["oldest"] == {"", "conformance"}
+    assert "sqlalchemy20" not in marks_run(["3.13"])
 
 
 @pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.12", "3.13"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from configparser import ConfigParser
 
 import pytest
 from packaging.markers import default_environment
@@ -71,7 +72,44 @@ def test_whatever_installs_is_held_to_the_versions(file: str) -> None:
     installing = [line for line in text.splitlines() if re.search(r"\bpip\b.* install ", line)]
 
     assert installing
-    assert [line for line in installing if "--constraint constraints.txt" not in line and "--upgrade" not in line] == []
+    assert [line for line in installing if not held(line)] == []
+
+
+def held(line: str) -> bool:
+    """Return whether *line* installs the pinned versions, the newest pip, or exactly the versions that it names."""
+    named = line.partition(" install ")[2].split()
+    return (
+        "--constraint constraints.txt" in line
+        or "--upgrade" in line
+        or all("==" in each for each in named if not each.startswith("-"))
+    )
+
+
+def older(environment: str) -> dict[str, str]:
+    """Return the versions that an environment of tox installs instead of the pinned ones."""
+    settings = ConfigParser(interpolation=None)
+    settings.read(ROOT / "tox.ini")
+    return dict(re.findall(r"(\S+)==(\S+)", settings[f"testenv:{environment}"]["commands_pre"]))
+
+
+def test_the_oldest_versions_that_the_sql_backend_accepts_are_tested() -> None:
+    project = workspace.project(workspace.distributions()["relevo-sql"])
+    asked = map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["mariadb"]])
+    lowest = {each.name: each.specifier for each in asked}
+
+    assert {name: str(lowest[name]) for name in older("oldest")} == {
+        name: f">={version.removesuffix('.0')}" for name, version in older("oldest").items()
+    }
+    assert "SQLAlchemy" in older("oldest")
+
+
+def test_the_readme_of_the_sql_backend_names_each_sqlalchemy_that_is_tested() -> None:
+    pinned = pins(SUPPORTED[0])["sqlalchemy"].rpartition(".")[0]
+    tested = [older("oldest")["SQLAlchemy"], older("sqlalchemy20")["SQLAlchemy"], pinned]
+
+    text = (workspace.distributions()["relevo-sql"] / "README.md").read_text()
+
+    assert [version for version in tested if version not in text] == []
 
 
 def test_versions_that_differ_carry_the_pythons_they_are_for() -> None:
