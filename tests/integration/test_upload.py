@@ -48,7 +48,7 @@ class Shop:
 
 SQLITE = "sqlite:///shop.db"
 SYNCHRONOUS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
-ASYNCHRONOUS = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+ASYNCHRONOUS = {"postgresql": "postgresql+asyncpg", "mariadb": "mariadb+asyncmy", "sqlite": "sqlite+aiosqlite"}
 
 ON_A_SERVER = pytest.mark.slow("about a server, not Python")
 KINDS = [

@@ -183,6 +183,31 @@ def test_a_nul_is_refused_on_postgresql(
     assert ids(transport) == ["id-2"]
 
 
+def test_a_connection_that_the_server_has_ended_sends_nothing_and_the_session_lives_on(
+    transport: SqlTransport, server_database: str, driver: str, an_envelope: Maker
+) -> None:
+    if driver.startswith("postgresql"):
+        who, end = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"
+    else:
+        who, end = "SELECT CONNECTION_ID()", "KILL {}"
+
+    async def upload() -> None:
+        async with a_session(server_database, driver) as session:
+            number = await session.scalar(sa.text(who))
+            transport.bound_to(session).send(lambda: [an_envelope(1)])
+            execute(server_database, end.format(number))
+            with pytest.raises(SendError, match="the session's database cannot be reached") as caught:
+                await session.commit()
+            assert caught.value.refused == (0,)
+            await session.rollback()
+            transport.bound_to(session).send(lambda: [an_envelope(2)])
+            await session.commit()
+
+    asyncio.run(upload())
+
+    assert ids(transport) == ["id-2"]
+
+
 def test_tables_that_are_gone_are_named(
     transport: SqlTransport, server_database: str, driver: str, an_envelope: Maker
 ) -> None:
