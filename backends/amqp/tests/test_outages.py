@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -361,8 +362,9 @@ def test_a_worker_that_loses_its_virtual_host_waits_and_resumes(
         sender.send(_envelopes(2)[1:])
         running.wait_until(lambda: running.done() == 2)
 
-    told = [line for line in _logged(caplog) if "waiting until it is back" in line]
-    assert len(told) == 1
+    told = [each.created for each in caplog.records if "waiting until it is back" in each.getMessage()]
+    assert told
+    assert all(later - earlier >= 59.0 for earlier, later in pairwise(told))
 
 
 # --- queues and connections ---------------------------------------------------------------------------------

@@ -255,7 +255,8 @@ def test_a_transport_that_is_closed_does_not_wait_for_a_lock(opener: Opener, pos
 def test_a_transaction_that_rests_too_long_for_the_server_is_repeated(
     opener: Opener, role: Role, an_envelope: Maker
 ) -> None:
-    hurried = opener(url=role("idle_in_transaction_session_timeout = '50ms'"), setup=False)
+    # Long enough for the driver and SQLAlchemy, which begin a transaction when they connect.
+    hurried = opener(url=role("idle_in_transaction_session_timeout = '2s'"), setup=False)
     hurried.send([an_envelope(1), an_envelope(2)])
     engine = hurried._database.engine
     rested: list[int] = []
