@@ -16,7 +16,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from relevo.errors import ConfigurationError
 from relevo_sql._dialect.dialect import Dialect, ErrorKind, Line, RowChange, Stored, filled
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
-from relevo_sql._dialect.server import UnnamedLocation, error_kind_before_the_driver, number_of, readable
+from relevo_sql._dialect.server import UnnamedLocation, error_kind_before_the_driver, has_input, number_of
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
 
 _FOUND_ROWS = 2
@@ -165,7 +165,7 @@ class MariadbDialect(Dialect):
             return False
         # An idle session hears from the server only that it is ended.
         own = getattr(driver, "_sock", None)  # the driver has no other way to its socket
-        return own is None or not readable(own.fileno(), timeout=0)
+        return own is None or not has_input(own.fileno())
 
     def home(self, connection: sa.Connection) -> Home:
         host, port, database = connection.exec_driver_sql("SELECT @@hostname, @@port, DATABASE()").one()

@@ -18,7 +18,7 @@ from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.dialect import SLICE, Dialect, ErrorKind, Line, RowChange, Runnable, Stored, filled
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import Texts, insert_events
-from relevo_sql._dialect.server import ServerLocation, error_kind_before_the_driver, number_of, readable
+from relevo_sql._dialect.server import ServerLocation, error_kind_before_the_driver, has_input, number_of
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, event, lock, metadata, where_of
 
@@ -135,7 +135,7 @@ class PostgresqlDialect(Dialect):
         if driver.closed:
             return False
         # An idle session hears from the server that it is ended; rarely, that a setting of the server has changed.
-        return not readable(driver.fileno(), timeout=0)
+        return not has_input(driver.fileno())
 
     def home(self, connection: sa.Connection) -> Home:
         # Without a privilege, before there is a table, and independent of the time zone.
