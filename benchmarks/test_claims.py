@@ -6,6 +6,8 @@ import pytest
 
 from claims import TABLES, emptied, fresh, main
 
+pytestmark = pytest.mark.slow("runs each measurement once")
+
 SMALL = [
     *("--events", "250", "--pending", "250", "500", "--scheduled", "5", "--line", "4", "--ordered", "2"),
     *("--passed", "250", "--workers", "2", "--shared", "500"),

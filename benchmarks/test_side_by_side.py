@@ -25,6 +25,8 @@ from side_by_side import (
 )
 from summary import Bar, Figures, bars, latencies, rates
 
+pytestmark = pytest.mark.slow("measures most contestants once")
+
 BENCHMARKS = Path(__file__).parent
 
 

@@ -28,6 +28,8 @@ from relevo_amqp._mapping import MessageRecord, written
 from relevo_amqp._publisher import PublishResult
 from relevo_conformance.fault.proxy import Proxy
 
+pytestmark = pytest.mark.slow("about a server, and some seconds for each outage")
+
 Node = rabbitmq_node.PrivateNode
 Opener = Callable[..., AmqpTransport]
 

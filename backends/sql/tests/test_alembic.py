@@ -26,9 +26,10 @@ Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 
 # SQLAlchemy does not read an index of an expression from SQLite.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Skipped unsupported reflection of expression-based index relevo_event_stray"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index relevo_event_stray"),
+    pytest.mark.slow("each migration in a process of its own"),
+]
 
 ENV = """
 import sqlalchemy as sa

@@ -22,7 +22,7 @@ from relevo_sql.conformance import (
 
 from .on_mariadb import query
 
-SHORT = attrs.evolve(PROFILES["quick"], rows=100)
+SHORT = attrs.evolve(PROFILES["quick"], rows=60)
 """The quick profile with fewer pairs of features: on a server all of them take minutes."""
 
 TestSqlite = suite(SqlHarness)

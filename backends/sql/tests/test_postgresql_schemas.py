@@ -25,7 +25,7 @@ Maker = Callable[..., Envelope]
 
 SCHEMAS = ["jobs", 'we"ird', "100% {x} 'Ünï' :a $1 %s"]
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.slow("about a database, not about Python")]
 
 
 def tables(database: str) -> list[str]:

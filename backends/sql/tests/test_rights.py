@@ -19,6 +19,8 @@ from relevo_sql import SqlTransport
 from .on_mariadb import execute as execute_on_mariadb
 from .on_postgresql import execute as execute_on_postgresql
 
+pytestmark = pytest.mark.slow("about the rights of a server's user")
+
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 

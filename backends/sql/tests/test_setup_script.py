@@ -12,6 +12,8 @@ from relevo_sql import SqlTransport
 
 from .command_line import configure, relevo, run_script, tables_of
 
+pytestmark = pytest.mark.slow("about the SQL of each database")
+
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 
