@@ -45,13 +45,17 @@ ON_MARIADB = "consuming, MariaDB"
 LATENCY_ON_RABBITMQ = "upload to listener, RabbitMQ"
 LATENCY_ON_POSTGRESQL = "upload to listener, PostgreSQL"
 
-LATENCIES = (LATENCY_ON_RABBITMQ, LATENCY_ON_POSTGRESQL)
+LATENCY_ON_MARIADB = "upload to listener, MariaDB"
+LATENCY_ON_SQLITE = "upload to listener, SQLite"
+
+LATENCIES = (LATENCY_ON_RABBITMQ, LATENCY_ON_POSTGRESQL, LATENCY_ON_MARIADB, LATENCY_ON_SQLITE)
 SERVERS = {
     ON_RABBITMQ: "amqp",
     LATENCY_ON_RABBITMQ: "amqp",
     ON_POSTGRESQL: "postgresql",
     LATENCY_ON_POSTGRESQL: "postgresql",
     ON_MARIADB: "mariadb",
+    LATENCY_ON_MARIADB: "mariadb",
 }
 """The option that names the server of a table, which is left out without it."""
 
@@ -84,12 +88,15 @@ CONTESTANTS = (
     Contestant(ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql", 1.5),
     Contestant(ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer"),
     Contestant(ON_POSTGRESQL, "Procrastinate", "peers.procrastinate:Procrastinate", 0.1),
+    Contestant(ON_MARIADB, "SQLAlchemy alone", "peers.mariadb:Floor", 1.5),
     Contestant(ON_MARIADB, "relevo", "peers.relevo:OnMariadb", 1.5),
     Contestant(LATENCY_ON_RABBITMQ, "pika alone", "peers.pika:Pika"),
     Contestant(LATENCY_ON_RABBITMQ, "relevo", "peers.relevo:OnRabbitMQ"),
     Contestant(LATENCY_ON_POSTGRESQL, "SQLAlchemy alone", "peers.postgresql:Floor"),
     Contestant(LATENCY_ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql"),
     Contestant(LATENCY_ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer"),
+    Contestant(LATENCY_ON_MARIADB, "relevo", "peers.relevo:OnMariadb"),
+    Contestant(LATENCY_ON_SQLITE, "relevo", "peers.relevo:OnSqliteResident"),
 )
 BARS = (
     Bar(table=ON_RABBITMQ, beside="Celery", times=3.0),
@@ -97,6 +104,10 @@ BARS = (
     Bar(table=ON_SQLITE, beside="Huey", times=12.0),
     Bar(table=ON_POSTGRESQL, beside="SQLAlchemy alone", times=1.0),
     Bar(table=ON_POSTGRESQL, beside="PgQueuer", times=2.0),
+    Bar(table=ON_MARIADB, beside="SQLAlchemy alone", times=0.75),
+    Bar(table=LATENCY_ON_POSTGRESQL, most=3.0),
+    Bar(table=LATENCY_ON_SQLITE, most=5.0),
+    Bar(table=LATENCY_ON_MARIADB, most=30.0),
     Bar(table=LATENCY_ON_RABBITMQ, beside="pika alone", within=2.0),
 )
 DISTRIBUTIONS = (

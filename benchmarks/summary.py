@@ -51,14 +51,17 @@ Table = Mapping[str, Figures]
 
 @attrs.frozen(kw_only=True)
 class Bar:
-    """The result that relevo has to reach relative to a contestant in one of the tables."""
+    """The result that relevo has to reach in one of the tables, relative to a contestant or by itself."""
 
     table: str
-    beside: str
+    beside: str = ""
     """The beginning of the contestant's name; the best of several counts."""
 
     times: float | None = None
     """The required ratio of events a second."""
+
+    most: float | None = None
+    """The maximum of milliseconds."""
 
     within: float | None = None
     """The maximum of additional milliseconds."""
@@ -66,12 +69,16 @@ class Bar:
     @property
     def text(self) -> str:
         """The requirement, in words."""
+        if self.most is not None:
+            return f"p50 of {self.most:g} ms at most"
         if self.within is not None:
             return f"p50 within {self.within:g} ms of {self.beside}"
         return f"{self.times:g} times {self.beside}"
 
     def verdict(self, table: Table) -> Verdict | None:
         """Return the verdict, or ``None`` unless both were measured."""
+        if self.most is not None:
+            return None if RELEVO not in table else self._absolute(table[RELEVO].value, self.most)
         rivals = [figures.value for name, figures in table.items() if name.startswith(self.beside)]
         if RELEVO not in table or not rivals:
             return None
@@ -81,6 +88,9 @@ class Bar:
             return Verdict(self, f"{more:+.2f} ms", met=more <= self.within)
         ratio = own / max(rivals)
         return Verdict(self, f"{ratio:.2f} times", met=ratio >= (self.times or 0.0))
+
+    def _absolute(self, value: float, most: float) -> Verdict:
+        return Verdict(self, f"{value:.2f} ms", met=value <= most)
 
 
 @attrs.frozen

@@ -14,6 +14,7 @@ from peers.meter import VARIABLE, Meter
 from peers.quiet import Machine
 from peers.workload import Measured
 from side_by_side import (
+    LATENCY_ON_MARIADB,
     LATENCY_ON_POSTGRESQL,
     ON_MARIADB,
     ON_POSTGRESQL,
@@ -135,12 +136,13 @@ def test_a_peer_on_postgresql_handles_every_event_once(kind: str, library: str, 
     assert measured.value > 0
 
 
-def test_relevo_on_mariadb_handles_every_event_once(mariadb_url: str) -> None:
+@pytest.mark.parametrize("kind", ["peers.mariadb:Floor", "peers.relevo:OnMariadb"])
+def test_a_peer_on_mariadb_handles_every_event_once(kind: str, mariadb_url: str) -> None:
     options = argparse.Namespace(events=50, amqp=None, postgresql=None, mariadb=mariadb_url, patience=0.0)
     if (reason := absent(options).get(ON_MARIADB)) is not None:
         pytest.skip(reason)
 
-    measured = measure(Contestant(ON_MARIADB, "relevo", "peers.relevo:OnMariadb"), options)
+    measured = measure(Contestant(ON_MARIADB, "a peer", kind), options)
 
     assert (measured.events, measured.left, measured.twice) == (50, 0, 0)
 
@@ -156,6 +158,15 @@ def test_events_on_their_way_through_postgresql_are_timed(kind: str, postgresql_
     assert 0 < measured.value <= (measured.p95 or 0.0)
 
 
+def test_a_bar_may_be_a_time_of_its_own() -> None:
+    slow, quick = ({"relevo": rounds(value)} for value in (3.5, 2.5))
+    bar = Bar(table="on its way", most=3.0)
+
+    assert (bar.text, bar.verdict({})) == ("p50 of 3 ms at most", None)
+    found = [verdict for table in (slow, quick) if (verdict := bar.verdict(table))]
+    assert [(each.reached, each.met) for each in found] == [("3.50 ms", False), ("2.50 ms", True)]
+
+
 def test_a_table_whose_server_is_not_named_is_left_out() -> None:
     options = argparse.Namespace(amqp=None, postgresql=None, mariadb=None)
 
@@ -168,5 +179,5 @@ def test_a_table_of_a_database_that_is_not_supported_is_left_out() -> None:
 
     reasons = absent(options)
 
-    assert list(reasons) == [ON_MARIADB]
+    assert list(reasons) == [ON_MARIADB, LATENCY_ON_MARIADB]
     assert "oracle" in reasons[ON_MARIADB]

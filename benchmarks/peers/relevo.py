@@ -86,6 +86,13 @@ class Resident(Relevo, Immediate):
         return [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "-c", str(configuration)]
 
 
+class OnSqliteResident(Resident):
+    """On SQLite, where a worker under supervisord looks whether the file has changed."""
+
+    def main(self) -> str:
+        return '"sqlite:///bench.db"'
+
+
 class OnPostgresql(Resident):
     """On PostgreSQL, in a new database: every commit is durable."""
 
