@@ -202,3 +202,20 @@ def test_a_server_that_ends_the_connection_in_a_long_statement_refuses_it(parame
     gone = sa.exc.OperationalError("INSERT", parameters, Exception(2006, "MySQL server has gone away"))
 
     assert MariadbDialect().error_kind(gone) is meaning
+
+
+def test_a_server_that_does_not_wait_for_the_disk_is_warned_about(
+    opener: Opener, mariadb_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = opener(url=mariadb_database)
+    assert not transport.problems(["default"])
+    before = caplog.messages
+
+    execute(mariadb_database, "SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+    try:
+        assert not transport.problems(["default"])
+    finally:
+        execute(mariadb_database, "SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+
+    (line,) = caplog.messages[len(before) :]
+    assert "may lose committed events when its server crashes (innodb_flush_log_at_trx_commit = 2)" in line

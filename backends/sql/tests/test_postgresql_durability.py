@@ -48,3 +48,16 @@ def test_it_does_with_an_engine_of_the_application_and_leaves_the_application_it
 
         assert settings(transport) == [("on", "200ms")] * 2
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "off"
+
+
+def test_a_server_that_does_not_wait_for_the_disk_is_warned_about(
+    opener: Opener, postgresql_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_off = [name for name in ("fsync", "full_page_writes") if scalar(postgresql_database, f"SHOW {name}") == "off"]
+    transport = opener(url=postgresql_database)
+
+    assert not transport.problems(["default"])
+
+    assert [f"({', '.join(f'{name} = off' for name in is_off)})"] * bool(is_off) == [
+        line[line.index("(") :] for line in caplog.messages if "may lose committed events" in line
+    ]

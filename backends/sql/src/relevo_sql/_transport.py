@@ -407,7 +407,16 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         self._require_open()
-        return () if set_up(self._database, dry_run=True) else self._counter.problems(queues)
+        if set_up(self._database, dry_run=True):
+            return ()
+        if settings := self._database.read(self._database.dialect.undurable):
+            _log.warning(
+                'the transport "%s": %s may lose committed events when its server crashes (%s)',
+                self.name,
+                self._database.place,
+                ", ".join(settings),
+            )
+        return self._counter.problems(queues)
 
     def cancel(self, event_id: str) -> int:
         self._require_open()

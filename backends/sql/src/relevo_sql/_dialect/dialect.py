@@ -317,6 +317,10 @@ class Dialect(ABC):
         """
         return
 
+    def undurable(self, connection: sa.Connection) -> Sequence[str]:
+        """Return the settings of the server with which its crash may lose what was committed, as ``name = value``."""
+        return ()
+
     def end_read(self, connection: sa.Connection) -> None:
         """End the transaction that a query has begun, if the driver begins one for it."""
         return

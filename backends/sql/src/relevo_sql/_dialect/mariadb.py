@@ -174,6 +174,10 @@ class MariadbDialect(Dialect):
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
         connection.exec_driver_sql("BEGIN")
 
+    def undurable(self, connection: sa.Connection) -> Sequence[str]:
+        flushes = connection.exec_driver_sql(f"SELECT @@{_FLUSHES}").scalar()
+        return () if str(flushes) == "1" else (f"{_FLUSHES} = {flushes}",)
+
     def begin_to_create(self, connection: sa.Connection) -> None:
         # A lock of the session: each CREATE commits the transaction.
         if connection.exec_driver_sql(f"SELECT GET_LOCK({_SETUP_LOCK}, {_PATIENCE})").scalar() != 1:
@@ -380,6 +384,7 @@ _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view", "S
 
 _LOCK_WAIT_TIMEOUT = 1205
 _DURING_COMMIT = 1180
+_FLUSHES = "innodb_flush_log_at_trx_commit"
 
 _CODES = {
     ErrorKind.BUSY: (_LOCK_WAIT_TIMEOUT,),

@@ -148,6 +148,12 @@ class PostgresqlDialect(Dialect):
     def begin(self, connection: sa.Connection, *, durable: bool) -> None:
         connection.exec_driver_sql("BEGIN")
 
+    def undurable(self, connection: sa.Connection) -> Sequence[str]:
+        found = connection.exec_driver_sql(
+            "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name"
+        )
+        return [f"{name} = off" for (name,) in found]
+
     def begin_to_create(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})")
 
