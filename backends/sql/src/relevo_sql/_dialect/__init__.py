@@ -5,7 +5,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError, shown
-from relevo_sql._dialect.dialect import RowChange, Dialect, Line, Location, Stored, ErrorKind
+from relevo_sql._dialect.dialect import Dialect, Line, Stored
+from relevo_sql._dialect.error_kind import ErrorKind
+from relevo_sql._dialect.location import Location
+from relevo_sql._dialect.row_change import RowChange
 
 __all__ = [
     "RowChange",

@@ -10,42 +10,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum, auto
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
 import sqlalchemy as sa
 
 from relevo.errors import ConfigurationError
+from relevo_sql._dialect.error_kind import ErrorKind
+from relevo_sql._dialect.location import Location
+from relevo_sql._dialect.row_change import RowChange, Runnable
 from relevo_sql._row import Sent
 from relevo_sql._schema import LEASED, SCHEMA, event, metadata
 
 SLICE = 0.2
 """Seconds that a driver waits for a lock before relevo checks whether to continue waiting."""
-
-
-class ErrorKind(Enum):
-    """The meaning of a driver's error, independent of the driver."""
-
-    BUSY = auto()
-    STALE = auto()
-    CONFLICT = auto()
-    LOST = auto()
-    CROWDED = auto()
-    DENIED = auto()
-    READ_ONLY = auto()
-    FULL = auto()
-    IO = auto()
-    NOT_FOUND = auto()
-    NOT_A_DATABASE = auto()
-    MALFORMED = auto()
-    NO_TABLE = auto()
-    NO_SCHEMA = auto()
-    TOO_BIG = auto()
-    UNDECODABLE = auto()
-    THREAD = auto()
-    OTHER = auto()
 
 
 @attrs.frozen
@@ -78,108 +56,6 @@ class Bell(Protocol):
 
     def close(self) -> None:
         """Stop."""
-
-
-@attrs.frozen(kw_only=True)
-class RowChange:
-    """A change of rows, which reports values of them: see :meth:`Dialect.steps`."""
-
-    values: Mapping[str, Any] | None
-    """The new values by column; ``None`` to delete the rows."""
-
-    table: sa.Table = event
-
-    where: Sequence[sa.ColumnElement[bool]] = ()
-    """What the rows have in common."""
-
-    by: sa.Index | None = None
-    """The index that finds these rows; ``None`` if it is the primary key."""
-
-    found: sa.Select[Any] | None = None
-    """Instead of :attr:`where`: it selects the keys of the rows."""
-
-    guard: Sequence[sa.ColumnElement[bool]] | None = None
-    """
-    The conditions that a row, read without a lock, must still meet when it is changed; by default all of the query.
-    """
-
-    skips_locked: bool = False
-    """Whether rows that another transaction is changing are left out, if the database can do that."""
-
-    reported: Sequence[sa.ColumnElement[Any]] = ()
-    """The values that are reported of each row, as they are afterwards."""
-
-    @property
-    def key(self) -> sa.Column[Any]:
-        """The primary key, of one column."""
-        return self.table.primary_key.columns[0]
-
-    def statement(self, *where: sa.ColumnElement[bool]) -> sa.Update | sa.Delete:
-        """Return the statement that changes the rows for which *where* is true."""
-        if self.values is None:
-            return sa.delete(self.table).where(*where)
-        return sa.update(self.table).where(*where).values(self.values)
-
-    def at_once(self, chosen: Callable[[sa.Select[Any]], sa.ColumnElement[bool]]) -> Sequence[sa.ClauseElement]:
-        """Return one statement that does it all; *chosen* returns the condition that a query finds a row."""
-        changing = self.statement(*self.where if self.found is None else (chosen(self.found),))
-        return [changing.returning(*self.reported) if self.reported else changing]
-
-
-class Runnable(Protocol):
-    """A statement that is run for each of several rows."""
-
-    def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
-        """Execute it for each of *rows*."""
-
-
-class Location(ABC):
-    """The database of a transport: its name in messages, and whether another connection reaches the same one."""
-
-    @property
-    @abstractmethod
-    def words(self) -> str:
-        """The database in words, without secrets."""
-
-    @property
-    def path(self) -> Path | None:
-        """The file, if it is one, as the configuration names it."""
-        return None
-
-    @property
-    def file(self) -> str:
-        """The path of the file as the database reports it, empty if there is none."""
-        return ""
-
-    @property
-    def is_named(self) -> bool:
-        """Whether it can be compared with other databases before it has an id."""
-        return True
-
-    @property
-    @abstractmethod
-    def identity(self) -> Hashable | None:
-        """What identifies the database itself now; ``None`` if that is not known, or it does not exist."""
-
-    def is_absent(self) -> bool:
-        """Return whether the database does not exist yet."""
-        return False
-
-    def unfit(self) -> str:
-        """Return why the database cannot be created here; empty if it can."""
-        return ""
-
-    @abstractmethod
-    def opened(self, home: Any) -> None:
-        """Remember *home*, what :meth:`Dialect.prepare` returned for a new connection."""
-
-    def was_replaced(self) -> bool:
-        """Return whether another database has taken the place of the one that was opened."""
-        return False
-
-    @abstractmethod
-    def holds(self, home: Any) -> bool:
-        """Return whether *home*, what :meth:`Dialect.home` returned for another connection, is this database."""
 
 
 _Insert = TypeVar("_Insert", bound=sa.Insert)

@@ -14,8 +14,10 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, ErrorKind, Line, RowChange, Stored, filled
+from relevo_sql._dialect.dialect import Dialect, Line, Stored, filled
+from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
+from relevo_sql._dialect.row_change import RowChange
 from relevo_sql._dialect.server import UnnamedLocation, error_kind_before_the_driver, has_input, number_of
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
 

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import Dialect, ErrorKind, Line, RowChange, Runnable, Stored
+from relevo_sql._dialect.dialect import Dialect, Line, Stored
+from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.portable_tables import BINARY, IDENTITY_COLUMN, LINES, MARK, STRAY, identity_of, tables_on
+from relevo_sql._dialect.row_change import RowChange, Runnable
 from relevo_sql._dialect.server import UnnamedLocation, number_of
 from relevo_sql._row import Sent
 from relevo_sql._schema import IDENTITY, SCHEMA, STRAYS, event, meta

@@ -15,9 +15,11 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from relevo.errors import ConfigurationError, shown
-from relevo_sql._dialect.dialect import SLICE, Dialect, ErrorKind, Line, RowChange, Runnable, Stored, filled
+from relevo_sql._dialect.dialect import SLICE, Dialect, Line, Stored, filled
+from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.notifications import Notifications
 from relevo_sql._dialect.postgresql_send import Texts, insert_events
+from relevo_sql._dialect.row_change import RowChange, Runnable
 from relevo_sql._dialect.server import ServerLocation, error_kind_before_the_driver, has_input, number_of
 from relevo_sql._row import Sent
 from relevo_sql._schema import STRAY, STRAYS, event, lock, metadata, where_of

@@ -8,8 +8,8 @@ from time import monotonic
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from relevo_sql._dialect.dialect import Runnable
 from relevo_sql._dialect.notifications import CHANNEL, FLAG
+from relevo_sql._dialect.row_change import Runnable
 from relevo_sql._row import Sent
 from relevo_sql._schema import IDENTITY, event
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from relevo_sql._dialect.dialect import ErrorKind, Line, Location
+from relevo_sql._dialect.dialect import Line
+from relevo_sql._dialect.error_kind import ErrorKind
+from relevo_sql._dialect.location import Location
 
 
 class ServerLocation(Location):

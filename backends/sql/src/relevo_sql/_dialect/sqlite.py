@@ -17,7 +17,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from relevo.errors import ConfigurationError
-from relevo_sql._dialect.dialect import SLICE, Dialect, ErrorKind, Location, RowChange, Stored, filled
+from relevo_sql._dialect.dialect import SLICE, Dialect, Stored, filled
+from relevo_sql._dialect.error_kind import ErrorKind
+from relevo_sql._dialect.location import Location
+from relevo_sql._dialect.row_change import RowChange
 from relevo_sql._row import Undecodable
 from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE
 
