@@ -40,12 +40,18 @@ class _Recording(MemoryTransport, ParallelSettlement):
         super().__init__(store, name="main", clock=clock)
         self.threads: list[str] = []
         self.handed_out = self.renewed = 0
-        self.is_down = False
+        self.is_down = self.is_asked = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         self.threads.append(threading.current_thread().name)
         if self.is_down:
             raise TransportUnavailableError("main", "down")
+        if self.threads[-1] == "relevo-read-ahead":
+            self.is_asked = True
+            assert self.may_answer.wait(PATIENCE)
+            self.is_asked = False
         batch = super().receive(queues, limit=limit, lease=lease, wait=wait)
         self.handed_out += len(batch)
         return batch
@@ -210,3 +216,28 @@ def test_a_slow_listener_holds_no_further_batch(
     run(handle).run()
 
     assert "relevo-read-ahead" not in transport.threads
+
+
+def test_an_interruption_does_not_wait_for_a_receive_that_is_under_way(
+    transport: _Recording, send: Callable[[int], None], run: Callable[..., Worker]
+) -> None:
+    send(10 * BATCH)
+    handled: list[Delivery] = []
+
+    def handle(delivery: Delivery) -> Outcome:
+        handled.append(delivery)
+        if len(handled) == BEFORE:
+            transport.may_answer.clear()
+        if len(handled) == BEFORE + HERE:
+            wait_until(lambda: transport.is_asked)
+            raise KeyboardInterrupt
+        return Ack()
+
+    working = run(handle)
+    with pytest.raises(KeyboardInterrupt):
+        working.run()
+
+    assert transport.is_asked  # it still does not answer
+    transport.may_answer.set()
+    wait_until(lambda: not transport.is_asked)
+    assert working.run().stopped_by == "empty"

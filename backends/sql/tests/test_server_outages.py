@@ -221,6 +221,38 @@ def test_a_send_in_a_transaction_that_is_ended_at_its_commit_is_unknown(
     assert ids(transport) == ["id-0", "id-1", "id-2"]
 
 
+def test_a_settlement_in_one_statement_whose_answer_is_lost_is_unknown_and_not_lost(
+    opener: Opener, postgresql_database: str, an_envelope: Maker
+) -> None:
+    transport, sessions = opener(url=postgresql_database), PostgresqlSessions(postgresql_database)
+    transport.send([an_envelope(1), an_envelope(2)])
+    held = transport.receive(["default"], limit=2, lease=60, wait=0)
+
+    with (
+        lost(transport, sessions, "DELETE") as done,
+        pytest.raises(TransportUnavailableError, match=r"the commit failed: the database .* ended the connection"),
+    ):
+        transport.settle([(each, Ack()) for each in held])
+
+    assert len(done) == 1
+    assert not transport.settle([(each, Ack()) for each in held])
+    assert transport.stats("default").leased == 0
+
+
+def test_a_claim_in_one_statement_whose_answer_is_lost_is_unknown(
+    opener: Opener, postgresql_database: str, an_envelope: Maker
+) -> None:
+    transport, sessions = opener(url=postgresql_database), PostgresqlSessions(postgresql_database)
+    transport.send([an_envelope(number) for number in range(4)])
+    transport.receive(["default"], limit=2, lease=60, wait=0)  # all that it asked for: the next one does not look
+
+    with lost(transport, sessions, "UPDATE") as done, pytest.raises(TransportUnavailableError, match="commit failed"):
+        transport.receive(["default"], limit=2, lease=60, wait=0)
+
+    assert len(done) == 1
+    assert ids(transport) == ["id-2", "id-3"]
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_send_in_one_statement_that_is_ended_while_it_waits_is_unknown(
     opener: Opener, postgresql_database: str, an_envelope: Maker, count: int

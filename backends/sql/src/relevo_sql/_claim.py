@@ -1,4 +1,4 @@
-"""Receive: a read without a lock, and a claim only if the read found something."""
+"""Receive: a read without a lock, and a claim if the read found something; or a claim at once while there is much."""
 
 from __future__ import annotations
 

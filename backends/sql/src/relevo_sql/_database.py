@@ -1,5 +1,5 @@
 """
-The transport's one connection, and the operations on it: reads, and writes in one transaction.
+A connection of the transport, and the operations on it: reads, and writes in one transaction or one statement.
 
 It is never a connection of the application. It comes from a separate pool of the same kind as the engine's, so relevo
 can choose its settings without an effect on any other connection.
@@ -144,6 +144,10 @@ class Database(ForkAware):
         """
         if rows > self.dialect.max_autocommit_rows:
             return self._run(work, durable=True, patience=patience)
+        return self._run_alone(work, patience)
+
+    def _run_alone(self, work: Callable[[sa.Connection], T], patience: float | None = None) -> T:
+        """Return the result of *work*: one statement that is committed by itself, and not repeated if it is lost."""
 
         def commit(connection: sa.Connection) -> T:
             try:
@@ -157,15 +161,20 @@ class Database(ForkAware):
 
         return self._run(commit, patience=patience, alone=True)
 
-    def update(self, work: Callable[[sa.Connection], T]) -> T:
+    def update(self, work: Callable[[sa.Connection], T], *, repeatable: bool = False) -> T:
         """
-        As :meth:`write`; *work* executes one statement, which does no harm if it is repeated after it took effect.
+        As :meth:`write`; *work* executes one statement.
 
         It is executed outside a transaction where the database commits it then, which saves two round trips.
+
+        Args:
+            work: As for :meth:`write`.
+
+            repeatable: It has the same effect and the same result if it is repeated after it took effect.
         """
         if not self.dialect.commits_statements:
             return self.write(work)
-        return self._run(work, alone=True)
+        return self._run(work, alone=True) if repeatable else self._run_alone(work)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not exist yet."""
@@ -319,7 +328,7 @@ class Database(ForkAware):
                     is_lenient, work = True, partial(self._with_any_text, work)
                     continue
                 if kind is ErrorKind.LOST and not was_lost:
-                    was_lost = True  # nothing was committed, and a new connection may do
+                    was_lost = True  # nothing was committed, or it may be repeated; and a new connection may do
                     continue
                 if kind not in _LOCKED or time.monotonic() >= deadline:
                     raise self._translated(error, patience, create=create) from getattr(error, "orig", None) or error

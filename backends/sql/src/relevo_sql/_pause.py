@@ -29,8 +29,8 @@ class Doorbell(ForkAware):
     """Wakes threads that wait."""
 
     def __init__(self) -> None:
-        self.rings = 0
-        """How often it has rung."""
+        self.rings = self.sends = 0
+        """How often it has rung, and how often because something was sent."""
         self.is_heard = False
         """Whether a thread has ever listened: a process that only sends need not ring."""
         self.after_fork_in_child()
@@ -45,10 +45,11 @@ class Doorbell(ForkAware):
         self.is_heard = True
         return self.rings
 
-    def ring(self) -> None:
-        """Wake all threads that wait."""
+    def ring(self, *, sent: bool = True) -> None:
+        """Wake all threads that wait, since something was *sent*, or may have become ready otherwise."""
         with self._changed:
             self.rings += 1
+            self.sends += sent
             self._changed.notify_all()
 
     def wait(self, rings: int, seconds: float) -> bool:
@@ -63,15 +64,30 @@ class Patience:
 
     A clock that stands still, such as :class:`relevo.testing.FakeClock`, has to sleep until the next change: its time
     passes, and no real time.
+
+    Args:
+        clock: The clock.
+
+        doorbell: What ends a pause.
+
+        wait: Seconds.
+
+        longest: Seconds between two polls, when it has waited for long.
+
+        before: The last wait, if it was in vain: this one goes on with its pauses.
     """
 
-    def __init__(self, clock: Clock, doorbell: Doorbell, *, wait: float, longest: float):
+    def __init__(
+        self, clock: Clock, doorbell: Doorbell, *, wait: float, longest: float, before: Patience | None = None
+    ):
         self._clock = clock
         self._doorbell = doorbell
         self.longest = longest
         """Seconds between two polls, when it has waited for long."""
         self._pause = min(_FIRST, longest)
         self._glance, self._rarest = _GLANCES[0], min(_GLANCES[1], longest)
+        if before is not None:
+            self._pause, self._glance = before._pause, before._glance  # noqa: SLF001 - of the same class
         self._deadline = clock.monotonic() + wait
         self._runs = True if isinstance(clock, SystemClock) else None
 

@@ -1,4 +1,4 @@
-"""Settle: a batch in one transaction, each delivery by a compare-and-set on its receipt."""
+"""Settle: a batch in one transaction or one statement, each delivery by a compare-and-set on its receipt."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class Settler:
         seq, token = receipt
         run = self._statements.checkpoint.run
         touched = self._database.update(
-            lambda connection: run(connection, which=seq, held=token, now=self._now(), kept=state).rowcount
+            lambda connection: run(connection, which=seq, held=token, now=self._now(), kept=state).rowcount,
+            repeatable=True,
         )
         return touched > 0
 
@@ -80,7 +81,8 @@ class Settler:
         run = self._statements.begin.run
         # Not durable: a crash of the host may lose the note, but no listener causes such a crash.
         touched = self._database.update(
-            lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount
+            lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount,
+            repeatable=True,
         )
         return touched > 0
 
@@ -90,7 +92,7 @@ class Settler:
         if isinstance(receipt, Receipt):
             kept = {"note": note.packed(), "excused": attrs.evolve(note, excused=True).packed()}
             run = self._statements.excuse.run
-            self._database.update(lambda connection: run(connection, which=receipt.seq, **kept))
+            self._database.update(lambda connection: run(connection, which=receipt.seq, **kept), repeatable=True)
 
     def _now(self) -> int:
         return self._database.now(self._clock)

@@ -154,6 +154,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._process = 0  # none yet: this process may be the child of a fork that was not noticed either
         self._kept = False
         self._doorbell = Doorbell()
+        self._waited: Patience | None = None
+        """The last wait of a receive, if it was in vain."""
         self._database = database
         self._group_commit = GroupCommit(database)
         self._claimer = Claimer(database, clock)
@@ -240,15 +242,17 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             self._doorbell.ring()
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
-        patience = Patience(self._clock, self._doorbell, wait=wait, longest=self._poll)
-        rung = False
+        patience = Patience(self._clock, self._doorbell, wait=wait, longest=self._poll, before=self._waited)
+        self._waited = None
+        sends = self._doorbell.sends
         while True:
             self._require_open()
             if limit <= 0:
                 return ()
             rings = self._doorbell.listen()
+            is_sent, sends = self._doorbell.sends != sends, self._doorbell.sends
             try:
-                claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=rung)
+                claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=is_sent)
             except ConfigurationError:
                 # If this transport created the tables, it creates them again in an empty database, and only there.
                 if not self._kept or not self._database.is_empty():
@@ -256,8 +260,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
                 set_up(self._database, dry_run=False)
                 _log.warning("%s was empty; the tables were created again", self._database.place)
                 continue
-            if claim.deliveries or patience.left <= 0:
+            if claim.deliveries:
                 return claim.deliveries
+            if patience.left <= 0:
+                self._waited = patience
+                return ()
             change = float("inf")
             if claim.next_change is not None:
                 change = (claim.next_change - self._now()) / 1_000_000
@@ -268,12 +275,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             changed = None if claim.changes is None else partial(self._database.changed_since, claim.changes)
             if not patience.pause(rings, change, changed):
                 return ()
-            rung = self._doorbell.rings != rings
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         self._require_open()
         lost = self._settler.settle(settlements)
-        self._doorbell.ring()
+        self._doorbell.ring(sent=False)
         return lost
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:

@@ -30,11 +30,11 @@ class Flusher:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ended = True
         self._requested.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is not None and (kind is None or issubclass(kind, Exception)):
+            self._thread.join()  # an interruption waits for no server
 
     def request(self) -> bool:
         """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Self
 
 from relevo._transport.delivery import Delivery
+
+_Results = SimpleQueue[Sequence[Delivery] | BaseException]
 
 
 class ReadAhead:
@@ -21,40 +23,53 @@ class ReadAhead:
     def __init__(self, receive: Callable[[int], Sequence[Delivery]]):
         self._receive = receive
         self._requests: SimpleQueue[int] = SimpleQueue()
-        self._results: SimpleQueue[Sequence[Delivery] | BaseException] = SimpleQueue()
+        self._results: _Results = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._requested = False
+        self._requested = self._ended = False
         self.limit = 0
         """The limit of the last request."""
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._run, name="relevo-read-ahead", daemon=True)
+        # New ones: an interrupted run may have left something in them.
+        self._requests, self._results = SimpleQueue(), SimpleQueue()
+        self._requested = self._ended = False
+        queues = (self._requests, self._results)
+        self._thread = threading.Thread(target=self._run, args=queues, name="relevo-read-ahead", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._ended = True
         self._requests.put(0)
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is not None and (kind is None or issubclass(kind, Exception)):
+            self._thread.join()  # an interruption waits for no server
 
     def request(self, limit: int) -> None:
         """Receive at most *limit* deliveries; :meth:`take` returns them."""
-        self._requested, self.limit = True, limit
+        self.limit = limit
         self._requests.put(limit)
+        self._requested = True
 
     def take(self) -> Sequence[Delivery]:
-        """Return what was requested, and wait for it; nothing if nothing was. Raises what the receive raised."""
+        """
+        Return what was requested, and nothing if nothing was; raise what the receive raised.
+
+        It waits for the receive, but not for one that is still under way after the end.
+        """
         if not self._requested:
             return ()
-        result = self._results.get()
-        self._requested = False  # not before: an interruption leaves the result for the next call
+        try:
+            result = self._results.get(block=not self._ended)
+        except Empty:
+            return ()
+        self._requested = False
         if isinstance(result, BaseException):
             raise result
         return result
 
-    def _run(self) -> None:
-        while limit := self._requests.get():
+    def _run(self, requests: SimpleQueue[int], results: _Results) -> None:
+        while limit := requests.get():
             try:
-                self._results.put(self._receive(limit))
+                results.put(self._receive(limit))
             except BaseException as error:  # noqa: BLE001 - the worker's thread waits for it, and raises it
-                self._results.put(error)
+                results.put(error)

@@ -360,10 +360,10 @@ _BY_STATE = {
     "XX001": ErrorKind.MALFORMED,  # data_corrupted
     "XX002": ErrorKind.MALFORMED,  # index_corrupted
     "08": ErrorKind.LOST,  # connection exception
-    "57P": ErrorKind.LOST,  # the server shuts down, starts or has ended this connection
-    "57P01": ErrorKind.LOST,
-    "57P02": ErrorKind.LOST,
-    "57P03": ErrorKind.LOST,
+    "57P01": ErrorKind.LOST,  # the server shuts down, or an administrator has ended this connection
+    "57P02": ErrorKind.LOST,  # the server crashed
+    "57P03": ErrorKind.LOST,  # the server starts, or shuts down
+    "57P04": ErrorKind.LOST,  # the database was dropped
     "57P05": ErrorKind.LOST,  # idle_session_timeout
     "25P03": ErrorKind.LOST,  # idle_in_transaction_session_timeout
 }
