@@ -74,7 +74,7 @@ class Patience:
 
         longest: Seconds between two polls, when it has waited for long.
 
-        before: The last wait, if it was in vain: this one goes on with its pauses.
+        before: The last wait, if it found nothing: this one goes on with its pauses.
     """
 
     def __init__(

@@ -155,7 +155,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._kept = False
         self._doorbell = Doorbell()
         self._waited: Patience | None = None
-        """The last wait of a receive, if it was in vain."""
+        """The last wait of a receive, if it found nothing."""
         self._database = database
         self._group_commit = GroupCommit(database)
         self._claimer = Claimer(database, clock)

@@ -59,8 +59,9 @@ class ParallelSettlement(ABC):
     """
     A transport that settles over a connection of its own, so that it receives at the same time.
 
-    A worker then settles in a thread: while the server stores the outcomes of a batch, the next one is received and
-    handled. Other transports settle in the worker's thread, which is faster if ``settle`` waits for nothing.
+    A worker then settles in one thread and, if leases are timed, receives in another: while the server stores the
+    outcomes of one batch and looks for the next one, a third is handled. There is still one ``receive`` at a time.
+    Other transports settle and receive in the worker's thread, which is faster if ``settle`` waits for nothing.
     """
 
     @property

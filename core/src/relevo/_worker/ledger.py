@@ -57,7 +57,7 @@ def outage(transport: str) -> Iterator[None]:
 @attrs.define(eq=False, repr=False, slots=False)
 class Ledger:
     """
-    Keeps the books of one worker; its methods may be called from the worker and from its keeper.
+    Keeps the books of one worker; its methods may be called from any of its threads.
 
     Args:
         transport: The transport that delivers and settles.

@@ -2,8 +2,8 @@
 The worker: receive, call, settle.
 
 The decisions are in :mod:`relevo._worker.progress` and :mod:`relevo._worker.decision`; this module carries them out.
-The worker holds deliveries in three places, and everything that is held is renewed until it is settled:
-the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
+The worker holds deliveries in four places, and everything that is held is renewed until it is settled: the batch that
+was received ahead, the *backlog* (received, not begun), what the executor runs, and the settlements that wait to be
 flushed together.
 
 A delivery with lost leases is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
@@ -43,6 +43,8 @@ LEASE = 60.0
 """Seconds of a lease; renewed every third of it."""
 
 MAX_BATCH = 250
+"""The most events that are received at once, unless an option says another number."""
+
 _READ_AHEAD_FROM = 16
 """The smallest batch that is received ahead: it grows to that size only while a batch takes less than 0.1 s."""
 
@@ -115,7 +117,8 @@ class Worker:
 
         limited: Other transports that the executor calls; the time limit applies to their calls too.
 
-        background: Renew leases and flush settlements also while a listener runs, from a thread.
+        background: Renew leases, flush settlements and, where that is quicker, receive also while a listener runs, from
+            threads.
 
         suspects: Handles events that were lost before; by default with the identity of this process.
     """
@@ -148,7 +151,9 @@ class Worker:
         transport = self._transport
         is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
-        self._ahead = ReadAhead(self._receive) if self._background and is_parallel else None
+        # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
+        reads_ahead = is_parallel and transport.capabilities.lease == "timed"
+        self._ahead = ReadAhead(self._receive) if self._background and reads_ahead else None
         self._most_pending = 2 * most
         self._pace = Pace(most)
         self._stopped = self._hurried = False

@@ -11,16 +11,16 @@ from relevo_sql._dialect.location import Location
 from relevo_sql._dialect.row_change import RowChange
 
 __all__ = [
-    "RowChange",
     "Dialect",
+    "ErrorKind",
     "Line",
     "Location",
+    "RowChange",
     "Stored",
-    "ErrorKind",
-    "separate_engine",
     "dialect_named",
     "dialect_of",
     "require_dialect",
+    "separate_engine",
     "unsupported",
 ]
 
