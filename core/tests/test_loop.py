@@ -487,6 +487,43 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) ->
     assert code == 128 + number
 
 
+SILENT = """
+import time
+import relevo
+from relevo_memory import MemoryTransport
+from relevo import LoopRunner, RunOptions
+
+class Silent(MemoryTransport):
+    def settle(self, settlements):
+        print("settling", flush=True)
+        while True:
+            try:
+                time.sleep(600)
+            except KeyboardInterrupt:  # a driver that goes on
+                pass
+
+@relevo.listener("image.created")
+def create_thumbnails(event: relevo.Event) -> None: ...
+
+app = relevo.App(transports={"main": Silent()}, routes={"*": "main"}, listeners=[create_thumbnails])
+app.dispatch(relevo.Event("image.created"))
+LoopRunner().run(app, RunOptions())
+"""
+
+
+def test_a_second_signal_ends_a_worker_whose_server_does_not_answer() -> None:
+    with subprocess.Popen([sys.executable, "-c", SILENT], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "settling\n"
+
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(30) == 128 + signal.SIGTERM
+
+
 def test_an_idle_worker_ends_after_a_signal(tmp_path: Path) -> None:
     program = _Program(tmp_path, number=1)
     program.open_gate()

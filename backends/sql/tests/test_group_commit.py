@@ -330,6 +330,7 @@ def test_a_signal_handler_that_sends_in_the_middle_of_a_send_is_refused(transpor
 
 def test_a_signal_handler_that_sends_in_the_middle_of_a_claim_is_refused(transport: SqlTransport) -> None:
     transport.send([_plain("first")])
+    transport._settling.identity()  # connects, where it is another connection
     refused: list[str] = []
     handling: list[object] = []
 

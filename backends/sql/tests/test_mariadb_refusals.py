@@ -219,3 +219,15 @@ def test_a_server_that_does_not_wait_for_the_disk_is_warned_about(
 
     (line,) = caplog.messages[len(before) :]
     assert "may lose committed events when its server crashes (innodb_flush_log_at_trx_commit = 2)" in line
+
+
+@pytest.mark.parametrize("setting", ["completion_type=1", "sql_select_limit=1", "sql_big_selects=0"])
+def test_settings_of_a_session_that_would_break_transactions_or_cut_results_are_set_back(
+    opener: Opener, mariadb_database: str, an_envelope: Maker, setting: str
+) -> None:
+    changed = opener(url=f"{mariadb_database}?init_command=SET+{setting.replace('=', '%3D')}")
+    changed.send([an_envelope(1), an_envelope(2)])
+    changed.send([an_envelope(3)])
+
+    assert query(mariadb_database, "SELECT count(*) FROM relevo_event") == [(3,)]
+    assert len(received(changed)) == 3

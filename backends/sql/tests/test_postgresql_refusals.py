@@ -147,6 +147,20 @@ def test_too_many_connections_are_an_outage(opener: Opener, role: Role, an_envel
     wait_until(lambda: _works(second))
 
 
+def test_nothing_is_handed_out_if_there_is_no_connection_to_settle_it(
+    opener: Opener, postgresql_database: str, role: Role, an_envelope: Maker
+) -> None:
+    sender = opener(url=postgresql_database)
+    sender.send([an_envelope(1)])
+
+    limited = opener(url=role(options="CONNECTION LIMIT 1"), setup=False)
+    limited.stats("default")
+    with pytest.raises(TransportUnavailableError, match="accepts no more connections"):
+        limited.receive(["default"], limit=1, lease=60, wait=0)
+
+    assert sender.stats("default").ready == 1
+
+
 def _works(transport: SqlTransport) -> bool:
     try:
         return transport.stats("default").ready == 1

@@ -308,3 +308,18 @@ def test_a_server_that_ends_idle_sessions_is_not_noticed(
         sessions.wait_until_gone(session)
 
     assert ids(transport) == ["id-0", "id-1"]
+
+
+def test_a_transaction_whose_rollback_is_interrupted_too_does_not_take_what_is_sent_later(
+    transport: SqlTransport, sessions: Sessions, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transport._database.dialect, "rollback", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            transport._database.write(interrupted)
+    transport.send([an_envelope(1)])
+
+    assert query(sessions.url, "SELECT count(*) FROM relevo_event") == [(1,)]

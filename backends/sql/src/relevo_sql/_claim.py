@@ -88,6 +88,8 @@ class Claimer:
         self._next_turns = 0.0
         self._looked_at: tuple[str, ...] = ()
         self._next_look = float("-inf")
+        self._is_cut = False
+        """Whether the last attempt left rows that had become ready, since there were too many at once."""
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, sent: bool = False) -> Claim:
         """
@@ -130,6 +132,8 @@ class Claimer:
             return Claim((), min(ends, default=None), changes)
         promising = promising or [_ready(queue) for queue in queues]
         found = self._database.write(lambda connection: self._take(connection, promising, limit, lease))
+        while not found and self._is_cut:  # all of them wait for others, and one behind them may not
+            found = self._database.write(lambda connection: self._take(connection, promising, limit, lease))
         if len(found) >= limit:
             self._looked_at, self._next_look = tuple(queues), self._clock.monotonic() + _LOOKS
         return Claim(found)
@@ -208,10 +212,13 @@ class Claimer:
     def _pass_time(self, connection: sa.Connection, prospects: Sequence[Prospect], now: int, bound: int) -> None:
         """Bring queues up to date, all before the first claim: lines are locked once, and so in one order."""
         lines: list[Any] = []
+        self._is_cut = False
         for prospect in prospects:
             of_queue = {"queue": prospect.queue, "now": now, "bound": bound}
             if _is_past(prospect.due, now):
-                lines += self._statements.promote.rows(connection, **of_queue)
+                promoted = self._statements.promote.rows(connection, **of_queue)
+                lines += promoted
+                self._is_cut |= len(promoted) >= bound
             if _is_past(prospect.lease_end, now):
                 self._statements.reap.rows(connection, **of_queue)
         if lines:

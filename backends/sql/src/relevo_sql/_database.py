@@ -21,6 +21,7 @@ from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import Dialect, ErrorKind, separate_engine
 from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError, relevo_error
+from relevo_sql._owned_lock import attempt
 from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
@@ -360,16 +361,14 @@ class Database(ForkAware):
     def _exclusive(self) -> Iterator[None]:
         """Keep other threads from the connection; wait for them no longer than for other writers."""
         patience = min(self._left(self._patience), threading.TIMEOUT_MAX)
-        if not self._lock.acquire(timeout=patience):
-            raise UnreachableError(
-                self.name,
-                f"{self.place} is locked by another writer, or does not answer: another thread of this process waits "
-                f"for it, and this one did for longer than {patience:g} s",
-            )
-        try:
+        with attempt(self._lock, timeout=patience) as acquired:
+            if not acquired:
+                raise UnreachableError(
+                    self.name,
+                    f"{self.place} is locked by another writer, or does not answer: another thread of this process "
+                    f"waits for it, and this one did for longer than {patience:g} s",
+                )
             yield
-        finally:
-            self._lock.release()
 
     @contextmanager
     def _transaction(self, *, durable: bool | None, create: bool, alone: bool) -> Iterator[sa.Connection]:
@@ -379,6 +378,8 @@ class Database(ForkAware):
                 raise TransportUnavailableError(self.name, _INTERRUPTED)
             self._uses += 1
             try:
+                if self._uses == 1 and self._connection is not None and self.dialect.in_transaction(self._connection):
+                    self._close_connection()  # an interruption kept it from its rollback
                 connection = self._open_connection(create=True) if create else self._ready_connection()
                 if durable is not None:
                     self.dialect.begin(connection, durable=durable)
@@ -438,8 +439,10 @@ class Database(ForkAware):
         if self._connection is not None:
             try:
                 self.dialect.rollback(self._connection)
-            except Exception:  # noqa: BLE001 - it is not used again
-                self._close_connection()
+            except BaseException as failure:
+                self._close_connection()  # it is not used again
+                if not isinstance(failure, Exception):
+                    raise
         if isinstance(error, sa.exc.SQLAlchemyError) and self.dialect.error_kind(error) not in _PASSING:
             self._close_connection()
 

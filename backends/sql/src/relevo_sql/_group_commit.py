@@ -22,6 +22,7 @@ from relevo.backend import ForkAware
 from relevo.errors import RelevoError
 from relevo_sql._database import Database
 from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError
+from relevo_sql._owned_lock import attempt
 from relevo_sql._row import Sent
 
 _MOST_ROWS = 500
@@ -127,14 +128,13 @@ class GroupCommit(ForkAware):
         try:
             self._queue.append(request)
             while request.status is _Status.WAITING:
-                if self._leading.acquire(blocking=False):
-                    try:
+                with attempt(self._leading, timeout=0.0) as is_leading:
+                    if is_leading:
                         if request.is_taken:  # its leader was interrupted again, while it reported an interrupt
                             self._fail([request], CommitUnknownError, _INTERRUPTED)
                         self._lead()
-                    finally:
-                        self._leading.release()
-                        self._wake_next()
+                if is_leading:
+                    self._wake_next()
                 else:
                     request.waiting.acquire(timeout=_LOOK_AGAIN)
         except BaseException:

@@ -341,6 +341,8 @@ def _merged(parts: Iterable[tuple[str, Any]]) -> list[EventGroup]:
     """Return a group for each key of *parts*, which have a number, a first and a last time; the largest first."""
     groups: dict[str, EventGroup] = {}
     for key, (count, *times) in parts:
+        if not count:  # a count without GROUP BY has a row also if there is nothing to count
+            continue
         oldest, newest = (time / 1_000_000 if type(time) is int else 0.0 for time in times)
         known = groups.get(key, EventGroup(key=key, count=0, oldest=oldest, newest=newest))
         groups[key] = EventGroup(
@@ -349,8 +351,7 @@ def _merged(parts: Iterable[tuple[str, Any]]) -> list[EventGroup]:
             oldest=min(known.oldest, oldest),
             newest=max(known.newest, newest),
         )
-    # A count without groups has one row also if there is nothing to count.
-    return sorted((group for group in groups.values() if group.count), key=lambda one: (-one.count, one.key))
+    return sorted(groups.values(), key=lambda one: (-one.count, one.key))
 
 
 def _parsed_cursor(cursor: str) -> tuple[_Position | None, str]:

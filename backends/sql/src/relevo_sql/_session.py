@@ -144,6 +144,8 @@ class JoinedSessions(ForkAware):
 
     def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         """Write *rows* in the transaction of *connection*."""
+        if not rows:
+            return
         database = self._database
         try:
             with self._translating():

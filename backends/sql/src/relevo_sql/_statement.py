@@ -307,7 +307,7 @@ class Statements:
         def remove(some: sa.Select[Any], index: sa.Index) -> Prepared:
             bounded = dialect.ordered(some.where(_E.seq <= _bind("last")), _E.seq).limit(_bind("bound"))
             found = dialect.by_index(bounded, event, index)
-            return prepared.change(RowChange(values=None, found=found, skips_locked=True, reported=line))
+            return prepared.change(RowChange(values=None, found=found, locks=True, reported=line))
 
         self.purge = {
             state: remove(sa.select(_E.seq).where(_in_state(state), _of_queue(dialect), nobodys), BY_STATE[state])

@@ -113,12 +113,17 @@ class Counter:
     def purge(self, queue: str) -> int:
         """Remove all events of *queue* that no worker holds now; return how many."""
         last = self._database.read(lambda c: self._statements.last.run(c).scalar()) or 0
+        taken = self._purge_once(queue, last)
+        while count := self._purge_once(queue, last):  # what a receive has brought up to date meanwhile
+            taken += count
+        return taken
+
+    def _purge_once(self, queue: str, last: int) -> int:
+        """Remove the events of *queue* up to the key *last*, one state after the other."""
         taken = 0
         for statement in (*self._statements.purge.values(), self._statements.purge_strays):
             some = partial(self._take_out, statement=statement, queue=queue, last=last, bound=_BOUND)
-            count = _BOUND
-            while count == _BOUND:
-                count = self._database.write(some, durable=True)
+            while count := self._database.write(some, durable=True):
                 taken += count
         return taken
 

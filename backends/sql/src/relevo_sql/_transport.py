@@ -252,6 +252,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             rings = self._doorbell.listen()
             is_sent, sends = self._doorbell.sends != sends, self._doorbell.sends
             try:
+                self._settling.identity()  # connects: what could not be settled must not be handed out
                 claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=is_sent)
             except ConfigurationError:
                 # If this transport created the tables, it creates them again in an empty database, and only there.

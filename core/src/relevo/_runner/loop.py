@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import threading
+import time
+from _thread import start_new_thread
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -276,6 +279,10 @@ class Stoppable(Protocol):
         ...
 
 
+_AT_ONCE = 3.0
+"""Seconds after a second signal for what is under way, such as a call to a server that does not answer."""
+
+
 class _SecondSignal(KeyboardInterrupt):  # not SystemExit, which would count as a failure of the listener
     """Raised in the main thread to end it at once."""
 
@@ -292,9 +299,18 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
         yield
         return
     seen: list[int] = []
+    over: list[bool] = []
+
+    def end(number: int) -> None:
+        time.sleep(_AT_ONCE)
+        if not over:
+            os._exit(128 + number)
 
     def stop(number: int, _: Any) -> None:
         if seen:
+            if len(seen) == 1:
+                seen.append(number)
+                start_new_thread(end, (number,))  # not a Thread: this may have interrupted the start of one
             raise _SecondSignal(number)
         seen.append(number)
         for worker in workers:
@@ -307,6 +323,7 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
     except _SecondSignal as second:
         raise SystemExit(128 + second.args[0]) from None
     finally:
+        over.append(True)
         give_back()
 
 

@@ -17,6 +17,10 @@ _NAMES = ("image.created", "image.deleted", "imagexcreated", "Image.created", "i
 _LIMITS = (1, 2, 3, 100)
 
 
+def _group_of(key: str, times: Sequence[float]) -> EventGroup:
+    return EventGroup(key=key, count=len(times), oldest=min(times), newest=max(times))
+
+
 class WaitingContract(Contract):
     """Unfinished events are listed and counted as they are."""
 
@@ -208,12 +212,15 @@ class WaitingContract(Contract):
             groups = worker.waiting_groups(bench.queues, "event")
 
             assert list(groups) == [
-                EventGroup(key=name, count=len(at), oldest=min(at), newest=max(at))
-                for name, at in sorted(times.items(), key=lambda each: -len(each[1]))
+                _group_of(name, at) for name, at in sorted(times.items(), key=lambda each: -len(each[1]))
             ]
-            assert {one.key: one.count for one in worker.waiting_groups(bench.queues, "queue")} == dict.fromkeys(
-                bench.queues, 2
-            )
+            of_queue = {queue: worker.waiting([queue]) for queue in bench.queues}
+            assert {one.key: one for one in worker.waiting_groups(bench.queues, "queue")} == {
+                queue: _group_of(queue, [one.enqueued_at for one in entries]) for queue, entries in of_queue.items()
+            }
+            assert list(worker.waiting_groups(bench.queues, "state")) == [
+                _group_of("ready", [at for each in times.values() for at in each])
+            ]
 
     @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_dead_letters_are_chosen_and_counted(self) -> None:

@@ -107,4 +107,6 @@ def _fail_commit(connection: Connection) -> None:
         connection.connection.rollback()  # by the driver: SQLAlchemy does not see it, as with a rollback by the server
         raise CommitFailedError
 
+    if not connection.in_transaction():
+        connection.begin()  # or there is nothing to commit
     event.listen(connection, "commit", fail, once=True)

@@ -209,6 +209,10 @@ class Dialect(ABC):
     def rollback(self, connection: sa.Connection) -> None:
         """Roll back the transaction, if there is one."""
 
+    def in_transaction(self, connection: sa.Connection) -> bool:
+        """Return whether *connection*, which only relevo uses, is in a transaction, without asking the database."""
+        return False
+
     @abstractmethod
     def joined(self, connection: sa.Connection) -> bool:
         """Return whether what is written on *connection*, the application's, waits for its commit."""

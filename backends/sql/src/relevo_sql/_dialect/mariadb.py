@@ -62,6 +62,7 @@ MARIADB = ServerKind(
         # A row that breaks a constraint is handed out as unreadable; if updating it were an error, it would hold up
         # all rows that the same statement updates. On MySQL no row can break one.
         "check_constraint_checks = 0",
+        "max_statement_time = 0",  # relevo's own patience ends a wait, and says so
         "in_predicate_conversion_threshold = 0",  # or a long list of keys becomes a table, which may be walked through
     ),
 )
@@ -153,6 +154,9 @@ class MariadbDialect(Dialect):
             "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
             "time_zone = '+00:00'",  # an hour of local time happens twice a year
             "sql_safe_updates = 0",
+            "sql_select_limit = DEFAULT",
+            "sql_big_selects = 1",
+            "completion_type = NO_CHAIN",  # or a commit begins a transaction in which the next statements stay
             f"innodb_lock_wait_timeout = {_LOCK_WAIT}",
             f"lock_wait_timeout = {_LOCK_WAIT}",  # of tables
             *self._kind.settings,
@@ -200,6 +204,9 @@ class MariadbDialect(Dialect):
     def _set_up(self, connection: sa.Connection) -> None:
         if connection.info.pop(_SETTING_UP, False):
             connection.exec_driver_sql(f"SELECT RELEASE_LOCK({_SETUP_LOCK})")
+
+    def in_transaction(self, connection: sa.Connection) -> bool:
+        return bool(self.driver(connection).server_status & _IN_TRANSACTION)
 
     def joined(self, connection: sa.Connection) -> bool:
         # The driver's own connection: what SQLAlchemy 2.0 puts around an asynchronous one cannot say it.
@@ -386,10 +393,13 @@ _KINDS = {"BASE TABLE": "table", "SYSTEM VERSIONED": "table", "VIEW": "view", "S
 
 _LOCK_WAIT_TIMEOUT = 1205
 _DURING_COMMIT = 1180
+_IN_TRANSACTION = 1
+"""A bit of the status that comes with each answer: SERVER_STATUS_IN_TRANS."""
 _FLUSHES = "innodb_flush_log_at_trx_commit"
 
 _CODES = {
-    ErrorKind.BUSY: (_LOCK_WAIT_TIMEOUT,),
+    # a lock; a query that was killed, or took longer than max_statement_time or max_execution_time
+    ErrorKind.BUSY: (_LOCK_WAIT_TIMEOUT, 1317, 1969, 3024),
     # a deadlock, also over the numbers of rows, a record that changed; a table or a row that another has just created
     ErrorKind.CONFLICT: (1213, 1467, 1020, 1050, 1061, 1062, 1412),
     ErrorKind.NO_TABLE: (1146, 1054, 1176, 1288, 1347, 1471, 1932),
@@ -404,7 +414,7 @@ _CODES = {
     ErrorKind.MALFORMED: (1034, 1194, 1195, 1712),
     # not reached, ended by the server, by an administrator, or for its shutdown; not ready, as a node of a cluster
     ErrorKind.LOST: (
-        0, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1317, 1927, 2002, 2003, 2005, 2006, 2012, 2013, 2014,
+        0, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1927, 2002, 2003, 2005, 2006, 2012, 2013, 2014,
         2026, 2055, 4031,
     ),
 }  # fmt: skip

@@ -164,6 +164,9 @@ class PostgresqlDialect(Dialect):
         if not driver.closed and driver.info.transaction_status:  # 0 is idle
             connection.exec_driver_sql("ROLLBACK")
 
+    def in_transaction(self, connection: sa.Connection) -> bool:
+        return bool(self.driver(connection).info.transaction_status)  # 0 is idle
+
     def joined(self, connection: sa.Connection) -> bool:
         driver = connection.connection.dbapi_connection
         return getattr(driver, "autocommit", False) is not True
@@ -219,10 +222,10 @@ class PostgresqlDialect(Dialect):
 
     def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
         def chosen(select: sa.Select[Any]) -> sa.ColumnElement[bool]:
-            if not change.skips_locked:
+            if not (change.skips_locked or change.locks):
                 return change.key.in_(select)
-            unlocked = select.with_for_update(skip_locked=True)
-            return change.key == sa.func.any(sa.func.array(unlocked.scalar_subquery()))
+            locked = select.with_for_update(skip_locked=change.skips_locked)
+            return change.key == sa.func.any(sa.func.array(locked.scalar_subquery()))
 
         return change.at_once(chosen)
 

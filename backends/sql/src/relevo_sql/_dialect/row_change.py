@@ -37,6 +37,9 @@ class RowChange:
     skips_locked: bool = False
     """Whether rows that another transaction is changing are left out, if the database can do that."""
 
+    locks: bool = False
+    """Whether the query waits for the transactions that are changing rows which it finds, and looks at these again."""
+
     reported: Sequence[sa.ColumnElement[Any]] = ()
     """The values that are reported of each row, as they are afterwards."""
 
