@@ -331,7 +331,7 @@ print(ended(in_child(lambda: transport.send([an_envelope("child")]))))
 def test_one_that_is_made_after_such_a_fork_works_beside_one_that_was_made_before(path: Path) -> None:
     script = """
 def work():
-    beside = SqlTransport.open(SqlOptions(url=url + "-beside"), name="separate_engine", clock=SystemClock())
+    beside = SqlTransport.open(SqlOptions(url=url + "-beside"), name="beside", clock=SystemClock())
     beside.setup([])
     beside.send([an_envelope("beside")])
     transport.send([an_envelope("child")])
@@ -342,7 +342,7 @@ print(ended(in_child(work)))
 
     assert run(FORKED_WITHOUT_A_WORD + script, path) == ["0"]
     assert left(path) == ["child"]
-    assert left(Path(f"{path}-beside")) == ["separate_engine", "beside again"]
+    assert left(Path(f"{path}-beside")) == ["beside", "beside again"]
 
 
 def test_a_connection_that_crossed_such_a_fork_is_refused_and_not_touched(path: Path) -> None:

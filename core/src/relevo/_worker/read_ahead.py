@@ -18,19 +18,23 @@ class ReadAhead:
 
     Args:
         receive: Receives up to a number of deliveries, without waiting for events; called in the thread.
+
+        release: Gives back what came after the end, when nothing takes it any more; called in the thread.
     """
 
-    def __init__(self, receive: Callable[[int], Sequence[Delivery]]):
+    def __init__(self, receive: Callable[[int], Sequence[Delivery]], release: Callable[[Sequence[Delivery]], object]):
         self._receive = receive
+        self._release = release
         self._requests: SimpleQueue[int] = SimpleQueue()
         self._results: _Results = SimpleQueue()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._requested = self._ended = False
         self.limit = 0
         """The limit of the last request."""
 
     def __enter__(self) -> Self:
-        # New ones: an interrupted run may have left something in them.
+        # New ones: the thread of an interrupted run may still use the others.
         self._requests, self._results = SimpleQueue(), SimpleQueue()
         self._requested = self._ended = False
         queues = (self._requests, self._results)
@@ -39,7 +43,8 @@ class ReadAhead:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._ended = True
+        with self._lock:
+            self._ended = True
         self._requests.put(0)
         if self._thread is not None and (kind is None or issubclass(kind, Exception)):
             self._thread.join()  # an interruption waits for no server
@@ -54,7 +59,7 @@ class ReadAhead:
         """
         Return what was requested, and nothing if nothing was; raise what the receive raised.
 
-        It waits for the receive, but not for one that is still under way after the end.
+        It waits for the receive, but not after the end: what comes later is released.
         """
         if not self._requested:
             return ()
@@ -69,7 +74,14 @@ class ReadAhead:
 
     def _run(self, requests: SimpleQueue[int], results: _Results) -> None:
         while limit := requests.get():
+            result: Sequence[Delivery] | BaseException
             try:
-                results.put(self._receive(limit))
+                result = self._receive(limit)
             except BaseException as error:  # noqa: BLE001 - the worker's thread waits for it, and raises it
-                results.put(error)
+                result = error
+            with self._lock:
+                is_late = self._ended or results is not self._results
+                if not is_late:
+                    results.put(result)
+            if is_late and not isinstance(result, BaseException):
+                self._release(result)

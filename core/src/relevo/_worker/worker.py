@@ -153,7 +153,7 @@ class Worker:
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
         reads_ahead = is_parallel and transport.capabilities.lease == "timed"
-        self._ahead = ReadAhead(self._receive) if self._background and reads_ahead else None
+        self._ahead = ReadAhead(self._receive, self._ledger.release) if self._background and reads_ahead else None
         self._most_pending = 2 * most
         self._pace = Pace(most)
         self._stopped = self._hurried = False
