@@ -221,7 +221,7 @@ def test_a_server_that_does_not_wait_for_the_disk_is_warned_about(
     assert "may lose committed events when its server crashes (innodb_flush_log_at_trx_commit = 2)" in line
 
 
-@pytest.mark.parametrize("setting", ["completion_type=1", "sql_select_limit=1", "sql_big_selects=0"])
+@pytest.mark.parametrize("setting", ["completion_type=1", "sql_select_limit=1", "max_join_size=1"])
 def test_settings_of_a_session_that_would_break_transactions_or_cut_results_are_set_back(
     opener: Opener, mariadb_database: str, an_envelope: Maker, setting: str
 ) -> None:

@@ -337,7 +337,7 @@ class MariadbDialect(Dialect):
         if error.connection_invalidated or isinstance(error, sa.exc.InterfaceError):
             return ErrorKind.LOST
         if isinstance(error, sa.exc.DataError) or (code < 0 and isinstance(error, sa.exc.ProgrammingError)):
-            return ErrorKind.TOO_BIG  # or a number that is none, which the driver does not send
+            return ErrorKind.TOO_BIG  # or a float such as NaN, which the driver does not send
         return ErrorKind.OTHER
 
     def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
