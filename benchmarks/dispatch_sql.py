@@ -1,38 +1,37 @@
 """
-The time of a dispatch to PostgreSQL, beside the driver alone.
+The time of a dispatch to a database, beside the driver alone.
 
-    python benchmarks/dispatch_postgresql.py postgresql://postgres@localhost/postgres
-    python benchmarks/dispatch_postgresql.py URL --rounds 9 --events 2000
+    python benchmarks/dispatch_sql.py postgresql://postgres@localhost/postgres
+    python benchmarks/dispatch_sql.py mariadb://root@localhost/test --rounds 9 --events 2000
+    python benchmarks/dispatch_sql.py sqlite://
 
-It creates a database on that server, and deletes it at the end. psycopg inserts the same row into a table with the same
-columns, constraints and indexes: one by one by a prepared statement that commits by itself, a list by executemany in
-one transaction. In a session, a row of the application is inserted and committed with and without events: what counts
-is what they add, beside what the driver's own insert of such a row adds there. Rounds are interleaved. Figures are
-medians of wall-clock time; their ratios are more reliable.
+It creates a database on that server, or a file, and deletes it at the end. The driver inserts the same row into a table
+with the same columns, constraints and indexes: one by one, each with a commit of its own, and a list in one
+transaction. Several threads have a connection each; on SQLite they share one by a lock, which is quicker there. In a
+session, a row of the application is inserted and committed with and without events: what counts is what they add,
+beside what the driver's own insert of such a row adds there. Rounds are interleaved. Figures are medians of wall-clock
+time; their ratios are more reliable.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import attrs
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import relevo
-from dispatch import BY_NAME, FIELDS
+from dispatch import BY_NAME
+from drivers import AT_ONCE, DRIVERS, Driver, Sqlite3
 from peers import database
 from relevo_sql import SqlTransport
 
-AT_ONCE = 1000
 IN_A_SESSION = (1, 100)
 THREADS = 8
 
@@ -41,56 +40,14 @@ Work = Callable[[], object]
 
 @attrs.frozen
 class Pair:
-    """What relevo does, and what it is compared with."""
+    """What relevo does, and what it is compared with: the driver, or a session without events."""
 
     name: str
     events: int
     relevo: Work
     floor: Work
-    beside: str = "psycopg"
-
-
-class Driver:
-    """
-    psycopg on a table like relevo's.
-
-    Args:
-        url: A database in which relevo has stored one event.
-    """
-
-    def __init__(self, url: str):
-        self._url = database.plain(url)
-        with self.connected() as connection:
-            connection.execute("CREATE TABLE floor (LIKE relevo_event INCLUDING ALL)")
-            cursor = connection.execute("SELECT * FROM relevo_event")
-            columns = [column.name for column in cursor.description or ()]
-            row = dict(zip(columns, cursor.fetchone() or (), strict=True))
-        del row["seq"]
-        self._row = row
-        places = ", ".join(f"%({column})s" for column in row)
-        self._insert = f"INSERT INTO floor ({', '.join(row)}) VALUES ({places})"  # noqa: S608 - relevo's own columns
-
-    def connected(self) -> psycopg.Connection:
-        """Return a connection whose statements commit by themselves."""
-        return psycopg.connect(self._url, autocommit=True)
-
-    def send(self, connection: psycopg.Connection, number: int) -> None:
-        """Insert that number of rows, one by one."""
-        for _ in range(number):
-            connection.execute(self._insert, self._new())
-
-    def send_many(self, connection: psycopg.Connection) -> None:
-        """Insert :data:`AT_ONCE` rows in one transaction."""
-        with connection.transaction():
-            connection.cursor().executemany(self._insert, [self._new() for _ in range(AT_ONCE)])
-
-    def send_within(self, connection: sa.Connection) -> None:
-        """Insert one row in the transaction of *connection*."""
-        connection.exec_driver_sql(self._insert, self._new())
-
-    def _new(self) -> dict[str, object]:
-        """Return a row as every sender has to make it: with a new id and an encoded event."""
-        return {**self._row, "event_id": str(uuid.uuid4()), "body": json.dumps(FIELDS).encode()}
+    beside: str = ""
+    """The row of the application that a session commits anyway; empty if the floor is the driver."""
 
 
 class Shop:
@@ -108,7 +65,7 @@ class Shop:
         self._order = sa.Table(
             "shop_order",
             sa.MetaData(),
-            sa.Column("id", sa.BigInteger, primary_key=True),
+            sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
             sa.Column("text", sa.String(255), nullable=False),
         )
         self._order.create(engine)
@@ -139,9 +96,10 @@ def pairs(url: str, *, events: int) -> Iterator[Sequence[Pair]]:
         )
         app.setup()
         app.dispatch(BY_NAME)
-        driver = Driver(own)
+        driver = DRIVERS[database.kind_of(own)](own)
         shop = Shop(engine, app)
-        connections = [stack.enter_context(driver.connected()) for _ in range(THREADS)]
+        connections = [stack.enter_context(closing(driver.connected())) for _ in range(THREADS)]
+        shared = connections[:1] * THREADS if isinstance(driver, Sqlite3) else connections
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
         share = max(1, events // THREADS)
 
@@ -166,7 +124,7 @@ def pairs(url: str, *, events: int) -> Iterator[Sequence[Pair]]:
                 f"{THREADS} threads, one by one",
                 share * THREADS,
                 lambda: list(pool.map(dispatch, [share] * THREADS)),
-                lambda: list(pool.map(driver.send, connections, [share] * THREADS)),
+                lambda: list(pool.map(driver.send, shared, [share] * THREADS)),
             ),
             *(_in_a_session(shop, many, events) for many in IN_A_SESSION),
             Pair(
@@ -206,27 +164,29 @@ def measured(contestants: Sequence[Pair], *, rounds: int) -> Iterator[tuple[Pair
     yield from zip(contestants, own, other, strict=True)
 
 
-def lines(results: Iterator[tuple[Pair, list[float], list[float]]]) -> Iterator[str]:
+def lines(results: Iterator[tuple[Pair, list[float], list[float]]], *, driver: str) -> Iterator[str]:
     """Yield the lines of a table."""
     yield f"{'microseconds an event':28}{'relevo':>10}{'beside':>12}{'':>10}{'relevo is':>12}{'events/s':>12}"
     for pair, own, other in results:
         one, two = statistics.median(own), statistics.median(other)
-        # Of a session, what the events add in each round; of a driver, how much slower relevo is.
+        # Of a session, what the events add in each round; beside a driver, relevo's share of its rate.
         adds = statistics.median(a - b for a, b in zip(own, other, strict=True))
-        ratio = f"{one / two:.2f} x" if pair.beside == "psycopg" else f"+{adds:.0f} µs"
-        yield f"{pair.name:28}{one:10.1f}{pair.beside:>12}{two:10.1f}{ratio:>12}{1e6 / one:12,.0f}"
+        ratio = f"+{adds:.0f} µs" if pair.beside else f"{two / one:.2f} x"
+        yield f"{pair.name:28}{one:10.1f}{pair.beside or driver:>12}{two:10.1f}{ratio:>12}{1e6 / one:12,.0f}"
 
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description="The time of a dispatch to PostgreSQL, beside psycopg.")
-    parser.add_argument("url", help="a PostgreSQL on which a database can be created")
+    parser = argparse.ArgumentParser(description="The time of a dispatch to a database, beside its driver.")
+    parser.add_argument("url", help="a server on which a database can be created, or sqlite://")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each (7)")
     parser.add_argument("--events", type=int, default=1000, help="events in a round (1000)")
     options = parser.parse_args()
     with pairs(options.url, events=options.events) as contestants:
-        print("\n".join(lines(measured(contestants, rounds=options.rounds))))
-    print("\n" + "\n".join(database.about(options.url)))
+        driver = DRIVERS[database.kind_of(options.url)].name
+        print("\n".join(lines(measured(contestants, rounds=options.rounds), driver=driver)))
+    if database.is_server(options.url):
+        print("\n" + "\n".join(database.about(options.url)))
 
 
 if __name__ == "__main__":
