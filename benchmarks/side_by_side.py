@@ -38,6 +38,9 @@ from summary import RELEVO, Bar, Figures, Verdict, bars, latencies, rates
 RATE = 50.0
 """Events a second that are sent to an idle worker."""
 
+SENDING_ON_SQLITE = "dispatching, SQLite"
+SENDING_ON_POSTGRESQL = "dispatching, PostgreSQL"
+SENDING_ON_MARIADB = "dispatching, MariaDB"
 ON_RABBITMQ = "consuming, RabbitMQ"
 ON_SQLITE = "consuming, SQLite"
 ON_POSTGRESQL = "consuming, PostgreSQL"
@@ -49,7 +52,10 @@ LATENCY_ON_MARIADB = "upload to listener, MariaDB"
 LATENCY_ON_SQLITE = "upload to listener, SQLite"
 
 LATENCIES = (LATENCY_ON_RABBITMQ, LATENCY_ON_POSTGRESQL, LATENCY_ON_MARIADB, LATENCY_ON_SQLITE)
+DISPATCHES = (SENDING_ON_SQLITE, SENDING_ON_POSTGRESQL, SENDING_ON_MARIADB)
 SERVERS = {
+    SENDING_ON_POSTGRESQL: "postgresql",
+    SENDING_ON_MARIADB: "mariadb",
     ON_RABBITMQ: "amqp",
     LATENCY_ON_RABBITMQ: "amqp",
     ON_POSTGRESQL: "postgresql",
@@ -75,7 +81,29 @@ class Contestant:
     """The number of its events relative to relevo's, so that all take a few seconds."""
 
 
+AFTER_A_CRASH = {
+    "relevo": "again, alone",
+    "pika alone": "again",
+    "Celery": "again",
+    "Dramatiq": "again",
+    "sqlite3 alone": "stays leased",
+    "SQLAlchemy alone": "stays leased",
+    "Huey": "lost",
+    "PgQueuer": "again, 30 s later",
+    "Procrastinate": "stays, until told",
+}
+"""What becomes of the event that a worker was handling when it was killed, by the beginning of a contestant's name."""
+
 CONTESTANTS = (
+    Contestant(SENDING_ON_SQLITE, "sqlite3 alone", "peers.sqlite:Sqlite", 0.2),
+    Contestant(SENDING_ON_SQLITE, "relevo", "peers.relevo:OnSqliteResident", 0.1),
+    Contestant(SENDING_ON_SQLITE, "Huey", "peers.huey:Huey", 0.1),
+    Contestant(SENDING_ON_POSTGRESQL, "SQLAlchemy alone", "peers.postgresql:Floor", 0.1),
+    Contestant(SENDING_ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql", 0.1),
+    Contestant(SENDING_ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer", 0.1),
+    Contestant(SENDING_ON_POSTGRESQL, "Procrastinate", "peers.procrastinate:Procrastinate", 0.05),
+    Contestant(SENDING_ON_MARIADB, "SQLAlchemy alone", "peers.mariadb:Floor", 0.1),
+    Contestant(SENDING_ON_MARIADB, "relevo", "peers.relevo:OnMariadb", 0.1),
     Contestant(ON_RABBITMQ, "pika alone", "peers.pika:Pika", 2.0),
     Contestant(ON_RABBITMQ, "relevo", "peers.relevo:OnRabbitMQ"),
     Contestant(ON_RABBITMQ, "Celery, solo", "peers.celery:Solo", 0.2),
@@ -99,6 +127,9 @@ CONTESTANTS = (
     Contestant(LATENCY_ON_SQLITE, "relevo", "peers.relevo:OnSqliteResident"),
 )
 BARS = (
+    Bar(table=SENDING_ON_SQLITE, beside="Huey", times=1.0),
+    Bar(table=SENDING_ON_POSTGRESQL, beside="PgQueuer", times=1.0),
+    Bar(table=SENDING_ON_POSTGRESQL, beside="Procrastinate", times=1.0),
     Bar(table=ON_RABBITMQ, beside="Celery", times=3.0),
     Bar(table=ON_RABBITMQ, beside="Dramatiq", times=1.2),
     Bar(table=ON_SQLITE, beside="Huey", times=12.0),
@@ -141,6 +172,8 @@ def measure(contestant: Contestant, options: argparse.Namespace) -> Measured:
     url = getattr(options, SERVERS[contestant.table]) if contestant.table in SERVERS else ""
     if contestant.table in LATENCIES:
         work = partial(workload.latency, seconds=options.seconds, rate=RATE)
+    elif contestant.table in DISPATCHES:
+        work = partial(workload.dispatch, events=round(options.events * contestant.share))
     else:
         work = partial(workload.consume, events=round(options.events * contestant.share))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -163,7 +196,8 @@ def report(rounds: Found, options: argparse.Namespace) -> Sequence[Verdict]:
     """Print the tables and the bars; return the verdict for each bar that was measured."""
     tables = {title: {name: Figures(each) for name, each in lines.items()} for title, lines in rounds.items()}
     for title, table in tables.items():
-        print("\n".join(("", *(latencies if title in LATENCIES else rates)(title, table))))
+        lines = latencies(title, table) if title in LATENCIES else rates(title, table, AFTER_A_CRASH)
+        print("\n".join(("", *lines)))
     verdicts = [verdict for bar in BARS if (verdict := bar.verdict(tables.get(bar.table, {})))]
     if verdicts:
         print("\n".join(("", *bars(verdicts))))

@@ -102,17 +102,18 @@ class Verdict:
     met: bool = attrs.field(kw_only=True)
 
 
-def rates(title: str, table: Table) -> Iterator[str]:
-    """Yield the lines of a table of events a second."""
+def rates(title: str, table: Table, crashes: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines of a table of events a second, with what a killed worker does to its event (*crashes*)."""
     floor = next(iter(table.values())).value
     own = table[RELEVO].value if RELEVO in table else None
-    yield f"{title:38}{'events/s':>10}{'least to most':>20}{'of the floor':>14}{'relevo is':>12}"
+    yield f"{title:38}{'events/s':>10}{'least to most':>20}{'of the floor':>14}{'relevo is':>12}   after a kill"
     for name, figures in table.items():
         least, most = figures.span
         ratio = "" if own is None or name == RELEVO else f"{own / figures.value:.2f} x"
         span = f"{least:,.0f} to {most:,.0f}"
-        line = f"  {name:36}{figures.value:10,.0f}{span:>20}{figures.value / floor:14.0%}{ratio:>12}"
-        yield line + remark(figures)
+        crash = next((what for peer, what in crashes.items() if name.startswith(peer)), "")
+        line = f"  {name:36}{figures.value:10,.0f}{span:>20}{figures.value / floor:14.0%}{ratio:>12}   {crash}"
+        yield line.rstrip() + remark(figures)
 
 
 def latencies(title: str, table: Table) -> Iterator[str]:

@@ -19,6 +19,8 @@ from side_by_side import (
     ON_MARIADB,
     ON_POSTGRESQL,
     ON_SQLITE,
+    SENDING_ON_MARIADB,
+    SENDING_ON_SQLITE,
     SERVERS,
     Contestant,
     absent,
@@ -39,13 +41,13 @@ def rounds(*values: float, left: int = 0) -> Figures:
 def test_ratios_are_those_of_the_medians() -> None:
     table = {"driver alone": rounds(4000, 100, 5000), "relevo": rounds(2000, 2100, 9), "Other": rounds(500, 7000, 499)}
 
-    heads, *lines = (line.split() for line in rates("consuming", table))
+    heads, *lines = (line.split() for line in rates("consuming", table, {"Oth": "lost", "relevo": "again"}))
 
     assert heads[0] == "consuming"
     assert lines == [
         ["driver", "alone", "4,000", "100", "to", "5,000", "100%", "0.50", "x"],
-        ["relevo", "2,000", "9", "to", "2,100", "50%"],
-        ["Other", "500", "499", "to", "7,000", "12%", "4.00", "x"],
+        ["relevo", "2,000", "9", "to", "2,100", "50%", "again"],
+        ["Other", "500", "499", "to", "7,000", "12%", "4.00", "x", "lost"],
     ]
 
 
@@ -61,7 +63,7 @@ def test_latencies_are_told_by_how_much_more_they_are_than_the_floor() -> None:
 
 
 def test_what_was_handled_and_not_done_is_told() -> None:
-    line = list(rates("consuming", {"Other": rounds(500, left=36)}))[-1]
+    line = list(rates("consuming", {"Other": rounds(500, left=36)}, {}))[-1]
 
     assert line.endswith("36 left")
 
@@ -114,6 +116,16 @@ def test_relevo_is_measured_by_a_worker_that_leaves_nothing() -> None:
     measured = measure(Contestant(ON_SQLITE, "relevo", "peers.relevo:OnSqlite"), options)
 
     assert (measured.events, measured.left, measured.twice) == (50, 0, 0)
+    assert measured.value > 0
+
+
+@pytest.mark.parametrize("kind", ["peers.sqlite:Sqlite", "peers.relevo:OnSqliteResident"])
+def test_sending_is_measured_too(kind: str) -> None:
+    options = argparse.Namespace(events=20, patience=0.0)
+
+    measured = measure(Contestant(SENDING_ON_SQLITE, "a peer", kind), options)
+
+    assert measured.events == 20
     assert measured.value > 0
 
 
@@ -179,5 +191,5 @@ def test_a_table_of_a_database_that_is_not_supported_is_left_out() -> None:
 
     reasons = absent(options)
 
-    assert list(reasons) == [ON_MARIADB, LATENCY_ON_MARIADB]
+    assert set(reasons) == {SENDING_ON_MARIADB, ON_MARIADB, LATENCY_ON_MARIADB}
     assert "oracle" in reasons[ON_MARIADB]

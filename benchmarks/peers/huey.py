@@ -7,12 +7,13 @@ It deletes an event before it handles it, so an event in progress is lost when t
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from huey import SqliteHuey
 
 from peers.meter import note
-from peers.peer import EVENT, Peer, Place, arguments
+from peers.peer import EVENT, Place, Sender, arguments
 
 huey = SqliteHuey("bench", filename=str(Place.here().folder / "huey.db"), results=False)
 
@@ -25,12 +26,16 @@ def nothing(event: dict[str, int]) -> None:
 image_created = huey.task(name=EVENT.replace(".", "_"))(nothing)
 
 
-class Huey(Peer):
+class Huey(Sender):
     """Its file has a write-ahead log, and each commit is FULL."""
 
     def fill(self, number: int) -> None:
         for _ in range(number):
             image_created(arguments())
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[], None]]:
+        yield lambda: self.fill(1)
 
     def command(self) -> Sequence[str]:
         program = [sys.executable, "-m", "huey.bin.huey_consumer", f"{__name__}.huey"]

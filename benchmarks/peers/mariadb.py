@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
 from peers import database
 from peers.meter import note
-from peers.peer import Peer, Place, arguments
+from peers.peer import Place, Sender, arguments
 
 AT_ONCE = 250
 IDLE = 0.01
@@ -45,7 +46,7 @@ LEASE = event.update().where(CHOSEN).values(state=LEASED)
 DELETE = event.delete().where(CHOSEN)
 
 
-class Floor(Peer):
+class Floor(Sender):
     """Sends all events at once."""
 
     def __init__(self, place: Place):
@@ -56,6 +57,15 @@ class Floor(Peer):
     def fill(self, number: int) -> None:
         with self._engine.begin() as connection:
             connection.execute(event.insert(), [{"body": json.dumps(arguments()).encode()} for _ in range(number)])
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[], None]]:
+        with database.connected(self._engine) as connection:
+
+            def send() -> None:
+                connection.execute(event.insert(), {"body": json.dumps(arguments()).encode()})
+
+            yield send
 
     def command(self) -> Sequence[str]:
         return [sys.executable, "-m", "peers.mariadb"]

@@ -75,13 +75,21 @@ class Peer(ABC):
         """Delete everything that the peer created."""
 
 
-class Immediate(Peer):
-    """A peer that hands out an event as soon as it arrives."""
+class Sender(Peer):
+    """A peer whose sending is measured too."""
 
     @abstractmethod
     def sending(self) -> AbstractContextManager[Callable[[], None]]:
         """Yield a function that sends one event and returns when the event is durable."""
 
+
+class Immediate(Sender):
+    """A peer that hands out an event as soon as it arrives."""
+
     def resident(self) -> Sequence[str]:
         """Return the command for a permanent worker; a TERM ends it."""
         return self.command()
+
+
+def void(_: object) -> None:
+    """Return nothing."""

@@ -8,13 +8,14 @@ application finds and retries them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import procrastinate  # type: ignore[import-not-found] # only make bench installs it
 
 from peers import database
 from peers.meter import note
-from peers.peer import EVENT, Peer, Place, arguments
+from peers.peer import EVENT, Place, Sender, arguments
 
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=database.plain(Place.here().url)))
 
@@ -29,7 +30,7 @@ async def nothing(event: dict[str, int]) -> None:
 image_created = app.task(name=EVENT)(nothing)
 
 
-class Procrastinate(Peer):
+class Procrastinate(Sender):
     """Its tables have triggers that record what happens to a task."""
 
     def __init__(self, place: Place):
@@ -40,6 +41,10 @@ class Procrastinate(Peer):
     def fill(self, number: int) -> None:
         for start in range(0, number, _FILLING):
             image_created.batch_defer(*({"event": arguments()} for _ in range(min(_FILLING, number - start))))
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[], None]]:
+        yield lambda: image_created.defer(event=arguments())
 
     def command(self) -> Sequence[str]:
         program = [sys.executable, "-m", "procrastinate", "--app", f"{__name__}.app", "worker"]

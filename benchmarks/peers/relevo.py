@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import relevo
 from peers import rabbitmq
 from peers.meter import note
-from peers.peer import EVENT, Immediate, Peer, Place, arguments
+from peers.peer import EVENT, Immediate, Peer, Place, arguments, void
 
 CONFIGURATION = """\
 source = "bench"
@@ -121,7 +121,3 @@ class OnRabbitMQ(Resident):
     def left(self) -> int:
         time.sleep(1.0)  # messages of a worker are returned a moment after its end
         return super().left()
-
-
-def void(_: object) -> None:
-    """Return nothing."""

@@ -10,15 +10,17 @@ import json
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from peers.meter import note
-from peers.peer import Peer, Place, arguments
+from peers.peer import Place, Sender, arguments, void
 
 AT_ONCE = 250
 IDLE = 0.01
 
+INSERT = "INSERT INTO event (body) VALUES (?)"
 TABLE = """
 CREATE TABLE event (seq INTEGER PRIMARY KEY, leased INTEGER NOT NULL DEFAULT 0, body BLOB NOT NULL);
 CREATE INDEX ready ON event (seq) WHERE leased = 0;
@@ -37,7 +39,7 @@ def opened(folder: Path, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-class Sqlite(Peer):
+class Sqlite(Sender):
     """Sends all events at once."""
 
     def __init__(self, place: Place):
@@ -48,8 +50,12 @@ class Sqlite(Peer):
     def fill(self, number: int) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         rows = [(json.dumps(arguments()).encode(),)] * number
-        self._connection.executemany("INSERT INTO event (body) VALUES (?)", rows)
+        self._connection.executemany(INSERT, rows)
         self._connection.execute("COMMIT")
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[], None]]:
+        yield lambda: void(self._connection.execute(INSERT, (json.dumps(arguments()).encode(),)))
 
     def command(self) -> Sequence[str]:
         return [sys.executable, "-m", "peers.sqlite"]

@@ -1,4 +1,4 @@
-"""The measurements: how many events a second one worker handles, and how long an event takes to reach it."""
+"""The measurements: how many events a second are sent, or handled by one worker, and how long one takes to reach it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import attrs
 
 from peers import database, quiet
 from peers.meter import VARIABLE, Meter
-from peers.peer import Immediate, Peer, Place
+from peers.peer import Immediate, Peer, Place, Sender
 
 BENCHMARKS = Path(__file__).parents[1]
 
@@ -85,6 +85,31 @@ def consume(peer: str, url: str, *, events: int, patience: float) -> Measured:
             twice=len(entered) - events,
             machine=machine,
         )
+
+
+def dispatch(peer: str, url: str, *, events: int, patience: float) -> Measured:
+    """
+    Measure how many events a second *peer* sends one by one, each of them durable before the next.
+
+    Args:
+        peer: The class of the peer, as module:name.
+
+        url: The address of its server; empty if it needs none.
+
+        events: The number of events.
+
+        patience: Seconds to wait for a quiet machine.
+    """
+    with _peer(peer, url) as one:
+        assert isinstance(one, Sender)  # noqa: S101 - CONTESTANTS names only such peers
+        with one.sending() as send:
+            send()  # afterwards everything that is created on demand exists
+            machine = quiet.wait(one.place.folder, patience=patience)
+            began = time.perf_counter()
+            for _ in range(events):
+                send()
+            taken = time.perf_counter() - began
+        return Measured(value=events / taken, events=events, machine=machine)
 
 
 def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float) -> Measured:
