@@ -12,6 +12,7 @@ import pytest
 
 from relevo import (
     Ack,
+    App,
     Call,
     Delivery,
     Envelope,
@@ -25,6 +26,7 @@ from relevo import (
     RunOptions,
     Settlement,
     Worker,
+    listener,
 )
 from relevo._worker.evidence import APPEAR_EVERY, GRACE
 from relevo._worker.suspect import Suspects
@@ -351,6 +353,28 @@ def test_the_note_names_the_listener_that_runs(
 
     assert report.done == 1
     assert noted == ["", "first", "second"]
+
+
+def test_the_note_names_a_single_listener_before_it_runs_and_is_written_once(
+    transport: Any, envelope: MakeEnvelope, clock: FakeClock
+) -> None:
+    noted: list[str] = []
+
+    def begin(delivery: Delivery, note: Note) -> None:
+        noted.append(note.listener)
+        MemoryTransport.begin(transport, delivery, note)
+
+    transport.begin = begin
+    app = App(transports={"main": transport}, routes={"*": "main"}, source="test", clock=clock)
+    app.listen(listener("image.created", id="only")(lambda event: noted.append("runs")))
+    transport.send([envelope("1")])
+    transport.receive(["default"], limit=1, lease=60, wait=0)
+    clock.advance(61)
+
+    report = app.worker(DRAIN).run()
+
+    assert report.done == 1
+    assert noted == ["only", "runs"]
 
 
 def test_an_event_that_was_never_lost_pays_nothing(

@@ -12,6 +12,7 @@ from relevo._app.parts import Parts
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
 from relevo._transport.delivery import Delivery, Release
+from relevo._transport.envelope import Envelope
 from relevo._transport.route import Routes, Target, outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.caller import Caller, contained
@@ -63,7 +64,8 @@ class WorkerFactory:
         check_listeners(listeners, self.parts.routes)
         check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
-        suspects = Suspects(transport, self.parts.clock)
+        only_listener = self._only_listener(listeners, transport.name)
+        suspects = Suspects(transport, self.parts.clock, only_listener=only_listener)
         runs = suspects.runs if transport.capabilities.presence else None
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency)
@@ -121,6 +123,19 @@ class WorkerFactory:
         if signing is None:
             return contained(caller.outcome)
         return contained(signing.verifying(caller.outcome, clock=self.parts.clock, patience=self.parts.patience))
+
+    def _only_listener(self, listeners: ListenerTable, transport: str) -> Callable[[Delivery], str]:
+        """Return a function from a delivery to the id of its listener, if it has a single one."""
+        first_queue = self._first_queue_on(transport)
+
+        def only_listener(delivery: Delivery) -> str:
+            envelope = delivery.envelope
+            if not isinstance(envelope, Envelope):
+                return ""
+            found = listeners.in_queue(envelope.name, delivery.queue, first_queue(envelope.name))
+            return found[0].id if len(found) == 1 else ""
+
+        return only_listener
 
     def _executor(
         self,

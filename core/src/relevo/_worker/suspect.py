@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import getLogger
 
 import attrs
@@ -56,12 +56,16 @@ class Suspects:
         identity: The worker's process, with a random part that no other worker has.
 
         lives: Returns whether a process of this host is alive.
+
+        only_listener: Returns the id of the listener of a delivery, if it has a single one; else an empty text. The
+            note names it from the start, so that it is written once.
     """
 
     _transport: Transport
     _clock: Clock
     _identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
     _lives: Lives = lives_here
+    _only_listener: Callable[[Delivery], str] = lambda _: ""
 
     def __attrs_post_init__(self) -> None:
         self._has_evidence = self._transport.capabilities.presence
@@ -114,10 +118,10 @@ class Suspects:
             self._waiting.pop(_event(delivery), None)
         match verdict:
             case MayBegin(deaths):
-                return self._begin(delivery, Note(by=str(self._identity), deaths=deaths))
+                note = Note(by=str(self._identity), deaths=deaths, listener=self._only_listener(delivery))
+                return self._begin(delivery, note)
             case CrashLoop(deaths):
-                note = delivery.begun
-                last = f"the last while {note.listener} ran" if note is not None and note.listener else ""
+                last = f"the last while {begun.listener} ran" if begun is not None and begun.listener else ""
                 return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
             case Wait():
                 return self._later()
