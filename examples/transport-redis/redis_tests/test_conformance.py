@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import redis
 
 from relevo.errors import ConfigurationError
 from relevo_conformance import suite
+from relevo_conformance.profile import PROFILES
 from relevo_conformance.trial import ServerMissingError, reach
 from relevo_redis.conformance import RedisHarness
 
@@ -17,7 +19,10 @@ def _server(redis_url: str) -> str:
     return redis_url
 
 
-TestRedis = suite(RedisHarness)
+SHORT = attrs.evolve(PROFILES["quick"], rows=60)
+"""The quick profile with fewer pairs of features: on a server all of them take minutes."""
+
+TestRedis = suite(RedisHarness, profile=SHORT)
 
 
 def test_a_server_that_is_not_there_is_said_to_be_missing() -> None:

@@ -21,7 +21,7 @@ from .decoy import DECOYS
 
 MODULES = (decoys, decoys_of_answers, decoys_of_claims)
 INNOCENT = {"kept", "skipped"}
-SHARE = 15
+SHARE = 21
 """One of this many transports is examined in ``make test``."""
 
 PROFILE = chosen() if os.environ.get(VARIABLE) else attrs.evolve(chosen("quick").part(), rows=None)

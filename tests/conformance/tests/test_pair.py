@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from random import Random
 
+import attrs
 import pytest
 
 from relevo import Envelope
@@ -13,7 +14,7 @@ from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._cover import combos, cover
 from relevo_conformance._pair import DANGEROUS, FACTORS, fits, in_words, pairs_of, pairs_that_can_exist, rows
 from relevo_conformance.harness import Observed
-from relevo_conformance.profile import PROFILES
+from relevo_conformance.profile import PROFILES, Profile
 from relevo_conformance.verdict import BrokenPromiseError
 from relevo_memory import MemoryTransport
 
@@ -99,10 +100,11 @@ class BrokenHarness(MemoryHarness):
     transport = IgnoresTheDelayOfUrgentEvents
 
 
-def examined(harness: type[MemoryHarness]) -> PairContract:
+def examined(harness: type[MemoryHarness], profile: Profile = QUICK) -> PairContract:
     class Tests(PairContract):
         harness_type = harness
-        profile = QUICK
+
+    Tests.profile = profile
 
     Tests.setup_class()
     return Tests()
@@ -120,11 +122,12 @@ def test_a_bug_in_a_pair_is_found_and_told_by_the_fewest_features() -> None:
 
 def test_the_pairs_that_were_met_are_noted() -> None:
     observed = Observed()
+    few = attrs.evolve(QUICK, rows=100)
 
-    examined(MemoryHarness.watched(observed)).test_each_pair_of_features_keeps_every_promise()
+    examined(MemoryHarness.watched(observed), few).test_each_pair_of_features_keeps_every_promise()
 
     assert len(observed.pairs) > 1000
-    assert all(observed.pairs.values())
+    assert 500 < sum(observed.pairs.values()) < len(observed.pairs)
 
 
 def test_a_row_is_told_by_its_unusual_levels() -> None:
