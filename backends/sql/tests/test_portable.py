@@ -37,7 +37,7 @@ UNPORTABLE = re.compile(
 """What not every database has."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture(params=["sqlite", *(pytest.param(each, marks=pytest.mark.soak) for each in ("postgresql", "mariadb"))])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of a new database."""
     if request.param == "sqlite":
