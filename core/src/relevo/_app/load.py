@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relevo._app.app import App
 from relevo._config.check import checked_app_name
+from relevo._config.trust import distrust_of
 from relevo._listener.importing import import_object
 from relevo.errors import ConfigurationError
 
@@ -39,6 +40,29 @@ def modules_of(folder: Path) -> Iterator[None]:
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
+
+
+@contextmanager
+def modules_without_config(folder: Path) -> Iterator[None]:
+    """
+    Do the same for the working directory, if no configuration was found and if other users cannot write to it.
+
+    Otherwise a file there, such as ``click.py``, would run in place of an installed module.
+
+    Raises:
+        ConfigurationError: The block raises it since a module is missing; the reason is added.
+    """
+    distrust = distrust_of(folder)
+    if distrust is None:
+        with modules_of(folder):
+            yield
+        return
+    try:
+        yield
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            error.args = (f"{error}; the working directory is not searched: {distrust}; name a file with --config",)
+        raise
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import msgspec
 from relevo._config.schema import Settings
 from relevo._config.table import Key, as_table, keys_of, wrong_type
 from relevo._config.toml_line import lines_of
+from relevo._config.trust import check_trusted
 from relevo._problem import KeyPath, Origin, Origins, Problems
 from relevo.errors import ConfigurationError, did_you_mean
 
@@ -98,15 +99,24 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
 
 
 def find(start: Path) -> Path | None:
-    """Return the nearest ``relevo.toml``, or ``pyproject.toml`` with ``[tool.relevo]``, from *start* upwards."""
+    """
+    Return the nearest ``relevo.toml``, or ``pyproject.toml`` with ``[tool.relevo]``, from *start* upwards.
+
+    Raises:
+        ConfigurationError: Other users control it. The search does not go on, since theirs may be a trap before yours.
+    """
     for folder in [start, *start.parents]:
-        own = folder / FILE
-        if own.is_file():
-            return own
-        project = folder / "pyproject.toml"
-        if project.is_file() and _own_table(project, _parse(project)[1]) is not None:
-            return project
+        for found in (folder / FILE, folder / "pyproject.toml"):
+            if found.is_file() and (found.name == FILE or _is_own(found)):
+                check_trusted(found)
+                return found
     return None
+
+
+def _is_own(project: Path) -> bool:
+    """Return whether the ``pyproject.toml`` at *project* has ``[tool.relevo]``; other ones may be large, or invalid."""
+    with project.open("rb") as file:
+        return b"relevo" in file.read(_MAX_FILE) and _own_table(project, _parse(project)[1]) is not None
 
 
 def _as_said(path: Path) -> Path:
