@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from relevo import App, Call, Dispatched, Envelope, Event, SubjectType, Target, TransportUnavailableError, listener
+from relevo import (
+    App,
+    Call,
+    DeferredDispatcher,
+    Dispatched,
+    Envelope,
+    Event,
+    LocalDispatcher,
+    SubjectType,
+    Target,
+    TransportUnavailableError,
+    listener,
+)
 from relevo.errors import (
     ConfigurationError,
     EncodeError,
@@ -23,6 +36,49 @@ from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
 from .application import Make, Partial, Plain, drain, waiting
+
+
+@pytest.mark.parametrize("late", [0.0, "0s", 10**400, float("nan"), float("inf")])
+def test_an_event_that_has_expired_is_refused_on_every_way_and_nothing_is_written(
+    make: Make, clock: FakeClock, late: Any
+) -> None:
+    heard: list[object] = []
+
+    @listener("a.b", queue="now")
+    def follow(event: Event, call: Call) -> None:
+        heard.append(event)
+        call.dispatch(Event("a.later"), expires=late)
+
+    app = make(follow, routes={"a.b": "now", "a.both": ["main", "now"], "*": "main"})
+    deferred = DeferredDispatcher(app.transports["main"], clock=clock)
+    local = LocalDispatcher(clock=clock)
+    names = ["a.b", "a.both", "a.later"]
+    ways: list[Callable[[], object]] = [
+        *(functools.partial(app.dispatch, Event(name), expires=late) for name in names),
+        functools.partial(app.dispatch, Event("a.later"), expires=late, session=object()),
+        functools.partial(app.dispatch_many, [Event(name) for name in names], expires=late),
+        functools.partial(app.bound_to(object()).dispatch, Event("a.later"), expires=late),
+        lambda: asyncio.run(app.adispatch(Event("a.later"), expires=late)),
+        *(functools.partial(each.dispatch, Event("a.b"), expires=late) for each in (deferred, local)),
+        *(functools.partial(each.dispatch_many, [Event("a.b")], expires=late) for each in (deferred, local)),
+    ]
+
+    for way in ways:
+        with pytest.raises(ConfigurationError, match=r"^the expires of a dispatch: expected ") as caught:
+            way()
+        assert "\n" not in str(caught.value)
+    assert heard == []
+    with pytest.raises(ConfigurationError, match=r"^the expires of a dispatch: expected "):
+        app.dispatch(Event("a.b"))
+    assert waiting(app) == 0
+
+
+@pytest.mark.parametrize("now", [253402300800.0, 1e300, float("nan"), float("inf")])
+def test_a_clock_without_a_date_is_the_programs_fault(make: Make, now: float) -> None:
+    app = make(clock=FakeClock(now))
+
+    with pytest.raises(ConfigurationError, match=r"^clock: expected seconds since the epoch, before the year 10000"):
+        app.dispatch(Event("a.b"))
 
 
 def test_no_route_is_an_error_and_nothing_is_written(make: Make) -> None:
@@ -143,7 +199,9 @@ def test_an_event_is_told_with_what_its_listeners_dispatched_if_that_could_not_b
     assert (list(error.sent), list(error.refused), list(error.unknown)) == ([0, 1, 3], [], [2])
 
 
-@pytest.mark.parametrize("terms", [{"urgency": "soon"}, {"ordering_key": ""}, {"expires": "soon"}])
+@pytest.mark.parametrize(
+    "terms", [{"urgency": "soon"}, {"ordering_key": ""}, *({"expires": each} for each in ("soon", "0s", 1.0, 10**400))]
+)
 def test_what_is_handled_now_has_the_same_terms_so_that_a_route_can_change(make: Make, terms: dict[str, Any]) -> None:
     heard: list[Event] = []
     app = make(listener("a.b")(functools.partial(heard.append)), routes={"*": "now"})

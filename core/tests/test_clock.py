@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Clock, SystemClock
-from relevo._clock import seconds
+from relevo._clock import moment, seconds
 from relevo.errors import ConfigurationError
 from relevo.testing import FakeClock
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("500ms", 0.5), ("2s", 2.0), ("1.5 m", 90.0), (" 1h ", 3600.0), ("7d", 604800.0), ("0s", 0.0)],
+    [("500ms", 0.5), ("2s", 2.0), ("1.5 m", 90.0), ("7d", 604800.0), ("0s", 0.0)],
 )
 def test_a_duration_is_a_number_with_a_unit(text: str, expected: float) -> None:
     assert seconds(text) == pytest.approx(expected)
@@ -27,17 +27,72 @@ def test_seconds_may_be_a_number_or_a_timedelta(number: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "2", "s", "-1s", "1e3s", "2 weeks", -0.1, float("nan"), float("inf"), 1e10, True, None, b"2s", [2]]
+    "wrong",
+    [
+        *(
+            "",
+            "2",
+            "s",
+            "-1s",
+            "1e3s",
+            "2 weeks",
+            -0.1,
+            float("nan"),
+            float("inf"),
+            1e10,
+            10**400,
+            True,
+            None,
+            b"2s",
+            [2],
+        ),
+        *(" 1h", "1h ", "1h\n", "1\t h", "\u0663s", "1_000s", "+1s", ".5s", "1.s", "\uff15m"),
+    ],
 )
 def test_what_is_no_duration_is_refused_by_its_name(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^the lease: expected .*; got "):
         seconds(wrong, what="the lease")
 
 
-@pytest.mark.parametrize("wrong", [-1, -0.5, "-1s", timedelta(seconds=-1)])
+@pytest.mark.parametrize("wrong", [-1, -0.5, "-1s", timedelta(seconds=-1), -(10**400)])
 def test_of_a_duration_that_is_negative_that_is_what_is_wrong(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^the delay: expected 0 s or more; got "):
         seconds(wrong, what="the delay")
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("5m", NOW + 300),
+        (timedelta(hours=1), NOW + 3600),
+        (NOW + 1, NOW + 1),
+        (7, 7.0),
+        (datetime.fromtimestamp(NOW, UTC), NOW),
+        (datetime(1, 1, 1, tzinfo=UTC), -62135596800.0),
+        (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), 253402300799.0),
+    ],
+)
+def test_a_moment_is_by_the_calendar_by_the_epoch_or_from_now(value: object, expected: float) -> None:
+    assert moment(value, now=NOW, what="the end") == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(10**400, -(10**400), 1e300, float("inf"), float("nan"), NOW * 1000, 253402300800),
+        *(True, None, "", "1", " 5m ", [7]),
+        datetime(2026, 1, 1),  # noqa: DTZ001 - it has no zone
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-23))),
+    ],
+)
+def test_what_is_no_moment_is_refused_by_its_name(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^the end: expected .*; got ") as caught:
+        moment(wrong, now=NOW, what="the end")
+
+    assert "\n" not in str(caught.value)
 
 
 def test_the_machines_clock_is_a_clock() -> None:

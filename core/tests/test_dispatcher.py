@@ -377,7 +377,7 @@ def test_in_process_nothing_can_be_delayed_and_other_terms_hold_by_themselves() 
     heard: list[object] = []
     dispatcher.add_listener("a.b", heard.append)
 
-    dispatcher.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires=1.0)
+    dispatcher.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires="1h")
     for terms in ({"delay": 1}, {"at": "5m"}):
         with pytest.raises(
             ConfigurationError, match=r'"a\.b" cannot be delayed, since its route calls listeners in process'
@@ -585,14 +585,32 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
             "the expires of a dispatch: expected a datetime with a zone, ",
         ),
         (Event("a.b"), {"expires": datetime(2026, 1, 1)}, ConfigurationError, "expected a datetime with a zone"),  # noqa: DTZ001
+        *(
+            (
+                Event("a.b"),
+                {"expires": past},
+                ConfigurationError,
+                "the expires of a dispatch: expected a moment in the future",
+            )
+            for past in (1.0, "0s", timedelta(0), datetime(2001, 1, 1, tzinfo=UTC))
+        ),
+        *(
+            (
+                Event("a.b"),
+                {"expires": far},
+                ConfigurationError,
+                "the expires of a dispatch: expected a moment before the year",
+            )
+            for far in (10**400, float("inf"), 1.8e12)
+        ),
         (Event("a.b"), {"at": True}, ConfigurationError, "expected a datetime with a zone, "),
         (Event("a.b"), {"at": "5m", "delay": 1}, ConfigurationError, "delay= or at=, not both"),
-        (Event("a.b"), {"at": 9e11}, ConfigurationError, "the time until at=: expected 100 years or less"),
+        (Event("a.b"), {"at": 9e10}, ConfigurationError, "the time until at=: expected 100 years or less"),
         ("a.b", {}, ConfigurationError, "dispatch relevo.Event"),
         (ImageCreated, {}, ConfigurationError, "dispatch an instance of it"),
         (ImageCreated("seven"), {}, EncodeError, "Expected `int`, got `str`"),  # type: ignore[arg-type]
     ],
-    ids=range(24),
+    ids=range(31),
 )
 def test_what_cannot_be_sent_is_refused_in_one_line_and_nothing_is_written(
     dispatcher: DeferredDispatcher,

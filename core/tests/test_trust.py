@@ -16,7 +16,7 @@ import pytest
 import server_starter
 from relevo import App
 from relevo._config.opening import read
-from relevo._config.trust import RunningUser, WayPoint, fault_on, private_group, unmapped_owner
+from relevo._config.trust import RunningUser, WayPoint, private_group, unmapped_owner, weakness_on
 from relevo.errors import ConfigurationError
 
 ME, OTHER, UNMAPPED = 1000, 1001, 65534
@@ -46,8 +46,8 @@ def way(**changes: tuple[int, int, int]) -> list[WayPoint]:
 
 def told(steps: list[WayPoint], *, uid: int = ME, unmapped: int | None = None) -> str | None:
     """Return the name of the step that is not trusted, and why."""
-    fault = fault_on(steps, HERE, RunningUser(uid=uid, private_group=lambda owner: owner, unmapped=unmapped))
-    return None if fault is None else f"{fault.step.path.name or '/'} {fault.why}"
+    weakness = weakness_on(steps, HERE, RunningUser(uid=uid, private_group=lambda owner: owner, unmapped=unmapped))
+    return None if weakness is None else f"{weakness.step.path.name or '/'} {weakness.why}"
 
 
 # --- the decision -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timedelta
-from math import isfinite, isnan, nan
+from math import inf, isnan, nan
 from typing import Protocol, runtime_checkable
 
 from relevo.errors import ConfigurationError, shown
@@ -19,8 +19,11 @@ Moment = float | int | datetime | str | timedelta
 _LONGEST = 100 * 366 * 86400.0
 """Seconds, 100 years; a longer duration is a mistake, and overflows the dates of some stores."""
 
+FIRST_DATE, END_OF_DATES = -62135596800.0, 253402300800.0
+"""Seconds since the epoch of the first date and after the last one; milliseconds are outside."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TEXT = re.compile(r"(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_TEXT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?) *(ms|s|m|h|d)")
 
 
 @runtime_checkable
@@ -70,18 +73,22 @@ def moment(value: object, *, now: float, what: str) -> float:
         what: The name of *value* in the error.
 
     Raises:
-        ConfigurationError: *value* has another type, or no valid text.
+        ConfigurationError: *value* has another type, no valid text, or no date.
     """
     if isinstance(value, (str, timedelta)):
         return now + seconds(value, what=what)
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.timestamp()
-    if type(value) in (int, float) and isfinite(value):  # type: ignore[arg-type]  # comparing types narrows nothing
-        return float(value)  # type: ignore[arg-type]  # as above
-    raise ConfigurationError(
-        f"{what}: expected a datetime with a zone, seconds since the epoch, or the time from now such as "
-        f'"5m"; got {shown(value)}'
-    )
+    found = nan
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        found = value.timestamp()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        found = _as_float(value)
+    if isnan(found):
+        expected = 'a datetime with a zone, seconds since the epoch, or the time from now such as "5m"'
+    elif not FIRST_DATE <= found < END_OF_DATES:
+        expected = "a moment before the year 10000, in seconds since the epoch"
+    else:
+        return found
+    raise ConfigurationError(f"{what}: expected {expected}; got {shown(value)}")
 
 
 def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> float:
@@ -102,8 +109,8 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     if isinstance(value, timedelta):
         result = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        result = float(value)
-    elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
+        result = _as_float(value)
+    elif isinstance(value, str) and (match := _TEXT.fullmatch(value)):
         result = float(match[1]) * _UNITS[match[2]]
     if least <= result <= _LONGEST:
         return result
@@ -112,3 +119,11 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     else:
         expected = f"{least:g} s or more" if result < least else "100 years or less"
     raise ConfigurationError(f"{what and f'{what}: '}expected {expected}; got {shown(value)}")
+
+
+def _as_float(number: float) -> float:
+    """Return *number* as a float, infinite if an integer is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return inf if number > 0 else -inf

@@ -313,7 +313,8 @@ class App(Dispatcher):
             ordering_key: Handle it in order with other events of this key, if the transport claims ``order``.
 
             expires: Moment after which it is dead-lettered instead of handled: a datetime with a zone,
-                seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``.
+                seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``. A moment
+                that is past is an error.
 
         Raises:
             RouteNotFoundError: No route matches its name.
@@ -519,7 +520,7 @@ class _Assembly:
             destinations=stores,
             packer=Packer(parts.source, parts.clock, parts.ids, parts.subjects, parts.hooks, sign),
             listeners=parts.registry,
-            local=LocalDispatcher(parts.registry.known, subjects=parts.subjects),
+            local=LocalDispatcher(parts.registry.known, subjects=parts.subjects, clock=parts.clock),
             hooks=parts.hooks,
             clock=parts.clock,
         )

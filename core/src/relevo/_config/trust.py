@@ -53,7 +53,7 @@ class RunningUser(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
-class Fault(msgspec.Struct, frozen=True):
+class Weakness(msgspec.Struct, frozen=True):
     """A step that other users control."""
 
     step: WayPoint
@@ -62,7 +62,7 @@ class Fault(msgspec.Struct, frozen=True):
     """The command that changes it, without the path."""
 
 
-def fault_on(steps: Sequence[WayPoint], searched: Path, user: RunningUser) -> Fault | None:
+def weakness_on(steps: Sequence[WayPoint], searched: Path, user: RunningUser) -> Weakness | None:
     """
     Return the step that other users control; ``None`` if the last one may be trusted.
 
@@ -77,13 +77,13 @@ def fault_on(steps: Sequence[WayPoint], searched: Path, user: RunningUser) -> Fa
     for step in reversed(steps):
         is_way = S_ISDIR(step.mode) and step.path != searched
         if step.uid not in (ROOT, user.uid) and not (is_way and step.uid == user.unmapped):
-            return Fault(step, "belongs to another user", f"chown {user.uid}")
+            return Weakness(step, "belongs to another user", f"chown {user.uid}")
         if S_ISLNK(step.mode) or (is_way and step.mode & S_ISVTX):
             continue
         if step.mode & S_IWOTH:
-            return Fault(step, "can be written by every user", "chmod o-w")
+            return Weakness(step, "can be written by every user", "chmod o-w")
         if step.mode & S_IWGRP and step.gid != user.private_group(step.uid):
-            return Fault(step, "can be written by other users of its group", "chmod g-w")
+            return Weakness(step, "can be written by other users of its group", "chmod g-w")
     return None
 
 
@@ -131,26 +131,26 @@ def check_trusted(file: Path) -> None:
         ConfigurationError: It is not to be trusted; names what is wrong, its owner and mode, and the remedy.
     """
     user = _this_user()
-    fault = fault_on([*_way(file)], file.parent, user) if user else None
-    if user and fault:
-        path = shlex.quote(str(fault.step.path))
+    weakness = weakness_on([*_way(file)], file.parent, user) if user else None
+    if user and weakness:
+        path = shlex.quote(str(weakness.step.path))
         named = f"--config {shlex.quote(str(file))} or RELEVO_CONFIG"
         raise ConfigurationError(
-            f"{file}: not read, since {_described(fault)}, and its code would run as {_name(user.uid)}; "
-            f"if you trust it, name it: {named}; otherwise {fault.fix} {path}"
+            f"{file}: not read, since {_described(weakness)}, and its code would run as {_name(user.uid)}; "
+            f"if you trust it, name it: {named}; otherwise {weakness.fix} {path}"
         )
 
 
 def distrust_of(folder: Path) -> str | None:
     """Return why modules in *folder* are not to be trusted; ``None`` if they are."""
     user = _this_user()
-    fault = fault_on([*_way(folder)], folder, user) if user else None
-    return None if fault is None else _described(fault)
+    weakness = weakness_on([*_way(folder)], folder, user) if user else None
+    return None if weakness is None else _described(weakness)
 
 
-def _described(fault: Fault) -> str:
-    step = fault.step
-    return f"{step.path} {fault.why} (owner {_name(step.uid)}, group {step.gid}, mode {S_IMODE(step.mode):04o})"
+def _described(weakness: Weakness) -> str:
+    step = weakness.step
+    return f"{step.path} {weakness.why} (owner {_name(step.uid)}, group {step.gid}, mode {S_IMODE(step.mode):04o})"
 
 
 def _way(path: Path) -> Iterator[WayPoint]:

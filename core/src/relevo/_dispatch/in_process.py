@@ -8,8 +8,9 @@ from typing import Unpack
 import attrs
 import msgspec
 
+from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
-from relevo._dispatch.packer import check_options
+from relevo._dispatch.packer import check_options, checked_expires
 from relevo._event.codec import content_of, subject_of, typed_from
 from relevo._event.event import Event, name_of
 from relevo._event.subject import SubjectTypes
@@ -32,21 +33,30 @@ class LocalDispatcher(Dispatcher):
         listeners: The listeners to call; by default an empty table.
 
         subjects: Names and loads subjects.
+
+        clock: The source of time.
     """
 
-    def __init__(self, listeners: ListenerTable | None = None, *, subjects: SubjectTypes | None = None):
+    def __init__(
+        self,
+        listeners: ListenerTable | None = None,
+        *,
+        subjects: SubjectTypes | None = None,
+        clock: Clock | None = None,
+    ):
         super().__init__(ListenerTable(unique=False) if listeners is None else listeners)
+        self._clock = clock or SystemClock()
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
     def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
-        self.call(event, self._table.of(_checked(event, options)))
+        self.call(event, self._table.of(self._checked(event, options)))
         return self._done
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         events = list(events)
         for event in events:
-            _checked(event, options)
+            self._checked(event, options)
         return [self.dispatch(event, **options) for event in events]
 
     def call(self, event: object, listeners: Sequence[Listener], *, outgoing: Outgoing | None = None) -> None:
@@ -94,9 +104,17 @@ class LocalDispatcher(Dispatcher):
             if call.stopped:
                 break
 
+    def _checked(self, event: object, options: DispatchOptions) -> str:
+        """Return the name of *event*, after validating it and its *options*."""
+        name = event.name if isinstance(event, Event) else name_of(event)
+        if options:
+            refuse_delay(name, options)
+            checked_expires(options.get("expires"), now=self._clock.now())
+        return name
+
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
         """Validate *event* and return it for :meth:`send_held`."""
-        refuse_delay(name_of(event), options)
+        self._checked(event, options)
         return event
 
     def send_held(self, held: Sequence[object]) -> None:
@@ -108,14 +126,6 @@ def _refuse_awaitable(result: object, listener: Listener) -> None:
     if hasattr(result, "__await__"):
         getattr(result, "close", int)()  # avoids a second warning from Python
         raise TypeError(f"{listener.id} returned an awaitable, which is not awaited; its work was not done")
-
-
-def _checked(event: object, options: DispatchOptions) -> str:
-    """Return the name of *event*, after validating it and its *options*."""
-    name = event.name if isinstance(event, Event) else name_of(event)
-    if options:
-        refuse_delay(name, options)
-    return name
 
 
 def _form(event: object, listener: Listener) -> object:

@@ -8,7 +8,7 @@ from typing import get_args
 import attrs
 import msgspec
 
-from relevo._clock import Clock, Duration, Moment, moment, seconds
+from relevo._clock import END_OF_DATES, FIRST_DATE, Clock, Duration, Moment, moment, seconds
 from relevo._event.codec import Content, checked_source, content_of, encoded, subject_of
 from relevo._event.context import Ambient, ambient
 from relevo._event.event import Event, declared
@@ -48,11 +48,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         """
         check_options(event_name, options)
         wait = _wait(options.get("delay", 0.0), options.get("at"), now)
-        expires = options.get("expires")
         return cls(
             urgency=options.get("urgency", "normal"),
             ordering_key=options.get("ordering_key"),
-            expires=None if expires is None else moment(expires, now=now, what="the expires of a dispatch"),
+            expires=checked_expires(options.get("expires"), now=now),
             wait=wait,
         )
 
@@ -164,10 +163,14 @@ class Packer:
 
             SubjectError: Its subject is of no registered type.
 
-            ConfigurationError: An option is invalid, or the made id.
+            ConfigurationError: An option is invalid, or the made id, or the clock is beyond the last date.
         """
         content = content_of(event)
         now = self._clock.now()
+        if not FIRST_DATE <= now < END_OF_DATES:
+            raise ConfigurationError(
+                f"clock: expected seconds since the epoch, before the year 10000; now() returned {shown(now)}"
+            )
         if conditions is None:
             conditions = Conditions.of(content.name, options, now=now) if options else NO_CONDITIONS
         if isinstance(event, Event):
@@ -265,6 +268,24 @@ def check_options(event_name: str, options: DispatchOptions) -> None:
         raise EncodeError(event_name, "urgency", f"expected normal or high; got {shown(urgency)}")
     if (ordering_key := options.get("ordering_key")) is not None and not _is_line(ordering_key):
         raise EncodeError(event_name, "ordering_key", "expected 1 to 255 printable characters")
+
+
+def checked_expires(expires: Moment | None, *, now: float) -> float | None:
+    """
+    Return *expires* in seconds since the epoch.
+
+    Raises:
+        ConfigurationError: It is not a moment, or not after *now*: the event would never be handled.
+    """
+    if expires is None:
+        return None
+    end = moment(expires, now=now, what="the expires of a dispatch")
+    if end <= now:
+        raise ConfigurationError(
+            f"the expires of a dispatch: expected a moment in the future; got {shown(expires)}, {now - end:g} s ago; "
+            f'pass a later one, or the time from now such as "1h"'
+        )
+    return end
 
 
 def _valid_id(event: Event, wanted: str) -> str:

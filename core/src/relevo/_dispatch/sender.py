@@ -8,11 +8,11 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from relevo._clock import Clock, moment
+from relevo._clock import Clock
 from relevo._dispatch.dispatcher import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
-from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, surroundings
+from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, checked_expires, surroundings
 from relevo._event.context import within
 from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observe
@@ -208,7 +208,7 @@ class Sender:
         """Validate the *options* of an event that needs no envelope, as packing it would."""
         check_options(name, options)
         if (expires := options.get("expires")) is not None:
-            moment(expires, now=self._clock.now(), what="the expires of a dispatch")
+            checked_expires(expires, now=self._clock.now())
 
 
 Batch = tuple[str, float]
