@@ -64,6 +64,8 @@ def told(path: Path | None, start: Path, **environ: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+UTF_16 = ("utf-16", "utf-16-le", "utf-16-be")
+
 # --- finding the file ---------------------------------------------------------------------------------
 
 
@@ -170,10 +172,22 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
         ),
         (b'\n\nsource = """', "relevo.toml:3: source: Unterminated string .end of document"),
         (b"a = " + b"[" * 100_000, "it is nested too deeply"),
-        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"source = '\xe9'", "codec can't decode byte 0xe9 in position 10: .*; save it as UTF-8"),
+        *(('source = "shop"'.encode(each), "expected text in UTF-8; got UTF-16 or no text") for each in UTF_16),
+        (b"lease = " + b"1" * 5000, ":1: a number or a key has more than 1000 characters"),
+        (b"\nlease = 0x" + b"F" * 50_000, ":2: a number or a key has more than 1000 characters"),
+        (b"[routes]\n" + b"a." * 20_000 + b"a = 1", ":2: a key has too many parts; expected at most 32"),
+        (b"[" + b"a." * 300_000 + b"a]", ":1: a key has too many parts; expected at most 32"),
+        (b"a = " + b"{b = " * 400 + b"1" + b"}" * 400, ":1: it is nested too deeply; expected at most 32"),
+        (b"a = " + b"{b.b.b = " * 20 + b"1" + b"}" * 20, "it is nested too deeply; expected at most 32 levels"),
+        (b'"\\"' * 300_000, ":1: "),
+        (b'"""\\' * 200_000, ":1: "),
+        (b"a = 1\n" * 100_000, ":2: a is set twice; remove one of them"),
+        (b"".join(b"k%d = 1\n" % each for each in range(80_000)), "it has too many keys; expected at most 10000"),
+        (b"listeners = [" + b"1," * 80_000 + b"]", "it has too many keys; expected at most 10000"),
         (b"a = 1\n" + b"#" * 1024 * 1024, "expected a file of at most 1 MiB; got a larger one"),
     ],
-    ids=range(13),
+    ids=range(27),
 )
 def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path: Path, text: bytes, why: str) -> None:
     path = write(text)
@@ -183,6 +197,68 @@ def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path
 
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"key{each} = 1\n" for each in range(9_990)),
+        "[transports]\n" + "".join(f"key{each} = 'x'\n" for each in range(3_000)),
+        "[retries]\n" + "".join(f"key{each} = 1\n" for each in range(9_990)),
+        "[routes]\n" + "".join(f"key{each} = 'x'\n" for each in range(9_990)),
+        "listeners = [" + "'${A}'," * 9_990 + "]",
+        "plugins = [" + "1," * 9_990 + "]",
+    ],
+    ids=range(6),
+)
+def test_of_many_problems_the_first_ones_are_told(write: Write, tmp_path: Path, text: str) -> None:
+    lines = told(write(text + '\n[transports]\nmain = "memory://"' * ("[transports]" not in text)), tmp_path)
+
+    assert len(lines) == 101
+    assert lines[-1] == "only the first 100 problems are shown; fix them, and check again"
+
+
+@pytest.mark.parametrize(
+    "variable, value, why",
+    [
+        ("RELEVO_LISTENERS", "[" * 5_000, "it is nested too deeply; expected at most 32"),
+        ("RELEVO_LISTENERS", "[" * 400 + "]" * 400, "it is nested too deeply; expected at most 32"),
+        ("RELEVO_TRANSPORTS__MAIN", "{ a = " + "1" * 5_000 + "}", "a number or a key has more than 1000 characters"),
+        ("RELEVO_TRANSPORTS__MAIN", "{" + "a." * 20_000 + "a = 1}", "a key has too many parts; expected at most 32"),
+        ("RELEVO_TRANSPORTS__MAIN", "{ a = 1900-02-30 }", "the value begins like TOML and is invalid: "),
+        ("RELEVO_TRANSPORTS" + "__A" * 20_000, "1", "expected at most 32 keys between two underscores each; got 20001"),
+        ("RELEVO_PLUGINS" + "__A" * 20_000, "1", "expected at most 32 keys between two underscores each; got 20001"),
+        ("RELEVO_SOURCE", "a\udcff", "RELEVO_SOURCE: expected text in UTF-8; got other bytes"),
+        ("RELEVO_LOCK", "\udcff", "RELEVO_LOCK: expected text in UTF-8; got other bytes"),
+        ("RELEVO_TRANSPORTS__\udcff", "x", r"RELEVO_TRANSPORTS__\udcff: expected text in UTF-8; got other bytes"),
+        ("RELEVO_SOURCE\udcff", "x", r'RELEVO_SOURCE\udcff: there is no such variable; did you mean "RELEVO_SOURCE"?'),
+        ("RELEVO_CONCURRENCY", "1" * 5_000, "concurrency: expected a whole number"),
+        ("RELEVO_MEMORY_LIMIT", "1" * 5_000, "memory_limit: expected a number of bytes"),
+        *(("RELEVO_CONCURRENCY", each, "expected a whole number") for each in (" 5 ", "1_000", "\u0663", "+5", "5\n")),
+        *(("RELEVO_LEASE", each, "expected seconds") for each in (" 5 ", "1_000", "\u0663s", "+5", "5s ", "\t5s")),
+        *(
+            ("RELEVO_MEMORY_LIMIT", each, "expected a number of bytes")
+            for each in (" 5G", "1_0M", "\u0665G", "5 \u212a")
+        ),
+        *(("RELEVO_RETRIES__MAIN__FACTOR", each, "expected a number") for each in (" 2 ", "1_0.5", "\u0663", "2.")),
+    ],
+    ids=range(32),
+)
+def test_a_hostile_variable_is_told_in_one_short_line(
+    write: Write, tmp_path: Path, variable: str, value: str, why: str
+) -> None:
+    file = write('[transports]\nmain = "memory://"')
+
+    (line,) = told(file, tmp_path, **{variable: value})
+
+    assert why in line
+    assert len(line) < 500
+
+
+def test_more_variables_than_a_configuration_has_are_refused(tmp_path: Path) -> None:
+    environ = {f"RELEVO_K{each}": "x" for each in range(1_001)}
+
+    assert told(None, tmp_path, **environ) == ["the environment: expected at most 1000 variables RELEVO_…"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, TypeVar
@@ -46,17 +46,18 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Origins(msgspec.Struct):
-    """Where each value was set."""
+    """Where each value was set; :meth:`note` and :meth:`overrule` change it."""
 
     default: Origin
     """The origin of values that were not set."""
 
     said: dict[KeyPath, Origin] = {}
+    _around: dict[KeyPath, Origin] | None = None
+    """For a value that has parts, the origin of the first one, as text if one of them is; made at its first use."""
 
     def of(self, *keys: str | int) -> Origin:
         """Return the origin of the value at *keys*: its own, else that of a value around it, else that of its parts."""
-        inside = (origin for inner, origin in self.said.items() if keys and inner[: len(keys)] == keys)
-        return self.exactly(*keys) or next(inside, self.default)
+        return self.exactly(*keys) or (self._parts().get(keys, self.default) if keys else self.default)
 
     def exactly(self, *keys: str | int) -> Origin | None:
         """Return the origin of the value at *keys* or of a value around it; ``None`` if neither was set."""
@@ -67,15 +68,30 @@ class Origins(msgspec.Struct):
 
     def is_text(self, *keys: str | int) -> bool:
         """Return whether the value at *keys*, or a part of it, could only be written as text."""
-        own = self.exactly(*keys)
-        inside = (origin.is_text for inner, origin in self.said.items() if inner[: len(keys)] == keys)
-        return (own is not None and own.is_text) or any(inside)
+        own, inside = self.exactly(*keys), self._parts().get(keys)
+        return (own is not None and own.is_text) or (inside is not None and inside.is_text)
+
+    def note(self, keys: KeyPath, origin: Origin) -> None:
+        """Note that the value at *keys* was set at *origin*; what is inside it keeps its own."""
+        self.said[keys] = origin
+        self._around = None
 
     def overrule(self, keys: KeyPath, origin: Origin) -> None:
         """Note that the value at *keys*, with all inside it, was overridden at *origin*."""
         for inner in [each for each in self.said if each[: len(keys)] == keys]:
             del self.said[inner]
-        self.said[keys] = origin
+        self.note(keys, origin)
+
+    def _parts(self) -> Mapping[KeyPath, Origin]:
+        """Return the origins of values by their parts; to search all parts for each value would take too long."""
+        if self._around is None:
+            self._around = {}
+            for keys, origin in self.said.items():
+                for length in range(len(keys) + 1):
+                    first = self._around.setdefault(keys[:length], origin)
+                    if origin.is_text and not first.is_text:
+                        self._around[keys[:length]] = msgspec.structs.replace(first, is_text=True)
+        return self._around
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -89,9 +105,13 @@ class Problem(msgspec.Struct, frozen=True):
     """The value could not be determined, so that further problems with it are consequences and not reported."""
 
 
+MAX_PROBLEMS = 100
+"""The largest number of problems that are reported together."""
+
+
 class Problems:
     """
-    Collects problems.
+    Collects problems, up to :data:`MAX_PROBLEMS`.
 
     Args:
         found: The problems found so far.
@@ -105,6 +125,11 @@ class Problems:
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(self._found)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further problems are noted, so that a check can end; each may take a millisecond to describe."""
+        return len(self._found) >= MAX_PROBLEMS
 
     @contextmanager
     def at(self, *keys: str | int) -> Iterator[None]:
@@ -130,7 +155,11 @@ class Problems:
     def extend(self, found: Iterable[Problem]) -> None:
         """Add the problems that were *found*, except consequences of values that could not be determined."""
         unknown = [each.keys for each in self._found if each.is_unknown]
-        self._found += [each for each in found if not any(_overlap(each.keys, keys) for keys in unknown)]
+        for each in found:
+            if self.is_full:
+                break
+            if not any(_overlap(each.keys, keys) for keys in unknown):
+                self._found.append(each)
 
     def concern(self, *keys: str | int) -> bool:
         """Return whether there is a problem with the value at *keys*; then checks that need it cannot run."""
@@ -148,6 +177,8 @@ class Problems:
         located = [(origins.of(*each.keys) if origins else None, each.error) for each in self._found]
         located.sort(key=lambda each: (each[0] and each[0].line) or _LAST)
         lines = [f"{origin}: {error}" if origin else str(error) for origin, error in located]
+        if self.is_full:
+            lines.append(f"only the first {MAX_PROBLEMS} problems are shown; fix them, and check again")
         error = copy(located[0][1]) if len(located) == 1 else ConfigurationError()
         error.args = ("\n".join(lines),)
         raise error from (located[0][1].__cause__ if len(located) == 1 else None)

@@ -241,6 +241,11 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
+def is_text(value: str) -> bool:
+    """Return whether *value* is text; Python passes invalid bytes as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def shown(value: object, limit: int = 80) -> str:
     """Return *value* for an error line: escaped, and cut at *limit* characters."""
     try:

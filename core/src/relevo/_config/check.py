@@ -151,12 +151,14 @@ def retry_problems(
 def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]:
     """Return the queues that *names* stand for; note those that are invalid or duplicates."""
     found: dict[str, Target] = {}
+    known: set[Target] = set()
     for name in names:
         with problems.at("retries", name):
             target = parsed_target(name, where="retries")
-            if target in found.values():
+            if target in known:
                 what = f"{target} is set twice; remove one of them, since the queue {DEFAULT_QUEUE} need not be written"
                 raise ConfigurationError(f"{dotted(('retries', name))}: {what}")
+            known.add(target)
             found[name] = target
     return found
 

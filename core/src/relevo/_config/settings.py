@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from relevo._config import argument
@@ -10,7 +11,7 @@ from relevo._config.check import known_names, retry_problems, retry_targets, tar
 from relevo._config.schema import Config, Settings
 from relevo._config.source import RawConfig
 from relevo._config.table import TableReader, keys_of, table_of
-from relevo._problem import Problem, Problems, dotted
+from relevo._problem import MAX_PROBLEMS, Problem, Problems, dotted
 from relevo._transport.route import Routes, Target
 from relevo.errors import ConfigurationError
 
@@ -24,12 +25,17 @@ def config_of(raw: RawConfig) -> Config:
         with problems.at("routes"):
             found["routes"] = _routes(raw.values["routes"], problems)
     written, policies = raw.values.get("transports"), raw.values.get("retries")
-    problems.extend(list(transport_name_problems(written if isinstance(written, dict) else ())))
+    problems.extend(_first(transport_name_problems(written if isinstance(written, dict) else ())))
     retries = retry_targets(policies if isinstance(policies, dict) else (), problems)
-    problems.extend(list(_conflicts(Settings(**found), retries, written, problems)))
+    problems.extend(_first(_conflicts(Settings(**found), retries, written, problems)))
     valid = found.get("retries", {})
     found["retries"] = {str(target): valid[name] for name, target in retries.items() if name in valid}
     return Config(**found, directory=raw.directory, path=raw.path, origins=raw.origins, problems=tuple(problems))
+
+
+def _first(problems: Iterable[Problem]) -> list[Problem]:
+    """Return as many of *problems* as are reported, before one of them is noted; the others may depend on that."""
+    return list(islice(problems, MAX_PROBLEMS))
 
 
 def _routes(given: Any, problems: Problems) -> Mapping[str, tuple[str, ...]]:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import msgspec
 
+from relevo._config.bounded_toml import MAX_DEPTH, TomlError, check_number, loads
 from relevo._config.schema import Settings
 from relevo._config.table import Key, as_table, keys_of, wrong_type
 from relevo._config.toml_line import lines_of
 from relevo._config.trust import check_trusted
 from relevo._problem import KeyPath, Origin, Origins, Problems
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo.errors import ConfigurationError, did_you_mean, is_text, shown
 
 FILE = "relevo.toml"
 _PREFIX = "RELEVO_"
 _OTHER_VARIABLES = ("RELEVO_CONFIG",)
 _MAX_FILE = 1024 * 1024
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_LONGEST_KEY = 200
+"""Characters of a line that may be shown as a key."""
+
+_MOST_VARIABLES = 1000
 _LISTS = (["listeners"], ["plugins"])
 _TOML = ("{", "[")
 """How the value of a variable begins that is TOML instead of text."""
@@ -75,9 +80,14 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
         values: dict[str, Any] = {}
     else:
         text, values = _parse(found)
-        lines = lines_of(text)
-        if found.name == "pyproject.toml":
+        if is_project := found.name == "pyproject.toml":
             values = _own_table(found, values) or {}
+        try:
+            check_number(values)
+        except TomlError as error:
+            raise ConfigurationError(f"{found}: {error}") from None
+        lines = lines_of(text)
+        if is_project:
             lines = {keys[2:]: line for keys, line in lines.items() if keys[:2] == ("tool", "relevo")}
         place = str(found)
         origins = Origins(Origin(place), {keys: Origin(place, line) for keys, line in lines.items() if keys})
@@ -86,7 +96,7 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
     values = {key: _expanded(value, (key,), environ, origins, problems) for key, value in values.items()}
     for number, name in enumerate(_replace_list(values, "plugins")):
         if isinstance(name, str):
-            origins.said["plugins", name] = origins.of("plugins", number)
+            origins.note(("plugins", name), origins.of("plugins", number))
         else:
             problems.add(
                 ("plugins", number),
@@ -138,31 +148,29 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
             raw = file.read(_MAX_FILE + 1)
         if len(raw) > _MAX_FILE:
             raise ConfigurationError(f"{path}: expected a file of at most 1 MiB; got a larger one")
+        if raw.startswith(_UTF_16) or b"\0" in raw:
+            raise ConfigurationError(f"{path}: expected text in UTF-8; got UTF-16 or no text; save it as UTF-8")
         text = raw.decode("utf-8-sig")
-        return text, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _with_line(path, text, str(error)) from error
+        return text, loads(text)
+    except TomlError as error:
+        raise _with_line(path, text, error) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: {error}; save it as UTF-8") from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{path}: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def _with_line(path: Path, text: str, why: str) -> ConfigurationError:
+def _with_line(path: Path, text: str, error: TomlError) -> ConfigurationError:
     """Return the error for invalid TOML: its line where other errors have it, and the key or the table there."""
-    lines = text.split("\n")
-    match = re.fullmatch(r"(.*) \((?:at line (\d+), (column \d+)|at (end of document))\)", why, re.DOTALL)
-    if match is None:
-        return ConfigurationError(f"{path}: {why}")
-    what, line, column = match[1], int(match[2] or len(lines)), match[3] or match[4]
-    key = _KEY.match(lines[line - 1])
-    if key and what.startswith(_TWICE):
+    if error.line is None:
+        return ConfigurationError(f"{path}: {error.what}")
+    key = _KEY.match(text.split("\n")[error.line - 1][:_LONGEST_KEY]) if error.column else None
+    if key and error.what.startswith(_TWICE):
         problem = f"{key[1]} is set twice; remove one of them"
     else:
-        problem = f"{key[1] + ': ' if key else ''}{what} ({column}){_VALUES.get(what, '')}"
-    return ConfigurationError(f"{path}:{line}: {problem}")
+        place = f" ({error.column})" if error.column else ""
+        problem = f"{key[1] + ': ' if key else ''}{error.what}{place}{_VALUES.get(error.what, '')}"
+    return ConfigurationError(f"{path}:{error.line}: {problem}")
 
 
 def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -180,14 +188,21 @@ def _own_table(path: Path, values: Mapping[str, Any]) -> dict[str, Any] | None:
 def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origins, problems: Problems) -> None:
     """Add *environ* to *values*: ``RELEVO_A__B=text``, or TOML if the value begins with a brace or a bracket."""
     known = keys_of(Settings)
-    for variable in sorted(environ):
+    variables = sorted(each for each in environ if each.startswith(_PREFIX) and each not in _OTHER_VARIABLES)
+    if len(variables) > _MOST_VARIABLES:
+        raise ConfigurationError(f"the environment: expected at most {_MOST_VARIABLES} variables {_PREFIX}…")
+    for variable in variables:
         keys = variable.removeprefix(_PREFIX).lower().split("__")
-        if not variable.startswith(_PREFIX) or not environ[variable] or variable in _OTHER_VARIABLES:
+        if not environ[variable]:
             continue
         if keys[0] not in known:
             if meant := _meant(keys[0], known):
-                origins.said[variable,] = Origin(variable)
+                origins.note((variable,), Origin(_escaped(variable)))
                 problems.add((variable,), f'there is no such variable; did you mean "{_PREFIX}{meant}"?')
+            continue
+        if fault := _fault_of(variable, environ[variable], keys):
+            origins.note((variable,), Origin(_escaped(variable)))
+            problems.add((variable,), fault)
             continue
         table = values
         path: tuple[str, ...] = ()
@@ -197,9 +212,22 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
         origins.overrule(path, Origin(variable, is_text=not environ[variable].lstrip().startswith(_TOML)))
         try:
             table[path[-1]] = _value(environ[variable], as_list=keys in _LISTS)
-        except tomllib.TOMLDecodeError as error:
+        except TomlError as error:
             problems.add(path, f"the value begins like TOML and is invalid: {error}", is_unknown=True)
             table.pop(path[-1], None)
+
+
+def _fault_of(variable: str, value: str, keys: Sequence[str]) -> str | None:
+    """Return what is wrong with *variable* before its value is read."""
+    if not (is_text(variable) and is_text(value)):
+        return "expected text in UTF-8; got other bytes"
+    if len(keys) > MAX_DEPTH:
+        return f"expected at most {MAX_DEPTH} keys between two underscores each; got {len(keys)}"
+    return None
+
+
+def _escaped(text: str) -> str:
+    return text if is_text(text) and len(text) <= _LONGEST_KEY else shown(text)[1:-1]
 
 
 def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -238,7 +266,9 @@ def _as_written(key: str, table: Mapping[str, Any]) -> str:
 
 def _value(text: str, *, as_list: bool) -> Any:
     if text.lstrip().startswith(_TOML):
-        return tomllib.loads(f"value = {text}")["value"]
+        values = loads(f"value = {text}")
+        check_number(values)
+        return values["value"]
     return [part.strip() for part in text.split(",") if part.strip()] if as_list else text
 
 
@@ -263,5 +293,5 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
         problems.add(keys, *faults, is_unknown=True)
         return value
     if any(name is not None for _, name in references):
-        origins.said[keys] = msgspec.structs.replace(origins.of(*keys), is_text=True)
+        origins.note(keys, msgspec.structs.replace(origins.of(*keys), is_text=True))
     return _REFERENCE.sub(lambda match: "$" if match[1] else environ.get(match[2] or "", ""), value)

@@ -216,6 +216,8 @@ class TableReader:
         missing = [key.name for key in known.values() if key.is_required and key.name not in given]
         values: dict[str, Any] = {name: {} for name in rest}
         for name, value in given.items():
+            if self._problems.is_full:
+                return {}
             path, inside = (keys, where) if is_bare else ((*keys, name), f"{where}.{name}".lstrip("."))
             with self._problems.at(*path), _prefix_errors(cls, where):
                 if name in known and not known[name].code_only:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from relevo._problem import KeyPath
 
 _TOKEN = re.compile(
-    r'(?P<token>"""(?:[^"\\]|\\.|""?(?!"))*+"{3,5}'
-    r"|'''(?:[^']|''?(?!'))*+'{3,5}"
-    r'|"(?:[^"\\\n]|\\.)*+"'
-    r"|'[^'\n]*+'"
+    r'(?P<token>"""(?:[^"\\]|\\.|""?(?!"))*+(?:"{3,5}|\Z)'
+    r"|'''(?:[^']|''?(?!'))*+(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r"|'[^'\n]*+'?"
     r"|[\[\]{}=.,\n]"
     r"|[^\s\[\]{}=.,#\"']++)"
     r"|[ \t\r]++|#[^\n]*+",
     re.DOTALL,
 )
+"""In any text each character is in one match, so that a quote without its end takes no longer than others."""
+
 _END = ""
 _AFTER_A_VALUE = (",", "]", "}", "\n", _END)
 
@@ -31,13 +33,22 @@ def lines_of(text: str) -> Mapping[KeyPath, int]:
     return _Scanner(text).lines()
 
 
+def tokens(text: str) -> Iterator[tuple[str, int]]:
+    """Yield the tokens of *text*, valid or not, without spaces and comments, each with its line from 1."""
+    line = 1
+    for match in _TOKEN.finditer(text):
+        if match["token"]:
+            yield match["token"], line
+        line += match[0].count("\n")
+
+
 class _Scanner:
     """Reads a valid document once; ``_next`` is the token to read, which begins on ``_line``."""
 
     def __init__(self, text: str):
-        self._matches = _TOKEN.finditer(text)
+        self._tokens = tokens(text)
         self._next = _END
-        self._line = self._end_line = 1
+        self._line = 1
         self._found: dict[KeyPath, int] = {}
         self._lists: dict[KeyPath, int] = {}
         """The number of tables in each list that is written as ``[[…]]``."""
@@ -55,13 +66,7 @@ class _Scanner:
         return self._found
 
     def _take(self) -> None:
-        for match in self._matches:
-            self._line = self._end_line
-            self._end_line += match[0].count("\n")
-            if match["token"]:
-                self._next = match["token"]
-                return
-        self._next = _END
+        self._next, self._line = next(self._tokens, (_END, self._line))
 
     def _note(self, path: KeyPath) -> None:
         self._found.setdefault(path, self._line)

@@ -20,7 +20,7 @@ TIME_LIMIT = 900.0
 
 _MOST = 1000
 _SMALLEST = 16 << 20
-_SIZE = re.compile(r"(\d+)\s*([KMG]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}) *([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -67,7 +67,7 @@ def size(value: object, *, what: str, least: int = 1) -> int:
         ConfigurationError: It is not a size, or it is too small.
     """
     found = value
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         found = int(match[1]) * _FACTORS[match[2].upper()]
     if type(found) is not int or found < least:
         smallest = f"{least >> 20}M" if least >> 20 else least

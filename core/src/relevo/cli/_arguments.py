@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
@@ -58,8 +59,8 @@ def arguments_of(event_name: str, text: str) -> dict[str, Any]:
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any] | _Fault:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
+        number = Counter(key for key, _ in pairs)
+        twice = next(key for key in found if number[key] > 1)
         return _Fault(f"duplicate key {shown(twice)}; remove one of them")
     return found
 

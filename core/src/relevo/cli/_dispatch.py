@@ -14,11 +14,11 @@ from relevo._event.event import Event
 from relevo._event.subject import Subject
 from relevo._transport.envelope import Urgency
 from relevo.cli._arguments import arguments_of
-from relevo.cli._main import is_text, refuse_invalid
+from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
 from relevo.cli._run import duration
-from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, shown
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, is_text, shown
 
 
 @attrs.frozen

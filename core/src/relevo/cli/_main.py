@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from relevo.cli._output import visible
-from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean, shown
+from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean, is_text, shown
 
 EXIT_DEAD = 1
 EXIT_NOTHING = 1
@@ -79,11 +79,6 @@ def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> 
     if len(value) > 1:
         raise click.BadParameter("it is given twice; pass it once", ctx, param)
     return value[0] if value else None
-
-
-def is_text(value: str) -> bool:
-    """Return whether *value* is text; Python passes invalid bytes as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 config_option = click.option(
