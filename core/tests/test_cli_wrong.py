@@ -236,7 +236,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "arguments that are no JSON": (
         "dispatch a.b nope",
         65,
-        'the event "a.b" cannot be sent: $: the arguments are not JSON',
+        'the event "a.b" cannot be sent: the arguments are not JSON',
     ),
     "arguments that are no object": (
         "dispatch a.b [1]",
@@ -468,7 +468,7 @@ def test_standard_input_that_is_closed_is_empty(shop: Shop) -> None:
         (
             "dispatch a.b x=\udcff",
             65,
-            r"""the event "a.b" cannot be sent: $: ARGUMENTS: 'x=\udcff' has bytes that are invalid""",
+            r"""the event "a.b" cannot be sent: ARGUMENTS: 'x=\udcff' has bytes that are invalid""",
         ),
         ('dispatch a.b \'{"x": "\udcff"}\'', 65, r"""ARGUMENTS: '{"x": "\udcff"}' has bytes that are invalid"""),
         ("dispatch a.\udcff", 2, r"invalid value for 'NAME': 'a.\udcff' is not text"),

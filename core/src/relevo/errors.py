@@ -189,7 +189,8 @@ class EncodeError(CodecError):
         self.event_name = event_name
         self.path = path
         self.why = why
-        super().__init__(f'the event "{event_name}" cannot be sent: {path[:80]}{"…" * (len(path) > 80)}: {why}')
+        where = f"{path[:80]}{'…' * (len(path) > 80)}: " if path else ""  # without a path, *why* is about all of it
+        super().__init__(f'the event "{event_name}" cannot be sent: {where}{why}')
 
 
 class DecodeError(CodecError):

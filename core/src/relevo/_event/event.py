@@ -44,7 +44,7 @@ def checked_name(name: object) -> str:
 
 def _is_mapping(event: Any, _: object, value: object) -> None:
     if not isinstance(value, Mapping):
-        raise EncodeError(event.name, "$", f"arguments: expected a mapping with text keys; got {type(value).__name__}")
+        raise EncodeError(event.name, "", f"arguments: expected a mapping with text keys; got {type(value).__name__}")
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from relevo.cli._filter import by_option, show_groups
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import first_line, show_json, show_table
+from relevo.cli._parameter import Whole
 from relevo.cli._place import stores
 from relevo.errors import DecodeError, shown
 
@@ -40,7 +41,7 @@ def dead() -> None:
 @queue_option
 @dead_letter_options
 @by_option("event", "queue", "reason", "listener")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N")
+@click.option("--limit", type=Whole(min=1), default=100, show_default=True, metavar="N")
 @json_option
 @with_app
 def list_(

@@ -73,7 +73,7 @@ def dispatch(
             raise click.BadParameter("write type/id, as in image/7", param_hint="--subject")
     if not is_text(arguments):
         raise EncodeError(
-            name, "$", f"ARGUMENTS: {shown(arguments)} has bytes that are invalid in the terminal's encoding"
+            name, "", f"ARGUMENTS: {shown(arguments)} has bytes that are invalid in the terminal's encoding"
         )
     data = arguments_of(name, _standard_input(name) if arguments == "-" else arguments)
     try:
@@ -81,6 +81,8 @@ def dispatch(
     except EventNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from error
     event = attrs.evolve(event, dataversion=_checked_version(app, event))
+    if expires == 0:
+        raise click.BadParameter("expected a time above 0; the event would never be handled", param_hint="--expires")
     until = None if expires is None else app.clock.now() + expires
     done = app.dispatch(event, delay=delay, urgency=urgency, ordering_key=ordering_key, expires=until)
     if as_json:
@@ -93,12 +95,12 @@ def dispatch(
 def _standard_input(name: str) -> str:
     raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
     if not raw.strip():
-        raise EncodeError(name, "$", "standard input is empty; expected a JSON object")
+        raise EncodeError(name, "", "standard input is empty; expected a JSON object")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EncodeError(
-            name, "$", f"the arguments are not JSON: byte {error.start + 1} of standard input is not UTF-8; send UTF-8"
+            name, "", f"the arguments are not JSON: byte {error.start + 1} of standard input is not UTF-8; send UTF-8"
         ) from error
 
 

@@ -16,6 +16,7 @@ from relevo.cli._filter import by_option, event_option, show_groups, state_optio
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, first_line, show_json, show_table, when
+from relevo.cli._parameter import Whole
 from relevo.cli._place import stores
 from relevo.errors import ConfigurationError, UnsupportedError, shown
 
@@ -30,7 +31,7 @@ _COLUMNS = ("queue", "event", "id", "status", "attempt", "age", "until", "error"
 @event_option
 @time_options("sent")
 @by_option("event", "queue", "state")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N")
+@click.option("--limit", type=Whole(min=1), default=100, show_default=True, metavar="N")
 @click.option("--after", metavar="CURSOR", callback=refuse_invalid, help="Continue a JSON list after this event.")
 @json_option
 @with_app

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from relevo.cli._output import visible
+from relevo.cli._parameter import refuse_repeated
 from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean, is_text, shown
 
 EXIT_DEAD = 1
@@ -74,18 +75,10 @@ def refuse_invalid(ctx: click.Context, param: click.Parameter, value: Any) -> An
     return value
 
 
-def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | None:
-    """Refuse an option that is given twice."""
-    if len(value) > 1:
-        raise click.BadParameter("it is given twice; pass it once", ctx, param)
-    return value[0] if value else None
-
-
 config_option = click.option(
     "--config",
     metavar="PATH",
-    multiple=True,
-    callback=lambda ctx, param, value: once(ctx, param, refuse_blank(ctx, param, value)),
+    callback=refuse_blank,
     help="Use this file instead of the nearest relevo.toml.",
 )
 app_option = click.option(
@@ -93,14 +86,13 @@ app_option = click.option(
     "--app",
     "app_name",
     metavar="MODULE:NAME",
-    multiple=True,
-    callback=lambda ctx, param, value: once(ctx, param, refuse_invalid(ctx, param, value)),
+    callback=refuse_invalid,
     help="Use this application instead of the configured one.",
 )
 
 
 class Group(click.Group):
-    """A group that suggests a command for a misspelt one."""
+    """A group that suggests a command for a misspelt one, and refuses options of a command that are given twice."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -108,11 +100,19 @@ class Group(click.Group):
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f'there is no command "{args[0]}"{did_you_mean(args[0], known)}')
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            refuse_repeated(command, rest, name=name, parent=ctx)
+        return name, command, rest
 
 
 class _Lazy(Group):
     """A group whose commands are imported at their use, so that help is fast."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            refuse_repeated(self, args, name=ctx.info_name, parent=ctx.parent)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

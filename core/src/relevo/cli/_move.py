@@ -22,6 +22,7 @@ from relevo._worker.worker import Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json
+from relevo.cli._parameter import Whole
 from relevo.cli._place import check_known
 from relevo.errors import ConfigurationError, did_you_mean
 
@@ -40,7 +41,7 @@ def _queue(text: str) -> Target:
 @click.command()
 @click.option("--from", "source", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="The queue to move from.")
 @click.option("--to", "target", type=_queue, required=True, metavar="TRANSPORT/QUEUE", help="The queue to move to.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Move at most N events.")
+@click.option("--limit", type=Whole(min=1), metavar="N", help="Move at most N events.")
 @json_option
 @with_app
 def move(*, app: App, source: Target, target: Target, limit: int | None, as_json: bool) -> int:

@@ -50,7 +50,7 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
         log_to_stderr(log_level)
         kept = reserve_stdout() if is_document(kwargs) else nullcontext()
-        with kept, open_app(locate_config(config), app_name or _outer_option("app")) as app:
+        with kept, open_app(locate_config(config), _given_once("app", app_name)) as app:
             return command(*args, app=app, **kwargs)
 
     return wrapped  # type: ignore[return-value]  # it has one argument less
@@ -70,11 +70,13 @@ def with_config(command: F) -> F:
     return wrapped  # type: ignore[return-value]  # it has one argument less
 
 
-def _outer_option(name: str) -> str | None:
-    """Return the value of the option *name* before the command's name."""
+def _given_once(name: str, value: str | None) -> str | None:
+    """Return the *value* of the option *name*, which may be given before or after the command's name."""
     outer = click.get_current_context().find_object(dict) or {}
-    value: str | None = outer.get(name)
-    return value
+    before: str | None = outer.get(name)
+    if value is not None and before is not None:
+        raise click.UsageError(f"--{name} is given twice, before and after the command; pass it once")
+    return value if before is None else before
 
 
 def locate_config(path: str | None) -> Config:
@@ -83,7 +85,7 @@ def locate_config(path: str | None) -> Config:
         start = Path.cwd()
     except FileNotFoundError as error:
         raise ConfigurationError("the working directory no longer exists") from error
-    wanted = path or _outer_option("config")
+    wanted = _given_once("config", path)
     return draft_config(Path(wanted) if wanted else None, os.environ, start=start)
 
 

@@ -23,6 +23,7 @@ from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, show_json
+from relevo.cli._parameter import Whole
 from relevo.cli._place import of_one_transport
 from relevo.errors import ConfigurationError
 
@@ -49,7 +50,9 @@ def duration(text: str | float) -> float:
     if isinstance(text, float):
         return text
     try:
-        return seconds(float(text) if text.removeprefix("-").replace(".", "", 1).isdecimal() else text, what="")
+        return seconds(
+            float(text) if text.isascii() and text.removeprefix("-").replace(".", "", 1).isdecimal() else text, what=""
+        )
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -66,7 +69,7 @@ def _type_of(flag: Flag) -> Any:
         case "size":
             return memory
         case _:
-            return click.IntRange(min=1, max=flag.most)
+            return Whole(min=1, max=flag.most)
 
 
 def _run_options(*, until_empty: bool) -> Callable[[F], F]:

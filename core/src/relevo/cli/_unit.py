@@ -13,6 +13,7 @@ from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, refuse_blank
 from relevo.cli._option import queue_option, transport_option, with_app
+from relevo.cli._parameter import Whole, refuse_repeated
 from relevo.cli._place import of_one_transport
 
 
@@ -26,7 +27,10 @@ class _Units(Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         command = self.get_command(ctx, args[0]) if args else None
-        return super().resolve_command(ctx, args) if command is None else (args[0], command, args[1:])
+        if command is None:
+            return super().resolve_command(ctx, args)
+        refuse_repeated(command, args[1:], name=args[0], parent=ctx)
+        return args[0], command, args[1:]
 
 
 def _of_runner(name: str) -> click.Command:
@@ -87,7 +91,7 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
 @transport_option
 @queue_option
 @click.option(
-    "--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="The number of workers."
+    "--processes", type=Whole(min=1), default=1, show_default=True, metavar="N", help="The number of workers."
 )
 @click.option(
     "--folder",

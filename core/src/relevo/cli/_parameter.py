@@ -1,0 +1,53 @@
+"""What the options of all commands have in common: a single value is given once, and numbers are ASCII digits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from relevo.errors import shown
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+"""All of them fit 64 bits."""
+
+
+class Whole(click.IntRange):
+    """A whole number; Python's own conversion also reads ``1_000``, spaces, and the digits of all scripts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, str) and not _WHOLE.fullmatch(value):
+            self.fail(f"expected a whole number in at most 18 digits; got {shown(value)}", param, ctx)
+        found: int = super().convert(value, param, ctx)
+        return found
+
+
+def refuse_repeated(
+    command: click.Command, args: Sequence[str], *, name: str | None, parent: click.Context | None
+) -> None:
+    """
+    Refuse an option of *command* that takes one value and is given twice, since click ignores the first one.
+
+    Args:
+        command: The command; of a group, only its own options are checked.
+
+        args: The arguments of the command.
+
+        name: The name of the command.
+
+        parent: The context of the group that has the command.
+
+    Raises:
+        click.BadParameter: It is given twice. Other errors are left to the command itself.
+    """
+    context = command.context_class(command, info_name=name, parent=parent, **command.context_settings)
+    given: list[Any] = []
+    with suppress(click.UsageError):
+        _, _, given = command.make_parser(context).parse_args([*args])
+    for param in given:
+        is_single = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
+        if is_single and given.count(param) > 1:
+            raise click.BadParameter("it is given twice; pass it once", context, param)
