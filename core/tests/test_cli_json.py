@@ -47,9 +47,9 @@ def _noisy(tmp_path: Path) -> Shop:
 REPORT = {"handled", "done", "retried", "dead", "unsettled", "seconds", "stopped_by", "reasons"}
 STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "stuck", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
-WHOLE = LETTER | {"status", "listeners", "failures", "body", "size"}
+WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
-LIVING = WHOLE - {"ref", "reason", "died", "error", "failures"} | {"until"}
+LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {"until"}
 LISTED = LIVING - {"body", "size"} | {"leased", "begun_by", "ordering_key", "error", "cursor"}
 SCHEMA = {"$schema", "$defs", "title"}
 

@@ -182,8 +182,8 @@ def test_what_an_upcaster_makes_has_to_fit() -> None:
 
 
 @pytest.mark.parametrize("data", [[], 1, "text"])
-def test_data_that_is_no_object_reaches_no_upcaster(data: object) -> None:
-    with pytest.raises(DecodeError, match="is not a JSON object"):
+def test_data_that_is_no_object_reaches_an_upcaster_as_the_argument_data(data: object) -> None:
+    with pytest.raises(DecodeError, match=r"from_1, failed: KeyError\('id'\)"):
         typed(decoded(body(data, 1)), declared(Created))
 
 

@@ -10,7 +10,7 @@ from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.in_process import LocalDispatcher
 from relevo._event.context import context
 from relevo._transport.route import Routes, Target
-from relevo._transport.envelope import Envelope
+from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.capabilities import Capabilities
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKey, StuckKeys, WaitingEntry
 from relevo._transport.transport import BoundSender, DeadLetterEntry, Presence, Stats, Transport
@@ -64,7 +64,7 @@ __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterE
 __all__ += ["EventFilter", "DeadLetterFilter", "WaitingEntry", "EventGroup", "StuckKey", "StuckKeys"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
-__all__ += ["Failure"]
+__all__ += ["Failure", "ForeignEnvelope"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
 __all__ += ["MAX_LEASE", "MAX_DEATHS"]
 # running

@@ -17,6 +17,9 @@ from relevo import MAX_DEATHS, Note
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 WIRE_VERSION = 1
 
+HIGH_PRIORITY = 9
+"""Above every default: before 4.3 a priority from 5 on is high; since 4.3 there are 32 levels and 4 is the default."""
+
 MAX_SHORT = 255
 """The most bytes of a short string in AMQP."""
 
@@ -54,6 +57,12 @@ URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "rel
 SUSPECT, BEGUN, DEATHS = "relevo-suspect", "relevo-begun", "relevo-deaths"
 REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"
 LONG_ID, LONG_NAME, LONG_SOURCE = "relevo-id", "relevo-name", "relevo-source"
+FOREIGN = "relevo-foreign"
+"""Marks a CloudEvent of another program that relevo has published again, see :mod:`relevo_amqp._cloud_event`."""
+
+PRIORITY = "relevo-priority"
+"""The priority with which such an event came, while it is delayed."""
+
 MET = "relevo-met"
 """When a release that cannot read the message first received it; see :mod:`relevo_amqp._newer`."""
 
@@ -70,6 +79,7 @@ class Properties(Protocol):
     type: Any
     app_id: Any
     priority: Any
+    timestamp: Any
     headers: Any
 
 

@@ -17,17 +17,14 @@ from typing import Any
 
 import attrs
 
-from relevo import MAX_ERROR, MAX_STATE, Envelope, Note, Unreadable
-from relevo_amqp import _header as header
+from relevo import MAX_ERROR, MAX_STATE, Envelope, ForeignEnvelope, Note, Unreadable
+from relevo_amqp import _cloud_event as cloud_event, _header as header
 from relevo_amqp._foreign import bounded, foreign
-from relevo_amqp._header import MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
+from relevo_amqp._header import HIGH_PRIORITY, MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
 from relevo_amqp._newer import Newer, as_it_came, newer, wait_for_newer
 from relevo_amqp._topology import is_word
 
 CONTENT_TYPE = "application/cloudevents+json"
-HIGH_PRIORITY = 9
-"""Above every default: before 4.3 a priority from 5 on is high; since 4.3 there are 32 levels and 4 is the default."""
-
 PLAIN = "plain-"
 """The prefix of the keys of messages that have no key of their own."""
 
@@ -156,6 +153,8 @@ def written(record: MessageRecord, *, exchange: str, key: str, delayed: bool = F
         headers[header.ERROR] = record.dead_letter.error
         headers[header.DIED_AT] = header.micros(record.dead_letter.at)
     if isinstance(event, Envelope):
+        if (foreign_event := cloud_event.as_it_came(event, headers, delayed=delayed)) is not None:
+            return Message(exchange, key, *foreign_event)
         _write_envelope(event, properties, headers, delayed=delayed)
         return Message(exchange, key, properties, event.body)
     if not isinstance(event, Newer):
@@ -248,8 +247,14 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
         now: The time to use if the message has none.
     """
     headers = headers_of(properties)
+    event: Envelope | Unreadable | None = None
+    sent_at = now
+    if header.is_newer(headers):
+        event = newer(properties, headers, body, now)
+    elif cloud_event.is_foreign(headers):
+        event, headers = _read_foreign(properties, headers, body, queue, now)
+        sent_at = cloud_event.sent_at(properties, now)
     queue = header.queue_named(headers, queue)
-    event: Envelope | Unreadable | None = newer(properties, headers, body, now) if header.is_newer(headers) else None
     event = event or _read_envelope(properties, headers, body, queue, now)
     state = headers.get(header.STATE, b"")
     due = header.number(headers.get(header.DUE))
@@ -260,7 +265,7 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
         attempt=header.count(headers.get(header.ATTEMPT), least=1),
         lost_leases=header.count(headers.get(header.LOST_LEASES)),
         state=state if _is_state(state) and ours else b"",
-        enqueued_at=header.seconds(headers.get(header.SENT_AT), now),
+        enqueued_at=header.seconds(headers.get(header.SENT_AT), sent_at),
         due=due if -inf < due <= now + header.MAX_AHEAD else None,
         begun=header.note(headers.get(header.BEGUN)) if ours else None,
         deaths=header.deaths(headers.get(header.DEATHS)) if ours else (),
@@ -307,6 +312,19 @@ def urgent(properties: Properties) -> bool:
     if properties.priority:
         return bool(properties.priority > 4)
     return bool(properties.headers) and properties.headers.get(header.URGENCY) == "high"
+
+
+def _read_foreign(
+    properties: Properties, headers: Mapping[Any, Any], body: bytes, queue: str, now: float
+) -> tuple[Envelope | Unreadable, Mapping[Any, Any]]:
+    """Return a message of another program as an event, and those of *headers* that are relevo's."""
+    fresh = cloud_event.is_fresh(headers)
+    if not fresh and (why := _foreign_reason(headers) or _flaw(headers, now)):
+        return foreign(properties, headers, body, why), headers
+    event = cloud_event.read_cloud_event(
+        properties, headers, body, queue if fresh else header.queue_named(headers, queue)
+    )
+    return event, NO_HEADERS if fresh and isinstance(event, Envelope) else headers
 
 
 def _read_envelope(
@@ -441,7 +459,9 @@ def plain_key(envelope: Envelope | Unreadable, queue: str, attempt: int, enqueue
 
         enqueued_at: When it was sent, in seconds since the epoch.
     """
-    if isinstance(envelope, Envelope):
+    if isinstance(envelope, ForeignEnvelope):
+        parts = [envelope.source, envelope.id, sha256(envelope.original).hexdigest()]
+    elif isinstance(envelope, Envelope):
         parts = [envelope.source, envelope.id, str(header.micros(enqueued_at))]
     else:
         parts = [sha256(envelope.raw).hexdigest()]  # the time at which it was sent may be missing

@@ -13,54 +13,20 @@ These are written beside the original headers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from decimal import Decimal
-from math import inf
 from typing import Any
 
 import attrs
 
 from relevo import Unreadable
 from relevo_amqp._foreign import foreign
-from relevo_amqp._header import (
-    ACQUIRED_COUNT,
-    DELIVERY_COUNT,
-    DIED_AT,
-    ERROR,
-    MAX_OWN,
-    MET,
-    REASON,
-    REF,
-    URGENCY,
-    VERSION,
-    WIRE_VERSION,
-    Properties,
-    micros,
-    seconds,
-)
+from relevo_amqp._header import DIED_AT, ERROR, MET, REASON, REF, VERSION, WIRE_VERSION, Properties, micros, seconds
+from relevo_amqp._original import original, republished
+
+_ADDED = {MET, REF, REASON, ERROR, DIED_AT}
+"""Headers that an older release adds."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 """Seconds; a wait is as long as the time since the first one, so it doubles each time."""
-
-_PROPERTIES = (
-    "content_type",
-    "content_encoding",
-    "priority",
-    "correlation_id",
-    "reply_to",
-    "message_id",
-    "timestamp",
-    "type",
-    "app_id",
-)
-"""Without the user, which the server compares with that of the connection, and the expiration, see Topology."""
-
-_NOT_ITS_OWN = {DELIVERY_COUNT, ACQUIRED_COUNT, MET, REF, REASON, ERROR, DIED_AT, "CC", "BCC", "x-death"} | {
-    f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")
-}
-"""Headers of the server, which it would obey or writes again, and those that an older release added."""
-
-_DEEPEST = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -80,16 +46,17 @@ class Newer(Unreadable):
 
 def newer(properties: Properties, headers: Mapping[Any, Any], body: bytes, now: float) -> Newer | None:
     """Return the event in a message of a higher wire version; ``None`` if it cannot be published unchanged."""
-    own = {name: value for name, value in headers.items() if name not in _NOT_ITS_OWN}
-    if _size(own) > MAX_OWN:
+    came_with = original(properties, headers, without=_ADDED)
+    if came_with is None:
         return None
-    came_with = {name: getattr(properties, name, None) for name in _PROPERTIES}
-    came_with = {name: value for name, value in came_with.items() if value is not None}
     shown = foreign(
-        properties, own, body, f"it has wire version {headers[VERSION]}; this relevo reads version {WIRE_VERSION}"
+        properties,
+        came_with["headers"],
+        body,
+        f"it has wire version {headers[VERSION]}; this relevo reads version {WIRE_VERSION}",
     )
     met = seconds(headers[MET], now) if MET in headers else None
-    return Newer(raw=body, headers=shown.headers, why=shown.why, came_with={**came_with, "headers": own}, met=met)
+    return Newer(raw=body, headers=shown.headers, why=shown.why, came_with=came_with, met=met)
 
 
 def as_it_came(event: Newer, *, delayed: bool) -> dict[str, Any]:
@@ -101,9 +68,7 @@ def as_it_came(event: Newer, *, delayed: bool) -> dict[str, Any]:
 
         delayed: Whether it goes to the ladder, where a header holds its priority.
     """
-    properties = {**event.came_with, "delivery_mode": 2, "headers": dict(event.came_with["headers"])}
-    if delayed and (properties.pop("priority", None) or 0) > 4:
-        properties["headers"][URGENCY] = "high"
+    properties = republished(event.came_with, delayed=delayed)
     if event.met is not None:
         properties["headers"][MET] = micros(event.met)
     return properties
@@ -123,18 +88,3 @@ def wait_for_newer(event: Newer, now: float, *, patience: float) -> float:
     elapsed = now - (now if event.met is None else event.met)
     left = patience - elapsed
     return min(max(_FIRST_WAIT, elapsed), _LONGEST_WAIT, left) if left > 0.0 else 0.0
-
-
-def _size(value: object, depth: int = 0) -> float:
-    """Return the most bytes that *value* takes in a header; infinity if the driver cannot encode it."""
-    if isinstance(value, str):
-        return 5 + len(value.encode("utf-8", "backslashreplace"))
-    if isinstance(value, bytes):
-        return 5 + len(value)
-    if value is None or isinstance(value, (int, Decimal, datetime)):
-        return 9
-    if depth < _DEEPEST and isinstance(value, list):
-        return 5 + sum(_size(each, depth + 1) for each in value)
-    if depth < _DEEPEST and isinstance(value, dict):
-        return 5 + sum(_size(key) + _size(each, depth + 1) for key, each in value.items())
-    return inf

@@ -4,12 +4,15 @@ Encode events as CloudEvents 1.0 documents in JSON, and decode them.
 The attributes are those of https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md and its
 JSON format; ``correlationid``, ``causationid`` and ``traceparent`` are documented extensions,
 ``dataversion`` and ``relevocontext`` are relevo's own. The data stays raw until a listener asks for it.
+
+relevo writes an object as data. Data of another kind, which other programs publish, is the argument ``data``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, get_type_hints
 
@@ -25,6 +28,11 @@ from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
 MAX_SOURCE = 255
 _SOURCE = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
 _NO_DATA = msgspec.Raw(b"")
+_NULL = msgspec.Raw(b"null")
+_NOTHING = (b"", b"null")
+
+DATA = "data"
+"""The name of the argument for data that is not an object."""
 
 
 class Document(msgspec.Struct, omit_defaults=True):
@@ -49,6 +57,10 @@ class Document(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Document).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_value = msgspec.json.Decoder().decode
+_decode_bytes = msgspec.json.Decoder(bytes).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
 """The errors of invalid data; any other exception that a class raises is a bug of the class."""
@@ -200,7 +212,10 @@ def decoded(body: bytes) -> Document:
     try:
         if not body.isascii():
             body.decode()  # msgspec does not validate the text of unknown fields
-        document = _decode(body)
+        try:
+            document = _decode(body)
+        except msgspec.ValidationError:
+            document = _decode(_without_others_extensions(body))
     except _UNREADABLE as error:
         raise DecodeError(f"not a CloudEvents document: {error}") from error
     if document.specversion != "1.0":
@@ -208,16 +223,69 @@ def decoded(body: bytes) -> Document:
     if not (document.id and document.source and document.type):
         raise DecodeError("the CloudEvents document has an empty id, source or type")
     if document.data_base64 != _NO_DATA:
-        raise DecodeError(f"the data of {shown(document.type)} is binary; expected JSON")
+        _settle_data(document)
     return document
+
+
+def _settle_data(document: Document) -> None:
+    """
+    Make the binary data of *document* its data if that is JSON, as its content type says; remove it if it is null.
+
+    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md#312-payload-deserialization
+    """
+    if bytes(document.data_base64) == b"null":
+        document.data_base64 = _NO_DATA
+        return
+    if bytes(document.data) not in _NOTHING:
+        raise DecodeError("the CloudEvents document has both data and data_base64; expected one of them")
+    try:
+        data = _decode_bytes(document.data_base64)
+    except _UNREADABLE as error:
+        raise DecodeError(f"the data_base64 of the CloudEvents document is not Base64: {error}") from error
+    if (document.datacontenttype or "").partition(";")[0].strip().lower().endswith(("/json", "+json")):
+        with suppress(*_UNREADABLE):
+            data.decode()
+            document.data, document.data_base64 = _decode_raw(data), _NO_DATA
+
+
+def _without_others_extensions(body: bytes) -> bytes:
+    """
+    Return the document *body* without extensions that have the name of one that relevo reads, and another type.
+
+    Other programs choose the names of their extensions themselves.
+    """
+    members = _decode_members(body)
+    for name, kind in _EXTENSIONS.items():
+        value = _decode_value(members.get(name, _NULL))
+        if name == "dataversion" and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value, re.ASCII):
+            members[name] = msgspec.Raw(str(int(value)).encode())
+        elif value is not None and type(value) is not kind:
+            del members[name]
+    return _encode(members)
+
+
+_EXTENSIONS = {
+    "dataversion": int,
+    **dict.fromkeys(("correlationid", "causationid", "traceparent", "relevocontext"), str),
+}
+
+
+def attributes_of(body: bytes) -> Mapping[str, Any]:
+    """Return all attributes of the document *body*, without its data, and without those that are null."""
+    members = _decode_members(body)
+    values = {name: _decode_value(raw) for name, raw in members.items() if name not in (DATA, "data_base64")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def generic(document: Document) -> Event:
     """
     Return *document* as an :class:`Event` whose subject is a :class:`Subject`.
 
+    Its arguments are the data, if that is an object. Any other data is the argument ``data``: a value of JSON, or the
+    bytes of binary data.
+
     Raises:
-        DecodeError: Its data is not an object.
+        DecodeError: Its data cannot be decoded.
     """
     subject = Subject.parsed(document.subject) if document.subject else None
     event: Event = Event.__new__(Event)  # without validating the name: foreign names need not follow our rules
@@ -238,7 +306,7 @@ def typed(document: Document, kind: EventType) -> Any:
     Return *document* as an instance of the class that *kind* declares.
 
     A missing subject field is filled from the subject's id, so that a listener for a declared class also
-    receives an event that was dispatched by name.
+    receives an event that was dispatched by name. Data that is not an object is the value of the field ``data``.
 
     Raises:
         DecodeError: The data does not fit the class; names the field.
@@ -248,9 +316,30 @@ def typed(document: Document, kind: EventType) -> Any:
     if kind.subject and document.subject and kind.fields[kind.subject] not in _data(document):
         return typed_from(generic(document), kind)
     try:
-        return reader(kind.cls)(bytes(document.data) or b"{}")
+        return reader(kind.cls)(_object_of(document, kind))
     except _MISFITS as error:
         raise _misfit(document.type, kind, error) from error
+
+
+def _object_of(document: Document, kind: EventType) -> bytes:
+    """
+    Return the data of *document* as an object in JSON.
+
+    Raises:
+        ValueError: It is not an object, and the class that *kind* declares has no field ``data``.
+    """
+    data, base64 = bytes(document.data), bytes(document.data_base64)
+    if data.startswith(b"{"):
+        return data
+    if data in _NOTHING and not base64:
+        return b"{}"
+    if DATA not in kind.fields.values():
+        raise ValueError(f"expected an object, or a field {DATA} for other data; got {_kind_of(data or base64)}")
+    return b'{"data":%b}' % (base64 or data)
+
+
+def _kind_of(raw: bytes) -> str:
+    return type(_decode_value(raw)).__name__
 
 
 def typed_from(event: Event, kind: EventType) -> Any:
@@ -305,8 +394,12 @@ def context_of(document: Document) -> Mapping[str, Any]:
 
 
 def _data(document: Document) -> dict[str, Any]:
-    data = bytes(document.data)
+    data, base64 = bytes(document.data), bytes(document.data_base64)
     try:
-        return _decode_object(b"{}" if data in (b"", b"null") else data)
+        if base64:
+            return {DATA: _decode_bytes(base64)}
+        if data.startswith(b"{"):
+            return _decode_object(data)
+        return {} if data in _NOTHING else {DATA: _decode_value(data)}
     except _UNREADABLE as error:
-        raise DecodeError(f"the data of {shown(document.type)} is not a JSON object: {error}") from error
+        raise DecodeError(f"the data of {shown(document.type)} cannot be decoded: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import attrs
 
 from relevo._clock import Duration, Moment
-from relevo._event.codec import Document, context_of
+from relevo._event.codec import Document, attributes_of, context_of
 from relevo._event.context import ambient
 from relevo._event.subject import Gone, Subject, SubjectTypes
 from relevo._transport.envelope import Urgency
@@ -79,6 +79,7 @@ class Call:
     _subject: Any
     _subjects: SubjectTypes
     _outgoing: Outgoing | None = None
+    _body: bytes = b"{}"
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -114,6 +115,15 @@ class Call:
     def context(self) -> Mapping[str, Any]:
         """The context that the application added at the dispatch."""
         return context_of(self._document) if self._document else ambient().context
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """
+        All attributes of the event as a CloudEvent, by name, without its data; empty in process.
+
+        They include the subject as text, also one that is not a type and an id, and the extensions of other programs.
+        """
+        return attributes_of(self._body)
 
     @property
     def subject_found(self) -> bool:

@@ -51,7 +51,27 @@ class Envelope:
     """Seconds since the epoch after which no listener is called; the worker checks it, not the transport."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _again, ({**attrs.asdict(self, recurse=False), "headers": dict(self.headers)},)
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(Envelope)}  # not those of a subclass
+        return _again, ({**values, "headers": dict(self.headers)},)
+
+
+@attrs.frozen(kw_only=True)
+class ForeignEnvelope(Envelope):
+    """
+    A CloudEvent that another program published, as relevo reads it, with what that program published.
+
+    A transport returns it where anyone can publish, see :func:`relevo.backend.foreign_envelope`. It is handled as any
+    envelope is; its retries and its dead letter keep the original. A pickled one is an :class:`Envelope`.
+    """
+
+    original: bytes
+    """The bytes as they were published; the same as the body, or its data alone."""
+
+    original_headers: Mapping[Any, Any] = attrs.field(hash=False)
+    """The headers as they were published; the values may be of any type."""
+
+    kept: Any = attrs.field(default=None, hash=False, eq=False, repr=False)
+    """What the transport that made it needs to store it again unchanged. It is opaque."""
 
 
 def made_envelope(

@@ -221,6 +221,7 @@ class Caller:
             subject=Subject.parsed(document.subject) if document.subject else None,
             subjects=self._subjects,
             outgoing=self._outgoing,
+            body=delivery.envelope.body if isinstance(delivery.envelope, Envelope) else b"{}",
         )
 
     @staticmethod
@@ -282,7 +283,7 @@ class Caller:
         try:
             event = generic(document)
         except DecodeError:  # a declared class may ignore fields that cannot be decoded
-            event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}")))
+            event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}"), data_base64=msgspec.Raw()))
         about = {"delivery": delivery, "event": event, "listener_id": listener.id, "failure": failure}
         notify(self._failure_observers, **about, attempt=failure.attempt, error=error, due=failure.due)
 

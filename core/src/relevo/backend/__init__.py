@@ -1,9 +1,12 @@
 """The kit for authors of transports: what backends share in addition to the interface."""
 
 from relevo._fork import ForkAware, ForkLock, notice_fork
+from relevo.backend._foreign import foreign_envelope
 from relevo._transport.optional import INHERITED, FileStore, ParallelSettlement, SessionSetup, SetupScript
 
 # forks
 __all__ = ["ForkAware", "ForkLock", "notice_fork"]
+# events of other programs
+__all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "SetupScript", "INHERITED"]

@@ -95,7 +95,8 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
     """
     Show the dead letter REF; the beginning of the ref is enough if it is unique.
 
-    Only the first 64 KiB of a body or an error are shown, with the size of the body. --raw writes the whole body.
+    Only the first 64 KiB of a body or an error are shown, with the size of the body. --raw writes the whole body. The
+    body and the headers of an event that another program published are shown as that program published them.
     Exits with 1 if there is no such dead letter.
 
     Example: relevo dead show 1@default --raw body.json
@@ -282,7 +283,7 @@ class _Match:
 def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
     """Return the row of *entry* in a list."""
     row = dead_row(store, entry)
-    for key in ("status", "listeners", "failures", "body", "size"):
+    for key in ("status", "listeners", "failures", "headers", "body", "size"):
         del row[key]
     if not as_json or not isinstance(entry.envelope, Envelope):
         row["error"] = first_line(entry.error)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from relevo._transport.delivery import MAX_STATE, Failure
-from relevo._transport.envelope import Envelope
+from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import failures_of, loaded
@@ -33,6 +33,7 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
         "sent": when(entry.enqueued_at),
         "died": when(entry.died_at),
         "listeners": _listeners(entry.state) if readable else [],
+        "headers": _headers(entry),
         **_body(body_of(entry)),
         "error": shortened(entry.error, SHOWN),
         "failures": [_failure(each) for each in failures_of(entry)],
@@ -106,8 +107,26 @@ def _failure(failure: Failure) -> dict[str, Any]:
 
 
 def body_of(entry: DeadLetterEntry) -> bytes:
-    """Return the bytes of the dead letter *entry*, readable or not."""
-    return entry.envelope.body if isinstance(entry.envelope, Envelope) else entry.envelope.raw
+    """Return the bytes of the dead letter *entry*, readable or not; of an event of another program the original."""
+    match entry.envelope:
+        case ForeignEnvelope(original=original):
+            return original
+        case Envelope(body=body):
+            return body
+        case unreadable:
+            return unreadable.raw
+
+
+def _headers(entry: DeadLetterEntry) -> dict[str, str] | None:
+    """Return the headers with which another program published the dead letter *entry*; ``None`` without any."""
+    match entry.envelope:
+        case ForeignEnvelope(original_headers=found):
+            headers = found
+        case Envelope():
+            return None
+        case unreadable:
+            headers = unreadable.headers
+    return {str(name): value if isinstance(value, str) else repr(value) for name, value in headers.items()} or None
 
 
 def _body(raw: bytes) -> dict[str, Any]:

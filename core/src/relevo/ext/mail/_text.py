@@ -257,6 +257,8 @@ def _without_secrets(value: object) -> object:
         return {key: MASK if _SECRET_KEY.search(str(key)) else _without_secrets(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_secrets(each) for each in value[:_MOST_VALUES]]
+    if isinstance(value, bytes):  # binary data of another program
+        return f"{len(value)} bytes"
     return value[: _LONGEST_VALUE * 2] if isinstance(value, str) else value
 
 
