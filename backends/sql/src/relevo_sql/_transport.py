@@ -43,11 +43,13 @@ from relevo_sql._dialect import dialect_of, separate_engine
 from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._group_commit import GroupCommit
 from relevo_sql._heartbeats import Heartbeats
+from relevo_sql._insert import insert_statement
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
+from relevo_sql._schema import event
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
@@ -223,6 +225,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def setup_script(self, queues: Sequence[str]) -> str:
         return script_for(self._database)
+
+    def insert_statement(self) -> str | None:
+        dialect = self._database.dialect
+        table = dialect.compiler.identifier_preparer.format_table(dialect.metadata.tables[event.name])
+        return insert_statement(dialect.name, table=table)
 
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         self._require_open()

@@ -96,3 +96,11 @@ class SetupScript(ABC):
         Returns:
             Whole lines. A comment names the database.
         """
+
+    def insert_statement(self) -> str | None:
+        """
+        Return the statement with which a program without relevo inserts an event; ``None`` if there is none.
+
+        ``relevo setup --print-insert`` prints it. Its parameters are ``:queue``, and ``:event``: a CloudEvent in JSON.
+        """
+        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from relevo._app.app import App
@@ -17,12 +19,20 @@ from relevo.cli._place import Place, places
 @click.option(
     "--print", "prints", is_flag=True, help="Print the SQL that creates everything, without connecting to a database."
 )
+@click.option(
+    "--print-insert",
+    "inserts",
+    is_flag=True,
+    help="Print the SQL with which a program without relevo inserts an event.",
+)
 @click.option("--plan", is_flag=True, help="Only show what would be created.")
 @click.option("--check", is_flag=True, help="Like --plan, and exit with 78 if something is missing.")
 @transport_option
 @json_option
-@with_app_and_document(lambda arguments: bool(arguments.get("prints") or arguments.get("as_json")))
-def setup(*, app: App, prints: bool, plan: bool, check: bool, transport: str | None, as_json: bool) -> int:
+@with_app_and_document(lambda given: bool(given.get("prints") or given.get("inserts") or given.get("as_json")))
+def setup(
+    *, app: App, prints: bool, inserts: bool, plan: bool, check: bool, transport: str | None, as_json: bool
+) -> int:
     """
     Create missing tables and queues; never alter existing ones.
 
@@ -33,11 +43,13 @@ def setup(*, app: App, prints: bool, plan: bool, check: bool, transport: str | N
 
     Example: relevo setup --plan
     """
-    if prints and (plan or check or as_json):
-        raise click.UsageError("--print prints SQL; omit --plan, --check and --json")
+    if (prints or inserts) and (plan or check or as_json or prints is inserts):
+        raise click.UsageError(
+            "--print and --print-insert print SQL; give one of them, and omit --plan, --check, --json"
+        )
     chosen = places(app, transport)
-    if prints:
-        return _print(chosen)
+    if prints or inserts:
+        return _print(chosen, _insert if inserts else _script)
     created, errors = set_up_each([(place.store, place.queues) for place in chosen], dry_run=plan or check)
     if as_json:
         show_json(created)
@@ -47,15 +59,25 @@ def setup(*, app: App, prints: bool, plan: bool, check: bool, transport: str | N
     return EXIT_CONFIGURATION if check and created else 0
 
 
-def _print(chosen: list[Place]) -> int:
-    scripts: dict[str, None] = {}  # in order; an outbox is often in the database of a transport
+def _script(place: Place) -> str | None:
+    return place.store.setup_script(place.queues) if isinstance(place.store, SetupScript) else None
+
+
+def _insert(place: Place) -> str | None:
+    return place.store.insert_statement() if isinstance(place.store, SetupScript) else None
+
+
+def _print(chosen: list[Place], text_of: Callable[[Place], str | None]) -> int:
+    """Print the texts of the *chosen* places; equal ones once, as those of an outbox in the database of a transport."""
+    texts: dict[str, None] = {}
     for place in chosen:
-        if isinstance(place.store, SetupScript):
-            scripts[place.store.setup_script(place.queues)] = None
+        text = text_of(place)
+        if text is not None:
+            texts[text] = None
         else:
             name = visible(place.store.name, lines=False)
             click.echo(
                 f'relevo: the transport "{name}" has no SQL to print; relevo setup --plan shows what it lacks', err=True
             )
-    show_document("\n".join(scripts))
+    show_document("\n".join(texts))
     return 0

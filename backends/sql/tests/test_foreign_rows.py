@@ -1,0 +1,237 @@
+"""A program without relevo inserts CloudEvents with the documented statement: they are handled like relevo's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+import relevo
+from relevo import Ack, Delivery, Envelope, SystemClock
+from relevo_sql import SqlOptions, SqlTransport, event
+
+from .command_line import configure, relevo as run_relevo, run_script
+
+Opener = Callable[..., SqlTransport]
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "exchange-cloudevents.md"
+
+
+@pytest.fixture(
+    name="url",
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+def _url(request: pytest.FixtureRequest, path: Path) -> str:
+    """Return the URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue(f"{request.param}_database")
+    return url
+
+
+@pytest.fixture(name="store")
+def _store(url: str, opener: Opener) -> SqlTransport:
+    return opener(SystemClock(), url=url)
+
+
+def document(**changes: Any) -> str:
+    attributes = {"specversion": "1.0", "id": "17", "source": "/cam", "type": "image.created", **changes}
+    return json.dumps({name: value for name, value in attributes.items() if value is not ...}, ensure_ascii=False)
+
+
+def insert(url: str, store: SqlTransport, *documents: str, queue: str = "default") -> None:
+    """Run the statement for each document, as plain SQL."""
+    statement = store.insert_statement()
+    assert statement is not None
+    run_script(url, "".join(with_values(statement, url, queue=queue, event=each) for each in documents))
+
+
+def with_values(statement: str, url: str, **values: str) -> str:
+    """Return *statement* with literals in place of its parameters."""
+
+    def literal(name: re.Match[str]) -> str:
+        text = values[name[1]]
+        text = text.replace("\\", "\\\\") if url.startswith("mariadb") else text
+        return "'" + text.replace("'", "''") + "'"
+
+    return re.sub(r":(queue|event)\b", literal, statement)
+
+
+def received(store: SqlTransport, **options: Any) -> list[Delivery]:
+    return list(store.receive(["default"], **{"limit": 100, "lease": 60, "wait": 0, **options}))
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [each.envelope.id for each in deliveries if isinstance(each.envelope, Envelope)]
+
+
+def test_an_inserted_event_is_handled(url: str, store: SqlTransport) -> None:
+    app = relevo.App(transports={"main": store}, routes={"*": "main"}, source="shop")
+    seen: list[Any] = []
+
+    @app.listen
+    @relevo.listener("image.created")
+    def handle(event: relevo.Event, call: relevo.Call) -> None:
+        seen.append((event.id, dict(event.arguments), call.source, call.time, call.attributes.get("subject")))
+
+    insert(
+        url,
+        store,
+        document(time="2026-11-18T11:06:40Z", subject="it's \\ é", data={"image_id": 7, "name": "caf\\'é\n"}),
+        document(id="18", data=["a"]),
+        document(id="19", data_base64="/w==", datacontenttype="image/png"),
+        document(id="19", data="a duplicate, which is ignored"),
+    )
+    assert [found.envelope.id for found in store.find("17")] == ["17"]
+    report = app.worker(relevo.RunOptions(until_empty=True)).run()
+
+    assert (report.done, report.dead) == (3, 0)
+    assert seen == [
+        ("17", {"image_id": 7, "name": "caf\\'é\n"}, "/cam", "2026-11-18T11:06:40Z", "it's \\ é"),
+        ("18", {"data": ["a"]}, "/cam", "", None),
+        ("19", {"data": b"\xff"}, "/cam", "", None),
+    ]
+
+
+def test_extensions_are_the_urgency_and_the_expiry(url: str, store: SqlTransport) -> None:
+    insert(
+        url,
+        store,
+        document(id="normal", relevourgency="normal"),
+        document(id="high", relevourgency="high", expirytime="2026-11-18T11:06:40Z"),
+    )
+
+    high, normal = received(store)
+
+    assert ids([high, normal]) == ["high", "normal"]
+    assert isinstance(high.envelope, Envelope)
+    assert isinstance(normal.envelope, Envelope)
+    assert (high.envelope.urgency, normal.envelope.urgency) == ("high", "normal")
+    assert high.envelope.expires == pytest.approx(1_795_000_000.0, abs=0.001)
+    assert normal.envelope.expires is None
+    assert store.stats("default").leased == 2
+
+
+def test_events_of_one_key_are_handled_in_order_among_those_that_relevo_sent(url: str, store: SqlTransport) -> None:
+    own = Envelope(id="2", source="shop", name="image.created", body=b"{}", ordering_key="cat")
+    insert(url, store, document(id="1", partitionkey="cat"))
+    store.send([own])
+    insert(url, store, document(id="3", partitionkey="cat"), document(id="other", partitionkey="dog"))
+    insert(url, store, document(id="4", partitionkey="cat"), document(id="free", partitionkey=""))
+
+    seen: list[list[str]] = []
+    while batch := received(store):
+        seen.append(sorted(ids(batch)))
+        for each in batch:
+            assert isinstance(each.envelope, Envelope)
+            assert each.envelope.ordering_key == {"other": "dog", "free": None}.get(each.envelope.id, "cat")
+        assert not store.settle([(each, Ack()) for each in batch])
+
+    assert seen == [["1", "free", "other"], ["2"], ["3"], ["4"]]
+
+
+def test_an_inserted_event_is_ready_since_now_so_that_it_overtakes_none(url: str, store: SqlTransport) -> None:
+    insert(url, store, document())
+
+    (row,) = store._database.read(lambda c: c.execute(sa.select(event.c.ready_at, event.c.enqueued_at)).all())
+
+    assert row.ready_at == row.enqueued_at
+    assert row.ready_at / 1_000_000 == pytest.approx(time.time(), abs=60.0)
+
+
+MALFORMED = {
+    "no id": document(id=...),
+    "an id that is null": document(id=None),
+    "an empty type": document(type=""),
+    "a number as id": document(id=5),
+    "another version": document(id="o", specversion="0.3"),
+    "no version": document(id="n", specversion=...),
+    "a list": "[1]",
+    "text": '"text"',
+    "a nested source": document(id="s", source={"a": 1}),
+    "both kinds of data": document(id="b", data=1, data_base64="YQ=="),
+}
+
+
+def test_a_malformed_event_is_a_dead_letter_and_stops_no_other(url: str, store: SqlTransport) -> None:
+    app = relevo.App(transports={"main": store}, routes={"*": "main"}, source="shop")
+    seen: list[str | None] = []
+    app.listen(relevo.listener("image.created")(lambda event: seen.append(event.id)))
+
+    for number, each in enumerate(MALFORMED.values()):
+        insert(url, store, document(id=f"good {number}"), each)
+    report = app.worker(relevo.RunOptions(until_empty=True)).run()
+
+    assert seen == [f"good {number}" for number in range(len(MALFORMED))]
+    assert set(report.reasons) <= {"unreadable", "malformed", "unknown-event"}
+    assert len(store.dead_letters(["default"], limit=100)) == len(MALFORMED)
+    assert store.stats("default").ready == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "x" * 10])
+def test_what_is_no_json_is_refused_at_once_or_a_dead_letter(url: str, store: SqlTransport, text: str) -> None:
+    if url.startswith("mariadb"):
+        insert(url, store, text)
+    else:
+        with pytest.raises((sqlite3.OperationalError, psycopg.errors.InvalidTextRepresentation), match=r"(?i)json"):
+            insert(url, store, text)
+    app = relevo.App(transports={"main": store}, routes={"*": "main"}, source="shop")
+
+    app.worker(relevo.RunOptions(until_empty=True)).run()
+
+    assert len(store.dead_letters(["default"])) == url.startswith("mariadb")
+
+
+def test_a_worker_that_waits_is_woken(url: str) -> None:
+    options = SqlOptions(url=url, poll=0.1 if url.startswith("mariadb") else 60.0)
+    found: list[Delivery] = []
+    with closing(SqlTransport.open(options, name="main", clock=SystemClock())) as store:
+        store.setup([])
+        thread = threading.Thread(target=lambda: found.extend(received(store, wait=50.0)))
+        thread.start()
+        notifications = store._notifications
+        while notifications is not None and not notifications.is_listening:
+            thread.join(0.01)
+        insert(url, store, document())
+        thread.join(40.0)
+
+    assert ids(found) == ["17"]
+
+
+def test_the_statement_is_printed_and_documented(url: str, tmp_path: Path, store: SqlTransport) -> None:
+    configure(tmp_path, url)
+
+    printed = run_relevo(tmp_path, "setup", "--print-insert")
+
+    statement = store.insert_statement()
+    assert statement is not None
+    assert (printed.returncode, printed.stdout, printed.stderr) == (0, statement, "")
+    assert f"```sql\n{statement}```" in PAGE.read_text()
+
+
+@pytest.mark.postgresql
+def test_the_statement_names_the_schema(postgresql_database: str, opener: Opener) -> None:
+    store = opener(SystemClock(), url=postgresql_database, schema="jobs")
+
+    insert(postgresql_database, store, document())
+
+    assert "INSERT INTO jobs.relevo_event (" in (store.insert_statement() or "")
+    assert ids(received(store)) == ["17"]
+
+
+def test_the_portable_dialect_has_no_statement(url: str, opener: Opener) -> None:
+    assert opener(SystemClock(), url=url, dialect="portable").insert_statement() is None
