@@ -221,9 +221,23 @@ def test_the_sql_of_a_setup_is_printed_once_for_each_database_and_creates_nothin
     assert not list(shop.folder.glob("*.db"))
 
 
-@pytest.mark.parametrize("other", ["--plan", "--check", "--json"])
-def test_printing_the_sql_of_a_setup_is_not_combined(shop: Shop, other: str) -> None:
-    done = shop.run(f"setup --print {other}")
+def test_the_statement_that_inserts_an_event_is_printed_where_there_is_one(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("[routes]", 'other = "memory://"\n[routes]'))
+
+    main = shop.run("setup --print-insert -t main")
+    other = shop.run("setup --print-insert -t other")
+
+    assert (main.returncode, main.stderr) == (0, "")
+    assert main.stdout.startswith("INSERT INTO relevo_event (")
+    assert (other.returncode, other.stdout) == (0, "")
+    assert 'the transport "other" has no SQL to print' in other.stderr
+    assert not list(shop.folder.glob("*.db"))
+
+
+@pytest.mark.parametrize("other", ["--plan", "--check", "--json", "--print-insert"])
+@pytest.mark.parametrize("option", ["--print", "--print-insert"])
+def test_printing_the_sql_of_a_setup_is_not_combined(shop: Shop, option: str, other: str) -> None:
+    done = shop.run(f"setup {option} {other if other != option else '--print'}")
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "omit --plan, --check and --json" in done.stderr

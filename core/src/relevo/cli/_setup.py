@@ -45,7 +45,7 @@ def setup(
     """
     if (prints or inserts) and (plan or check or as_json or prints is inserts):
         raise click.UsageError(
-            "--print and --print-insert print SQL; give one of them, and omit --plan, --check, --json"
+            "--print and --print-insert print SQL; give one of them; omit --plan, --check and --json"
         )
     chosen = places(app, transport)
     if prints or inserts:
