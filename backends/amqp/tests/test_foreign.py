@@ -271,11 +271,12 @@ def test_one_that_relevo_sends_again_with_a_signature_is_written_as_its_own() ->
         ({**HEADERS, "relevo": 0, "relevo-foreign": 1}, "wire version 0"),
         ({**HEADERS, "cloudEvents:id": ""}, "it was not sent by relevo: .*missing required field `id`"),
         ({**HEADERS, "long": "x" * 100_000}, "its headers have more than 80000 bytes"),
-        ({**HEADERS, "deep": [[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]}, "nested too deeply"),
+        ({**HEADERS, "deep": [[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]}, "are nested too deeply"),
+        ({**HEADERS, "number": [1 << 63]}, "a number beyond 64 bits"),  # a double, as the driver reads it
         ({"x": "y"}, "it was not sent by relevo: it is not a CloudEvent"),
         ({}, "it was not sent by relevo: it is not a CloudEvent"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_is_no_event_is_unreadable_with_its_bytes(headers: dict[str, Any], why: str) -> None:
     record = came(headers=headers)

@@ -62,7 +62,7 @@ def read_cloud_event(
     """
     came_with = original(properties, headers, without=[name for name in headers if _is_reserved(name)])
     if came_with is None:
-        why = f"its headers have more than {MAX_OWN} bytes, or are nested too deeply"
+        why = f"its headers have more than {MAX_OWN} bytes, are nested too deeply, or hold a number beyond 64 bits"
         return foreign(properties, headers, body, why)
     if not is_fresh(headers) and 0 <= count(headers.get(PRIORITY), least=-1) <= MAX_PRIORITY:
         came_with["priority"] = headers[PRIORITY]

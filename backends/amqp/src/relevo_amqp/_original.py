@@ -43,8 +43,8 @@ def original(properties: Properties, headers: Mapping[Any, Any], *, without: Col
         without: The names of headers that relevo has added.
 
     Returns:
-        The properties by name; ``None`` if the message cannot be published again, since its headers are too long or
-        nested too deeply.
+        The properties by name; ``None`` if the message cannot be published again, since its headers are too long,
+        nested too deeply, or hold a number beyond 64 bits.
     """
     own = {name: value for name, value in headers.items() if name not in _OF_THE_SERVER and name not in without}
     if _size(own) > MAX_OWN:
@@ -74,7 +74,9 @@ def _size(value: object, depth: int = 0) -> float:
         return 5 + len(value.encode("utf-8", "backslashreplace"))
     if isinstance(value, bytes):
         return 5 + len(value)
-    if value is None or isinstance(value, (int, Decimal, datetime)):
+    if isinstance(value, int):  # the driver reads a float as an integer of any size, and cannot write that
+        return 9 if -(2**63) <= value < 2**63 else inf
+    if value is None or isinstance(value, (Decimal, datetime)):
         return 9
     if depth < _DEEPEST and isinstance(value, list):
         return 5 + sum(_size(each, depth + 1) for each in value)
