@@ -180,7 +180,9 @@ def _make(clock: FakeClock) -> Iterator[Callable[..., App]]:
 
     def make(*listeners: object, **how: Any) -> App:
         parts: dict[str, Any] = {"transports": {"main": MemoryTransport(clock=clock)}, "routes": {"*": "main"}}
-        made.append(App(listeners=listeners, source="shop", **{**parts, "clock": clock, "chance": lambda: 0.0, **how}))
+        made.append(
+            App(listeners=listeners, **{**parts, "source": "shop", "clock": clock, "chance": lambda: 0.0, **how})
+        )
         return made[-1]
 
     yield make

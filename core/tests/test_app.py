@@ -35,6 +35,8 @@ from relevo_memory import MemoryTransport
 
 from .application import Make, Plain, drain, waiting
 
+KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
+
 # --- the parts fit together ---------------------------------------------------------------------------
 
 
@@ -92,7 +94,7 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ),
         ({"plugins": None}, "plugins: expected a list; got None"),
         ({"signing": b"x" * 40}, "signing: expected a key as text, or a list of keys; got bytes"),
-        ({"signing": ["x" * 40, 3]}, "signing: expected a key as text, or a list of keys; got int"),
+        ({"signing": [KEY, 3]}, "signing: expected a key as text, or a list of keys; got int"),
         ({"signing": 3}, "signing: expected a key as text, or a list of keys; got int"),
         (
             {"execution": "thread"},
@@ -219,7 +221,7 @@ def test_a_transport_is_chosen_by_name(make: Make) -> None:
 
 
 def test_keys_alone_are_enough_for_signing(make: Make) -> None:
-    assert make(signing="k" * 32).signing == relevo.Signing("k" * 32)
+    assert make(signing=KEY).signing == relevo.Signing(KEY)
 
 
 def test_a_queue_has_a_policy_for_listeners_that_have_none(make: Make) -> None:
@@ -415,7 +417,7 @@ def test_a_class_of_its_own_comes_from_configuration_too(tmp_path: Path) -> None
 
 def test_signing_and_retries_come_from_configuration(tmp_path: Path) -> None:
     tmp_path.joinpath("relevo.toml").write_text(
-        f'signing = ["{"n" * 32}", "{"o" * 32}"]\n[transports]\nmain = "memory://"\n[retries]\n"main" = 7\n'
+        f'signing = ["{KEY}", "{KEY[::-1]}"]\n[transports]\nmain = "memory://"\n[retries]\n"main" = 7\n'
     )
 
     with App.from_config(tmp_path / "relevo.toml", environ={}) as app:
@@ -426,7 +428,7 @@ def test_signing_and_retries_come_from_configuration(tmp_path: Path) -> None:
     assert app.signing.required
     assert len(app.signing.keys) == 2
     assert isinstance(one.envelope, Envelope)
-    assert app.signing.fault(one.envelope) is None
+    app.signing.verify(one.envelope, queue="default", source="app")
     assert app.retries[Target("main")].runs == 7
 
 

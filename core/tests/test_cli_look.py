@@ -18,7 +18,7 @@ from relevo._config.table import keys_of
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 
-KEY = CANARY + "k" * 32
+KEY = f"{CANARY}-Vq3TnB7xZk9RwLf2HsJd8Mpy"
 
 
 @pytest.fixture(name="shop")
@@ -105,6 +105,8 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
     given = {
         "signing.keys": f'["{KEY}"]',
         "signing.required": "false",
+        "signing.accept": '["bank"]',
+        "signing.unsigned": '["partner", "/partner/web"]',
         'retries."main/feed".runs': "8",
         'retries."main/feed".first': '"1s"',
         'retries."main/feed".factor': "2",

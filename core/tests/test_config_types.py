@@ -47,7 +47,7 @@ class Place:
     also: str = ""
 
 
-KEY = "k" * 32
+KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
 MAIN = '[transports]\nmain = "memory://"\n'
 PLACES = {
     "source": Place("source = {}", TEXTS),
@@ -68,6 +68,10 @@ PLACES = {
     "signing": Place("signing = {}", set()),
     "signing.keys": Place("signing.keys = {}", set()),
     "signing.required": Place("signing.required = {}", {"boolean"}, f'signing.keys = "{KEY}"'),
+    "signing.accept": Place("signing.accept = {}", {"text", "digits", "list", "empty list"}, f'signing.keys = "{KEY}"'),
+    "signing.unsigned": Place(
+        "signing.unsigned = {}", {"text", "digits", "list", "empty list"}, f'signing.keys = "{KEY}"'
+    ),
     "retries": Place("retries = {}", {"table"}),
     "retries.main": Place("retries.main = {}", {"whole", "huge", "table"}),
     "retries.main.runs": Place("retries.main.runs = {}", {"whole", "huge"}),

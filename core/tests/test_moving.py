@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import pytest
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, Nack
+from relevo import Ack, DeadLetter, Delivery, Envelope, Nack, Outcome
 from relevo._worker.relay import RelayExecutor
-from relevo.errors import SendError, UnsupportedError
+from relevo._worker.signing import UnknownKeyError
+from relevo.errors import DecodeError, SendError, UnsupportedError
 from relevo.testing import FakeClock
 
 Make = Callable[..., Delivery]
@@ -23,7 +25,7 @@ def outcomes(executor: RelayExecutor, *deliveries: Delivery) -> list[object]:
 
 
 def test_what_is_sent_is_what_the_envelope_was_changed_to(transport: Any, clock: FakeClock, delivery: Make) -> None:
-    executor = RelayExecutor(transport, clock=clock, change=lambda one: attrs.evolve(one, queue="feed"))
+    executor = RelayExecutor(transport, clock=clock, change=lambda one, _: attrs.evolve(one, queue="feed"))
 
     ended = outcomes(executor, delivery(event_id="1"), delivery(event_id="2"))
 
@@ -31,19 +33,29 @@ def test_what_is_sent_is_what_the_envelope_was_changed_to(transport: Any, clock:
     assert (transport.stats("feed").ready, transport.stats("default").ready) == (2, 0)
 
 
-def test_what_cannot_be_changed_ends_as_is_said_and_is_not_sent(
-    transport: Any, clock: FakeClock, delivery: Make
+@pytest.mark.parametrize(
+    "error, patience, expected",
+    [
+        (DecodeError("it is not signed"), 60.0, DeadLetter(reason="forged", error="it is not signed")),
+        (DecodeError("it is not signed"), None, DeadLetter(reason="forged", error="it is not signed")),
+        (UnknownKeyError("whose?"), 60.0, Nack(delay=1.0, state=b"s1awaiting%032.3f" % 1e9)),
+        (UnknownKeyError("whose?"), None, Nack(delay=1.0)),
+    ],
+)
+def test_a_forged_event_is_not_sent_and_one_of_an_unknown_key_waits(
+    error: DecodeError, patience: float | None, expected: Outcome, transport: Any, delivery: Make
 ) -> None:
-    dead = DeadLetter(reason="forged")
+    def change(envelope: Envelope, queue: str) -> Envelope:
+        assert queue == "default"
+        if envelope.id == "1":
+            raise error
+        return envelope
 
-    def change(envelope: Envelope) -> Envelope | DeadLetter:
-        return dead if envelope.id == "1" else envelope
+    executor = RelayExecutor(transport, clock=FakeClock(1e9), patience=patience, change=change)
 
-    ended = outcomes(
-        RelayExecutor(transport, clock=clock, change=change), delivery(event_id="1"), delivery(event_id="2")
-    )
+    ended = outcomes(executor, delivery(event_id="1"), delivery(event_id="2"))
 
-    assert ended == [dead, Ack()]
+    assert ended == [expected, Ack()]
     assert transport.said("send") == [["2"]]
 
 

@@ -11,8 +11,8 @@ from relevo._config.opening import read
 from relevo._config.schema import Config
 from relevo.errors import ConfigurationError
 
-KEY = "hunter2-" + "k" * 24
-OTHER = "hunter2-" + "o" * 24
+KEY = "hunter2-Vq3TnB7xZk9RwLf2HsJd8Mpy"
+OTHER = "hunter2-pM8yDsJ2HfLw9RkZx7BnT3qVa"
 TRANSPORTS = (
     '[transports]\nmain = "memory://"\nother = "memory://"\n[routes]\n"*" = ["main/feed", "main"]\n"a.*" = "other"\n'
 )

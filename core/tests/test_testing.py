@@ -915,7 +915,7 @@ def test_signed_events_are_tested_like_others(make: Make, session: Any) -> None:
         hearing("a.b", heard),
         transports={"main": Elsewhere()},
         outboxes={"main": Database()},
-        signing=Signing("k" * 32),
+        signing=Signing("Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"),
     )
 
     with app.testing() as t:

@@ -24,6 +24,7 @@ from relevo._config.check import (
     outbox_problems,
     retry_problems,
     retry_targets,
+    signing_problems,
     target_problems,
     transport_problems,
 )
@@ -42,7 +43,7 @@ from relevo._problem import Problems
 from relevo._retry import Retry
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope, Urgency
-from relevo._transport.route import Routes, Target
+from relevo._transport.route import RESERVED, Routes, Target
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import Execution
@@ -444,11 +445,15 @@ class App(Dispatcher):
         Raises:
             NewerStateError: A newer release wrote its state, which this release cannot read.
 
-            DecodeError: Its state is not signed by a worker of this application.
+            DecodeError: It is forged, or its state is not signed by a worker of this application.
         """
         envelope = entry.envelope
         if self.signing is None or not isinstance(envelope, Envelope):
             return revived(entry.state)
+        is_relayed = entry.queue.startswith(RESERVED)
+        self.signing.verify(envelope, queue=envelope.queue if is_relayed else entry.queue, source=self.source)
+        if is_relayed:
+            return b""  # what a relay noted is not signed, and only says how long the event has waited
         return self.signing.sealed(revived(self.signing.opened(entry.state, envelope)), envelope)
 
     def setup(self, *, dry_run: bool = False) -> list[str]:
@@ -588,6 +593,8 @@ def using(app: App, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> 
 def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems) -> None:
     """Refuse *parts* and queues of *retries* that conflict or have *problems*; all are reported at once."""
     known = not problems.concern("transports")
+    if not problems.concern("source") and not problems.concern("signing"):
+        problems.extend(signing_problems(parts.signing, parts.source))
     problems.extend(transport_problems(parts.transports))
     if known:
         problems.extend(outbox_problems(parts.outboxes, parts.transports))

@@ -18,7 +18,7 @@ from relevo._transport.transport import Transport
 from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, InlineExecutor
-from relevo._worker.relay import RelayExecutor
+from relevo._worker.relay import RelayExecutor, signed_again
 from relevo._worker.run import RunOptions
 from relevo._worker.suspect import Suspects
 from relevo._worker.worker import Worker
@@ -96,7 +96,12 @@ class WorkerFactory:
             clock=self.parts.clock,
             chance=self.parts.chance,
             options=options,
-            executor=RelayExecutor(transport, clock=self.parts.clock, patience=self.parts.patience),
+            executor=RelayExecutor(
+                transport,
+                clock=self.parts.clock,
+                patience=self.parts.patience,
+                change=signed_again(self.parts.signing, self.parts.source),
+            ),
             lease=self.parts.lease,
             patient=patient,
             limited=[transport],
@@ -122,7 +127,10 @@ class WorkerFactory:
         )
         if signing is None:
             return contained(caller.outcome)
-        return contained(signing.verifying(caller.outcome, clock=self.parts.clock, patience=self.parts.patience))
+        verifying = signing.verifying(
+            caller.outcome, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
+        )
+        return contained(verifying)
 
     def _only_listener(self, listeners: ListenerTable, transport: str) -> Callable[[Delivery], str]:
         """Return a function from a delivery to the id of its listener, if it has a single one."""

@@ -11,6 +11,7 @@ from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import NOW, Routes, Routing, Target, fan_out, parsed_target
 from relevo._transport.transport import Transport
+from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 _SHORTEST_LEASE = 1.0
@@ -119,6 +120,16 @@ def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Probl
             if target.transport not in known:
                 what = f"no transport is called {shown(target.transport)}{known_names(target.transport, known)}"
                 yield _problem(("routes", pattern), f'routes."{pattern}": {what}')
+
+
+def signing_problems(signing: Signing | None, source: str) -> Iterator[Problem]:
+    """Yield the application's own *source* if its events may be unsigned although a signature is required."""
+    if signing is not None and source in signing.unsigned:
+        yield _problem(
+            ("signing", "unsigned"),
+            f"signing.unsigned: the application's own source {shown(source)} is in it; remove it, or set required = "
+            f"false while unsigned events are still waiting",
+        )
 
 
 def retry_problems(

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 from relevo._clock import Clock, SystemClock
 from relevo._config.check import fan_out_problems, outbox_problems
 from relevo._config.discovery import PLUGINS, available, load, transport_class, transport_of_scheme
+from relevo._config.key_file import key_file_problems
 from relevo._config.schema import Config, PluginConfig, TransportConfig
 from relevo._config.settings import config_of
 from relevo._config.source import read_raw
@@ -49,7 +51,8 @@ def draft_config(path: Path | None, environ: Mapping[str, str], *, start: Path) 
     Raises:
         ConfigurationError: The file cannot be read.
     """
-    return config_of(read_raw(path, environ, start=start))
+    config = config_of(read_raw(path, environ, start=start))
+    return msgspec.structs.replace(config, problems=(*config.problems, *key_file_problems(config)))
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:

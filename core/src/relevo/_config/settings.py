@@ -7,7 +7,14 @@ from itertools import islice
 from typing import Any
 
 from relevo._config import argument
-from relevo._config.check import known_names, retry_problems, retry_targets, target_problems, transport_name_problems
+from relevo._config.check import (
+    known_names,
+    retry_problems,
+    retry_targets,
+    signing_problems,
+    target_problems,
+    transport_name_problems,
+)
 from relevo._config.schema import Config, Settings
 from relevo._config.source import RawConfig
 from relevo._config.table import TableReader, keys_of, table_of
@@ -63,6 +70,7 @@ def _conflicts(
         settings.chosen_execution()
     except ConfigurationError as error:
         yield Problem(("concurrency",), error)
+    yield from signing_problems(settings.signing, settings.source)
     wrong = [each.keys for each in problems if each.keys[0] == "transports"]
     names = [*(written if isinstance(written, dict) else ()), *(str(keys[1]) for keys in wrong if keys[1:])]
     transports = dict.fromkeys(filter(None, names))

@@ -157,7 +157,7 @@ class Caller:
         try:
             progress = loaded(delivery.state)
             document = decoded(envelope.body)
-            if document.id != envelope.id or document.type != envelope.name:
+            if (document.id, document.type, document.source) != (envelope.id, envelope.name, envelope.source):
                 return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
             listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
             if not listeners or document.dataversion is not None:
@@ -319,4 +319,6 @@ class Caller:
 
 
 def _two_names(document: Document, envelope: Envelope) -> str:
-    return f'the body is the event "{document.type}" {document.id}, its envelope says "{envelope.name}" {envelope.id}'
+    body, around = (document.type, document.id, document.source), (envelope.name, envelope.id, envelope.source)
+    said, wrapped = (f'"{name}" {event_id} from {source}' for name, event_id, source in (body, around))
+    return f"the body is the event {said}, its envelope says {wrapped}"

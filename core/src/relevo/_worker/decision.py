@@ -45,7 +45,7 @@ class Reason(StrEnum):
 
     SUBJECT_MISSING = "subject-missing"
     FORGED = "forged"
-    """Its signature, or that of its state, is missing, does not fit, or is of a key that never came."""
+    """Its signature, or that of its state, is missing or invalid, its key is unknown, or its source is not accepted."""
 
     REFUSED = "refused"
     """The transport that a relay moves it to does not take it."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from logging import getLogger
 
+import attrs
+
 from relevo._clock import Clock
-from relevo._transport.delivery import Ack, Delivery, Nack, Outcome, Release
+from relevo._transport.delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import Transport
 from relevo._worker import decision
 from relevo._worker.executor import Executor, Handle
 from relevo._worker.progress import loaded
+from relevo._worker.signing import Signing, UnknownKeyError, wait_for_key
 from relevo.errors import (
     CodecError,
     ConfigurationError,
@@ -49,7 +52,8 @@ class RelayExecutor(Executor):
         patience: Seconds from the first refusal of an event until it is dead-lettered; ``None``: never, it
             stays where it is, and its state is not changed.
 
-        change: Returns the envelope to send instead, or the outcome of the event here if it is not sent.
+        change: Takes an envelope and the queue that it was received from, returns the one to send. It raises
+            :class:`DecodeError` for a forged event, which becomes a dead letter, unchanged.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class RelayExecutor(Executor):
         *,
         clock: Clock,
         patience: float | None = decision.PATIENCE,
-        change: Callable[[Envelope], Envelope | Outcome] = lambda envelope: envelope,
+        change: Callable[[Envelope, str], Envelope] = lambda envelope, _: envelope,
     ):
         self._target = target
         self._clock = clock
@@ -97,12 +101,23 @@ class RelayExecutor(Executor):
             if refusal is not None:
                 ended.append((delivery, refusal))
             elif isinstance(delivery.envelope, Envelope):
-                changed = self._change(delivery.envelope)
+                changed = self._changed(delivery, delivery.envelope, now)
                 if isinstance(changed, Envelope):
                     sound.append((delivery, changed))
                 else:
                     ended.append((delivery, changed))
         return ended + self._hand_on(sound) if sound else ended
+
+    def _changed(self, delivery: Delivery, envelope: Envelope, now: float) -> Envelope | Outcome:
+        """Return the envelope to send for *delivery*, or the outcome of the event here if it is not sent."""
+        try:
+            return self._change(envelope, delivery.queue)
+        except UnknownKeyError as error:
+            if self._patience is None:
+                return self._refuse(delivery, error)
+            return wait_for_key(delivery, now, detail=str(error), patience=self._patience)
+        except DecodeError as error:
+            return DeadLetter(reason=decision.Reason.FORGED, error=decision.sanitised(str(error)))
 
     def stop(self) -> None:
         self._batch = []
@@ -143,6 +158,20 @@ class RelayExecutor(Executor):
         except DecodeError:
             progress = loaded(b"")
         return progress.give_back(decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience)
+
+
+def signed_again(signing: Signing | None, source: str) -> Callable[[Envelope, str], Envelope]:
+    """Return the change for a :class:`RelayExecutor` that verifies events of an outbox and signs them again."""
+    if signing is None:
+        return lambda envelope, _: envelope
+    return lambda envelope, _: signing.readdressed(envelope, to=envelope.queue, queue=envelope.queue, source=source)
+
+
+def readdressed(signing: Signing | None, source: str, *, to: str) -> Callable[[Envelope, str], Envelope]:
+    """Return the change for a :class:`RelayExecutor` that moves events to the queue *to*; the same with signatures."""
+    if signing is None:
+        return lambda envelope, _: attrs.evolve(envelope, queue=to)
+    return lambda envelope, queue: signing.readdressed(envelope, to=to, queue=queue, source=source)
 
 
 def _again(delivery: Delivery) -> Nack:

@@ -4,28 +4,35 @@ Signatures: only the application can make its events, or change their state.
 Off without keys. Events are signed at the dispatch, in a header, and workers verify them before they read
 anything else; workers also sign the state of a delivery. It is HMAC-SHA256 (RFC 2104) over fields that are
 each preceded by their length, so that two different events never have the same input.
+
+The signature of an event covers the whole envelope (``v2``). Earlier releases signed less of it (``v1``); the rest is
+verified in another way, so that their events are still handled.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import attrs
 
 from relevo._clock import Clock
+from relevo._event.codec import checked_source, decoded
 from relevo._secret import Secret
 from relevo._transport.delivery import MAX_STATE, DeadLetter, Delivery, Nack, Outcome
 from relevo._transport.envelope import Envelope
 from relevo._worker.decision import Reason, sanitised, since, wait_left, waited
 from relevo._worker.executor import Handle
 from relevo._worker.progress import SEAL, SEALED
+from relevo._worker.signing_key import checked_keys
 from relevo.errors import ConfigurationError, DecodeError, shown
 
 HEADER = "relevo-signature"
-SHORTEST_KEY = 32
-_VERSION = "v1"
+_EARLIER, _VERSION = "v1", "v2"
+_OF_STATES = "v1"
+"""States are signed as before, so that workers of two releases read each other's."""
+
 _ID = 8
 
 _SIGNATURE = re.compile(r"(v\d{1,9})\.([0-9a-f]{8})\.([0-9a-f]{64})")
@@ -42,23 +49,27 @@ class UnknownKeyError(DecodeError):
     """Raised for an unknown key, or a later version of signatures; a later worker may know it."""
 
 
-def _keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, ...]:
-    value: Any = given
-    is_one = isinstance(value, (str, bytes, Secret)) or not isinstance(value, Iterable)
-    keys: list[Any] = [value] if is_one else list(value)
-    if wrong := [type(each).__name__ for each in keys if not isinstance(each, (str, Secret))]:
-        raise ConfigurationError(f"signing: expected a key as text, or a list of keys; got {wrong[0]}")
-    found = tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
-    lengths = [len(key.reveal()) for key in found]
-    if not lengths or min(lengths) < SHORTEST_KEY:
-        got = f"one of {min(lengths)}" if lengths else "no key"
-        raise ConfigurationError(
-            f"signing: expected keys of at least {SHORTEST_KEY} characters; got {got}; generate one with "
-            f'python -c "import secrets; print(secrets.token_urlsafe(32))"'
-        )
-    if len(set(found)) < len(found):
-        raise ConfigurationError("signing: one of the keys is given twice; remove it")
+def _sources(given: str | Iterable[str], where: str) -> tuple[str, ...]:
+    """Return the sources that are *given*, one or several, if each is valid."""
+    if not isinstance(given, (str, list, tuple, set, frozenset)):
+        raise ConfigurationError(f"{where}: expected a source as text, or a list of them; got {shown(given)}")
+    found = (given,) if isinstance(given, str) else tuple(given)
+    for each in found:
+        try:
+            checked_source(each)
+        except ConfigurationError:
+            raise ConfigurationError(
+                f"{where}: expected sources of events, such as shop or /shop/web; got {shown(each)}"
+            ) from None
     return found
+
+
+def _accept(given: str | Iterable[str]) -> tuple[str, ...]:
+    return _sources(given, "signing.accept")
+
+
+def _unsigned(given: str | Iterable[str]) -> tuple[str, ...]:
+    return _sources(given, "signing.unsigned")
 
 
 @attrs.frozen
@@ -77,12 +88,20 @@ class Signing:
 
         required: Refuse unsigned events.
 
+        accept: The sources of other applications that sign with one of the keys. A signed event of any other
+            source than the application's own is refused, even if its signature is valid.
+
+        unsigned: The sources whose events may be unsigned, although a signature is required. Everything that can
+            publish can claim to be one of them.
+
     Raises:
-        ConfigurationError: There is no key, or one is too short; it is not shown.
+        ConfigurationError: There is no key, one is too short or weak, or a source is invalid; no key is shown.
     """
 
-    keys: tuple[Secret, ...] = attrs.field(converter=_keys)
+    keys: tuple[Secret, ...] = attrs.field(converter=checked_keys)
     required: bool = True
+    accept: Annotated[tuple[str, ...], _accept] = attrs.field(default=(), converter=_accept, kw_only=True)
+    unsigned: Annotated[tuple[str, ...], _unsigned] = attrs.field(default=(), converter=_unsigned, kw_only=True)
     _by_id: dict[str, bytes] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -94,47 +113,71 @@ class Signing:
     def signed(self, envelope: Envelope) -> Envelope:
         """Return *envelope* with a new signature, which replaces any that it had."""
         key_id = next(iter(self._by_id))
-        mac = self._mac(key_id, *_said(envelope)).hex()
+        mac = self._mac(_VERSION, key_id, *_said(envelope)).hex()
         return attrs.evolve(envelope, headers={**envelope.headers, HEADER: f"{_VERSION}.{key_id}.{mac}"})
 
-    def making(self, make: Callable[..., Sequence[Envelope]]) -> Callable[..., Sequence[Envelope]]:
-        """Return a function that signs the envelopes that *make* returns."""
-        return lambda *targets: [self.signed(envelope) for envelope in make(*targets)]
-
-    def fault(self, envelope: Envelope) -> str | None:
-        """Return what is wrong with the signature of *envelope*, in words without a secret; ``None`` if nothing is."""
-        try:
-            self.verify(envelope, queue=envelope.queue)
-        except DecodeError as error:
-            return str(error)
-        return None
-
-    def verify(self, envelope: Envelope, *, queue: str) -> None:
+    def verify(self, envelope: Envelope, *, queue: str, source: str) -> None:
         """
-        Verify that one of the keys signed *envelope*, which was received from *queue*.
+        Verify that one of the keys signed *envelope* for the application called *source*, and for *queue*.
+
+        An event without a signature is accepted if none is required of its source. A signature that is there is
+        always verified.
+
+        Args:
+            envelope: As it was received.
+
+            queue: Where it was received.
+
+            source: The name of the application that received it.
 
         Raises:
             UnknownKeyError: Another key signed it, or a newer release of relevo.
 
-            DecodeError: It was not signed, or differs from what was signed.
+            DecodeError: It was not signed, differs from what was signed, or is of a source that is not accepted.
         """
         header = envelope.headers.get(HEADER)
         if header is None:
-            if self.required:
-                raise DecodeError("it is not signed")
+            if self.required and envelope.source not in self.unsigned:
+                raise DecodeError(_not_signed(envelope.source, source))
             return
+        if envelope.source not in (source, *self.accept, *self.unsigned):
+            raise DecodeError(
+                f"its source {shown(envelope.source)} is not accepted: this application is {shown(source)}; "
+                f"to handle its events, add it to signing.accept"
+            )
         match = _SIGNATURE.fullmatch(header)
         if match is None:
             raise DecodeError(f"its signature is malformed: {shown(header)}")
         version, key_id, mac = match.groups()
-        if version != _VERSION:
-            raise UnknownKeyError(f"its signature has the version {version}; only {_VERSION} is known")
-        if not _same(bytes.fromhex(mac), self._mac(self._known(key_id, "it"), *_said(envelope))):
-            raise DecodeError(
-                "its signature does not fit: its body, source, queue, urgency, key or expiry is not what was signed"
-            )
+        if version not in (_EARLIER, _VERSION):
+            raise UnknownKeyError(f"its signature has the version {version}; known: {_EARLIER}, {_VERSION}")
+        said = _said(envelope) if version == _VERSION else _said_earlier(envelope)
+        if not _same(bytes.fromhex(mac), self._mac(version, self._known(key_id, "it"), *said)):
+            raise DecodeError("its signature does not fit: something in the event is not what was signed")
+        if version == _EARLIER:
+            _check_unsaid(envelope)
         if envelope.queue != queue:
             raise DecodeError(f'it was signed for the queue "{envelope.queue}" and was received from another')
+
+    def readdressed(self, envelope: Envelope, *, to: str, queue: str, source: str) -> Envelope:
+        """
+        Return *envelope* for the queue *to*, signed again; one that is rightly unsigned stays so.
+
+        Args:
+            envelope: As for :meth:`verify`, which is called first: a forged event must not become a valid one.
+
+            to: The queue that it is sent to.
+
+            queue: As for :meth:`verify`.
+
+            source: As for :meth:`verify`.
+
+        Raises:
+            DecodeError: As :meth:`verify` does.
+        """
+        self.verify(envelope, queue=queue, source=source)
+        moved = attrs.evolve(envelope, queue=to)
+        return self.signed(moved) if HEADER in envelope.headers else moved
 
     def _known(self, key_id: str, what: str) -> str:
         if key_id not in self._by_id:
@@ -148,7 +191,11 @@ class Signing:
     def sealed(self, state: bytes, envelope: Envelope) -> bytes:
         """Return *state* with a signature, which is valid for *envelope* alone."""
         key_id = next(iter(self._by_id))
-        return SEALED + key_id.encode() + self._mac(key_id, *_whose(envelope), state) + state if state else state
+        return (
+            SEALED + key_id.encode() + self._mac(_OF_STATES, key_id, *_whose(envelope), state) + state
+            if state
+            else state
+        )
 
     def opened(self, state: bytes, envelope: Envelope) -> bytes:
         """
@@ -164,14 +211,15 @@ class Signing:
             return state
         begin = len(SEALED) + _ID
         key_id, mac, rest = state[len(SEALED) : begin].decode("latin-1"), state[begin:SEAL], state[SEAL:]
-        is_sealed = state.startswith(SEALED) and len(mac) == SEAL - begin and _KEY_ID.fullmatch(key_id)
-        if is_sealed and _same(mac, self._mac(self._known(key_id, "its state"), *_whose(envelope), rest)):
-            return rest
+        if state.startswith(SEALED) and len(mac) == SEAL - begin and _KEY_ID.fullmatch(key_id):
+            expected = self._mac(_OF_STATES, self._known(key_id, "its state"), *_whose(envelope), rest)
+            if _same(mac, expected):
+                return rest
         raise DecodeError("the state of the delivery was not signed by a worker of this application")
 
     # --- around a worker ------------------------------------------------------------------------------
 
-    def verifying(self, handle: Handle, *, clock: Clock, patience: float) -> Handle:
+    def verifying(self, handle: Handle, *, source: str, clock: Clock, patience: float) -> Handle:
         """
         Wrap *handle* so that it gets only deliveries with a valid signature, and its outcomes have sealed states.
 
@@ -179,6 +227,8 @@ class Signing:
 
         Args:
             handle: From a delivery to its outcome.
+
+            source: The application's name.
 
             clock: The source of time.
 
@@ -190,10 +240,10 @@ class Signing:
             if not isinstance(envelope, Envelope):
                 return handle(delivery)
             try:
-                self.verify(envelope, queue=delivery.queue)
+                self.verify(envelope, queue=delivery.queue, source=source)
                 state = self.opened(delivery.state, envelope)
             except UnknownKeyError as error:
-                return _patient(delivery, clock.now(), detail=str(error), patience=patience)
+                return wait_for_key(delivery, clock.now(), detail=str(error), patience=patience)
             except DecodeError as error:
                 return DeadLetter(reason=Reason.FORGED, error=sanitised(str(error)))
             ended = handle(attrs.evolve(delivery, state=state))
@@ -212,16 +262,27 @@ class Signing:
 
         return keep
 
-    def _mac(self, key_id: str, *said: str | bytes | None) -> bytes:
-        message = bytearray(_VERSION.encode())
+    def _mac(self, version: str, key_id: str, *said: str | bytes | None) -> bytes:
+        message = bytearray(version.encode())
         for each in (key_id, *said):
             data = each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each
             message += b"-" if data is None else len(data).to_bytes(8) + data
         return _digest(self._by_id[key_id], bytes(message))
 
 
-def _patient(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
-    """Give *delivery* back, and note before its state, which is unreadable here, when the wait for its key began."""
+def wait_for_key(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
+    """
+    Give *delivery* back, and note before its state, which is unreadable here, when the wait for its key began.
+
+    Args:
+        delivery: One whose event, or whose state, another key signed.
+
+        now: Seconds since the epoch.
+
+        detail: In words, for the dead letter.
+
+        patience: Seconds from the first hand-over that met the reason.
+    """
     first, state = _noted(delivery.state)
     first = since(first, now)
     noted = b"%b%032.3f%b" % (_NOTE, first, state)
@@ -260,9 +321,56 @@ def _same(one: bytes, other: bytes) -> bool:
 
 
 def _said(envelope: Envelope) -> tuple[str | bytes | None, ...]:
-    """Return what the signature of *envelope* covers: its audience, and what the body does not contain."""
-    expires = None if envelope.expires is None else repr(float(envelope.expires))
-    return ("event", envelope.source, envelope.queue, envelope.urgency, envelope.ordering_key, expires, envelope.body)
+    """Return what the signature of *envelope* covers: all of it, except for the signature itself."""
+    headers = sorted((name, value) for name, value in envelope.headers.items() if name != HEADER)
+    return (
+        "event",
+        envelope.source,
+        envelope.queue,
+        envelope.id,
+        envelope.name,
+        envelope.urgency,
+        envelope.ordering_key,
+        _expiry(envelope),
+        envelope.body,
+        *(text for header in headers for text in header),
+    )
+
+
+def _said_earlier(envelope: Envelope) -> tuple[str | bytes | None, ...]:
+    """Return what a signature of the version ``v1`` covers."""
+    expires, body = _expiry(envelope), envelope.body
+    return ("event", envelope.source, envelope.queue, envelope.urgency, envelope.ordering_key, expires, body)
+
+
+def _check_unsaid(envelope: Envelope) -> None:
+    """
+    Verify what a signature of the version ``v1`` does not cover: the body has the id and the name, too.
+
+    Raises:
+        DecodeError: It differs, or the event has other headers, which the releases that signed so never added.
+    """
+    if others := sorted(envelope.headers.keys() - {HEADER}):
+        raise DecodeError(
+            f"its signature has the version {_EARLIER}, which does not cover its header {shown(others[0])}"
+        )
+    document = decoded(envelope.body)
+    if (document.id, document.type) != (envelope.id, envelope.name):
+        raise DecodeError("its signature does not fit: its id or name is not what was signed")
+
+
+def _expiry(envelope: Envelope) -> str | None:
+    return None if envelope.expires is None else repr(float(envelope.expires))
+
+
+def _not_signed(of: str, source: str) -> str:
+    """Return the error for an unsigned event *of* a source; *source* is the application's own."""
+    if of == source:
+        return "it is not signed"
+    return (
+        f"it is not signed, and its source is {shown(of)}; to accept every event that claims this source, add it to "
+        f"signing.unsigned"
+    )
 
 
 def _whose(envelope: Envelope) -> tuple[str, ...]:

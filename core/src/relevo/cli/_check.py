@@ -12,6 +12,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
+from relevo._config.key_file import key_file_advice
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
@@ -56,7 +57,10 @@ def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int
     """
     config = parts_of(app).config
     place = str(config.path or config.origins.default) if config else "made by the application"
-    findings = [_Finding("configuration", place), _try("listeners", partial(_listeners, app))]
+    findings = [_Finding("configuration", place)]
+    if config is not None and (advice := key_file_advice(config)):
+        findings.append(_Finding("signing keys", advice))
+    findings.append(_try("listeners", partial(_listeners, app)))
     if findings[-1].error is None:
         findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
     for name, transport in app.transports.items() if live else ():

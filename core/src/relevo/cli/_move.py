@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 
-import attrs
 import click
 
 from relevo._app.app import App, parts_of
 from relevo._runner.loop import stop_on_signals
-from relevo._transport.delivery import DeadLetter, Outcome, Release
-from relevo._transport.envelope import Envelope
+from relevo._transport.delivery import Release
 from relevo._transport.route import NOW, Target, parsed_target
 from relevo._transport.transport import Transport
-from relevo._worker.decision import Reason
-from relevo._worker.relay import RelayExecutor
+from relevo._worker.relay import RelayExecutor, readdressed
 from relevo._worker.run import Report, RunOptions
-from relevo._worker.signing import Signing
 from relevo._worker.worker import Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
@@ -72,7 +67,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     if missing := here.setup([source.queue], dry_run=True):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
-    change = partial(_readdressed, queue=target.queue, signing=app.signing)
+    change = readdressed(app.signing, app.source, to=target.queue)
     worker = Worker(
         transport=here,
         handle=lambda _: Release(),
@@ -103,16 +98,6 @@ def _transport(app: App, target: Target, option: str) -> Transport:
         known = ", ".join(app.transports)
         raise ConfigurationError(f'{option}: no transport is called "{name}"{hint}; there are: {known}')
     return app.transports[name]
-
-
-def _readdressed(envelope: Envelope, *, queue: str, signing: Signing | None) -> Envelope | Outcome:
-    """Return *envelope* for *queue*, signed again; an invalid signature makes it a dead letter instead."""
-    if signing is None:
-        return attrs.evolve(envelope, queue=queue)
-    fault = signing.fault(envelope)
-    if fault is not None:
-        return DeadLetter(reason=Reason.FORGED, error=fault)
-    return signing.signed(attrs.evolve(envelope, queue=queue))
 
 
 def _summary(report: Report) -> str:

@@ -1,0 +1,82 @@
+"""Which users can change or read the keys of signatures in a configuration file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+
+from relevo._config.schema import Config
+from relevo._problem import Problem
+from relevo.errors import ConfigurationError
+
+
+def others(mode: int, gid: int, *, own_groups: Collection[int], write: bool) -> str | None:
+    """
+    Return which other users can write a file, or read it; ``None`` if only its owner and the own group can.
+
+    Args:
+        mode: The permissions of the file.
+
+        gid: Its group.
+
+        own_groups: The groups that are as good as the owner: their members may write and read it.
+
+        write: Ask for writing, else for reading.
+    """
+    of_all, of_group = (stat.S_IWOTH, stat.S_IWGRP) if write else (stat.S_IROTH, stat.S_IRGRP)
+    if mode & of_all:
+        return "every user"
+    if mode & of_group and gid not in own_groups:
+        return f"the group {gid}"
+    return None
+
+
+def key_file_problems(config: Config) -> Iterator[Problem]:
+    """Yield a problem if events are signed and others can write the file of *config*: they could replace the keys."""
+    who = _others(config, write=True)
+    if config.signing is not None and who:
+        yield Problem(
+            ("signing",),
+            ConfigurationError(
+                f"signing: {config.path} can be written by {who}, who could replace the keys; expected a file that "
+                f"only its owner can write; run chmod go-w {config.path}"
+            ),
+        )
+
+
+def key_file_advice(config: Config) -> str | None:
+    """Return how to protect the keys that are written in the file of *config*, if others can read them."""
+    who = _others(config, write=False)
+    if config.signing is None or not who or not _has_keys(config, len(config.signing.keys)):
+        return None
+    return (
+        f"{config.path} has keys and can be read by {who}; run chmod go-r {config.path}, or keep the keys in "
+        f"environment variables"
+    )
+
+
+def _has_keys(config: Config, number: int) -> bool:
+    """Return whether one of the *number* keys is written in the file, rather than taken from a variable."""
+    for index in range(number):
+        origins = [config.origins.exactly("signing", *inside, index) for inside in ((), ("keys",))]
+        if all(origin is not None and origin.line is not None and not origin.is_text for origin in origins):
+            return True
+    return False
+
+
+def _others(config: Config, *, write: bool) -> str | None:
+    """Return which other users can write the file of *config*, or read it, if it has one and the system says so."""
+    if config.path is None or os.name != "posix":
+        return None
+    import pwd  # noqa: PLC0415 - Windows has no such module
+
+    try:
+        found = config.path.stat()
+    except OSError:
+        return None
+    own = {os.getegid()}
+    with suppress(KeyError):  # its owner has no entry, as is usual in a container
+        own.add(pwd.getpwuid(found.st_uid).pw_gid)
+    return others(found.st_mode, found.st_gid, own_groups=own, write=write)

@@ -1,0 +1,152 @@
+"""A file with the keys of signatures that other users can write or read."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from relevo._config.key_file import key_file_advice, others
+from relevo._config.opening import read
+from relevo.errors import ConfigurationError
+
+from .shop import CONFIGURATION, opened
+
+KEY = "hunter2-Vq3TnB7xZk9RwLf2HsJd8Mpy"
+WRITTEN = f'signing = ["{KEY}"]\n'
+
+
+@pytest.fixture(name="file")
+def _file(tmp_path: Path) -> Path:
+    return tmp_path / "relevo.toml"
+
+
+def write(file: Path, text: str, mode: int) -> Path:
+    file.write_text(f'{text}[transports]\nmain = "memory://"\n')
+    file.chmod(mode)
+    return file
+
+
+@pytest.mark.parametrize(
+    "mode, gid, write, expected",
+    [
+        (0o600, 7, True, None),
+        (0o644, 7, True, None),
+        (0o664, 7, True, "the group 7"),
+        (0o664, 1, True, None),
+        (0o646, 1, True, "every user"),
+        (0o666, 7, True, "every user"),
+        (0o622, 7, False, None),
+        (0o640, 7, False, "the group 7"),
+        (0o640, 1, False, None),
+        (0o604, 1, False, "every user"),
+        (0o100777, 1, False, "every user"),
+    ],
+)
+def test_others_are_every_user_and_any_group_but_the_own_one(
+    mode: int,
+    gid: int,
+    write: bool,  # noqa: FBT001 - a parameter of pytest
+    expected: str | None,
+) -> None:
+    assert others(mode, gid, own_groups={1, 2}, write=write) == expected
+
+
+@pytest.mark.parametrize(
+    "text", [WRITTEN, 'signing = "${KEY}"\n', f'signing = {{ keys = "{KEY}", required = false }}\n']
+)
+@pytest.mark.parametrize("mode", [0o606, 0o646, 0o777])
+def test_a_file_with_signing_that_every_user_can_write_is_refused(file: Path, text: str, mode: int) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(write(file, text, mode), {"KEY": KEY}, start=file.parent)
+
+    assert str(caught.value) == (
+        f"{file}:1: signing: {file} can be written by every user, who could replace the keys; expected a file that "
+        f"only its owner can write; run chmod go-w {file}"
+    )
+    assert "hunter2" not in str(caught.value)
+
+
+def test_keys_in_the_environment_do_not_help_a_file_that_every_user_can_write(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can be written by every user"):
+        read(write(file, "", 0o666), {"RELEVO_SIGNING": KEY}, start=file.parent)
+
+
+def test_a_file_without_signing_may_have_any_mode(file: Path) -> None:
+    read(write(file, "", 0o666), {}, start=file.parent)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
+def test_the_own_group_may_write(file: Path, mode: int) -> None:
+    read(write(file, WRITTEN, mode), {}, start=file.parent)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to another group")
+def test_another_group_may_not_write_unless_it_is_that_of_the_owner(file: Path) -> None:
+    owner = next(each for each in pwd.getpwall() if each.pw_uid and each.pw_gid != os.getegid())
+    other = next(each.gr_gid for each in grp.getgrall() if each.gr_gid not in (os.getegid(), owner.pw_gid))
+    write(file, WRITTEN, 0o664)
+
+    os.chown(file, owner.pw_uid, owner.pw_gid)
+    read(file, {}, start=file.parent)
+    os.chown(file, owner.pw_uid, other)
+    with pytest.raises(ConfigurationError, match=f"can be written by the group {other}"):
+        read(file, {}, start=file.parent)
+    os.chown(file, 54321, other)
+    with pytest.raises(ConfigurationError, match=f"can be written by the group {other}"):
+        read(file, {}, start=file.parent)
+
+
+@pytest.mark.parametrize(
+    "text, mode, is_advised",
+    [
+        (WRITTEN, 0o644, True),
+        (WRITTEN, 0o640, False),
+        (WRITTEN, 0o600, False),
+        (f'signing = "{KEY}"\n', 0o644, True),
+        (f'signing = {{ keys = ["{KEY}"] }}\n', 0o644, True),
+        (f'signing = {{ keys = "{KEY}" }}\n', 0o644, True),
+        (f'signing = ["${{KEY}}", "{KEY[::-1]}"]\n', 0o644, True),
+        (f'signing = {{ keys = ["${{KEY}}", "{KEY[::-1]}"] }}\n', 0o644, True),
+        ('signing = "${KEY}"\n', 0o644, False),
+        ('signing = ["${KEY}"]\n', 0o644, False),
+        ('signing = { keys = "${KEY}" }\n', 0o644, False),
+        ('signing = { keys = ["${KEY}"] }\n', 0o644, False),
+        ("", 0o644, False),
+    ],
+)
+def test_keys_that_others_can_read_are_advised_against(
+    file: Path,
+    text: str,
+    mode: int,
+    is_advised: bool,  # noqa: FBT001 - a parameter of pytest
+) -> None:
+    config = read(write(file, text, mode), {"KEY": KEY}, start=file.parent)
+
+    advice = key_file_advice(config)
+
+    assert (advice is not None) == is_advised
+    if advice is not None:
+        assert advice.startswith(f"{file} has keys and can be read by every user; run chmod go-r {file}")
+
+
+@pytest.mark.parametrize("variable", ["RELEVO_SIGNING", "RELEVO_SIGNING__KEYS"])
+def test_keys_in_a_variable_of_relevo_are_not_in_the_file(file: Path, variable: str) -> None:
+    config = read(write(file, "", 0o644), {variable: KEY}, start=file.parent)
+
+    assert key_file_advice(config) is None
+
+
+def test_a_check_tells_that_others_can_read_the_keys(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.write("relevo.toml", f'signing = "{KEY}"\n{CONFIGURATION}')
+    shop.folder.joinpath("relevo.toml").chmod(0o644)
+
+    done = shop.run("check --json")
+
+    assert done.returncode == 0
+    assert "has keys and can be read by every user" in done.stdout
+    assert "hunter2" not in done.stdout
