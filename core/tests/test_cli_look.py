@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import Capabilities, DeadLetter, Envelope, Retry, Secret, Signing, SystemClock
+from relevo import Capabilities, DeadLetter, Envelope, QueueOptions, Retry, Secret, Signing, SystemClock
 from relevo._config.schema import KEYS, TransportConfig
 from relevo._config.table import keys_of
 
@@ -86,6 +86,7 @@ def test_every_key_is_shown_with_the_value_that_was_given(shop: Shop) -> None:
         "signing": f'"{KEY}"',
         "transports": '{ main = "memory://" }',
         "retries": "{ main = 3 }",
+        "queues": '{ default = { accept = ["*"] } }',
         "routes": '{ "*" = "main" }',
     }
     shop.write("relevo.toml", "\n".join(f"{key} = {value}" for key, value in given.items()))
@@ -112,6 +113,7 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         'retries."main/feed".factor': "2",
         'retries."main/feed".cap': '"5m"',
         'retries."main/feed".jitter': "0.5",
+        "queues.feed.accept": '["image.*", "*"]',
         "transports.main.url": '"sqlite:///shop.db"',
         "transports.main.outbox": '"main"',
         "transports.main.busy_timeout": "3",
@@ -121,7 +123,12 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         "transports.main.dialect": '"portable"',
         'routes."*"': '["main/feed"]',
     }
-    tables = {"signing": Signing, 'retries."main/feed"': Retry, "transports.main": TransportConfig}
+    tables = {
+        "signing": Signing,
+        'retries."main/feed"': Retry,
+        "queues.feed": QueueOptions,
+        "transports.main": TransportConfig,
+    }
     shop.write("relevo.toml", "\n".join(f"{key} = {value}" for key, value in given.items()))
 
     rows = shown(shop)

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from relevo import ConfigurationError, Retry, Signing
+from relevo import ConfigurationError, QueueOptions, Retry, Signing
 from relevo._config.opening import draft_config
 from relevo._config.schema import KEYS, PluginConfig, TransportConfig
 from relevo._config.table import keys_of
@@ -79,6 +79,9 @@ PLACES = {
     "retries.main.cap": Place("retries.main.cap = {}", {"whole", "whole as a number"}),
     "retries.main.factor": Place("retries.main.factor = {}", DURATIONS | {"huge"}),
     "retries.main.jitter": Place("retries.main.jitter = {}", set()),
+    "queues": Place("queues = {}", {"table"}),
+    "queues.default": Place("queues.default = {}", {"text", "digits", "list", "table"}),
+    "queues.default.accept": Place("queues.default.accept = {}", {"text", "digits", "list"}),
     "transports": Place("transports = {}", {"table"}),
     "transports.main": Place("transports.main = {}", {*TEXTS, "empty text"}),
     "transports.main.url": Place("transports.main.url = {}", {*TEXTS, "empty text"}),
@@ -110,6 +113,7 @@ def test_every_key_of_the_schema_is_tried() -> None:
         "transports.main": TransportConfig,
         "plugins.mail": PluginConfig,
         "retries.main": Retry,
+        "queues.default": QueueOptions,
         "signing": Signing,
     }
 

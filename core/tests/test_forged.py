@@ -11,8 +11,9 @@ import attrs
 import pytest
 
 from relevo import App, Call, Envelope, Event, RunOptions, Signing, Worker, listener
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import Release
-from relevo._transport.route import outbox_queue
+from relevo._transport.route import Target, outbox_queue
 from relevo._worker.relay import RelayExecutor, readdressed
 from relevo.errors import ConfigurationError, DecodeError, SendError
 from relevo.testing import FakeClock
@@ -237,7 +238,10 @@ def move(app: App, here: MemoryTransport, there: MemoryTransport, *, queue: str,
         chance=lambda: 0.0,
         options=RunOptions(until_empty=True),
         executor=RelayExecutor(
-            there, clock=app.clock, patience=None, change=readdressed(app.signing, app.source, to=to)
+            there,
+            clock=app.clock,
+            patience=None,
+            change=readdressed(app.signing, app.source, to=Target("there", to), queues=QueueTable()),
         ),
     ).run()
 

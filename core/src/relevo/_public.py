@@ -10,6 +10,7 @@ from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.in_process import LocalDispatcher
 from relevo._event.context import context
 from relevo._transport.route import Routes, Target
+from relevo._transport.acceptance import QueueOptions
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.capabilities import Capabilities
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKey, StuckKeys, WaitingEntry
@@ -48,6 +49,7 @@ from relevo._secret import Secret, masked_url
 from relevo._worker.signing import Signing
 from relevo.errors import RelevoError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
+from relevo.errors import NotAcceptedError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
 from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
 from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
@@ -58,7 +60,7 @@ __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
 # dispatchers
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
-__all__ += ["context"]
+__all__ += ["context", "QueueOptions"]
 # the transport interface
 __all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]
 __all__ += ["EventFilter", "DeadLetterFilter", "WaitingEntry", "EventGroup", "StuckKey", "StuckKeys"]
@@ -75,6 +77,7 @@ __all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url"
 # errors: of the program, of the world, of the event
 __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
 __all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
+__all__ += ["NotAcceptedError"]
 __all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
 __all__ += ["TransportClosedError", "TransportUnavailableError", "CodecError", "DecodeError", "EncodeError"]
 __all__ += ["ForbiddenTransitionError", "StalledError", "SubjectMissingError", "TimeLimitExceededError"]

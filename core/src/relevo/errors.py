@@ -76,6 +76,22 @@ class RouteNotFoundError(ConfigurationError):
         )
 
 
+class NotAcceptedError(ConfigurationError):
+    """Raised when an event is dispatched to a queue that does not accept it; nothing was written."""
+
+    def __init__(self, event_name: str, target: str, patterns: Iterable[str], *, key: str):
+        self.event_name = event_name
+        self.target = target
+        self.patterns = tuple(patterns)
+        self.key = key
+        known = ", ".join(f'"{pattern}"' for pattern in self.patterns)
+        table = f"[queues.{key}]" if key.isidentifier() else f'[queues."{key}"]'
+        super().__init__(
+            f"the queue {target} does not accept {shown(event_name)}; it accepts: {known}; add the name to accept "
+            f"under {table}, or send the event elsewhere"
+        )
+
+
 _ARGUMENTS = {"delay": "delay= or at=", "order": "ordering_key=", "urgency": "urgency="}
 """The arguments of ``dispatch`` that need a capability, by its name."""
 

@@ -22,6 +22,7 @@ from relevo._config.check import (
     checked_lease,
     fan_out_problems,
     outbox_problems,
+    queue_problems,
     retry_problems,
     retry_targets,
     signing_problems,
@@ -41,6 +42,7 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
+from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope, Urgency
 from relevo._transport.route import RESERVED, Routes, Target
@@ -117,6 +119,8 @@ class App(Dispatcher):
 
         retries: The policy of listeners without their own, by the queue in which they run, ``transport/queue``.
 
+        queues: The options of queues, by a queue's name or ``transport/queue``.
+
         setup: ``auto`` creates missing tables and queues at first use; ``explicit`` only checks, and
             ``relevo setup`` creates them.
 
@@ -168,6 +172,7 @@ class App(Dispatcher):
         plugins: Iterable[object] = (),
         signing: Signing | str | Sequence[str] | None = None,
         retries: Mapping[str, Retry | int] | None = None,
+        queues: Mapping[str, QueueOptions] | None = None,
         setup: str = "auto",
         patience: Duration = PATIENCE,
         lease: Duration = LEASE,
@@ -181,12 +186,13 @@ class App(Dispatcher):
         problems = Problems()
         attempt = problems.attempt
         policies = argument.retry_policies(retries, problems)
-        queues = retry_targets(policies, problems)
+        retried = retry_targets(policies, problems)
         parts = Parts(
             transports=attempt("transports", argument.mapping, transports, "transports", instead={}),
             outboxes=attempt("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}),
             routes=argument.routes(routes, problems),
-            retries={queues[name]: policy for name, policy in policies.items() if policy and name in queues},
+            retries={retried[name]: policy for name, policy in policies.items() if policy and name in retried},
+            queue_table=argument.queue_table(queues, problems),
             source=attempt("source", checked_source, source),
             hooks=attempt("plugins", argument.plugins, plugins),
             subjects=attempt("subjects", lambda: NoticingSubjects(argument.subject_types(subjects))),
@@ -203,7 +209,7 @@ class App(Dispatcher):
             deploy=attempt("deploy", argument.path, deploy, "deploy"),
             loaded_from=LoadedFrom(),
         )
-        _check_parts(parts, queues, problems)
+        _check_parts(parts, retried, problems)
         super().__init__(parts.registry.known)
         for name, transport in parts.transports.items():
             transport.name = name
@@ -528,6 +534,7 @@ class _Assembly:
             local=LocalDispatcher(parts.registry.known, subjects=parts.subjects, clock=parts.clock),
             hooks=parts.hooks,
             clock=parts.clock,
+            queues=parts.queue_table,
         )
         return cls(parts, stores, sender)
 
@@ -552,6 +559,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
         plugins=opened.plugins,
         signing=config.signing,
         retries=config.retries,
+        queues=config.queues,
         setup=config.setup,
         patience=config.patience,
         lease=config.lease,
@@ -601,6 +609,7 @@ def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems
         routes = None if problems.concern("routes") else parts.routes  # unknown if one is invalid
         problems.extend(target_problems(parts.routes, parts.transports))
         problems.extend(retry_problems(retries, routes, parts.transports))
+        problems.extend(queue_problems(parts.queue_table, routes, parts.transports))
     if not problems.concern("transports"):
         problems.extend(fan_out_problems(parts.routes, {name: parts.joins_sessions(name) for name in parts.transports}))
     problems.raise_any()

@@ -10,10 +10,11 @@ from types import ModuleType
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import ListenerTable, marked
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
 from relevo._transport.transport import Transport
-from relevo.errors import ConfigurationError, RouteNotFoundError, did_you_mean, shown
+from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 _log = getLogger("relevo.app")
 
@@ -105,8 +106,12 @@ def _may_be_module(name: str) -> bool:
         return False
 
 
-def check_listeners(listeners: ListenerTable, routes: Routes) -> None:
-    """Check that every listener's event is routed to where it runs; report all problems together."""
+def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable) -> None:
+    """
+    Check that every listener's event is routed to where it runs, and accepted there; report all problems together.
+
+    An event is also checked for its other targets: it could not be dispatched if one of them did not accept it.
+    """
     problems = []
     for listener in listeners:
         try:
@@ -114,16 +119,21 @@ def check_listeners(listeners: ListenerTable, routes: Routes) -> None:
         except RouteNotFoundError as error:
             problems.append(f"{listener.id}: {error}")
             continue
-        queues = [NOW if target.transport == NOW else target.queue for target in targets]
-        if listener.queue is not None and listener.queue not in queues:
+        reached = [NOW if target.transport == NOW else target.queue for target in targets]
+        if listener.queue is not None and listener.queue not in reached:
             meant = next((each.queue for each in targets if str(each) == listener.queue), None)
-            remedy = did_you_mean(listener.queue, queues)
+            remedy = did_you_mean(listener.queue, reached)
             if meant is not None:
                 remedy = f'; a listener names its queue without the transport: queue="{meant}"'
             problems.append(
                 f'{listener.id}: it runs in the queue "{listener.queue}", but "{listener.event_name}" is routed '
                 f"to {', '.join(map(str, targets))}{remedy}"
             )
+        for target in targets:
+            try:
+                queues.check(listener.event_name, target)
+            except NotAcceptedError as error:
+                problems.append(f"{listener.id}: {error}")
     if problems:
         raise ConfigurationError("\n".join(problems))
 

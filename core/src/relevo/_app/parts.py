@@ -14,6 +14,7 @@ from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks
 from relevo._identity import IdFactory
 from relevo._retry import Retry
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import Routes, Target
 from relevo._transport.transport import Transport
@@ -55,6 +56,9 @@ class Parts:
 
     routes: Routes
     retries: Mapping[Target, Retry]
+    queue_table: QueueTable
+    """The options of queues."""
+
     source: str
     hooks: Hooks
     subjects: SubjectTypes

@@ -15,6 +15,7 @@ from relevo._transport.delivery import Delivery, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Routes, Target, outbox_queue
 from relevo._transport.transport import Transport
+from relevo._worker.acceptance import accepting
 from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, InlineExecutor
@@ -61,7 +62,7 @@ class WorkerFactory:
             ConfigurationError: The listeners, queues or options are invalid for a worker.
         """
         queues = options.queues or self.parts.queues(transport.name)
-        check_listeners(listeners, self.parts.routes)
+        check_listeners(listeners, self.parts.routes, self.parts.queue_table)
         check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
         only_listener = self._only_listener(listeners, transport.name)
@@ -125,10 +126,13 @@ class WorkerFactory:
             outgoing=self.outgoing,
             runs=runs,
         )
+        handle: Handle = caller.outcome
+        if self.parts.queue_table:
+            handle = accepting(handle, self.parts.queue_table, transport=transport)
         if signing is None:
-            return contained(caller.outcome)
+            return contained(handle)
         verifying = signing.verifying(
-            caller.outcome, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
+            handle, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
         )
         return contained(verifying)
 

@@ -12,6 +12,7 @@ from relevo._event.subject import SubjectType
 from relevo._hook import Hooks
 from relevo._problem import Problems, dotted
 from relevo._retry import Retry
+from relevo._transport.acceptance import QueueOptions, QueueTable
 from relevo._transport.route import Routes, parsed_targets
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
@@ -69,6 +70,19 @@ def _policy(given: object, where: str) -> Retry:
         return Retry(given)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from None
+
+
+def queue_table(given: object, problems: Problems) -> QueueTable:
+    """Return the table of the valid queue options that are *given*; note the problems of the others."""
+    good = {}
+    with problems.at("queues"):
+        for key, options in mapping({} if given is None else given, "queues").items():
+            with problems.at("queues", key):
+                if not isinstance(options, QueueOptions):
+                    where = dotted(("queues", str(key)))
+                    raise ConfigurationError(f"{where}: expected relevo.QueueOptions(…); got {shown(options)}")
+                good[key] = options
+    return QueueTable(good, problems)
 
 
 def plugins(given: object) -> Hooks:

@@ -7,6 +7,7 @@ from typing import Any
 
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Problem, Problems, dotted
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import NOW, Routes, Routing, Target, fan_out, parsed_target
@@ -157,6 +158,40 @@ def retry_problems(
             fault = f"nothing is routed to that queue{remedy}"
         if fault is not None:
             yield _problem(("retries", name), f"{dotted(('retries', name))}: {fault}")
+
+
+def queue_problems(queues: QueueTable, routes: Routes | None, transports: Collection[str]) -> Iterator[Problem]:
+    """
+    Yield the options of queues without a route, and the routes whose queue accepts none of their events.
+
+    Args:
+        queues: The options of queues.
+
+        routes: Where events go; ``None`` if that is not known.
+
+        transports: The names of all transports.
+    """
+    if routes is None or not queues:
+        return
+    routed = dict.fromkeys(target for targets in routes.table.values() for target in targets if target.transport != NOW)
+    known = [*map(str, routed), *dict.fromkeys(target.queue for target in routed)]
+    used = {queues.key(target) for target in routed}
+    for key in queues.options:
+        if key not in used:
+            keys = ("queues", key)
+            own = f'; for the queue of that transport write "{key}/{DEFAULT_QUEUE}"' if key in transports else None
+            yield _problem(keys, f"{dotted(keys)}: nothing is routed to that queue{own or known_names(key, known)}")
+    for pattern, targets in routes.table.items():
+        for target in targets:
+            options = queues.of(target)
+            if target.transport != NOW and not options.accepts_some(pattern):
+                accepted = ", ".join(f'"{each}"' for each in options.accept)
+                keys = ("routes", pattern)
+                yield _problem(
+                    keys,
+                    f"{dotted(keys)}: {target} accepts no event of this route; it accepts: {accepted}; add one to "
+                    f"accept under {dotted(('queues', queues.key(target) or ''))}, or change the route",
+                )
 
 
 def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]:

@@ -16,6 +16,7 @@ from relevo._event.codec import checked_source
 from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
 from relevo._secret import Secret
+from relevo._transport.acceptance import QueueOptions
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import TIME_LIMIT, Execution, Kind
 from relevo._worker.signing import Signing
@@ -72,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing: Signing | None = None
     retries: Annotated[Mapping[str, Retry], '"main/feed" = 8'] = _EMPTY
     """By the queue in which listeners run, as ``transport/queue``."""
+
+    queues: Annotated[Mapping[str, QueueOptions], 'media = { accept = ["image.*"] }'] = _EMPTY
+    """By the name of a queue, or as ``transport/queue``."""
 
     transports: Annotated[Mapping[str, TransportConfig], '[transports] main = "sqlite:///shop.db"'] = _EMPTY
     routes: Annotated[Mapping[str, tuple[str, ...]], '"*" = "main"'] = _EMPTY

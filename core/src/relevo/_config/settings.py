@@ -9,6 +9,7 @@ from typing import Any
 from relevo._config import argument
 from relevo._config.check import (
     known_names,
+    queue_problems,
     retry_problems,
     retry_targets,
     signing_problems,
@@ -19,6 +20,7 @@ from relevo._config.schema import Config, Settings
 from relevo._config.source import RawConfig
 from relevo._config.table import TableReader, keys_of, table_of
 from relevo._problem import MAX_PROBLEMS, Problem, Problems, dotted
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.route import Routes, Target
 from relevo.errors import ConfigurationError
 
@@ -34,6 +36,7 @@ def config_of(raw: RawConfig) -> Config:
     written, policies = raw.values.get("transports"), raw.values.get("retries")
     problems.extend(_first(transport_name_problems(written if isinstance(written, dict) else ())))
     retries = retry_targets(policies if isinstance(policies, dict) else (), problems)
+    found["queues"] = QueueTable(found.get("queues"), problems).options
     problems.extend(_first(_conflicts(Settings(**found), retries, written, problems)))
     valid = found.get("retries", {})
     found["retries"] = {str(target): valid[name] for name, target in retries.items() if name in valid}
@@ -87,3 +90,4 @@ def _conflicts(
             yield Problem(keys := ("transports", name, "outbox"), ConfigurationError(f"{dotted(keys)}: {what}"))
     routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})
     yield from retry_problems(retries, routes, transports)
+    yield from queue_problems(QueueTable(settings.queues), routes, transports)

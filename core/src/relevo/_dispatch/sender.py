@@ -18,6 +18,7 @@ from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observe
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Routes, fan_out
 from relevo._transport.transport import BoundSender, Transport
@@ -72,6 +73,8 @@ class Sender:
         hooks: The plugins.
 
         clock: The source of time.
+
+        queues: The options of the queues; an event that its queue does not accept is refused.
     """
 
     def __init__(
@@ -84,10 +87,11 @@ class Sender:
         local: LocalDispatcher,
         hooks: Hooks,
         clock: Clock,
+        queues: QueueTable,
     ):
         self.packer = packer
         self.destinations = destinations
-        self._routing = routes.routing
+        self._routing = queues.checked(routes.routing) if queues else routes.routing
         self._listeners = listeners
         self._local = local
         self._hooks = hooks

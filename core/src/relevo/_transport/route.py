@@ -23,7 +23,7 @@ RESERVED = "outbox/"
 
 MAX_QUEUE = 128
 
-_MOST_ROUTINGS = 1000
+MOST_ROUTINGS = 1000
 """The largest number of event names whose routing is cached, in case a program generates names."""
 
 
@@ -49,7 +49,7 @@ def checked_queue(queue: object, *, where: str) -> str:
         fault = f"it is {type(queue).__name__}, not text"
     elif not 0 < len(queue) <= MAX_QUEUE:
         fault = f"it has {len(queue)} characters, 1 to {MAX_QUEUE} are allowed"
-    elif not _is_word(queue):
+    elif not is_word(queue):
         fault = "spaces and control characters are not allowed"
     elif queue.startswith((RESERVED, "amq.")):
         fault = f'names that begin with "{RESERVED}" or "amq." are reserved'
@@ -139,7 +139,7 @@ class Routes:
         problems.raise_any()
         prefixes = [pattern for pattern in self.table if pattern.endswith("*")]
         self._prefixes = sorted(prefixes, key=len, reverse=True)
-        self.routing = lru_cache(_MOST_ROUTINGS)(lambda name: Routing.of(self.targets(name)))
+        self.routing = lru_cache(MOST_ROUTINGS)(lambda name: Routing.of(self.targets(name)))
         """Takes the name of an event, returns its routing; raises as :meth:`targets` does."""
 
     def targets(self, name: str) -> tuple[Target, ...]:
@@ -166,7 +166,7 @@ class Routes:
 def parsed_targets(pattern: object, targets: object, problems: Problems) -> tuple[Target, ...]:
     """Return the valid targets of *pattern*; note in *problems* what is invalid."""
     keys: Any = ("routes", pattern)
-    if not isinstance(pattern, str) or not _is_word(pattern):
+    if not isinstance(pattern, str) or not is_word(pattern):
         what = f"{shown(pattern)} cannot match an event"
         problems.add(keys, f'routes: {what}; write a name, or a prefix and *, as in "image.*"')
         return ()
@@ -186,5 +186,6 @@ def parsed_targets(pattern: object, targets: object, problems: Problems) -> tupl
     return tuple(parsed)
 
 
-def _is_word(text: str) -> bool:
+def is_word(text: str) -> bool:
+    """Return whether *text* is printable, without spaces, and not empty."""
     return text.isprintable() and text.split() == [text]

@@ -47,6 +47,9 @@ class Reason(StrEnum):
     FORGED = "forged"
     """Its signature, or that of its state, is missing or invalid, its key is unknown, or its source is not accepted."""
 
+    NOT_ACCEPTED = "not-accepted"
+    """Its queue does not accept its name."""
+
     REFUSED = "refused"
     """The transport that a relay moves it to does not take it."""
 

@@ -8,8 +8,10 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
+from relevo._transport.route import Target
 from relevo._transport.transport import Transport
 from relevo._worker import decision
 from relevo._worker.executor import Executor, Handle
@@ -19,6 +21,7 @@ from relevo.errors import (
     CodecError,
     ConfigurationError,
     DecodeError,
+    NotAcceptedError,
     RelevoError,
     SendError,
     TransportError,
@@ -53,7 +56,8 @@ class RelayExecutor(Executor):
             stays where it is, and its state is not changed.
 
         change: Takes an envelope and the queue that it was received from, returns the one to send. It raises
-            :class:`DecodeError` for a forged event, which becomes a dead letter, unchanged.
+            :class:`DecodeError` for a forged event, which becomes a dead letter, unchanged, and
+            :class:`NotAcceptedError` for one that the target queue does not accept, as if the target refused it.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class RelayExecutor(Executor):
             if self._patience is None:
                 return self._refuse(delivery, error)
             return wait_for_key(delivery, now, detail=str(error), patience=self._patience)
+        except NotAcceptedError as error:
+            return self._refuse(delivery, error)
         except DecodeError as error:
             return DeadLetter(reason=decision.Reason.FORGED, error=decision.sanitised(str(error)))
 
@@ -167,11 +173,31 @@ def signed_again(signing: Signing | None, source: str) -> Callable[[Envelope, st
     return lambda envelope, _: signing.readdressed(envelope, to=envelope.queue, queue=envelope.queue, source=source)
 
 
-def readdressed(signing: Signing | None, source: str, *, to: str) -> Callable[[Envelope, str], Envelope]:
-    """Return the change for a :class:`RelayExecutor` that moves events to the queue *to*; the same with signatures."""
-    if signing is None:
-        return lambda envelope, _: attrs.evolve(envelope, queue=to)
-    return lambda envelope, queue: signing.readdressed(envelope, to=to, queue=queue, source=source)
+def readdressed(
+    signing: Signing | None, source: str, *, to: Target, queues: QueueTable
+) -> Callable[[Envelope, str], Envelope]:
+    """
+    Return the change for a :class:`RelayExecutor` that moves events to another queue.
+
+    Args:
+        signing: Verifies the events and signs them again, if the application signs.
+
+        source: The application's name.
+
+        to: Where the events are moved.
+
+        queues: The options of the queues.
+    """
+
+    def change(envelope: Envelope, queue: str) -> Envelope:
+        if signing is None:
+            moved = attrs.evolve(envelope, queue=to.queue)
+        else:
+            moved = signing.readdressed(envelope, to=to.queue, queue=queue, source=source)
+        queues.check(envelope.name, to)
+        return moved
+
+    return change
 
 
 def _again(delivery: Delivery) -> Nack:

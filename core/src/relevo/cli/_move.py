@@ -67,7 +67,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     if missing := here.setup([source.queue], dry_run=True):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
-    change = readdressed(app.signing, app.source, to=target.queue)
+    change = readdressed(app.signing, app.source, to=target, queues=parts_of(app).queue_table)
     worker = Worker(
         transport=here,
         handle=lambda _: Release(),
