@@ -112,7 +112,7 @@ main = {main}
 
 def forget(app: relevo.App) -> None:
     """Take everything that the test made off a server that outlives it."""
-    transport = app.transport()
+    transport = app.transports["main"]
     if isinstance(transport, RedisTransport):
         app.close()
         with redis.Redis.from_url(os.environ["RELEVO_TEST_REDIS"]) as client:
