@@ -380,8 +380,8 @@ def test_an_import_that_fails_shows_its_own_traceback(shop: Shop, module: str, c
 
     assert done.returncode == 78
     assert f'{module}", line 4' in done.stderr
-    assert lines(done)[0] == "Traceback (most recent call last):"
-    assert lines(done)[-2] == "ZeroDivisionError: division by zero"
+    assert lines(done)[0] == "  Traceback (most recent call last):"
+    assert lines(done)[-2] == "  ZeroDivisionError: division by zero"
     assert lines(done)[-1].endswith(
         f'the module "{module[:-3]}" cannot be imported: ZeroDivisionError: division by zero'
     )
@@ -793,5 +793,5 @@ def test_a_defect_shows_its_traceback_and_no_password(shop: Shop) -> None:
 
     assert done.returncode == 70
     assert lines(done)[0] == "relevo: an unexpected error in relevo or in one of your modules:"
-    assert lines(done)[-1] == "ZeroDivisionError: in stats"
+    assert lines(done)[-1] == "  ZeroDivisionError: in stats"
     assert CANARY not in done.stderr

@@ -99,6 +99,13 @@ def test_a_wrapper_that_keeps_the_attributes_keeps_the_mark() -> None:
         ({"retry": True}, "Retry.runs: expected a whole number from 1; got True"),
         ({"id": ""}, "id, aliases: expected text of 1 to 255"),
         ({"id": 3}, "id, aliases: expected text of 1 to 255"),
+        (
+            {"id": "a\nb"},
+            "id: expected printable characters; got 'a\\\\nb'; pass another id=…, with the old one in aliases=…",
+        ),
+        ({"id": "a\x1b[2J"}, "id: expected printable characters"),
+        ({"id": "a\u202eb"}, "id: expected printable characters"),
+        ({"id": "a\ud800"}, "id: expected printable characters"),
         ({"id": "x" * 256}, "id, aliases: expected text of 1 to 255"),
         ({"aliases": ["a", 3]}, "id, aliases: expected text of 1 to 255"),
     ],
@@ -348,6 +355,15 @@ def test_the_same_id_is_free_at_another_event() -> None:
     def other(event: object) -> None: ...
 
     assert len(table_of(named("x"), other)) == 2
+
+
+def test_a_function_whose_name_is_not_printable_needs_an_id() -> None:
+    function = named("x")
+    function.__qualname__ = "x\nforged"
+
+    with pytest.raises(ConfigurationError, match=r'a listener of "a.b": id: expected printable characters'):
+        ListenerTable().add(function, Mark(event="a.b"))
+    assert ListenerTable().add(function, Mark(event="a.b", id="x", aliases=["x\nforged"])).id == "x"
 
 
 def test_registering_the_same_again_is_fine() -> None:

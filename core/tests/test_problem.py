@@ -176,7 +176,7 @@ def test_one_problem_keeps_its_class_and_several_are_lines() -> None:
     assert [line[:10] for line in str(several.value).splitlines()] == [
         "f:3: no ro",
         "f:9: one",
-        "two",
+        "  two",
         "here: thre",
     ]
 

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, TypeVar
 
 import msgspec
 
-from relevo.errors import ConfigurationError
+from relevo._visible import visible_lines
+from relevo.errors import ConfigurationError, RelevoError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=RelevoError)
 
 KeyPath = tuple[str | int, ...]
 """From the outermost key inwards; a number is an index in a list."""
+
+_LINES = "_lines"
+"""The attribute of an error that holds its problems."""
+
+
+def with_lines(error: E, lines: Iterable[str]) -> E:
+    """Give *error* a text with one line for each of several problems, and return it."""
+    error.__dict__[_LINES] = tuple(lines)
+    error.args = ("\n".join(error.__dict__[_LINES]),)
+    return error
+
+
+def lines_of(error: RelevoError) -> Sequence[str]:
+    """
+    Return the problems of *error*, of which each is one line.
+
+    Line breaks inside a problem are those of a text that it quotes, such as a name or the error of a driver. The lines
+    after the first are indented, so that none looks like a problem.
+    """
+    text = str(error)
+    lines: Sequence[str] = error.__dict__.get(_LINES, ())
+    if "\n".join(lines) != text:  # its text was changed later
+        lines = (text,)
+    return [line for each in lines for line in visible_lines(each).removeprefix("  ").split("\n")]
+
 
 _BARE = re.compile(r"[\w-]+", re.ASCII)
 
@@ -176,12 +203,17 @@ class Problems:
             return
         located = [(origins.of(*each.keys) if origins else None, each.error) for each in self._found]
         located.sort(key=lambda each: (each[0] and each[0].line) or _LAST)
-        lines = [f"{origin}: {error}" if origin else str(error) for origin, error in located]
+        lines = [line for origin, error in located for line in _located(origin, error)]
         if self.is_full:
             lines.append(f"only the first {MAX_PROBLEMS} problems are shown; fix them, and check again")
-        error = copy(located[0][1]) if len(located) == 1 else ConfigurationError()
-        error.args = ("\n".join(lines),)
+        error = with_lines(copy(located[0][1]) if len(located) == 1 else ConfigurationError(), lines)
         raise error from (located[0][1].__cause__ if len(located) == 1 else None)
+
+
+def _located(origin: Origin | None, error: ConfigurationError) -> Iterator[str]:
+    first, *others = lines_of(error)
+    yield f"{origin}: {first}" if origin else first
+    yield from others
 
 
 def _overlap(one: KeyPath, other: KeyPath) -> bool:

@@ -10,6 +10,7 @@ from types import ModuleType
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import ListenerTable, marked
+from relevo._problem import with_lines
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
@@ -135,7 +136,7 @@ def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable
             except NotAcceptedError as error:
                 problems.append(f"{listener.id}: {error}")
     if problems:
-        raise ConfigurationError("\n".join(problems))
+        raise with_lines(ConfigurationError(), problems)
 
 
 def check_queues(

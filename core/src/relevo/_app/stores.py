@@ -9,6 +9,7 @@ from typing import Any
 
 from relevo._app.parts import Parts
 from relevo._fork import ForkLock
+from relevo._problem import lines_of, with_lines
 from relevo._transport.optional import SessionSetup
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
@@ -155,9 +156,8 @@ def raise_together(errors: Sequence[RelevoError]) -> None:
     if len(errors) == 1:
         raise first
     combined = copy(first)
-    combined.args = ("\n".join(map(str, errors)),)
     combined.__dict__["errors"] = tuple(errors)
-    raise combined from first
+    raise with_lines(combined, [line for each in errors for line in lines_of(each)]) from first
 
 
 def each_of(error: RelevoError) -> Sequence[RelevoError]:

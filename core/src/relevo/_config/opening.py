@@ -21,7 +21,7 @@ from relevo._config.source import read_raw
 from relevo._config.table import TableReader
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, import_object
-from relevo._problem import KeyPath, Problem, Problems, dotted
+from relevo._problem import KeyPath, Problem, Problems, dotted, lines_of, with_lines
 from relevo._secret import Secret, masked_url
 from relevo._transport.optional import INHERITED
 from relevo._transport.route import Routes
@@ -224,8 +224,7 @@ def _prefix_errors(where: str) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        lines = [line if line.startswith(where) else f"{where}: {line}" for line in str(error).splitlines()]
-        error.args = ("\n".join(lines),)
+        with_lines(error, [line if line.startswith(where) else f"{where}: {line}" for line in lines_of(error)])
         raise
 
 

@@ -16,6 +16,7 @@ from relevo._execution.pipe import Hello, ProcessChange, frame_of, work_of
 from relevo._execution.slot import Slot, SlotOptions
 from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.envelope import Envelope
+from relevo._visible import visible_lines
 from relevo._worker.decision import unhandled
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle
@@ -258,5 +259,5 @@ def _print_line(slot: int, line: str) -> None:
     """Pass on a line that a child printed to the standard error of this process, if that can be written."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):  # a full disk, a pipe without a reader, a file that is closed
-            sys.stderr.write(f"[{slot}] {line}\n")
+            sys.stderr.write(f"[{slot}] {visible_lines(line, margin='')}\n")
             sys.stderr.flush()

@@ -149,7 +149,7 @@ def listener(
         retry: A policy, or the number of runs of the default policy. By default the event's, the
             queue's or the default policy is used.
 
-        id: The key of its stored progress; ``module:qualified.name`` by default.
+        id: The key of its stored progress, of printable characters; ``module:qualified.name`` by default.
 
         aliases: Earlier ids, so that the progress of a renamed listener is found.
 

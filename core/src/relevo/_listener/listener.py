@@ -72,6 +72,8 @@ class Mark:
             raise ConfigurationError(
                 f"{where}: id, aliases: expected text of 1 to {MAX_ID} characters; got {shown(ids)}"
             )
+        if self.id is not None:  # an alias is only searched for, and may be an id from before this rule
+            _check_printable(self.id, where)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -165,8 +167,10 @@ class ListenerTable:
             raise ConfigurationError(
                 f'{shown(function)} cannot be a listener of "{event_name}": it cannot be called; pass a function'
             )
+        listener_id = mark.id or _default_id(function)
+        _check_printable(listener_id, f'a listener of "{event_name}"')
         made = Listener(
-            id=mark.id or _default_id(function),
+            id=listener_id,
             event_name=event_name,
             event_type=event_type,
             function=function,
@@ -268,6 +272,14 @@ class ListenerTable:
 def policy_of(listener: Listener, *, queue: Retry | None = None) -> Retry:
     """Return the retry policy of *listener*: its own, else the event's, else the queue's, else the default."""
     return listener.retry or (listener.event_type and listener.event_type.retry) or queue or DEFAULT_RETRY
+
+
+def _check_printable(listener_id: str, where: str) -> None:
+    if not listener_id.isprintable():
+        raise ConfigurationError(
+            f"{where}: id: expected printable characters; got {shown(listener_id)}; pass another id=…, with the "
+            f"old one in aliases=…"
+        )
 
 
 def _default_id(function: Callable[..., object]) -> str:

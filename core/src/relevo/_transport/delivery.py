@@ -8,6 +8,7 @@ import attrs
 import msgspec
 
 from relevo._transport.envelope import NO_HEADERS, Envelope
+from relevo._visible import visible
 
 MAX_STATE = 16 * 1024
 """The longest ``state`` in bytes that every transport stores."""
@@ -131,7 +132,7 @@ class Delivery:
     def __repr__(self) -> str:
         of = self.envelope
         what = f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
-        return f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>"
+        return visible(f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>")
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._config.key_file import key_file_advice
+from relevo._problem import with_lines
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
@@ -98,7 +99,7 @@ def _examine_supervisor(app: App, path: Path) -> str:
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     missing = transport.setup(queues, dry_run=True)
     if problems := transport.problems(queues):
-        raise ConfigurationError("\n".join(f'the transport "{transport.name}": {problem}' for problem in problems))
+        raise with_lines(ConfigurationError(), [f'the transport "{transport.name}": {problem}' for problem in problems])
     if not missing:
         return "reached, nothing is missing"
     more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""

@@ -13,6 +13,7 @@ from relevo._event.codec import typed_from
 from relevo._event.event import Event
 from relevo._event.subject import Subject
 from relevo._transport.envelope import Urgency
+from relevo._visible import visible
 from relevo.cli._arguments import arguments_of
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app
@@ -88,7 +89,7 @@ def dispatch(
     if as_json:
         show_json({"id": done.id, "targets": [str(target) for target in done.targets]})
     else:
-        click.echo(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}")
+        click.echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}"))
     return 0
 
 

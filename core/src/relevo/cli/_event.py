@@ -11,8 +11,9 @@ from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._visible import visible, visible_lines
 from relevo._worker.progress import failures_of, loaded
-from relevo.cli._output import SHOWN, shortened, visible, when
+from relevo.cli._output import SHOWN, shortened, when
 from relevo.errors import DecodeError
 
 
@@ -61,17 +62,23 @@ def show_whole(row: Mapping[str, Any]) -> None:
     """Print *row*, a value in each line, followed by its listeners and its error."""
     for key, value in row.items():
         if key not in ("listeners", "error", "failures", "size") and value is not None:
-            text = value if key == "body" else shortened(str(value), SHOWN)
-            click.echo(f"{key.replace('_', ' ') + ':':<13}{visible(text)}")
+            click.echo(f"{key.replace('_', ' ') + ':':<13}{_value(key, value)}")
     if row["size"] > SHOWN:
-        click.echo(f"{'':<13}… the first {SHOWN} of {row['size']} bytes")
+        click.echo(f"{'shown:':<13}the first {SHOWN} of {row['size']} bytes of the body")
     for each in row["listeners"]:
         runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
         parts = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
         click.echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, parts))}"))
     if row.get("error"):
         click.echo("error:")
-        click.echo("\n".join(f"  {line}" for line in visible(row["error"]).splitlines()))
+        click.echo(visible_lines(row["error"].rstrip()))
+
+
+def _value(key: str, value: object) -> str:
+    """Return *value* as text; only a body may have several lines, which are indented."""
+    if key == "body":
+        return visible_lines(str(value), margin=" " * 13).lstrip(" ")
+    return visible(shortened(str(value), SHOWN))
 
 
 def _listeners(state: bytes) -> list[dict[str, Any]]:

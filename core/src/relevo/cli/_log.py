@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from relevo.cli._output import visible
+from relevo._visible import visible, visible_lines
 
 
 class _Formatter(logging.Formatter):
@@ -21,10 +21,13 @@ class _Formatter(logging.Formatter):
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging.Formatter
-        return visible(super().formatMessage(record), lines=False)
+        return visible(super().formatMessage(record))
 
     def formatException(self, ei: object) -> str:  # noqa: N802 - overrides logging.Formatter
-        return "\n".join(f"  {line}" for line in visible(super().formatException(ei)).splitlines())  # type: ignore[arg-type]
+        return visible_lines(super().formatException(ei))  # type: ignore[arg-type]
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - overrides logging.Formatter
+        return visible_lines(stack_info)
 
 
 def log_to_stderr(level: str) -> None:

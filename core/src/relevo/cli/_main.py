@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from relevo.cli._output import visible
+from relevo._visible import visible, visible_lines
 from relevo.cli._parameter import refuse_repeated
 from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean, is_text, shown
 
@@ -213,7 +213,7 @@ def _report_unforeseen(error: Exception) -> int:
     _tell("an unexpected error in relevo or in one of your modules:")
     import traceback  # noqa: PLC0415 - only a defect needs it
 
-    traceback.print_exc()
+    _tell_trace(traceback.format_exc())
     return EXIT_INTERNAL
 
 
@@ -275,24 +275,31 @@ def tell(error: RelevoError) -> None:
     if isinstance(error, NotImportedError) and error.__cause__ is not None:
         import traceback  # noqa: PLC0415 - as above
 
-        click.echo(visible("".join(traceback.format_exception(error.__cause__))), nl=False, err=True)
+        _tell_trace("".join(traceback.format_exception(error.__cause__)))
     elif context is not None and (context.find_object(dict) or {}).get("debug"):
         from relevo.cli._trace import tracebacks  # noqa: PLC0415 - rarely needed
 
-        click.echo(visible(tracebacks(error)), nl=False, err=True)
-    for line in str(error).splitlines():
+        _tell_trace(tracebacks(error))
+    from relevo._problem import lines_of  # noqa: PLC0415 - as above
+
+    for line in lines_of(error):
         _tell(line)
 
 
 def not_found(faults: Sequence[str]) -> int:
     """Report the *faults* of ids or refs that were not found, and return the exit code for them; 0 without faults."""
     for fault in faults:
-        _tell(visible(fault, lines=False))
+        _tell(fault)
     return EXIT_NOTHING if faults else 0
 
 
 def _tell(line: str) -> None:
     click.echo(f"relevo: {visible(line)}", err=True)
+
+
+def _tell_trace(text: str) -> None:
+    """Print the traceback *text* indented, so that no line of it looks like one of relevo's own."""
+    click.echo(visible_lines(text.rstrip()), err=True)
 
 
 def _misused(error: click.UsageError) -> str:

@@ -11,6 +11,7 @@ from relevo._runner.loop import stop_on_signals
 from relevo._transport.delivery import Release
 from relevo._transport.route import NOW, Target, parsed_target
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo._worker.relay import RelayExecutor, readdressed
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import Worker
@@ -107,4 +108,4 @@ def _summary(report: Report) -> str:
     if report.dead:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
         parts.append(f"{report.dead} dead ({reasons}); see relevo dead list")
-    return ", ".join(parts)
+    return visible(", ".join(parts))

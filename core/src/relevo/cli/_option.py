@@ -18,6 +18,7 @@ from relevo._app.app import App, app_of, parts_of, using
 from relevo._app.load import app_named, modules_of, modules_without_config, use_config
 from relevo._config.opening import draft_config, refuse
 from relevo._config.schema import Config
+from relevo._visible import visible
 from relevo.cli._log import log_to_stderr
 from relevo.cli._main import app_option, config_option, refuse_invalid
 from relevo.cli._output import reserve_stdout
@@ -144,7 +145,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmati
 
 def ask(question: str) -> bool:
     """Ask *question* and return whether the answer is yes; every other answer means no."""
-    click.echo(f"{question} [y/N]: ", nl=False, err=True)
+    click.echo(f"{visible(question)} [y/N]: ", nl=False, err=True)
     try:
         answer = sys.stdin.readline() if sys.stdin is not None else ""
     except UnicodeDecodeError:

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 import click
 
+from relevo._visible import visible
+
 _DOCUMENT = "relevo.cli.document"
 """The key under which a command stores the stream that is reserved for its document."""
 
@@ -78,27 +80,37 @@ def show_document(text: str) -> None:
 
 
 def show_json(value: object, *, sort_keys: bool = False) -> None:
-    """Print *value* as JSON; characters that the encoding of standard output lacks are escaped."""
+    """
+    Print *value* as JSON.
+
+    Control characters are escaped, also those that JSON permits, and characters that standard output cannot encode.
+    """
     out = click.get_current_context().meta.get(_DOCUMENT) or sys.stdout
-    value = _finite(value)
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str, sort_keys=sort_keys)
+    value = _expressible(value)
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys)
     try:
         text.encode(getattr(out, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=2, default=str, sort_keys=sort_keys)
+        text = json.dumps(value, indent=2, sort_keys=sort_keys)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
     show_document(text + "\n")
 
 
-def _finite(value: object) -> object:
-    """Return *value* with each number that JSON cannot express, such as NaN, as text."""
+def _expressible(value: object) -> object:
+    """Return *value* with what JSON cannot express as text: numbers such as NaN, lone surrogates, other objects."""
     match value:
-        case float() if not math.isfinite(value):
-            return str(value)
+        case str():
+            return value if value.isprintable() else value.encode("utf-8", "backslashreplace").decode()
+        case float() if math.isfinite(value):
+            return value
+        case int() | None:
+            return value
         case Mapping():
-            return {key: _finite(each) for key, each in value.items()}
+            return {_expressible(str(key)): _expressible(each) for key, each in value.items()}
         case list() | tuple():
-            return [_finite(each) for each in value]
-    return value
+            return [_expressible(each) for each in value]
+    return _expressible(str(value))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
@@ -150,21 +162,6 @@ def _cell(value: object) -> str:
 def at_terminal(stream: TextIO | None) -> bool:
     """Return whether *stream* is a terminal; ``None`` if the caller has closed it."""
     return stream is not None and stream.isatty()
-
-
-def visible(text: str, *, lines: bool = True) -> str:
-    """
-    Return *text* with control characters escaped: events and errors may contain any.
-
-    Args:
-        text: The text to print.
-
-        lines: Keep line breaks and tabs.
-    """
-    if text.isprintable():
-        return text
-    kept = "\n\t" if lines else ""
-    return "".join(each if each.isprintable() or each in kept else ascii(each)[1:-1] for each in text)
 
 
 def when(seconds: float) -> str:

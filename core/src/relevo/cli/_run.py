@@ -17,6 +17,7 @@ from relevo._hook import hookimpl
 from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
 from relevo._transport.delivery import Release, Settlement
+from relevo._visible import visible
 from relevo._worker.execution import size
 from relevo._worker.run import Flag, Report, RunOptions, flags
 from relevo._worker.worker import GRACE
@@ -196,7 +197,7 @@ def _summary(report: Report, *, done: str = "done") -> str:
         parts.append(f"{report.unsettled} not settled (delivered again later)")
     hint = "; see relevo dead list" if report.dead else ""
     later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
-    return f"{', '.join(parts)}{hint}{later}"
+    return visible(f"{', '.join(parts)}{hint}{later}")
 
 
 @contextmanager

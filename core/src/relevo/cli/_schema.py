@@ -15,9 +15,10 @@ from relevo._event.event import EventType
 from relevo._schema.asyncapi import asyncapi
 from relevo._schema.compatibility import Change, compare
 from relevo._schema.schema import schemas
+from relevo._visible import visible
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app_and_document
-from relevo.cli._output import show_json, visible
+from relevo.cli._output import show_json
 from relevo.errors import did_you_mean
 
 EXIT_BREAKING = 1

@@ -9,9 +9,10 @@ import click
 from relevo._app.app import App
 from relevo._app.stores import raise_together, set_up_each
 from relevo._transport.optional import SetupScript
+from relevo._visible import visible
 from relevo.cli._main import EXIT_CONFIGURATION
 from relevo.cli._option import json_option, transport_option, with_app_and_document
-from relevo.cli._output import show_document, show_json, visible
+from relevo.cli._output import show_document, show_json
 from relevo.cli._place import Place, places
 
 
@@ -54,7 +55,13 @@ def setup(
     if as_json:
         show_json(created)
     else:
-        click.echo("\n".join(created) if created else "nothing else is missing" if errors else "nothing is missing")
+        click.echo(
+            "\n".join(map(visible, created))
+            if created
+            else "nothing else is missing"
+            if errors
+            else "nothing is missing"
+        )
     raise_together(errors)
     return EXIT_CONFIGURATION if check and created else 0
 
@@ -75,7 +82,7 @@ def _print(chosen: list[Place], text_of: Callable[[Place], str | None]) -> int:
         if text is not None:
             texts[text] = None
         else:
-            name = visible(place.store.name, lines=False)
+            name = visible(place.store.name)
             click.echo(
                 f'relevo: the transport "{name}" has no SQL to print; relevo setup --plan shows what it lacks', err=True
             )

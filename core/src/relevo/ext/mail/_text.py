@@ -175,7 +175,11 @@ def _section(section: MailSection, letterhead: Letterhead) -> Iterator[str]:
 
 
 def _block(text: str, *, cut: str) -> Iterator[str]:
-    """Return *text* line by line, or its end after the line *cut* if it is too long."""
+    """
+    Return *text* line by line, or its end after the line *cut* if it is too long.
+
+    The lines of *text* are indented, so that none looks like one of the mail's own.
+    """
     if not text:
         return
     yield ""
@@ -183,7 +187,7 @@ def _block(text: str, *, cut: str) -> Iterator[str]:
         yield cut
         text = text[-_LONGEST_TRACE:].partition("\n")[2] or text[-_LONGEST_TRACE:]
     for each in masked(text).splitlines():
-        yield from _wrapped(each, margin=4)
+        yield from _wrapped(each, indent=2, margin=4)
 
 
 def _headline(incident: Incident) -> str:
@@ -262,10 +266,15 @@ def _without_secrets(value: object) -> object:
     return value[: _LONGEST_VALUE * 2] if isinstance(value, str) else value
 
 
-def _wrapped(text: str, *, margin: int = 0) -> Iterable[str]:
-    """Return *text* in lines of limited length; the second and later lines are indented by *margin*."""
+def _wrapped(text: str, *, indent: int = 0, margin: int = 0) -> Iterable[str]:
+    """Return *text* in lines of limited length, the first indented by *indent* and the others by *margin*."""
     plain = "".join(each if each.isprintable() else " " for each in text.expandtabs(4)).rstrip()
     lines = textwrap.wrap(
-        plain, WIDTH, subsequent_indent=" " * margin, break_on_hyphens=False, replace_whitespace=False
+        plain,
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * margin,
+        break_on_hyphens=False,
+        replace_whitespace=False,
     )
     return lines or [""]
