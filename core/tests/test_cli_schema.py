@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,23 @@ def test_a_file_that_is_no_output_is_told(shop: Shop, content: str) -> None:
 
 def test_a_file_that_is_not_there_is_told(shop: Shop) -> None:
     assert shop.run("schema --diff events.json").returncode == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "huge"])
+def test_an_earlier_output_that_is_no_regular_file_is_refused(kind: str, shop: Shop) -> None:
+    path = shop.folder / "events.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(100 * 1024**2)
+
+    done = shop.run("schema --diff events.json")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "events.json" in done.stderr
+    assert kind in done.stderr or "expected a file of at most 64 MiB; got a larger one" in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -168,14 +170,93 @@ def test_what_the_environment_says_is_included_is_looked_at_too(tmp_path: Path) 
     assert unknown.startswith("[include] files=%(ENV_HERE)s/*.conf: ENV_HERE is not defined here")
 
 
-@pytest.mark.parametrize("text", ["[half", "key = 1\n", None])
-def test_what_cannot_be_read_is_told(text: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"[half hunter2", "line 1: expected a section, as in [program:shop]"),
+        (b"\n# comment\nroot:hunter2:19000:0:99999:7:::\n", "line 3: expected a section, as in [program:shop]"),
+        (b"[program:shop]\ncommand=x\nhunter2\n", "line 3: expected key=value"),
+        (b"[program:shop]\n=hunter2\n", "line 2: expected key=value"),
+        (b"[program:shop]\n hunter2\n", "line 2: expected key=value"),
+        (b"[program:shop]\nkey=\xff\xfehunter2\n", "it is not UTF-8 text"),
+        (b"[program:shop]\na" + b" " * 20_000 + b"hunter2\n", "line 2: expected at most 10000 characters; got 20008"),
+    ],
+)
+def test_of_a_file_that_is_no_configuration_only_the_line_number_is_shown(
+    text: bytes, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other.conf").write_bytes(text)
     path = tmp_path / "supervisord.conf"
-    if text is not None:
-        path.write_text(text)
+    path.write_text("[include]\nfiles=other.conf\n")
 
-    with pytest.raises(ConfigurationError, match=r"supervisord\.conf cannot be read: "):
+    for file in (path, tmp_path / "other.conf"):
+        with pytest.raises(ConfigurationError) as found:
+            examine(file, time_limit=900.0, environ={})
+        assert str(found.value) == f"{tmp_path / 'other.conf'} is not a configuration of supervisor: {why}"
+        assert "hunter2" not in "".join(traceback.format_exception(found.value))
+
+
+@pytest.mark.parametrize("kind", ["missing", "a directory", "a pipe", "a device"])
+@pytest.mark.parametrize("is_included", [False, True])
+def test_what_is_no_regular_file_is_refused_at_once(kind: str, *, is_included: bool, tmp_path: Path) -> None:
+    path = tmp_path / "included.conf"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a directory":
+        path.mkdir()
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    start = tmp_path / "supervisord.conf"
+    start.write_text(f"[include]\nfiles={path}\n")
+    if kind == "missing" and is_included:
+        assert examine(start, time_limit=900.0, environ={}) == str(start), "supervisor only warns"
+        return
+
+    with pytest.raises(ConfigurationError) as found:
+        examine(start if is_included else path, time_limit=900.0, environ={})
+
+    what = "cannot be read: No such file or directory" if kind == "missing" else f"expected a regular file; got {kind}"
+    assert str(found.value) in (f"{path} {what}", f"{path}: {what}")
+
+
+def test_a_configuration_has_a_limited_size_and_includes_a_limited_number_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "supervisord.conf"
+    path.write_bytes(b"#\n" * 200_000)
+    with pytest.raises(ConfigurationError, match="expected a file of at most 256 KiB; got a larger one"):
         examine(path, time_limit=900.0, environ={})
+    path.write_text("[include]\nfiles=many/* many/*\n")
+    (tmp_path / "many").mkdir()
+    for number in range(101):
+        (tmp_path / "many" / f"{number}.conf").touch()
+    with pytest.raises(ConfigurationError, match="files: expected at most 200 files; got more"):
+        examine(path, time_limit=900.0, environ={})
+
+
+def test_neither_a_long_command_nor_a_wide_placeholder_takes_long(tmp_path: Path) -> None:
+    wide = "[inet_http_server]\nport=%(ENV_P)999999999s\nusername=me\n" + SECRET
+    (fault,) = faults(tmp_path, wide, P="1")
+    assert "port=%(ENV_P)999999999s: a placeholder is wider than 999 characters" in fault
+    lines = "\n ".join(["relevo " * 1400] * 20)
+    assert faults(tmp_path, f"[program:shop]\ncommand={lines}\n") == []
+
+
+def test_a_long_value_is_cut_and_is_one_line(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[unix_http_server]\nchmod=07\n relevo: forged{'x' * 500}\n")
+
+    assert fault.startswith(r"[unix_http_server] chmod=07\nrelevo: forgedx")
+    assert "… (517 characters in all): every user" in fault
+
+
+def test_errors_of_the_command_show_no_content(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.write("secret", "root:hunter2:19000:0:99999:7:::\n")
+    shop.write("supervisord.conf", "[include]\nfiles=secret\n")
+
+    done = shop.run("--debug check --supervisor supervisord.conf")
+
+    assert done.returncode == 78
+    assert lines(done)[-1].endswith("line 1: expected a section, as in [program:shop]")
+    assert "hunter2" not in done.stdout + done.stderr
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -187,3 +187,13 @@ def test_a_new_deploy_is_not_taken_for_the_forgotten_one(
     guard.warn_if_stale()
 
     assert len(caplog.records) == 2
+
+
+def test_a_pipe_in_place_of_the_guard_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "deploy")
+    guard = DeployGuard(tmp_path / "deploy", FakeClock())
+
+    assert guard.is_up()
+    with pytest.raises(ConfigurationError, match=r"/deploy cannot be created: No such device or address; set another"):
+        guard.begin()
+    assert guard.end()

@@ -929,6 +929,23 @@ def test_a_book_that_is_broken_or_cannot_be_is_begun_anew(tmp_path: Path, caplog
     assert caplog.text.count("cannot be stored") == 1
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_book_that_is_no_regular_file_is_kept_in_memory(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "book"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/zero")
+
+    with Shelf(lambda: path).open() as book:
+        book.note("key", "what", 1, since=0.0, last=0.0)
+
+    assert book.entries["key"].count == 1
+    assert "expected a regular file" in caplog.text
+
+
 def test_what_was_told_is_for_the_user_alone(tmp_path: Path) -> None:
     with Shelf(lambda: tmp_path / "book").open():
         pass

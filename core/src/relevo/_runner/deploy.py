@@ -18,6 +18,9 @@ STALE = 3600.0
 
 _LOOK = 0.2
 
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""A pipe without a reader must not block."""
+
 _log = getLogger("relevo.runner")
 
 
@@ -72,7 +75,7 @@ class DeployGuard:
         """
         is_new = not self.is_up()
         try:
-            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+            os.close(os.open(self.path, _OPEN, 0o644))
             now = self._clock.now()
             os.utime(self.path, (now, now))
             self._reported.unlink(missing_ok=True)

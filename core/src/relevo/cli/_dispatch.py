@@ -21,6 +21,9 @@ from relevo.cli._output import show_json
 from relevo.cli._run import duration
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, is_text, shown
 
+_LARGEST = 16 * 1024 * 1024
+"""Bytes of standard input, which may have more white space than the event that it becomes."""
+
 
 @attrs.frozen
 class _OfVersion(Event):
@@ -94,7 +97,9 @@ def dispatch(
 
 
 def _standard_input(name: str) -> str:
-    raw = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    raw = sys.stdin.buffer.read(_LARGEST + 1) if sys.stdin is not None else b""
+    if len(raw) > _LARGEST:
+        raise EncodeError(name, "$", f"standard input: expected at most {_LARGEST // 1024**2} MiB; got more")
     if not raw.strip():
         raise EncodeError(name, "", "standard input is empty; expected a JSON object")
     try:

@@ -12,6 +12,7 @@ import click
 
 from relevo._app.app import App
 from relevo._event.event import EventType
+from relevo._file import regular_bytes
 from relevo._schema.asyncapi import asyncapi
 from relevo._schema.compatibility import Change, compare
 from relevo._schema.schema import schemas
@@ -19,9 +20,12 @@ from relevo._visible import visible
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app_and_document
 from relevo.cli._output import show_json
-from relevo.errors import did_you_mean
+from relevo.errors import ConfigurationError, did_you_mean
 
 EXIT_BREAKING = 1
+
+_LARGEST = 64 * 1024 * 1024
+"""Bytes."""
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EARLIER = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -89,8 +93,10 @@ def _chosen(app: App, names: Sequence[str]) -> list[EventType]:
 
 def _changes(path: Path, made: dict[str, Any], names: Sequence[str]) -> list[Change]:
     try:
-        changes = compare(json.loads(path.read_bytes()), made)
-    except (OSError, ValueError, RecursionError) as error:
+        changes = compare(json.loads(regular_bytes(path, most=_LARGEST)), made)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--diff") from error
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path} cannot be compared with: {error}", param_hint="--diff") from error
     return [change for change in changes if not names or change.event in names]
 

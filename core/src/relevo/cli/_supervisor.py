@@ -8,9 +8,14 @@ import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha1
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from platform import node
 
+from relevo._file import regular_bytes
+from relevo._problem import with_lines
+from relevo._visible import visible
+from relevo.cli._output import shortened
 from relevo.errors import ConfigurationError
 
 _KNOWN = (
@@ -35,7 +40,16 @@ _STOPWAITSECS = 10.0
 _OTHERS = 0o007
 """The bits of a mode that are for other users."""
 
-_WORKER = re.compile(r"\brelevo\b.*\bworker\b")
+_MOST_FILES = 200
+_MAX_FILE = 256 * 1024
+"""Bytes; larger than any configuration, and small enough for a parser that takes quadratic time for a long line."""
+
+_LONGEST_LINE = 10_000
+_LONGEST_VALUE = 80
+"""The largest number of characters of a value that are shown."""
+
+_WIDE = re.compile(r"%\([^)]*\)[-+ #0.\d]*\d{4}")
+"""A placeholder with a width of thousands, which could fill the memory."""
 
 Sections = Mapping[str, Mapping[str, str]]
 
@@ -61,7 +75,7 @@ def examine(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str
     outside = {"host_node_name": node(), **{f"ENV_{name}": value for name, value in environ.items()}}
     found = [each for file, sections in _read(path, outside) for each in _faults(file, sections, time_limit, outside)]
     if found:
-        raise ConfigurationError("\n".join(found))
+        raise with_lines(ConfigurationError(), found)
     return str(path)
 
 
@@ -73,34 +87,72 @@ def _read(path: Path, outside: Mapping[str, object]) -> Iterator[tuple[Path, Sec
         included = _all_expanded(sections.get("include", {}), {**outside, "here": here}, "files")
     except _NotExpandedError as error:
         raise ConfigurationError(f"{path}: [include] {error}") from error
+    left = _MOST_FILES
     for pattern in included.get("files", "").split():
-        for each in sorted(glob.glob(str(path.parent / pattern))):  # noqa: PTH207 - it may be absolute
+        names = list(islice(glob.iglob(str(here / pattern)), left + 1))  # noqa: PTH207 - it may be absolute
+        left -= len(names)
+        if left < 0:
+            raise ConfigurationError(f"{path}: [include] files: expected at most {_MOST_FILES} files; got more")
+        for each in sorted(names):
             yield Path(each), _parse(Path(each))
 
 
 def _parse(path: Path) -> Sections:
+    """
+    Return the sections of the file at *path*.
+
+    A configuration may include any file. An error says what is wrong with it and in which line, and quotes nothing: if
+    the file is another user's, its content may be secret.
+    """
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     try:
-        parser.read_string(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        raise ConfigurationError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        text = regular_bytes(path, most=_MAX_FILE).decode()
+        for number, line in enumerate(text.split("\n"), 1):
+            if len(line) > _LONGEST_LINE:
+                raise _invalid(path, number, f"expected at most {_LONGEST_LINE} characters; got {len(line)}")
+        parser.read_string(text, str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not a configuration of supervisor: it is not UTF-8 text") from error
+    except configparser.MissingSectionHeaderError as error:
+        raise _invalid(path, error.lineno, "expected a section, as in [program:shop]") from None
+    except configparser.ParsingError as error:
+        raise _invalid(path, error.errors[0][0], "expected key=value") from None
+    except configparser.Error:
+        raise ConfigurationError(f"{path} is not a configuration of supervisor") from None
     return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _invalid(path: Path, line: int, why: str) -> ConfigurationError:
+    return ConfigurationError(f"{path} is not a configuration of supervisor: line {line}: {why}")
 
 
 def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[str, object]) -> Iterator[str]:
     names = {**outside, "here": path.absolute().parent}
     for name, section in sections.items():
-        where = f"{path}: [{name}]"
+        where = f"{path}: [{_brief(name)}]"
         try:
             # Supervisor matches sections by these prefixes.
             if name.startswith("inet_http_server"):
                 yield from _open_to_network(where, _all_expanded(section, names, "port", "username", "password"))
             elif name.startswith("unix_http_server"):
                 yield from _open_to_all_users(where, _all_expanded(section, names, "chmod"))
-            elif name.startswith("program:") and _WORKER.search(section.get("command", "")):
+            elif name.startswith("program:") and _runs_worker(section.get("command", "")):
                 yield from _killed_early(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
         except _NotExpandedError as error:
             yield f"{where} {error}"
+
+
+def _runs_worker(command: str) -> bool:
+    """Return whether *command* runs ``relevo worker``; a single expression would take quadratic time."""
+    for line in command.split("\n"):
+        relevo = re.search(r"\brelevo\b", line)
+        if relevo and re.search(r"\bworker\b", line[relevo.end() :]):
+            return True
+    return False
+
+
+def _brief(value: str) -> str:
+    return visible(shortened(value, _LONGEST_VALUE))
 
 
 def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys: str) -> Mapping[str, str]:
@@ -111,13 +163,15 @@ def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys
             try:
                 found[key] = _expanded(section[key], names)
             except _NotExpandedError as error:
-                value = "" if key == "password" else f"={section[key]}"
+                value = "" if key == "password" else f"={_brief(section[key])}"
                 raise _NotExpandedError(f"{key}{value}: {error}") from error
     return found
 
 
 def _expanded(value: str, names: Mapping[str, object]) -> str:
     """Return *value* expanded as supervisor does it, with Python's formatting."""
+    if _WIDE.search(value):
+        raise _NotExpandedError("a placeholder is wider than 999 characters; write %% for a percent sign")
     try:
         return value % names
     except KeyError as error:
@@ -134,8 +188,8 @@ def _open_to_network(where: str, section: Mapping[str, str]) -> Iterator[str]:
     is_open = _is_open(port.rpartition(":")[0].strip())
     if is_open is not False:
         yield (
-            f"{where} port={port} {'is' if is_open else 'may be'} open on every address of this host: every client "
-            f"can stop the workers and read their logs; remove the section, [unix_http_server] is enough"
+            f"{where} port={_brief(port)} {'is' if is_open else 'may be'} open on every address of this host: every "
+            f"client can stop the workers and read their logs; remove the section, [unix_http_server] is enough"
         )
     password = section.get("password", "")
     if section.get("username") == "":  # supervisor does not ask for a password then
@@ -169,7 +223,7 @@ def _open_to_all_users(where: str, section: Mapping[str, str]) -> Iterator[str]:
     except ValueError:
         is_closed = False
     if not is_closed:
-        yield f"{where} chmod={mode}: every user of this host can open the socket; write chmod=0700"
+        yield f"{where} chmod={_brief(mode)}: every user of this host can open the socket; write chmod=0700"
 
 
 def _killed_early(where: str, section: Mapping[str, str], time_limit: float) -> Iterator[str]:
@@ -177,8 +231,8 @@ def _killed_early(where: str, section: Mapping[str, str], time_limit: float) -> 
     patience = section.get("stopwaitsecs", f"{_STOPWAITSECS:g}")
     if not patience.strip().isdecimal() or float(patience) <= time_limit:
         yield (
-            f"{where} stopwaitsecs={patience}: a worker is killed before a listener reaches its time limit of "
+            f"{where} stopwaitsecs={_brief(patience)}: a worker is killed before a listener reaches its time limit of "
             f"{time_limit:g} s; write stopwaitsecs={time_limit + 30:.0f}"
         )
     if (found := section.get("stopsignal", "TERM").upper()) not in ("TERM", "INT"):
-        yield f"{where} stopsignal={found} does not let a worker finish its work; write stopsignal=TERM"
+        yield f"{where} stopsignal={_brief(found)} does not let a worker finish its work; write stopsignal=TERM"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
@@ -23,7 +24,7 @@ OTHERS = "others"
 """The key of the entry for all failures that come when there are too many different ones."""
 
 _MAX_FILE = 4 * 1024 * 1024
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class FailureGroup(msgspec.Struct):
@@ -173,7 +174,11 @@ class Shelf:
             raise ConfigurationError("it could not be stored before")
         if self._path is None:
             self._path = self._find()
-        return os.open(self._path, _OPEN, 0o600)
+        file = os.open(self._path, _OPEN, 0o600)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise ConfigurationError(f"{self._path}: expected a regular file")
+        return file
 
 
 def _read(file: int) -> Book:
