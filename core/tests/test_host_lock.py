@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -160,3 +162,13 @@ def test_only_its_owner_may_write_to_the_file(tmp_path: Path) -> None:
     lock.acquire()
 
     assert lock.path.stat().st_mode & 0o137 == 0
+
+
+def test_a_file_system_that_locks_nothing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)  # a network file system is not at hand
+
+    with pytest.raises(ConfigurationError, match=r"cannot be taken: No locks available, .*; set a folder on a local"):
+        HostLock(tmp_path / "lock").acquire()

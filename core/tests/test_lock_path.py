@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from relevo import App
+from relevo._app.app import parts_of, using
+from relevo._app.parts import LoadedFrom
 from relevo._runner import lock_path
 from relevo._runner.lock_path import deploy_guard, drain_lock
-from relevo.errors import ConfigurationError
 from relevo_memory import MemoryTransport
 
 
 @pytest.fixture(name="own", autouse=True)
 def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the folder of the user's own lie elsewhere."""
+    """Let the user's home be another folder; return the user's own folder in it."""
     (tmp_path / "shared").mkdir()
+    (tmp_path / "home").mkdir()
     monkeypatch.setattr(lock_path, "_SHARED", tmp_path / "shared")
-    return tmp_path / "shared" / f"relevo-{os.geteuid()}"
+    monkeypatch.setattr(lock_path, "home_of", lambda user: tmp_path / "home")
+    return tmp_path / "home/.local/state/relevo"
 
 
 def app(**how: Any) -> App:
@@ -65,18 +68,28 @@ def test_configuration_has_the_last_word_and_is_relative_to_its_file(tmp_path: P
         assert deploy_guard(shop).path == Path("/srv/shop/deploying")
 
 
-@pytest.mark.parametrize("make", ["link", "file", "open to all"])
-def test_a_folder_that_somebody_else_may_have_laid_there_is_refused(make: str, own: Path, tmp_path: Path) -> None:
-    if make == "link":
-        own.symlink_to(tmp_path)
-    elif make == "file":
-        own.touch()
-    else:
-        own.mkdir()
-        own.chmod(0o777)
+def test_the_folder_is_the_same_for_a_shell_cron_and_a_service(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for environ in (
+        {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0", "XDG_STATE_HOME": "/srv/state", "TMPDIR": "/srv/tmp"},
+        {"HOME": "/", "XDG_RUNTIME_DIR": "", "XDG_STATE_HOME": "", "TMPDIR": ""},
+    ):
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        found.add(drain_lock(app(), "main", ()).path.parent)
 
-    with pytest.raises(ConfigurationError, match=r'relevo-\d+.*: lock = "…"'):
-        drain_lock(app(), "main", ())
+    assert found == {own}
+
+
+def test_applications_of_one_folder_that_are_made_in_code_have_a_lock_each(tmp_path: Path) -> None:
+    found = []
+    for name in ("shop:one", "shop:two", "shop:one"):
+        shop = app()
+        place = LoadedFrom(name=name, folder=tmp_path)
+        with using(shop, attrs.evolve(parts_of(shop), loaded_from=place)):
+            found.append(drain_lock(shop, "main", ()).path)
+
+    assert found[0] == found[2] != found[1]
 
 
 def test_every_transport_and_choice_of_queues_has_its_lock() -> None:

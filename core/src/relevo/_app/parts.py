@@ -33,6 +33,9 @@ class LoadedFrom(msgspec.Struct, frozen=True, kw_only=True):
     config: Config | None = None
     """The configuration that it was made from."""
 
+    name: str | None = None
+    """The name by which the command line found it, ``module:name``, if it did."""
+
     options: Sequence[str] = ()
     """The options with which the command line found it, if it did."""
 

@@ -42,7 +42,7 @@ class HostLock:
             shared: Take it together with other shared holders, but not with an exclusive one.
 
         Raises:
-            ConfigurationError: The file cannot be opened.
+            ConfigurationError: The file cannot be opened or locked.
         """
         wanted = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         while self._file is None:
@@ -52,6 +52,12 @@ class HostLock:
             except BlockingIOError:
                 os.close(file)
                 return False
+            except OSError as error:
+                os.close(file)
+                raise ConfigurationError(
+                    f"the lock {self.path} cannot be taken: {error.strerror}, as on some network file systems; set a "
+                    f'folder on a local disk: lock = "…"'
+                ) from error
             if self._is_still(file):
                 self._file = file
             else:  # deleted in between: the next process would lock another file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +13,10 @@ from relevo._app.app import parts_of
 from relevo._runner.deploy import DeployGuard
 from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
+from relevo._runner.state_folder import home_of, state_folder
 from relevo._secret import masked_url
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.optional import FileStore
-from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -69,7 +68,7 @@ def own_file(name: str, further: str = "") -> Path:
     Raises:
         ConfigurationError: There is no folder for it.
     """
-    return _own_folder(_SHARED / f"relevo-{os.geteuid()}") / _file_name(name, further)
+    return _own_folder() / _file_name(name, further)
 
 
 def _coordinator_among(*stores: object) -> Coordinator | None:
@@ -85,11 +84,15 @@ def _source(app: App) -> str:
 
 
 def _address(app: App, transport: str) -> str:
-    """Return a text that distinguishes this transport from others with its name, as that of a staging system."""
+    """
+    Return a text that distinguishes this transport from others with its name, as that of a staging system.
+
+    A transport that was made in code has no known address. There, the name and the folder of the application count.
+    """
     parts = parts_of(app)
     entry = parts.config.transports.get(transport) if parts.config is not None else None
     if entry is None:
-        return str(parts.loaded_from.folder or "")
+        return " ".join(filter(None, (str(parts.loaded_from.folder or ""), parts.loaded_from.name)))
     from relevo._config.opening import options_class  # noqa: PLC0415 - App(…) does not need it
     from relevo._config.table import keys_of  # noqa: PLC0415 - App(…) does not need it
 
@@ -111,19 +114,12 @@ def _folder(app: App) -> Path:
         folder = store.folder if isinstance(store, FileStore) else None
         if folder is not None and folder.is_dir():
             return folder
-    return _own_folder(_SHARED / f"relevo-{os.geteuid()}")
+    return _own_folder()
 
 
-def _own_folder(path: Path) -> Path:
-    """Create *path* if necessary, check that it belongs to this user alone, and return it."""
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
-    except OSError as error:
-        raise ConfigurationError(f'no folder for locks: {path}: {error.strerror}; set one: lock = "…"') from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ConfigurationError(f'{path} is not a folder of this user alone; remove it, or set another: lock = "…"')
-    return path
+def _own_folder() -> Path:
+    user = os.geteuid()
+    return state_folder(home_of(user), _SHARED, user)
 
 
 def _file_name(text: str, further: str = "") -> str:

@@ -101,6 +101,7 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
         with app_named(wanted) if wanted else app_of(config, App) as app:
             place = msgspec.structs.replace(
                 parts_of(app).loaded_from,
+                name=wanted,
                 options=[
                     *(["--config", str(config.path)] if config.path is not None else []),
                     *(["--app", app_name] if app_name else []),
