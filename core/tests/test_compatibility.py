@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -330,6 +331,44 @@ def test_events_that_come_and_go_are_told() -> None:
 def test_what_is_no_output_is_told(document: object) -> None:
     with pytest.raises(ValueError, match="not an output of relevo schema"):
         compare(document, made({}))
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"version": 1}, {"event": None, "version": 1}, {"event": "a", "version": "1"}, {"subject": {}}, None]
+)
+def test_an_event_without_its_name_or_version_is_reported(about: object) -> None:
+    broken = made({"f": int})
+    broken["$defs"]["image.created"]["x-relevo"] = about
+
+    with pytest.raises(ValueError, match="not an output of relevo schema"):
+        compare(broken, made({}))
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("type", {}),
+        ("type", []),
+        ("type", [["string"]]),
+        ("$ref", None),
+        ("allOf", 3),
+        ("anyOf", [None]),
+        ("enum", None),
+        ("title", []),
+        ("pattern", "("),
+        ("multipleOf", 0),
+        ("minimum", "0"),
+        ("maxLength", 10**400),
+        ("properties", []),
+        ("required", 3),
+    ],
+)
+def test_a_keyword_with_a_value_that_json_schema_does_not_know_is_reported(word: str, value: object) -> None:
+    broken = made({"f": int})
+    broken["$defs"]["image.created"]["properties"]["f"] = {"type": "integer", word: value}
+
+    with pytest.raises(ValueError, match=f'keyword "{re.escape(word)}"'):
+        compare(broken, made({"f": int}))
 
 
 def test_a_reference_that_leads_nowhere_is_told() -> None:

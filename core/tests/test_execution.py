@@ -61,6 +61,12 @@ def test_several_at_once_run_in_threads_unless_something_else_is_said(said: Exec
             "memory_limit: expected a number of bytes or text such as \"512M\", at least 16M; got '1M'",
         ),
         ({"memory_limit": "much"}, "got 'much'"),
+        (
+            {"memory_limit": "9" * 5000},
+            "memory_limit: expected a number of bytes or text",
+        ),  # Python parses 4,300 digits
+        ({"memory_limit": "64\u212a"}, "got '64\\u212a'"),  # the sign of Kelvin, which equals K without its case
+        ({"memory_limit": "\u0666\u0664M"}, "got '\\u0666\\u0664M'"),
         ({"recycle_after": 0}, "recycle_after: expected a whole number of at least 1; got 0"),
         ({"kind": "inline", "concurrency": 2}, 'set execution = "threads" or "process"'),
     ],

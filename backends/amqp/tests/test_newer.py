@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -106,6 +107,17 @@ def test_what_could_not_be_published_again_as_it_came_is_plainly_unreadable(head
 
     assert type(record.envelope) is Unreadable
     assert "version 2" in record.envelope.why
+
+
+@pytest.mark.parametrize("kind", [b"d", b"f"])
+def test_a_number_that_the_driver_reads_and_cannot_write_makes_it_unreadable(kind: bytes) -> None:
+    encoded = kind + struct.pack(">d" if kind == b"d" else ">f", 1e30)
+    number, _ = pika.data.decode_value(encoded, 0)
+
+    record = came(more=[number])
+
+    assert type(record.envelope) is Unreadable
+    pika.BasicProperties(**written(record, exchange="e", key="k").properties).encode()
 
 
 def test_the_waits_double_and_the_last_one_ends_where_patience_does() -> None:

@@ -16,11 +16,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
+import msgspec
 
 from relevo._schema.schema import OWN, Schema
+from relevo.errors import shown
 
 Reader = Literal["older events", "newer events"]
 """The events that fail or are read wrongly: older ones by the newer class, or newer ones by the older class."""
@@ -50,6 +52,19 @@ class Change:
     """How to fix it; ``None`` if nothing is left to do: the version was raised and there is an upcaster."""
 
 
+class _Subject(msgspec.Struct):
+    type: str
+
+
+class _About(msgspec.Struct):
+    """What relevo adds to the schema of an event."""
+
+    event: str
+    version: int
+    upcasts: tuple[int, ...] = ()
+    subject: _Subject | None = None
+
+
 @attrs.frozen
 class _Side:
     """An event of one of the two outputs."""
@@ -58,24 +73,31 @@ class _Side:
     root: Schema
     """The schema that its references refer to."""
 
-    @property
-    def version(self) -> int:
-        return int(self.schema[OWN]["version"])
+    about: _About
 
     @property
-    def upcasts(self) -> list[int]:
-        return list(self.schema[OWN].get("upcasts", ()))
+    def version(self) -> int:
+        return self.about.version
+
+    @property
+    def upcasts(self) -> tuple[int, ...]:
+        return self.about.upcasts
 
     @property
     def subject(self) -> str | None:
-        found = self.schema[OWN].get("subject")
-        return found["type"] if found else None
+        return self.about.subject.type if self.about.subject else None
 
     def resolved(self, node: Any) -> Schema:
-        """Return *node*, or the schema that it refers to."""
+        """
+        Return *node*, or the schema that it refers to.
+
+        Raises:
+            ValueError: A keyword has a value that it cannot have in JSON Schema, or a reference leads nowhere.
+        """
         for _ in range(100):
             if not isinstance(node, Mapping):
                 return {} if node is not False else {"not": {}}
+            _check_keywords(node)
             if "allOf" in node and len(node["allOf"]) == 1:
                 node = node["allOf"][0]
             if "$ref" not in node:
@@ -92,6 +114,37 @@ class _Side:
         return found
 
 
+_NODE = dict[str, Any] | bool
+_KEYWORDS: Mapping[str, Any] = {
+    **dict.fromkeys(("$ref", "title", "format", "contentEncoding", "pattern"), str),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf"), list[_NODE]),
+    **dict.fromkeys((*_LOWER, *_UPPER), float),
+    "type": str | Annotated[list[str], msgspec.Meta(min_length=1)],
+    "enum": list[Any],
+    "multipleOf": Annotated[float, msgspec.Meta(gt=0)],
+    "properties": dict[str, _NODE],
+    "propertyNames": dict[str, Any],
+    "required": list[str],
+}
+"""The types of the values that are read; a file may have others."""
+
+
+def _check_keywords(node: Mapping[str, Any]) -> None:
+    """
+    Check the values of keywords in a schema.
+
+    Raises:
+        ValueError: One has another type than JSON Schema gives it.
+    """
+    for word in node.keys() & _KEYWORDS.keys():
+        try:
+            msgspec.convert(node[word], _KEYWORDS[word])
+            if word == "pattern":
+                re.compile(node[word])
+        except (msgspec.ValidationError, re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f'it has the keyword "{word}" with {shown(node[word])}: {error}') from error
+
+
 def events_in(document: object) -> dict[str, _Side]:
     """
     Return the events in an output of ``relevo schema``, by name.
@@ -103,9 +156,12 @@ def events_in(document: object) -> dict[str, _Side]:
     among = root["$defs"] if "$defs" in root else root.get("components", {}).get("schemas")
     try:
         found = [each for each in among.values() if OWN in each]
-        return {each[OWN]["event"]: _Side(each, root if "components" in root else each) for each in found}
-    except (AttributeError, KeyError, TypeError) as error:
+        sides = [
+            _Side(each, root if "components" in root else each, msgspec.convert(each[OWN], _About)) for each in found
+        ]
+    except (AttributeError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise ValueError("it is not an output of relevo schema") from error
+    return {side.about.event: side for side in sides}
 
 
 def compare(old: object, new: object) -> list[Change]:
