@@ -17,6 +17,7 @@ from relevo._problem import with_lines
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
+from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import show_json, show_table
@@ -34,6 +35,16 @@ class _Finding:
     what: str
     detail: str
     error: RelevoError | None = None
+    applies: bool = attrs.field(default=True, kw_only=True)
+    """False if there is nothing to check."""
+
+    word: str = attrs.field(default="WRONG", kw_only=True)
+    """What an error is called in the table."""
+
+    @property
+    def is_ok(self) -> bool | None:
+        """Whether nothing is wrong; ``None`` if there is nothing to check."""
+        return self.error is None if self.applies else None
 
 
 @click.command()
@@ -42,17 +53,21 @@ class _Finding:
     is_flag=True,
     help="Also connect to every server, and report what setup would create and what is wrong there.",
 )
+@click.option(
+    "--strict", is_flag=True, help="Also check each point of the page Harden a deployment, and fail on a warning."
+)
 @click.option("--supervisor", metavar="FILE", callback=refuse_blank, help="Also check this supervisor configuration.")
 @json_option
 @with_app
-def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int:
+def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json: bool) -> int:
     """
     Check the configuration and the listeners before a worker starts.
 
     Reads the configuration, imports the listeners, and runs a worker's start-up checks for each transport.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
-    and ports that are open to others. Exits with 78 if the program or a configuration must be changed, with 69 if a
-    server cannot be reached.
+    and ports that are open to others. With --strict it reports what the deployment leaves open to others; run it as
+    the user of the service, with its environment. Exits with 78 if the program or a configuration must be changed, with
+    69 if a server cannot be reached.
 
     Example: relevo check --live
     """
@@ -70,6 +85,8 @@ def check(*, app: App, live: bool, supervisor: str | None, as_json: bool) -> int
             findings.append(_try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
     if supervisor is not None:
         findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
+    if strict:
+        findings += [_hardened(name, verdict) for name, verdict in examined(app)]
     return _report(findings, as_json=as_json)
 
 
@@ -78,6 +95,14 @@ def _try(what: str, run: Callable[[], str]) -> _Finding:
         return _Finding(what, run())
     except RelevoError as error:
         return _Finding(what, str(error), error)
+
+
+def _hardened(name: str, verdict: Verdict) -> _Finding:
+    if verdict.status == "warning":
+        where = f"{PAGE}#{name.partition(' ')[2]}"
+        error = ConfigurationError(f"{name}: {verdict.detail}; see {where}")
+        return _Finding(name, verdict.detail, error, word="warning")
+    return _Finding(name, verdict.detail, applies=verdict.status == "ok")
 
 
 def _listeners(app: App) -> str:
@@ -110,16 +135,21 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
 
 
 def _report(findings: Sequence[_Finding], *, as_json: bool) -> int:
-    rows: list[dict[str, Any]] = [
-        {"check": each.what, "ok": each.error is None, "detail": each.detail} for each in findings
-    ]
     if as_json:
-        show_json(rows)
+        show_json([{"check": each.what, "ok": each.is_ok, "detail": each.detail} for each in findings])
     else:
-        for row in rows:
-            row["ok"], row["detail"] = ("ok", row["detail"]) if row["ok"] else ("WRONG", "see below")
-        show_table(["check", "ok", "detail"], rows, empty="")
+        show_table(["check", "ok", "detail"], list(map(_row, findings)), empty="")
     errors = [each.error for each in findings if each.error is not None]
     for error in errors:
         tell(error)
     return max((exit_code(error) for error in errors), default=0)
+
+
+def _row(finding: _Finding) -> dict[str, Any]:
+    if finding.error is not None:
+        ok, detail = finding.word, "see below"
+    elif finding.applies:
+        ok, detail = "ok", finding.detail
+    else:
+        ok, detail = "-", f"not applicable: {finding.detail}"
+    return {"check": finding.what, "ok": ok, "detail": detail}

@@ -1,0 +1,332 @@
+"""The points of the page "Harden a deployment", each checked: what an application leaves open to others."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import attrs
+
+from relevo._app.app import App, parts_of
+from relevo._event.validation import MAX_BODY
+from relevo._runner.lock_path import deploy_guard, drain_lock
+from relevo._transport.optional import FileStore
+from relevo.errors import ConfigurationError
+
+PAGE = "docs/how-to/harden-a-deployment.md"
+
+Status = Literal["ok", "warning", "not applicable"]
+
+
+@attrs.frozen
+class Verdict:
+    """How far a point is met."""
+
+    status: Status
+    detail: str
+
+
+@attrs.frozen
+class Point:
+    """A point of the page."""
+
+    anchor: str
+    """The heading of the page, as the end of its address."""
+
+    judge: Callable[[App], Verdict]
+
+
+def examined(app: App) -> Iterator[tuple[str, Verdict]]:
+    """Yield each point of the page, as its number and anchor, with the verdict about *app*; nothing is connected to."""
+    for number, point in enumerate(POINTS, start=1):
+        yield f"{number}. {point.anchor}", point.judge(app)
+
+
+def _verdict(faults: Sequence[str], ok: str) -> Verdict:
+    return Verdict("warning", "; ".join(faults)) if faults else Verdict("ok", ok)
+
+
+def _absent(why: str) -> Verdict:
+    return Verdict("not applicable", why)
+
+
+# --- events ------------------------------------------------------------------------------------------------
+
+
+def _signed_events(app: App) -> Verdict:
+    signing = parts_of(app).signing
+    if signing is None:
+        return Verdict("warning", "events are not signed: who can write to a queue can make listeners run; set signing")
+    if not signing.required:
+        return Verdict("warning", "unsigned events are accepted; remove required = false once none is left")
+    return Verdict("ok", "every event is signed")
+
+
+def _body_size(app: App) -> Verdict:
+    limits = {name: each.capabilities.max_body for name, each in app.transports.items()}
+    limited = {name: limit for name, limit in limits.items() if limit is not None}
+    faults = [
+        f"{name} takes bodies of {limit:,} bytes; set max_body = {2 * MAX_BODY}, and max_message_size on the server"
+        for name, limit in limited.items()
+        if limit > 2 * MAX_BODY
+    ]
+    return _verdict(faults, "no larger body than relevo sends") if limited else _absent("no transport has such a limit")
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def _configuration_file(app: App) -> Verdict:
+    path = _file_of(app)
+    if path is None:
+        return _absent("there is no file")
+    try:
+        found, text = path.stat(), path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return Verdict("warning", f"{path} cannot be read: {error.strerror}")
+    faults = _open_to_others(path, found)
+    if found.st_mode & stat.S_IROTH and any(secret in text for secret in _secrets(app)):
+        faults.append(f"{path} holds a secret and every user can read it; write ${{VARIABLE}}, or chmod o-r")
+    return _verdict(faults, f"{path}, mode {stat.S_IMODE(found.st_mode):04o}")
+
+
+def _file_of(app: App) -> Path | None:
+    """Return the file that configures *app*, or only names it."""
+    place = parts_of(app).loaded_from
+    if place.config is not None:
+        return place.config.path
+    return Path(place.options[1]) if place.options[:1] == ["--config"] else None
+
+
+def _open_to_others(path: Path, found: os.stat_result) -> list[str]:
+    """Return why others than this user, its group and root can write *path*."""
+    faults = []
+    if found.st_uid not in (0, os.geteuid()):
+        faults.append(f"{path} belongs to the user {found.st_uid}; chown it to root or to the user of the service")
+    is_of_own_group = found.st_gid == os.getegid()
+    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not is_of_own_group):
+        faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; chmod go-w")
+    return faults
+
+
+def _secrets(app: App) -> set[str]:
+    """Return the keys and passwords of the configuration."""
+    signing = parts_of(app).signing
+    keys = {key.reveal() for key in signing.keys} if signing else set()
+    addresses = {secret for server in _servers(app) for secret in (server.password, server.raw_password) if secret}
+    return keys | addresses
+
+
+def _sqlite_file(app: App) -> Verdict:
+    files = [path for path in _sqlite_paths(app) if path.exists()]
+    if not files:
+        return _absent("there is no file yet" if any(_sqlite_paths(app)) else "no transport is on SQLite")
+    faults = [
+        f"other users can {'write' if mode & 0o002 else 'read'} {path}, mode {mode:04o}; chmod o-rwx"
+        for path in files
+        if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o007
+    ]
+    return _verdict(faults, ", ".join(map(str, files)))
+
+
+def _sqlite_paths(app: App) -> Iterator[Path]:
+    """Yield the files of databases: those in the folders of stores that have the name in an address."""
+    stores = [*app.transports.items(), *((f"{name}.outbox", store) for name, store in app.outboxes.items())]
+    addresses = dict(_addresses(app))
+    for name, store in stores:
+        folder = store.folder if isinstance(store, FileStore) else None
+        file = addresses.get(name, "").partition("?")[0].rpartition("/")[2].removeprefix("file:")
+        if folder is not None and file:
+            yield from (folder / f"{file}{suffix}" for suffix in ("", "-wal", "-shm"))
+
+
+def _lock_folder(app: App) -> Verdict:
+    try:
+        folders = {deploy_guard(app).path.parent, *(drain_lock(app, name, ()).path.parent for name in app.transports)}
+        faults = [fault for folder in sorted(folders) for fault in _open_to_others(folder, folder.stat())]
+    except (ConfigurationError, OSError) as error:
+        return Verdict("warning", str(error))
+    return _verdict(faults, ", ".join(map(str, sorted(folders))))
+
+
+# --- servers -------------------------------------------------------------------------------------------------
+
+_LOCAL = re.compile(r"localhost|.*\.localhost|::1|127(\.\d+){3}|")
+_ENCRYPTED = {"amqps", "rediss"}
+_VERIFIES: tuple[tuple[str, Sequence[str]], ...] = (
+    ("sslmode", ("verify-ca", "verify-full")),
+    ("ssl_ca", ()),
+    ("ssl_verify_cert", ("true",)),
+)
+"""Parameters of an address with which the server's certificate is verified, and their values; without any, all."""
+
+_COMMON = {"", "guest", "changeme", "password", "postgres", "root", "admin", "secret", "test", "123456", "relevo"}
+_ADMINISTRATORS = {"root", "postgres", "sa", "system", "sys", "admin", "administrator", "mysql"}
+
+
+@attrs.frozen(kw_only=True)
+class _Server:
+    name: str
+    scheme: str
+    host: str
+    user: str
+    password: str | None
+    raw_password: str | None
+    """As it stands in the address, percent-encoded."""
+
+    path: str
+    query: dict[str, list[str]]
+
+    @property
+    def is_local(self) -> bool:
+        return _LOCAL.fullmatch(self.host) is not None
+
+    @property
+    def is_sql(self) -> bool:
+        return not self.scheme.startswith(("amqp", "redis"))
+
+    @property
+    def is_verified(self) -> bool:
+        return self.scheme in _ENCRYPTED or any(
+            name in self.query and (not values or self.query[name][-1] in values) for name, values in _VERIFIES
+        )
+
+
+def _addresses(app: App) -> Iterator[tuple[str, str]]:
+    """Yield the addresses of the configuration, by the names of transports; an outbox may have its own."""
+    config = parts_of(app).config
+    for name, entry in config.transports.items() if config else ():
+        yield name, entry.url.reveal()
+        if entry.outbox and "://" in entry.outbox.reveal():
+            yield f"{name}.outbox", entry.outbox.reveal()
+
+
+def _servers(app: App) -> Iterator[_Server]:
+    """Yield the servers that the configuration names, by the addresses of transports and outboxes."""
+    for name, address in _addresses(app):
+        with suppress(ValueError):  # each backend has checked its own addresses
+            parts = urlsplit(address)
+            scheme = parts.scheme.partition("+")[0].lower()
+            if scheme not in ("sqlite", "memory"):
+                yield _Server(
+                    name=name,
+                    scheme=scheme,
+                    host=(parts.hostname or "").lower(),
+                    user=unquote(parts.username or ""),
+                    password=None if parts.password is None else unquote(parts.password),
+                    raw_password=parts.password,
+                    path=unquote(parts.path[1:]),
+                    query=parse_qs(parts.query, keep_blank_values=True),
+                )
+
+
+def _encrypted_connections(app: App) -> Verdict:
+    servers = [each for each in _servers(app) if not each.is_local]
+    faults = [
+        f"{each.name}: the connection to {each.host} is not encrypted and verified; "
+        + ("add sslmode=verify-full or ssl_ca=… to the address" if each.is_sql else "use the scheme for TLS")
+        for each in servers
+        if not each.is_verified
+    ]
+    return _verdict(faults, "verified with TLS") if servers else _absent("every server is on this machine")
+
+
+def _passwords(app: App) -> Verdict:
+    servers = list(_servers(app))
+    faults = []
+    for each in servers:
+        is_missing = each.password is None and each.scheme.startswith("amqp")  # the user guest with its password
+        if is_missing or (each.password is not None and each.password.lower() in {*_COMMON, each.user.lower()}):
+            faults.append(f"{each.name}: the password is empty, the user's name or well known; set a random one")
+    return _verdict(faults, "no password is well known") if servers else _absent("no transport has a server")
+
+
+def _database_user(app: App) -> Verdict:
+    servers = [each for each in _servers(app) if each.is_sql]
+    faults = [
+        f'{each.name}: "{each.user}" administers the server; give relevo a user of its own, with rights on its tables'
+        for each in servers
+        if each.user.lower() in _ADMINISTRATORS
+    ]
+    if servers and parts_of(app).creates:
+        faults.append(
+            'the user must be able to create tables; write setup = "explicit", and run relevo setup as its owner'
+        )
+    return (
+        _verdict(faults, "no administrator, and no right to create tables")
+        if servers
+        else _absent("no database server")
+    )
+
+
+def _rabbitmq_user(app: App) -> Verdict:
+    servers = [each for each in _servers(app) if each.scheme.startswith("amqp")]
+    faults = []
+    for each in servers:
+        if each.user in ("", "guest"):
+            faults.append(
+                f"{each.name}: the user guest administers the server; add a user with permissions on relevo's names"
+            )
+        if each.path in ("", "/"):
+            faults.append(f"{each.name}: the default virtual host is shared; add one of its own")
+    return (
+        _verdict(faults, "a user and a virtual host of its own") if servers else _absent("no transport is on RabbitMQ")
+    )
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+def _child_processes(app: App) -> Verdict:
+    execution = app.execution
+    if execution.chosen != "process":
+        return Verdict("warning", f'listeners run {execution.chosen}, without limits; write execution = "process"')
+    missing = "" if execution.memory_limit else 'a child process may take all memory; set memory_limit = "512M"'
+    return _verdict(
+        [missing] if missing else [], f"at most {execution.time_limit:g} s and {execution.memory_limit} bytes"
+    )
+
+
+def _own_user(_: App) -> Verdict:
+    if os.geteuid() == 0:
+        return Verdict("warning", "this is root; run the service, and this check, as a user of its own")
+    return Verdict("ok", f"the user {os.geteuid()}")
+
+
+def _error_mails(app: App) -> Verdict:
+    config = parts_of(app).config
+    mail: Any = config.plugins.get("mail") if config else None
+    if mail is None:
+        return _absent("the plugin mail is not configured")
+    faults = []
+    if mail.options.get("arguments", True) is not False:
+        faults.append("mails show the arguments of events, masked only by their names; set arguments = false")
+    if mail.options.get("starttls") is False and urlsplit(str(mail.options.get("server", ""))).hostname not in (
+        None,
+        "localhost",
+    ):
+        faults.append("mails are sent unencrypted; remove starttls = false")
+    return _verdict(faults, "without arguments, encrypted")
+
+
+POINTS = (
+    Point("signed-events", _signed_events),
+    Point("configuration-file", _configuration_file),
+    Point("encrypted-connections", _encrypted_connections),
+    Point("passwords", _passwords),
+    Point("database-user", _database_user),
+    Point("rabbitmq-user", _rabbitmq_user),
+    Point("body-size", _body_size),
+    Point("sqlite-file", _sqlite_file),
+    Point("lock-folder", _lock_folder),
+    Point("child-processes", _child_processes),
+    Point("own-user", _own_user),
+    Point("error-mails", _error_mails),
+)
+"""In the order of the page; a test compares them with its headings."""

@@ -1,0 +1,205 @@
+"""``relevo check --strict``: each point of the page is met, is reported, or does not apply."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relevo.cli._hardening import POINTS
+
+from .shop import Shop, lines, opened
+
+KEY = "0123456789abcdefghijklmnopqrstuvwxyz"
+HARD = """
+source = "shop"
+app = "shop:app"
+listeners = ["shop_listeners"]
+setup = "explicit"
+execution = "process"
+memory_limit = "512M"
+signing = "${KEY}"
+plugins = { mail = { to = "dev@example.org", arguments = false } }
+
+[transports]
+main = "sqlite:///shop.db"
+db = "postgresql://shop:${PASSWORD}@db.example/shop?sslmode=verify-full"
+mq = { url = "amqps://shop:${PASSWORD}@mq.example/shop", max_body = 2_097_152 }
+
+[routes]
+"image.*" = ["main/media", "main/feed"]
+"mail.*" = "db"
+"order.*" = "mq"
+"*" = "main"
+"""
+ENVIRON: dict[str, Any] = {"KEY": KEY, "PASSWORD": "correct-horse-battery"}
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    pytest.importorskip("relevo_amqp")
+    shop = opened(tmp_path)
+    shop.write("relevo.toml", HARD)
+    shop.folder.joinpath("relevo.toml").chmod(0o600)
+    return shop
+
+
+def verdicts(shop: Shop, **environ: str) -> dict[str, tuple[bool | None, str]]:
+    """Return how each point is judged, by its anchor."""
+    rows = json.loads(shop.run("check --strict --json", **(ENVIRON | environ)).stdout)
+    points = [row for row in rows if row["check"][0].isdecimal()]
+    assert [row["check"] for row in points] == [f"{n}. {each.anchor}" for n, each in enumerate(POINTS, start=1)]
+    return {row["check"].partition(" ")[2]: (row["ok"], row["detail"]) for row in points}
+
+
+def warnings(shop: Shop, **environ: str) -> dict[str, str]:
+    """Return the warnings but that about root, as which these tests may run."""
+    found = {anchor: detail for anchor, (ok, detail) in verdicts(shop, **environ).items() if ok is False}
+    assert ("own-user" in found) is (os.geteuid() == 0)
+    found.pop("own-user", None)
+    return found
+
+
+def change(shop: Shop, old: str, new: str) -> None:
+    assert old in HARD
+    shop.write("relevo.toml", HARD.replace(old, new))
+
+
+def test_a_hardened_deployment_has_no_warning(shop: Shop) -> None:
+    assert warnings(shop) == {}
+
+
+def test_without_servers_and_mail_the_points_about_them_do_not_apply(shop: Shop) -> None:
+    shop.write("relevo.toml", 'signing = "${KEY}"\n[transports]\nmain = "sqlite:///shop.db"\n')
+
+    found = verdicts(shop)
+
+    absent = {anchor for anchor, (ok, _) in found.items() if ok is None}
+    servers = {"encrypted-connections", "passwords", "database-user", "rabbitmq-user", "body-size"}
+    assert absent == {*servers, "sqlite-file", "error-mails"}
+
+
+def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(shop: Shop) -> None:
+    shop.write("relevo.toml", 'app = "shop:app"\n')
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_memory\n"
+        "app = relevo.App(transports={'main': relevo_memory.MemoryTransport()}, routes={'*': 'main'})\n",
+    )
+
+    found = verdicts(shop)
+
+    assert found["configuration-file"] == (True, f"{shop.folder / 'relevo.toml'}, mode 0600")
+    assert found["encrypted-connections"][0] is None
+    assert found["signed-events"][0] is False
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "anchor", "why"),
+    [
+        ('signing = "${KEY}"', "", "signed-events", "events are not signed"),
+        ('"${KEY}"', '{ keys = "${KEY}", required = false }', "signed-events", "unsigned events are accepted"),
+        ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is not encrypted"),
+        ("verify-full", "require", "encrypted-connections", "db: the connection to db.example"),
+        ("amqps://", "amqp://", "encrypted-connections", "mq: the connection to mq.example"),
+        ("shop:${PASSWORD}@db", "shop:shop@db", "passwords", "db: the password is empty, the user's name"),
+        ("shop:${PASSWORD}@db", "shop:@db", "passwords", "db: the password is empty"),
+        ("shop:${PASSWORD}@mq", "shop:password@mq", "passwords", "mq: the password is"),
+        ("shop:${PASSWORD}@db", "postgres:${PASSWORD}@db", "database-user", 'db: "postgres" administers'),
+        ('setup = "explicit"', "", "database-user", "must be able to create tables"),
+        ("shop:${PASSWORD}@mq", "guest:${PASSWORD}@mq", "rabbitmq-user", "mq: the user guest"),
+        ("@mq.example/shop", "@mq.example", "rabbitmq-user", "mq: the default virtual host"),
+        (", max_body = 2_097_152", "", "body-size", "mq takes bodies of 16,777,216 bytes"),
+        ('execution = "process"\nmemory_limit = "512M"', "", "child-processes", "listeners run inline"),
+        ('memory_limit = "512M"', "", "child-processes", "may take all memory"),
+        (", arguments = false", "", "error-mails", "mails show the arguments"),
+    ],
+)
+def test_what_is_left_open_is_a_warning_of_its_point_alone(
+    shop: Shop, old: str, new: str, anchor: str, why: str
+) -> None:
+    change(shop, old, new)
+
+    found = warnings(shop)
+
+    assert list(found) == [anchor]
+    assert why in found[anchor]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", ""])
+def test_a_server_on_this_machine_needs_no_encryption(shop: Shop, host: str) -> None:
+    shop.write("relevo.toml", HARD.replace("@db.example/shop?sslmode=verify-full", f"@{host}/shop"))
+
+    assert warnings(shop) == {}
+
+
+def test_the_address_of_an_outbox_is_looked_at_too(shop: Shop) -> None:
+    change(shop, ", max_body", ', outbox = "postgresql://root:root@other.example/shop", max_body')
+
+    found = warnings(shop)
+
+    assert set(found) == {"encrypted-connections", "passwords", "database-user"}
+    assert "mq.outbox: " in found["passwords"]
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o644, False), (0o660, False), (0o646, True)])
+def test_a_configuration_that_others_can_write_is_reported(shop: Shop, mode: int, is_open: bool) -> None:  # noqa: FBT001 - pytest passes it by name
+    shop.folder.joinpath("relevo.toml").chmod(mode)
+
+    assert ("configuration-file" in warnings(shop)) is is_open
+
+
+def test_a_secret_in_a_configuration_that_everyone_can_read_is_reported_and_not_shown(shop: Shop) -> None:
+    change(shop, "shop:${PASSWORD}@db", "shop:p%40ssw0rd@db")
+    file = shop.folder / "relevo.toml"
+    file.chmod(0o644)
+
+    done = shop.run("check --strict", **ENVIRON)
+    file.chmod(0o640)
+    closed = warnings(shop)
+
+    assert "holds a secret and every user can read it" in done.stderr
+    assert "ssw0rd" not in done.stdout + done.stderr
+    assert closed == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_configuration_of_another_user_is_reported(shop: Shop) -> None:
+    os.chown(shop.folder / "relevo.toml", 65534, 65534)
+
+    assert "belongs to the user 65534" in warnings(shop)["configuration-file"]
+
+
+def test_a_database_file_that_others_can_open_is_reported(shop: Shop) -> None:
+    shop.run("setup -t main", **ENVIRON)
+    file = shop.folder / "shop.db"
+    file.touch()
+    file.chmod(0o644)
+
+    found = warnings(shop)
+    file.chmod(0o640)
+
+    assert f"other users can read {file}" in found["sqlite-file"]
+    assert verdicts(shop)["sqlite-file"][0] is True
+
+
+def test_a_folder_of_locks_that_others_can_write_is_reported(shop: Shop) -> None:
+    shop.folder.chmod(stat.S_IMODE(shop.folder.stat().st_mode) | 0o002)
+
+    assert list(warnings(shop)) == ["lock-folder"]
+
+
+def test_the_table_and_the_lines_name_the_point_and_the_exit_code_is_that_of_a_configuration(shop: Shop) -> None:
+    change(shop, "amqps://", "amqp://")
+
+    done = shop.run("check --strict", **ENVIRON)
+    usual = shop.run("check", **ENVIRON)
+
+    assert (done.returncode, usual.returncode) == (78, 0)
+    assert "3. encrypted-connections  warning  see below" in " ".join(done.stdout.split("\n"))
+    assert lines(done)[0].startswith("relevo: 3. encrypted-connections: mq: ")
+    assert lines(done)[0].endswith("; see docs/how-to/harden-a-deployment.md#encrypted-connections")
