@@ -340,7 +340,7 @@ class AmqpTransport(Transport, ForkAware):
 
     def _note_failure(self) -> None:
         """Count a subscription that was lost or failed; the next one waits a little."""
-        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret  # nosec B311
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * jitter
         self._failures += 1
         self._not_before = time.monotonic() + pause
@@ -401,7 +401,7 @@ class AmqpTransport(Transport, ForkAware):
             subscription = None if receiver is None else receiver.subscription
             if receiver is None or subscription is None or not subscription.holds(receipt):
                 raise LeaseLostError(self.name, delivery)
-            assert isinstance(receipt, Receipt)  # noqa: S101 - it is held
+            assert isinstance(receipt, Receipt)  # noqa: S101 - it is held  # nosec B101
             key = _key_of(delivery, receipt)
             before = subscription.noted(receipt)
             try:

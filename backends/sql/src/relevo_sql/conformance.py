@@ -52,7 +52,7 @@ _CONSTRAINTS = {
 _IN_TRANSACTION = 1
 """A bit of the status that MariaDB sends with each answer: SERVER_STATUS_IN_TRANS."""
 
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it  # nosec B108
 
 _LARGE = 2**30
 """Bytes; a container often has a small one."""
@@ -94,7 +94,7 @@ class SqlHarness(Harness):
         return SqlTransport.open(SqlOptions(url=self.url, dialect=self.dialect), name="sql", clock=clock)
 
     def kill(self, transport: Transport) -> None:
-        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
         for database in transport._databases:  # noqa: SLF001 - the end of a process closes its files without notice
             database._close_connection()  # noqa: SLF001
 
@@ -222,7 +222,7 @@ def _commits_alone(connection: sa.Connection) -> bool:
 
 
 def _engine_of(transport: Transport) -> sa.Engine:
-    assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
+    assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
     return transport._database.engine  # noqa: SLF001 - deliberately below the public interface
 
 

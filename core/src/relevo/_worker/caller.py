@@ -153,7 +153,7 @@ class Caller:
         refused = decision.refusal(delivery, now)
         if refused is not None:
             return refused
-        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones
+        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones  # nosec B101
         try:
             progress = loaded(delivery.state)
             document = decoded(envelope.body)

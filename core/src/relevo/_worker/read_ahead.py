@@ -73,7 +73,7 @@ class ReadAhead:
         return result
 
     def _run(self, requests: SimpleQueue[int], results: _Results) -> None:
-        while limit := requests.get():
+        while limit := requests.get():  # nosec B113  # a queue, not the library requests
             result: Sequence[Delivery] | BaseException
             try:
                 result = self._receive(limit)

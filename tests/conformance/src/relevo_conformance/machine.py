@@ -506,7 +506,7 @@ class TransportMachine(RuleBasedStateMachine):
         cls = type(self)
         if not cls.rows:
             try_foreign_headers(self.bench.harness)
-            cls.rows = tuple(rows(self.bench.harness, PROFILES["quick"], Random(PAIRS)))  # noqa: S311 - no secret
+            cls.rows = tuple(rows(self.bench.harness, PROFILES["quick"], Random(PAIRS)))  # noqa: S311 - no secret  # nosec B311
         with suppress(HookMissing):
             Play(self.bench, cls.rows[number % len(cls.rows)]).run()
 

@@ -294,7 +294,7 @@ class MariadbDialect(Dialect):
         if change.values is not None:
             return query, changing.with_hint(_BY_KEY, dialect_name="mysql")
         table, key = change.table.name, change.key.name  # the form for several tables, the only one with an index
-        return query, sa.text(f"DELETE {table} FROM {table} {_BY_KEY} WHERE {table}.{key} IN :keys")
+        return query, sa.text(f"DELETE {table} FROM {table} {_BY_KEY} WHERE {table}.{key} IN :keys")  # nosec B608  # names of our own tables
 
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
         return column.bool_op("IN")(sa.bindparam(parameter, type_=sa.types.NullType()))
@@ -321,7 +321,7 @@ class MariadbDialect(Dialect):
         if slots:
             rows = ", ".join(f"({slot})" for slot in slots)
             connection.exec_driver_sql(
-                f"INSERT INTO {LINES} (slot) VALUES {rows} ON DUPLICATE KEY UPDATE slot = {LINES}.slot"  # noqa: S608 - numbers
+                f"INSERT INTO {LINES} (slot) VALUES {rows} ON DUPLICATE KEY UPDATE slot = {LINES}.slot"  # noqa: S608 - numbers  # nosec B608
             )
 
     # --- errors -----------------------------------------------------------------------------------
