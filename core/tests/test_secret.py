@@ -8,7 +8,8 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Secret, masked_url
+from relevo import Secret, TransportUnavailableError, masked, masked_url
+from relevo.errors import shown
 
 
 def test_a_secret_shows_itself_only_when_asked() -> None:
@@ -78,3 +79,61 @@ def test_a_password_is_not_shown_where_the_host_was_forgotten() -> None:
         "amqp://***",
         "amqp://h:5672/v",
     ]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("see amqp://u:pw@h/v: refused", "see amqp://u:***@h/v: refused"),
+        ("see amqp://u:p w@h/v: refused", "see amqp://u:***@h/v: refused"),
+        ('see amqp://u:p"w@h/v: refused', "see amqp://u:***@h/v: refused"),
+        ("see amqp://u:p/w?#@h/v: refused", "see amqp://u:***@h/v: refused"),
+        ("no file /etc/amqp:/u:pw@h", "no file /etc/amqp:/u:***@h"),
+        ("amqp://guest:pw without a host", "amqp://*** without a host"),
+        ("['amqp://u:pw@h', 'amqp://u:pw@i']", "['amqp://u:***@h', 'amqp://u:***@i']"),
+        ("https://token@host/ and https://host/?id=3&token=pw", "https://***@host/ and https://host/?id=3&token=***"),
+        ("host=h password='p w' dbname=x", "host=h password=*** dbname=x"),
+        ("connect(password=settings.password)", "connect(password=***)"),
+    ],
+)
+def test_a_password_is_masked_wherever_it_stands_in_a_text(text: str, expected: str) -> None:
+    assert masked(text) == expected
+    assert masked(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write amqp://user:password@host:port/vhost, or amqps:// for TLS",
+        "write amqp://user:${VARIABLE}@host",
+        "(amqp://h:5672), [amqp://[::1]:5672/v], memory://",
+        "https://host/@name and https://host/?mail=me@example.org#part",
+        "sqlite:///file:shop.db?mode=rwc&uri=true",
+        "transports.main.password: expected text",
+        "12:30, C:/Users, me@example.org",
+    ],
+)
+def test_a_text_without_a_password_stays(text: str) -> None:
+    assert masked(text) == text
+
+
+@given(st.text(st.characters(exclude_characters="\n")), st.sampled_from(["{}", "see {} x", "['{}']", '{{"a": "{}"}}']))
+def test_no_password_of_an_address_is_left_in_a_text(noise: str, form: str) -> None:
+    address = f"amqp://me:hunter2{noise.replace('@', '')}hunter2@host/v"
+
+    assert "hunter2" not in masked(form.format(address))
+    assert "hunter2" not in shown(form.format(address), 1000) + shown({"x": [(address,)]}, 1000)
+
+
+@given(st.text(), st.text())
+def test_masking_twice_changes_nothing_more(one: str, other: str) -> None:
+    once = masked(f"{one}://{other}")
+
+    assert masked(once) == once
+
+
+def test_an_error_shows_no_password_that_is_in_its_text() -> None:
+    error = TransportUnavailableError("main", "no answer from amqp://me:hunter2@host/")
+
+    assert "hunter2" not in f"{error} {error!r} {shown(error)}"
+    assert "amqp://me:***@host/" in str(error)

@@ -45,7 +45,7 @@ from relevo._runner.loop import LoopRunner
 from relevo._runner.systemd import SystemdRunner
 from relevo._hook import Hooks, hookimpl
 from relevo._clock import Clock, Duration, Moment, SystemClock
-from relevo._secret import Secret, masked_url
+from relevo._secret import Secret, masked, masked_url
 from relevo._worker.signing import Signing
 from relevo.errors import RelevoError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
@@ -73,7 +73,7 @@ __all__ += ["MAX_LEASE", "MAX_DEATHS"]
 __all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]
 # values that come in by argument
-__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked_url", "Signing"]
+__all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked", "masked_url", "Signing"]
 # errors: of the program, of the world, of the event
 __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
 __all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]

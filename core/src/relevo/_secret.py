@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 MASK = "***"
 
 
@@ -49,10 +53,105 @@ def masked_url(url: str) -> str:
     if not separator:
         return MASK
     credentials, at, place = rest.rpartition("@")
-    if not at and not rest.partition("/")[0].rpartition(":")[2].isdecimal() and ":" in rest.partition("/")[0]:
-        return f"{scheme}://{MASK}"  # an invalid port may be a password whose @host was forgotten
-    user, colon, _ = credentials.partition(":")
-    shown = f"{user}:{MASK}@" if colon else f"{MASK}@" if at else ""
+    if not at and not _is_place(rest):
+        return f"{scheme}://{MASK}"
     place, question, query = place.partition("?")
     pairs = "&".join(f"{pair.partition('=')[0]}={MASK}" for pair in query.split("&") if pair)
-    return f"{scheme}://{shown}{place.partition('#')[0]}{question}{pairs}"
+    return f"{scheme}://{_user(credentials)}{at}{place.partition('#')[0]}{question}{pairs}"
+
+
+def masked(text: str) -> str:
+    """
+    Return *text* with the passwords in it replaced by ``***``: those of addresses, and values called ``password=…``.
+
+    In a text, other words surround an address. So the values of a query are masked only if they have the name of a
+    secret, and an address ends at a space or a quote, unless its password has one.
+    """
+    shown, end = [], 0
+    while found := _SEPARATOR.search(text, end):
+        address, after = _masked_address(text, found.end())
+        shown += [text[end : found.end()], address]
+        end = after
+    return _SETTING.sub(rf"\1{MASK}", "".join([*shown, text[end:]]))
+
+
+def without_secrets(value: Any) -> Any:
+    """
+    Return *value* with the passwords in its texts masked, also inside of lists and tables.
+
+    Each text is one value, so an address in it reaches to its end, and its password may contain anything.
+    """
+    match value:
+        case str():
+            return _masked_value(value)
+        case Mapping():
+            return {without_secrets(key): without_secrets(each) for key, each in value.items()}
+        case list():
+            return [without_secrets(each) for each in value]
+        case tuple():
+            return tuple(without_secrets(each) for each in value)
+    return value
+
+
+_SEPARATOR = re.compile(r":/{1,2}")
+"""What follows a scheme; in an address that was taken for a path, one slash is left."""
+
+_WORD = re.compile(r"""[^\s"<>`]*""")
+_PLACE = re.compile(r"(?:\[[\w:.%]*\]|[^:\[\]]*)(?::(?:\d+|port))?[.,;:!?')\]}]*")
+"""A host with a valid port, or with the word that stands for one in a remedy, and the punctuation after it."""
+
+_EXAMPLE = re.compile(r"user:(?:password|\$\{\w+\})")
+"""Credentials as the remedies of errors show them."""
+
+_FORGOTTEN = re.compile(r"(?!mailto:)[^\s:/@]+:.+@", re.DOTALL)
+"""The credentials of an address whose scheme was forgotten."""
+
+_SETTING = re.compile(
+    r"""(?i)((?:passw(?:or)?d|passphrase|pwd|(?<=[?&])[\w-]{0,40}(?:secret|token|key|auth|signature|sig))\s?=\s?)"""
+    r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|[^\s'"&,;<>)\]}]+)"""
+)
+"""A password as drivers write their arguments, and a value in the query of an address that has a secret's name."""
+
+
+def _masked_address(text: str, start: int) -> tuple[str, int]:
+    """Return the address whose host begins at *start* of *text*, without its password, and where it ends."""
+    word = _word(text, start)
+    end = start + len(word)
+    credentials, at, place = word.rpartition("@")
+    if not at and _is_place(word):
+        return word, end
+    if not at:  # the password has a space or a quote, or its @host was forgotten
+        line_end = text.find("\n", end)
+        found = text.rfind("@", end, line_end if line_end >= 0 else len(text))
+        if found < 0:
+            return MASK, end
+        place = _word(text, found + 1)
+        return f"{_user(word)}@{place}", found + 1 + len(place)
+    if "@" not in word.partition("/")[0] and _is_place(word):  # it is a part of the path
+        return word, end
+    return f"{credentials if _EXAMPLE.fullmatch(credentials) else _user(credentials)}@{place}", end
+
+
+def _word(text: str, start: int) -> str:
+    found = _WORD.match(text, start)
+    return found[0] if found else ""
+
+
+def _is_place(rest: str) -> bool:
+    """Return whether *rest* begins with a host; an invalid port may be a password."""
+    return _PLACE.fullmatch(rest.partition("/")[0]) is not None
+
+
+def _user(credentials: str) -> str:
+    """Return *credentials* without what may be a password; without a colon they may be a token."""
+    user, colon, _ = credentials.partition(":")
+    return f"{user}:{MASK}" if colon else MASK if credentials else ""
+
+
+def _masked_value(text: str) -> str:
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        return masked(scheme) + masked_url(text)[len(scheme) :]
+    if _FORGOTTEN.match(text):
+        return f"{_user(text)}@{text.rpartition('@')[2]}"
+    return masked(text)

@@ -107,7 +107,7 @@ class Address:
 
     def __str__(self) -> str:
         scheme = "amqps" if self.encrypted else "amqp"
-        return f'{scheme}://{self.user}@{self.host}:{self.port}, virtual host "{self.vhost}"'
+        return f'{scheme}://{self.user}:***@{self.host}:{self.port}, virtual host "{self.vhost}"'
 
 
 _Validator = Callable[[object, Any, Any], None]

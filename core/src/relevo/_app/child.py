@@ -39,6 +39,7 @@ from relevo._execution.pipe import (
     ended_of,
 )
 from relevo._execution.surroundings import Keeper
+from relevo._secret import masked
 from relevo._signal import take_ends
 from relevo._transport.delivery import Delivery
 from relevo._worker.executor import Handle
@@ -159,6 +160,13 @@ class Child:
             self._running = ""
 
 
+class _Formatter(logging.Formatter):
+    """Masks passwords, as the parent does in its own lines: the traceback of a driver may quote an address."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 def tie(lifeline: int) -> None:
     """
     End this process and its group when the other end of *lifeline* is closed.
@@ -198,8 +206,10 @@ def main() -> None:
     sys.argv[1:] = []
     if hello.log_level is not None:
         style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter(style, "%Y-%m-%dT%H:%M:%S"))
         logging.Formatter.converter = time.gmtime
-        logging.basicConfig(level=hello.log_level, format=style, datefmt="%Y-%m-%dT%H:%M:%S")
+        logging.basicConfig(level=hello.log_level, handlers=[handler])
     Child(pipe, Cell(cell), lifeline).run(hello)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Problem, Problems, dotted
+from relevo._secret import without_secrets
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
@@ -68,7 +69,7 @@ def checked_app_name(name: object) -> str:
     Raises:
         ConfigurationError: It is not ``module:name``.
     """
-    if not isinstance(name, str) or not all(name.partition(":")):
+    if not isinstance(name, str) or not all(name.partition(":")) or "://" in name:
         raise ConfigurationError(f'app: expected "module:name", as in "shop:app"; got {shown(name)}')
     return name
 
@@ -120,7 +121,7 @@ def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Probl
         for target in targets:
             if target.transport not in known:
                 what = f"no transport is called {shown(target.transport)}{known_names(target.transport, known)}"
-                yield _problem(("routes", pattern), f'routes."{pattern}": {what}')
+                yield _problem(("routes", pattern), f"{dotted(('routes', pattern))}: {what}")
 
 
 def signing_problems(signing: Signing | None, source: str) -> Iterator[Problem]:
@@ -211,7 +212,7 @@ def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]
 
 def known_names(wanted: str, known: Collection[str]) -> str:
     """Return what to use instead of *wanted*, as the end of an error: the nearest of *known*, or all of them."""
-    return did_you_mean(wanted, known) or (f"; there are: {', '.join(known)}" if known else "")
+    return did_you_mean(wanted, known) or (f"; there are: {', '.join(without_secrets([*known]))}" if known else "")
 
 
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:

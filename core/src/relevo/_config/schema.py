@@ -15,7 +15,7 @@ from relevo._config.table import REST
 from relevo._event.codec import checked_source
 from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
-from relevo._secret import Secret
+from relevo._secret import Secret, masked
 from relevo._transport.acceptance import QueueOptions
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import TIME_LIMIT, Execution, Kind
@@ -79,6 +79,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     transports: Annotated[Mapping[str, TransportConfig], '[transports] main = "sqlite:///shop.db"'] = _EMPTY
     routes: Annotated[Mapping[str, tuple[str, ...]], '"*" = "main"'] = _EMPTY
+
+    def __repr__(self) -> str:
+        return masked(super().__repr__())
 
     def chosen_execution(self) -> Execution:
         """Return where listeners run, how many at once, and for how long, as one value."""

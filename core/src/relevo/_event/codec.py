@@ -23,6 +23,7 @@ from relevo._event.event import Event, EventType, declared, name_of, reader
 from relevo._event.round_trip import difference, doubtful_fields
 from relevo._event.subject import Subject
 from relevo._event.validation import MAX_BODY, json_of, plain
+from relevo._secret import masked
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
 
 MAX_SOURCE = 255
@@ -71,9 +72,15 @@ def checked_source(source: object) -> str:
     Return *source* if it is a valid source of events: a URI reference (RFC 3986), such as an application's name.
 
     Raises:
-        ConfigurationError: It is not a string, is empty, too long, or has characters that are not allowed.
+        ConfigurationError: It is not a string, is empty, too long, or has a password or characters that are not
+            allowed.
     """
     if isinstance(source, str) and len(source) <= MAX_SOURCE and re.fullmatch(_SOURCE, source):
+        if masked(source) != source:
+            raise ConfigurationError(
+                f"source: {shown(source)} has a password, which each event would carry; write the name of the "
+                f"application, such as shop"
+            )
         return source
     raise ConfigurationError(
         f"source: expected the application's name as text without spaces, such as shop or /shop/web; "

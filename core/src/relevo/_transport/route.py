@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import attrs
 import msgspec
 
-from relevo._problem import Problems
+from relevo._problem import Problems, dotted
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
@@ -43,7 +43,8 @@ def checked_queue(queue: object, *, where: str) -> str:
     Return *queue* if it is a valid name of a queue.
 
     Raises:
-        ConfigurationError: It is not a string, is empty, too long, reserved, or has spaces or control characters.
+        ConfigurationError: It is not a string, is empty, too long, reserved, an address, or has spaces or control
+            characters.
     """
     if not isinstance(queue, str):
         fault = f"it is {type(queue).__name__}, not text"
@@ -51,6 +52,8 @@ def checked_queue(queue: object, *, where: str) -> str:
         fault = f"it has {len(queue)} characters, 1 to {MAX_QUEUE} are allowed"
     elif not is_word(queue):
         fault = "spaces and control characters are not allowed"
+    elif "://" in queue:
+        fault = "it is an address"
     elif queue.startswith((RESERVED, "amq.")):
         fault = f'names that begin with "{RESERVED}" or "amq." are reserved'
     else:
@@ -61,7 +64,7 @@ def checked_queue(queue: object, *, where: str) -> str:
 def parsed_target(text: object, *, where: str) -> Target:
     """Return the target in *text*, ``transport`` or ``transport/queue``."""
     transport, slash, queue = text.partition("/") if isinstance(text, str) else ("", "", "")
-    if not transport or (slash and transport == NOW):
+    if not transport or (slash and transport == NOW) or "://" in str(text):
         raise ConfigurationError(
             f'{where}: expected a target, "transport", "transport/queue" or "{NOW}"; got {shown(text)}'
         )
@@ -170,7 +173,7 @@ def parsed_targets(pattern: object, targets: object, problems: Problems) -> tupl
         what = f"{shown(pattern)} cannot match an event"
         problems.add(keys, f'routes: {what}; write a name, or a prefix and *, as in "image.*"')
         return ()
-    where = f'routes."{pattern}"'
+    where = dotted(("routes", pattern))
     if "*" in pattern[:-1]:
         problems.add(keys, f"{where}: a * is only allowed at the end")
     if isinstance(targets, str | bytes) or not isinstance(targets, Sequence):

@@ -15,7 +15,7 @@ from relevo._config.opening import options_class, plugin_options
 from relevo._config.schema import Config, PluginConfig, Settings, TransportConfig
 from relevo._config.table import keys_of
 from relevo._problem import KeyPath, dotted
-from relevo._secret import MASK, Secret, masked_url
+from relevo._secret import MASK, Secret, masked_url, without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.cli._main import Group
 from relevo.cli._option import json_option, with_config
@@ -110,13 +110,11 @@ def _masked(value: Any) -> Any:
     match value:
         case Secret():
             return MASK
-        case str() if "://" in value:
-            return masked_url(value)
         case tuple():
             return [_masked(each) for each in value]
         case Path():
-            return str(value)
-    return value
+            value = str(value)
+    return without_secrets(value)
 
 
 def _options(

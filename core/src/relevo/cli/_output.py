@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import click
 
+from relevo._secret import masked
 from relevo._visible import visible
 
 _DOCUMENT = "relevo.cli.document"
@@ -81,7 +82,7 @@ def show_document(text: str) -> None:
 
 def show_json(value: object, *, sort_keys: bool = False) -> None:
     """
-    Print *value* as JSON.
+    Print *value* as JSON, without passwords.
 
     Control characters are escaped, also those that JSON permits, and characters that standard output cannot encode.
     """
@@ -98,10 +99,15 @@ def show_json(value: object, *, sort_keys: bool = False) -> None:
 
 
 def _expressible(value: object) -> object:
-    """Return *value* with what JSON cannot express as text: numbers such as NaN, lone surrogates, other objects."""
+    """
+    Return *value* with masked passwords, and as text what JSON cannot express.
+
+    Those are numbers such as NaN, lone surrogates, and other objects.
+    """
     match value:
         case str():
-            return value if value.isprintable() else value.encode("utf-8", "backslashreplace").decode()
+            text = masked(value)
+            return text if text.isprintable() else text.encode("utf-8", "backslashreplace").decode()
         case float() if math.isfinite(value):
             return value
         case int() | None:
