@@ -10,13 +10,15 @@ This works as for Redis (see redis_server.py). The variables are ``RELEVO_TEST_M
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import server_starter
+from certificate import Certificate
 from database_server import ROOM, DatabaseKind
 from private_server import private_server
 from server_process import free_ports, search_path
@@ -65,7 +67,7 @@ def _program(environ: Mapping[str, str]) -> Path | None:
 
 
 @contextmanager
-def _private(program: Path, environ: Mapping[str, str]) -> Iterator[str]:
+def _private(program: Path, environ: Mapping[str, str], certificate: Certificate | None = None) -> Iterator[str]:
     with private_server("MariaDB", environ, programs=_FOLDERS, account="mysql", room=ROOM) as server:
         (port,) = free_ports(1)
         url = f"mariadb+pymysql://root@127.0.0.1:{port}/test"
@@ -74,13 +76,39 @@ def _private(program: Path, environ: Mapping[str, str]) -> Iterator[str]:
         server.prepare(server.program("mariadb-install-db"), *_options({**_FILES, **own}), login)
         start = server.folder / "start.sql"
         start.write_text(_AT_START)
-        settings = {**_SETTINGS, **own, "init-file": str(start), "port": str(port)}
+        encryption = {}
+        if certificate is not None:
+            its = server.adopted(certificate)
+            encryption = {"ssl": "on", "ssl-cert": str(its.certificate), "ssl-key": str(its.key), "ssl-ca": str(its.ca)}
+            encryption |= {"tls-version": "TLSv1.2"}
+            start.write_text(_AT_START + _CERTIFIED)
+        settings = {**_SETTINGS, **encryption, **own, "init-file": str(start), "port": str(port)}
         with server.running(str(program), *_options(settings), ready=lambda: not DATABASES.refusal(url)):
             yield url
 
 
 def _options(settings: Mapping[str, str]) -> list[str]:
     return ["--no-defaults", *(f"--{name}={value}" for name, value in settings.items())]
+
+
+_CERTIFIED = """\
+CREATE USER certified REQUIRE X509;
+GRANT ALL ON test.* TO certified;
+"""
+"""A user that needs a certificate."""
+
+
+def encrypted(certificate: Certificate) -> AbstractContextManager[str]:
+    """
+    Start a server with *certificate* and TLS 1.2 at most, yield its URL, and end it.
+
+    Raises:
+        NotFoundError: It is not installed.
+    """
+    program = _program(os.environ)
+    if program is None:
+        raise server_starter.NotFoundError("MariaDB is not installed")
+    return _private(program, os.environ, certificate)
 
 
 KIND = server_starter.Kind(

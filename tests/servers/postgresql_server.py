@@ -10,15 +10,17 @@ This works as for Redis (see redis_server.py). The variables are ``RELEVO_TEST_P
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import server_starter
+from certificate import Certificate
 from database_server import ROOM, DatabaseKind
 from private_server import private_server
 from server_process import free_ports, search_path
@@ -72,7 +74,7 @@ def _program(environ: Mapping[str, str]) -> Path | None:
 
 
 @contextmanager
-def _private(program: Path, environ: Mapping[str, str]) -> Iterator[str]:
+def _private(program: Path, environ: Mapping[str, str], certificate: Certificate | None = None) -> Iterator[str]:
     with private_server("PostgreSQL", environ, programs=_programs(), account="postgres", room=ROOM) as server:
         (port,) = free_ports(1)
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -80,11 +82,37 @@ def _private(program: Path, environ: Mapping[str, str]) -> Iterator[str]:
         initdb = str(program.with_name("initdb"))  # of the same version
         login = ("--username=postgres", "--auth=trust")
         server.prepare(initdb, "-D", data, *login, "--encoding=UTF8", "--no-locale", "--no-sync")
-        settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": str(port)}.items()]
+        encryption = {}
+        if certificate is not None:
+            own = server.adopted(certificate)
+            encryption = {"ssl": "on", "ssl_cert_file": str(own.certificate), "ssl_key_file": str(own.key)}
+            encryption |= {"ssl_ca_file": str(own.ca), "ssl_max_protocol_version": "TLSv1.2"}
+            server.write(_ENCRYPTED, "data/pg_hba.conf")
+        settings = [f"--{name}={value}" for name, value in {**_SETTINGS, **encryption, "port": str(port)}.items()]
         command = [str(program), "-D", data, *settings]
         # SIGTERM would wait for clients.
         with server.running(*command, ready=lambda: not DATABASES.refusal(url), stop=signal.SIGINT):
             yield url
+
+
+_ENCRYPTED = """\
+hostssl all certified all trust clientcert=verify-ca
+host all all all trust
+"""
+"""Users may connect as they like, except one that needs a certificate."""
+
+
+def encrypted(certificate: Certificate) -> AbstractContextManager[str]:
+    """
+    Start a server with *certificate* and TLS 1.2 at most, yield its URL, and end it.
+
+    Raises:
+        NotFoundError: It is not installed.
+    """
+    program = _program(os.environ)
+    if program is None:
+        raise server_starter.NotFoundError("PostgreSQL is not installed")
+    return _private(program, os.environ, certificate)
 
 
 KIND = server_starter.Kind(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from certificate import Certificate
 from server_process import StartError, end, last_words, search_path, spawn, temporary_folder, wait_until
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - data is not used after its test, and waiting for a disk proves nothing
@@ -45,6 +46,21 @@ class PrivateServer:
         if found is None:
             raise StartError(f"{name}, which belongs to {self.name}, is not on the PATH")
         return found
+
+    def write(self, text: str, name: str) -> Path:
+        """Write *text* to the file *name* in its folder, which only the user that runs it can read."""
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o600)
+        if self._account:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+        return path
+
+    def adopted(self, certificate: Certificate) -> Certificate:
+        """Return *certificate* with copies of its files that the user which runs it can read."""
+        return Certificate(
+            **{name: self.write(path.read_text(), f"{name}.pem") for name, path in attrs.asdict(certificate).items()}
+        )
 
     def prepare(self, *command: str) -> None:
         """

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from server_process import StartError, end, free_ports, search_path, spawn, temporary_folder, wait_until
@@ -56,9 +56,20 @@ class PrivateNode:
         environ: The environment that the node inherits, without the variables of RabbitMQ and Erlang.
 
         management: Start the management plugin too.
+
+        tls: Settings of RabbitMQ under ``ssl_options``; with any, it also listens at ``tls_port``, encrypted.
     """
 
-    def __init__(self, launcher: Path, environ: Mapping[str, str] = os.environ, *, management: bool = False):
+    def __init__(
+        self,
+        launcher: Path,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        management: bool = False,
+        tls: Mapping[str, str] = MappingProxyType({}),
+    ):
+        self._tls = tls
+        self.tls_port = 0
         self._launcher = launcher
         self._environ = environ
         self._management = management
@@ -70,7 +81,7 @@ class PrivateNode:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(temporary_folder("rabbitmq")))
-            port, distribution_port, epmd_port, management_port = free_ports(4)
+            port, distribution_port, epmd_port, management_port, self.tls_port = free_ports(5)
             self._private = self._private_environment(port, distribution_port, epmd_port, management_port)
             epmd = shutil.which("epmd", path=search_path(self._private, _SYSTEM_FOLDERS))
             if epmd is None:
@@ -121,6 +132,9 @@ class PrivateNode:
         (self.folder / "home").mkdir()
         configuration = _CONFIGURATION.format(port=port)
         configuration += _MANAGEMENT.format(port=management_port) if self._management else ""
+        if self._tls:
+            configuration += f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+            configuration += "".join(f"ssl_options.{name} = {value}\n" for name, value in self._tls.items())
         (self.folder / "rabbitmq.conf").write_text(configuration)
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n" if self._management else "[].\n")
         inherited = {

@@ -155,15 +155,20 @@ class Connection:
         purpose: Part of the connection's name on the server.
 
         heartbeat: Seconds.
+
+        tls: How it is encrypted, if it is.
     """
 
-    def __init__(self, loop: Loop, address: Address, *, purpose: str, heartbeat: int):
+    def __init__(
+        self, loop: Loop, address: Address, *, purpose: str, heartbeat: int, tls: ssl.SSLContext | None = None
+    ):
         self.loop = loop
         self.blocked: str | None = None
         self.lost: ConnectionLostError | None = None
         self._address = address
         self._purpose = purpose
         self._heartbeat = heartbeat
+        self._tls = tls
         self._opened: Future[None] = Future()
         self._closed = threading.Event()
         self._raw: Any = None
@@ -322,7 +327,7 @@ class Connection:
             heartbeat=self._heartbeat,
             socket_timeout=timeout,
             stack_timeout=timeout,
-            ssl_options=pika.SSLOptions(ssl.create_default_context(), address.host) if address.encrypted else None,
+            ssl_options=pika.SSLOptions(self._tls, address.host) if self._tls is not None else None,
             client_properties={"connection_name": self._purpose, "product": "relevo"},
         )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from relevo.backend.tls import tls_remedy
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 
 
@@ -121,6 +122,8 @@ def translated(error: ConnectionLostError, *, transport: str, place: str) -> Rel
         place: The server's address, without secrets.
     """
     kind = _BY_CODE.get(error.code) or _BY_KIND.get(error.kind, TransportUnavailableError)
+    if "SSL" in error.why and (fix := tls_remedy(error.why)):
+        return ConfigurationError(f'the transport "{transport}": no connection to {place}: {error.why}; {fix}')
     reason = _QUOTED.sub("", error.why)  # a name could contain these words
     if error.code == NOT_ALLOWED and any(word in reason for word in _TEMPORARY):
         kind = TransportUnavailableError

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from relevo import Presence
+from relevo.backend.tls import Tls
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
 from relevo_amqp._errors import NOT_FOUND, ConnectionLostError, ServerTooOldError, no_stream, not_set_up
@@ -315,6 +316,7 @@ class Hub:
             self._address,
             purpose=f"relevo {self._name}: {purpose}",
             heartbeat=self._options.heartbeat,
+            tls=(self._options.tls or Tls()).context() if self._address.encrypted else None,
         )
         connection.open(self._options.connect_timeout)
         version = connection.version

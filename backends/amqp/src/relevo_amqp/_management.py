@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
+from relevo.backend.tls import Tls
 from relevo_amqp._options import Address
 from relevo_amqp._topology import removal
 
@@ -72,9 +72,12 @@ class Management:
         url: The plugin's address, such as ``http://localhost:15672``; ``None`` for its default port on that host.
 
         timeout: Seconds for an answer.
+
+        tls: How the connection is encrypted, if it is.
     """
 
-    def __init__(self, address: Address, url: str | None, *, timeout: float):
+    def __init__(self, address: Address, url: str | None, *, timeout: float, tls: Tls | None = None):
+        self._tls = tls or Tls()
         self._address = address
         self._timeout = timeout
         parts = urlsplit(url or f"http{'s' if address.encrypted else ''}://{_bracketed(address.host)}")
@@ -129,7 +132,7 @@ class Management:
         """Return the answer, or ``None`` if the path does not exist; redirections are not followed."""
         connection: http.client.HTTPConnection
         if self._encrypted:
-            context = ssl.create_default_context()
+            context = self._tls.context()
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)

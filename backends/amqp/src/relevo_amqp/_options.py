@@ -12,6 +12,7 @@ import attrs
 
 from relevo import Secret, masked_url
 from relevo.backend import INHERITED
+from relevo.backend.tls import Tls
 from relevo.errors import ConfigurationError, shown
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -165,6 +166,9 @@ class AmqpOptions:
     A server on this machine needs no user; one elsewhere does.
     """
 
+    tls: Tls | None = None
+    """How ``amqps://`` is encrypted; by default with the authorities that the system trusts. Also for *management*."""
+
     prefix: str = attrs.field(
         default="relevo",
         validator=_expect(
@@ -248,3 +252,7 @@ class AmqpOptions:
 
     Configuration sets it to the application's ``patience``.
     """
+
+    def __attrs_post_init__(self) -> None:
+        if self.tls is not None and not Address.parse(self.url).encrypted:
+            raise ConfigurationError(f"tls: {masked_url(self.url)} is not encrypted; write amqps://, or remove tls")

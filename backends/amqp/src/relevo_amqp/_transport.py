@@ -229,7 +229,8 @@ class AmqpTransport(Transport, ForkAware):
         own = [each for queue in dict.fromkeys(queues) for each in topology.own_queues(queue)]
         shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # its loss harms no event
         names = [each.name for each in (*own, *shared)]
-        management = Management(self._address, self._options.management, timeout=self._options.connect_timeout)
+        options = self._options
+        management = Management(self._address, options.management, timeout=options.connect_timeout, tls=options.tls)
         try:
             return management.problems(names)
         except ManagementError as error:

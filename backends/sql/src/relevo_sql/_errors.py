@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from relevo.backend.tls import tls_remedy
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 from relevo_sql._dialect import Dialect, ErrorKind
 
@@ -108,6 +109,8 @@ def relevo_error(
     if not isinstance(error, sa.exc.DBAPIError):
         return TransportUnavailableError(name, f"{place}: {error}")
     kind = dialect.error_kind(error)
+    if kind is ErrorKind.LOST and (fix := tls_remedy(str(error.orig))):
+        return ConfigurationError(f'the transport "{name}" cannot be used: {place}: {_first_line(error.orig)}; {fix}')
     if kind is ErrorKind.IO and file and _is_full(file):
         kind = ErrorKind.FULL  # if SQLite cannot map a file into memory, it does not report why
     if kind in _CONFIGURATION:

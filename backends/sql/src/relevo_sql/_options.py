@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
 
 from relevo import Secret, masked_url
+from relevo.backend.tls import Tls
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_sql._dialect import dialect_named, require_dialect
 from relevo_sql._dialect.sqlite import in_memory
@@ -47,6 +49,13 @@ class SqlOptions:
 
     busy_timeout: float = attrs.field(default=30.0, validator=_positive)
     """Seconds to wait for the transaction of another writer to end."""
+
+    tls: Tls | None = None
+    """
+    How connections to PostgreSQL, MariaDB or MySQL are encrypted; ``{}`` for the authorities that the system trusts.
+
+    By default the address and the driver decide, and no certificate is checked.
+    """
 
     poll: float = attrs.field(default=0.1, validator=_positive)
     """Seconds between two polls of a ``receive`` that has waited for long; it begins with shorter intervals."""
@@ -88,7 +97,10 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     except (sa.exc.ArgumentError, ValueError):
         raise _malformed(text) from None  # the cause may quote the password
     if url.get_backend_name() != "sqlite":
-        return _on_server(url, text) if options.dialect is None else _with_any_driver(url, text)
+        make = _on_server if options.dialect is None else _with_any_driver
+        return make(url, text, options.tls)
+    if options.tls is not None:
+        raise ConfigurationError(f"tls: {masked_url(text)} is a file, to which there is no connection; remove tls")
     if url.host or url.username or url.password or url.port:
         raise ConfigurationError(
             f"{masked_url(text)} names a host, and SQLite has none; write sqlite:///shop.db for a path "
@@ -134,19 +146,60 @@ https://pymysql.readthedocs.io/en/latest/modules/connections.html
 """
 
 
-def _engine(url: sa.URL) -> sa.Engine:
+def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
     """Return relevo's own engine of a database on a server."""
     driver = url.get_driver_name()
+    if tls is not None:
+        _check_tls(url, driver)
+        if driver != "pymysql":
+            url = url.update_query_dict(_of_libpq(tls))
     user, password = url.query.get("user", url.username), url.query.get("password")
     if driver in _LIMITS and isinstance(user, str) and isinstance(password, str):
         # To their place, where SQLAlchemy does not show the password.
         url = url.set(username=user, password=password).difference_update_query(("user", "password"))
     limits = _LIMITS.get(driver, {})
     url = url.update_query_dict({name: value for name, value in limits.items() if name not in url.query})
-    return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+    if tls is not None and driver == "pymysql":
+
+        @sa.event.listens_for(engine, "do_connect")
+        def encrypt(_: object, __: object, ___: object, arguments: dict[str, Any]) -> None:
+            arguments["ssl"] = tls.context()
+
+    return engine
 
 
-def _on_server(url: sa.URL, text: str) -> sa.Engine:
+def _check_tls(url: sa.URL, driver: str) -> None:
+    """Raise :class:`ConfigurationError` if the option ``tls`` does not fit *url*."""
+    if driver not in _LIMITS:
+        raise ConfigurationError(
+            f"tls: relevo does not know how the driver {driver} encrypts; use the driver's parameters in the address"
+        )
+    own = [key for key in url.query if key.startswith("ssl")]
+    if own:
+        raise ConfigurationError(
+            f"tls: the address has {', '.join(own)} too; remove them from the address, or use them without tls"
+        )
+    host = url.host or url.query.get("host") or url.query.get("hostaddr") or ""
+    if not host or str(host).startswith(("/", "@")) or "unix_socket" in url.query:
+        raise ConfigurationError("tls: the address names no host, and a local socket is not encrypted; remove tls")
+
+
+def _of_libpq(tls: Tls) -> Mapping[str, str]:
+    """Return *tls* as the parameters of libpq."""
+    if tls.ca is None and not tls.check_host:
+        raise ConfigurationError("tls: PostgreSQL's driver needs ca if check_host is false; set ca")
+    found = {
+        "sslmode": "verify-full" if tls.check_host else "verify-ca",
+        "sslrootcert": str(tls.ca or "system"),
+        "ssl_min_protocol_version": f"TLSv{tls.version}",
+    }
+    if tls.certificate is not None:
+        found |= {"sslcert": str(tls.certificate), "sslkey": str(tls.key_file)}
+    return found
+
+
+def _on_server(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
     """
     Return the engine of a database on a server.
 
@@ -164,7 +217,7 @@ def _on_server(url: sa.URL, text: str) -> sa.Engine:
             f"sessions with other drivers can still be joined"
         )
     try:
-        return _engine(url)
+        return _engine(url, tls)
     except ImportError:
         raise ConfigurationError(
             f"{masked_url(text)}: the driver is not installed; run: pip install 'relevo-sql[{kind}]'"
@@ -173,7 +226,7 @@ def _on_server(url: sa.URL, text: str) -> sa.Engine:
         raise _malformed(text) from None
 
 
-def _with_any_driver(url: sa.URL, text: str) -> sa.Engine:
+def _with_any_driver(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
     """
     Return the engine of any database.
 
@@ -183,7 +236,7 @@ def _with_any_driver(url: sa.URL, text: str) -> sa.Engine:
     if "+" not in url.drivername:
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
     try:
-        return _engine(url)
+        return _engine(url, tls)
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         raise ConfigurationError(
             f"{masked_url(text)}: SQLAlchemy's dialect or the driver of {url.drivername} is not installed ({error}); "

@@ -130,6 +130,10 @@ def _options(
         value = given.get(name, key.default)
         if name == "url" or (key.is_required and name not in given):
             continue
+        if key.table and isinstance(value, Mapping):
+            for inner, each in value.items():
+                yield (*keys, name, inner), _masked(each), _origin(config, *keys, name, inner)
+            continue
         shown = MASK if key.is_secret and value is not None else _masked(value)
         yield (*keys, name), shown, _origin(config, *keys, name, is_set=name in given)
     yield from (((*keys, name), MASK, _origin(config, *keys, name)) for name in given if name not in known)
