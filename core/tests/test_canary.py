@@ -301,3 +301,40 @@ def look(event):
     for each in (pid, os.getppid()):
         print("looked at", *(pathlib.Path(f"/proc/{each}/{name}").read_bytes() for name in ("cmdline", "comm")))
 """
+
+
+# --- connections in the clear --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("amqp://me:pw@broker.example/", ["not encrypted"]),
+        ("amqp://me:@broker.example/", ["not encrypted", "has no password"]),
+        ("amqps://me:@10.0.0.1/", ["has no password"]),
+        ("amqps://me:pw@broker.example/", []),
+        ("amqp://localhost", []),
+        ("amqp://me:@[::1]/", []),
+        ("postgresql://me@db.example/shop", ["has no password"]),
+        ("mariadb://me@10.0.0.1/shop", ["has no password"]),
+        ("postgresql://me:pw@db.example/shop", []),
+        ("postgresql://me@db.example/shop?passfile=x", []),
+        ("postgresql://me@/shop?host=/run/postgresql", []),
+        ("postgresql://me@127.0.0.1/shop", []),
+        ("sqlite:///shop.db", []),
+    ],
+)
+def test_a_connection_that_is_unsafe_is_warned_about_once(
+    shop: Shop, caplog: pytest.LogCaptureFixture, address: str, expected: list[str]
+) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("relevo.toml", f'listeners = ["shop_listeners"]\n[transports]\nmain = "{address}"\n')
+    shop.write("shop_listeners.py", 'import relevo\n@relevo.listener("a.b")\ndef f(event): ...\n')
+
+    done = shop.run("check")
+
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert done.returncode == 0, done.stderr
+    assert len(warnings) == len(expected)
+    assert all(part in warning for part, warning in zip(expected, warnings, strict=True))
+    assert "pw" not in caplog.text

@@ -129,7 +129,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(kind: str, servers: Se
     other = Authority(tmp_path, "other")
 
     for ca in (other.ca, None):
-        said = refused(tmp_path, servers.address(kind), servers.tls(kind, ca=ca and str(ca)))
+        said = refused(tmp_path, servers.address(kind), servers.tls(kind, ca=str(ca) if ca else None))
 
         assert said.endswith(
             "signed by an authority that is not known here; set ca in tls to the file of its certificate"
@@ -253,7 +253,7 @@ def test_a_file_that_cannot_be_used_is_reported(
 
     assert str(caught.value).startswith(f"{name}: {path}")
     assert expected in str(caught.value)
-    assert f"relevo.toml:2: transports.main.tls" in str(of_the_file.value)
+    assert "relevo.toml:2: transports.main.tls" in str(of_the_file.value)
     assert str(caught.value) in str(of_the_file.value)
 
 
@@ -278,7 +278,7 @@ def test_certificates_and_keys_that_do_not_fit_are_reported(servers: Servers, tm
         ({"version": "1.1"}, 'version: expected "1.2" or "1.3"'),
     ):
         with pytest.raises(ConfigurationError) as caught:
-            Tls(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+            Tls(**arguments)
         assert expected in str(caught.value)
 
 
@@ -292,7 +292,7 @@ def test_certificates_and_keys_that_do_not_fit_are_reported(servers: Servers, tm
     ],
 )
 def test_an_address_that_does_not_fit_is_reported(url: str, expected: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="relevo.toml:2: ") as caught, opened(tmp_path, url, {}):
+    with pytest.raises(ConfigurationError, match=r"relevo\.toml:2: ") as caught, opened(tmp_path, url, {}):
         pass
 
     assert expected in str(caught.value)

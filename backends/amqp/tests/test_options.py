@@ -261,7 +261,7 @@ def test_each_error_says_who_must_act(error: ConnectionLostError, expected: type
 
 def test_the_error_of_a_refused_connection_says_what_to_check() -> None:
     result = translated(
-        ConnectionLostError("refused", kind="ConnectionRefusedError"), transport="main", place="amqp://me@host"
+        ConnectionLostError("refused", kind="ConnectionRefusedError"), transport="main", place="amqp://me:***@host"
     )
 
-    assert str(result).endswith("amqp://me@host: refused; is the server started, and is that its port?")
+    assert str(result).endswith("amqp://me:***@host: refused; is the server started, and is that its port?")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -12,7 +11,7 @@ import attrs
 
 from relevo import Secret, masked_url
 from relevo.backend import INHERITED
-from relevo.backend.tls import Tls
+from relevo.backend.tls import Tls, is_loopback
 from relevo.errors import ConfigurationError, shown
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -24,13 +23,6 @@ _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 MAX_BODY = 16 * 1024 * 1024
 """RabbitMQ's default ``max_message_size`` in bytes; a larger message closes the channel."""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
 
 
 def _is_plain_http(url: str) -> bool:
@@ -91,7 +83,7 @@ class Address:
             raise ConfigurationError(f"{wrong}: a percent sign must be written as %25; {remedy}")
         user = _GUEST if parts.username is None else unquote(parts.username)
         password = _GUEST if parts.password is None else unquote(parts.password)
-        if user in ("", _GUEST) and password == _GUEST and not _is_loopback(parts.hostname):
+        if user in ("", _GUEST) and password == _GUEST and not is_loopback(parts.hostname):
             raise ConfigurationError(
                 f'{shown(masked_url(url))} has no user of its own; RabbitMQ accepts its user "{_GUEST}" only from its '
                 f"own machine; write {parts.scheme}://user:${{VARIABLE}}@{parts.netloc.rpartition('@')[2]}, "
@@ -105,6 +97,20 @@ class Address:
             password=Secret(password),
             encrypted=parts.scheme == "amqps",
         )
+
+    def risks(self) -> Sequence[str]:
+        """Return what is unsafe about connections to it; nothing for a server on this machine."""
+        if is_loopback(self.host):
+            return ()
+        found = []
+        if not self.encrypted:
+            found.append(
+                f"connections to {self.host} are not encrypted, so the password and all events can be read on the way; "
+                f"write amqps:// in its address"
+            )
+        if not self.password.reveal():
+            found.append(f'the user "{self.user}" has no password on {self.host}; set one')
+        return found
 
     def __str__(self) -> str:
         scheme = "amqps" if self.encrypted else "amqp"

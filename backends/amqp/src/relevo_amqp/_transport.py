@@ -212,6 +212,9 @@ class AmqpTransport(Transport, ForkAware):
                 self._kept.update(queues)
             return created
 
+    def risks(self) -> Sequence[str]:
+        return self._address.risks()
+
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """
         Return the policies and the lost data that affect *queues*, as the management plugin reports them.

@@ -79,15 +79,27 @@ class Database(ForkAware):
         own: Whether relevo opened the database itself, and may choose its settings.
 
         patience: Seconds to wait for other writers.
+
+        file_mode: The permissions of a file that relevo creates; ``None`` for the default.
     """
 
-    def __init__(self, engine: sa.Engine, dialect: Dialect, *, name: str, own: bool, patience: float):
+    def __init__(
+        self,
+        engine: sa.Engine,
+        dialect: Dialect,
+        *,
+        name: str,
+        own: bool,
+        patience: float,
+        file_mode: int | None = None,
+    ):
         self.dialect = dialect
         self.statements = statements_for(dialect)
         self.engine = engine
         self.name = name
         self._own = own
         self._patience = patience
+        self._file_mode = file_mode
         self._deadline = float("inf")
         self.location = dialect.location(engine.url)
         # Writers of one process wait here in turn; in SQLite each of them would sleep and try again.
@@ -108,7 +120,14 @@ class Database(ForkAware):
         """Return a second Database with its own connection; both can be used at the same time."""
         # The pool of an application's engine may be limited to one connection; relevo's own engine has none.
         engine = self.engine if self._own else separate_engine(self.engine)
-        return Database(engine, self.dialect, name=self.name, own=self._own, patience=self._patience)
+        return Database(
+            engine,
+            self.dialect,
+            name=self.name,
+            own=self._own,
+            patience=self._patience,
+            file_mode=self._file_mode,
+        )
 
     # --- reads and writes ---------------------------------------------------------------------------
 
@@ -482,6 +501,8 @@ class Database(ForkAware):
         return self._connection
 
     def _connected(self) -> sa.Connection:
+        if self._own:
+            self.location.create(self._file_mode)
         try:
             return self.engine.connect()
         except sa.exc.DBAPIError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +12,7 @@ import attrs
 import sqlalchemy as sa
 
 from relevo import Secret, masked_url
-from relevo.backend.tls import Tls
+from relevo.backend.tls import Tls, is_loopback
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_sql._dialect import dialect_named, require_dialect
 from relevo_sql._dialect.sqlite import in_memory
@@ -34,6 +35,14 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> Non
         raise ConfigurationError(f"{attribute.name}: expected a number of seconds above 0; got {value!r}")
 
 
+def _octal(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
+    if value is not None and not re.fullmatch("0?6[0-7][0-7]", str(value)):
+        raise ConfigurationError(
+            f'{attribute.name}: expected permissions with which the owner can read and write, such as "0600" or '
+            f'"0660"; got {shown(value)}'
+        )
+
+
 @attrs.frozen(kw_only=True)
 class SqlOptions:
     """The options of an SQL transport in the configuration."""
@@ -49,6 +58,13 @@ class SqlOptions:
 
     busy_timeout: float = attrs.field(default=30.0, validator=_positive)
     """Seconds to wait for the transaction of another writer to end."""
+
+    file_mode: str | None = attrs.field(default=None, validator=_octal)
+    """
+    The permissions of an SQLite file that relevo creates, such as ``"0660"``, whatever the umask is.
+
+    By default only this user can read and write it. A file that exists keeps its permissions.
+    """
 
     tls: Tls | None = None
     """
@@ -80,6 +96,11 @@ class SqlOptions:
 
     By default the dialect is the one that relevo has for the database of the address.
     """
+
+    @property
+    def permissions(self) -> int | None:
+        """*file_mode* as a number."""
+        return None if self.file_mode is None else int(self.file_mode, 8)
 
 
 def engine_for(options: SqlOptions) -> sa.Engine:
@@ -116,6 +137,22 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         return sa.create_engine(placed, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
         raise _malformed(text) from None
+
+
+_ELSEWHERE = ("passfile", "service", "sslcert", "ssl_cert", "read_default_file", "require_auth")
+"""Parameters of drivers that replace the password, or name where it is."""
+
+
+def risks_of(url: sa.URL) -> Sequence[str]:
+    """Return what is unsafe about the connections that *url* describes; nothing for a server on this machine."""
+    named = url.host or url.query.get("host") or url.query.get("hostaddr") or ""
+    hosts = [named] if isinstance(named, str) else list(named)
+    far = [host for host in hosts if host and not host.startswith(("/", "@")) and not is_loopback(host)]
+    if not far or url.password or any(name in url.query for name in ("password", "unix_socket", *_ELSEWHERE)):
+        return ()
+    return [
+        f"the address has no password for {', '.join(far)}; set one, unless the driver finds it elsewhere, as in ~/.pgpass"
+    ]
 
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql", "mysql": "mysql+pymysql"}

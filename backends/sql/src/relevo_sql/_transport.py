@@ -45,7 +45,7 @@ from relevo_sql._group_commit import GroupCommit
 from relevo_sql._heartbeats import Heartbeats
 from relevo_sql._insert import insert_statement
 from relevo_sql._locks import Locks
-from relevo_sql._options import SqlOptions, engine_for
+from relevo_sql._options import SqlOptions, engine_for, risks_of
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
@@ -182,7 +182,14 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         engine = engine_for(options)
         self = cls.__new__(cls)
         dialect = dialect_of(engine, options.dialect, schema=options.schema)
-        database = Database(engine, dialect, name=name, own=True, patience=options.busy_timeout)
+        database = Database(
+            engine,
+            dialect,
+            name=name,
+            own=True,
+            patience=options.busy_timeout,
+            file_mode=options.permissions,
+        )
         self._begin(database, clock, options.poll, notify=options.notify)
         return self
 
@@ -211,6 +218,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         """The folder of the database file, if there is one."""
         path = self._database.location.path
         return None if path is None else path.parent
+
+    def risks(self) -> Sequence[str]:
+        return risks_of(self.url)
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         self._require_open()

@@ -11,6 +11,7 @@ from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import ListenerTable, marked
 from relevo._problem import with_lines
+from relevo._secret import masked
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
@@ -105,6 +106,12 @@ def _may_be_module(name: str) -> bool:
         return first in sys.modules or find_spec(first) is not None
     except (ImportError, ValueError):
         return False
+
+
+def warn_of_risks(transport: Transport) -> None:
+    """Log what is unsafe in how *transport* is configured."""
+    for risk in transport.risks():
+        _log.warning('the transport "%s": %s', transport.name, masked(risk))
 
 
 def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable) -> None:

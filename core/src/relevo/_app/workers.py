@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from relevo._app.check import check_listeners, check_queues, check_time_limits
+from relevo._app.check import check_listeners, check_queues, check_time_limits, warn_of_risks
 from relevo._app.parts import Parts
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
@@ -64,6 +64,9 @@ class WorkerFactory:
         queues = options.queues or self.parts.queues(transport.name)
         check_listeners(listeners, self.parts.routes, self.parts.queue_table)
         check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
+        warn_of_risks(transport)
+        if outbox := self.parts.outboxes.get(transport.name):
+            warn_of_risks(outbox)
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
         only_listener = self._only_listener(listeners, transport.name)
         suspects = Suspects(transport, self.parts.clock, only_listener=only_listener)

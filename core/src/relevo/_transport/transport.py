@@ -456,6 +456,17 @@ class Transport(ABC):
         """
         return ()
 
+    def risks(self) -> Sequence[str]:
+        """
+        Return what is unsafe in how this transport is configured, such as a password that is sent in the clear.
+
+        It is logged once, when a worker starts and by ``relevo check``. The default returns nothing. No I/O.
+
+        Returns:
+            One text for each risk, which says what is unsafe and how to fix it, and shows no password.
+        """
+        return ()
+
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:

@@ -7,6 +7,7 @@ import re
 import ssl
 import stat
 import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,6 +168,14 @@ def _words(error: BaseException) -> str:
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error).replace("_", " ").lower()
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether *host*, a name or an address, is this machine, whose connections no other host can read."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+
+
 _REMEDIES = [
     (re.compile(pattern, re.IGNORECASE), remedy)
     for pattern, remedy in (
@@ -188,10 +197,17 @@ _REMEDIES = [
         (r"certificate has expired", "the server's certificate has expired; renew it"),
         (r"certificate is not yet valid", "the server's certificate is not valid yet; check the clocks of both hosts"),
         (
+            r"SSL error: certificate verify failed",  # PostgreSQL's driver does not say why
+            (
+                "the server's certificate has expired, or is signed by an authority that is not known here; set ca in "
+                "tls to the file of its certificate"
+            ),
+        ),
+        (
             r"certificate[ _]verify[ _]failed|self.signed certificate|unable to get (local )?issuer",
             (
-                "the server's certificate is signed by an authority that is not known here; set ca in tls to the file of "
-                "its certificate"
+                "the server's certificate is signed by an authority that is not known here; set ca in tls to the file "
+                "of its certificate"
             ),
         ),
         (

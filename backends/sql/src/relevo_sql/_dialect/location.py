@@ -44,6 +44,14 @@ class Location(ABC):
         """Return why the database cannot be created here; empty if it can."""
         return ""
 
+    def create(self, mode: int | None) -> None:  # noqa: B027 - most databases are not created by a connection
+        """
+        Create the database if it does not exist and a connection would create it.
+
+        Args:
+            mode: The permissions of its file; ``None`` for this user alone, or fewer if the umask says so.
+        """
+
     @abstractmethod
     def opened(self, home: Any) -> None:
         """Remember *home*, what :meth:`Dialect.prepare` returned for a new connection."""

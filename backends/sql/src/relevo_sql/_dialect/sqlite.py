@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
@@ -35,9 +36,12 @@ class FileLocation(Location):
 
     Args:
         database: The path, or the URI, that the URL of the engine names.
+
+        may_create: Whether a connection creates the file.
     """
 
-    def __init__(self, database: str):
+    def __init__(self, database: str, *, may_create: bool = True):
+        self._new = _file_of(database) if may_create else None
         named = database and not database.startswith((":memory:", "file:"))
         self._named = Path(database).absolute() if named else None
         self._opened = ""
@@ -78,6 +82,21 @@ class FileLocation(Location):
             return f"this user cannot write to the folder {folder}; grant access, or fix the address"
         return ""
 
+    def create(self, mode: int | None) -> None:
+        # SQLite would create it with 0644. The files beside it, such as the -wal, get the permissions of this one:
+        # https://www.sqlite.org/src/file/src/os_unix.c (findCreateFileMode). An empty file is an empty database.
+        if self._new is None:
+            return
+        try:
+            file = os.open(self._new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError:  # it exists, or SQLite reports why it cannot be created
+            return
+        try:
+            if mode is not None:
+                os.fchmod(file, mode)
+        finally:
+            os.close(file)
+
     def opened(self, home: str) -> None:
         self._opened, self._identity = home, _identity(home)
 
@@ -86,6 +105,14 @@ class FileLocation(Location):
 
     def holds(self, home: str) -> bool:
         return bool(home) and _identity(home) is not None and _identity(home) == self.identity
+
+
+def _file_of(database: str) -> Path | None:
+    """Return the file that *database*, a path or a URI, names; ``None`` if it is not a file."""
+    if not database or database.startswith((":memory:", "file::memory:")):
+        return None
+    path = unquote(database.removeprefix("file:")) if database.startswith("file:") else database
+    return Path(re.sub("^//(localhost)?/", "/", path) if path is not database else path).absolute()
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -133,7 +160,7 @@ class SqliteDialect(Dialect):
     # --- connections ------------------------------------------------------------------------------
 
     def location(self, url: sa.URL) -> FileLocation:
-        return FileLocation(url.database or "")
+        return FileLocation(url.database or "", may_create=url.query.get("mode", "rwc") == "rwc")
 
     def prepare(self, connection: sa.Connection, *, own: bool) -> str:
         driver = self.driver(connection)
