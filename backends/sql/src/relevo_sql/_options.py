@@ -151,7 +151,8 @@ def risks_of(url: sa.URL) -> Sequence[str]:
     if not far or url.password or any(name in url.query for name in ("password", "unix_socket", *_ELSEWHERE)):
         return ()
     return [
-        f"the address has no password for {', '.join(far)}; set one, unless the driver finds it elsewhere, as in ~/.pgpass"
+        f"the address has no password for {', '.join(far)}; set one, unless the driver finds it elsewhere, such as in "
+        f"~/.pgpass"
     ]
 
 
