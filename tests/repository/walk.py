@@ -27,12 +27,12 @@ import relevo
 from relevo._event.codec import Content, Document
 from relevo._worker.progress import Progress
 from relevo_sql import SqlTransport
-from relevo_sql._row import Claimed, Kept, Receipt, Sent
+from relevo_sql._row import Kept, Receipt, Sent
 
 PACKAGES = ("relevo.", "relevo_sql.")
 
 FORMS = (
-    relevo.Event, Content, Document, relevo.Envelope, Sent, Kept, Claimed, sa.CursorResult, Receipt, relevo.Delivery,
+    relevo.Event, Content, Document, relevo.Envelope, Sent, Kept, sa.CursorResult, Receipt, relevo.Delivery,
     Progress, relevo.Ack,
 )  # fmt: skip
 """What an event is on its way."""

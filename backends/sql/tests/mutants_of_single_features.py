@@ -15,7 +15,7 @@ from relevo_sql._claim import Claimer, Prospect
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._errors import CommitUnknownError, RefusedError
-from relevo_sql._row import CLAIMED, Claimed, Receipt, Sent, delivery_of, found_of, micros
+from relevo_sql._row import CLAIMED, Receipt, Sent, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT
 from relevo_sql._session import Make, _JoinedSession
 from relevo_sql._settle import Settler
@@ -137,7 +137,7 @@ def selects_and_then_updates_without_a_guard() -> Patches:
                 f"enqueued_at = coalesce(enqueued_at, ?) WHERE seq = ? RETURNING {columns}",
                 (now + micros(lease), token, now, seq),
             ).all()
-        return [delivery_of(Claimed.of(row), token) for row in rows]
+        return [delivery_of(row, token) for row in rows]
 
     return {(Claimer, "_take"): take}
 

@@ -12,7 +12,7 @@ from relevo import Delivery, Transport
 from relevo_conformance import promise
 from relevo_conformance.examination import examine
 from relevo_sql import SqlOptions, SqlTransport, event
-from relevo_sql._row import CLAIMED, Claimed, delivery_of, micros
+from relevo_sql._row import CLAIMED, delivery_of, micros
 from relevo_sql._schema import LEASED, READY
 from relevo_sql._token import new_token
 from relevo_sql.conformance import SqlHarness
@@ -27,7 +27,7 @@ class SelectsThenUpdates(SqlTransport):
             rows = connection.execute(sa.select(*(event.c[name] for name in CLAIMED)).where(*ready).limit(limit)).all()
             chosen = event.c.seq.in_([row[0] for row in rows])
             connection.execute(sa.update(event).where(chosen).values(state=LEASED, lease_until=until, token=token))
-            return [delivery_of(Claimed.of(row), token) for row in rows]
+            return [delivery_of(row, token) for row in rows]
 
         # The rest, such as ending leases, is done as it should be.
         return self._database.read(claim) or super().receive(queues, limit=limit, lease=lease, wait=wait)

@@ -12,7 +12,7 @@ from relevo import Clock, Delivery
 from relevo_sql._database import Database
 from relevo_sql._row import (
     FARTHEST,
-    Claimed,
+    Row,
     Stray,
     delivery_of,
     lease_end,
@@ -177,7 +177,7 @@ class Claimer:
         # Read after the lock was acquired, which may have taken long.
         now, token = self._now(), new_token()
         until = lease_end(lease, now)
-        taken: list[Claimed] = []
+        taken: list[Row] = []
         strays: list[Delivery] = []
         self._pass_time(connection, prospects, now, max(limit, _BOUND))
         for prospect in prospects:
@@ -194,10 +194,10 @@ class Claimer:
                 queue=prospect.queue,
                 bound=limit - len(taken) - len(strays),
             )
-            taken.extend(sorted(map(Claimed.of, rows), key=place_of))  # RETURNING has no order
+            taken.extend(sorted(rows, key=place_of))  # RETURNING has no order
             if len(taken) + len(strays) >= limit:
                 break
-        return [*strays, *(delivery_of(claimed, token) for claimed in taken)]
+        return [*strays, *(delivery_of(row, token) for row in taken)]
 
     def _take_strays(
         self, connection: sa.Connection, queue: str, bound: int, *, now: int, until: int, claim: int
@@ -207,7 +207,7 @@ class Claimer:
         flaws = {row.seq: stray_flaw(row) for row in found}
         seqs = self._database.dialect.listed(flaws)
         rows = self._statements.claim_strays.rows(connection, seqs=seqs, now=now, until=until, claim=claim)
-        return [stray_of(row, claim, queue=queue, flaw=flaws[row.seq]) for row in map(Claimed.of, rows)]
+        return [stray_of(row, claim, queue=queue, flaw=flaws[row[0]]) for row in rows]
 
     def _pass_time(self, connection: sa.Connection, prospects: Sequence[Prospect], now: int, bound: int) -> None:
         """Bring queues up to date, all before the first claim: lines are locked once, and so in one order."""

@@ -176,6 +176,8 @@ class Database(ForkAware):
                 if self.dialect.is_refusal(error):
                     raise
                 raise self._unknown(error) from (error.orig or error)
+            except self.engine.dialect.loaded_dbapi.Error as error:  # raised when rows are fetched
+                raise self._unknown(self._as_seen(error)) from error
             self._require_same_file()
             return result
 

@@ -48,8 +48,7 @@ class Prepared:
 
     def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
         """Execute it with *values*; return the rows that it reports."""
-        result = self.run(connection, **values)
-        return result.all() if result.returns_rows else ()
+        return _fetched(self.run(connection, **values))
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         """Execute it for each of *rows*, whose values are in the given order."""
@@ -103,7 +102,7 @@ class PreparedPair(Prepared):
         self._listed = listed
 
     def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        found = self.run(connection, **values).all()
+        found = _fetched(self.run(connection, **values))
         if found:
             self.change.run(connection, **values, keys=self._listed([row[0] for row in found]))
         return [row[1:] for row in found]
@@ -129,6 +128,15 @@ class PreparedUnion(Prepared):
         values |= self._constants
         parameters = [each if name == self._one else values[name] for each in members for name in self._names]
         return connection.exec_driver_sql(" UNION ALL ".join([self.sql] * len(members)), tuple(parameters))
+
+
+def _fetched(result: sa.CursorResult[Any]) -> Sequence[Sequence[Any]]:
+    """Return the rows of *result* as the driver has made them: those of SQLAlchemy cost as much again."""
+    if not result.returns_rows:
+        return ()
+    rows = result.cursor.fetchall()
+    result.close()
+    return rows
 
 
 class Preparer:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
@@ -78,25 +79,6 @@ class Sent(NamedTuple):
     body: bytes
 
 
-class Claimed(NamedTuple):
-    """A row that a claim returns."""
-
-    seq: int
-    ready_at: Any
-    kept: Kept
-    begun: Any = None
-    """The start of the note, at most :data:`LONGEST_EVIDENCE` characters."""
-
-    deaths: Any = None
-    """The start of the list of deaths, likewise."""
-
-    @classmethod
-    def of(cls, row: Iterable[Any]) -> Claimed:
-        """Return *row*, whose columns are :data:`CLAIMED`."""
-        seq, ready_at, *kept, begun, deaths = row
-        return cls._make((seq, ready_at, Kept._make(kept), begun, deaths))
-
-
 class Stray(NamedTuple):
     """The columns that show why no claim finds a row."""
 
@@ -117,8 +99,15 @@ class OrderingGroup(NamedTuple):
     ordering_key: Any
 
 
+Row = Sequence[Any]
+"""A row as the driver returns it."""
+
 EVIDENCE = ("begun", "deaths")
+"""The note and the list of deaths, of each at most :data:`LONGEST_EVIDENCE` characters."""
+
 CLAIMED = ("seq", "ready_at", *Kept._fields, *EVIDENCE)
+"""The columns of :func:`delivery_of`."""
+
 FOUND = ("seq", "ready_at", *Kept._fields, "state", "lease_until")
 """The columns of :func:`found_of`."""
 
@@ -193,19 +182,21 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
     )
 
 
-def delivery_of(claimed: Claimed, token: int) -> Delivery:
-    """Return the *claimed* row as a delivery."""
-    kept, begun = claimed.kept, claimed.begun
+def delivery_of(row: Row, token: int) -> Delivery:
+    """Return the *row*, with the columns :data:`CLAIMED`, as a delivery."""
+    (
+        seq, _, queue, _, _, _, _, _, _, _, attempt, lost_leases, enqueued_at, _, progress, _, begun, deaths,
+    ) = row  # fmt: skip
     return Delivery(
-        envelope=envelope_of(kept),
-        queue=kept.queue,
-        attempt=kept.attempt if _is_count(kept.attempt, 1) else 1,
-        lost_leases=kept.lost_leases if _is_count(kept.lost_leases, 0) else 0,
+        envelope=envelope_of(row[2:-2]),
+        queue=queue,
+        attempt=attempt if type(attempt) is int and attempt >= 1 else 1,
+        lost_leases=lost_leases if type(lost_leases) is int and lost_leases >= 0 else 0,
         begun=Note.unpacked(begun) if type(begun) is str else None,
-        deaths=() if claimed.deaths is None else deaths_of(claimed.deaths),
-        receipt=Receipt(claimed.seq, token),
-        state=kept.progress if type(kept.progress) is bytes else b"",
-        enqueued_at=_seconds(kept.enqueued_at),
+        deaths=() if deaths is None else deaths_of(deaths),
+        receipt=Receipt(seq, token),
+        state=progress if type(progress) is bytes else b"",
+        enqueued_at=_seconds(enqueued_at),
     )
 
 
@@ -226,12 +217,12 @@ def deaths_text(deaths: Sequence[str]) -> str | None:
     return json.dumps(deaths[-MAX_DEATHS:]) if deaths else None
 
 
-def stray_of(claimed: Claimed, token: int, *, queue: str, flaw: str) -> Delivery:
+def stray_of(row: Row, token: int, *, queue: str, flaw: str) -> Delivery:
     """
-    Return the *claimed* stray row as an unreadable delivery.
+    Return a stray row as an unreadable delivery.
 
     Args:
-        claimed: The row.
+        row: The row, with the columns :data:`CLAIMED`.
 
         token: The token of the claim.
 
@@ -239,8 +230,9 @@ def stray_of(claimed: Claimed, token: int, *, queue: str, flaw: str) -> Delivery
 
         flaw: What is wrong with the row, see :func:`stray_flaw`.
     """
-    kept = claimed.kept._replace(queue=queue)
-    delivery = delivery_of(Claimed(claimed.seq, claimed.ready_at, kept), token)
+    seq, ready_at, *columns, _, _ = row
+    kept = Kept._make(columns)._replace(queue=queue)
+    delivery = delivery_of((seq, ready_at, *kept, None, None), token)
     headers = _headers(kept.headers) or NO_HEADERS
     return attrs.evolve(delivery, envelope=Unreadable(raw=_raw(kept.body), headers=headers, why=flaw))
 
@@ -262,7 +254,7 @@ def stray_flaw(row: Stray) -> str:
 def found_of(row: Iterable[Any], now: int) -> Found | None:
     """Return the *row*, with the columns :data:`FOUND`, for display; ``None`` if it is unreadable."""
     seq, ready_at, *kept, state, lease_until = row
-    delivery = delivery_of(Claimed(seq, ready_at, Kept._make(kept)), 0)
+    delivery = delivery_of((seq, ready_at, *kept, None, None), 0)
     # What is delayed is scheduled, also if it will wait for its turn when it is due.
     until = {LEASED: lease_until, SCHEDULED: ready_at, WAITING: ready_at}.get(state)
     if not isinstance(delivery.envelope, Envelope):
@@ -283,10 +275,13 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
     )
 
 
-def place_of(claimed: Claimed) -> tuple[int, int, int]:
-    """Return the place of the *claimed* row among the ready rows of its queue."""
-    urgency, ready_at = claimed.kept.urgency, claimed.ready_at
-    return (urgency if type(urgency) is int else NORMAL, ready_at if type(ready_at) is int else 0, claimed.seq)
+def place_of(row: Row) -> tuple[int, int, int]:
+    """Return the place of *row*, with the columns :data:`CLAIMED`, among the ready rows of its queue."""
+    urgency, ready_at, seq = _place(row)
+    return (urgency if type(urgency) is int else NORMAL, ready_at if type(ready_at) is int else 0, seq)
+
+
+_place = itemgetter(*map(CLAIMED.index, ("urgency", "ready_at", "seq")))
 
 
 def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
@@ -308,28 +303,27 @@ def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
     )
 
 
-def envelope_of(kept: Kept) -> Envelope | Unreadable:
-    """Return the envelope in *kept*, or ``Unreadable`` if a value is invalid."""
+def envelope_of(kept: Row) -> Envelope | Unreadable:
+    """Return the envelope in the columns :class:`Kept`, or ``Unreadable`` if a value is invalid."""
     (
         queue, target, event_id, source, name, urgency, ordering_key, expires,
         attempt, lost_leases, enqueued_at, headers, progress, body,
     ) = kept  # fmt: skip
-    texts = {type(queue), type(event_id), type(source), type(name)}
     sound = (
-        texts == _TEXT
+        type(queue) is type(event_id) is type(source) is type(name) is str
         and type(body) is bytes
-        and urgency in (NORMAL, HIGH)
+        and urgency in _URGENCIES
         and (target is None or type(target) is str)
         and (ordering_key is None or type(ordering_key) is str)
         and (expires is None or type(expires) is float or type(expires) is int)
-        and _is_count(attempt, 1)
-        and _is_count(lost_leases, 0)
-        and type(enqueued_at) is int
+        and type(attempt) is type(lost_leases) is type(enqueued_at) is int
+        and attempt >= 1
+        and lost_leases >= 0
         and (progress is None or type(progress) is bytes)
     )
-    parsed = _headers(headers)
+    parsed = NO_HEADERS if headers is None else _headers(headers)
     if not sound or parsed is None:
-        return Unreadable(raw=_raw(body), headers=parsed or NO_HEADERS, why=_flaw(kept))
+        return Unreadable(raw=_raw(body), headers=parsed or NO_HEADERS, why=_flaw(Kept._make(kept)))
     return Envelope(
         id=event_id,
         source=source,
@@ -337,13 +331,14 @@ def envelope_of(kept: Kept) -> Envelope | Unreadable:
         queue=queue if target is None else target,
         body=body,
         headers=parsed,
-        urgency="high" if urgency == HIGH else "normal",
+        urgency=_URGENCIES[urgency],
         ordering_key=ordering_key,
         expires=None if expires is None else float(expires),
     )
 
 
 _TEXT = {str}
+_URGENCIES: Mapping[int, Literal["normal", "high"]] = {NORMAL: "normal", HIGH: "high"}
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -415,7 +410,7 @@ def _flaw(kept: Kept) -> str:
     for column, least in (("attempt", 1), ("lost_leases", 0)):
         if values[column] < least:
             return f"the column {column} holds {values[column]}"
-    if values["urgency"] not in (HIGH, NORMAL):
+    if values["urgency"] not in _URGENCIES:
         return f"the column urgency holds {values['urgency']}"
     return "the column headers holds no JSON object of texts, or one with a lone surrogate"
 

@@ -6,6 +6,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from time import time
 from typing import Any
 
@@ -125,6 +126,7 @@ class PostgresqlDialect(Dialect):
         driver = self.driver(connection)
         driver.rollback()
         driver.autocommit = True
+        driver.cursor_factory = partial(_in_binary, driver.cursor_factory)
         version = driver.info.server_version // 10_000
         if version < _OLDEST:
             raise ConfigurationError(f"PostgreSQL is {version}; relevo needs {_OLDEST} or newer")
@@ -313,6 +315,13 @@ class PostgresqlDialect(Dialect):
         if "INSERT" in rights:
             rights.add("SELECT")  # of the columns that ON CONFLICT names
         return f"grant this user {', '.join(sorted(rights, key=list(_RIGHTS).index))} on {name}" if rights else None
+
+
+def _in_binary(factory: Callable[..., Any], connection: object, **options: object) -> Any:
+    """Return a cursor of *factory* to which the server sends values in binary: twice as fast to read as text."""
+    cursor = factory(connection, **options)
+    cursor.format = type(cursor.format).BINARY
+    return cursor
 
 
 _KINDS = {
