@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import attrs
 import sqlalchemy as sa
 
-from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement, Unreadable
+from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement
 from relevo_sql._database import Database
 from relevo_sql._prepared import Prepared
 from relevo_sql._row import OrderingGroup, Receipt, deaths_of, deaths_text, lease_end, micros
@@ -19,10 +20,16 @@ _Ended = tuple[Receipt, str, Any]
 """The receipt, the queue that handed the delivery out, and the outcome."""
 
 
+def receipts_of(deliveries: Iterable[Delivery]) -> list[Receipt | None]:
+    """Return the receipt of each of *deliveries*; ``None`` if it is not a receipt of this process."""
+    is_known = cache(is_of_this_process)  # a batch has few tokens, and each answer is a call of the system
+    receipts = [delivery.receipt for delivery in deliveries]
+    return [each if isinstance(each, Receipt) and is_known(each.token) else None for each in receipts]
+
+
 def receipt_of(delivery: Delivery) -> Receipt | None:
     """Return the receipt of *delivery*; ``None`` if it is not a receipt of this process."""
-    receipt = delivery.receipt
-    return receipt if isinstance(receipt, Receipt) and is_of_this_process(receipt.token) else None
+    return receipts_of([delivery])[0]
 
 
 class Settler:
@@ -35,28 +42,33 @@ class Settler:
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         """Apply each of *settlements*; return the deliveries that were no longer held."""
+        receipts = receipts_of([delivery for delivery, _ in settlements])
         chosen: dict[Receipt, Settlement] = {}
-        kept: dict[int, Receipt] = {}  # a delivery that is in a batch twice is lost the second time
-        for position, (delivery, outcome) in enumerate(settlements):
-            receipt = receipt_of(delivery)
-            if receipt is not None and receipt not in chosen:
-                chosen[receipt] = delivery, outcome
-                kept[position] = receipt
+        for receipt, settlement in zip(receipts, settlements, strict=True):
+            if receipt is not None:
+                chosen.setdefault(receipt, settlement)
         write = self._database.update if self._is_one_statement(chosen) else self._database.write
         settled = write(lambda connection: self._settle(connection, chosen)) if chosen else set()
-        return [delivery for position, (delivery, _) in enumerate(settlements) if kept.get(position) not in settled]
+        lost = []
+        for receipt, (delivery, _) in zip(receipts, settlements, strict=True):
+            if receipt in settled:
+                settled.remove(receipt)  # a delivery that is in a batch twice is lost the second time
+            else:
+                lost.append(delivery)
+        return lost
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Delivery]:
         """Let each lease end *lease* seconds from now; return the deliveries that were no longer held."""
-        receipts = {receipt for delivery in deliveries if (receipt := receipt_of(delivery))}
+        receipts = receipts_of(deliveries)
+        known = {receipt for receipt in receipts if receipt is not None}
 
         def prolong(connection: sa.Connection) -> set[Receipt]:
             now = self._now()
             until = lease_end(lease, now)
-            return self._run_grouped(connection, self._statements.extend, receipts, now=now, until=until)
+            return self._run_grouped(connection, self._statements.extend, known, now=now, until=until)
 
-        held = self._database.write(prolong) if receipts else set()
-        return [delivery for delivery in deliveries if receipt_of(delivery) not in held]
+        held = self._database.write(prolong) if known else set()
+        return [each for each, receipt in zip(deliveries, receipts, strict=True) if receipt not in held]
 
     def checkpoint(self, delivery: Delivery, state: bytes) -> bool:
         """Keep *state* with *delivery*; return whether it is still held."""
@@ -100,23 +112,22 @@ class Settler:
     def _is_one_statement(self, chosen: Mapping[Receipt, Settlement]) -> bool:
         """Return whether one statement settles all of *chosen*: what one claim has found, and is done."""
         return (
-            len({receipt.token for receipt in chosen}) == 1
-            and self._statements.ack.is_one
-            and all(type(outcome) is Ack and not _may_be_waited_for(each) for each, outcome in chosen.values())
+            self._statements.ack.is_one
+            and len({token for _, token in chosen}) == 1
+            and {type(outcome) for _, outcome in chosen.values()} == {Ack}
+            and not _leaving(chosen)
         )
 
-    def _settle(self, connection: sa.Connection, chosen: dict[Receipt, Settlement]) -> set[Receipt]:
+    def _settle(self, connection: sa.Connection, chosen: Mapping[Receipt, Settlement]) -> set[Receipt]:
         now = self._now()
         of: dict[type, list[Receipt]] = {Ack: [], Release: [], Nack: [], Lost: [], DeadLetter: []}
-        leaving = []
         postponed: dict[float, list[Receipt]] = {}
-        for receipt, (delivery, outcome) in chosen.items():
+        for receipt, (_, outcome) in chosen.items():
             if isinstance(outcome, Release) and outcome.delay > 0:
                 postponed.setdefault(outcome.delay, []).append(receipt)
             else:
                 of[type(outcome)].append(receipt)
-            if isinstance(outcome, (Ack, DeadLetter)) and _may_be_waited_for(delivery):
-                leaving.append(receipt.seq)
+        leaving = _leaving(chosen)
         lines: Any = ()
         if leaving:
             lines = self._statements.lines.rows(connection, seqs=self._database.dialect.listed(leaving))
@@ -140,13 +151,14 @@ class Settler:
         self, connection: sa.Connection, statement: Prepared, receipts: Iterable[Receipt], **values: object
     ) -> set[Receipt]:
         """Run *statement* once for each claim of *receipts*; return the receipts that were held."""
-        rows_of: dict[int, list[int]] = {}
-        for seq, token in receipts:
-            rows_of.setdefault(token, []).append(seq)
+        of_claim: dict[int, list[Receipt]] = {}
+        for receipt in receipts:
+            of_claim.setdefault(receipt.token, []).append(receipt)
         held: set[Receipt] = set()
-        for token, rows in rows_of.items():
-            seqs = self._database.dialect.listed(rows)
-            held.update(Receipt(seq, token) for (seq,) in statement.rows(connection, held=token, seqs=seqs, **values))
+        for token, claimed in of_claim.items():
+            seqs = self._database.dialect.listed([seq for seq, _ in claimed])
+            found = {seq for (seq,) in statement.rows(connection, held=token, seqs=seqs, **values)}
+            held.update([receipt for receipt in claimed if receipt.seq in found])
         return held
 
     def _nack(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
@@ -190,7 +202,10 @@ def advance(connection: sa.Connection, database: Database, lines: Iterable[Seque
     database.statements.advance.run_many(connection, [(*line, now) for line in found])
 
 
-def _may_be_waited_for(delivery: Delivery) -> bool:
-    """Return whether others may wait for *delivery*, which is unknown if it cannot be read."""
-    envelope = delivery.envelope
-    return isinstance(envelope, Unreadable) or envelope.ordering_key is not None
+def _leaving(chosen: Mapping[Receipt, Settlement]) -> list[int]:
+    """Return the keys of the rows that go, and for which others may wait; that is unknown of what cannot be read."""
+    return [
+        seq
+        for (seq, _), (delivery, outcome) in chosen.items()
+        if getattr(delivery.envelope, "ordering_key", "unknown") is not None and isinstance(outcome, (Ack, DeadLetter))
+    ]

@@ -240,7 +240,8 @@ class PostgresqlDialect(Dialect):
         return column == sa.func.any(sa.bindparam(parameter, type_=sa.types.NullType()))
 
     def listed(self, values: Iterable[object]) -> object:
-        return list(values)
+        # As text that the server reads: from a list, the driver makes it ten times as slowly.
+        return f"{{{','.join(map(_member, values))}}}"
 
     def insert_new(
         self,
@@ -315,6 +316,14 @@ class PostgresqlDialect(Dialect):
         if "INSERT" in rights:
             rights.add("SELECT")  # of the columns that ON CONFLICT names
         return f"grant this user {', '.join(sorted(rights, key=list(_RIGHTS).index))} on {name}" if rights else None
+
+
+def _member(value: object) -> str:
+    """Return *value* as it stands in the text of an array."""
+    if type(value) is int:
+        return str(value)
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 def _in_binary(factory: Callable[..., Any], connection: object, **options: object) -> Any:
