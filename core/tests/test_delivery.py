@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 
@@ -14,14 +15,41 @@ from relevo import (
     ForbiddenTransitionError,
     Lost,
     Nack,
+    Note,
     Release,
     State,
     Unreadable,
     action_of,
     after,
 )
+from relevo.backend import made_delivery
 
 ENDS = {State.DONE, State.GONE}
+
+
+def test_a_delivery_that_is_made_quickly_is_the_same() -> None:
+    envelope = Envelope(id="1", source="shop", name="a.b", body=b"{}")
+    note = Note(by="a process")
+    delivery = Delivery(
+        envelope=envelope,
+        queue="feed",
+        attempt=2,
+        lost_leases=3,
+        begun=note,
+        deaths=("a process",),
+        receipt=("a", "receipt"),
+        state=b"{}",
+        enqueued_at=1.5,
+    )
+    fields = attrs.asdict(delivery, recurse=False)
+
+    made = made_delivery(**fields)
+
+    assert attrs.asdict(made, recurse=False) == fields
+    assert type(made) is Delivery
+    assert repr(made) == repr(delivery)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        made.attempt = 1  # type: ignore[misc]
 
 
 def test_every_state_is_reached_from_a_new_event_and_every_action_leads_somewhere() -> None:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 
 from relevo import Clock, Delivery
+from relevo.backend import made_delivery
 from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
@@ -489,7 +490,7 @@ def _receipt(subscription: Subscription, arrival: Arrival, record: MessageRecord
 
 
 def _delivery(subscription: Subscription, arrival: Arrival, record: MessageRecord) -> Delivery:
-    return Delivery(
+    return made_delivery(
         envelope=record.envelope,
         queue=arrival.queue,
         attempt=record.attempt,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import attrs
 
 from relevo import Action, Counters, Delivery, Envelope, Note, State, Unreadable, after
+from relevo.backend import made_delivery
 from relevo_memory._ranking import Ranking
 
 Identity = tuple[str, str, str]
@@ -100,7 +101,7 @@ class KeptEvent:
 
     def delivery(self) -> Delivery:
         """Return the delivery as a value."""
-        return Delivery(
+        return made_delivery(
             envelope=self.envelope,
             queue=self.queue,
             attempt=self.counters.attempt,

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import attrs
 
 from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Note, Unreadable
+from relevo.backend import made_delivery, made_envelope
 from relevo_sql._schema import HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
 LONGEST = 2**62
@@ -187,7 +188,7 @@ def delivery_of(row: Row, token: int) -> Delivery:
     (
         seq, _, queue, _, _, _, _, _, _, _, attempt, lost_leases, enqueued_at, _, progress, _, begun, deaths,
     ) = row  # fmt: skip
-    return Delivery(
+    return made_delivery(
         envelope=envelope_of(row[2:-2]),
         queue=queue,
         attempt=attempt if type(attempt) is int and attempt >= 1 else 1,
@@ -324,7 +325,7 @@ def envelope_of(kept: Row) -> Envelope | Unreadable:
     parsed = NO_HEADERS if headers is None else _headers(headers)
     if not sound or parsed is None:
         return Unreadable(raw=_raw(body), headers=parsed or NO_HEADERS, why=_flaw(Kept._make(kept)))
-    return Envelope(
+    return made_envelope(
         id=event_id,
         source=source,
         name=name,

@@ -81,12 +81,13 @@ def made_envelope(
     name: str,
     queue: str,
     body: bytes,
+    headers: Mapping[str, str] = NO_HEADERS,
     urgency: Urgency,
     ordering_key: str | None,
     expires: float | None,
 ) -> Envelope:
     """
-    Return an envelope without headers, as ``Envelope(…)`` does, in half the time.
+    Return an envelope, as ``Envelope(…)`` does, in half the time.
 
     The constructor of a frozen class looks each slot up by its name; this sets the slots directly.
     """
@@ -96,7 +97,7 @@ def made_envelope(
     _set_name(made, name)
     _set_queue(made, queue)
     _set_body(made, body)
-    _set_headers(made, NO_HEADERS)
+    _set_headers(made, headers)
     _set_urgency(made, urgency)
     _set_ordering_key(made, ordering_key)
     _set_expires(made, expires)

@@ -2,6 +2,8 @@
 
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
+from relevo._transport.delivery import made_delivery
+from relevo._transport.envelope import made_envelope
 from relevo._transport.optional import INHERITED, FileStore, ParallelSettlement, SessionSetup, SetupScript
 
 # forks
@@ -10,3 +12,5 @@ __all__ = ["ForkAware", "ForkLock", "notice_fork"]
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "SetupScript", "INHERITED"]
+# values, made in half the time
+__all__ += ["made_delivery", "made_envelope"]
