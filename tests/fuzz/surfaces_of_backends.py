@@ -42,7 +42,6 @@ from relevo_sql._row import (
     CLAIMED,
     FOUND,
     SHOWN,
-    Claimed,
     Stray,
     delivery_of,
     entry_of,
@@ -65,7 +64,7 @@ def row(data: bytes) -> None:
     given = parts(data, dict[str, Any])
     if given is None or any(isinstance(each, (list, dict)) for each in given.values()):
         return
-    claimed = Claimed.of([1, *(given.get(column) for column in CLAIMED[1:])])
+    claimed = [1, *(given.get(column) for column in CLAIMED[1:])]
     delivery_of(claimed, 7)
     place_of(claimed)
     found_of([1, *(given.get(column) for column in FOUND[1:])], MICROS)

@@ -196,7 +196,7 @@ def signed(data: bytes) -> None:
     signing = _signing()
     envelope = attrs.evolve(_ENVELOPE, body=blob, headers={"relevo-signature": signature})
     try:
-        signing.verify(envelope, queue="default")
+        signing.verify(envelope, queue="default", source=_ENVELOPE.source)
     except DecodeError:
         pass
     else:
@@ -301,7 +301,7 @@ def _handles() -> tuple[Handle, Handle]:
         clock=clock,
         chance=lambda: 0.5,
     )
-    return caller.outcome, _signing().verifying(caller.outcome, clock=clock, patience=3600.0)
+    return caller.outcome, _signing().verifying(caller.outcome, source="shop", clock=clock, patience=3600.0)
 
 
 def _named(event: Event) -> None:

@@ -150,8 +150,8 @@ def risks_of(url: sa.URL) -> Sequence[str]:
     far = [host for host in hosts if host and not host.startswith(("/", "@")) and not is_loopback(host)]
     if not far or url.password or any(name in url.query for name in ("password", "unix_socket", *_ELSEWHERE)):
         return ()
-    hosts = ", ".join(far)
-    return [f"the address has no password for {hosts}; set one, unless the driver finds it elsewhere, as in ~/.pgpass"]
+    places = ", ".join(far)
+    return [f"the address has no password for {places}; set one, unless the driver finds it elsewhere, as in ~/.pgpass"]
 
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql", "mysql": "mysql+pymysql"}
