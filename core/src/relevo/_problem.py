@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from relevo._secret import without_secrets
-from relevo._visible import visible_lines
+from relevo._visible import visible, visible_lines
 from relevo.errors import ConfigurationError, RelevoError
 
 T = TypeVar("T")
@@ -49,8 +49,10 @@ _BARE = re.compile(r"[\w-]+", re.ASCII)
 
 
 def dotted(keys: KeyPath) -> str:
-    """Return *keys* as TOML writes them, with quotes where these are needed, and without passwords."""
-    return ".".join(str(key) if _BARE.fullmatch(str(key)) else f'"{without_secrets(key)}"' for key in keys)
+    """Return *keys* as TOML writes them, with quotes where these are needed, escaped, and without passwords."""
+    return ".".join(
+        str(key) if _BARE.fullmatch(str(key)) else f'"{visible(without_secrets(str(key)))}"' for key in keys
+    )
 
 
 _LAST = 1 << 30

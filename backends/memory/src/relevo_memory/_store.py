@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -278,7 +280,7 @@ class MemoryStore:
         with self.changed:
             entries = self._dead.entries(queues, after=after)
             wanted = entries if where is None else (one for one in entries if _is_wanted(one, where))
-            return list(itertools.islice(wanted, max(0, limit)))
+            return list(itertools.islice(wanted, max(0, min(limit, sys.maxsize))))
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         """
@@ -373,7 +375,14 @@ class MemoryStore:
             )
 
     def stuck_keys(self, queues: Sequence[str], *, longer: float, limit: int, now: float) -> StuckKeys:
-        """Return the stuck ordering keys of *queues*, those stuck the longest first."""
+        """
+        Return the stuck ordering keys of *queues*, those stuck the longest first.
+
+        Raises:
+            ConfigurationError: *longer* is not a number.
+        """
+        if math.isnan(longer):
+            raise ConfigurationError("longer: expected seconds; got nan")
         with self.changed:
             keys = [
                 StuckKey(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
     from relevo_sql._session import JoinedSessions
 
 _log = getLogger("relevo.sql")
+
+_MOST = 2**31 - 1
+"""Rows; a larger limit is none, and does not fit the integers of every database."""
 
 _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
@@ -262,6 +266,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         patience = Patience(self._clock, self._doorbell, wait=wait, longest=self._poll, before=self._waited)
         self._waited = None
         sends = self._doorbell.sends
+        queues, limit = self._holdable(queues), min(limit, _MOST)
         while True:
             self._require_open()
             if limit <= 0:
@@ -328,19 +333,21 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def stats(self, queue: str) -> Stats:
         self._require_open()
+        if not self._database.dialect.can_hold(queue):
+            return Stats(ready=0, leased=0, scheduled=0, dead=0)
         return self._counter.stats(queue)
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         self._require_open()
-        return self._dead_letters.entries(queues, after=after, limit=limit)
+        return self._dead_letters.entries(self._holdable(queues), after=after, limit=min(limit, _MOST))
 
     def matching_dead_letters(
         self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         self._require_open()
-        return self._query.dead_letters(queues, where=where, after=after, limit=limit)
+        return self._query.dead_letters(self._holdable(queues), where=where, after=after, limit=min(limit, _MOST))
 
     def dead_letter_groups(
         self,
@@ -351,7 +358,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         limit: int = 100,
     ) -> Sequence[EventGroup]:
         self._require_open()
-        return self._query.dead_groups(queues, by=by, where=where or DeadLetterFilter())[: max(0, limit)]
+        return self._query.dead_groups(self._holdable(queues), by=by, where=where or DeadLetterFilter())[
+            : max(0, limit)
+        ]
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         self._require_open()
@@ -412,7 +421,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
     ) -> Sequence[WaitingEntry]:
         self._require_open()
-        return self._query.waiting(queues, where=where or EventFilter(), after=after, limit=limit)
+        return self._query.waiting(
+            self._holdable(queues), where=where or EventFilter(), after=after, limit=min(limit, _MOST)
+        )
 
     def waiting_groups(
         self,
@@ -423,11 +434,17 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         limit: int = 100,
     ) -> Sequence[EventGroup]:
         self._require_open()
-        return self._query.groups(queues, by=by, where=where or EventFilter())[: max(0, limit)]
+        return self._query.groups(self._holdable(queues), by=by, where=where or EventFilter())[: max(0, limit)]
 
     def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
         self._require_open()
-        return self._query.stuck_keys(queues, longer=longer, limit=limit)
+        if isnan(longer):
+            raise ConfigurationError("longer: expected seconds; got nan")
+        return self._query.stuck_keys(self._holdable(queues), longer=longer, limit=min(limit, _MOST))
+
+    def _holdable(self, queues: Sequence[str]) -> Sequence[str]:
+        """Return *queues* without those that have no events, since no row can hold their names."""
+        return [queue for queue in queues if self._database.dialect.can_hold(queue)]
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         self._require_open()
@@ -448,7 +465,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def purge(self, queue: str) -> int:
         self._require_open()
-        return self._counter.purge(queue)
+        return self._counter.purge(queue) if self._database.dialect.can_hold(queue) else 0
 
     def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
         self._require_open()

@@ -26,6 +26,7 @@ from relevo._secret import Secret, masked_url
 from relevo._transport.optional import INHERITED
 from relevo._transport.route import Routes
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 _KNOWN_TO_ALL = re.compile(r"guest:guest|[^:]*:(changeme|YourPasswordHere)")
@@ -184,7 +185,8 @@ class _Opener:
             options = self._reader.make(cls, entry.options, keys)
             return None if options is None else found.open(options, source=self._config.source, clock=self._clock)
         if entry.options:
-            raise ConfigurationError(f"{dotted(keys)}: this plugin takes no options; remove {', '.join(entry.options)}")
+            names = visible(", ".join(entry.options))
+            raise ConfigurationError(f"{dotted(keys)}: this plugin takes no options; remove {names}")
         return found
 
 

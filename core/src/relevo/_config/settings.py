@@ -88,6 +88,7 @@ def _conflicts(
                 f"{known_names(text, transports)}"
             )
             yield Problem(keys := ("transports", name, "outbox"), ConfigurationError(f"{dotted(keys)}: {what}"))
-    routes = None if problems.concern("routes") else Routes(settings.routes or {"*": next(iter(transports))})
+    is_open = problems.concern("routes") or (not settings.routes and problems.concern("transports"))
+    routes = None if is_open else Routes(settings.routes or {"*": next(iter(transports))})
     yield from retry_problems(retries, routes, transports)
     yield from queue_problems(QueueTable(settings.queues), routes, transports)

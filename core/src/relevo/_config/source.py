@@ -15,8 +15,9 @@ from relevo._config.schema import Settings
 from relevo._config.table import Key, as_table, keys_of, wrong_type
 from relevo._config.toml_line import lines_of
 from relevo._config.trust import check_trusted
-from relevo._problem import KeyPath, Origin, Origins, Problems
-from relevo.errors import ConfigurationError, did_you_mean, is_text, shown
+from relevo._problem import KeyPath, Origin, Origins, Problems, dotted
+from relevo._visible import visible
+from relevo.errors import ConfigurationError, did_you_mean, is_text
 
 FILE = "relevo.toml"
 _PREFIX = "RELEVO_"
@@ -165,11 +166,12 @@ def _with_line(path: Path, text: str, error: TomlError) -> ConfigurationError:
     if error.line is None:
         return ConfigurationError(f"{path}: {error.what}")
     key = _KEY.match(text.split("\n")[error.line - 1][:_LONGEST_KEY]) if error.column else None
+    name = visible(key[1]) if key else ""
     if key and error.what.startswith(_TWICE):
-        problem = f"{key[1]} is set twice; remove one of them"
+        problem = f"{name} is set twice; remove one of them"
     else:
         place = f" ({error.column})" if error.column else ""
-        problem = f"{key[1] + ': ' if key else ''}{error.what}{place}{_VALUES.get(error.what, '')}"
+        problem = f"{name + ': ' if key else ''}{visible(error.what)}{place}{_VALUES.get(error.what, '')}"
     return ConfigurationError(f"{path}:{error.line}: {problem}")
 
 
@@ -209,7 +211,7 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], origins: Origin
         for key in keys[:-1]:
             table, path = _inner(table, (*path, _as_written(key, table)), known[keys[0]])
         path = (*path, _as_written(keys[-1], table))
-        origins.overrule(path, Origin(variable, is_text=not environ[variable].lstrip().startswith(_TOML)))
+        origins.overrule(path, Origin(_escaped(variable), is_text=not environ[variable].lstrip().startswith(_TOML)))
         try:
             table[path[-1]] = _value(environ[variable], as_list=keys in _LISTS)
         except TomlError as error:
@@ -227,7 +229,7 @@ def _fault_of(variable: str, value: str, keys: Sequence[str]) -> str | None:
 
 
 def _escaped(text: str) -> str:
-    return text if is_text(text) and len(text) <= _LONGEST_KEY else shown(text)[1:-1]
+    return visible(text if len(text) <= _LONGEST_KEY else f"{text[:_LONGEST_KEY]}…")
 
 
 def _inner(table: dict[str, Any], path: tuple[str, ...], key: Key) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -280,7 +282,7 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
         return [_expanded(each, (*keys, place), environ, origins, problems) for place, each in enumerate(value)]
     if not isinstance(value, str) or "$" not in value or origins.of(*keys).line is None:
         return value
-    where = ".".join(map(str, keys))
+    where = dotted(keys)
     references = [match.groups() for match in _REFERENCE.finditer(value)]
     unset = [name for _, name in references if name is not None and name not in environ]
     faults = [

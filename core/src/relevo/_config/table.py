@@ -17,6 +17,7 @@ import msgspec
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Origins, Problems, dotted
 from relevo._secret import Secret, without_secrets
+from relevo._visible import visible
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 REST: Mapping[str, bool] = MappingProxyType({"is_rest": True})
@@ -218,7 +219,7 @@ class TableReader:
         for name, value in given.items():
             if self._problems.is_full:
                 return {}
-            path, inside = (keys, where) if is_bare else ((*keys, name), f"{where}.{without_secrets(name)}".lstrip("."))
+            path, inside = (keys, where) if is_bare else ((*keys, name), dotted((*keys, name)))
             with self._problems.at(*path), _prefix_errors(cls, where):
                 if name in known and not known[name].code_only:
                     values[known[name].field] = self._value(known[name], value, path, inside)
@@ -321,7 +322,7 @@ def _unknown(name: str, known: Mapping[str, Key], where: str) -> ConfigurationEr
     if name in known:
         return ConfigurationError(f"{where}: {name} {known[name].code_only}")
     names = [each.name for each in known.values() if not each.code_only]
-    shown_name = without_secrets(name)
+    shown_name = visible(without_secrets(name))
     near = did_you_mean(name, names) or f"; known: {', '.join(names) or 'none'}"
     return ConfigurationError(
         f'{where}: unknown option "{shown_name}"{near}' if where else f'unknown key "{shown_name}"{near}'

@@ -30,11 +30,18 @@ def _texts(what: str) -> Any:
     return attrs.field(default=(), converter=checked)
 
 
+def _is_time(value: float) -> bool:
+    try:
+        return not isnan(value)
+    except OverflowError:  # an integer that no float holds
+        return False
+
+
 def _time(what: str) -> Any:
     """Return a field of a time in seconds since the epoch, which may be infinite."""
 
     def check(_: object, __: object, value: object) -> None:
-        if value is not None and (not isinstance(value, (int, float)) or isnan(value)):
+        if value is not None and not (isinstance(value, (int, float)) and _is_time(value)):
             raise ConfigurationError(f"{what} of a filter: expected seconds since the epoch; got {shown(value)}")
 
     return attrs.field(default=None, validator=check)
