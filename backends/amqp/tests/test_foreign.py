@@ -544,6 +544,60 @@ def test_a_person_who_rejects_it_makes_a_dead_letter_of_it_that_can_be_revived(
     transport.ack(delivery)
 
 
+def test_one_that_is_moved_to_another_queue_stays_as_it_came(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    other = server.queue()
+    transport.setup([other])
+    publish(server, queue)
+    (delivery,) = receive(transport, queue)
+    assert isinstance(delivery.envelope, ForeignEnvelope)
+
+    transport.send([attrs.evolve(delivery.envelope, queue=other)], delay=0.1)
+    transport.ack(delivery)
+    (moved,) = receive(transport, other)
+
+    assert moved.envelope == attrs.evolve(delivery.envelope, queue=other)
+    transport.ack(moved)
+
+
+def test_an_event_reaches_a_listener_in_a_process_of_its_own(
+    server: Server, connect: Connect, queue: str, tmp_path: Path
+) -> None:
+    options = f'url = "{server.url}", prefix = "{server.prefix}", levels = {LEVELS}, settle_in = 0'
+    tmp_path.joinpath("relevo.toml").write_text(
+        'source = "shop"\nlisteners = ["listeners"]\n'
+        f'[transports]\nmain = {{ {options} }}\n[routes]\n"*" = "main/{queue}"\n'
+    )
+    tmp_path.joinpath("listeners.py").write_text(
+        "import relevo\n"
+        "@relevo.listener('image.created', retry=1)\n"
+        "def handle(event, call):\n"
+        "    raise ValueError(f\"{event['data']} {call.attributes['datacontenttype']}\")\n"
+    )
+    transport = connect()
+    transport.setup([queue])
+    publish(server, queue, b"\xff", properties("image/png"))
+
+    command = [sys.executable, "-m", "relevo", "drain", "--execution", "process"]
+    subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, timeout=PATIENCE)
+
+    (entry,) = wait_for_entries(transport, queue)
+    assert "ValueError: b'\\xff' image/png" in entry.error
+    assert isinstance(entry.envelope, ForeignEnvelope)
+    assert entry.envelope.original == b"\xff"
+    shown = subprocess.run(
+        [sys.executable, "-m", "relevo", "dead", "show", entry.ref, "--json"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    row = json.loads(shown.stdout)
+    assert row["headers"]["cloudEvents:id"] == "17"
+    assert (row["body"], row["size"]) == ("\\xff", 1)
+
+
 def test_an_unsigned_one_is_forged_and_kept_as_it_came(server: Server, transport: AmqpTransport, queue: str) -> None:
     app = application(transport, queue, signing=relevo.Signing("k" * 16 + "q" * 16))
     app.listen(relevo.listener("image.created")(lambda _: None))

@@ -16,8 +16,10 @@ from relevo import Ack, App, DeadLetter, Delivery, Envelope, Event, Nack, Note, 
 from relevo.errors import ConfigurationError
 from relevo_sql import SqlTransport
 
+from .command_line import run_script
 from .on_mariadb import execute as execute_on_mariadb
 from .on_postgresql import execute as execute_on_postgresql
+from .test_foreign_rows import with_values
 
 pytestmark = pytest.mark.slow("about the rights of a server's user")
 
@@ -109,6 +111,9 @@ def dispatch(transport: SqlTransport) -> None:
         with Session(engine) as session:
             app.dispatch(Event("image.created", {"n": 4}), session=session)
             session.commit()
+    url = engine.url.render_as_string(hide_password=False)
+    document = '{"id": "1", "source": "/cam", "specversion": "1.0", "type": "image.created", "partitionkey": "a"}'
+    run_script(url, with_values(transport.insert_statement() or "", url, queue="default", event=document))
 
 
 def work(transport: SqlTransport) -> None:

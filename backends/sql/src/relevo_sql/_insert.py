@@ -66,7 +66,7 @@ SELECT queue, queue,
 FROM (
   SELECT :queue AS queue, :event AS event, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED) AS now
 ) AS given
-ON DUPLICATE KEY UPDATE relevo_event.seq = relevo_event.seq;
+ON DUPLICATE KEY UPDATE event_id = relevo_event.event_id;
 """  # noqa: S608 - as above
 
 _STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "mariadb": _MARIADB, "mysql": _MARIADB}
