@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -598,17 +599,30 @@ def test_an_event_reaches_a_listener_in_a_process_of_its_own(
     assert (row["body"], row["size"]) == ("\\xff", 1)
 
 
-def test_an_unsigned_one_is_forged_and_kept_as_it_came(server: Server, transport: AmqpTransport, queue: str) -> None:
-    app = application(transport, queue, signing=relevo.Signing("k" * 16 + "q" * 16))
-    app.listen(relevo.listener("image.created")(lambda _: None))
-    publish(server, queue)
+def test_where_events_are_signed_it_is_forged_and_kept_as_it_came_unless_its_source_is_listed(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    signing = relevo.Signing(secrets.token_urlsafe(32), unsigned=["/listed"])
+    app = application(transport, queue, signing=signing)
+    handled: list[str | None] = []
 
-    report = run(app, lambda: bool(transport.dead_letters([queue])))
+    @app.listen
+    @relevo.listener("image.created", retry=relevo.Retry(2, first="0.1s"))
+    def handle(event: relevo.Event, call: relevo.Call) -> None:
+        handled.append(event.id)
+        if call.attempt == 1:
+            raise ValueError("again, with a state that is sealed for it")
+
+    publish(server, queue)
+    publish(
+        server, queue, given=properties(headers={**HEADERS, "cloudEvents:id": "18", "cloudEvents:source": "/listed"})
+    )
+    report = run(app, lambda: len(handled) >= 2 and bool(transport.dead_letters([queue])))
 
     (entry,) = transport.dead_letters([queue])
-    assert report.reasons == {"forged": 1}
+    assert (handled, report.reasons) == (["18", "18"], {"forged": 1})
     assert isinstance(entry.envelope, ForeignEnvelope)
-    assert entry.envelope.original == BODY
+    assert (entry.envelope.id, entry.envelope.original) == ("17", BODY)
 
 
 def test_one_that_has_expired_is_not_handled(server: Server, transport: AmqpTransport, queue: str) -> None:
