@@ -182,6 +182,14 @@ def test_what_is_no_signature_says_so_without_a_secret(header: str | None, why: 
     assert NEW not in fault + repr(signing)
 
 
+@given(st.text(max_size=100) | st.from_regex(r"v\d+\.[0-9a-f]{8}\.[0-9a-f]{64}"))
+def test_whatever_is_in_the_header_is_refused(header: str) -> None:
+    envelope = Envelope(id="1", source="shop", name="a.b", body=b"\xff", headers={HEADER: header})
+
+    assert verify(Signing(NEW), envelope) is not None
+    assert verify(Signing(NEW, required=False, unsigned=["shop"]), envelope, source="bank") is not None
+
+
 def test_keys_rotate() -> None:
     envelope = Envelope(id="1", source="shop", name="a.b", body=b"{}")
     before, during, after = Signing(OLD), Signing([NEW, OLD]), Signing(Secret(NEW))

@@ -35,7 +35,7 @@ _OF_STATES = "v1"
 
 _ID = 8
 
-_SIGNATURE = re.compile(r"(v\d{1,9})\.([0-9a-f]{8})\.([0-9a-f]{64})")
+_SIGNATURE = re.compile(r"(v[1-9][0-9]{0,8})\.([0-9a-f]{8})\.([0-9a-f]{64})")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 _NOTE = SEALED + b"awaiting"
 """

@@ -46,8 +46,9 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
 
     An event leaves its queue when the other has confirmed it. If the command is interrupted, there may be a second
     copy of the events that were being moved, with the same ids. A moved event starts from the beginning: every
-    listener of the other queue runs, with all its attempts. An event that the other queue refuses stays, to be tried
-    again later.
+    listener of the other queue runs, with all its attempts. An event that the other queue refuses or does not accept
+    stays, to be tried again later. If events are signed, each is verified and signed for its new queue; a forged one
+    becomes a dead letter where it is.
 
     A route must lead to the target queue, or no worker would handle its events; the source queue needs no route.
     Exits with 1 if an event stayed or was dead-lettered.
