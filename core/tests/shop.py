@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,8 +88,12 @@ class Shop:
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
             patch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8", write_through=True))
             patch.setattr(sys, "stderr", io.TextIOWrapper(error, "utf-8", write_through=True))
-            with pytest.raises(SystemExit) as ended:
-                main()
+            handler = signal.getsignal(signal.SIGINT)
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:
+                signal.signal(signal.SIGINT, handler)
             assert (dict(os.environ), sys.path) == (before, path), "the command left something behind"
             done = Done(int(ended.value.code or 0), out.getvalue().decode(), error.getvalue().decode())
         for name in set(sys.modules) - modules:

@@ -23,7 +23,7 @@ from relevo import Envelope
 from relevo.cli._log import _Formatter
 from relevo.cli._main import group
 
-from .shop import CONFIGURATION, Shop, lines, opened
+from .shop import CONFIGURATION, Done, Shop, lines, opened
 
 
 @pytest.fixture(name="shop")
@@ -292,9 +292,15 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_word(shop: Shop, comman
 
 
 @pytest.mark.slow("four commands, each in a process of its own")
-def test_a_closed_standard_output_is_no_fault(shop: Shop) -> None:
-    for command in ("status", "dispatch mail.sent", "drain", "listeners --json"):
-        assert shop.process(f"relevo {command} >&-").returncode == 0
+def test_a_closed_standard_output_cannot_be_written(shop: Shop) -> None:
+    for command in ("status", "dispatch mail.sent", "listeners --json", "unit cron"):
+        done = shop.process(f"relevo {command} >&-")
+        assert done.stderr == (
+            "relevo: standard output cannot be written: it is closed; what the command did is done\n"
+        )
+        assert done.returncode == 74
+    assert shop.process("relevo drain >&-") == Done(0, "", ""), "it has nothing to print"
+    assert "    0  " in shop.run("status").stdout
 
 
 def test_tables_are_not_folded_for_programs(shop: Shop) -> None:

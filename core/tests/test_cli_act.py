@@ -500,3 +500,40 @@ def test_an_event_has_the_terms_that_the_command_line_says(shop: Shop) -> None:
     done = shop.run("dispatch a.b -a terms:app --urgency high --ordering-key k --expires 1h --delay 5s")
 
     assert done.stdout.startswith("high k 4600.0 5.0\n")
+
+
+# --- what is probably not meant ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("image.crated", 'relevo: no listener here handles "image.crated"; did you mean "image.created"?\n'),
+        ("user.registered", 'relevo: no listener here handles "user.registered"\n'),
+        ("image.created", ""),
+        ("order.paid", ""),
+    ],
+)
+def test_an_event_that_nothing_names_is_sent_with_a_warning(name: str, told: str, shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION + '"order.paid" = "main/orders"\n')
+
+    done = shop.run(f"dispatch {name}")
+
+    assert (done.returncode, done.stderr) == (0, told)
+    assert "→ main" in done.stdout
+
+
+def test_an_application_that_only_dispatches_gets_no_warning(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('"shop_listeners"', ""))
+
+    assert shop.run("dispatch image.crated").stderr == ""
+
+
+def test_a_drain_of_events_in_memory_says_that_there_are_none(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "memory://"))
+
+    done = shop.run("drain")
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert 'the transport "main" keeps events in the memory of the process that dispatched them' in done.stderr
+    assert len(lines(done)) == 1

@@ -135,12 +135,13 @@ def test_a_document_that_is_no_json_is_alone_too(noisy: Shop, command: str) -> N
 
 @pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_json_is_no_fault_where_a_stream_is_closed(noisy: Shop, closed: str) -> None:
+def test_a_document_cannot_be_written_where_standard_output_is_closed(noisy: Shop, closed: str) -> None:
     noisy.run("dispatch mail.read")
 
     done = noisy.process(f"relevo drain --json {closed}")
 
-    assert (done.returncode, noisy.run("status -q main/default --json").returncode) == (0, 0)
+    assert done.returncode == (74 if ">&-" in closed.split() else 0)
+    assert json.loads(noisy.run("status -q main/default --json").stdout)[0]["ready"] == 0
     assert (done.stdout == "") is (">&-" in closed.split())
     assert done.stdout == "" or json.loads(done.stdout)["done"] == 1
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from importlib.metadata import EntryPoints
 from pathlib import Path
 
@@ -795,3 +799,46 @@ def test_a_defect_shows_its_traceback_and_no_password(shop: Shop) -> None:
     assert lines(done)[0] == "relevo: an unexpected error in relevo or in one of your modules:"
     assert lines(done)[-1] == "  ZeroDivisionError: in stats"
     assert CANARY not in done.stderr
+
+
+EXITING = """
+import atexit, logging, os, sys, time
+import relevo
+
+def wait(*_):
+    os.close(os.open("exiting", os.O_CREAT))
+    time.sleep(60)
+
+app = relevo.App.from_config()
+if "{when}" == "atexit":
+    atexit.register(wait)
+elif "{when}" == "logging":
+    handler = logging.NullHandler()
+    handler.flush = wait
+    logging.getLogger("shop").addHandler(handler)
+else:
+    class Slow(relevo.errors.ConfigurationError):
+        def __str__(self): return wait() or "slow"
+    raise Slow
+"""
+
+
+@pytest.mark.slow("starts the command line in a process of its own")
+@pytest.mark.parametrize("when", ["atexit", "logging", "error"])
+def test_an_interrupt_while_it_exits_shows_no_traceback(when: str, shop: Shop) -> None:
+    shop.write("shop.py", EXITING.replace("{when}", when))
+    command = [sys.executable, "-m", "relevo", "transports", "--json"]
+    with subprocess.Popen(
+        command, cwd=shop.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not (shop.folder / "exiting").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=300)
+
+    assert error == ""
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)

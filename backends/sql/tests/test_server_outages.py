@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +33,15 @@ class Sessions(ABC):
 
     present: str
     end: str
+
+    waiting: str
+    """Selects the ids of the sessions that wait for a lock of a table."""
+
+    all_of_a_database: str
+    """Selects the ids of all sessions of the current database."""
+
+    lock: str
+    """Locks the table of events for every other session."""
 
     impatience: str
     """Makes the server end the session if it is idle for long enough, outside a transaction."""
@@ -60,6 +72,9 @@ class PostgresqlSessions(Sessions):
     own = "SELECT pg_backend_pid()"
     present = "SELECT pid FROM pg_stat_activity WHERE pid = {}"
     end = "SELECT pg_terminate_backend({})"
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    all_of_a_database = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    lock = "LOCK TABLE relevo_event IN ACCESS EXCLUSIVE MODE"
     impatience = "SET idle_session_timeout = 30"  # milliseconds
 
     def behind(self, connection: sa.Connection) -> int:
@@ -71,6 +86,11 @@ class MariadbSessions(Sessions):
     own = "SELECT CONNECTION_ID()"
     present = "SELECT id FROM information_schema.processlist WHERE id = {}"
     end = "KILL {}"
+    waiting = (
+        "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND state REGEXP '^Waiting for table'"
+    )
+    all_of_a_database = "SELECT id FROM information_schema.processlist WHERE db = DATABASE()"
+    lock = "LOCK TABLES relevo_event WRITE"
     impatience = "SET SESSION wait_timeout = 1"  # seconds
 
     def behind(self, connection: sa.Connection) -> int:
@@ -323,3 +343,58 @@ def test_a_transaction_whose_rollback_is_interrupted_too_does_not_take_what_is_s
     transport.send([an_envelope(1)])
 
     assert query(sessions.url, "SELECT count(*) FROM relevo_event") == [(1,)]
+
+
+@pytest.mark.parametrize("read", ["stats", "find", "dead_letters"])
+def test_a_signal_handler_that_reads_in_the_middle_of_a_send_is_refused(
+    read: str, transport: SqlTransport, sessions: Sessions, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    found: list[str] = []
+    with an_engine(sessions.url) as engine, engine.connect() as other:
+        other.exec_driver_sql(sessions.lock)
+
+        def handle(*_: object) -> None:
+            try:
+                getattr(transport, read)(["default"] if read == "dead_letters" else "default")
+            except TransportUnavailableError as error:
+                found.append(error.why)
+            finally:
+                other.invalidate()  # which ends its lock
+
+        def interrupt() -> None:
+            try:
+                wait_until(lambda: bool(query(sessions.url, sessions.waiting)))
+            finally:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                interrupting = pool.submit(interrupt)
+                transport.send([an_envelope(2)])
+                interrupting.result()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    assert len(found) == 1
+    assert "was interrupted by a signal handler that uses the transport" in found[0]
+    assert ids(transport) == ["id-1", "id-2"]
+
+
+def test_a_transport_has_the_documented_number_of_connections(
+    transport: SqlTransport, sessions: Sessions, an_envelope: Maker
+) -> None:
+    def connections() -> int:
+        return len(query(sessions.url, sessions.all_of_a_database)) - 1  # without that of the query
+
+    transport.send([an_envelope(1)])
+    transport.stats("default")
+    wait_until(lambda: connections() == 1)
+
+    transport.settle([(each, Ack()) for each in transport.receive(["default"], limit=1, lease=60, wait=0)])
+    assert connections() == 2
+
+    transport.receive(["default"], limit=1, lease=60, wait=0.2)
+    expected = 3 if isinstance(sessions, PostgresqlSessions) else 2
+    wait_until(lambda: connections() == expected)

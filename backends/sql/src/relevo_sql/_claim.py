@@ -156,11 +156,11 @@ class Claimer:
 
         lines = self._database.read(look)
         if lines:
-            self._database.write(lambda connection: advance(connection, self._database, lines, self._now()))
+            self._database.write(lambda connection: advance(connection, self._database, lines, self._now(connection)))
         return bool(lines)
 
-    def _now(self) -> int:
-        return self._database.now(self._clock)
+    def _now(self, connection: sa.Connection | None = None) -> int:
+        return self._database.now(self._clock, connection)
 
     def _look(self, connection: sa.Connection, queues: Sequence[str]) -> tuple[int | None, list[Prospect]]:
         changes = self._database.dialect.changes(connection)
@@ -175,7 +175,7 @@ class Claimer:
         self, connection: sa.Connection, prospects: Sequence[Prospect], limit: int, lease: float
     ) -> list[Delivery]:
         # Read after the lock was acquired, which may have taken long.
-        now, token = self._now(), new_token()
+        now, token = self._now(connection), new_token()
         until = lease_end(lease, now)
         taken: list[Row] = []
         strays: list[Delivery] = []

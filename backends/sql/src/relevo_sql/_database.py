@@ -58,8 +58,8 @@ _STEP = 0.001
 
 
 _INTERRUPTED = (
-    "this thread uses the connection, and was interrupted by a signal handler that writes; let the handler set a flag, "
-    "and write where the flag is looked at"
+    "this thread uses the connection, and was interrupted by a signal handler that uses the transport; let the handler "
+    "set a flag, and use the transport where the flag is looked at"
 )
 
 
@@ -219,11 +219,16 @@ class Database(ForkAware):
             return None
         return self._run(work, create=True)
 
-    def now(self, clock: Clock) -> int:
+    def now(self, clock: Clock, connection: sa.Connection | None = None) -> int:
         """
         Return the time in microseconds since the epoch.
 
         It is the database's: the clock's, plus the difference of the two hosts. A clock of a test is right by itself.
+
+        Args:
+            clock: The clock of this host.
+
+            connection: The one that the caller's work was called with; ``None`` outside of any work.
         """
         now = clock.now()
         if self.dialect.is_file or not isinstance(clock, SystemClock):
@@ -231,7 +236,10 @@ class Database(ForkAware):
         monotonic = time.monotonic()
         then, difference = self._compared
         if monotonic - then > _COMPARING or abs(now - monotonic - difference) > _STEP:
-            self._ahead = self._run(self.dialect.ahead, create=True)  # a first send may be what creates the tables
+            if connection is not None:
+                self._ahead = self.dialect.ahead(connection)
+            else:
+                self._ahead = self._run(self.dialect.ahead, create=True)  # a first send may be what creates the tables
             self._compared = monotonic, now - monotonic
         return micros(now) + self._ahead
 
@@ -395,7 +403,7 @@ class Database(ForkAware):
     def _transaction(self, *, durable: bool | None, create: bool, alone: bool) -> Iterator[sa.Connection]:
         """Yield the connection, to this thread alone, in a transaction unless *durable* is ``None``."""
         with self._exclusive():
-            if self._uses and (alone or durable is not None):
+            if self._uses:  # drivers of servers wait for themselves, or mix up the answers
                 raise TransportUnavailableError(self.name, _INTERRUPTED)
             self._uses += 1
             try:

@@ -62,7 +62,7 @@ class DeadLetterStore:
         """Make them ready as new events, each with the given state; return the refs that were not found."""
 
         def wake(connection: sa.Connection) -> list[str]:
-            now = self._database.now(self._clock)
+            now = self._database.now(self._clock, connection)
             missing = []
             for ref, state in refs.items():
                 number, queue = _parsed(ref)

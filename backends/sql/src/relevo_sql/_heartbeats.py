@@ -27,7 +27,7 @@ class Heartbeats:
         """Count a heartbeat of *worker*, and delete workers that sent none for a day."""
 
         def count(connection: sa.Connection) -> None:
-            now = self._database.now(self._clock)
+            now = self._database.now(self._clock, connection)
             if not self._statements.appear.run(connection, which=worker, now=now).rowcount:
                 self._statements.appear_first.run(connection, worker=worker, now=now)
             self._statements.forget_workers.rows(connection, before=now - micros(_DAY))

@@ -24,7 +24,7 @@ class Locks:
         receipt = uuid4().hex
 
         def take(connection: sa.Connection) -> bool:
-            now = self._now()
+            now = self._now(connection)
             terms = {"which": name, "holder": holder, "receipt": receipt, "until": now + micros(ttl)}
             # Not every database tells whether the first statement wrote the row; the second finds it then.
             self._statements.lock_first.run(connection, **terms)
@@ -34,15 +34,17 @@ class Locks:
 
     def renew(self, name: str, receipt: str, *, ttl: float) -> bool:
         """Renew the lock *name*; return whether *receipt* held it."""
-        run = self._statements.renew_lock.run
-        return self._database.write(
-            lambda connection: run(connection, which=name, mine=receipt, until=self._now() + micros(ttl)).rowcount > 0
-        )
+
+        def renew(connection: sa.Connection) -> bool:
+            until = self._now(connection) + micros(ttl)
+            return self._statements.renew_lock.run(connection, which=name, mine=receipt, until=until).rowcount > 0
+
+        return self._database.write(renew)
 
     def free(self, name: str, receipt: str) -> None:
         """Release the lock *name* if *receipt* holds it."""
         run = self._statements.unlock.run
         self._database.write(lambda connection: run(connection, which=name, mine=receipt))
 
-    def _now(self) -> int:
-        return self._database.now(self._clock)
+    def _now(self, connection: sa.Connection) -> int:
+        return self._database.now(self._clock, connection)

@@ -63,7 +63,7 @@ class Settler:
         known = {receipt for receipt in receipts if receipt is not None}
 
         def prolong(connection: sa.Connection) -> set[Receipt]:
-            now = self._now()
+            now = self._now(connection)
             until = lease_end(lease, now)
             return self._run_grouped(connection, self._statements.extend, known, now=now, until=until)
 
@@ -78,7 +78,7 @@ class Settler:
         seq, token = receipt
         run = self._statements.checkpoint.run
         touched = self._database.update(
-            lambda connection: run(connection, which=seq, held=token, now=self._now(), kept=state).rowcount,
+            lambda connection: run(connection, which=seq, held=token, now=self._now(connection), kept=state).rowcount,
             repeatable=True,
         )
         return touched > 0
@@ -93,7 +93,7 @@ class Settler:
         run = self._statements.begin.run
         # Not durable: a crash of the host may lose the note, but no listener causes such a crash.
         touched = self._database.update(
-            lambda connection: run(connection, which=seq, held=token, now=self._now(), **kept).rowcount,
+            lambda connection: run(connection, which=seq, held=token, now=self._now(connection), **kept).rowcount,
             repeatable=True,
         )
         return touched > 0
@@ -106,8 +106,8 @@ class Settler:
             run = self._statements.excuse.run
             self._database.update(lambda connection: run(connection, which=receipt.seq, **kept), repeatable=True)
 
-    def _now(self) -> int:
-        return self._database.now(self._clock)
+    def _now(self, connection: sa.Connection) -> int:
+        return self._database.now(self._clock, connection)
 
     def _is_one_statement(self, chosen: Mapping[Receipt, Settlement]) -> bool:
         """Return whether one statement settles all of *chosen*: what one claim has found, and is done."""
@@ -119,7 +119,7 @@ class Settler:
         )
 
     def _settle(self, connection: sa.Connection, chosen: Mapping[Receipt, Settlement]) -> set[Receipt]:
-        now = self._now()
+        now = self._now(connection)
         of: dict[type, list[Receipt]] = {Ack: [], Release: [], Nack: [], Lost: [], DeadLetter: []}
         postponed: dict[float, list[Receipt]] = {}
         for receipt, (_, outcome) in chosen.items():

@@ -80,7 +80,7 @@ class Counter:
 
         def look(connection: sa.Connection) -> None:
             flaws.clear()
-            seen, now = set[int](), self._now()
+            seen, now = set[int](), self._now(connection)
             for queue in queues:
                 rows: Any = self._statements.strays.run(connection, queue=queue, bound=_BOUND, now=now)
                 for row in map(Stray._make, rows):
@@ -128,11 +128,11 @@ class Counter:
         return taken
 
     def _take_out(self, connection: sa.Connection, statement: Prepared, **values: object) -> int:
-        now = self._now()
+        now = self._now(connection)
         lines = statement.rows(connection, now=now, **values)
         # Events that waited behind one of them may have their turn now.
         advance(connection, self._database, lines, now)
         return len(lines)
 
-    def _now(self) -> int:
-        return self._database.now(self._clock)
+    def _now(self, connection: sa.Connection | None = None) -> int:
+        return self._database.now(self._clock, connection)

@@ -8,7 +8,7 @@ from relevo._app.app import App
 from relevo._transport.transport import Transport
 from relevo.cli._main import not_found, refuse_invalid
 from relevo.cli._option import ask, id_argument, json_option, transport_option, with_app, yes_option
-from relevo.cli._output import show_json
+from relevo.cli._output import echo, show_json
 from relevo.cli._place import only_place, stores
 from relevo.errors import UnsupportedError
 
@@ -34,7 +34,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
     if as_json:
         show_json({"cancelled": taken})
     else:
-        click.echo(f"{taken} cancelled")
+        echo(f"{taken} cancelled")
     if not taken:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
@@ -66,7 +66,7 @@ def purge(*, app: App, queue: str, transport: str | None, yes: bool, as_json: bo
     if as_json:
         show_json({"purged": taken})
     else:
-        click.echo(f"{taken} purged" if agrees else "nothing was deleted")
+        echo(f"{taken} purged" if agrees else "nothing was deleted")
     return 0
 
 

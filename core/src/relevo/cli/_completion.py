@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from relevo.cli._main import COMPLETION, group
+from relevo.cli._output import echo
 
 
 @click.command()
@@ -24,5 +25,5 @@ def completion(*, shell: str) -> int:
 
     script = get_completion_class(shell)
     assert script is not None  # noqa: S101 - click has all three  # nosec B101
-    click.echo(script(group, {}, "relevo", COMPLETION).source())
+    echo(script(group, {}, "relevo", COMPLETION).source())
     return 0

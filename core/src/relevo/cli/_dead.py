@@ -17,7 +17,7 @@ from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._filter import by_option, show_groups
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
-from relevo.cli._output import first_line, show_json, show_table
+from relevo.cli._output import echo, first_line, show_json, show_table
 from relevo.cli._parameter import Whole
 from relevo.cli._place import stores
 from relevo.errors import DecodeError, shown
@@ -76,7 +76,7 @@ def list_(
         return 0
     show_table(["ref", "queue", "event", "reason", "attempt", "died", "error"], rows, empty="no dead letters")
     if more:
-        click.echo(f"… and more; raise --limit {limit}")
+        echo(f"… and more; raise --limit {limit}")
     return 0
 
 
@@ -189,7 +189,7 @@ def discard(
     if chosen and not yes and not ask(f"Delete {several}? This cannot be undone."):
         chosen = []
         if not as_json:
-            click.echo("nothing was deleted")
+            echo("nothing was deleted")
             return not_found(list(unknown.values()))
     gone = _each(chosen, lambda store, some: store.discard(some))
     return _report("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
@@ -226,7 +226,7 @@ def _report(word: str, number: int, *, as_json: bool, gone: Mapping[str, str], *
     if as_json:
         show_json({word: done, **{why: list(refs) for why, refs in left.items()}})
     else:
-        click.echo(f"{done} {word}")
+        echo(f"{done} {word}")
     return not_found([fault for refs in left.values() for fault in refs.values()])
 
 

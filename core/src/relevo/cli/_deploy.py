@@ -9,7 +9,7 @@ from relevo._runner.lock_path import deploy_guard
 from relevo._visible import visible
 from relevo.cli._main import EXIT_LATER, Group
 from relevo.cli._option import json_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._output import echo, show_json
 from relevo.cli._run import duration
 
 
@@ -38,7 +38,7 @@ def begin(*, app: App, wait: float | None, as_json: bool) -> int:
     guard = deploy_guard(app)
     is_new = guard.begin()
     if not as_json:
-        click.echo(f"{'events wait' if is_new else 'events waited already'}: {visible(str(guard.path))}")
+        echo(f"{'events wait' if is_new else 'events waited already'}: {visible(str(guard.path))}")
     is_calm = None if wait is None else guard.wait(wait)
     if as_json:
         show_json({"path": str(guard.path), "new": is_new, "finished": is_calm})
@@ -63,5 +63,5 @@ def end(*, app: App, as_json: bool) -> int:
         show_json({"path": str(guard.path), "ended": was_up})
     else:
         place = visible(str(guard.path))
-        click.echo(f"{'events are handled again' if was_up else 'no deploy was in progress'}: {place}")
+        echo(f"{'events are handled again' if was_up else 'no deploy was in progress'}: {place}")
     return 0

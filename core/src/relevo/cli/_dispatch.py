@@ -17,9 +17,9 @@ from relevo._visible import visible
 from relevo.cli._arguments import arguments_of
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._output import echo, show_json
 from relevo.cli._run import duration
-from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, is_text, shown
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, did_you_mean, is_text, shown
 
 _LARGEST = 16 * 1024 * 1024
 """Bytes of standard input, which may have more white space than the event that it becomes."""
@@ -92,8 +92,20 @@ def dispatch(
     if as_json:
         show_json({"id": done.id, "targets": [str(target) for target in done.targets]})
     else:
-        click.echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}"))
+        echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}"))
+    _warn_if_unknown(app, name)
     return 0
+
+
+def _warn_if_unknown(app: App, name: str) -> None:
+    """Report that no listener here handles the event *name* and no route has exactly this name: it may be misspelt."""
+    try:
+        known = {listener.event_name for listener in app.listeners}
+    except ConfigurationError:  # reported already
+        return
+    known |= {pattern for pattern in app.routes.table if not pattern.endswith("*")}
+    if known and name not in known:
+        click.echo(f'relevo: no listener here handles "{name}"{did_you_mean(name, sorted(known))}', err=True)
 
 
 def _standard_input(name: str) -> str:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
 from relevo._worker.progress import failures_of, loaded
-from relevo.cli._output import SHOWN, shortened, when
+from relevo.cli._output import SHOWN, echo, shortened, when
 from relevo.errors import DecodeError
 
 
@@ -62,16 +60,16 @@ def show_whole(row: Mapping[str, Any]) -> None:
     """Print *row*, a value in each line, followed by its listeners and its error."""
     for key, value in row.items():
         if key not in ("listeners", "error", "failures", "size") and value is not None:
-            click.echo(f"{key.replace('_', ' ') + ':':<13}{_value(key, value)}")
+            echo(f"{key.replace('_', ' ') + ':':<13}{_value(key, value)}")
     if row["size"] > SHOWN:
-        click.echo(f"{'shown:':<13}the first {SHOWN} of {row['size']} bytes of the body")
+        echo(f"{'shown:':<13}the first {SHOWN} of {row['size']} bytes of the body")
     for each in row["listeners"]:
         runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
         parts = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
-        click.echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, parts))}"))
+        echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, parts))}"))
     if row.get("error"):
-        click.echo("error:")
-        click.echo(visible_lines(row["error"].rstrip()))
+        echo("error:")
+        echo(visible_lines(row["error"].rstrip()))
 
 
 def _value(key: str, value: object) -> str:

@@ -15,7 +15,7 @@ from relevo.cli._event import living_row
 from relevo.cli._filter import by_option, event_option, show_groups, state_option, time_options
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import age, first_line, show_json, show_table, when
+from relevo.cli._output import age, echo, first_line, show_json, show_table, when
 from relevo.cli._parameter import Whole
 from relevo.cli._place import stores
 from relevo.errors import ConfigurationError, UnsupportedError, shown
@@ -82,7 +82,7 @@ def list_(
         return 0
     show_table(_COLUMNS, cells, empty="no events")
     if more:
-        click.echo(f"… and more; raise --limit {limit}")
+        echo(f"… and more; raise --limit {limit}")
     return 0
 
 

@@ -170,6 +170,21 @@ def _short_help() -> str:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    code: object = 128 + signal.SIGINT
+    try:
+        code = _ended()
+    except KeyboardInterrupt:  # while an error was reported
+        pass
+    finally:
+        _end_at_once()
+        if logging := sys.modules.get("logging"):  # imported if anything was logged
+            logging.shutdown()
+        _let_standard_error_go()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended() -> object:
+    """Run the command line, report its error, and return the exit code."""
     try:
         _print_whatever()
         asked = os.environ.get(COMPLETION)
@@ -197,11 +212,14 @@ def main() -> NoReturn:
         code = 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - the last resort: report the error and set the exit code
         code = _report_unforeseen(error)
-    finally:
-        if logging := sys.modules.get("logging"):  # imported if anything was logged
-            logging.shutdown()
-        _let_standard_error_go()
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
+
+
+def _end_at_once() -> None:
+    """Let an INT end the process from now on: Python would print a traceback of its own shutdown."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # this is not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _report_unforeseen(error: Exception) -> int:
@@ -228,7 +246,8 @@ def _is_of_output(error: OSError) -> bool:
 
 def _leave_the_rest() -> None:
     """Discard the buffer of standard output, so that the exit raises no further error."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _let_standard_error_go() -> None:

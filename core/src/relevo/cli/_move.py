@@ -17,7 +17,7 @@ from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._output import echo, show_json
 from relevo.cli._parameter import Whole
 from relevo.cli._place import check_known
 from relevo.errors import ConfigurationError, did_you_mean
@@ -87,7 +87,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
             {"moved": report.done, "stayed": report.retried, "dead": report.dead, "reasons": dict(report.reasons)}
         )
     else:
-        click.echo(_summary(report))
+        echo(_summary(report))
     return EXIT_DEAD if report.retried or report.dead else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import io
 import json
 import math
@@ -75,9 +76,21 @@ def _lead_to_standard_error(number: int) -> None:
         os.close(nowhere)
 
 
+def echo(text: str = "", *, nl: bool = True, file: TextIO | None = None) -> None:
+    """
+    Print *text* to standard output, or to *file*.
+
+    Raises:
+        OSError: The caller has closed standard output. Python and click would ignore the text.
+    """
+    if file is None and sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
+    click.echo(text, nl=nl, file=file)
+
+
 def show_document(text: str) -> None:
     """Print *text* unchanged to the reserved standard output."""
-    click.echo(text, nl=False, file=click.get_current_context().meta.get(_DOCUMENT))
+    echo(text, nl=False, file=click.get_current_context().meta.get(_DOCUMENT))
 
 
 def show_json(value: object, *, sort_keys: bool = False) -> None:
@@ -122,7 +135,7 @@ def _expressible(value: object) -> object:
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
     """Print *rows* as a table, or *empty* if there are none; lines are not folded without a terminal."""
     if not rows:
-        click.echo(empty)
+        echo(empty)
         return
     from rich.cells import cell_len  # noqa: PLC0415 - as below
     from rich.console import Console  # noqa: PLC0415 - slow to import, and JSON does not need it
@@ -144,7 +157,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, emp
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+        echo(line.rstrip())
 
 
 _FOLDED = 20
@@ -156,9 +169,9 @@ def _show_records(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> Non
     width = max(map(len, columns)) + 2
     for number, row in enumerate(texts):
         if number:
-            click.echo()
+            echo()
         for column, text in zip(columns, row, strict=True):
-            click.echo(f"{column + ':':<{width}}{text}")
+            echo(f"{column + ':':<{width}}{text}")
 
 
 def _cell(value: object) -> str:

@@ -17,13 +17,14 @@ from relevo._hook import hookimpl
 from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
 from relevo._transport.delivery import Release, Settlement
+from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.execution import size
 from relevo._worker.run import Flag, Report, RunOptions, flags
 from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import at_terminal, show_json
+from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Whole
 from relevo.cli._place import of_one_transport
 from relevo.errors import ConfigurationError
@@ -118,10 +119,11 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
         finally:
             if options.max_seconds is not None:  # closing is limited too
                 hurry(app, app.transport(options.transport).name, GRACE)
+    _tell_if_always_empty(app.transport(options.transport), report)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead or report.unsettled:
-        click.echo(_summary(report))
+        echo(_summary(report))
     if report.unsettled:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead else _exit_code(report)
@@ -147,7 +149,7 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):
-        click.echo(_summary(report))
+        echo(_summary(report))
     return _exit_code(report)
 
 
@@ -176,10 +178,20 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or ((report.dead or report.unsettled) and until_empty):
-        click.echo(_summary(report, done="moved"))
+        echo(_summary(report, done="moved"))
     if report.unsettled and until_empty:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead and until_empty else 0
+
+
+def _tell_if_always_empty(transport: Transport, report: Report) -> None:
+    """Report that nothing was drained because each process has a store of its own."""
+    if transport.capabilities.durability == "process" and not report.handled:
+        click.echo(
+            f'relevo: the transport "{transport.name}" keeps events in the memory of the process that dispatched them, '
+            f"so it is empty here; drain them in that process, or use another transport",
+            err=True,
+        )
 
 
 def _exit_code(report: Report) -> int:

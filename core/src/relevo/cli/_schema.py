@@ -19,7 +19,7 @@ from relevo._schema.schema import schemas
 from relevo._visible import visible
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app_and_document
-from relevo.cli._output import show_json
+from relevo.cli._output import echo, show_json
 from relevo.errors import ConfigurationError, did_you_mean
 
 EXIT_BREAKING = 1
@@ -119,9 +119,9 @@ def _tell(changes: Sequence[Change], *, as_json: bool) -> None:
     for change in changes:
         fix = f"; {change.fix}" if change.fix else ""
         for_whom = f" ({' and '.join(change.breaks)})" if change.breaks else ""
-        click.echo(visible(f"{_weight(change):<9}{change.event} {change.path} {change.what}{for_whom}{fix}"))
+        echo(visible(f"{_weight(change):<9}{change.event} {change.path} {change.what}{for_whom}{fix}"))
     counted = Counter(map(_weight, changes))
-    click.echo(", ".join(f"{number} {weight}" for weight, number in sorted(counted.items())) or "nothing changed")
+    echo(", ".join(f"{number} {weight}" for weight, number in sorted(counted.items())) or "nothing changed")
 
 
 def _weight(change: Change) -> str:

@@ -10,7 +10,7 @@ from relevo.cli._dead import entries
 from relevo.cli._event import dead_row, living_row, show_whole
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, transport_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._output import echo, show_json
 from relevo.cli._place import stores
 
 
@@ -40,7 +40,7 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
         show_json(rows)
     else:
         for number, row in enumerate(rows):
-            click.echo("\n" * min(number, 1), nl=False)
+            echo("\n" * min(number, 1), nl=False)
             show_whole(row)
     if not rows:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)

@@ -13,7 +13,7 @@ from relevo._transport.query import StuckKey, StuckKeys
 from relevo._transport.transport import Stats, Transport
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import age, show_json, show_table, when
+from relevo.cli._output import age, echo, show_json, show_table, when
 from relevo.cli._place import Place, places
 from relevo.errors import RelevoError
 
@@ -118,9 +118,9 @@ def _show_stuck(rows: Sequence[Mapping[str, Any]]) -> None:
     keys = [{**row, **key, "behind": _why(key["first"])} for row in known for key in row["stuck"]["keys"]]
     keys.sort(key=lambda key: str(key["since"]))
     keys = keys[:_MOST]
-    click.echo()
+    echo()
     some = f"; the {len(keys)} that have been the longest" if total > len(keys) else ""
-    click.echo(f"{total} ordering key{'s are' if total > 1 else ' is'} stuck{some}:")
+    echo(f"{total} ordering key{'s are' if total > 1 else ' is'} stuck{some}:")
     show_table(_STUCK_COLUMNS, keys, empty="")
 
 

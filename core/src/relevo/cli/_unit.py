@@ -13,6 +13,7 @@ from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, refuse_blank
 from relevo.cli._option import queue_option, transport_option, with_app
+from relevo.cli._output import echo
 from relevo.cli._parameter import Whole, refuse_repeated
 from relevo.cli._place import of_one_transport
 
@@ -43,7 +44,7 @@ def _of_runner(name: str) -> click.Command:
     def command(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None:
         options = _options(app, transport, queues)
         text: str = load(RUNNERS, name)().unit(app, options)
-        click.echo(text, nl=not text.endswith("\n"))
+        echo(text, nl=not text.endswith("\n"))
 
     return command
 
@@ -77,14 +78,14 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     options = _options(app, transport, queues)
     line = unit_text.cron(app, options)
     if not (install or remove):
-        click.echo(line)
+        echo(line)
         return
     name = "/".join([app.source, app.transport(options.transport).name, *options.queues])
     is_new = _crontab.install(f"{name} of {_place(app)}", line if install else None)
     if install:
-        click.echo(f"{'installed' if is_new else 'already installed'}: {line}")
+        echo(f"{'installed' if is_new else 'already installed'}: {line}")
     else:
-        click.echo("removed" if is_new else "nothing to remove")
+        echo("removed" if is_new else "nothing to remove")
 
 
 @unit.command()
@@ -108,7 +109,7 @@ def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], proc
     """
     options = _options(app, transport, queues)
     text = unit_text.supervisor(app, options, processes=processes, folder=None if folder is None else Path(folder))
-    click.echo(text, nl=False)
+    echo(text, nl=False)
 
 
 @unit.command()
@@ -122,7 +123,7 @@ def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None
     Example: relevo unit systemd
     """
     options = _options(app, transport, queues)
-    click.echo(unit_text.systemd(app, options), nl=False)
+    echo(unit_text.systemd(app, options), nl=False)
 
 
 def _place(app: App) -> str:
