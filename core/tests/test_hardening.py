@@ -130,6 +130,16 @@ def test_what_is_left_open_is_a_warning_of_its_point_alone(
     assert why in found[anchor]
 
 
+def test_the_option_tls_encrypts_and_verifies_too(shop: Shop) -> None:
+    change(
+        shop,
+        '"postgresql://shop:${PASSWORD}@db.example/shop?sslmode=verify-full"',
+        '{ url = "postgresql://shop:${PASSWORD}@db.example/shop", tls = {} }',
+    )
+
+    assert warnings(shop) == {}
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", ""])
 def test_a_server_on_this_machine_needs_no_encryption(shop: Shop, host: str) -> None:
     shop.write("relevo.toml", HARD.replace("@db.example/shop?sslmode=verify-full", f"@{host}/shop"))

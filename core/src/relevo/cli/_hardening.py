@@ -182,6 +182,8 @@ class _Server:
 
     path: str
     query: dict[str, list[str]]
+    has_tls: bool
+    """Whether it has the option ``tls``."""
 
     @property
     def is_local(self) -> bool:
@@ -193,8 +195,10 @@ class _Server:
 
     @property
     def is_verified(self) -> bool:
-        return self.scheme in _ENCRYPTED or any(
-            name in self.query and (not values or self.query[name][-1] in values) for name, values in _VERIFIES
+        return (
+            self.has_tls
+            or self.scheme in _ENCRYPTED
+            or any(name in self.query and (not values or self.query[name][-1] in values) for name, values in _VERIFIES)
         )
 
 
@@ -209,6 +213,8 @@ def _addresses(app: App) -> Iterator[tuple[str, str]]:
 
 def _servers(app: App) -> Iterator[_Server]:
     """Yield the servers that the configuration names, by the addresses of transports and outboxes."""
+    config = parts_of(app).config
+    entries = config.transports if config else {}
     for name, address in _addresses(app):
         with suppress(ValueError):  # each backend has checked its own addresses
             parts = urlsplit(address)
@@ -223,6 +229,7 @@ def _servers(app: App) -> Iterator[_Server]:
                     raw_password=parts.password,
                     path=unquote(parts.path[1:]),
                     query=parse_qs(parts.query, keep_blank_values=True),
+                    has_tls=name in entries and entries[name].options.get("tls") is not None,
                 )
 
 
@@ -230,7 +237,11 @@ def _encrypted_connections(app: App) -> Verdict:
     servers = [each for each in _servers(app) if not each.is_local]
     faults = [
         f"{each.name}: the connection to {each.host} is not encrypted and verified; "
-        + ("add sslmode=verify-full or ssl_ca=… to the address" if each.is_sql else "use the scheme for TLS")
+        + (
+            "set tls, or add sslmode=verify-full or ssl_ca=… to the address"
+            if each.is_sql
+            else "use the scheme for TLS"
+        )
         for each in servers
         if not each.is_verified
     ]
