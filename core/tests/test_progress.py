@@ -331,7 +331,7 @@ def test_a_state_that_a_newer_release_wrote_waits_from_its_first_meeting_however
 
 
 def test_all_listeners_of_a_new_event_are_due_in_their_order() -> None:
-    assert _progress().due(ALL, NOW) == list(ALL)
+    assert list(_progress().due(ALL, NOW)) == list(ALL)
 
 
 @given(decided)

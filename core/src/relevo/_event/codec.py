@@ -229,7 +229,7 @@ def decoded(body: bytes) -> Document:
         raise DecodeError(f"unknown CloudEvents version {shown(document.specversion)}; expected 1.0")
     if not (document.id and document.source and document.type):
         raise DecodeError("the CloudEvents document has an empty id, source or type")
-    if document.data_base64 != _NO_DATA:
+    if document.data_base64 is not _NO_DATA:
         _settle_data(document)
     return document
 
@@ -394,19 +394,31 @@ def _why(error: Exception) -> str:
 
 def context_of(document: Document) -> Mapping[str, Any]:
     """Return the context that the application added at the dispatch; empty if it is invalid."""
+    if not document.relevocontext:
+        return {}
     try:
-        return _decode_object(document.relevocontext or "{}")
+        return _decode_object(document.relevocontext)
     except _UNREADABLE:
         return {}
 
 
 def _data(document: Document) -> dict[str, Any]:
+    try:
+        return _decode_object(document.data)
+    except _UNREADABLE as error:
+        return _unusual_data(document, error)
+
+
+def _unusual_data(document: Document, why_no_object: Exception) -> dict[str, Any]:
+    """Return data that is not a JSON object under the name :data:`DATA`; nothing if there is none."""
     data, base64 = bytes(document.data), bytes(document.data_base64)
     try:
         if base64:
             return {DATA: _decode_bytes(base64)}
+        if data in _NOTHING:
+            return {}
         if data.startswith(b"{"):
-            return _decode_object(data)
-        return {} if data in _NOTHING else {DATA: _decode_value(data)}
+            raise why_no_object
+        return {DATA: _decode_value(data)}
     except _UNREADABLE as error:
         raise DecodeError(f"the data of {shown(document.type)} cannot be decoded: {error}") from error

@@ -135,10 +135,10 @@ class Progress(msgspec.Struct, omit_defaults=True):
                     if raised is not None:
                         self.raised[listener.id] = raised
 
-    def due(self, listeners: Sequence[Listener], now: float) -> list[Listener]:
+    def due(self, listeners: Sequence[Listener], now: float) -> Sequence[Listener]:
         """Return those of *listeners* that are due now."""
         if not self.listeners:
-            return [] if self.stopped else list(listeners)
+            return () if self.stopped else listeners
         found = []
         for listener in listeners:
             mine = self.listeners.get(listener.id)
