@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 
 from relevo import Ack, Delivery, Envelope, Outcome, RunOptions, Worker
+from relevo._worker.read_ahead import ReadAhead
 from relevo.backend import ParallelSettlement
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
@@ -216,6 +218,33 @@ def test_a_slow_listener_holds_no_further_batch(
     run(handle).run()
 
     assert "relevo-read-ahead" not in transport.threads
+
+
+@pytest.fixture(name="interpreter_is_shared_on_waits_alone")
+def _interpreter_is_shared_on_waits_alone() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("interpreter_is_shared_on_waits_alone")
+def test_the_receive_is_under_way_before_the_next_listener_runs() -> None:
+    asked: list[int] = []
+    may_answer = threading.Event()
+
+    def receive(limit: int) -> Sequence[Delivery]:
+        asked.append(limit)
+        assert may_answer.wait(PATIENCE)
+        return ()
+
+    with ReadAhead(receive, lambda _: None) as ahead:
+        ahead.request(BATCH)
+        asked_then = list(asked)
+        may_answer.set()
+        ahead.take()
+
+    assert asked_then == [BATCH]
 
 
 def test_an_interruption_does_not_wait_for_a_receive_that_is_under_way(

@@ -28,6 +28,7 @@ class ReadAhead:
         self._requests: SimpleQueue[int] = SimpleQueue()
         self._results: _Results = SimpleQueue()
         self._lock = threading.Lock()
+        self._begun = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._requested = self._ended = False
         self.limit = 0
@@ -54,6 +55,7 @@ class ReadAhead:
         self.limit = limit
         self._requests.put(limit)
         self._requested = True
+        self._begun.acquire()  # this thread would keep the interpreter to itself while it calls quick listeners
 
     def take(self) -> Sequence[Delivery]:
         """
@@ -74,6 +76,7 @@ class ReadAhead:
 
     def _run(self, requests: SimpleQueue[int], results: _Results) -> None:
         while limit := requests.get():  # nosec B113  # a queue, not the library requests
+            self._begun.release()
             result: Sequence[Delivery] | BaseException
             try:
                 result = self._receive(limit)
