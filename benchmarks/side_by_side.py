@@ -80,6 +80,9 @@ class Contestant:
     share: float = 1.0
     """The number of its events relative to relevo's, so that all take a few seconds."""
 
+    needs: str = ""
+    """The distribution of :data:`OPTIONAL` without which it is left out."""
+
 
 AFTER_A_CRASH = {
     "relevo": "again, alone",
@@ -90,9 +93,13 @@ AFTER_A_CRASH = {
     "SQLAlchemy alone": "stays leased",
     "Huey": "lost",
     "PgQueuer": "again, 30 s later",
-    "Procrastinate": "stays, until told",
+    "Procrastinate": "stays, until retried",
+    "django-tasks-db": "stays running",
+    "Chancy": "again, 1 to 3 min later",
+    "DBOS": "again, on a restart",
+    "Oban": "again, 5 min later",
 }
-"""What becomes of the event that a worker was handling when it was killed, by the beginning of a contestant's name."""
+"""The fate of the event that a worker was handling when it was killed, by the beginning of a contestant's name."""
 
 CONTESTANTS = (
     Contestant(SENDING_ON_SQLITE, "sqlite3 alone", "peers.sqlite:Sqlite", 0.2),
@@ -102,6 +109,10 @@ CONTESTANTS = (
     Contestant(SENDING_ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql", 0.1),
     Contestant(SENDING_ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer", 0.1),
     Contestant(SENDING_ON_POSTGRESQL, "Procrastinate", "peers.procrastinate:Procrastinate", 0.05),
+    Contestant(SENDING_ON_POSTGRESQL, "django-tasks-db", "peers.django_tasks_db:Django", 0.05, "django-tasks-db"),
+    Contestant(SENDING_ON_POSTGRESQL, "Chancy", "peers.chancy:Chancy", 0.1, "chancy"),
+    Contestant(SENDING_ON_POSTGRESQL, "DBOS", "peers.dbos:Dbos", 0.05, "dbos"),
+    Contestant(SENDING_ON_POSTGRESQL, "Oban", "peers.oban:Oban", 0.1, "oban"),
     Contestant(SENDING_ON_MARIADB, "SQLAlchemy alone", "peers.mariadb:Floor", 0.1),
     Contestant(SENDING_ON_MARIADB, "relevo", "peers.relevo:OnMariadb", 0.1),
     Contestant(ON_RABBITMQ, "pika alone", "peers.pika:Pika", 2.0),
@@ -116,6 +127,10 @@ CONTESTANTS = (
     Contestant(ON_POSTGRESQL, "relevo", "peers.relevo:OnPostgresql", 1.5),
     Contestant(ON_POSTGRESQL, "PgQueuer", "peers.pgqueuer:PgQueuer"),
     Contestant(ON_POSTGRESQL, "Procrastinate", "peers.procrastinate:Procrastinate", 0.1),
+    Contestant(ON_POSTGRESQL, "django-tasks-db", "peers.django_tasks_db:Django", 0.03, "django-tasks-db"),
+    Contestant(ON_POSTGRESQL, "Chancy", "peers.chancy:Chancy", 0.5, "chancy"),
+    Contestant(ON_POSTGRESQL, "DBOS", "peers.dbos:Dbos", 0.2, "dbos"),
+    Contestant(ON_POSTGRESQL, "Oban", "peers.oban:Oban", 0.3, "oban"),
     Contestant(ON_MARIADB, "SQLAlchemy alone", "peers.mariadb:Floor", 1.5),
     Contestant(ON_MARIADB, "relevo", "peers.relevo:OnMariadb", 1.5),
     Contestant(LATENCY_ON_RABBITMQ, "pika alone", "peers.pika:Pika"),
@@ -145,6 +160,8 @@ DISTRIBUTIONS = (
     *("relevo", "pika", "SQLAlchemy", "psycopg", "celery", "dramatiq", "huey", "pgqueuer", "asyncpg", "procrastinate"),
     "supervisor",
 )
+OPTIONAL = {"django-tasks-db": "3.11", "chancy": "3.11", "dbos": "3.11", "oban": "3.12"}
+"""The distributions whose contestants are left out without them, and the oldest Python that can install each."""
 
 
 Found = dict[str, dict[str, list[Measured]]]
@@ -192,6 +209,14 @@ def absent(options: argparse.Namespace) -> dict[str, str]:
     return reasons
 
 
+def without(distribution: str, *, python: Sequence[int] = sys.version_info[:3]) -> str:
+    """Return why what needs *distribution*, which is not installed, is left out on that version of Python."""
+    oldest = OPTIONAL[distribution]
+    if tuple(python) < tuple(map(int, oldest.split("."))):
+        return f"{distribution} needs Python {oldest} or newer; this is {'.'.join(map(str, python))}"
+    return f"{distribution} is not installed; make bench installs everything that is measured"
+
+
 def report(rounds: Found, options: argparse.Namespace) -> Sequence[Verdict]:
     """Print the tables and the bars; return the verdict for each bar that was measured."""
     tables = {title: {name: Figures(each) for name, each in lines.items()} for title, lines in rounds.items()}
@@ -208,7 +233,8 @@ def report(rounds: Found, options: argparse.Namespace) -> Sequence[Verdict]:
 def surroundings(rounds: Found, options: argparse.Namespace) -> Iterator[str]:
     """Yield the versions, the machine, and whether the servers of databases are durable."""
     yield f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    yield ", ".join(f"{name} {version(name)}" for name in DISTRIBUTIONS)
+    names = (*DISTRIBUTIONS, *filter(_installed, OPTIONAL))
+    yield ", ".join(f"{name} {version(name)}" for name in names)
     measured = {SERVERS[table] for table in rounds if table in SERVERS}
     for option in DATABASES:
         if option in measured:
@@ -259,7 +285,11 @@ def main() -> int:
     reasons = absent(options)
     for table in dict.fromkeys(one.table for one in wanted if one.table in reasons):
         print(f'"{table}" is left out: {reasons[table]}', file=sys.stderr)
-    contestants = [one for one in wanted if one.table not in reasons]
+    served = [one for one in wanted if one.table not in reasons]
+    lacking = {one.name: without(one.needs) for one in served if one.needs and not _installed(one.needs)}
+    for name, reason in lacking.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
+    contestants = [one for one in served if one.name not in lacking]
     if not contestants:
         return 1 if options.check else 0
     rounds = found(contestants, options)

@@ -20,17 +20,31 @@ from side_by_side import (
     ON_POSTGRESQL,
     ON_SQLITE,
     SENDING_ON_MARIADB,
+    SENDING_ON_POSTGRESQL,
     SENDING_ON_SQLITE,
     SERVERS,
     Contestant,
     absent,
     measure,
+    without,
 )
 from summary import Bar, Figures, bars, latencies, rates
 
 pytestmark = pytest.mark.slow("measures most contestants once")
 
 BENCHMARKS = Path(__file__).parent
+
+PEERS_ON_POSTGRESQL = (
+    ("peers.postgresql:Floor", "psycopg"),
+    ("peers.relevo:OnPostgresql", "psycopg"),
+    ("peers.pgqueuer:PgQueuer", "pgqueuer"),
+    ("peers.procrastinate:Procrastinate", "procrastinate"),
+    ("peers.django_tasks_db:Django", "django_tasks_db"),
+    ("peers.chancy:Chancy", "chancy"),
+    ("peers.dbos:Dbos", "dbos"),
+    ("peers.oban:Oban", "oban"),
+)
+"""The classes of the peers, and what each of them needs."""
 
 
 def rounds(*values: float, left: int = 0) -> Figures:
@@ -129,15 +143,7 @@ def test_sending_is_measured_too(kind: str) -> None:
     assert measured.value > 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "library"),
-    [
-        ("peers.postgresql:Floor", "psycopg"),
-        ("peers.relevo:OnPostgresql", "psycopg"),
-        ("peers.pgqueuer:PgQueuer", "pgqueuer"),
-        ("peers.procrastinate:Procrastinate", "procrastinate"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "library"), PEERS_ON_POSTGRESQL)
 def test_a_peer_on_postgresql_handles_every_event_once(kind: str, library: str, postgresql_url: str) -> None:
     pytest.importorskip(library, reason="only make bench installs it")
     options = argparse.Namespace(events=50, postgresql=postgresql_url, patience=0.0)
@@ -145,6 +151,17 @@ def test_a_peer_on_postgresql_handles_every_event_once(kind: str, library: str, 
     measured = measure(Contestant(ON_POSTGRESQL, "a peer", kind), options)
 
     assert (measured.events, measured.left, measured.twice) == (50, 0, 0)
+    assert measured.value > 0
+
+
+@pytest.mark.parametrize(("kind", "library"), PEERS_ON_POSTGRESQL)
+def test_sending_of_a_peer_on_postgresql_is_measured(kind: str, library: str, postgresql_url: str) -> None:
+    pytest.importorskip(library, reason="only make bench installs it")
+    options = argparse.Namespace(events=5, postgresql=postgresql_url, patience=0.0)
+
+    measured = measure(Contestant(SENDING_ON_POSTGRESQL, "a peer", kind), options)
+
+    assert measured.events == 5
     assert measured.value > 0
 
 
@@ -193,3 +210,10 @@ def test_a_table_of_a_database_that_is_not_supported_is_left_out() -> None:
 
     assert set(reasons) == {SENDING_ON_MARIADB, ON_MARIADB, LATENCY_ON_MARIADB}
     assert "oracle" in reasons[ON_MARIADB]
+
+
+def test_a_peer_that_this_python_cannot_install_is_left_out() -> None:
+    older, newer = (without("oban", python=python) for python in ((3, 11, 7), (3, 12, 0)))
+
+    assert older == "oban needs Python 3.12 or newer; this is 3.11.7"
+    assert newer == "oban is not installed; make bench installs everything that is measured"
