@@ -1,5 +1,5 @@
 """
-django-tasks-db on PostgreSQL: Django's ORM over psycopg, one worker process, its connection kept.
+django-tasks-db on PostgreSQL: Django 5.2 over psycopg (6 needs Python 3.12), one worker process, its connection kept.
 
 A send is committed. Tasks are fetched, run and marked as done one by one, each by commits of its own; rows of finished
 tasks stay until the command `prune_db_task_results`. The worker picks only rows that are READY, and nothing puts one
