@@ -33,7 +33,7 @@ from surfaces import SURFACES
 MEMORY = 2 * 1024**3
 """The most bytes of address space that a surface may take beyond those of the started process."""
 
-GROWTH = 64.0
+GROWTH = 16.0
 """The most MiB that a surface may keep between a tenth of the cases and the last one."""
 
 _KEPT = 64

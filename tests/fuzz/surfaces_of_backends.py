@@ -50,7 +50,7 @@ from relevo_sql._row import (
     stray_flaw,
     stray_of,
 )
-from surface import DifferentError, Surface
+from surface import DifferentError, Known, Surface
 from surfaces_of_events import NOW, STATE, _body
 
 MICROS = round(NOW * 1_000_000)
@@ -382,10 +382,13 @@ SURFACES = (
                 "another database": f"oracle://shop:{CANARY}@db.example/shop",
                 "Redis": f"rediss://shop:{CANARY}@redis.example:6379/0",
                 "a management plugin": "https://mq.example:15671",
+                "Redis on a port beyond all": "redis://redis.example:77373",
                 "a password without a host": f"amqp://shop:{CANARY}",
                 "an unclosed bracket": f"amqp://shop:{CANARY}@[::1",
+                "a password in place of the scheme": f":{CANARY}@://",
             }.items()
         },
-        weight=0.3,
+        weight=0.1,
+        known=(Known(error=DifferentError, function="address", why="a password before :// is shown"),),
     ),
 )

@@ -127,6 +127,18 @@ class _Standard(io.TextIOWrapper):
         assert isinstance(self.buffer, io.BytesIO)
         return self.buffer.getvalue().decode()
 
+    def emptied(self) -> _Standard:
+        """Return it without what was written."""
+        self.buffer.seek(0)
+        self.buffer.truncate()
+        return self
+
+
+@cache
+def _streams() -> tuple[_Standard, _Standard]:
+    """Return one pair of streams for all cases: click keeps each stream that it wrote to."""
+    return _Standard(), _Standard()
+
 
 @contextmanager
 def _arguments(words: list[str]) -> Iterator[_Standard]:
@@ -135,7 +147,7 @@ def _arguments(words: list[str]) -> Iterator[_Standard]:
     handlers, level = list(log.handlers), log.level
     sys.argv = ["relevo", *words]
     sys.stdin = io.TextIOWrapper(io.BytesIO(b'{"image_id": 7}'), "utf-8")
-    out, error = _Standard(), _Standard()
+    out, error = (stream.emptied() for stream in _streams())
     try:
         with redirect_stdout(out), redirect_stderr(error):
             yield error

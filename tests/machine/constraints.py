@@ -31,6 +31,7 @@ WANTED = [
     *("--editable", "examples/transport-redis"),
     *("--group", "dev"),
     *("--group", "bench"),
+    *("--group", "fuzz"),
     "pip>=25.1",
 ]
 

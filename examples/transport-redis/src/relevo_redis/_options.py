@@ -16,11 +16,14 @@ from relevo.errors import ConfigurationError, shown
 _driver: Any = redis.connection  # mostly untyped
 
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,60}")
-_ADDRESS = re.compile(r"rediss?://(?:[^/?#]*@)?(?:[^/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?(?:/\d*)?")
+_ADDRESS = re.compile(
+    r"rediss?://(?:[^/?#]*@)?(?:[^/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?(?:/\d{0,5})?", re.ASCII
+)
 
 
 def _check_url(_: object, field: attrs.Attribute[Secret], value: Secret) -> None:
-    if not _ADDRESS.fullmatch(value.reveal()):
+    match = _ADDRESS.fullmatch(value.reveal())
+    if match is None or int(match[1] or 1) not in range(1, 65_536):
         got = shown(masked_url(value.reveal()))
         raise ConfigurationError(f"{field.name}: expected redis://user:password@host:port/database; got {got}")
 
