@@ -129,6 +129,7 @@ class _Standard(io.TextIOWrapper):
 
     def emptied(self) -> _Standard:
         """Return it without what was written."""
+        assert isinstance(self.buffer, io.BytesIO)
         self.buffer.seek(0)
         self.buffer.truncate()
         return self
