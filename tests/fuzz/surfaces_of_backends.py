@@ -221,6 +221,17 @@ def _of_amqp(value: Any, room: int = 20) -> Any:
 OURS: dict[str, Any] = {"relevo": 1, "relevo-at": MICROS}
 
 
+_BINARY = {
+    "ce-id": "17",
+    "CE-SOURCE": "/cam",
+    "cloudEvents:type": "image.created",
+    "cloudEvents_specversion": "1.0",
+    "ce-relevourgency": "high",
+    "ce-partitionkey": 7,
+    "ce-expirytime": 1_795_000_000_000,
+}
+
+
 def _message(*, body: bytes | None = None, headers: Any = None, **changes: Any) -> bytes:
     properties = {"content_type": "application/cloudevents+json", "message_id": "1", "type": "image.created"}
     return packed(
@@ -339,6 +350,13 @@ SURFACES = (
             ),
             "a newer release": _message(headers={**OURS, "relevo": 2, "relevo-met": MICROS, "more": ["a decimal"]}),
             "a foreign message": _message(headers={"ce-id": "1", "cloudEvents:type": "a"}, body=b"\xff"),
+            "a CloudEvent of another program": _message(headers={"other": [1, None]}),
+            "one in binary mode": _message(headers=_BINARY, content_type="image/png", body=b"\xff"),
+            "one that relevo published again": _message(
+                headers={**OURS, **_BINARY, "relevo-foreign": 1, "relevo-priority": 3, "relevo-attempt": 2},
+                content_type="application/json",
+                body=b"{}",
+            ),
             "a state of 17,000 bytes": _message(headers={**OURS, "relevo-state": b"s" * 17_000}),
             "a double of more than 64 bits, from a newer release": _message(
                 headers={**OURS, "relevo": 2, "more": 1e300}
