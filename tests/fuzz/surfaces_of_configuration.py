@@ -72,11 +72,14 @@ memory_limit = "512M"
 recycle_after = 100
 lock = "lock"
 deploy = "deploy"
-signing = { keys = ["${KEY}"], required = false }
+signing = { keys = ["${KEY}"], required = false, accept = ["bank"], unsigned = ["/partner"] }
 
 [retries]
 main = 3
 "main/feed" = { runs = 8, first = "10s", cap = "1h", factor = 2.5, jitter = 0.1 }
+
+[queues.media]
+accept = ["image.*", "mail.sent"]
 
 [transports.main]
 url = "amqp://shop:s3cret-s3cret@mq.example/"
@@ -92,7 +95,7 @@ db = "sqlite:///shop.db"
 "*" = "main"
 """
 ENVIRON = {
-    "KEY": "0123456789abcdefghijklmnopqrstuvwxyz",
+    "KEY": "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd",
     "RELEVO_SOURCE": "shop",
     "RELEVO_TRANSPORTS__MAIN": '{ url = "amqp://localhost", outbox = "sqlite:///shop.db" }',
     "RELEVO_TRANSPORTS__MAIN__PREFIX": "shop",

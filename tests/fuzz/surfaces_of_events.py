@@ -24,6 +24,7 @@ from relevo import (
     Lost,
     Nack,
     Note,
+    QueueOptions,
     Release,
     Signing,
     event as declares,
@@ -35,8 +36,10 @@ from relevo._event.event import EventTypes
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Mark
 from relevo._process_identity import ProcessIdentity
+from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_ERROR, MAX_STATE
 from relevo._transport.transport import DeadLetterEntry
+from relevo._worker.acceptance import accepting
 from relevo._worker.caller import Caller
 from relevo._worker.decision import sanitised
 from relevo._worker.executor import Handle
@@ -47,7 +50,7 @@ from relevo.wire import pack, unpack
 from surface import DifferentError, Known, Surface
 
 NOW = 1_795_000_000.0
-KEY = "0123456789abcdefghijklmnopqrstuvwxyz"
+KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
 
 
 @declares("image.created", version=3, subject="image_id", of="image")
@@ -287,7 +290,7 @@ def _check_outcome(outcome: object) -> None:
 
 
 @cache
-def _handles() -> tuple[Handle, Handle]:
+def _handles() -> tuple[Handle, ...]:
     logging.getLogger("relevo").setLevel(logging.CRITICAL + 1)
     table = ListenerTable()
     table.add(_named, Mark(event="image.created", id="named", aliases=("renamed",)))
@@ -301,7 +304,10 @@ def _handles() -> tuple[Handle, Handle]:
         clock=clock,
         chance=lambda: 0.5,
     )
-    return caller.outcome, _signing().verifying(caller.outcome, source="shop", clock=clock, patience=3600.0)
+    queues = QueueTable({"default": QueueOptions(accept=["image.created", "mail.*"])})
+    accepted = accepting(caller.outcome, queues, transport="main")
+    verified = _signing().verifying(accepted, source="shop", clock=clock, patience=3600.0)
+    return caller.outcome, accepted, verified
 
 
 def _named(event: Event) -> None:
@@ -324,9 +330,10 @@ def _loaded(subject_id: str) -> int | None:
 
 
 def _fields(**changes: Any) -> bytes:
+    base = Envelope(id=BODY["id"], source="shop", name="image.created", body=_body(), expires=4e9)
     fields = {
         "id": BODY["id"], "source": "shop", "name": "image.created", "queue": "default", "body": _body(),
-        "headers": {"relevo-signature": _SIGNATURE}, "urgency": "normal", "ordering_key": None, "expires": 4e9,
+        "headers": dict(_signing().signed(base).headers), "urgency": "normal", "ordering_key": None, "expires": 4e9,
         "attempt": 1, "lost_leases": 0, "state": b"", "enqueued_at": NOW,
     }  # fmt: skip
     return msgspec.msgpack.encode(list({**fields, **changes}.values()))

@@ -504,7 +504,7 @@ def test_a_listener_over_its_time_limit_has_failed_and_the_others_of_its_event_a
 
 
 def test_progress_is_signed_where_events_are(shop: Shop) -> None:
-    shop.write(signing="k" * 32)
+    shop.write(signing="Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd")
     shop.dispatch("two.done")
 
     code, _, err = shop.run("drain", "--settle", "5s")
