@@ -160,7 +160,7 @@ class Child:
             self._running = ""
 
 
-class _Formatter(logging.Formatter):
+class _MaskingFormatter(logging.Formatter):
     """Masks passwords, as the parent does in its own lines: the traceback of a driver may quote an address."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -207,7 +207,7 @@ def main() -> None:
     if hello.log_level is not None:
         style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
         handler = logging.StreamHandler()
-        handler.setFormatter(_Formatter(style, "%Y-%m-%dT%H:%M:%S"))
+        handler.setFormatter(_MaskingFormatter(style, "%Y-%m-%dT%H:%M:%S"))
         logging.Formatter.converter = time.gmtime
         logging.basicConfig(level=hello.log_level, handlers=[handler])
     Child(pipe, Cell(cell), lifeline).run(hello)

@@ -15,6 +15,8 @@ import attrs
 
 from relevo.errors import ConfigurationError, shown
 
+__all__ = ["Tls", "is_loopback", "tls_remedy"]
+
 _KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED_KEY = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
 _CERTIFICATE = re.compile(r"-----BEGIN (?:TRUSTED )?CERTIFICATE-----")
