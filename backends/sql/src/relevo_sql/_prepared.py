@@ -79,12 +79,14 @@ class PreparedPair(Prepared):
 
         listed: Makes a value of that parameter.
 
+        reports_key: The key is reported too.
+
         compiler: What they are compiled with.
 
         order: The names of the values of :meth:`run_many`.
     """
 
-    __slots__ = ("_listed", "change")
+    __slots__ = ("_listed", "_reports_key", "change")
 
     is_one = False
 
@@ -95,17 +97,19 @@ class PreparedPair(Prepared):
         compiler: sa.Dialect,
         *,
         listed: Callable[[Iterable[object]], object],
+        reports_key: bool,
         order: Sequence[str] = (),
     ):
         super().__init__(query, compiler, order=order)
         self.change = change
         self._listed = listed
+        self._reports_key = reports_key
 
     def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
         found = _fetched(self.run(connection, **values))
         if found:
             self.change.run(connection, **values, keys=self._listed([row[0] for row in found]))
-        return [row[1:] for row in found]
+        return found if self._reports_key else [row[1:] for row in found]
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         for row in rows:
@@ -156,7 +160,14 @@ class Preparer:
         if not queries:
             return self(statement, *order)
         (query,) = queries
-        return PreparedPair(query, self(statement), self._compiler, listed=self._dialect.listed, order=order)
+        return PreparedPair(
+            query,
+            self(statement),
+            self._compiler,
+            listed=self._dialect.listed,
+            reports_key=change.reports_key,
+            order=order,
+        )
 
     def lock(self, table: sa.Table, where: Sequence[sa.ColumnElement[bool]], *reported: str) -> Prepared:
         """Return what locks the rows of *table* for which *where* is true; it reports their keys, and *reported*."""

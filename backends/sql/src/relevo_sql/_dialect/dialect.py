@@ -344,7 +344,8 @@ class Dialect(ABC):
         Return the statements that make *change*.
 
         It is one statement, or a query and a statement. The query locks the rows and returns the key of each and what
-        is reported; the statement changes the rows whose keys are the parameter ``keys``, see :meth:`listed`.
+        is reported, each value once; the statement changes the rows whose keys are the parameter ``keys``, see
+        :meth:`listed`.
 
         Without locks, see :attr:`uses_compare_and_set`, the query returns keys, and several statements follow: each is
         about those of the ``keys`` that the SELECT before it has returned, or that still fulfil the guard of the

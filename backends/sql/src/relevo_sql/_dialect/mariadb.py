@@ -289,7 +289,8 @@ class MariadbDialect(Dialect):
                 found = self.by_key(found, change.table)
             else:
                 found = self.by_index(found, change.table, change.by)
-        query = found.add_columns(*reported).with_for_update(skip_locked=change.skips_locked)
+        rest = reported[1:] if change.reports_key else reported  # the driver takes a microsecond for each value
+        query = found.add_columns(*rest).with_for_update(skip_locked=change.skips_locked)
         changing = change.statement(self.among(change.key, "keys"))
         if change.values is not None:
             return query, changing.with_hint(_BY_KEY, dialect_name="mysql")

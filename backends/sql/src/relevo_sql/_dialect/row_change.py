@@ -48,6 +48,11 @@ class RowChange:
         """The primary key, of one column."""
         return self.table.primary_key.columns[0]
 
+    @property
+    def reports_key(self) -> bool:
+        """Whether the key is the first of the values that are reported."""
+        return bool(self.reported) and getattr(self.reported[0], "name", None) == self.key.name
+
     def statement(self, *where: sa.ColumnElement[bool]) -> sa.Update | sa.Delete:
         """Return the statement that changes the rows for which *where* is true."""
         if self.values is None:
