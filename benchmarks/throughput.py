@@ -3,18 +3,21 @@ How many no-op events a second one worker handles on each transport, compared wi
 
     python benchmarks/throughput.py                       # memory and SQLite
     python benchmarks/throughput.py --amqp amqp://localhost
+    python benchmarks/throughput.py --database postgresql://postgres@localhost/postgres --database mariadb://root@localhost/mysql
     python benchmarks/throughput.py --events 50000 --rounds 5
 
 Every event is dispatched through ``App`` (validated, encoded, sent one by one or in batches) and handled by the real
 worker with one listener that does nothing, settled durably. The floor does the same bookkeeping with the driver
 alone: one table for SQLite (lease, then delete, in batches of 250), one quorum queue for RabbitMQ (prefetch 1000, an
-ack each 100). Rounds are interleaved; figures are medians, and the ratios within one run are more reliable.
+ack each 100). Rounds are interleaved; figures are medians, and the ratios within one run are more reliable. The last
+column is the processor time of the worker's process, which depends less on what else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sqlite3
 import statistics
 import tempfile
@@ -23,6 +26,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import relevo
@@ -66,12 +70,13 @@ def measure_relevo(main: str, events: int, url: str = "") -> dict[str, float]:
             transport.send(made[start : start + 1000])
         sent = events / (time.perf_counter() - began)
         worker = app.worker(relevo.RunOptions(until_empty=True))
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         report = worker.run()
+        worked = time.process_time() - worked
         handled = report.done / (time.perf_counter() - began)
         if report.done != events + single:
             raise SystemExit(f"{events + single} events were sent and {report.done} done: {report}")
-        return {"dispatch": dispatched, "send x 1000": sent, "handle": handled}
+        return {"dispatch": dispatched, "send x 1000": sent, "handle": handled, "cpu": 1e6 * worked / report.done}
 
 
 def envelopes(count: int) -> list[relevo.Envelope]:
@@ -105,7 +110,7 @@ def floor_sqlite(events: int) -> dict[str, float]:
             db.execute("COMMIT")
         sent = events / (time.perf_counter() - began)
         db.execute("PRAGMA synchronous=NORMAL")
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         done = 0
         claim = (
             "UPDATE event SET state = 1, token = 'x' WHERE seq IN "
@@ -123,15 +128,25 @@ def floor_sqlite(events: int) -> dict[str, float]:
             db.executemany("DELETE FROM event WHERE seq = ? AND token = 'x'", [(seq,) for seq, _ in rows])
             db.execute("COMMIT")
             done += len(rows)
+        worked = time.process_time() - worked
         handled = done / (time.perf_counter() - began)
         db.close()
-    return {"dispatch": dispatched, "send x 1000": sent, "handle": handled}
+    return {"dispatch": dispatched, "send x 1000": sent, "handle": handled, "cpu": 1e6 * worked / done}
+
+
+def on_server(url: str, events: int) -> dict[str, float]:
+    """Return the same on a new database of the server at *url*."""
+    from peers import database  # noqa: PLC0415 - needs SQLAlchemy
+
+    with database.fresh(url) as made:
+        return measure_relevo(f'"{made}"', events)
 
 
 def main() -> None:
     """Measure what the command line asks for, and print a table of medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--amqp", metavar="URL", help="address of RabbitMQ, to measure it too")
+    parser.add_argument("--database", metavar="URL", action="append", default=[], help="a server to measure too")
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -140,6 +155,8 @@ def main() -> None:
         "sqlite": lambda: measure_relevo('"sqlite:///bench.db"', options.events),
         "sqlite3 alone": lambda: floor_sqlite(options.events),
     }
+    for url in options.database:
+        subjects[url.partition(":")[0]] = partial(on_server, url, options.events)
     if options.amqp:
         from floor_amqp import floor_amqp  # noqa: PLC0415 - needs a server, and pika
 
@@ -153,10 +170,12 @@ def main() -> None:
         for name, measure in subjects.items():
             for what, rate in measure().items():
                 figures[name][what].append(rate)
-    print(f"{'events a second':16}{'dispatch':>12}{'send x 1000':>14}{'handle':>12}   µs an event handled")
+    heading = f"{'events a second':16}{'dispatch':>12}{'send x 1000':>14}{'handle':>12}"
+    print(f"{heading}   µs an event handled, of processor time")
     for name, rates in figures.items():
         dispatch, sent, handled = (statistics.median(rates[what]) for what in ("dispatch", "send x 1000", "handle"))
-        print(f"{name:16}{dispatch:12,.0f}{sent:14,.0f}{handled:12,.0f}{1e6 / handled:12.1f}")
+        worked = statistics.median(rates["cpu"]) if rates["cpu"] else math.nan
+        print(f"{name:16}{dispatch:12,.0f}{sent:14,.0f}{handled:12,.0f}{1e6 / handled:12.1f}{worked:12.1f}")
 
 
 if __name__ == "__main__":
