@@ -14,7 +14,7 @@ from relevo.cli._hardening import POINTS
 
 from .shop import Shop, lines, opened
 
-KEY = "0123456789abcdefghijklmnopqrstuvwxyz"
+KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
 HARD = """
 source = "shop"
 app = "shop:app"
@@ -50,7 +50,8 @@ def _shop(tmp_path: Path) -> Shop:
 
 def verdicts(shop: Shop, **environ: str) -> dict[str, tuple[bool | None, str]]:
     """Return how each point is judged, by its anchor."""
-    rows = json.loads(shop.run("check --strict --json", **(ENVIRON | environ)).stdout)
+    done = shop.run("check --strict --json --config relevo.toml", **(ENVIRON | environ))
+    rows = json.loads(done.stdout)
     points = [row for row in rows if row["check"][0].isdecimal()]
     assert [row["check"] for row in points] == [f"{n}. {each.anchor}" for n, each in enumerate(POINTS, start=1)]
     return {row["check"].partition(" ")[2]: (row["ok"], row["detail"]) for row in points}
@@ -103,6 +104,12 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
     [
         ('signing = "${KEY}"', "", "signed-events", "events are not signed"),
         ('"${KEY}"', '{ keys = "${KEY}", required = false }', "signed-events", "unsigned events are accepted"),
+        (
+            '"${KEY}"',
+            '{ keys = "${KEY}", unsigned = ["/cam"] }',
+            "signed-events",
+            "anyone who can publish can claim to be /cam; limit what the queues accept",
+        ),
         ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is not encrypted"),
         ("verify-full", "require", "encrypted-connections", "db: the connection to db.example"),
         ("amqps://", "amqp://", "encrypted-connections", "mq: the connection to mq.example"),
@@ -140,6 +147,14 @@ def test_the_option_tls_encrypts_and_verifies_too(shop: Shop) -> None:
     assert warnings(shop) == {}
 
 
+def test_sources_without_signatures_are_named_where_queues_accept_only_some_events(shop: Shop) -> None:
+    change(shop, 'signing = "${KEY}"', 'signing = { keys = "${KEY}", unsigned = ["/cam"] }\nqueues.media = ["image.*"]')
+
+    found = verdicts(shop)
+
+    assert found["signed-events"] == (True, "every event is signed, except for those that claim to be from /cam")
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", ""])
 def test_a_server_on_this_machine_needs_no_encryption(shop: Shop, host: str) -> None:
     shop.write("relevo.toml", HARD.replace("@db.example/shop?sslmode=verify-full", f"@{host}/shop"))
@@ -158,6 +173,7 @@ def test_the_address_of_an_outbox_is_looked_at_too(shop: Shop) -> None:
 
 @pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o644, False), (0o660, False), (0o646, True)])
 def test_a_configuration_that_others_can_write_is_reported(shop: Shop, mode: int, is_open: bool) -> None:  # noqa: FBT001 - pytest passes it by name
+    change(shop, 'signing = "${KEY}"', "")  # with it such a file is refused
     shop.folder.joinpath("relevo.toml").chmod(mode)
 
     assert ("configuration-file" in warnings(shop)) is is_open

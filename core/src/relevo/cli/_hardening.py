@@ -65,7 +65,13 @@ def _signed_events(app: App) -> Verdict:
         return Verdict("warning", "events are not signed: who can write to a queue can make listeners run; set signing")
     if not signing.required:
         return Verdict("warning", "unsigned events are accepted; remove required = false once none is left")
-    return Verdict("ok", "every event is signed")
+    if not signing.unsigned:
+        return Verdict("ok", "every event is signed")
+    sources = ", ".join(signing.unsigned)
+    if not parts_of(app).queue_table:
+        claim = f"anyone who can publish can claim to be {sources}"
+        return Verdict("warning", f"{claim}; limit what the queues accept, under [queues.NAME]")
+    return Verdict("ok", f"every event is signed, except for those that claim to be from {sources}")
 
 
 def _body_size(app: App) -> Verdict:
