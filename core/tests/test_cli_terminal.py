@@ -216,3 +216,32 @@ def test_a_log_line_with_a_stack_is_one_line_and_indented_ones(
     assert first.endswith(r"ERROR shop: a\nb\x1b")
     assert all(line.startswith("  ") and line.isprintable() for line in others)
     assert r"  relevo: forged\x1b" in others
+
+
+WRITING = """
+import os, pathlib, relevo
+
+@relevo.listener("text.printed")
+def write(event):
+    os.write(1, b"x")
+    os.system("echo child")
+
+try:
+    found = os.readlink("/proc/self/fd/1")
+except OSError:
+    found = "closed"
+pathlib.Path("found").write_text(found)
+"""
+
+
+@pytest.mark.slow("starts the command line in a process of its own")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system has no /proc")
+def test_what_is_written_to_a_closed_descriptor_reaches_no_other_file(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.write("shop_listeners.py", WRITING)
+    shop.run("dispatch text.printed")
+
+    done = shop.process("relevo drain >&-")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tmp_path.joinpath("found").read_text() == "/dev/null"

@@ -186,6 +186,7 @@ def main() -> NoReturn:
 def _ended() -> object:
     """Run the command line, report its error, and return the exit code."""
     try:
+        _occupy_descriptors()
         _print_whatever()
         asked = os.environ.get(COMPLETION)
         code = _complete(asked) if asked else _run()
@@ -259,6 +260,16 @@ def _let_standard_error_go() -> None:
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _occupy_descriptors() -> None:
+    """Open the null device where the caller has closed a standard stream: a database would get its number otherwise."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(opened, True)  # noqa: FBT003 - it takes no name
 
 
 def _print_whatever() -> None:
