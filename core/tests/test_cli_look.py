@@ -61,6 +61,8 @@ def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) ->
         "transports.main.poll": ("0.5", "RELEVO_TRANSPORTS__MAIN__POLL"),
         "transports.main.notify": (True, "default"),
         "transports.main.schema": (None, "default"),
+        "transports.main.tls": (None, "default"),
+        "transports.main.file_mode": (None, "default"),
         "transports.main.dialect": (None, "default"),
         'routes."image.*"': (["main/media", "main/feed"], "relevo.toml:10"),
         'routes."*"': (["main"], "relevo.toml:11"),
@@ -121,6 +123,8 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         "transports.main.notify": "true",
         "transports.main.schema": '"jobs"',
         "transports.main.dialect": '"portable"',
+        "transports.main.tls.ca": '"ca.pem"',
+        "transports.main.file_mode": '"0660"',
         'routes."*"': '["main/feed"]',
     }
     tables = {
