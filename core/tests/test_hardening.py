@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from relevo.cli._hardening import POINTS
 
 from .shop import Shop, lines, opened
 
-KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
+KEY = "uBuXx0s6JESGnCIANG0FwdWJMNbTxj_zX7_oM2q_yPI"
 HARD = """
 source = "shop"
 app = "shop:app"
@@ -30,11 +29,16 @@ main = "sqlite:///shop.db"
 db = "postgresql://shop:${PASSWORD}@db.example/shop?sslmode=verify-full"
 mq = { url = "amqps://shop:${PASSWORD}@mq.example/shop", max_body = 2_097_152 }
 
+[queues]
+media = ["image.*"]
+feed = ["image.*"]
+default = ["mail.*", "order.*", "shop.*"]
+
 [routes]
 "image.*" = ["main/media", "main/feed"]
 "mail.*" = "db"
 "order.*" = "mq"
-"*" = "main"
+"shop.*" = "main"
 """
 ENVIRON: dict[str, Any] = {"KEY": KEY, "PASSWORD": "correct-horse-battery"}
 
@@ -68,6 +72,12 @@ def warnings(shop: Shop, **environ: str) -> dict[str, str]:
 def change(shop: Shop, old: str, new: str) -> None:
     assert old in HARD
     shop.write("relevo.toml", HARD.replace(old, new))
+
+
+def unsigned(shop: Shop) -> Path:
+    """Return the configuration without signatures: with keys, one that others can write is refused at once."""
+    change(shop, 'signing = "${KEY}"', "")
+    return shop.folder / "relevo.toml"
 
 
 def test_a_hardened_deployment_has_no_warning(shop: Shop) -> None:
@@ -104,12 +114,7 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
     [
         ('signing = "${KEY}"', "", "signed-events", "events are not signed"),
         ('"${KEY}"', '{ keys = "${KEY}", required = false }', "signed-events", "unsigned events are accepted"),
-        (
-            '"${KEY}"',
-            '{ keys = "${KEY}", unsigned = ["/cam"] }',
-            "signed-events",
-            "anyone who can publish can claim to be /cam; limit what the queues accept",
-        ),
+        ('media = ["image.*"]', "", "accepted-events", "any event is accepted in main/media; list"),
         ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is not encrypted"),
         ("verify-full", "require", "encrypted-connections", "db: the connection to db.example"),
         ("amqps://", "amqp://", "encrypted-connections", "mq: the connection to mq.example"),
@@ -147,8 +152,8 @@ def test_the_option_tls_encrypts_and_verifies_too(shop: Shop) -> None:
     assert warnings(shop) == {}
 
 
-def test_sources_without_signatures_are_named_where_queues_accept_only_some_events(shop: Shop) -> None:
-    change(shop, 'signing = "${KEY}"', 'signing = { keys = "${KEY}", unsigned = ["/cam"] }\nqueues.media = ["image.*"]')
+def test_sources_without_signatures_are_named(shop: Shop) -> None:
+    change(shop, 'signing = "${KEY}"', 'signing = { keys = "${KEY}", unsigned = ["/cam"] }')
 
     found = verdicts(shop)
 
@@ -158,6 +163,13 @@ def test_sources_without_signatures_are_named_where_queues_accept_only_some_even
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", ""])
 def test_a_server_on_this_machine_needs_no_encryption(shop: Shop, host: str) -> None:
     shop.write("relevo.toml", HARD.replace("@db.example/shop?sslmode=verify-full", f"@{host}/shop"))
+
+    assert warnings(shop) == {}
+
+
+def test_the_option_for_encryption_counts(shop: Shop) -> None:
+    address = '"postgresql://shop:${PASSWORD}@db.example/shop?sslmode=verify-full"'
+    change(shop, address, "{ url = " + address.partition("?")[0] + '", tls = {} }')
 
     assert warnings(shop) == {}
 
@@ -173,10 +185,10 @@ def test_the_address_of_an_outbox_is_looked_at_too(shop: Shop) -> None:
 
 @pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o644, False), (0o660, False), (0o646, True)])
 def test_a_configuration_that_others_can_write_is_reported(shop: Shop, mode: int, is_open: bool) -> None:  # noqa: FBT001 - pytest passes it by name
-    change(shop, 'signing = "${KEY}"', "")  # with it such a file is refused
-    shop.folder.joinpath("relevo.toml").chmod(mode)
+    file = unsigned(shop)
+    file.chmod(mode)
 
-    assert ("configuration-file" in warnings(shop)) is is_open
+    assert ("configuration-file" in warnings(shop, RELEVO_CONFIG=str(file))) is is_open
 
 
 def test_a_secret_in_a_configuration_that_everyone_can_read_is_reported_and_not_shown(shop: Shop) -> None:
@@ -195,9 +207,10 @@ def test_a_secret_in_a_configuration_that_everyone_can_read_is_reported_and_not_
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_a_configuration_of_another_user_is_reported(shop: Shop) -> None:
-    os.chown(shop.folder / "relevo.toml", 65534, 65534)
+    file = unsigned(shop)
+    os.chown(file, 65534, 65534)
 
-    assert "belongs to the user 65534" in warnings(shop)["configuration-file"]
+    assert "belongs to the user 65534" in warnings(shop, RELEVO_CONFIG=str(file))["configuration-file"]
 
 
 def test_a_database_file_that_others_can_open_is_reported(shop: Shop) -> None:
@@ -214,7 +227,10 @@ def test_a_database_file_that_others_can_open_is_reported(shop: Shop) -> None:
 
 
 def test_a_folder_of_locks_that_others_can_write_is_reported(shop: Shop) -> None:
-    shop.folder.chmod(stat.S_IMODE(shop.folder.stat().st_mode) | 0o002)
+    locks = shop.folder / "locks"
+    locks.mkdir()
+    locks.chmod(0o777)
+    shop.write("relevo.toml", f'lock = "locks"\ndeploy = "locks/deploy"\n{HARD}')
 
     assert list(warnings(shop)) == ["lock-folder"]
 
@@ -226,6 +242,6 @@ def test_the_table_and_the_lines_name_the_point_and_the_exit_code_is_that_of_a_c
     usual = shop.run("check", **ENVIRON)
 
     assert (done.returncode, usual.returncode) == (78, 0)
-    assert "3. encrypted-connections  warning  see below" in " ".join(done.stdout.split("\n"))
-    assert lines(done)[0].startswith("relevo: 3. encrypted-connections: mq: ")
+    assert "4. encrypted-connections  warning  see below" in " ".join(done.stdout.split("\n"))
+    assert lines(done)[0].startswith("relevo: 4. encrypted-connections: mq: ")
     assert lines(done)[0].endswith("; see docs/how-to/harden-a-deployment.md#encrypted-connections")

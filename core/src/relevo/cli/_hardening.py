@@ -17,6 +17,7 @@ from relevo._app.app import App, parts_of
 from relevo._event.validation import MAX_BODY
 from relevo._runner.lock_path import deploy_guard, drain_lock
 from relevo._transport.optional import FileStore
+from relevo._transport.route import Target
 from relevo.errors import ConfigurationError
 
 PAGE = "docs/how-to/harden-a-deployment.md"
@@ -66,12 +67,17 @@ def _signed_events(app: App) -> Verdict:
     if not signing.required:
         return Verdict("warning", "unsigned events are accepted; remove required = false once none is left")
     if not signing.unsigned:
-        return Verdict("ok", "every event is signed")
+        return Verdict("ok", f"signed, of {', '.join((app.source, *signing.accept))} alone")
     sources = ", ".join(signing.unsigned)
-    if not parts_of(app).queue_table:
-        claim = f"anyone who can publish can claim to be {sources}"
-        return Verdict("warning", f"{claim}; limit what the queues accept, under [queues.NAME]")
     return Verdict("ok", f"every event is signed, except for those that claim to be from {sources}")
+
+
+def _accepted_events(app: App) -> Verdict:
+    table = parts_of(app).queue_table
+    targets = [Target(name, queue) for name in app.transports for queue in app.queues(name)]
+    open_ones = ", ".join(str(target) for target in targets if "*" in table.of(target).accept)
+    faults = [f"any event is accepted in {open_ones}; list the names under [queues]"] if open_ones else []
+    return _verdict(faults, "each queue accepts some events alone")
 
 
 def _body_size(app: App) -> Verdict:
@@ -334,6 +340,7 @@ def _error_mails(app: App) -> Verdict:
 
 POINTS = (
     Point("signed-events", _signed_events),
+    Point("accepted-events", _accepted_events),
     Point("configuration-file", _configuration_file),
     Point("encrypted-connections", _encrypted_connections),
     Point("passwords", _passwords),
