@@ -124,7 +124,7 @@ def test_all_that_does_not_fit_is_told_at_once(make: Make) -> None:
 
     assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
         'the outbox "file" cannot join a session, so it cannot keep the events of "box"',
-        "routes.\"a\": no transport is called 'mian'",
+        "routes.a: no transport is called 'mian'",
         'retries."main/x": nothing is routed to that queue',
     ]
 
@@ -135,8 +135,8 @@ def test_what_is_wrong_with_the_parts_one_by_one_is_told_with_the_rest(make: Mak
 
     assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {
         'routes."a*b"',
-        'routes."c"',
-        'routes."d"',
+        "routes.c",
+        "routes.d",
         'retries."main/y"',
         "lease",
         "setup",
