@@ -98,12 +98,26 @@ def test_a_duration_is_written_in_ascii_digits(shop: Shop, command: str, text: s
     assert len(done.stderr) < 300
 
 
-@pytest.mark.parametrize("text", ["' 1G'", "1_0M", "٣M", "1" * 5000, "1.5G"])
+@pytest.mark.parametrize("text", ["' 1G'", "1_0M", "٣M", "1" * 5000, "1.5G", "999999999999999G"])
 def test_a_size_is_written_in_ascii_digits(shop: Shop, text: str) -> None:
     done = shop.run(f"drain --max-memory {text}")
 
     assert done.returncode == 2
     assert "expected a number of bytes" in told_in_one_line(done)
+
+
+@pytest.mark.parametrize("text", ["٣h", "' 2h '", "1" * 5000, "11111111111111", "20260304" + "1" * 40, "1_0d", "-5s"])
+@pytest.mark.parametrize("option", ["list --since", "dead list --until"])
+def test_a_time_is_written_in_ascii_digits(shop: Shop, option: str, text: str) -> None:
+    done = shop.run(f"{option} {text}")
+
+    assert done.returncode == 2
+    assert "expected the time before now, such as" in told_in_one_line(done)
+
+
+@pytest.mark.parametrize("text", ["2h", "20260304", "2026-03-04", "'2026-03-04 09:15'", "2026-03-04T09:15:00+01:00"])
+def test_a_time_is_before_now_or_a_date(shop: Shop, text: str) -> None:
+    assert shop.run(f"list --since {text}").returncode == 0
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0ms", "0.0"])

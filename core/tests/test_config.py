@@ -234,6 +234,7 @@ def test_of_many_problems_the_first_ones_are_told(write: Write, tmp_path: Path, 
         ("RELEVO_SOURCE\udcff", "x", r'RELEVO_SOURCE\udcff: there is no such variable; did you mean "RELEVO_SOURCE"?'),
         ("RELEVO_CONCURRENCY", "1" * 5_000, "concurrency: expected a whole number"),
         ("RELEVO_MEMORY_LIMIT", "1" * 5_000, "memory_limit: expected a number of bytes"),
+        ("RELEVO_MEMORY_LIMIT", "1" * 15 + "G", "memory_limit: expected a number of bytes"),
         *(("RELEVO_CONCURRENCY", each, "expected a whole number") for each in (" 5 ", "1_000", "\u0663", "+5", "5\n")),
         *(("RELEVO_LEASE", each, "expected seconds") for each in (" 5 ", "1_000", "\u0663s", "+5", "5s ", "\t5s")),
         *(
@@ -242,7 +243,7 @@ def test_of_many_problems_the_first_ones_are_told(write: Write, tmp_path: Path, 
         ),
         *(("RELEVO_RETRIES__MAIN__FACTOR", each, "expected a number") for each in (" 2 ", "1_0.5", "\u0663", "2.")),
     ],
-    ids=range(32),
+    ids=range(33),
 )
 def test_a_hostile_variable_is_told_in_one_short_line(
     write: Write, tmp_path: Path, variable: str, value: str, why: str

@@ -20,6 +20,9 @@ TIME_LIMIT = 900.0
 
 _MOST = 1000
 _SMALLEST = 16 << 20
+_LARGEST = 1 << 60
+"""Bytes; the system takes a limit that fits 64 bits."""
+
 _SIZE = re.compile(r"([0-9]{1,15}) *([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -64,12 +67,12 @@ def size(value: object, *, what: str, least: int = 1) -> int:
         least: The smallest size allowed, in bytes.
 
     Raises:
-        ConfigurationError: It is not a size, or it is too small.
+        ConfigurationError: It is not a size, or it is too small or too large.
     """
     found = value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         found = int(match[1]) * _FACTORS[match[2].upper()]
-    if type(found) is not int or found < least:
+    if type(found) is not int or not least <= found <= _LARGEST:
         smallest = f"{least >> 20}M" if least >> 20 else least
         raise ConfigurationError(
             f'{what}: expected a number of bytes or text such as "512M", at least {smallest}; got {shown(value)}'

@@ -31,6 +31,19 @@ state_option = click.option(
 )
 
 
+_LONGEST_TIME = len("2026-03-04T09:15:00.000000+00:00:00.000000")
+
+
+def _date(text: str) -> dt.datetime | None:
+    """Parse a date and time; Python takes any character between the two, and any number of digits at the end."""
+    if len(text) > _LONGEST_TIME or (text.isdecimal() and len(text) != len("20260304")):
+        return None
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
 def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """Read a moment: the time before now, such as 2h, or a date and time."""
     if value is None:
@@ -40,15 +53,14 @@ def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
         return now.timestamp() - seconds(value)
     except ConfigurationError:
         pass
-    try:
-        found = dt.datetime.fromisoformat(value)
-    except ValueError:
+    found = _date(value)
+    if found is None:
         raise click.BadParameter(
             f'expected the time before now, such as "2h", or a date and time, such as "2026-03-04 09:15"; '
             f"got {shown(value)}",
             ctx,
             param,
-        ) from None
+        )
     return (found if found.tzinfo is not None else found.replace(tzinfo=dt.UTC)).timestamp()
 
 
