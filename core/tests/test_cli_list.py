@@ -106,12 +106,20 @@ def test_a_list_is_continued_behind_the_cursor_of_its_last_row(shop: Shop) -> No
     assert sorted(seen) == ["failed", "held", "lost", "mail", "ready-1", "ready-2"]
 
 
-@pytest.mark.parametrize("cursor", ["nothing", "main:", "other:1.2.3@media", "main:x@media"])
-def test_a_cursor_that_is_none_is_a_mistake(shop: Shop, cursor: str) -> None:
+@pytest.mark.parametrize(
+    ("cursor", "named"),
+    [
+        ("nothing", "nothing"),
+        ("main:", ""),
+        ("other:1.2.3@media", "other:***@media"),  # it looks like an address with a password
+        ("main:x@media", "x@media"),
+    ],
+)
+def test_a_cursor_that_is_none_is_a_mistake(shop: Shop, cursor: str, named: str) -> None:
     done = shop.run(f"list --after {cursor}")
 
     assert (done.returncode, done.stdout) == (78, "")
-    assert cursor.removeprefix("main:") in done.stderr
+    assert named in done.stderr
 
 
 def test_a_person_sees_a_table_and_that_there_are_more(shop: Shop) -> None:
