@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from relevo import App, Envelope
+from relevo._app.child import _MaskingFormatter
 from relevo._transport.delivery import Note
 from relevo._transport.query import EventGroup, StuckKey, StuckKeys, WaitingEntry
 from relevo._transport.transport import DeadLetterEntry
@@ -245,3 +246,13 @@ def test_what_is_written_to_a_closed_descriptor_reaches_no_other_file(tmp_path: 
 
     assert (done.returncode, done.stderr) == (0, "")
     assert tmp_path.joinpath("found").read_text() == "/dev/null"
+
+
+def test_a_log_line_of_a_child_process_is_one_line_too() -> None:
+    error = ValueError("one\nrelevo: forged\x1b")
+    record = logging.LogRecord("shop", logging.ERROR, "x.py", 1, "a\nb\x1b", (), (ValueError, error, None))
+
+    first, *others = _MaskingFormatter("%(levelname)s %(message)s").format(record).split("\n")
+
+    assert first == r"ERROR a\nb\x1b"
+    assert others == ["  ValueError: one", r"  relevo: forged\x1b"]

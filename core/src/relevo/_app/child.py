@@ -42,6 +42,7 @@ from relevo._execution.surroundings import Keeper
 from relevo._secret import masked
 from relevo._signal import take_ends
 from relevo._transport.delivery import Delivery
+from relevo._visible import visible, visible_lines
 from relevo._worker.executor import Handle
 from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
 from relevo.errors import LeaseLostError, RelevoError, TransportError, described
@@ -165,6 +166,15 @@ class _MaskingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return masked(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging.Formatter
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: object) -> str:  # noqa: N802 - overrides logging.Formatter
+        return visible_lines(super().formatException(ei))  # type: ignore[arg-type]
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - overrides logging.Formatter
+        return visible_lines(stack_info)
 
 
 def tie(lifeline: int) -> None:
