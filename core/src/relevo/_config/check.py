@@ -102,7 +102,7 @@ def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) ->
     for name, outbox in outboxes.items():
         fault = None
         if name not in transports:
-            fault = f'outboxes: no transport is called "{name}"{known_names(name, transports)}'
+            fault = f'outboxes: no transport is called "{without_secrets(name)}"{known_names(name, transports)}'
         elif not isinstance(outbox, Transport):
             fault = f"outboxes: {shown(name)}: expected a relevo.Transport; got {type(outbox).__name__}"
         elif not outbox.capabilities.transactional:
