@@ -87,7 +87,7 @@ def test_unknown_transports_are_told_together() -> None:
 
     assert [each.keys for each in found] == [("routes", "a"), ("routes", "c")]
     assert [str(each.error) for each in found] == [
-        'routes."a": no transport is called \'mian\'; did you mean "main"?',
+        "routes.a: no transport is called 'mian'; did you mean \"main\"?",
         "routes.\"c\": no transport is called 'other'; there are: main, now",
     ]
 
@@ -105,8 +105,8 @@ def test_all_that_is_wrong_in_a_table_is_reported_together() -> None:
 
     assert str(caught.value).splitlines() == [
         "routes.\"a\": '' cannot name a queue: it has 0 characters, 1 to 128 are allowed",
-        'routes."a": expected a target, "transport", "transport/queue" or "now"; got 3',
-        'routes."a": duplicate target; remove one',
+        'routes.a: expected a target, "transport", "transport/queue" or "now"; got 3',
+        "routes.a: duplicate target; remove one",
         'routes."b*c": a * is only allowed at the end',
     ]
 
