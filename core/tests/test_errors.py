@@ -42,7 +42,6 @@ EVERY: list[RelevoError] = [
     DuplicateListenerError("x", "a.b"),
     EventNameError(3, "it is int"),
     RouteNotFoundError("a.b", ["image.*"]),
-    NotAcceptedError("a.b", "main/media", ["image.*"], key="media"),
     UnsupportedError("main", "cancel"),
     SessionError("text"),
     SubjectError("text"),
@@ -56,6 +55,7 @@ EVERY: list[RelevoError] = [
     EncodeError("a.b", "$.a", "is not JSON"),
     DecodeError("text"),
     ForbiddenTransitionError("ready", "ack"),
+    NotAcceptedError("a.b", "main/media", ["image.*"], key="media"),
 ]
 
 

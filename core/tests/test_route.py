@@ -88,7 +88,7 @@ def test_unknown_transports_are_told_together() -> None:
     assert [each.keys for each in found] == [("routes", "a"), ("routes", "c")]
     assert [str(each.error) for each in found] == [
         "routes.a: no transport is called 'mian'; did you mean \"main\"?",
-        "routes.\"c\": no transport is called 'other'; there are: main, now",
+        "routes.c: no transport is called 'other'; there are: main, now",
     ]
 
 
@@ -104,7 +104,7 @@ def test_all_that_is_wrong_in_a_table_is_reported_together() -> None:
         Routes({"a": ["main/", "main", "main", 3], "b*c": "main"})  # type: ignore[list-item]
 
     assert str(caught.value).splitlines() == [
-        "routes.\"a\": '' cannot name a queue: it has 0 characters, 1 to 128 are allowed",
+        "routes.a: '' cannot name a queue: it has 0 characters, 1 to 128 are allowed",
         'routes.a: expected a target, "transport", "transport/queue" or "now"; got 3',
         "routes.a: duplicate target; remove one",
         'routes."b*c": a * is only allowed at the end',
