@@ -3,13 +3,17 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Secret, TransportUnavailableError, masked, masked_url
-from relevo.errors import shown
+from relevo._secret import abridged
+from relevo._worker.decision import sanitised
+from relevo.errors import described, shown
 
 
 def test_a_secret_shows_itself_only_when_asked() -> None:
@@ -137,3 +141,40 @@ def test_an_error_shows_no_password_that_is_in_its_text() -> None:
 
     assert "hunter2" not in f"{error} {error!r} {shown(error)}"
     assert "amqp://me:***@host/" in str(error)
+
+
+class Counted(str):  # noqa: SLOT000 - it counts
+    """A text that counts how often it is searched from its end."""
+
+    searches = 0
+
+    def rfind(self, *where: Any) -> int:
+        self.searches += 1
+        return super().rfind(*where)
+
+
+def test_each_line_is_searched_once_however_many_addresses_it_has() -> None:
+    text = Counted("a:/b:c " * 1000 + "\n" + "amqp://me:pass word@host a:/b:c " * 1000)
+
+    shown = masked(text)
+
+    assert text.searches == 2
+    assert "pass" not in shown
+
+
+@pytest.mark.parametrize("show", [shown, sanitised, lambda text: described(ValueError(text))])
+def test_the_middle_of_a_very_long_text_is_left_out_before_it_is_masked(show: Callable[[str], str]) -> None:
+    words = "amqp://me:secret@host " * 100_000
+
+    found = show(words)
+
+    assert "secret" not in found
+    assert len(found) < 70_000
+
+
+def test_an_address_is_not_cut_in_two() -> None:
+    for padding in range(30):
+        text = "x" * padding + " amqp://me:12345@host" * 10_000
+
+        assert "123" not in masked(abridged(text))
+        assert len(abridged(text)) <= 1 << 16

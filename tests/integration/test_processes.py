@@ -381,7 +381,7 @@ def test_a_defect_beside_a_child_ends_the_worker_as_a_defect(shop: Shop) -> None
     code, _, err = shop.run("drain", "-a", "web:app")
 
     assert code == 70, err
-    assert err.splitlines()[-1] == "ZeroDivisionError"
+    assert err.splitlines()[-1].strip() == "ZeroDivisionError"
     assert shop.processes() == []
 
 

@@ -68,11 +68,30 @@ def masked(text: str) -> str:
     secret, and an address ends at a space or a quote, unless its password has one.
     """
     shown, end = [], 0
+    line_end = last_at = -1
     while found := _SEPARATOR.search(text, end):
-        address, after = _masked_address(text, found.end())
-        shown += [text[end : found.end()], address]
+        start = found.end()
+        if start > line_end:  # once for each line: looking from each address on would take a square of the time
+            line_end = text.find("\n", start)
+            line_end = len(text) if line_end < 0 else line_end
+            last_at = text.rfind("@", start, line_end)
+        address, after = _masked_address(text, start, last_at)
+        shown += [text[end:start], address]
         end = after
     return _SETTING.sub(rf"\1{MASK}", "".join([*shown, text[end:]]))
+
+
+def abridged(text: str) -> str:
+    """
+    Return *text*, without its middle if it is longer than any text that is shown or stored.
+
+    Masking takes time, and a message of another program may be large.
+    """
+    if len(text) <= _LONGEST:
+        return text
+    head, tail = text[: _LONGEST // 2], text[-_LONGEST // 2 :]
+    # Not in the middle of a word: half an address is not recognised as one.
+    return f"{head.rpartition(' ')[0] or head} [...] {tail.partition(' ')[2] or tail}"
 
 
 def without_secrets(value: Any) -> Any:
@@ -93,12 +112,19 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
+_LONGEST = 1 << 16
+"""Characters; four times the longest error that is stored."""
+
 _SEPARATOR = re.compile(r":/{1,2}")
 """What follows a scheme; in an address that was taken for a path, one slash is left."""
 
 _WORD = re.compile(r"""[^\s"<>`]*""")
-_PLACE = re.compile(r"(?:\[[\w:.%]*\]|[^:\[\]]*)(?::(?:\d+|port))?[.,;:!?')\]}]*")
-"""A host with a valid port, or with the word that stands for one in a remedy, and the punctuation after it."""
+_PLACE = re.compile(r"(?:\[[\w:.%]*\]|[^:\[\]]*+)(?::(?:\d++|port))?[.,;:!?')\]}]*+")
+"""
+A host with a valid port, or with the word that stands for one in a remedy, and the punctuation after it.
+
+Its parts are possessive: otherwise a long word that does not match would take a square of the time.
+"""
 
 _EXAMPLE = re.compile(r"user:(?:password|\$\{\w+\})")
 """Credentials as the remedies of errors show them."""
@@ -113,20 +139,27 @@ _SETTING = re.compile(
 """A password as drivers write their arguments, and a value in the query of an address that has a secret's name."""
 
 
-def _masked_address(text: str, start: int) -> tuple[str, int]:
-    """Return the address whose host begins at *start* of *text*, without its password, and where it ends."""
+def _masked_address(text: str, start: int, last_at: int) -> tuple[str, int]:
+    """
+    Return an address without its password, and where it ends.
+
+    Args:
+        text: The text that has the address.
+
+        start: Where its host or its credentials begin.
+
+        last_at: The place of the last ``@`` on its line; -1 if there is none.
+    """
     word = _word(text, start)
     end = start + len(word)
     credentials, at, place = word.rpartition("@")
     if not at and _is_place(word):
         return word, end
     if not at:  # the password has a space or a quote, or its @host was forgotten
-        line_end = text.find("\n", end)
-        found = text.rfind("@", end, line_end if line_end >= 0 else len(text))
-        if found < 0:
+        if last_at < end:
             return MASK, end
-        place = _word(text, found + 1)
-        return f"{_user(word)}@{place}", found + 1 + len(place)
+        place = _word(text, last_at + 1)
+        return f"{_user(word)}@{place}", last_at + 1 + len(place)
     if "@" not in word.partition("/")[0] and _is_place(word):  # it is a part of the path
         return word, end
     return f"{credentials if _EXAMPLE.fullmatch(credentials) else _user(credentials)}@{place}", end

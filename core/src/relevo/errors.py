@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from relevo._secret import masked, without_secrets
+from relevo._secret import abridged, masked, without_secrets
 
 
 class RelevoError(Exception):
     """The base class of relevo's errors; never raised itself. Its text shows no password of an address."""
 
     def __str__(self) -> str:
-        return masked(super().__str__())
+        return masked(abridged(super().__str__()))
 
     def __repr__(self) -> str:
-        return masked(super().__repr__())
+        return masked(abridged(super().__repr__()))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _again, (type(self), self.args, self.__dict__)
@@ -274,7 +274,7 @@ def is_text(value: str) -> bool:
 def shown(value: object, limit: int = 80) -> str:
     """Return *value* for an error line: without passwords, escaped, and cut at *limit* characters."""
     try:
-        text = masked(ascii(without_secrets(value)))
+        text = masked(abridged(ascii(without_secrets(abridged(value) if isinstance(value, str) else value))))
     except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error that is reported
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -284,7 +284,7 @@ def described(error: BaseException) -> str:
     """Return *error* in one line without passwords, even if its ``__str__`` fails."""
     name = vars(type)["__name__"].__get__(type(error))  # a metaclass cannot override this
     try:
-        return " ".join(masked(f"{name}: {error}").split())
+        return " ".join(masked(abridged(f"{name}: {error}")).split())
     except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
         return f"{name}: its text cannot be shown"
 

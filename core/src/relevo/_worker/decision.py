@@ -10,7 +10,7 @@ import traceback
 from enum import StrEnum
 
 from relevo._retry import DEFAULT_RETRY
-from relevo._secret import masked
+from relevo._secret import abridged, masked
 from relevo._transport.delivery import MAX_ERROR, DeadLetter, Delivery, Failure, Nack, Outcome, Unreadable
 from relevo.errors import CodecError, described
 
@@ -130,7 +130,7 @@ def sanitised(text: str, *, limit: int = MAX_ERROR) -> str:
     Passwords in it are masked: an exception may quote an address, which not every reader of dead letters may know.
     Text that is too long is cut in the middle, since the end of a traceback matters most.
     """
-    data = masked(text).replace("\0", "\\0").encode("utf-8", "backslashreplace")
+    data = masked(abridged(text)).replace("\0", "\\0").encode("utf-8", "backslashreplace")
     if len(data) > limit:
         half = (limit - 7) // 2
         data = data[:half] + b" [...] " + data[-half:]
