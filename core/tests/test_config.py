@@ -143,7 +143,7 @@ def test_without_a_file_the_environment_is_enough(tmp_path: Path) -> None:
 def test_what_would_wait_for_ever_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "relevo.toml")
 
-    with pytest.raises(ConfigurationError, match=r"relevo\.toml: expected a regular file; got a special file"):
+    with pytest.raises(ConfigurationError, match=r"relevo\.toml: expected a regular file; got a pipe"):
         config_of(tmp_path / "relevo.toml", tmp_path)
     assert config_of(None, tmp_path).path is None
 

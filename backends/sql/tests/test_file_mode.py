@@ -48,6 +48,17 @@ def test_a_new_file_and_those_beside_it_are_of_this_user_alone(address: str, tmp
         assert modes(tmp_path) == {"": "0o600", "-wal": "0o600", "-shm": "0o600"}
 
 
+def test_a_new_file_behind_a_link_is_of_this_user_alone(tmp_path: Path) -> None:
+    real = tmp_path / "data" / "real.db"
+    real.parent.mkdir()
+    tmp_path.joinpath("shop.db").symlink_to(real)
+
+    with umask(0o022), opened(tmp_path) as app:
+        app.dispatch(Event("a.b"))
+
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write to a file without the right")
 def test_a_stricter_umask_is_respected(tmp_path: Path) -> None:
     with umask(0o277), opened(tmp_path) as app:

@@ -15,14 +15,18 @@ from relevo._config.schema import Settings
 from relevo._config.table import Key, as_table, keys_of, wrong_type
 from relevo._config.toml_line import lines_of
 from relevo._config.trust import check_trusted
+from relevo._file import MAX_FILE, regular_bytes
 from relevo._problem import KeyPath, Origin, Origins, Problems, dotted
+from relevo._secret import without_secrets
 from relevo._visible import visible
 from relevo.errors import ConfigurationError, did_you_mean, is_text
 
 FILE = "relevo.toml"
 _PREFIX = "RELEVO_"
 _OTHER_VARIABLES = ("RELEVO_CONFIG",)
-_MAX_FILE = 1024 * 1024
+_LARGEST_PROJECT = 16 * MAX_FILE
+"""Bytes of a ``pyproject.toml`` that is searched for a table of relevo's."""
+
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _LONGEST_KEY = 200
 """Characters of a line that may be shown as a key."""
@@ -71,6 +75,8 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
         ConfigurationError: The file cannot be read. Problems inside it are in the result's ``problems``.
     """
     named = path or (Path(environ["RELEVO_CONFIG"]) if environ.get("RELEVO_CONFIG") else None)
+    if named is not None and (safe := without_secrets(str(named))) != str(named):
+        raise ConfigurationError(f"the configuration: expected a path; got an address with a password, {safe}")
     try:
         found = _as_said(start / named) if named is not None else find(start.resolve())
     except (OSError, ValueError) as error:
@@ -126,8 +132,14 @@ def find(start: Path) -> Path | None:
 
 def _is_own(project: Path) -> bool:
     """Return whether the ``pyproject.toml`` at *project* has ``[tool.relevo]``; other ones may be large, or invalid."""
-    with project.open("rb") as file:
-        return b"relevo" in file.read(_MAX_FILE) and _own_table(project, _parse(project)[1]) is not None
+    try:
+        if b"relevo" not in regular_bytes(project, most=_LARGEST_PROJECT):
+            return False
+        values = _parse(project)[1]
+    except ConfigurationError:
+        check_trusted(project)  # an error about the text of another user's file would not help
+        raise
+    return _own_table(project, values) is not None
 
 
 def _as_said(path: Path) -> Path:
@@ -142,13 +154,7 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         if not path.exists():
             raise ConfigurationError(f"{path} does not exist; give another with --config or RELEVO_CONFIG")
-        if not path.is_file():
-            kind = "a directory" if path.is_dir() else "a special file"
-            raise ConfigurationError(f"{path}: expected a regular file; got {kind}")
-        with path.open("rb") as file:
-            raw = file.read(_MAX_FILE + 1)
-        if len(raw) > _MAX_FILE:
-            raise ConfigurationError(f"{path}: expected a file of at most 1 MiB; got a larger one")
+        raw = regular_bytes(path)
         if raw.startswith(_UTF_16) or b"\0" in raw:
             raise ConfigurationError(f"{path}: expected text in UTF-8; got UTF-16 or no text; save it as UTF-8")
         text = raw.decode("utf-8-sig")
@@ -166,7 +172,7 @@ def _with_line(path: Path, text: str, error: TomlError) -> ConfigurationError:
     if error.line is None:
         return ConfigurationError(f"{path}: {error.what}")
     key = _KEY.match(text.split("\n")[error.line - 1][:_LONGEST_KEY]) if error.column else None
-    name = visible(key[1]) if key else ""
+    name = visible(without_secrets(key[1])) if key else ""
     if key and error.what.startswith(_TWICE):
         problem = f"{name} is set twice; remove one of them"
     else:

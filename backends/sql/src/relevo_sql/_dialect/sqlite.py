@@ -88,7 +88,8 @@ class FileLocation(Location):
         if self._new is None:
             return
         try:
-            file = os.open(self._new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            target = os.path.realpath(self._new)  # a link may lead to where the file will be
+            file = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError:  # it exists, or SQLite reports why it cannot be created
             return
         try:
