@@ -73,7 +73,7 @@ def test_an_engine_of_the_application_will_do(engine: sa.Engine, an_envelope: Ma
 
 
 def test_the_portable_dialect_with_a_schema_is_refused_whatever_the_database(engine: sa.Engine) -> None:
-    with pytest.raises(ConfigurationError, match=r'schema: the portable dialect has no such option; got "jobs"; omit'):
+    with pytest.raises(ConfigurationError, match=r"schema: the portable dialect has no such option; got .jobs.; omit"):
         SqlTransport(engine, schema="jobs", dialect="portable")
 
 

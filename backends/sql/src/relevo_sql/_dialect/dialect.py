@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import attrs
 import sqlalchemy as sa
 
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.location import Location
 from relevo_sql._dialect.row_change import RowChange, Runnable
@@ -133,8 +133,8 @@ class Dialect(ABC):
             ConfigurationError: The database has no schemas, or *schema* is not the name of one.
         """
         raise ConfigurationError(
-            f'schema: only PostgreSQL has schemas inside a database; got "{schema}" for a database of {self.name}; '
-            f"omit the option, and name another database in the address instead"
+            f"schema: only PostgreSQL has schemas inside a database; got {shown(schema)} for a database of "
+            f"{self.name}; omit the option, and name another database in the address instead"
         )
 
     def located(self, home: Hashable | None) -> Dialect:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.dialect import Dialect, Line, Stored
 from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.portable_tables import BINARY, IDENTITY_COLUMN, LINES, MARK, STRAY, identity_of, tables_on
@@ -58,8 +58,8 @@ class PortableDialect(Dialect):
 
     def use_schema(self, schema: str) -> None:
         raise ConfigurationError(
-            f'schema: the portable dialect has no such option; got "{schema}"; omit it, and name the database in the '
-            f"address, or omit dialect on PostgreSQL"
+            f"schema: the portable dialect has no such option; got {shown(schema)}; omit it, and name the database in "
+            f"the address, or omit dialect on PostgreSQL"
         )
 
     def serves(self, name: str) -> bool:
