@@ -218,7 +218,7 @@ def test_a_name_that_the_server_would_change_is_refused(schema: str) -> None:
 
 @pytest.mark.parametrize("url", ["sqlite:///shop.db", "mariadb://shop@db/shop", "mysql://shop@db/shop"])
 def test_only_postgresql_has_schemas(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="schema: only PostgreSQL has schemas inside a database; got .jobs."):
+    with pytest.raises(ConfigurationError, match=r"schema: only PostgreSQL has schemas inside a database; got .jobs."):
         SqlTransport.open(SqlOptions(url=url, schema="jobs"), name="main", clock=_CLOCK)
 
 
