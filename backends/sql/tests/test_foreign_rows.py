@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]  # it has no types
 import pytest
 import sqlalchemy as sa
 
@@ -124,6 +125,78 @@ def test_extensions_are_the_urgency_and_the_expiry(url: str, store: SqlTransport
     assert high.envelope.expires == pytest.approx(1_795_000_000.0, abs=0.001)
     assert normal.envelope.expires is None
     assert store.stats("default").leased == 2
+
+
+def run_with_parameters(url: str, statement: str, **values: str) -> None:
+    """Run *statement* with the parameters of the driver, as the page says, and without literals."""
+    parsed = sa.make_url(url)
+    named = re.sub(r":(queue|event)\b", r"%(\1)s", statement)
+    match parsed.get_backend_name():
+        case "sqlite":
+            with closing(sqlite3.connect(str(parsed.database))) as file, file:
+                file.execute(statement, values)
+        case "postgresql":
+            plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+            with psycopg.connect(plain) as connection:
+                assert connection.execute(named.encode(), values).rowcount == 1
+        case _:
+            with closing(pymysql.connect(**parsed.translate_connect_args(username="user"))) as driver:
+                driver.cursor().execute(re.sub(r"%(?!\()", "%%", named), values)
+                driver.commit()
+
+
+def test_the_statement_is_one_which_takes_the_parameters_of_a_driver(url: str, store: SqlTransport) -> None:
+    statement = store.insert_statement()
+    assert statement is not None
+
+    run_with_parameters(url, statement, queue="default", event=document(data={"name": "it's :event 100 %"}))
+
+    (delivery,) = received(store)
+    assert isinstance(delivery.envelope, Envelope)
+    assert b"it's :event 100 %" in delivery.envelope.body
+
+
+def test_the_statement_takes_the_parameters_of_sqlalchemy_and_counts_rows(url: str, store: SqlTransport) -> None:
+    statement = store.insert_statement()
+    assert statement is not None
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+
+    with engine.begin() as connection:
+        counts = [
+            connection.execute(sa.text(statement), {"queue": "default", "event": document()}).rowcount for _ in "ab"
+        ]
+    engine.dispose()
+
+    assert counts == [1, 1 if url.startswith("mariadb") else 0]  # SQLAlchemy lets it count the row that was found
+    assert ids(received(store)) == ["17"]
+
+
+@pytest.mark.parametrize("urgency", ["High", "HIGH", "urgent", "high ", "", 1, True])
+def test_an_unknown_urgency_is_refused(url: str, store: SqlTransport, urgency: object) -> None:
+    with pytest.raises((sqlite3.IntegrityError, psycopg.IntegrityError, pymysql.Error), match="urgency"):
+        insert(url, store, document(relevourgency=urgency))
+
+    assert received(store) == []
+
+
+def test_an_urgency_that_is_null_is_normal(url: str, store: SqlTransport) -> None:
+    insert(url, store, document(relevourgency=None))
+
+    (delivery,) = received(store)
+    assert isinstance(delivery.envelope, Envelope)
+    assert delivery.envelope.urgency == "normal"
+
+
+def test_an_expiry_that_is_no_time_is_refused_but_on_sqlite(url: str, store: SqlTransport) -> None:
+    if url.startswith("sqlite"):
+        insert(url, store, document(expirytime="soon"))
+        (delivery,) = received(store)
+        assert isinstance(delivery.envelope, Envelope)
+        assert delivery.envelope.expires is None
+        return
+
+    with pytest.raises((psycopg.errors.InvalidDatetimeFormat, pymysql.Error), match="soon"):
+        insert(url, store, document(expirytime="soon"))
 
 
 def test_events_of_one_key_are_handled_in_order_among_those_that_relevo_sent(url: str, store: SqlTransport) -> None:

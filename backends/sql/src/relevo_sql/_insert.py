@@ -6,10 +6,13 @@ becomes a row that is not one, and a worker makes a dead letter of it.
 
 A row with an ordering key is put in line by the claim that finds it due. On SQLite, where one writes at a time, the
 statement puts it in line.
+
+An urgency that is neither high nor normal is ``NULL``, which the column refuses.
 """
 
 from __future__ import annotations
 
+from relevo_sql._dialect.notifications import CHANNEL
 from relevo_sql._schema import AT_ONCE, HIGH, IDENTITY, NORMAL, READY, SCHEDULED, WAITING
 
 _COLUMNS = "queue, target, event_id, source, name, urgency, ordering_key, expires, state, ready_at, enqueued_at, body"
@@ -19,7 +22,8 @@ _SQLITE = f"""\
 INSERT INTO relevo_event ({_COLUMNS})
 SELECT queue, queue,
   json_extract(event, '$.id'), json_extract(event, '$.source'), json_extract(event, '$.type'),
-  CASE json_extract(event, '$.relevourgency') WHEN 'high' THEN {HIGH} ELSE {NORMAL} END,
+  CASE coalesce(json_extract(event, '$.relevourgency'), 'normal')
+    WHEN 'high' THEN {HIGH} WHEN 'normal' THEN {NORMAL} END,
   NULLIF(json_extract(event, '$.partitionkey'), ''),
   (julianday(json_extract(event, '$.expirytime')) - 2440587.5) * 86400,
   CASE WHEN EXISTS (
@@ -39,7 +43,8 @@ _POSTGRESQL = f"""\
 INSERT INTO relevo_event ({_COLUMNS})
 SELECT queue, queue,
   event ->> 'id', event ->> 'source', event ->> 'type',
-  CASE event ->> 'relevourgency' WHEN 'high' THEN {HIGH} ELSE {NORMAL} END,
+  CASE coalesce(event ->> 'relevourgency', 'normal')
+    WHEN 'high' THEN {HIGH} WHEN 'normal' THEN {NORMAL} END,
   NULLIF(event ->> 'partitionkey', ''),
   extract(epoch FROM CAST(event ->> 'expirytime' AS timestamptz)),
   CASE WHEN NULLIF(event ->> 'partitionkey', '') IS NULL THEN {READY} ELSE {SCHEDULED} END,
@@ -48,16 +53,16 @@ SELECT queue, queue,
 FROM (
   SELECT CAST(:queue AS text) AS queue, CAST(:event AS json) AS event,
     CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now
-) AS given
+) AS given, pg_notify('{CHANNEL}', '')
 ON CONFLICT ({_IDENTITY}) DO NOTHING;
-NOTIFY relevo;
 """  # noqa: S608 - as above
 
 _MARIADB = f"""\
 INSERT INTO relevo_event ({_COLUMNS})
 SELECT queue, queue,
   JSON_VALUE(event, '$.id'), JSON_VALUE(event, '$.source'), JSON_VALUE(event, '$.type'),
-  CASE JSON_VALUE(event, '$.relevourgency') WHEN 'high' THEN {HIGH} ELSE {NORMAL} END,
+  CASE CAST(coalesce(JSON_VALUE(event, '$.relevourgency'), 'normal') AS BINARY)
+    WHEN 'high' THEN {HIGH} WHEN 'normal' THEN {NORMAL} END,
   NULLIF(JSON_VALUE(event, '$.partitionkey'), ''),
   TIMESTAMPDIFF(SECOND, '1970-01-01', STR_TO_DATE(JSON_VALUE(event, '$.expirytime'), '%Y-%m-%dT%H:%i:%sZ')),
   CASE WHEN NULLIF(JSON_VALUE(event, '$.partitionkey'), '') IS NULL THEN {READY} ELSE {SCHEDULED} END,
