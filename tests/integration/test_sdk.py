@@ -125,3 +125,16 @@ def test_the_programs_of_the_page_publish_and_receive(options: AmqpOptions, node
 
     assert event.arguments == {"path": "dune.jpg"}
     assert line == 'order.placed order/7 {"total":12}\n'
+
+
+def test_the_program_of_the_page_fails_if_there_is_no_queue(options: AmqpOptions, node: Path) -> None:
+    (text,) = re.findall(r"```js\n// publish\.js\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (node / "publish.js").write_text(text)
+    missing = f"{options.prefix}.q.missing"
+
+    done = subprocess.run(
+        ["node", "publish.js", options.url, missing], cwd=node, capture_output=True, text=True, timeout=PATIENCE
+    )
+
+    assert done.returncode == 1
+    assert f"{missing}: no such queue" in done.stderr
