@@ -245,3 +245,77 @@ def test_the_table_and_the_lines_name_the_point_and_the_exit_code_is_that_of_a_c
     assert "4. encrypted-connections  warning  see below" in " ".join(done.stdout.split("\n"))
     assert lines(done)[0].startswith("relevo: 4. encrypted-connections: mq: ")
     assert lines(done)[0].endswith("; see docs/how-to/harden-a-deployment.md#encrypted-connections")
+
+
+def in_code(shop: Shop, transport: str, *arguments: str) -> dict[str, tuple[bool | None, str]]:
+    """Return the verdicts about an application that is made in code, with *transport*."""
+    given = ", ".join([f"transports={{'main': {transport}}}", "routes={'*': 'main'}", *arguments])
+    shop.write("relevo.toml", 'app = "shop:app"\n')
+    shop.write(
+        "shop.py",
+        "import relevo\nfrom relevo.ext.mail import Mail, MailOptions\n"
+        "from relevo_amqp import AmqpOptions, AmqpTransport\n"
+        "from relevo_sql import SqlTransport\nfrom sqlalchemy import create_engine\n"
+        f"app = relevo.App({given})\n",
+    )
+    return verdicts(shop)
+
+
+SERVER_POINTS = ("encrypted-connections", "passwords", "database-user", "rabbitmq-user")
+UNSEEN = "cannot be checked for main, which is made in code"
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        'SqlTransport(create_engine("postgresql+psycopg://postgres:postgres@db.example.org/shop"))',
+        'AmqpTransport(AmqpOptions(url="amqps://x:guest@mq.example.org"))',
+    ],
+)
+def test_the_server_of_a_transport_made_in_code_is_not_claimed_to_be_checked(shop: Shop, transport: str) -> None:
+    found = in_code(shop, transport)
+
+    for anchor in SERVER_POINTS:
+        assert found[anchor][0] is False
+        assert UNSEEN in found[anchor][1]
+
+
+def test_the_risks_that_a_transport_made_in_code_reports_are_warnings(shop: Shop) -> None:
+    found = in_code(shop, 'AmqpTransport(AmqpOptions(url="amqp://x:hunter2@mq.example.org"))')
+
+    ok, why = found["encrypted-connections"]
+    assert ok is False
+    assert why.startswith("main: connections to mq.example.org are not encrypted")
+    assert "hunter2" not in str(found)
+
+
+def test_the_file_of_a_transport_made_in_code_is_not_claimed_to_be_checked(shop: Shop) -> None:
+    file = shop.folder / "code.db"
+    file.touch()
+    file.chmod(0o666)
+
+    found = in_code(shop, f'SqlTransport(create_engine("sqlite:///{file}"))')
+
+    assert found["sqlite-file"][0] is False
+    assert UNSEEN in found["sqlite-file"][1]
+    assert {found[anchor][0] for anchor in SERVER_POINTS} == {None}
+
+
+def test_an_outbox_made_in_code_is_named_and_one_that_is_the_transport_is_named_once(shop: Shop) -> None:
+    outbox = 'SqlTransport(create_engine("postgresql+psycopg://x@db.example.org/shop"))'
+
+    found = in_code(
+        shop, 'AmqpTransport(AmqpOptions(url="amqps://x:y@mq.example.org"))', f"outboxes={{'main': {outbox}}}"
+    )
+
+    assert found["passwords"][1].count("cannot be checked for main") == 2
+    assert "cannot be checked for main.outbox, " in found["passwords"][1]
+
+
+def test_error_mails_of_a_plugin_made_in_code_are_not_claimed_to_be_checked(shop: Shop) -> None:
+    memory = '__import__("relevo_memory").MemoryTransport()'
+
+    found = in_code(shop, memory, 'plugins=[Mail(MailOptions(to="dev@example.org"))]')
+
+    assert found["error-mails"][0] is False
+    assert "cannot be checked for the plugin mail, which is made in code" in found["error-mails"][1]

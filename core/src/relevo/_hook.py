@@ -8,7 +8,7 @@ rules, and their exceptions reach the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from logging import getLogger
@@ -123,6 +123,11 @@ class Hooks:
             raise PluginError(f"the plugin {plugin!r} is invalid: {error}") from error
         finally:
             self._look_up()
+
+    @property
+    def plugins(self) -> Collection[object]:
+        """The registered plugins, in no order."""
+        return self._manager.get_plugins()
 
     def remove(self, plugin: object) -> None:
         """Unregister *plugin*."""

@@ -16,8 +16,9 @@ import attrs
 from relevo._app.app import App, parts_of
 from relevo._event.validation import MAX_BODY
 from relevo._runner.lock_path import deploy_guard, drain_lock
-from relevo._transport.optional import FileStore
+from relevo._secret import masked
 from relevo._transport.route import Target
+from relevo.cli._unseen import folder_of, stores, unknown_files, unknown_servers, unseen
 from relevo.errors import ConfigurationError
 
 PAGE = "docs/how-to/harden-a-deployment.md"
@@ -136,23 +137,23 @@ def _secrets(app: App) -> set[str]:
 
 
 def _sqlite_file(app: App) -> Verdict:
+    unknown = unseen(unknown_files(app))
     files = [path for path in _sqlite_paths(app) if path.exists()]
-    if not files:
+    if not files and not unknown:
         return _absent("there is no file yet" if any(_sqlite_paths(app)) else "no transport is on SQLite")
     faults = [
         f"other users can {'write' if mode & 0o002 else 'read'} {path}, mode {mode:04o}; chmod o-rwx"
         for path in files
         if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o007
     ]
-    return _verdict(faults, ", ".join(map(str, files)))
+    return _verdict([*faults, *unknown], ", ".join(map(str, files)))
 
 
 def _sqlite_paths(app: App) -> Iterator[Path]:
     """Yield the files of databases: those in the folders of stores that have the name in an address."""
-    stores = [*app.transports.items(), *((f"{name}.outbox", store) for name, store in app.outboxes.items())]
     addresses = dict(_addresses(app))
-    for name, store in stores:
-        folder = store.folder if isinstance(store, FileStore) else None
+    for name, store in stores(app):
+        folder = folder_of(store)
         file = addresses.get(name, "").partition("?")[0].rpartition("/")[2].removeprefix("file:")
         if folder is not None and file:
             yield from (folder / f"{file}{suffix}" for suffix in ("", "-wal", "-shm"))
@@ -246,8 +247,10 @@ def _servers(app: App) -> Iterator[_Server]:
 
 
 def _encrypted_connections(app: App) -> Verdict:
+    unknown = unknown_servers(app)
     servers = [each for each in _servers(app) if not each.is_local]
-    faults = [
+    faults = [f"{name}: {masked(risk)}" for name, store in unknown.items() for risk in store.risks()]
+    faults += [
         f"{each.name}: the connection to {each.host} is not encrypted and verified; "
         + (
             "set tls, or add sslmode=verify-full or ssl_ca=… to the address"
@@ -257,22 +260,24 @@ def _encrypted_connections(app: App) -> Verdict:
         for each in servers
         if not each.is_verified
     ]
-    return _verdict(faults, "verified with TLS") if servers else _absent("every server is on this machine")
+    faults += unseen(unknown)
+    return _verdict(faults, "verified with TLS") if servers or unknown else _absent("every server is on this machine")
 
 
 def _passwords(app: App) -> Verdict:
-    servers = list(_servers(app))
-    faults = []
+    servers, unknown = list(_servers(app)), unknown_servers(app)
+    faults = unseen(unknown)
     for each in servers:
         is_missing = each.password is None and each.scheme.startswith("amqp")  # the user guest with its password
         if is_missing or (each.password is not None and each.password.lower() in {*_COMMON, each.user.lower()}):
             faults.append(f"{each.name}: the password is empty, the user's name or well known; set a random one")
-    return _verdict(faults, "no password is well known") if servers else _absent("no transport has a server")
+    return _verdict(faults, "no password is well known") if servers or unknown else _absent("no transport has a server")
 
 
 def _database_user(app: App) -> Verdict:
-    servers = [each for each in _servers(app) if each.is_sql]
-    faults = [
+    servers, unknown = [each for each in _servers(app) if each.is_sql], unknown_servers(app)
+    faults = unseen(unknown)
+    faults += [
         f'{each.name}: "{each.user}" administers the server; give relevo a user of its own, with rights on its tables'
         for each in servers
         if each.user.lower() in _ADMINISTRATORS
@@ -283,14 +288,14 @@ def _database_user(app: App) -> Verdict:
         )
     return (
         _verdict(faults, "no administrator, and no right to create tables")
-        if servers
+        if servers or unknown
         else _absent("no database server")
     )
 
 
 def _rabbitmq_user(app: App) -> Verdict:
-    servers = [each for each in _servers(app) if each.scheme.startswith("amqp")]
-    faults = []
+    servers, unknown = [each for each in _servers(app) if each.scheme.startswith("amqp")], unknown_servers(app)
+    faults = unseen(unknown)
     for each in servers:
         if each.user in ("", "guest"):
             faults.append(
@@ -299,7 +304,9 @@ def _rabbitmq_user(app: App) -> Verdict:
         if each.path in ("", "/"):
             faults.append(f"{each.name}: the default virtual host is shared; add one of its own")
     return (
-        _verdict(faults, "a user and a virtual host of its own") if servers else _absent("no transport is on RabbitMQ")
+        _verdict(faults, "a user and a virtual host of its own")
+        if servers or unknown
+        else _absent("no transport is on RabbitMQ")
     )
 
 
@@ -324,6 +331,10 @@ def _own_user(_: App) -> Verdict:
 
 def _error_mails(app: App) -> Verdict:
     config = parts_of(app).config
+    if config is None and any(
+        type(each).__module__.startswith("relevo.ext.mail.") for each in parts_of(app).hooks.plugins
+    ):
+        return Verdict("warning", *unseen(["the plugin mail"]))
     mail: Any = config.plugins.get("mail") if config else None
     if mail is None:
         return _absent("the plugin mail is not configured")
