@@ -61,6 +61,11 @@ def _sources(given: str | Iterable[str], where: str) -> tuple[str, ...]:
             raise ConfigurationError(
                 f"{where}: expected sources of events, such as shop or /shop/web; got {shown(each)}"
             ) from None
+        if "*" in each:
+            raise ConfigurationError(
+                f"{where}: expected exact sources of events; got {shown(each)}; * is not a pattern here, so write the "
+                f"name of each source"
+            )
     return found
 
 
@@ -88,11 +93,11 @@ class Signing:
 
         required: Refuse unsigned events.
 
-        accept: The sources of other applications that sign with one of the keys. A signed event of any other
+        accept: The exact sources of other applications that sign with one of the keys. A signed event of any other
             source than the application's own is refused, even if its signature is valid.
 
-        unsigned: The sources whose events may be unsigned, although a signature is required. Everything that can
-            publish can claim to be one of them.
+        unsigned: The exact sources whose events may be unsigned, although a signature is required. Any program that
+            can publish can claim to be one of them.
 
     Raises:
         ConfigurationError: There is no key, one is too short or weak, or a source is invalid; no key is shown.
