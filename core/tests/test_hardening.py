@@ -232,7 +232,10 @@ def test_a_folder_of_locks_that_others_can_write_is_reported(shop: Shop) -> None
     locks.chmod(0o777)
     shop.write("relevo.toml", f'lock = "locks"\ndeploy = "locks/deploy"\n{HARD}')
 
-    assert list(warnings(shop)) == ["lock-folder"]
+    found = warnings(shop)
+
+    assert list(found) == ["lock-folder"]
+    assert found["lock-folder"] == f"others can write {locks}, mode 0777; choose a folder of the service"
 
 
 def test_the_table_and_the_lines_name_the_point_and_the_exit_code_is_that_of_a_configuration(shop: Shop) -> None:

@@ -117,14 +117,15 @@ def _file_of(app: App) -> Path | None:
     return Path(place.options[1]) if place.options[:1] == ["--config"] else None
 
 
-def _open_to_others(path: Path, found: os.stat_result) -> list[str]:
-    """Return why others than this user, its group and root can write *path*."""
+def _open_to_others(path: Path, found: os.stat_result, fix: str | None = None) -> list[str]:
+    """Return why others than this user, its group and root can write *path*, and the *fix*; by default of its mode."""
     faults = []
     if found.st_uid not in (0, os.geteuid()):
-        faults.append(f"{path} belongs to the user {found.st_uid}; chown it to root or to the user of the service")
+        remedy = fix or "chown it to root or to the user of the service"
+        faults.append(f"{path} belongs to the user {found.st_uid}; {remedy}")
     is_of_own_group = found.st_gid == os.getegid()
     if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not is_of_own_group):
-        faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; chmod go-w")
+        faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; {fix or 'chmod go-w'}")
     return faults
 
 
@@ -162,7 +163,9 @@ def _sqlite_paths(app: App) -> Iterator[Path]:
 def _lock_folder(app: App) -> Verdict:
     try:
         folders = {deploy_guard(app).path.parent, *(drain_lock(app, name, ()).path.parent for name in app.transports)}
-        faults = [fault for folder in sorted(folders) for fault in _open_to_others(folder, folder.stat())]
+        # The folder may be shared, as /tmp is, so that its mode must stay.
+        fix = "choose a folder of the service"
+        faults = [fault for folder in sorted(folders) for fault in _open_to_others(folder, folder.stat(), fix)]
     except (ConfigurationError, OSError) as error:
         return Verdict("warning", str(error))
     return _verdict(faults, ", ".join(map(str, sorted(folders))))
