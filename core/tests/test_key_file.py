@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_a_check_tells_that_others_can_read_the_keys(tmp_path: Path) -> None:
 
     done = shop.run("check --json")
 
+    (row,) = [row for row in json.loads(done.stdout) if row["check"] == "signing keys"]
     assert done.returncode == 0
-    assert "has keys and can be read by every user" in done.stdout
+    assert "has keys and can be read by every user" in row["detail"]
+    assert row["ok"] is False
     assert "hunter2" not in done.stdout
+
+
+def test_readable_keys_are_a_warning_in_the_table_and_fail_a_strict_check(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.write("relevo.toml", f'signing = "{KEY}"\n{CONFIGURATION}')
+    shop.folder.joinpath("relevo.toml").chmod(0o644)
+
+    usual, strict = shop.run("check"), shop.run("check --strict")
+
+    (row,) = [line for line in usual.stdout.splitlines() if line.startswith("signing keys")]
+    assert row.split()[2] == "warning"
+    assert usual.returncode == 0
+    assert "signing keys: " in strict.stderr
+    assert strict.returncode == 78

@@ -41,10 +41,13 @@ class _Finding:
     word: str = attrs.field(default="WRONG", kw_only=True)
     """What an error is called in the table."""
 
+    is_advice: bool = attrs.field(default=False, kw_only=True)
+    """Whether it is a warning that changes no exit code."""
+
     @property
     def is_ok(self) -> bool | None:
         """Whether nothing is wrong; ``None`` if there is nothing to check."""
-        return self.error is None if self.applies else None
+        return self.error is None and not self.is_advice if self.applies else None
 
 
 @click.command()
@@ -75,7 +78,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     place = str(config.path or config.origins.default) if config else "made by the application"
     findings = [_Finding("configuration", place)]
     if config is not None and (advice := key_file_advice(config)):
-        findings.append(_Finding("signing keys", advice))
+        findings.append(_advice("signing keys", advice, is_strict=strict))
     findings.append(_try("listeners", partial(_listeners, app)))
     if findings[-1].error is None:
         findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
@@ -95,6 +98,12 @@ def _try(what: str, run: Callable[[], str]) -> _Finding:
         return _Finding(what, run())
     except RelevoError as error:
         return _Finding(what, str(error), error)
+
+
+def _advice(what: str, detail: str, *, is_strict: bool) -> _Finding:
+    if is_strict:
+        return _Finding(what, detail, ConfigurationError(f"{what}: {detail}"), word="warning")
+    return _Finding(what, detail, is_advice=True)
 
 
 def _hardened(name: str, verdict: Verdict) -> _Finding:
@@ -148,6 +157,8 @@ def _report(findings: Sequence[_Finding], *, as_json: bool) -> int:
 def _row(finding: _Finding) -> dict[str, Any]:
     if finding.error is not None:
         ok, detail = finding.word, "see below"
+    elif finding.is_advice:
+        ok, detail = "warning", finding.detail
     elif finding.applies:
         ok, detail = "ok", finding.detail
     else:
