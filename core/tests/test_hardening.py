@@ -118,9 +118,11 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
         ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is not encrypted"),
         ("verify-full", "require", "encrypted-connections", "db: the connection to db.example"),
         ("amqps://", "amqp://", "encrypted-connections", "mq: the connection to mq.example"),
-        ("shop:${PASSWORD}@db", "shop:shop@db", "passwords", "db: the password is empty, the user's name"),
-        ("shop:${PASSWORD}@db", "shop:@db", "passwords", "db: the password is empty"),
-        ("shop:${PASSWORD}@mq", "shop:password@mq", "passwords", "mq: the password is"),
+        ("shop:${PASSWORD}@db", "shop:shop@db", "passwords", "db: the password is the name of the user; set"),
+        ("shop:${PASSWORD}@db", "shop:@db", "passwords", "db: the password is empty; set"),
+        ("shop:${PASSWORD}@db", "shop@db", "passwords", "db: the address has no password for db.example; set one"),
+        ("shop:${PASSWORD}@mq", "shop@mq", "passwords", "mq: the password is missing; set"),
+        ("shop:${PASSWORD}@mq", "shop:password@mq", "passwords", "mq: the password is well known; set"),
         ("shop:${PASSWORD}@db", "postgres:${PASSWORD}@db", "database-user", 'db: "postgres" administers'),
         ('setup = "explicit"', "", "database-user", "must be able to create tables"),
         ("shop:${PASSWORD}@mq", "guest:${PASSWORD}@mq", "rabbitmq-user", "mq: the user guest"),
@@ -322,3 +324,17 @@ def test_error_mails_of_a_plugin_made_in_code_are_not_claimed_to_be_checked(shop
 
     assert found["error-mails"][0] is False
     assert "cannot be checked for the plugin mail, which is made in code" in found["error-mails"][1]
+
+
+def test_a_met_point_says_what_was_checked(shop: Shop) -> None:
+    found = verdicts(shop)
+
+    assert found["database-user"] == (True, "no administrator by its name; it needs no right to create tables")
+    assert found["body-size"] == (True, "at most 2,097,152 bytes, and relevo sends 1,048,576")
+
+
+@pytest.mark.parametrize("address", ["postgresql://shop@localhost/shop", "mariadb://shop@/shop?unix_socket=/run/s"])
+def test_a_database_on_this_machine_may_know_its_user_without_a_password(shop: Shop, address: str) -> None:
+    change(shop, "postgresql://shop:${PASSWORD}@db.example/shop?sslmode=verify-full", address)
+
+    assert "passwords" not in warnings(shop)

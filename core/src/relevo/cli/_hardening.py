@@ -89,7 +89,8 @@ def _body_size(app: App) -> Verdict:
         for name, limit in limited.items()
         if limit > 2 * MAX_BODY
     ]
-    return _verdict(faults, "no larger body than relevo sends") if limited else _absent("no transport has such a limit")
+    ok = f"at most {2 * MAX_BODY:,} bytes, and relevo sends {MAX_BODY:,}"
+    return _verdict(faults, ok) if limited else _absent("no transport has such a limit")
 
 
 # --- files ---------------------------------------------------------------------------------------------------
@@ -270,11 +271,25 @@ def _encrypted_connections(app: App) -> Verdict:
 def _passwords(app: App) -> Verdict:
     servers, unknown = list(_servers(app)), unknown_servers(app)
     faults = unseen(unknown)
+    found = dict(stores(app))
     for each in servers:
-        is_missing = each.password is None and each.scheme.startswith("amqp")  # the user guest with its password
-        if is_missing or (each.password is not None and each.password.lower() in {*_COMMON, each.user.lower()}):
-            faults.append(f"{each.name}: the password is empty, the user's name or well known; set a random one")
+        if fault := _weak_password(each):
+            faults.append(f"{each.name}: the password is {fault}; set a random one")
+        elif each.password is None:  # a database may know its user in another way, as its transport knows
+            faults += [f"{each.name}: {masked(risk)}" for risk in found[each.name].risks()]
     return _verdict(faults, "no password is well known") if servers or unknown else _absent("no transport has a server")
+
+
+def _weak_password(server: _Server) -> str | None:
+    """Return what the password of *server* is, if it can be guessed."""
+    if server.password is None:
+        return "missing" if server.scheme.startswith("amqp") else None
+    password = server.password.lower()
+    if not password:
+        return "empty"
+    if password == server.user.lower():
+        return "the name of the user"
+    return "well known" if password in _COMMON else None
 
 
 def _database_user(app: App) -> Verdict:
@@ -290,7 +305,7 @@ def _database_user(app: App) -> Verdict:
             'the user must be able to create tables; write setup = "explicit", and run relevo setup as its owner'
         )
     return (
-        _verdict(faults, "no administrator, and no right to create tables")
+        _verdict(faults, "no administrator by its name; it needs no right to create tables")
         if servers or unknown
         else _absent("no database server")
     )
