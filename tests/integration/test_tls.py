@@ -257,6 +257,43 @@ def test_a_file_that_cannot_be_used_is_reported(
     assert str(caught.value) in str(of_the_file.value)
 
 
+def test_a_key_in_place_of_a_certificate_and_the_reverse_are_not_to_be_converted(servers: Servers) -> None:
+    mine = servers.client
+
+    with pytest.raises(ConfigurationError) as of_certificate:
+        Tls(ca=mine.key)
+    with pytest.raises(ConfigurationError) as of_key:
+        Tls(certificate=mine.certificate, key=mine.certificate)
+
+    assert str(of_certificate.value).endswith("; it has a private key; name the file of the certificate")
+    assert str(of_key.value).endswith("; it has a certificate; name the file of the key")
+
+
+def test_the_remedy_for_another_format_does_not_overwrite_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "k.pem"
+    file.write_bytes(b"\x30\x82\x01")
+
+    for name, arguments in (("ca", {"ca": file}), ("key", {"key": file})):
+        with pytest.raises(ConfigurationError, match=rf"^{name}: .* -in {file} -out NEW\.pem$"):
+            Tls(**arguments)
+
+
+def test_a_special_file_is_called_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"^ca: /dev/null: expected a file; got a special file$"):
+        Tls(ca=Path("/dev/null"))
+
+
+@pytest.mark.parametrize(("given", "got"), [("true", "a boolean"), ("3", "a whole number")])
+def test_a_switch_in_place_of_the_options_is_refused_as_no_table(given: str, got: str, tmp_path: Path) -> None:
+    file = tmp_path / "relevo.toml"
+    file.write_text(f'[transports]\nmain = {{ url = "amqps://x:y@mq.example", tls = {given} }}\n')
+
+    with pytest.raises(ConfigurationError) as caught:
+        App.from_config(file)
+
+    assert str(caught.value) == f"{file}:2: transports.main.tls: expected a table such as {{}}; got {got}"
+
+
 def test_certificates_and_keys_that_do_not_fit_are_reported(servers: Servers, tmp_path: Path) -> None:
     other, expired = servers.authority.sign("other"), servers.authority.sign("expired", expired=True)
     mine = servers.client
@@ -271,7 +308,7 @@ def test_certificates_and_keys_that_do_not_fit_are_reported(servers: Servers, tm
         ({"certificate": mine.certificate, "key": other.key}, f"key: {other.key} is not the key of {mine.certificate}"),
         ({"certificate": expired.certificate, "key": expired.key}, "expired on 2020-02-01; renew it"),
         ({"certificate": mine.certificate}, "has no private key; name its file with key"),
-        ({"key": mine.key}, "key: it belongs to a certificate"),
+        ({"key": mine.key}, "key: needs certificate; set both"),
         ({"certificate": mine.certificate, "key": locked}, "is encrypted, and nothing can ask for its passphrase"),
         ({"certificate": mine.certificate, "key": open_to_all}, f"run: chmod 600 {open_to_all}"),
         ({"ca": broken}, f"ca: {broken} cannot be read as a certificate"),

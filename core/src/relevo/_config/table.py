@@ -155,6 +155,12 @@ def as_table(cls: type, value: Any) -> dict[str, Any]:
     return {first: value} if first is not None and not isinstance(value, dict) else value
 
 
+def _may_be_bare(cls: type, value: Any) -> bool:
+    """Return whether *value* may stand for a table of *cls*: it does not for an optional path, unless it is text."""
+    first = next(iter(keys_of(cls).values()))
+    return first.is_required or Path not in first.kinds or isinstance(value, str)
+
+
 class TableReader:
     """
     Reads tables, and notes what is invalid in them; no secret is shown.
@@ -189,6 +195,8 @@ class TableReader:
         values: dict[str, Any] = {}
         is_table = False  # nor may it be a problem yet: an earlier one at these keys stands for all
         with self._problems.at(*keys):
+            if table is not given and not _may_be_bare(cls, given):
+                table_of(where, given, "{}")
             values = self.values(cls, table_of(where, table, "{}"), keys, is_bare=table is not given)
             is_table = True
         if not is_table or len(self._problems) > before:

@@ -32,10 +32,17 @@ def _certificates(_: object, field: attrs.Attribute[Any], path: Path | None) -> 
     """Check that the file at *path* has certificates."""
     if path is None:
         return
-    if not _CERTIFICATE.search(_text(field.name, path)):
+    text = _text(field.name, path)
+    if not _CERTIFICATE.search(text):
+        is_key = _KEY.search(text) or _ENCRYPTED_KEY.search(text)
+        remedy = (
+            "it has a private key; name the file of the certificate"
+            if is_key
+            else f"convert it: openssl x509 -inform der -in {path} -out NEW.pem"
+        )
         raise ConfigurationError(
             f"{field.name}: {path} has no certificate in PEM format, which begins with -----BEGIN CERTIFICATE-----; "
-            f"convert it: openssl x509 -inform der -in FILE -out {path.stem}.pem"
+            f"{remedy}"
         )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
@@ -54,9 +61,14 @@ def _key(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
             f"openssl pkey -in {path} -out FILE"
         )
     if not _KEY.search(text):
+        remedy = (
+            "it has a certificate; name the file of the key"
+            if _CERTIFICATE.search(text)
+            else f"convert it: openssl pkey -inform der -in {path} -out NEW.pem"
+        )
         raise ConfigurationError(
             f"{field.name}: {path} has no private key in PEM format, which begins with -----BEGIN PRIVATE KEY-----; "
-            f"convert it: openssl pkey -inform der -in FILE -out {path.stem}.pem"
+            f"{remedy}"
         )
     found = path.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO | (stat.S_IRGRP if found.st_uid else 0)):
@@ -66,7 +78,8 @@ def _key(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
 def _text(name: str, path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
-            raise ConfigurationError(f"{name}: {path}: expected a file; got {'a folder' if path.is_dir() else 'none'}")
+            kind = "a folder" if path.is_dir() else "a special file"
+            raise ConfigurationError(f"{name}: {path}: expected a file; got {kind}")
         with path.open("rb") as file:
             return file.read(_MOST).decode("latin-1")
     except FileNotFoundError:
@@ -88,8 +101,8 @@ class Tls:
     name of the address. The files are checked at once, and read again for each connection.
 
     Raises:
-        ConfigurationError: A file is missing, cannot be read, is not in PEM format, does not belong to the others, or
-            has expired.
+        ConfigurationError: A file is missing, cannot be read, is not in PEM format, does not match the others, or has
+            expired.
     """
 
     ca: Path | None = attrs.field(default=None, converter=_path, validator=_certificates)
@@ -112,7 +125,7 @@ class Tls:
             raise ConfigurationError(f'version: expected "1.2" or "1.3"; got {shown(self.version)}')
         if self.certificate is None:
             if self.key is not None:
-                raise ConfigurationError("key: it belongs to a certificate; add certificate")
+                raise ConfigurationError("key: needs certificate; set both")
             return
         if self.key is None and not _KEY.search(_text("certificate", self.certificate)):
             raise ConfigurationError(f"certificate: {self.certificate} has no private key; name its file with key")
