@@ -109,6 +109,23 @@ def test_a_dead_letter_is_told_listed_shown_revived_and_discarded(shop: Shop) ->
     assert empty.stdout == "no dead letters\n"
 
 
+def test_a_dead_letter_that_its_queue_does_not_accept_stays_until_the_list_has_changed(shop: Shop) -> None:
+    shop.run("dispatch image.deleted")
+    shop.write("relevo.toml", f'{CONFIGURATION}\n[queues.feed]\naccept = ["image.created"]\n')
+    shop.run("drain -q feed")
+    (dead,) = json.loads(shop.run("dead list --json").stdout)
+
+    kept = shop.run("dead revive --all")
+    still = json.loads(shop.run("dead list --json").stdout)
+    shop.write("relevo.toml", CONFIGURATION)
+    done = shop.run("dead revive --all")
+
+    assert (dead["reason"], still) == ("not-accepted", [dead])
+    assert kept.returncode == 1
+    assert "stays: the queue main/feed does not accept 'image.deleted'; it accepts: " in kept.stderr
+    assert (done.returncode, done.stdout) == (0, "1 revived\n")
+
+
 def test_a_dead_letter_of_a_newer_release_stays_and_the_others_are_revived(shop: Shop) -> None:
     for _ in range(2):
         shop.run("""dispatch image.created '{"bad": true}'""")

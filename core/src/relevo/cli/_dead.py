@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._transport.envelope import Envelope
+from relevo._transport.route import Target
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
 from relevo.cli._choice import By, DeadLetterChoice, dead_letter_groups, dead_letter_options
@@ -20,7 +21,7 @@ from relevo.cli._option import ask, json_option, queue_option, transport_option,
 from relevo.cli._output import echo, first_line, show_json, show_table
 from relevo.cli._parameter import Whole
 from relevo.cli._place import stores
-from relevo.errors import DecodeError, shown
+from relevo.errors import DecodeError, NotAcceptedError, shown
 
 Found = tuple[Transport, DeadLetterEntry]
 Named = tuple[Transport, str]
@@ -136,6 +137,7 @@ def revive(
     """
     Make the dead letters REFS ready again; only the failed listeners run, and their counts start again.
 
+    One that its queue does not accept, or whose signature is invalid, would become a dead letter again, so it stays.
     Exits with 1 if one cannot be revived or does not exist; the others are revived.
 
     Example: relevo dead revive --all -q feed --reason retries-exhausted
@@ -146,7 +148,9 @@ def revive(
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
     for store, entry in chosen:
         try:
-            states[store, entry.ref] = app.revived(entry)
+            states[store, entry.ref] = _revived(app, store, entry)
+        except NotAcceptedError as error:
+            stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
         except NewerStateError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
         except DecodeError as error:
@@ -193,6 +197,21 @@ def discard(
             return not_found(list(unknown.values()))
     gone = _each(chosen, lambda store, some: store.discard(some))
     return _report("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
+
+
+def _revived(app: App, store: Transport, entry: DeadLetterEntry) -> bytes:
+    """
+    Return the state with which *entry* of *store* is revived.
+
+    Raises:
+        NotAcceptedError: Its queue does not accept it, so it would become a dead letter again.
+
+        DecodeError: As of :meth:`App.revived`.
+    """
+    state = app.revived(entry)
+    if isinstance(entry.envelope, Envelope):  # an outbox has no options, so it accepts every event
+        parts_of(app).queue_table.check(entry.envelope.name, Target(store.name, entry.queue))
+    return state
 
 
 def _meant(
