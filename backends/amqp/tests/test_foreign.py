@@ -474,6 +474,22 @@ def wait_for_entries(transport: AmqpTransport, queue: str) -> Sequence[relevo.De
     return found
 
 
+def test_a_copy_that_the_other_program_asked_for_is_not_sent_again_by_a_retry(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    other = server.queue()
+    transport.setup([other])
+    publish(server, queue, given=properties(headers={**HEADERS, "CC": [other]}))
+    (delivery,) = receive(transport, queue)
+
+    assert transport.settle([(delivery, Nack(delay=0.0))]) == []
+    (again,) = receive(transport, queue)
+
+    assert again.attempt == 2
+    assert server.ready(server.topology.queue(other, Role.MAIN)) == 1
+    transport.ack(again)
+
+
 def test_what_a_killed_process_held_comes_back_alone_and_as_it_came(
     server: Server, transport: AmqpTransport, queue: str
 ) -> None:

@@ -37,7 +37,7 @@ FROM (
 ) AS given
 WHERE true
 ON CONFLICT ({_IDENTITY}) DO NOTHING;
-"""  # noqa: S608 - names of this package
+"""  # noqa: S608 - names of this package  # nosec B608
 
 _POSTGRESQL = f"""\
 INSERT INTO relevo_event ({_COLUMNS})
@@ -55,7 +55,7 @@ FROM (
     CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now
 ) AS given, pg_notify('{CHANNEL}', '')
 ON CONFLICT ({_IDENTITY}) DO NOTHING;
-"""  # noqa: S608 - as above
+"""  # noqa: S608 - as above  # nosec B608
 
 _MARIADB = f"""\
 INSERT INTO relevo_event ({_COLUMNS})
@@ -72,7 +72,7 @@ FROM (
   SELECT :queue AS queue, :event AS event, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED) AS now
 ) AS given
 ON DUPLICATE KEY UPDATE event_id = relevo_event.event_id;
-"""  # noqa: S608 - as above
+"""  # noqa: S608 - as above  # nosec B608
 
 _STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "mariadb": _MARIADB, "mysql": _MARIADB}
 
