@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pika
+import pika.exceptions
 import pytest
 
 import rabbitmq_node
@@ -29,6 +32,8 @@ from relevo_amqp._publisher import PublishResult
 from relevo_conformance.fault.proxy import Proxy
 
 pytestmark = pytest.mark.slow("about a server, and some seconds for each outage")
+
+PAGES = Path(__file__).parents[3] / "docs" / "how-to"
 
 Node = rabbitmq_node.PrivateNode
 Opener = Callable[..., AmqpTransport]
@@ -312,6 +317,44 @@ def test_without_the_right_to_write_an_event_is_refused_with_the_reason(node: No
         opener("clerk").send(_envelopes(3))
 
     assert caught.value.refused == (0, 1, 2)
+
+
+def test_the_permissions_of_the_pages_are_enough_for_other_programs(node: Node, opener: Opener, prefix: str) -> None:
+    producer, receiver = _permissions("exchange-cloudevents", prefix)
+    (own,) = _permissions("harden-a-deployment", prefix)
+    opener().setup(["default", "feed"])
+
+    _allow(node, **producer)
+    _as_clerk(node, lambda channel: _publish(channel, f"{prefix}.q.feed"))
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="read access"):
+        _as_clerk(node, lambda channel: channel.basic_get(f"{prefix}.q.feed"))
+    _allow(node, **own)
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match=r"write access to exchange 'amq\.default'"):
+        _as_clerk(node, lambda channel: _publish(channel, f"{prefix}.q.feed"))
+    _allow(node, **receiver)
+    _, _, body = _as_clerk(node, lambda channel: channel.basic_get(f"{prefix}.q.feed", auto_ack=True))
+
+    assert body == b"an event"
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="read access"):
+        _as_clerk(node, lambda channel: channel.basic_get(f"{prefix}.q.default"))
+
+
+def _permissions(page: str, prefix: str) -> list[dict[str, str]]:
+    """Return what each ``set_permissions`` of *page* permits, for *prefix*."""
+    text = (PAGES / f"{page}.md").read_text().replace("relevo\\", f"{prefix}\\").replace("'^relevo'", f"'^{prefix}'")
+    found = re.findall(r"set_permissions -p shop \w+ '(.*)' '(.*)' '(.*)'", text)
+    return [{"configure": configure, "write": write, "read": read} for configure, write, read in found]
+
+
+def _as_clerk(node: Node, use: Callable[[Any], Any]) -> Any:
+    """Return the result of *use* with a channel of the user whose permissions are tested."""
+    with pika.BlockingConnection(pika.URLParameters(node.url.replace("guest:guest", "clerk:clerk"))) as connection:
+        return use(connection.channel())
+
+
+def _publish(channel: Any, queue: str) -> None:
+    channel.confirm_delivery()
+    channel.basic_publish("", queue, b"an event", mandatory=True)
 
 
 def test_without_the_right_to_read_or_to_configure_it_is_a_configuration_error(node: Node, opener: Opener) -> None:
