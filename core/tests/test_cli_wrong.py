@@ -287,6 +287,11 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
         65,
         "$.a[0]: duplicate key 'b'; remove one of them",
     ),
+    "arguments with a key that is there twice at the top": (
+        'dispatch a.b \'{"b": 1, "b": 2}\'',
+        65,
+        """the event "a.b" cannot be sent: duplicate key 'b'; remove one of them""",
+    ),
     "arguments that end early": (
         "dispatch a.b '{\"a\": 1'",
         65,
@@ -295,7 +300,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "arguments that are deeper than Python goes": (
         f"""dispatch a.b '{{"a": {"[" * 50_000}{"]" * 50_000}}}'""",
         65,
-        'the event "a.b" cannot be sent: $: deeper than 100 levels',
+        'the event "a.b" cannot be sent: deeper than 100 levels',
     ),
     "arguments that are too deep": (
         f"""dispatch a.b '{{"a": {"[" * 101}{"]" * 101}}}'""",

@@ -172,7 +172,8 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
         ),
         (b'\n\nsource = """', "relevo.toml:3: source: Unterminated string .end of document"),
         (b"a = " + b"[" * 100_000, "it is nested too deeply"),
-        (b"source = '\xe9'", "codec can't decode byte 0xe9 in position 10: .*; save it as UTF-8"),
+        (b"source = '\xe9'", "relevo.toml:1: expected text in UTF-8; got the byte 0xe9; save the file as UTF-8"),
+        (b"\xef\xbb\xbfsetup = 'auto'\nsource = '\xe9'", "relevo.toml:2: expected text in UTF-8; got the byte 0xe9"),
         *(('source = "shop"'.encode(each), "expected text in UTF-8; got UTF-16 or no text") for each in UTF_16),
         (b"lease = " + b"1" * 5000, ":1: a number or a key has more than 1000 characters"),
         (b"\nlease = 0x" + b"F" * 50_000, ":2: a number or a key has more than 1000 characters"),
@@ -187,7 +188,7 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
         (b"listeners = [" + b"1," * 80_000 + b"]", "it has too many keys; expected at most 10000"),
         (b"a = 1\n" + b"#" * 1024 * 1024, "expected a file of at most 1 MiB; got a larger one"),
     ],
-    ids=range(27),
+    ids=range(28),
 )
 def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path: Path, text: bytes, why: str) -> None:
     path = write(text)

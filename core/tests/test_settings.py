@@ -98,6 +98,11 @@ def test_keys_that_cannot_sign_are_told_and_never_shown(read_: Read, text: str, 
     assert told(read_, text).startswith(f"relevo.toml:1: {why}")
 
 
+@pytest.mark.parametrize("text", ['signing = "${SHOP_KEY}"', 'signing = { keys = ["${SHOP_KEY}"] }'])
+def test_an_empty_variable_for_a_key_is_named(read_: Read, text: str) -> None:
+    assert "SHOP_KEY is empty; set this variable" in told(read_, text, SHOP_KEY="")
+
+
 def test_a_key_that_cannot_sign_is_told_of_the_variable_that_has_it(read_: Read) -> None:
     with pytest.raises(
         ConfigurationError,

@@ -179,7 +179,7 @@ def test_a_file_that_every_user_can_write_is_refused_with_owner_mode_and_remedy(
 
     assert text.startswith(f"{file}: not read, since {file} can be written by every user (owner ")
     assert "mode 0666)" in text
-    assert f"--config {file} or RELEVO_CONFIG; otherwise chmod o-w {file}" in text
+    assert f"--config {file}, RELEVO_CONFIG or App.from_config(path); otherwise chmod o-w {file}" in text
 
 
 def test_a_file_in_a_folder_that_every_user_can_write_is_refused(shop: Path) -> None:

@@ -273,8 +273,9 @@ def test_the_remedy_for_another_format_does_not_overwrite_the_file(tmp_path: Pat
     file = tmp_path / "k.pem"
     file.write_bytes(b"\x30\x82\x01")
 
-    for name, arguments in (("ca", {"ca": file}), ("key", {"key": file})):
-        with pytest.raises(ConfigurationError, match=rf"^{name}: .* -in {file} -out NEW\.pem$"):
+    options: list[dict[str, Any]] = [{"ca": file}, {"key": file}]
+    for arguments in options:
+        with pytest.raises(ConfigurationError, match=rf"^{next(iter(arguments))}: .* -in {file} -out NEW\.pem$"):
             Tls(**arguments)
 
 

@@ -131,3 +131,9 @@ def test_two_processes_that_create_it_at_once_both_work(tmp_path: Path) -> None:
         transport = app.transport("main")
         assert isinstance(transport, SqlTransport)
         assert transport.stats("default").ready == 3
+
+
+@pytest.mark.parametrize("mode", ["660", "0o660"])
+def test_permissions_as_a_number_are_to_be_written_as_text(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r'file_mode: expected text such as "0660"; got a whole number$'):
+        opened(tmp_path, more=f", file_mode = {mode}")

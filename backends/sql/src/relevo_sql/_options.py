@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import sqlalchemy as sa
@@ -59,7 +59,7 @@ class SqlOptions:
     busy_timeout: float = attrs.field(default=30.0, validator=_positive)
     """Seconds to wait for the transaction of another writer to end."""
 
-    file_mode: str | None = attrs.field(default=None, validator=_octal)
+    file_mode: Annotated[str | None, '"0660"'] = attrs.field(default=None, validator=_octal)
     """
     The permissions of an SQLite file that relevo creates, such as ``"0660"``, whatever the umask is.
 

@@ -162,7 +162,10 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     except TomlError as error:
         raise _with_line(path, text, error) from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: {error}; save it as UTF-8") from error
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        raise ConfigurationError(
+            f"{path}:{line}: expected text in UTF-8; got the byte 0x{byte:02x}; save the file as UTF-8"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
@@ -295,6 +298,9 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
         f"{where}: the variable {name} is not set; set it, or write $${{{name}}} if the text itself is meant"
         for name in dict.fromkeys(unset)
     ]
+    if keys[0] == "signing" and not unset and not _REFERENCE.sub(lambda match: environ.get(match[2] or "", "$"), value):
+        empty = " and ".join(dict.fromkeys(name for _, name in references if name))
+        faults.append(f"{where}: {empty} is empty; set this variable, or remove the reference")
     if (None, None) in references:
         faults.append(f"{where}: a dollar sign without {{VARIABLE}} after it; write $$ for the sign itself")
     if faults:

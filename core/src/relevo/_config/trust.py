@@ -134,7 +134,7 @@ def check_trusted(file: Path) -> None:
     weakness = weakness_on([*_way(file)], file.parent, user) if user else None
     if user and weakness:
         path = shlex.quote(str(weakness.step.path))
-        named = f"--config {shlex.quote(str(file))} or RELEVO_CONFIG"
+        named = f"--config {shlex.quote(str(file))}, RELEVO_CONFIG or App.from_config(path)"
         raise ConfigurationError(
             f"{file}: not read, since {_described(weakness)}, and its code would run as {_name(user.uid)}; "
             f"if you trust it, name it: {named}; otherwise {weakness.fix} {path}"

@@ -46,9 +46,9 @@ def arguments_of(event_name: str, text: str) -> dict[str, Any]:
         why = f"{error.msg[:1].lower()}{error.msg[1:]} in line {error.lineno}, column {error.colno}"
         raise EncodeError(event_name, "", f"the arguments are not JSON: {why}; {_EXAMPLE}") from error
     except RecursionError as error:
-        raise EncodeError(event_name, "$", f"deeper than {MAX_DEPTH} levels") from error
+        raise EncodeError(event_name, "", f"deeper than {MAX_DEPTH} levels") from error
     for path, fault in _faults(found, "$", MAX_DEPTH):
-        raise EncodeError(event_name, path, fault.why)
+        raise EncodeError(event_name, "" if path == "$" else path, fault.why)
     if not isinstance(found, dict):
         raise EncodeError(
             event_name, "", f"the arguments must be a JSON object, not {type(found).__name__}; {_EXAMPLE}"
