@@ -285,6 +285,19 @@ def test_a_worker_that_waits_is_woken(url: str) -> None:
     assert ids(found) == ["17"]
 
 
+@pytest.mark.postgresql
+def test_the_statement_notifies_on_postgresql(postgresql_database: str, opener: Opener) -> None:
+    store = opener(SystemClock(), url=postgresql_database)
+    plain = sa.make_url(postgresql_database).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as listening:
+        listening.execute("LISTEN relevo")
+
+        insert(postgresql_database, store, document())
+        listening.execute("NOTIFY relevo, 'the last'")
+
+        assert [found.payload for found in listening.notifies(timeout=40.0, stop_after=2)] == ["", "the last"]
+
+
 def test_the_statement_is_printed_and_documented(url: str, tmp_path: Path, store: SqlTransport) -> None:
     configure(tmp_path, url)
 
