@@ -47,7 +47,7 @@ napoleon_custom_sections = ["Promises"]
 # --- what is not linked, and why; everything else that leads nowhere is an error --------------------
 
 nitpicky = True
-_OTHERS = "collections.abc contextlib datetime hypothesis logging msgspec os pathlib sqlalchemy types typing"
+_OTHERS = "collections.abc contextlib datetime hypothesis logging msgspec os pathlib sqlalchemy ssl types typing"
 nitpick_ignore_regex = [
     # Types of others: resolving them would ask their sites at every build.
     (r"py:.*", rf"({_OTHERS.replace(' ', '|')})\..*"),

@@ -28,6 +28,9 @@ from relevo_conformance.worker import RecordedWorker
 
 Result = TypeVar("Result")
 
+_NOTICEABLE = 0.001
+"""Seconds that every clock shows; less may vanish in its resolution, or in that of a float."""
+
 
 class Recorder:
     """
@@ -99,7 +102,7 @@ class Recorder:
         """Let *seconds* pass."""
         before = self.harness.clock.now()
         self.hook("advance", lambda: self.harness.advance(seconds), wait=0.0 if self.harness.fake else seconds)
-        if seconds > 0.0 and self.harness.clock.now() <= before:
+        if seconds >= _NOTICEABLE and self.harness.clock.now() <= before:
             why = f"did not move the clock by {seconds:g} s"
             raise HarnessError(type(self.harness).__name__, "advance", why)
 
