@@ -64,11 +64,11 @@ def test_an_event_that_has_expired_is_refused_on_every_way_and_nothing_is_writte
     ]
 
     for way in ways:
-        with pytest.raises(ConfigurationError, match=r"^the expires of a dispatch: expected ") as caught:
+        with pytest.raises(ConfigurationError, match=r"^expires: expected ") as caught:
             way()
         assert "\n" not in str(caught.value)
     assert heard == []
-    with pytest.raises(ConfigurationError, match=r"^the expires of a dispatch: expected "):
+    with pytest.raises(ConfigurationError, match=r"^expires: expected "):
         app.dispatch(Event("a.b"))
     assert waiting(app) == 0
 

@@ -96,7 +96,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a key for signatures that is a password": (
         f'signing = "{CANARY}"\n[transports]\nmain = "memory://"',
         "status",
-        "relevo.toml:1: signing: expected keys of at least 32 characters; got one of 7",
+        "relevo.toml:1: signing: expected keys of at least 32 characters; got one with 7 characters",
     ),
     "a retry policy that cannot be": (
         CONFIGURATION + '[retries]\n"main/feed" = { factor = 0 }',

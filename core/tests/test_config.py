@@ -557,7 +557,7 @@ EVERYTHING: list[tuple[str, str]] = [
     ('patience = "soon"', "patience: expected seconds as a number, or text such as"),
     ("lease = 0.1", "lease: too short to be renewed; expected 1.0 s or more; got 0.1 s"),
     ('sorce = "shop"', 'unknown key "sorce"; did you mean "source"?'),
-    ('signing = "short"', "signing: expected keys of at least 32 characters; got one of 5"),
+    ('signing = "short"', "signing: expected keys of at least 32 characters; got one with 5 characters"),
     ("[transports]", ""),
     ('main = "memory://"', ""),
     ("typo = 4", "transports.typo: expected text"),

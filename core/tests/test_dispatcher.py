@@ -576,13 +576,13 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
             Event("a.b"),
             {"expires": "soon"},
             ConfigurationError,
-            "the expires of a dispatch: expected seconds as a number, or text such as",
+            "expires: expected seconds as a number, or text such as",
         ),
         (
             Event("a.b"),
             {"expires": float("nan")},
             ConfigurationError,
-            "the expires of a dispatch: expected a datetime with a zone, ",
+            "expires: expected a datetime with a zone, ",
         ),
         (Event("a.b"), {"expires": datetime(2026, 1, 1)}, ConfigurationError, "expected a datetime with a zone"),  # noqa: DTZ001
         *(
@@ -590,7 +590,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
                 Event("a.b"),
                 {"expires": past},
                 ConfigurationError,
-                "the expires of a dispatch: expected a moment in the future",
+                "expires: expected a moment in the future",
             )
             for past in (1.0, "0s", timedelta(0), datetime(2001, 1, 1, tzinfo=UTC))
         ),
@@ -599,7 +599,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
                 Event("a.b"),
                 {"expires": far},
                 ConfigurationError,
-                "the expires of a dispatch: expected a moment before the year",
+                "expires: expected a moment before the year",
             )
             for far in (10**400, float("inf"), 1.8e12)
         ),

@@ -125,13 +125,13 @@ def test_an_event_that_may_come_unsigned_cannot_pass_for_one_of_another_source(
     drain(shop(transports={"main": transport}, signing=Signing(NEW, unsigned=["partner"])))
 
     assert heard == []
-    assert dead(transport) == [
-        ("malformed", 'the body is the event "a.b" 1 from shop, its envelope says "a.b" 1 from partner')
-    ]
+    assert dead(transport) == [("malformed", 'the body names "a.b" 1 from shop, the envelope "a.b" 1 from partner')]
 
 
 def test_the_applications_own_events_cannot_be_let_in_unsigned(make: Make) -> None:
-    with pytest.raises(ConfigurationError, match=r"^signing.unsigned: the application's own source 'shop' is in it; "):
+    with pytest.raises(
+        ConfigurationError, match=r"^signing.unsigned: the application's own source 'shop' may not be listed; "
+    ):
         make(signing=Signing(NEW, unsigned=["partner", "shop"]))
 
 

@@ -115,7 +115,7 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
         ('signing = "${KEY}"', "", "signed-events", "events are not signed"),
         ('"${KEY}"', '{ keys = "${KEY}", required = false }', "signed-events", "unsigned events are accepted"),
         ('media = ["image.*"]', "", "accepted-events", "any event is accepted in main/media; list"),
-        ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is not encrypted"),
+        ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is unencrypted"),
         ("verify-full", "require", "encrypted-connections", "db: the connection to db.example"),
         ("amqps://", "amqp://", "encrypted-connections", "mq: the connection to mq.example"),
         ("shop:${PASSWORD}@db", "shop:shop@db", "passwords", "db: the password is the name of the user; set"),

@@ -82,9 +82,9 @@ def test_without_keys_nothing_is_signed(read_: Read) -> None:
         ("signing = {}", 'signing: the option "keys" is missing'),
         (
             "signing = 'hunter2'",
-            "signing: expected keys of at least 32 characters; got one of 7; generate one with",
+            "signing: expected keys of at least 32 characters; got one with 7 characters; generate one with",
         ),
-        (f'signing = ["{KEY}", ""]', "signing: expected keys of at least 32 characters; got one of 0"),
+        (f'signing = ["{KEY}", ""]', "signing: expected keys of at least 32 characters; got one with 0 characters"),
         (f'signing = ["{KEY}", "{KEY}"]', "signing: one of the keys is given twice"),
         (f'signing = {{ keys = "{KEY}", required = "hunter2" }}', "signing.required: expected true or false; got text"),
         (
@@ -106,7 +106,7 @@ def test_an_empty_variable_for_a_key_is_named(read_: Read, text: str) -> None:
 def test_a_key_that_cannot_sign_is_told_of_the_variable_that_has_it(read_: Read) -> None:
     with pytest.raises(
         ConfigurationError,
-        match=r"^RELEVO_SIGNING__KEYS: signing: expected keys of .*; got one of 1",
+        match=r"^RELEVO_SIGNING__KEYS: signing: expected keys of .*; got one with 1 characters",
     ):
         read_('source = "shop"', RELEVO_SIGNING__KEYS='["a"]')
 

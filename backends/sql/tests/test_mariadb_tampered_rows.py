@@ -22,9 +22,9 @@ Maker = Callable[..., Envelope]
     [
         ("state = 9", "the column state holds a number, 9"),
         ("state = -1", "the column state holds a number, -1"),
-        ("state = 1", "the column lease_until holds nothing and the row is leased"),
-        ("state = 3", "the column ordering_key holds nothing and the row waits for others of its ordering key"),
-        ("state = 3, ordering_key = 'k', target = NULL", "the column target holds nothing"),
+        ("state = 1", "the column lease_until is NULL and the row is leased"),
+        ("state = 3", "the column ordering_key is NULL and the row waits for others of its ordering key"),
+        ("state = 3, ordering_key = 'k', target = NULL", "the column target is NULL"),
     ],
 )
 def test_a_row_that_no_claim_would_find_is_handed_out_as_unreadable(

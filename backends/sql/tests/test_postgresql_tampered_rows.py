@@ -49,11 +49,11 @@ def _careless(opener: Opener, clock: FakeClock, lax: str) -> SqlTransport:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("body = NULL", "the column body holds nothing"),
-        ("event_id = NULL", "the column event_id holds nothing"),
-        ("source = NULL", "the column source holds nothing"),
-        ("name = NULL", "the column name holds nothing"),
-        ("enqueued_at = NULL, name = NULL", "the column name holds nothing"),
+        ("body = NULL", "the column body is NULL"),
+        ("event_id = NULL", "the column event_id is NULL"),
+        ("source = NULL", "the column source is NULL"),
+        ("name = NULL", "the column name is NULL"),
+        ("enqueued_at = NULL, name = NULL", "the column name is NULL"),
         ("urgency = 9", "the column urgency holds 9"),
         ("headers = '[1]'", "the column headers holds no JSON"),
         ("headers = '{\"a\": 1}'", "the column headers holds no JSON"),
@@ -64,10 +64,10 @@ def _careless(opener: Opener, clock: FakeClock, lax: str) -> SqlTransport:
         ("lost_leases = -1", "the column lost_leases holds -1"),
         ("state = 9", "the column state holds a number, 9"),
         ("state = -1", "the column state holds a number, -1"),
-        ("state = 3", "the column ordering_key holds nothing and the row waits"),
-        ("state = 3, ordering_key = '42', target = NULL", "the column target holds nothing and the row waits"),
-        ("state = 1", "the column lease_until holds nothing and the row is leased"),
-        ("state = 1, token = 7", "the column lease_until holds nothing and the row is leased"),
+        ("state = 3", "the column ordering_key is NULL and the row waits"),
+        ("state = 3, ordering_key = '42', target = NULL", "the column target is NULL and the row waits"),
+        ("state = 1", "the column lease_until is NULL and the row is leased"),
+        ("state = 1, token = 7", "the column lease_until is NULL and the row is leased"),
     ],
 )
 def test_a_row_that_is_no_envelope_is_set_aside_and_its_followers_flow(

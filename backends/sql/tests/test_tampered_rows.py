@@ -27,7 +27,7 @@ def tamper(path: Path, sql: str, *values: object) -> None:
 @pytest.mark.parametrize(
     ("change", "why", "raw"),
     [
-        ("body = NULL", "body holds nothing", b""),
+        ("body = NULL", "body is NULL", b""),
         ("body = 'text'", "body holds text", b"text"),
         ("body = 7", "body holds a number, 7", b"7"),
         ("body = CAST(x'ff41' AS TEXT)", "body holds text that is not UTF-8", b"\xffA"),
@@ -35,9 +35,9 @@ def tamper(path: Path, sql: str, *values: object) -> None:
         ("attempt = 'many'", "attempt holds text", b'{"number":1}'),
         ("lost_leases = -3", "lost_leases holds -3", b'{"number":1}'),
         ("lost_leases = 1.5", "lost_leases holds a number, 1.5", b'{"number":1}'),
-        ("event_id = NULL", "event_id holds nothing", b'{"number":1}'),
+        ("event_id = NULL", "event_id is NULL", b'{"number":1}'),
         ("event_id = x'00'", "event_id holds bytes", b'{"number":1}'),
-        ("source = NULL", "source holds nothing", b'{"number":1}'),
+        ("source = NULL", "source is NULL", b'{"number":1}'),
         ("name = CAST(x'c3' AS TEXT)", "name holds text that is not UTF-8", b'{"number":1}'),
         ("target = x'00'", "target holds bytes", b'{"number":1}'),
         ("ordering_key = x'00'", "ordering_key holds bytes", b'{"number":1}'),
@@ -101,9 +101,9 @@ STRAYS = [
     ("state = 2, ready_at = 'soon'", "the column ready_at holds text"),
     ("state = 2, ready_at = 9e99", "the column ready_at holds a number, 9e+99"),
     ("ready_at = 'soon'", "the column ready_at holds text"),
-    ("state = 3", "the column ordering_key holds nothing and the row waits"),
-    ("state = 3, ordering_key = '42', target = NULL", "the column target holds nothing and the row waits"),
-    ("state = 1", "the column lease_until holds nothing and the row is leased"),
+    ("state = 3", "the column ordering_key is NULL and the row waits"),
+    ("state = 3, ordering_key = '42', target = NULL", "the column target is NULL and the row waits"),
+    ("state = 1", "the column lease_until is NULL and the row is leased"),
     ("state = 1, token = 7, lease_until = 'soon'", "the column lease_until holds text and the row is leased"),
     ("state = 1, token = 7, lease_until = 9e99", "the column lease_until holds a number, 9e+99"),
     ("queue = x'64656661756c74'", "the column queue holds bytes"),
@@ -145,7 +145,7 @@ def test_a_row_whose_time_is_missing_is_handed_out_as_unreadable(
     (stray,) = transport.receive(["default"], limit=10, lease=60, wait=0)
 
     assert isinstance(stray.envelope, Unreadable)
-    assert stray.envelope.why == "the column ready_at holds nothing"
+    assert stray.envelope.why == "the column ready_at is NULL"
 
 
 def test_no_more_rows_that_no_claim_would_find_are_handed_out_than_asked_for(

@@ -59,7 +59,7 @@ _STEP = 0.001
 
 _INTERRUPTED = (
     "this thread uses the connection, and was interrupted by a signal handler that uses the transport; let the handler "
-    "set a flag, and use the transport where the flag is looked at"
+    "set a flag, and use the transport where the flag is checked"
 )
 
 

@@ -241,15 +241,15 @@ def stray_of(row: Row, token: int, *, queue: str, flaw: str) -> Delivery:
 def stray_flaw(row: Stray) -> str:
     """Return which column of *row* keeps it from being handed out."""
     if not isinstance(row.queue, str):
-        return f"the column queue holds {_kind(row.queue)}"
+        return f"the column queue {_held(row.queue)}"
     if type(row.state) is not int or row.state not in (READY, LEASED, SCHEDULED, WAITING):
-        return f"the column state holds {_kind(row.state)}"
+        return f"the column state {_held(row.state)}"
     if row.state == LEASED:
-        return f"the column lease_until holds {_kind(row.lease_until)} and the row is leased"
+        return f"the column lease_until {_held(row.lease_until)} and the row is leased"
     if type(row.ready_at) is not int:
-        return f"the column ready_at holds {_kind(row.ready_at)}"
+        return f"the column ready_at {_held(row.ready_at)}"
     column = "ordering_key" if row.ordering_key is None else "target"
-    return f"the column {column} holds nothing and the row waits for others of its ordering key"
+    return f"the column {column} is NULL and the row waits for others of its ordering key"
 
 
 def found_of(row: Iterable[Any], now: int) -> Found | None:
@@ -407,7 +407,7 @@ def _flaw(kept: Kept) -> str:
     for column, types in wanted.items():
         value = values[column]
         if (None if value is None else type(value)) not in types:
-            return f"the column {column} holds {_kind(value)}"
+            return f"the column {column} {_held(value)}"
     for column, least in (("attempt", 1), ("lost_leases", 0)):
         if values[column] < least:
             return f"the column {column} holds {values[column]}"
@@ -416,15 +416,15 @@ def _flaw(kept: Kept) -> str:
     return "the column headers holds no JSON object of texts, or one with a lone surrogate"
 
 
-def _kind(value: Any) -> str:
+def _held(value: Any) -> str:
     match value:
         case None:
-            return "nothing"
+            return "is NULL"
         case Undecodable():
-            return "text that is not UTF-8"
+            return "holds text that is not UTF-8"
         case bytes():
-            return "bytes"
+            return "holds bytes"
         case str():
-            return "text"
+            return "holds text"
         case _:
-            return f"a number, {value}"
+            return f"holds a number, {value}"

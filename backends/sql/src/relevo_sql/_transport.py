@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 _log = getLogger("relevo.sql")
 
 _MOST = 2**31 - 1
-"""Rows; a larger limit is none, and does not fit the integers of every database."""
+"""Rows; a larger limit means no limit, and does not fit the integers of every database."""
 
 _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""

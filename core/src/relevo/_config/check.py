@@ -129,8 +129,8 @@ def signing_problems(signing: Signing | None, source: str) -> Iterator[Problem]:
     if signing is not None and source in signing.unsigned:
         yield _problem(
             ("signing", "unsigned"),
-            f"signing.unsigned: the application's own source {shown(source)} is in it; remove it, or set required = "
-            f"false while unsigned events are still waiting",
+            f"signing.unsigned: the application's own source {shown(source)} may not be listed; remove it, or set "
+            f"required = false while unsigned events are still waiting",
         )
 
 

@@ -1,8 +1,8 @@
 """
 Whether a configuration that the search found may be trusted.
 
-It is imported from, so that who can write it can run code as the user. The search goes through folders of other
-users: a file of theirs, or one that they can replace, is refused. A file that is named is not checked.
+Modules are imported from its folder, so anyone who can write there can run code as the user. The search goes through
+folders of other users: a file of theirs, or one that they can replace, is refused. A file that is named is not checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relevo.errors import ConfigurationError
 
 ROOT = 0
 _MOST_LINKS = 40
-"""As Linux allows; a longer chain is a circle."""
+"""The longest chain that Linux follows."""
 
 
 class WayPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ def weakness_on(steps: Sequence[WayPoint], searched: Path, user: RunningUser) ->
 
 def private_group(uid: int, account: tuple[str, int] | None, group: tuple[str, Sequence[str]] | None) -> int | None:
     """
-    Return the group in which the user *uid* is alone, as Debian gives each user one, with files that it can write.
+    Return the private group of *uid*: one without other members, as Debian creates.
 
     Args:
         uid: The number of the user.

@@ -83,8 +83,8 @@ class Dispatcher(ABC):
             ordering_key: Handle it in order with other events of this key, if the transport claims ``order``.
 
             expires: Moment after which it is dead-lettered instead of handled: a datetime with a zone,
-                seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``. A moment
-                that is past is an error.
+                seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``. A time in
+                the past is an error.
 
         Raises:
             EncodeError: A value has no exact form in JSON; nothing was written.

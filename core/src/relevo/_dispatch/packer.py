@@ -279,10 +279,10 @@ def checked_expires(expires: Moment | None, *, now: float) -> float | None:
     """
     if expires is None:
         return None
-    end = moment(expires, now=now, what="the expires of a dispatch")
+    end = moment(expires, now=now, what="expires")
     if end <= now:
         raise ConfigurationError(
-            f"the expires of a dispatch: expected a moment in the future; got {shown(expires)}, {now - end:g} s ago; "
+            f"expires: expected a moment in the future; got {shown(expires)}, {now - end:g} s ago; "
             f'pass a later one, or the time from now such as "1h"'
         )
     return end

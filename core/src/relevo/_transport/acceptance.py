@@ -35,7 +35,7 @@ class QueueOptions:
 
     Args:
         accept: The events that it accepts: names, or prefixes and ``*``, as in routes. Any other event is
-            refused at the dispatch; one that is in the queue nevertheless becomes a dead letter, ``not-accepted``,
+            refused at the dispatch; one that reaches the queue anyway becomes a dead letter, ``not-accepted``,
             before its body is read.
 
     Raises:
@@ -68,7 +68,7 @@ class QueueTable:
     The options of an application's queues.
 
     Args:
-        options: By the name of a queue, which is meant on every transport, or by ``transport/queue``.
+        options: By the name of a queue, which applies to every transport, or by ``transport/queue``.
 
         problems: Collects the problems of invalid keys, which are left out; by default they are raised together.
 

@@ -321,4 +321,4 @@ class Caller:
 def _two_names(document: Document, envelope: Envelope) -> str:
     body, around = (document.type, document.id, document.source), (envelope.name, envelope.id, envelope.source)
     said, wrapped = (f'"{name}" {event_id} from {source}' for name, event_id, source in (body, around))
-    return f"the body is the event {said}, its envelope says {wrapped}"
+    return f"the body names {said}, the envelope {wrapped}"

@@ -158,7 +158,7 @@ class Signing:
             raise UnknownKeyError(f"its signature has the version {version}; known: {_EARLIER}, {_VERSION}")
         said = _said(envelope) if version == _VERSION else _said_earlier(envelope)
         if not _same(bytes.fromhex(mac), self._mac(version, self._known(key_id, "it"), *said)):
-            raise DecodeError("its signature does not fit: something in the event is not what was signed")
+            raise DecodeError("its signature is invalid: the event was changed after signing")
         if version == _EARLIER:
             _check_unsaid(envelope)
         if envelope.queue != queue:
@@ -166,7 +166,7 @@ class Signing:
 
     def readdressed(self, envelope: Envelope, *, to: str, queue: str, source: str) -> Envelope:
         """
-        Return *envelope* for the queue *to*, signed again; one that is rightly unsigned stays so.
+        Return *envelope* for the queue *to*, signed again; one that is validly unsigned stays so.
 
         Args:
             envelope: As for :meth:`verify`, which is called first: a forged event must not become a valid one.
@@ -361,7 +361,7 @@ def _check_unsaid(envelope: Envelope) -> None:
         )
     document = decoded(envelope.body)
     if (document.id, document.type) != (envelope.id, envelope.name):
-        raise DecodeError("its signature does not fit: its id or name is not what was signed")
+        raise DecodeError("its signature is invalid: its id or name was changed after signing")
 
 
 def _expiry(envelope: Envelope) -> str | None:

@@ -43,7 +43,7 @@ def checked_keys(given: str | Secret | Iterable[str | Secret]) -> tuple[Secret, 
     found = tuple(each if isinstance(each, Secret) else Secret(each) for each in keys)
     lengths = [len(key.reveal()) for key in found]
     if not lengths or min(lengths) < SHORTEST_KEY:
-        got = f"one of {min(lengths)}" if lengths else "no key"
+        got = f"one with {min(lengths)} characters" if lengths else "no key"
         raise ConfigurationError(f"signing: expected keys of at least {SHORTEST_KEY} characters; got {got}; {_REMEDY}")
     for key in found:
         if fault := weakness(key.reveal()):
@@ -63,7 +63,7 @@ def weakness(key: str) -> str | None:
         return "begins or ends with white space"
     counts = Counter(key)
     if len(counts) < _FEWEST:
-        return f"has only {len(counts)} different characters"
+        return f"has only {len(counts)} different character{'s' * (len(counts) != 1)}"
     if 2 * max(counts.values()) + 1 >= len(key):
         return "repeats one character"
     if _period(key) <= len(key) // 2:

@@ -212,7 +212,7 @@ def _time(name: str, seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
-        raise DecodeError(f"its attribute {name} is outside of the calendar: {shown(seconds)}") from None
+        raise DecodeError(f"its attribute {name} is not a valid date: {shown(seconds)}") from None
 
 
 def _structured(attributes: dict[str, Any], content_type: str, body: bytes) -> bytes:

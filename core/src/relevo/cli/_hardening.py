@@ -45,7 +45,7 @@ class Point:
 
 
 def examined(app: App) -> Iterator[tuple[str, Verdict]]:
-    """Yield each point of the page, as its number and anchor, with the verdict about *app*; nothing is connected to."""
+    """Yield each point of the page, as its number and anchor, with the verdict about *app*; opens no connection."""
     for number, point in enumerate(POINTS, start=1):
         yield f"{number}. {point.anchor}", point.judge(app)
 
@@ -64,7 +64,9 @@ def _absent(why: str) -> Verdict:
 def _signed_events(app: App) -> Verdict:
     signing = parts_of(app).signing
     if signing is None:
-        return Verdict("warning", "events are not signed: who can write to a queue can make listeners run; set signing")
+        return Verdict(
+            "warning", "events are not signed: anyone who can write to a queue can make listeners run; set signing"
+        )
     if not signing.required:
         return Verdict("warning", "unsigned events are accepted; remove required = false once none is left")
     if not signing.unsigned:
@@ -78,7 +80,7 @@ def _accepted_events(app: App) -> Verdict:
     targets = [Target(name, queue) for name in app.transports for queue in app.queues(name)]
     open_ones = ", ".join(str(target) for target in targets if "*" in table.of(target).accept)
     faults = [f"any event is accepted in {open_ones}; list the names under [queues]"] if open_ones else []
-    return _verdict(faults, "each queue accepts some events alone")
+    return _verdict(faults, "each queue accepts only listed events")
 
 
 def _body_size(app: App) -> Verdict:
@@ -255,11 +257,11 @@ def _encrypted_connections(app: App) -> Verdict:
     servers = [each for each in _servers(app) if not each.is_local]
     faults = [f"{name}: {masked(risk)}" for name, store in unknown.items() for risk in store.risks()]
     faults += [
-        f"{each.name}: the connection to {each.host} is not encrypted and verified; "
+        f"{each.name}: the connection to {each.host} is unencrypted, or its certificate is not verified; "
         + (
             "set tls, or add sslmode=verify-full or ssl_ca=… to the address"
             if each.is_sql
-            else "use the scheme for TLS"
+            else f"write {each.scheme}s:// in the address"
         )
         for each in servers
         if not each.is_verified
