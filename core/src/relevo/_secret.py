@@ -91,7 +91,8 @@ def abridged(text: str) -> str:
         return text
     head, tail = text[: _LONGEST // 2], text[-_LONGEST // 2 :]
     # Not in the middle of a word: half an address is not recognised as one.
-    return f"{head.rpartition(' ')[0] or head} [...] {tail.partition(' ')[2] or tail}"
+    end, start = head.rfind(" ", len(head) - _LONGEST_ADDRESS), tail.find(" ", 0, _LONGEST_ADDRESS)
+    return f"{head if end < 0 else head[:end]} [...] {tail[start + 1 :]}"
 
 
 def without_secrets(value: Any) -> Any:
@@ -114,6 +115,9 @@ def without_secrets(value: Any) -> Any:
 
 _LONGEST = 1 << 16
 """Characters; four times the longest error that is stored."""
+
+_LONGEST_ADDRESS = 2048
+"""Characters."""
 
 _SEPARATOR = re.compile(r":/{1,2}")
 """What follows a scheme; in an address that was taken for a path, one slash is left."""
