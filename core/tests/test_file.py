@@ -43,7 +43,9 @@ def test_anything_else_is_refused_without_waiting(kind: str, tmp_path: Path) -> 
         regular_bytes(path)
 
 
-@pytest.mark.parametrize(("name", "why"), [("none", "No such file"), ("x" * 300, "too long"), ("a\0b", "null (byte|character)")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("none", "No such file"), ("x" * 300, "too long"), ("a\0b", "null (byte|character)")]
+)
 def test_what_cannot_be_read_is_reported_with_its_path(name: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=f"cannot be read: .*{why}"):
         regular_bytes(tmp_path / name)
