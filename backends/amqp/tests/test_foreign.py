@@ -661,7 +661,7 @@ HOSTILE: Mapping[str, tuple[pika.BasicProperties, bytes]] = {
     "no JSON": (properties(), b"{"),
     "JSON that is not UTF-8": (properties(), b'{"a": "\xff"}'),
     "deep JSON": (properties(), b"[" * 200_000),
-    "a document that is none": (properties("application/cloudevents+json"), b"[]"),
+    "a document that is not an object": (properties("application/cloudevents+json"), b"[]"),
     "a document in UTF-16": (properties("application/cloudevents+json; charset=utf-16"), structured()),
     "a document with a lone surrogate": (properties("application/cloudevents+json"), structured(id="\ud800")),
     "a batch": (properties("application/cloudevents-batch+json"), b"[%b]" % structured()),

@@ -79,7 +79,7 @@ _STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "mariadb": _MARIADB
 
 def insert_statement(database: str, *, table: str) -> str | None:
     """
-    Return the SQL that inserts a CloudEvent; ``None`` for a database for which there is none.
+    Return the SQL that inserts a CloudEvent; ``None`` if it is not known for this database.
 
     Its parameters are ``:queue`` and ``:event``, the event in JSON as text.
 
