@@ -154,6 +154,35 @@ def test_reviving_what_lives_again_keeps_the_living_one(
     assert transport.dead_letters(["default"]) == []
 
 
+def test_events_that_share_an_id_have_a_dead_letter_each(
+    transport: MemoryTransport, envelope: Make, take: Take
+) -> None:
+    bodies = [b"one", b"two", b"one"]
+    for body in bodies:
+        transport.send([envelope(body=body)])
+        transport.dead_letter(take(transport)[0], reason="no")
+
+    kept = transport.dead_letters(["default"])
+
+    assert [entry.envelope.body for entry in kept if isinstance(entry.envelope, Envelope)] == [b"two", b"one"]
+    assert transport.discard([entry.ref for entry in kept]) == []
+    assert transport.stats("default").dead == 0
+
+
+def test_a_dead_letter_stays_while_another_event_with_its_id_lives(
+    transport: MemoryTransport, bury: Callable[..., DeadLetterEntry], envelope: Make, take: Take
+) -> None:
+    dead = bury()
+    transport.send([envelope(body=b"another")])
+
+    assert transport.revive({dead.ref: b""}) == [dead.ref]
+
+    assert transport.dead_letters(["default"]) == [dead]
+    transport.ack(take(transport)[0])
+    assert transport.revive({dead.ref: b""}) == []
+    assert take(transport)[0].envelope == dead.envelope
+
+
 def test_a_dead_event_can_be_sent_again_and_both_are_kept(
     transport: MemoryTransport, bury: Callable[..., DeadLetterEntry], envelope: Make, take: Take
 ) -> None:

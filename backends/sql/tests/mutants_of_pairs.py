@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from relevo import DeadLetterEntry, Envelope, Nack
 from relevo.backend import session as joining
 from relevo_conformance import promise
-from relevo_sql import _claim, _settle, _transport
+from relevo_sql import _claim, _dead_letters, _settle, _transport
 from relevo_sql._claim import Claimer, Prospect
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._prepared import Prepared
@@ -204,13 +204,23 @@ def revives_all_with_the_first_state() -> Patches:
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one with the same id from another source.")
 def replaces_the_dead_of_another_source() -> Patches:
-    return reworded(["replace"], ("relevo_dead.source = relevo_event.source AND ", ""))
+    return reworded(["earlier"], ("relevo_dead.source = relevo_event.source AND ", ""))
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same id with another body.")
+def replaces_the_dead_of_other_content() -> Patches:
+    return {(_settle, "are_copies"): lambda _row: True}
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter is deleted for a living event with its id.")
+def revives_over_other_content() -> Patches:
+    return {(_dead_letters, "are_copies"): lambda _row: True}
 
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, "A dead letter replaces one of the same event in another queue.")
 def replaces_the_dead_of_another_queue() -> Patches:
     both = " AND relevo_dead.target = relevo_event.target AND relevo_dead.queue = relevo_event.queue"
-    return reworded(["replace"], (both, ""))
+    return reworded(["earlier"], (both, ""))
 
 
 @planted_pair(

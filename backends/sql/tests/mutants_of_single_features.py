@@ -202,7 +202,7 @@ def does_not_commit_what_it_settles() -> Patches:
 @planted(promise.STALE_SETTLE_IS_REFUSED, "A leased row can also be settled by its earlier holder.")
 def settles_by_the_row_without_the_receipt() -> Patches:
     return reworded(
-        ["held", "ack", "release", "extend", "nack", "lose", "forget", "replace", "bury"],
+        ["held", "ack", "release", "extend", "nack", "lose", "forget", "bury"],
         ("relevo_event.token = ?", "(relevo_event.token = ? OR relevo_event.state = 1)"),
     )
 
@@ -280,7 +280,7 @@ def _bury_late(self: Settler, connection: sa.Connection, ended: Sequence[tuple[R
             kept["progress"] = outcome.state
         rows.append((*kept.values(), outcome.reason, outcome.error, now))
     receipts = [receipt for receipt, _, _ in ended]
-    self._statements.replace.run_many(connection, receipts)
+    self._replace(connection, receipts)
     self._statements.forget.run_many(connection, receipts)
     commit(connection)
     places = ", ".join("?" * (len(KEPT) + 3))

@@ -168,13 +168,14 @@ def test_a_purge_finds_the_rows_of_each_state_by_their_index(transport: SqlTrans
 
 
 def test_a_dead_letter_of_the_same_event_is_found_by_its_id(transport: SqlTransport) -> None:
-    statement = transport._database.statements.replace
-    (row,) = transport._database.read(
-        lambda c: c.exec_driver_sql("SELECT seq, token FROM relevo_event WHERE state = 1 LIMIT 1").all()
+    statement = transport._database.statements.earlier
+    rows = transport._database.read(
+        lambda c: c.exec_driver_sql("SELECT seq FROM relevo_event WHERE state = 1 LIMIT 100").all()
     )
 
     text = statement.compile()
-    found = transport._database.read(lambda c: c.exec_driver_sql(f"EXPLAIN {text}", tuple(row)).all())
+    seqs = tuple(seq for (seq,) in rows)
+    found = transport._database.read(lambda c: c.exec_driver_sql(f"EXPLAIN {text}", (seqs,)).all())
 
     assert {(each[2], each[5]) for each in found} == {
         ("relevo_event", "PRIMARY"),

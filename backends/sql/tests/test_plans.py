@@ -60,7 +60,7 @@ def by(index: str, condition: str) -> str:
         ("extend", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("nack", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("bury", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
-        ("replace", ["SEARCH relevo_event USING INTEGER PRIMARY KEY", "INDEX relevo_dead_identity (event_id=?"]),
+        ("earlier", ["SEARCH relevo_event USING INTEGER PRIMARY KEY", "INDEX relevo_dead_identity (event_id=?"]),
         ("send_in_line", [by("line", "queue=? AND target=? AND ordering_key=?")]),
         ("advance", [by("line", "queue=? AND target=? AND ordering_key=?")]),
         ("cancel", ["SEARCH relevo_event USING INDEX relevo_event_identity (event_id=?)"]),

@@ -268,12 +268,10 @@ class _ByStorage(DeadLetters):
         super().keep(event, outcome, now)
         if event.identity is None:
             return
-        kept = self._queues[event.queue]
-        for number, stored in list(kept.items()):
+        for number, stored in list(self._queues[event.queue].items()):
             other = stored.event.identity
             if other is not None and other != event.identity and other[1:] == event.identity[1:]:
-                del kept[number]
-                del self._by_identity[event.queue, other]
+                self.take(f"{number}@{event.queue}")
 
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)

@@ -271,7 +271,7 @@ class DiscardsTheDeadWhenTheEventIsDone(AlteredStore):
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
         super()._end(event, outcome, now)
-        number = self._dead._by_identity.get((event.queue, event.identity)) if event.identity else None
+        number = self._dead._by_content.get((event.queue, event.content)) if event.content else None
         if event.status is State.DONE and number is not None:
             self._dead.take(f"{number}@{event.queue}")
 
@@ -281,7 +281,7 @@ class DiscardsTheDeadWhenTheEventIsSentAgain(AlteredStore):
     """When an event is sent again, its dead letter is discarded."""
 
     def added(self, event: KeptEvent, queue: EventQueue) -> None:
-        number = self._dead._by_identity.get((queue.name, event.identity)) if event.identity else None
+        number = self._dead._by_content.get((queue.name, event.content)) if event.content else None
         if number is not None:
             self._dead.take(f"{number}@{queue.name}")
 
@@ -309,6 +309,19 @@ class ReplacesTheDeadOfAnotherSource(MemoryTransport):
 )
 class KeepsOneDeadLetterOfForeignBytes(MemoryTransport):
     """A dead letter of foreign bytes replaces all earlier ones."""
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: event.identity))
+class ReplacesTheDeadOfOtherContent(MemoryTransport):
+    """A dead letter replaces one with the same id and source, although its body is another one."""
+
+
+@planted_pair(
+    promise.DEAD_IS_KEPT_WITH_REASON,
+    patches={(EventQueue, "knows_other"): lambda _self, _event: False},
+)
+class RevivesOverOtherContent(MemoryTransport):
+    """A dead letter is deleted if an event with its id and source lives, although its body is another one."""
 
 
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, patches=_replaced_by(lambda event: event.line))
@@ -412,10 +425,10 @@ class KnowsTheDeadByTheirEvent(BreakableStore):
         return str(vars(self).get("followers", {}).get(ref, ref))
 
     def _end(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
-        key = (event.queue, event.identity)
-        before = self._dead._by_identity.get(key) if event.identity else None  # type: ignore[arg-type]
+        key = (event.queue, event.content)
+        before = self._dead._by_content.get(key) if event.content else None  # type: ignore[arg-type]
         super()._end(event, outcome, now)
-        after = self._dead._by_identity.get(key) if event.identity else None  # type: ignore[arg-type]
+        after = self._dead._by_content.get(key) if event.content else None  # type: ignore[arg-type]
         if before is not None and after != before:
             vars(self).setdefault("followers", {})[f"{before}@{event.queue}"] = f"{after}@{event.queue}"
 

@@ -9,7 +9,7 @@ import attrs
 
 from relevo import DeadLetter, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
-from relevo_memory._queue import Identity, KeptEvent
+from relevo_memory._queue import Content, KeptEvent
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -26,13 +26,15 @@ class DeadLetters:
     """
     The dead letters of all queues; one per event and queue, a later one replaces it.
 
+    Events with the same identity but other contents are different events, with a dead letter each.
+
     A ref consists of an increasing number and the queue, so that paging can continue after a dead letter that was
     removed meanwhile.
     """
 
     def __init__(self) -> None:
         self._queues: dict[str, dict[int, _StoredDeadLetter]] = {}
-        self._by_identity: dict[tuple[str, Identity], int] = {}
+        self._by_content: dict[tuple[str, Content], int] = {}
         self._numbers = itertools.count(1)
 
     def count(self, queue: str) -> int:
@@ -55,20 +57,26 @@ class DeadLetters:
             died_at=now,
         )
         kept = self._queues.setdefault(event.queue, {})
-        if event.identity is not None:
-            kept.pop(self._by_identity.get((event.queue, event.identity), 0), None)
-            self._by_identity[event.queue, event.identity] = number
+        if event.content is not None:
+            kept.pop(self._by_content.get((event.queue, event.content), 0), None)
+            self._by_content[event.queue, event.content] = number
         kept[number] = _StoredDeadLetter(event=event, entry=entry)
 
     def take(self, ref: str) -> KeptEvent | None:
         """Remove the dead letter *ref*; return its event, or ``None`` if there is no such dead letter."""
+        event = self.find(ref)
+        if event is not None:
+            number, queue = _parsed(ref)
+            del self._queues[queue][number]
+            if event.content is not None:
+                del self._by_content[queue, event.content]
+        return event
+
+    def find(self, ref: str) -> KeptEvent | None:
+        """Return the event of the dead letter *ref*, or ``None`` if there is no such dead letter."""
         number, queue = _parsed(ref)
-        kept = self._queues.get(queue, {}).pop(number, None)
-        if kept is None:
-            return None
-        if kept.event.identity is not None:
-            del self._by_identity[queue, kept.event.identity]
-        return kept.event
+        kept = self._queues.get(queue, {}).get(number)
+        return None if kept is None else kept.event
 
     def entries(self, queues: Sequence[str], *, after: str | None) -> Iterator[DeadLetterEntry]:
         """

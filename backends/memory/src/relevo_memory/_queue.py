@@ -15,6 +15,9 @@ from relevo_memory._ranking import Ranking
 Identity = tuple[str, str, str]
 """The envelope's own queue, its source and its id."""
 
+Content = tuple[object, ...]
+"""The identity, and all else that the envelope holds."""
+
 Line = tuple[str, str]
 """The envelope's own queue and its ordering key: in an outbox only events for the same queue wait for one another."""
 
@@ -99,6 +102,15 @@ class KeptEvent:
                 self.line = (envelope.queue, envelope.ordering_key)
             self.is_urgent = envelope.urgency == "high"
 
+    @property
+    def content(self) -> Content | None:
+        """What equals that of a copy of the same event; ``None`` if the event is unreadable."""
+        event = self.envelope
+        if not isinstance(event, Envelope):
+            return None
+        headers = frozenset(event.headers.items())
+        return self.identity, event.name, event.body, headers, event.urgency, event.ordering_key, event.expires
+
     def delivery(self) -> Delivery:
         """Return the delivery as a value."""
         return made_delivery(
@@ -150,6 +162,12 @@ class EventQueue:
     def knows(self, event: KeptEvent) -> bool:
         """Return whether the same event is alive in this queue."""
         return event.identity in self._identities
+
+    def knows_other(self, event: KeptEvent) -> bool:
+        """Return whether an event with the same identity but other content is alive in this queue."""
+        return self.knows(event) and any(
+            one.identity == event.identity and one.content != event.content for one in self.events.values()
+        )
 
     def admit(self, event: KeptEvent) -> None:
         """Add a new or revived event behind all others."""

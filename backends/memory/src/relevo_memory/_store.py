@@ -284,18 +284,20 @@ class MemoryStore:
 
     def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
         """
-        Make dead letters ready again with the state given for each; return the refs that were not found.
+        Make dead letters ready again with the state given for each; return the refs that were not revived.
 
         If the same event was sent again meanwhile and is alive, it stays unchanged and the dead letter is removed: the
-        living event started from the beginning, so it does all that the revived one would.
+        living event started from the beginning, so it does all that the revived one would. If the living event has
+        another content, the dead letter stays.
         """
         with self.changed:
             missing = []
             for ref, state in refs.items():
-                event = self._dead.take(ref)
-                if event is None:
+                event = self._dead.find(ref)
+                if event is None or self._at(event.queue, now).knows_other(event):
                     missing.append(ref)
                     continue
+                self._dead.take(ref)
                 queue = self._at(event.queue, now)
                 if not queue.knows(event):
                     event.status = after(event.status, Action.REVIVE)

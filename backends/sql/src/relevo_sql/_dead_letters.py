@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._row import entry_of
+from relevo_sql._row import are_copies, entry_of
 from relevo_sql._schema import IDENTITY
 
 PAGE_BYTES = 16 * 1024 * 1024
@@ -17,6 +18,9 @@ PAGE_BYTES = 16 * 1024 * 1024
 
 _MANY_DIGITS = 20
 """More than any number of a dead letter has."""
+
+_TRIES = 3
+"""An event in the way of a revived one may end before it is looked at; not several times in succession."""
 
 
 class DeadLetterStore:
@@ -59,7 +63,7 @@ class DeadLetterStore:
         return self._database.read(list_them) if limit > 0 else []
 
     def revive(self, refs: Mapping[str, bytes]) -> list[str]:
-        """Make them ready as new events, each with the given state; return the refs that were not found."""
+        """Make them ready as new events, each with the given state; return the refs that were not revived."""
 
         def wake(connection: sa.Connection) -> list[str]:
             now = self._database.now(self._clock, connection)
@@ -71,13 +75,31 @@ class DeadLetterStore:
                 if not found:
                     missing.append(ref)
                     continue
-                derived = self._database.dialect.derive(dict(zip(IDENTITY, found[0][1:], strict=True)))
-                # An event that was sent again stays: it started from the beginning, so it does all that this one would.
-                self._statements.revive.run(connection, ref=number, queue=queue, kept=state, now=now, **derived)
-                self._statements.discard.run(connection, ref=number, queue=queue)
+                identity = dict(zip(IDENTITY, found[0][1:], strict=True))
+                if self._wake(connection, identity, ref=number, queue=queue, kept=state, now=now):
+                    self._statements.discard.run(connection, ref=number, queue=queue)
+                else:
+                    missing.append(ref)
             return missing
 
         return self._database.write(wake, durable=True) if refs else []
+
+    def _wake(self, connection: sa.Connection, identity: Mapping[str, Any], **values: object) -> bool:
+        """
+        Make a copy of a dead letter ready; return whether it is alive now.
+
+        A copy of the same event that was sent again stays: it started from the beginning, so it does all that this one
+        would. If the living event has another content, the dead letter has to wait until that one is gone.
+        """
+        derived = self._database.dialect.derive(identity)
+        for _ in range(_TRIES):
+            self._statements.revive.run(connection, **values, **derived)
+            if None in identity.values():  # it equals no other
+                return True
+            living = self._statements.living.rows(connection, ref=values["ref"], queue=values["queue"])
+            if living:
+                return are_copies(living[0])
+        return False
 
     def discard(self, refs: Iterable[str]) -> list[str]:
         """Delete them; return the refs that were not found."""

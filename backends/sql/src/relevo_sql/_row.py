@@ -18,7 +18,7 @@ import attrs
 
 from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Note, Unreadable
 from relevo.backend import made_delivery, made_envelope
-from relevo_sql._schema import HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
+from relevo_sql._schema import CONTENT, HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
 LONGEST = 2**62
 """Microseconds that mean never: later times are reduced to this, so that every column can hold them."""
@@ -283,6 +283,17 @@ def place_of(row: Row) -> tuple[int, int, int]:
 
 
 _place = itemgetter(*map(CLAIMED.index, ("urgency", "ready_at", "seq")))
+
+
+def are_copies(row: Row) -> bool:
+    """
+    Return whether two events with the same identity are copies of one event.
+
+    Args:
+        row: A row that begins with the :data:`CONTENT` of one, and then of the other.
+    """
+    one, other = row[: len(CONTENT)], row[len(CONTENT) : 2 * len(CONTENT)]
+    return tuple(one) == tuple(other)
 
 
 def entry_of(row: Iterable[Any]) -> DeadLetterEntry:

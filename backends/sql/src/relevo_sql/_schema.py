@@ -76,6 +76,9 @@ They include the envelope's own queue, since an outbox holds the copies of a fan
 ids grow with time, so new keys are added at one end of the index, and the index also finds an id.
 """
 
+CONTENT = ("name", "urgency", "ordering_key", "expires", "headers", "body")
+"""The other columns of the envelope; two rows with equal ones, and the same identity, are copies of one event."""
+
 
 _IS_NUMBER = f"<= {2**63 - 1}"
 _IS_TEXT = "< x''"
@@ -240,7 +243,7 @@ dead = sa.Table(
     sqlite_autoincrement=True,  # a ref is never used twice: another process may be about to discard it
 )
 DEAD_BY_QUEUE = sa.Index("relevo_dead_queue", dead.c.queue, dead.c.ref)
-sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))
+DEAD_BY_IDENTITY = sa.Index("relevo_dead_identity", *(dead.c[name] for name in IDENTITY))
 
 lock = sa.Table(
     "relevo_lock",

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, Settlement
 from relevo_sql._database import Database
 from relevo_sql._prepared import Prepared
-from relevo_sql._row import OrderingGroup, Receipt, deaths_of, deaths_text, lease_end, micros
+from relevo_sql._row import OrderingGroup, Receipt, are_copies, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._token import is_of_this_process
 
@@ -181,12 +181,20 @@ class Settler:
     def _bury(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
         """Store dead letters, one for each event and queue, and then delete their rows."""
         receipts = [receipt for receipt, _, _ in ended]
-        self._statements.replace.run_many(connection, receipts)
+        self._replace(connection, receipts)
         safe = self._database.dialect.holdable
         self._statements.bury.run_many(
             connection, [(*receipt, queue, o.state, safe(o.reason), safe(o.error), now) for receipt, queue, o in ended]
         )
         self._statements.forget.run_many(connection, receipts)
+
+    def _replace(self, connection: sa.Connection, receipts: Iterable[Receipt]) -> None:
+        """Delete the earlier dead letters of events that become dead letters again."""
+        seqs = self._database.dialect.listed([seq for seq, _ in receipts])
+        for row in self._statements.earlier.rows(connection, seqs=seqs):
+            *_, ref, queue = row
+            if are_copies(row):
+                self._statements.discard.run(connection, ref=ref, queue=queue)
 
     _one_by_one: ClassVar[dict[type, Callable[[Settler, sa.Connection, Sequence[_Ended], int], None]]] = {
         Nack: _nack,

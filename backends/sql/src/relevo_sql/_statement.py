@@ -23,6 +23,8 @@ from relevo_sql._schema import (
     BY_LINE,
     BY_STATE,
     BY_TURN,
+    CONTENT,
+    DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
     IDENTITY,
     KEPT,
@@ -261,8 +263,10 @@ class Statements:
         kept = [said.get(name, _E[name]) for name in KEPT]
         same = sa.and_(*(dialect.same(_D[name], _E[name]) for name in IDENTITY))
         self.forget = prepared(sa.delete(event).where(one), "which", "held")
-        earlier = sa.select(_D.ref).select_from(sa.join(event, dead, same)).where(one)
-        self.replace = prepared.change(RowChange(table=dead, values=None, found=earlier, guard=()), "which", "held")
+        twins = sa.select(*(column[name] for column in (_D, _E) for name in CONTENT), _D.ref, _D.queue)
+        twins = twins.select_from(sa.join(event, dead, same))
+        earlier = dialect.by_key(twins.where(dialect.among(_E.seq, "seqs")), event)
+        self.earlier = prepared(dialect.by_index(earlier, dead, DEAD_BY_IDENTITY))
         ref = dialect.next_key(_D.ref, counted=True)
         self.bury = prepared(
             sa.insert(dead).from_select(
@@ -289,6 +293,7 @@ class Statements:
         which = _one_dead(dialect)
         self.lock_dead = prepared.lock(dead, (which,), *IDENTITY)
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=which))
+        self.living = prepared(twins.where(which))
         self.discard = prepared(sa.delete(dead).where(which))
 
     def _looking(self, prepared: Preparer, dialect: Dialect) -> None:

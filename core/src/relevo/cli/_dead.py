@@ -155,7 +155,11 @@ def revive(
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
         except DecodeError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
-    gone = _each(states, lambda store, some: store.revive({each: states[store, each] for each in some}))
+    gone = _each(
+        states,
+        lambda store, some: store.revive({each: states[store, each] for each in some}),
+        why="is gone, or has to wait: another event with its id is in its queue",
+    )
     return _report("revived", len(states), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
 
 
@@ -230,12 +234,14 @@ def _meant(
     return (entries(app, transport, queues, choice), {}) if everything else _chosen(app, transport, refs)
 
 
-def _each(chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequence[str]]) -> dict[str, str]:
-    """Call *act* for each store; return the refs that were gone, with a message for each."""
+def _each(
+    chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequence[str]], *, why: str = "is gone"
+) -> dict[str, str]:
+    """Call *act* for each store; return the refs for which nothing was done, with a message for each."""
     by_store: dict[Transport, list[str]] = {}
     for store, ref in chosen:
         by_store.setdefault(store, []).append(ref)
-    return {ref: f"the dead letter {ref} is gone" for store, some in by_store.items() for ref in act(store, some)}
+    return {ref: f"the dead letter {ref} {why}" for store, some in by_store.items() for ref in act(store, some)}
 
 
 def _report(word: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 from hypothesis.errors import Flaky
 
+from relevo import Envelope
 from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
@@ -32,6 +34,17 @@ UNREADABLE = "a lone surrogate was accepted, but no worker can pass it to anothe
 
 _OF_QUEUES = ("", *".:/-_|#@,")
 """The likely separators of the name of a queue and what follows it."""
+
+
+def _others_with_the_id_of(envelope: Envelope) -> list[Envelope]:
+    """Return events that share the id, source and queue of *envelope*, and differ from it in one part each."""
+    body = b'{"another": "body"}'
+    return [
+        attrs.evolve(envelope, body=body),
+        attrs.evolve(envelope, headers={**envelope.headers, "another": "header"}),
+        attrs.evolve(envelope, name=f"{envelope.name}.another"),
+    ]
+
 
 LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
 """Delays in seconds: the longest one of the default retry policy, and longer ones."""
@@ -604,6 +617,37 @@ class DedupeContract(Contract):
                 worker.dead_letter(bench.one(worker), reason=reason)
 
             assert [entry.reason for entry in worker.dead_letters([bench.queue])] == ["second"]
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_dead_letters_that_share_an_id_are_kept_if_their_contents_differ(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            others = [envelope, *_others_with_the_id_of(envelope), attrs.evolve(envelope, source="another")]
+
+            for each in others:
+                worker.send([each])
+                worker.dead_letter(bench.one(worker))
+
+            assert [entry.envelope for entry in bench.dead_letters(worker, len(others))] == others
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED)
+    def test_a_dead_letter_is_not_lost_for_a_living_event_with_its_id(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            worker.dead_letter(bench.one(worker))
+            entry = bench.dead_letter(worker)
+            other, *_ = _others_with_the_id_of(envelope)
+            worker.send([other])
+
+            stayed = list(worker.revive({entry.ref: b"revived"}))
+
+            assert stayed in ([], [entry.ref])
+            assert [one.envelope for one in worker.dead_letters([bench.queue])] == [envelope][: len(stayed)]
+            alive = bench.so_many(worker, 1 if stayed else 2)
+            assert {each.envelope for each in alive} == ({other} if stayed else {envelope, other})
 
     @proves(promise.RESENT_IS_ONE)
     def test_an_event_of_another_source_or_queue_is_another_one(self) -> None:

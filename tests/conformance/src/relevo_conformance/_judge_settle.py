@@ -134,7 +134,7 @@ def _replace_earlier(world: World, copy: Copy) -> None:
     if not isinstance(copy.event, Envelope):  # bytes without an id are never the same event, though they may be equal
         return
     for other in world.same(copy.queue, copy.event):
-        if other is not copy and other.maybe(lambda one: one.state is State.DEAD):
+        if other is not copy and other.event == copy.event and other.maybe(lambda one: one.state is State.DEAD):
             gone = (
                 attrs.evolve(one, state=State.GONE, why=promise.DEAD_IS_KEPT_WITH_REASON)
                 for one in other.possible

@@ -228,7 +228,7 @@ def taking_dead_ended(
                 _was_revived(world, operation, copy)
                 _may_be_dead_and_alive(world, operation, copy, call.refs[ref])
         elif ref in missing:
-            if copy.surely(partial(_dead_without, (operation.op, position))):
+            if copy.surely(partial(_dead_without, (operation.op, position))) and not _is_blocked(world, call, copy):
                 world.report(broken, operation.op, f"{copy} is dead, but was reported as missing")
             copy.resolve((operation.op, position), happened=False)
         else:
@@ -238,6 +238,20 @@ def taking_dead_ended(
             copy.ref = None
             if isinstance(call, history.Revive):
                 _was_revived(world, operation, copy)
+
+
+def _twins(world: World, copy: Copy) -> list[Copy]:
+    """Return the other copies with the identity of *copy*, whatever their content."""
+    return [other for other in world.same(copy.queue, copy.event) if other is not copy]
+
+
+def _is_blocked(world: World, call: history.Revive | history.Discard, copy: Copy) -> bool:
+    """Return whether *copy* may be unable to live again, since an event with its id but other content may be alive."""
+    if not isinstance(call, history.Revive) or not world.capabilities.dedupe:
+        return False
+    return any(
+        other.event != copy.event and other.maybe(lambda one: one.state in PENDING) for other in _twins(world, copy)
+    )
 
 
 def _dead_without(tag: Tag, one: Situation) -> bool:
@@ -265,7 +279,7 @@ def _was_revived(world: World, operation: Operation, copy: Copy) -> None:
     copy.in_line = False
     if isinstance(copy.event, Unreadable):  # foreign bytes are never compared
         return
-    others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
+    others = [other for other in _twins(world, copy) if other.event == copy.event]
     if any(other.maybe(lambda one: one.state in PENDING) for other in others):
         # Another copy of the event is unfinished: that one stays, and this one is removed where events are compared.
         gone = [attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible]

@@ -296,7 +296,7 @@ class Dialect(ABC):
         return select
 
     def by_key(self, select: sa.Select[Any], table: sa.FromClause) -> sa.Select[Any]:
-        """As :meth:`by_index`, by the primary key of *table*."""
+        """As :meth:`by_index`, by the primary key of *table*; these rows first, and then those that are joined."""
         return select
 
     def in_order(self) -> Sequence[sa.ColumnElement[Any]]:
