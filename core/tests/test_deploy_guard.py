@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -189,11 +190,59 @@ def test_a_new_deploy_is_not_taken_for_the_forgotten_one(
     assert len(caplog.records) == 2
 
 
-def test_a_pipe_in_place_of_the_guard_does_not_block(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "deploy")
-    guard = DeployGuard(tmp_path / "deploy", FakeClock())
+def _link(path: Path) -> None:
+    path.with_name("target").touch()
+    path.symlink_to("target")
+
+
+def _file(path: Path) -> None:
+    path.write_text("[transports]\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (_file, "a file of 13 bytes"),
+        (_link, "a link"),
+        (lambda path: path.symlink_to("nowhere"), "a link"),
+        (os.mkfifo, "a pipe"),
+        (os.mkdir, "a directory"),
+    ],
+)
+def test_what_a_deploy_did_not_create_is_neither_changed_nor_removed(
+    tmp_path: Path, make: Callable[[Path], None], kind: str
+) -> None:
+    guard = DeployGuard(tmp_path / "shop.toml", FakeClock())
+    make(guard.path)
+    before = guard.path.lstat()
+
+    for step in (guard.begin, guard.end):
+        with pytest.raises(ConfigurationError) as caught:
+            step()
+        assert str(caught.value) == (
+            f"the deploy guard {guard.path}: expected an empty file, as relevo deploy begin creates it; got {kind}, "
+            f'which is left as it is; set another path: deploy = "…", or remove it yourself'
+        )
 
     assert guard.is_up()
-    with pytest.raises(ConfigurationError, match=r"/deploy cannot be created: No such device or address; set another"):
-        guard.begin()
-    assert guard.end()
+    assert guard.path.lstat() == before
+
+
+def test_a_file_of_the_user_with_the_name_of_the_report_stays(guard: DeployGuard) -> None:
+    report = guard.path.with_name("shop.deploy.told")
+    report.write_text("what I was told")
+
+    guard.begin()
+    guard.end()
+
+    assert report.exists()
+
+
+def test_the_report_does_not_follow_a_link(guard: DeployGuard, clock: FakeClock) -> None:
+    guard.begin()
+    guard.path.with_name("shop.deploy.told").symlink_to("elsewhere")
+    clock.advance(STALE)
+
+    guard.warn_if_stale()
+
+    assert not guard.path.with_name("elsewhere").exists()

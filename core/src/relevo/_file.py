@@ -15,7 +15,9 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """A pipe without a writer, or a terminal, must neither block nor become the process's own."""
 
 _KINDS = {
+    stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -55,10 +57,14 @@ def regular_bytes(path: Path, *, most: int = MAX_FILE) -> bytes:
     return found
 
 
+def kind_of(mode: int) -> str:
+    """Return what a file with *mode* is, with its article."""
+    return _KINDS.get(stat.S_IFMT(mode), "a special file")
+
+
 def _require_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
-        raise ConfigurationError(f"{path}: expected a regular file; got {kind}")
+        raise ConfigurationError(f"{path}: expected a regular file; got {kind_of(found.st_mode)}")
 
 
 def _size(number: int) -> str:

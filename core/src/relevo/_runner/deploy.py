@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
 
 from relevo._clock import Clock
+from relevo._file import kind_of
 from relevo._hook import hookimpl
 from relevo._runner.host_lock import HostLock
 from relevo.errors import ConfigurationError
@@ -19,7 +21,9 @@ STALE = 3600.0
 _LOOK = 0.2
 
 _OPEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""A pipe without a reader must not block."""
+"""A pipe without a reader must not block, and nothing is created where a link leads."""
+
+_ANOTHER = 'set another path: deploy = "…"'
 
 _log = getLogger("relevo.runner")
 
@@ -71,14 +75,13 @@ class DeployGuard:
         Keep all workers from taking further events; return whether no deploy was in progress before.
 
         Raises:
-            ConfigurationError: The file cannot be created.
+            ConfigurationError: The file cannot be created, or something else has its name.
         """
         is_new = not self.is_up()
         try:
-            os.close(os.open(self.path, _OPEN, 0o644))
-            now = self._clock.now()
-            os.utime(self.path, (now, now))
-            self._reported.unlink(missing_ok=True)
+            _require_own(self.path)
+            self._touch(self.path)
+            self._forget_report()
         except OSError as error:
             raise _unusable("created", error, self.path) from error
         return is_new
@@ -88,12 +91,13 @@ class DeployGuard:
         Let workers take events again; return whether a deploy was in progress.
 
         Raises:
-            ConfigurationError: The file cannot be removed.
+            ConfigurationError: The file cannot be removed, or is not one that :meth:`begin` creates.
         """
         was_up = self.is_up()
         try:
+            _require_own(self.path)
             self.path.unlink(missing_ok=True)
-            self._reported.unlink(missing_ok=True)
+            self._forget_report()
         except OSError as error:
             raise _unusable("removed", error, self.path) from error
         return was_up
@@ -129,19 +133,45 @@ class DeployGuard:
             return
         now = self._clock.now()
         with suppress(FileNotFoundError):
-            if now - self._reported.stat().st_mtime < STALE:
+            if now - self._reported.lstat().st_mtime < STALE:
                 return
         with suppress(OSError):  # a repeated warning is better than none
-            self._reported.touch()
-            os.utime(self._reported, (now, now))
+            self._touch(self._reported)
         _log.warning(
             "a deploy has kept events from being handled for %.1f hours; if it is over: relevo deploy end, or rm %s",
             age / 3600,
             self.path,
         )
 
+    def _touch(self, path: Path) -> None:
+        os.close(os.open(path, _OPEN, 0o644))
+        now = self._clock.now()
+        os.utime(path, (now, now), follow_symlinks=False)
+
+    def _forget_report(self) -> None:
+        with suppress(ConfigurationError):  # something else has its name
+            _require_own(self._reported)
+            self._reported.unlink(missing_ok=True)
+
+
+def _require_own(path: Path) -> None:
+    """
+    Refuse a file that :meth:`DeployGuard.begin` cannot have created: the setting may name any file by mistake.
+
+    Raises:
+        ConfigurationError: There is something, and it is not an empty file.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_size:
+        what = f"a file of {found.st_size} bytes" if stat.S_ISREG(found.st_mode) else kind_of(found.st_mode)
+        raise ConfigurationError(
+            f"the deploy guard {path}: expected an empty file, as relevo deploy begin creates it; got {what}, which is "
+            f"left as it is; {_ANOTHER}, or remove it yourself"
+        )
+
 
 def _unusable(what: str, error: OSError, path: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f'the deploy guard {path} cannot be {what}: {error.strerror}; set another path: deploy = "…"'
-    )
+    return ConfigurationError(f"the deploy guard {path} cannot be {what}: {error.strerror}; {_ANOTHER}")
