@@ -145,7 +145,8 @@ def test_what_would_wait_for_ever_is_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"relevo\.toml: expected a regular file; got a pipe"):
         config_of(tmp_path / "relevo.toml", tmp_path)
-    assert config_of(None, tmp_path).path is None
+    with pytest.raises(ConfigurationError, match=r"relevo\.toml: expected a file; got a pipe"):
+        config_of(None, tmp_path)
 
 
 def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> None:

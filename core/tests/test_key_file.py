@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relevo._config.key_file import key_file_advice, others
+from relevo._config.key_file import key_file_advice
 from relevo._config.opening import read
 from relevo.errors import ConfigurationError
 
@@ -29,31 +29,6 @@ def write(file: Path, text: str, mode: int) -> Path:
     file.write_text(f'{text}[transports]\nmain = "memory://"\n')
     file.chmod(mode)
     return file
-
-
-@pytest.mark.parametrize(
-    "mode, gid, write, expected",
-    [
-        (0o600, 7, True, None),
-        (0o644, 7, True, None),
-        (0o664, 7, True, "the group 7"),
-        (0o664, 1, True, None),
-        (0o646, 1, True, "every user"),
-        (0o666, 7, True, "every user"),
-        (0o622, 7, False, None),
-        (0o640, 7, False, "the group 7"),
-        (0o640, 1, False, None),
-        (0o604, 1, False, "every user"),
-        (0o100777, 1, False, "every user"),
-    ],
-)
-def test_others_are_every_user_and_any_group_but_the_own_one(
-    mode: int,
-    gid: int,
-    write: bool,  # noqa: FBT001 - a parameter of pytest
-    expected: str | None,
-) -> None:
-    assert others(mode, gid, own_groups={1, 2}, write=write) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 
@@ -16,7 +17,7 @@ import pytest
 import server_starter
 from relevo import App
 from relevo._config.opening import read
-from relevo._config.trust import RunningUser, WayPoint, private_group, unmapped_owner, weakness_on
+from relevo._config.trust import RunningUser, WayPoint, unmapped_owner, weakness_on
 from relevo.errors import ConfigurationError
 
 ME, OTHER, UNMAPPED = 1000, 1001, 65534
@@ -46,7 +47,9 @@ def way(**changes: tuple[int, int, int]) -> list[WayPoint]:
 
 def told(steps: list[WayPoint], *, uid: int = ME, unmapped: int | None = None) -> str | None:
     """Return the name of the step that is not trusted, and why."""
-    weakness = weakness_on(steps, HERE, RunningUser(uid=uid, private_group=lambda owner: owner, unmapped=unmapped))
+    weakness = weakness_on(
+        steps, HERE, RunningUser(uid=uid, own_groups=lambda owner: {owner, uid, 0}, unmapped=unmapped)
+    )
     return None if weakness is None else f"{weakness.step.path.name or '/'} {weakness.why}"
 
 
@@ -60,6 +63,7 @@ def told(steps: list[WayPoint], *, uid: int = ME, unmapped: int | None = None) -
         {"file": (ME, ME, 0o664), "shop": (ME, ME, 0o775), "me": (ME, ME, 0o775)},  # Debian's umask 002
         {"file": (0, 0, 0o644), "shop": (0, 0, 0o755), "me": (0, 0, 0o755)},  # root owns /app in a container
         {"file": (0, 0, 0o664), "shop": (0, 0, 0o775)},  # as OpenShift wants it
+        {"file": (0, ME, 0o664), "shop": (ME, 0, 0o775)},  # only this user and root are in these groups
         {"me": (0, 0, 0o1777)},  # a folder of mine in /tmp
         {"file": (ME, 50, 0o640), "shop": (ME, 50, 0o2750)},  # others of a group may read it
     ],
@@ -75,7 +79,7 @@ def test_what_only_the_user_and_root_can_write_is_trusted(changes: dict[str, tup
         ({"file": (ME, ME, 0o646)}, "relevo.toml can be written by every user"),
         ({"file": (ME, 50, 0o664)}, "relevo.toml can be written by other users of its group"),
         ({"file": (ME, OTHER, 0o664)}, "relevo.toml can be written by other users of its group"),
-        ({"file": (0, ME, 0o664)}, "relevo.toml can be written by other users of its group"),
+        ({"file": (0, OTHER, 0o664)}, "relevo.toml can be written by other users of its group"),
         ({"shop": (OTHER, ME, 0o755)}, "shop belongs to another user"),
         ({"shop": (ME, ME, 0o757)}, "shop can be written by every user"),
         ({"shop": (ME, 50, 0o775)}, "shop can be written by other users of its group"),
@@ -115,28 +119,6 @@ def test_the_file_is_told_before_its_folder_and_that_before_the_folders_above() 
 
     assert told(way(file=other, shop=other, srv=other)) == "relevo.toml belongs to another user"
     assert told(way(shop=other, srv=other)) == "shop belongs to another user"
-
-
-@pytest.mark.parametrize(
-    "uid, account, group, private",
-    [
-        (ME, ("me", ME), ("me", []), ME),
-        (ME, ("me", ME), ("me", ["me"]), ME),
-        (ME, ("me", 1234), ("me", []), 1234),
-        (ME, ("me", ME), ("me", ["me", "other"]), None),
-        (ME, ("me", 100), ("users", []), None),  # one group for all users
-        (ME, ("me", ME), None, ME),
-        (ME, ("me", 100), None, None),
-        (ME, None, None, ME),  # docker run --user 1000:1000
-        (100, None, ("users", []), None),
-        (0, ("root", 0), ("root", []), 0),
-        (0, ("root", 0), ("wheel", ["root", "admin"]), None),
-    ],
-)
-def test_a_private_group_has_the_name_of_its_user_and_no_other_member(
-    uid: int, account: tuple[str, int] | None, group: tuple[str, list[str]] | None, private: int | None
-) -> None:
-    assert private_group(uid, account, group) == private
 
 
 @pytest.mark.parametrize(
@@ -212,6 +194,143 @@ def test_the_search_does_not_go_on_behind_a_file_that_is_refused(shop: Path) -> 
     near.chmod(0o666)
 
     assert f"since {near} can be" in refused(near.parent)
+
+
+def _dangle(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _to_a_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+@pytest.mark.parametrize(
+    "make, kind",
+    [
+        (os.mkfifo, "a pipe"),
+        (os.mkdir, "a directory"),
+        (_dangle, "a link that leads to none (No such file or directory)"),
+        (_loop, "a link that leads to none (Too many levels of symbolic links)"),
+        (_to_a_pipe, "a pipe"),
+    ],
+)
+def test_what_has_the_name_of_the_file_and_is_none_is_refused(
+    shop: Path, make: Callable[[Path], None], kind: str
+) -> None:
+    near = shop / "near"
+    near.mkdir()
+    make(near / "relevo.toml")
+
+    done = run(near, "config", "show")
+
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"relevo: {near / 'relevo.toml'}: expected a file; got {kind}; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_with_the_name_of_a_project_file_is_none_of_relevos(shop: Path) -> None:
+    near = shop / "near"
+    (near / "pyproject.toml").mkdir(parents=True)
+
+    assert read(None, {}, start=near).source == "shop"
+
+
+# --- modules beside it --------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="project")
+def _project(shop: Path) -> Path:
+    """Make a project whose modules tell when they are imported; return its folder."""
+    shop.joinpath("relevo.toml").write_text('app = "web:app"\nlisteners = ["inner.deep.late"]\nplugins = ["extra"]\n')
+    deep = shop / "inner" / "deep"
+    deep.mkdir(parents=True)
+    for module in ("web.py", "inner/__init__.py", "inner/deep/late.py", "extra.py", "named.py"):  # "deep" has none
+        shop.joinpath(module).write_text(f"import pathlib\npathlib.Path({str(shop / 'sprung')!r}).touch()\n")
+    for folder in (shop, shop / "inner", deep):
+        folder.joinpath("__pycache__").mkdir()
+    return shop
+
+
+@pytest.mark.parametrize(
+    "name, mode",
+    [
+        ("web.py", 0o666),
+        ("extra.py", 0o666),
+        ("inner", 0o777),
+        ("inner", 0o1777),  # others could add modules
+        ("inner/__init__.py", 0o646),
+        ("inner/deep", 0o777),
+        ("inner/deep/late.py", 0o666),
+        ("__pycache__", 0o777),
+        ("inner/__pycache__", 0o1777),
+    ],
+)
+def test_a_module_that_others_can_write_is_refused_before_anything_is_imported(
+    project: Path, name: str, mode: int
+) -> None:
+    weak = project / name
+    weak.chmod(mode)
+
+    done = run(project, "check")
+    named = run(project, "--config", "relevo.toml", "config", "show")
+
+    assert done.returncode == 78
+    assert done.stderr.count("\n") == 1
+    assert f": not imported, since {weak} can be written by every user (owner " in done.stderr
+    assert f"name the configuration: --config {project / 'relevo.toml'}, RELEVO_CONFIG or App.from_" in done.stderr
+    assert done.stderr.endswith(f"; otherwise chmod o-w {weak}\n")
+    assert not (project / "sprung").exists()
+    assert named.returncode == 0
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["web.py", "extra.py", "inner", "inner/__init__.py", "inner/deep/late.py"])
+def test_a_module_of_another_user_is_refused(project: Path, name: str) -> None:
+    os.chown(project / name, OTHER, OTHER)
+
+    assert f"not imported, since {project / name} belongs to another user" in refused(project)
+
+
+def test_a_compiled_module_that_others_can_write_is_refused(project: Path) -> None:
+    compiled = Path(cache_from_source(str(project / "web.py")))
+    compiled.write_bytes(b"")
+    compiled.chmod(0o666)
+
+    assert refused(project).startswith(f"{compiled}: not imported, since ")
+
+
+def test_a_link_to_a_package_is_followed(project: Path) -> None:
+    project.joinpath("inner").rename(project.parent / "inner-3")
+    project.joinpath("inner").symlink_to(project.parent / "inner-3")
+    assert read(None, {}, start=project).is_found
+
+    project.parent.joinpath("inner-3").chmod(0o1777)
+    assert f"since {project.parent / 'inner-3'} can be written by every user" in refused(project)
+
+
+def test_a_module_that_the_command_line_names_is_judged_too(project: Path) -> None:
+    (project / "relevo.toml").write_text("")
+    (project / "named.py").chmod(0o666)
+
+    done = run(project, "--app", "named:app", "check")
+
+    assert f"not imported, since {project / 'named.py'} can be written by every user" in done.stderr
+    assert not (project / "sprung").exists()
+
+
+def test_what_is_not_beside_the_file_or_not_named_is_not_judged(project: Path) -> None:
+    project.joinpath("other.py").write_text("")
+    project.joinpath("other.py").chmod(0o666)
+    (project / "relevo.toml").write_text(
+        'app = "json:app"\nlisteners = ["no.such", "in valid", "..other", "json.tool"]'
+    )
+
+    assert read(None, {}, start=project).app == "json:app"
 
 
 def test_a_named_file_is_not_checked(shop: Path) -> None:

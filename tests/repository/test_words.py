@@ -115,6 +115,7 @@ CODE = tuple(
         "_retry.py",
         "_secret.py",
         "_signal.py",
+        "_user.py",
         "_app/",
         "_config/",
         "_dispatch/",

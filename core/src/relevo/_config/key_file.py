@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 
 from relevo._config.schema import Config
 from relevo._problem import Problem
+from relevo._user import others, own_groups
 from relevo.errors import ConfigurationError
-
-
-def others(mode: int, gid: int, *, own_groups: Collection[int], write: bool) -> str | None:
-    """
-    Return which other users can write a file, or read it; ``None`` if only its owner and the own group can.
-
-    Args:
-        mode: The permissions of the file.
-
-        gid: Its group.
-
-        own_groups: The groups that are as good as the owner: their members may write and read it.
-
-        write: Ask for writing, else for reading.
-    """
-    of_all, of_group = (stat.S_IWOTH, stat.S_IWGRP) if write else (stat.S_IROTH, stat.S_IRGRP)
-    if mode & of_all:
-        return "every user"
-    if mode & of_group and gid not in own_groups:
-        return f"the group {gid}"
-    return None
 
 
 def key_file_problems(config: Config) -> Iterator[Problem]:
@@ -70,13 +48,8 @@ def _others(config: Config, *, write: bool) -> str | None:
     """Return which other users can write the file of *config*, or read it, if it has one and the system says so."""
     if config.path is None or os.name != "posix":
         return None
-    import pwd  # noqa: PLC0415 - Windows has no such module
-
     try:
         found = config.path.stat()
     except OSError:
         return None
-    own = {os.getegid()}
-    with suppress(KeyError):  # its owner has no entry, as is usual in a container
-        own.add(pwd.getpwuid(found.st_uid).pw_gid)
-    return others(found.st_mode, found.st_gid, own_groups=own, write=write)
+    return others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=write)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from relevo._config.schema import Config, PluginConfig, TransportConfig
 from relevo._config.settings import config_of
 from relevo._config.source import read_raw
 from relevo._config.table import TableReader
+from relevo._config.trust import check_modules
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, import_object
 from relevo._problem import KeyPath, Problem, Problems, dotted, lines_of, with_lines
@@ -50,9 +51,10 @@ def draft_config(path: Path | None, environ: Mapping[str, str], *, start: Path) 
     together with the problems that they find themselves.
 
     Raises:
-        ConfigurationError: The file cannot be read.
+        ConfigurationError: The file cannot be read, or the search found it and other users control its modules.
     """
     config = config_of(read_raw(path, environ, start=start))
+    refuse_foreign_modules(config, (*([config.app] if config.app else []), *config.listeners, *config.plugins))
     return msgspec.structs.replace(config, problems=(*config.problems, *key_file_problems(config)))
 
 
@@ -76,6 +78,17 @@ def read(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Confi
     if config.problems:
         refuse(config)
     return config
+
+
+def refuse_foreign_modules(config: Config, names: Iterable[str]) -> None:
+    """
+    Check the modules called *names* before they are imported from the folder of *config*, if the search found it.
+
+    Raises:
+        ConfigurationError: Other users control one of them.
+    """
+    if config.is_found and config.path is not None:
+        check_modules(names, config.path)
 
 
 def refuse(config: Config) -> None:

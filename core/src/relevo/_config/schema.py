@@ -100,6 +100,9 @@ class Config(Settings, frozen=True, kw_only=True):
     path: Path | None = None
     """The file they were read from."""
 
+    is_found: bool = False
+    """Whether the search found it, so that the user may not have meant to run the modules in it."""
+
     origins: Origins = msgspec.field(default_factory=lambda: Origins(Origin("the configuration")))
     """Where each value comes from."""
 

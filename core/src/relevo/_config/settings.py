@@ -40,7 +40,14 @@ def config_of(raw: RawConfig) -> Config:
     problems.extend(_first(_conflicts(Settings(**found), retries, written, problems)))
     valid = found.get("retries", {})
     found["retries"] = {str(target): valid[name] for name, target in retries.items() if name in valid}
-    return Config(**found, directory=raw.directory, path=raw.path, origins=raw.origins, problems=tuple(problems))
+    return Config(
+        **found,
+        directory=raw.directory,
+        path=raw.path,
+        is_found=raw.is_found,
+        origins=raw.origins,
+        problems=tuple(problems),
+    )
 
 
 def _first(problems: Iterable[Problem]) -> list[Problem]:

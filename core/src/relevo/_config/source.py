@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from relevo._config.schema import Settings
 from relevo._config.table import Key, as_table, keys_of, wrong_type
 from relevo._config.toml_line import lines_of
 from relevo._config.trust import check_trusted
-from relevo._file import MAX_FILE, regular_bytes
+from relevo._file import MAX_FILE, kind_of, regular_bytes
 from relevo._problem import KeyPath, Origin, Origins, Problems, dotted
 from relevo._secret import without_secrets
 from relevo._visible import visible
@@ -55,6 +56,7 @@ class RawConfig:
 
     values: dict[str, Any] = attrs.field(repr=False)
     path: Path | None
+    is_found: bool
     directory: Path
     origins: Origins = attrs.field(repr=False)
     problems: Problems
@@ -109,7 +111,14 @@ def read_raw(path: Path | None, environ: Mapping[str, str], *, start: Path) -> R
                 ("plugins", number),
                 wrong_type(f"plugins.{number}", f"Expected `str`, got `{type(name).__name__}`", "mail"),
             )
-    return RawConfig(values=values, path=found, directory=directory, origins=origins, problems=problems)
+    return RawConfig(
+        values=values,
+        path=found,
+        is_found=found is not None and named is None,
+        directory=directory,
+        origins=origins,
+        problems=problems,
+    )
 
 
 # --- the file -----------------------------------------------------------------------------------------
@@ -120,18 +129,38 @@ def find(start: Path) -> Path | None:
     Return the nearest ``relevo.toml``, or ``pyproject.toml`` with ``[tool.relevo]``, from *start* upwards.
 
     Raises:
-        ConfigurationError: Other users control it. The search does not go on, since theirs may be a trap before yours.
+        ConfigurationError: Other users control it, or a ``relevo.toml`` is not a file. The search does not go on, since
+            theirs may be a trap before yours.
     """
     for folder in [start, *start.parents]:
-        for found in (folder / FILE, folder / "pyproject.toml"):
-            if found.is_file() and (found.name == FILE or _is_own(found)):
+        for found, is_own in ((folder / FILE, _is_there), (folder / "pyproject.toml", _is_own)):
+            if is_own(found):
                 check_trusted(found)
                 return found
     return None
 
 
+def _is_there(path: Path) -> bool:
+    """Return whether there is a file at *path*; raise for anything else that has its name."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: expected a file; got a link that leads to none ({error.strerror}); fix it, or remove it"
+        ) from error
+    if not S_ISREG(found.st_mode):
+        raise ConfigurationError(f"{path}: expected a file; got {kind_of(found.st_mode)}; move it, or remove it")
+    return True
+
+
 def _is_own(project: Path) -> bool:
     """Return whether the ``pyproject.toml`` at *project* has ``[tool.relevo]``; other ones may be large, or invalid."""
+    if not project.is_file():
+        return False
     try:
         if b"relevo" not in regular_bytes(project, most=_LARGEST_PROJECT):
             return False

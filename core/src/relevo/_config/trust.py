@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISVTX, S_IWGRP, S_IWOTH
 
 import msgspec
 
+from relevo._user import ROOT, name_of, others, own_groups
 from relevo.errors import ConfigurationError
 
-ROOT = 0
 _MOST_LINKS = 40
 """The longest chain that Linux follows."""
 
@@ -42,8 +43,8 @@ class RunningUser(msgspec.Struct, frozen=True, kw_only=True):
 
     uid: int
 
-    private_group: Callable[[int], int | None]
-    """Takes a user, returns the group that has no other member."""
+    own_groups: Callable[[int], Collection[int]]
+    """Takes the owner of a file, returns the groups that are as good as the owner."""
 
     unmapped: int | None = None
     """
@@ -82,26 +83,9 @@ def weakness_on(steps: Sequence[WayPoint], searched: Path, user: RunningUser) ->
             continue
         if step.mode & S_IWOTH:
             return Weakness(step, "can be written by every user", "chmod o-w")
-        if step.mode & S_IWGRP and step.gid != user.private_group(step.uid):
+        if step.mode & S_IWGRP and others(step.mode, step.gid, own_groups=user.own_groups(step.uid), write=True):
             return Weakness(step, "can be written by other users of its group", "chmod g-w")
     return None
-
-
-def private_group(uid: int, account: tuple[str, int] | None, group: tuple[str, Sequence[str]] | None) -> int | None:
-    """
-    Return the private group of *uid*: one without other members, as Debian creates.
-
-    Args:
-        uid: The number of the user.
-
-        account: The name of the user and the number of the primary group; ``None`` if the system has no such account.
-
-        group: The name of that group, or of the one with the number *uid*, and its members; ``None`` if there is none.
-    """
-    name, gid = account or ("", uid)
-    if group is None:
-        return gid if gid == uid else None
-    return gid if group[0] == name and set(group[1]) <= {name} else None
 
 
 def unmapped_owner(uid_map: str, overflow: int) -> int | None:
@@ -130,27 +114,78 @@ def check_trusted(file: Path) -> None:
     Raises:
         ConfigurationError: It is not to be trusted; names what is wrong, its owner and mode, and the remedy.
     """
-    user = _this_user()
-    weakness = weakness_on([*_way(file)], file.parent, user) if user else None
+    _check(file, file, "read")
+
+
+def check_modules(names: Iterable[str], file: Path) -> None:
+    """
+    Refuse the modules called *names* if they are beside *file*, which the search found, and other users control them.
+
+    Judged are the file of each module, the packages that it is in, and where Python keeps its compiled form. What these
+    modules import is not.
+
+    Args:
+        names: ``module`` or ``module:name``, as the configuration has them.
+
+        file: The configuration, which :func:`check_trusted` accepted together with its folder.
+
+    Raises:
+        ConfigurationError: A module is not to be trusted; names what is wrong, its owner and mode, and the remedy.
+    """
+    for name in names:
+        for each in _imported_by(name, file.parent):
+            _check(each, file, "imported")
+
+
+def _imported_by(name: str, folder: Path) -> Iterator[Path]:
+    """Yield the files in *folder* that an import of *name* would run; a folder where only its content decides."""
+    places = [str(folder)]
+    for part in name.partition(":")[0].split("."):
+        found = PathFinder.find_spec(part, places) if part.isidentifier() else None
+        if found is None:
+            return
+        places = list(found.submodule_search_locations or ())
+        compiled = Path(found.cached) if found.cached else None
+        yield from map(Path, [found.origin] if found.has_location and found.origin else places)
+        yield from (each for each in (compiled, compiled and compiled.parent) if each and each.exists())
+
+
+def _check(path: Path, file: Path, done: str) -> None:
+    """
+    Refuse *path* if other users control it.
+
+    Args:
+        path: A file, or a folder that is searched for modules.
+
+        file: The configuration that leads to it.
+
+        done: What is not done to it then.
+    """
+    user, weakness = _judged(path)
     if user and weakness:
-        path = shlex.quote(str(weakness.step.path))
         named = f"--config {shlex.quote(str(file))}, RELEVO_CONFIG or App.from_config(path)"
         raise ConfigurationError(
-            f"{file}: not read, since {_described(weakness)}, and its code would run as {_name(user.uid)}; "
-            f"if you trust it, name it: {named}; otherwise {weakness.fix} {path}"
+            f"{path}: not {done}, since {_described(weakness)}, and its code would run as {name_of(user.uid)}; "
+            f"if you trust it, name {'it' if path == file else 'the configuration'}: {named}; "
+            f"otherwise {weakness.fix} {shlex.quote(str(weakness.step.path))}"
         )
 
 
-def distrust_of(folder: Path) -> str | None:
-    """Return why modules in *folder* are not to be trusted; ``None`` if they are."""
+def _judged(path: Path) -> tuple[RunningUser | None, Weakness | None]:
     user = _this_user()
-    weakness = weakness_on([*_way(folder)], folder, user) if user else None
+    searched = (path if path.is_dir() else path.parent).resolve()
+    return user, weakness_on([*_way(path)], searched, user) if user else None
+
+
+def distrust_of(path: Path) -> str | None:
+    """Return why the file at *path*, or modules in the folder there, are not to be trusted; ``None`` if they are."""
+    _, weakness = _judged(path)
     return None if weakness is None else _described(weakness)
 
 
 def _described(weakness: Weakness) -> str:
     step = weakness.step
-    return f"{step.path} {weakness.why} (owner {_name(step.uid)}, group {step.gid}, mode {S_IMODE(step.mode):04o})"
+    return f"{step.path} {weakness.why} (owner {name_of(step.uid)}, group {step.gid}, mode {S_IMODE(step.mode):04o})"
 
 
 def _way(path: Path) -> Iterator[WayPoint]:
@@ -178,24 +213,7 @@ def _this_user() -> RunningUser | None:
     """Return the user who runs the program; ``None`` on a system without such numbers."""
     if not hasattr(os, "geteuid"):
         return None
-    return RunningUser(uid=os.geteuid(), private_group=_private_group, unmapped=_unmapped())
-
-
-def _private_group(uid: int) -> int | None:
-    import grp  # noqa: PLC0415 - not on Windows
-    import pwd  # noqa: PLC0415 - not on Windows
-
-    try:
-        known = pwd.getpwuid(uid)
-    except (KeyError, OSError):
-        account = None
-    else:
-        account = (known.pw_name, known.pw_gid)
-    try:
-        found = grp.getgrgid(uid if account is None else account[1])
-    except (KeyError, OSError):
-        return private_group(uid, account, None)
-    return private_group(uid, account, (found.gr_name, found.gr_mem))
+    return RunningUser(uid=os.geteuid(), own_groups=own_groups, unmapped=_unmapped())
 
 
 def _unmapped() -> int | None:
@@ -204,12 +222,3 @@ def _unmapped() -> int | None:
         return unmapped_owner(Path("/proc/self/uid_map").read_bytes().decode(), overflow)
     except (OSError, ValueError):  # not Linux
         return None
-
-
-def _name(uid: int) -> str:
-    import pwd  # noqa: PLC0415 - not on Windows
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OSError):
-        return str(uid)

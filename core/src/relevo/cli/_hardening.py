@@ -18,6 +18,7 @@ from relevo._event.validation import MAX_BODY
 from relevo._runner.lock_path import deploy_guard, drain_lock
 from relevo._secret import masked
 from relevo._transport.route import Target
+from relevo._user import others, own_groups
 from relevo.cli._unseen import folder_of, stores, unknown_files, unknown_servers, unseen
 from relevo.errors import ConfigurationError
 
@@ -126,8 +127,7 @@ def _open_to_others(path: Path, found: os.stat_result, fix: str | None = None) -
     if found.st_uid not in (0, os.geteuid()):
         remedy = fix or "chown it to root or to the user of the service"
         faults.append(f"{path} belongs to the user {found.st_uid}; {remedy}")
-    is_of_own_group = found.st_gid == os.getegid()
-    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not is_of_own_group):
+    if others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=True):
         faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; {fix or 'chmod go-w'}")
     return faults
 

@@ -16,7 +16,7 @@ import msgspec
 
 from relevo._app.app import App, app_of, parts_of, using
 from relevo._app.load import app_named, modules_of, modules_without_config, use_config
-from relevo._config.opening import draft_config, refuse
+from relevo._config.opening import draft_config, refuse, refuse_foreign_modules
 from relevo._config.schema import Config
 from relevo._visible import visible
 from relevo.cli._log import log_to_stderr
@@ -94,6 +94,8 @@ def locate_config(path: str | None) -> Config:
 def open_app(config: Config, app_name: str | None) -> Iterator[App]:
     """Open the application that *app_name* or *config* names, and close it at the end."""
     wanted = app_name or config.app
+    if app_name:
+        refuse_foreign_modules(config, [app_name])
     modules = modules_without_config if config.path is None else modules_of
     with modules(config.directory), use_config(config.path, os.environ):
         if wanted:
