@@ -114,6 +114,7 @@ CODE = tuple(
         "_process_identity.py",
         "_retry.py",
         "_secret.py",
+        "_server.py",
         "_signal.py",
         "_user.py",
         "_app/",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +23,12 @@ from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, import_object
 from relevo._problem import KeyPath, Problem, Problems, dotted, lines_of, with_lines
 from relevo._secret import Secret, masked_url
+from relevo._server import PLACEHOLDERS, is_loopback
 from relevo._transport.optional import INHERITED
 from relevo._transport.route import Routes
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo.errors import ConfigurationError, did_you_mean, shown
-
-_KNOWN_TO_ALL = re.compile(r"guest:guest|[^:]*:(changeme|YourPasswordHere)")
-"""Users and passwords that are defaults of servers, or are printed in examples."""
 
 
 @attrs.frozen(kw_only=True)
@@ -245,16 +242,17 @@ def _prefix_errors(where: str) -> Iterator[None]:
 
 def _refuse_default_password(address: str) -> None:
     """
-    Refuse a well-known password, except for a server on this machine.
+    Refuse a password that was not chosen, except for a server on this machine.
 
     Raises:
-        ConfigurationError: The password of *address* is that of an example.
+        ConfigurationError: The password of *address* is a placeholder, or that of the user "guest".
     """
     credentials, _, place = address.partition("://")[2].partition("/")[0].rpartition("@")
-    if not _KNOWN_TO_ALL.fullmatch(credentials):
+    user, _, password = credentials.partition(":")
+    if password not in PLACEHOLDERS and (user, password) != ("guest", "guest"):
         return
     host = place.rpartition("]")[0].removeprefix("[") or place.partition(":")[0]
-    if not re.fullmatch(r"|localhost|::1|127(\.\d+){3}", host):
+    if host and not is_loopback(host):
         raise ConfigurationError(
             f"{masked_url(address)} has a publicly known default password, and {shown(host)} is not this "
             f"machine; give relevo a user of its own"

@@ -7,12 +7,12 @@ import re
 import ssl
 import stat
 import time
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
+from relevo._server import is_loopback
 from relevo.errors import ConfigurationError, shown
 
 __all__ = ["Tls", "is_loopback", "tls_remedy"]
@@ -181,14 +181,6 @@ def _end_of(path: Path) -> float | None:
 
 def _words(error: BaseException) -> str:
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error).replace("_", " ").lower()
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether *host*, a name or an address, is this machine, whose connections no other host can read."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
 
 
 _REMEDIES = [

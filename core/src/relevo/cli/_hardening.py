@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from relevo._app.app import App, parts_of
 from relevo._event.validation import MAX_BODY
 from relevo._runner.lock_path import deploy_guard, drain_lock
 from relevo._secret import masked
+from relevo._server import is_loopback, is_well_known
 from relevo._transport.route import Target
 from relevo._user import others, own_groups
 from relevo.cli._unseen import folder_of, stores, unknown_files, unknown_servers, unseen
@@ -176,7 +176,6 @@ def _lock_folder(app: App) -> Verdict:
 
 # --- servers -------------------------------------------------------------------------------------------------
 
-_LOCAL = re.compile(r"localhost|.*\.localhost|::1|127(\.\d+){3}|")
 _ENCRYPTED = {"amqps", "rediss"}
 _VERIFIES: tuple[tuple[str, Sequence[str]], ...] = (
     ("sslmode", ("verify-ca", "verify-full")),
@@ -185,7 +184,6 @@ _VERIFIES: tuple[tuple[str, Sequence[str]], ...] = (
 )
 """Parameters of an address with which the server's certificate is verified, and their values; without any, all."""
 
-_COMMON = {"", "guest", "changeme", "password", "postgres", "root", "admin", "secret", "test", "123456", "relevo"}
 _ADMINISTRATORS = {"root", "postgres", "sa", "system", "sys", "admin", "administrator", "mysql"}
 
 
@@ -206,7 +204,7 @@ class _Server:
 
     @property
     def is_local(self) -> bool:
-        return _LOCAL.fullmatch(self.host) is not None
+        return not self.host or is_loopback(self.host)
 
     @property
     def is_sql(self) -> bool:
@@ -291,7 +289,7 @@ def _weak_password(server: _Server) -> str | None:
         return "empty"
     if password == server.user.lower():
         return "the name of the user"
-    return "well known" if password in _COMMON else None
+    return "well known" if is_well_known(password) else None
 
 
 def _database_user(app: App) -> Verdict:
@@ -361,10 +359,8 @@ def _error_mails(app: App) -> Verdict:
     faults = []
     if mail.options.get("arguments", True) is not False:
         faults.append("mails show the arguments of events, masked only by their names; set arguments = false")
-    if mail.options.get("starttls") is False and urlsplit(str(mail.options.get("server", ""))).hostname not in (
-        None,
-        "localhost",
-    ):
+    host = urlsplit(str(mail.options.get("server", ""))).hostname
+    if mail.options.get("starttls") is False and host and not is_loopback(host):
         faults.append("mails are sent unencrypted; remove starttls = false")
     return _verdict(faults, "without arguments, encrypted")
 

@@ -14,25 +14,10 @@ from platform import node
 
 from relevo._file import regular_bytes
 from relevo._problem import with_lines
+from relevo._server import WELL_KNOWN, is_loopback, is_well_known
 from relevo._visible import visible
 from relevo.cli._output import shortened
 from relevo.errors import ConfigurationError
-
-_KNOWN = (
-    "",
-    "123",
-    "1234",
-    "12345",
-    "123456",
-    "admin",
-    "changeme",
-    "guest",
-    "password",
-    "root",
-    "user",
-    "YourPasswordHere",
-)
-"""Passwords of common examples; supervisor's own documentation uses 123, with the user name "user"."""
 
 _STOPWAITSECS = 10.0
 """Supervisor's default in seconds."""
@@ -206,14 +191,14 @@ def _is_open(host: str) -> bool | None:
     try:
         return ip_address(host.removeprefix("[").removesuffix("]")).is_unspecified
     except ValueError:
-        return False if host.lower() == "localhost" else None
+        return False if is_loopback(host) else None
 
 
 def _is_known(password: str) -> bool:
     if password.startswith("{SHA}"):
-        hashes = {sha1(each.encode()).hexdigest() for each in _KNOWN}  # noqa: S324 - supervisor's own form  # nosec B324
+        hashes = {sha1(each.encode()).hexdigest() for each in WELL_KNOWN}  # noqa: S324 - supervisor's own form  # nosec B324
         return password.removeprefix("{SHA}").lower() in hashes
-    return password in _KNOWN
+    return is_well_known(password)
 
 
 def _open_to_all_users(where: str, section: Mapping[str, str]) -> Iterator[str]:

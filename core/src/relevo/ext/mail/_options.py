@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from relevo._secret import Secret, masked_url
+from relevo._server import is_loopback
 from relevo.errors import ConfigurationError, shown
 
-_LOOPBACK = re.compile(r"localhost|::1|127(\.\d+){3}")
 _PORTS = {"smtp": 25, "smtps": 465}
 
 
@@ -138,7 +138,7 @@ class MailOptions:
             ) from error
         if parts.scheme not in _PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigurationError(f"server: expected smtp://host:port or smtps://user:password@host; got {masked}")
-        is_near = bool(_LOOPBACK.fullmatch(host))
+        is_near = is_loopback(host)
         smtps = parts.scheme == "smtps"
         starttls = not smtps and (not is_near if self.starttls is None else self.starttls)
         if parts.username and not (smtps or starttls or is_near):
