@@ -1,4 +1,4 @@
-"""Queues that accept only some events: at the dispatch, in a worker, when a worker starts, and on a move."""
+"""Queues that accept only some events: at the dispatch, in a worker, at its start, on a move, a revival and a relay."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from hypothesis import given, strategies as st
 from relevo import App, Call, Envelope, Event, QueueOptions, RunOptions, Signing, Target, Unreadable, listener
 from relevo._config.opening import read
 from relevo._transport.acceptance import QueueTable
+from relevo._transport.route import outbox_queue
 from relevo._worker.relay import RelayExecutor, readdressed
 from relevo.errors import ConfigurationError, NotAcceptedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 from relevo_memory._store import Posting
 
-from .application import Make, drain, waiting
+from .application import DRAIN, Make, drain, waiting
 from .shop import Shop, opened
 
 IMAGES = {"media": QueueOptions(accept=["image.*", "thumbnail.made"])}
@@ -356,6 +357,74 @@ def test_an_event_is_not_moved_to_a_queue_that_does_not_accept_it(
 
     assert ended == {"image.created": "Ack", "user.deleted": "Nack"}
     assert transport.stats("media").ready == 1
+
+
+# --- a revival and a relay ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signing", [None, Signing(KEY)])
+def test_a_dead_letter_is_not_revived_while_its_queue_does_not_accept_it(
+    make: Make, clock: FakeClock, signing: Signing | None
+) -> None:
+    main, other = MemoryTransport(name="main", clock=clock), MemoryTransport(name="other", clock=clock)
+    everywhere = {"transports": {"main": main, "other": other}, "signing": signing}
+    make(**everywhere, routes={"*": "main/media"}).dispatch(Event("user.deleted"))
+    (one,) = main.receive(["media"], limit=1, lease=60.0, wait=0.0)
+    main.dead_letter(one, reason="retries-exhausted")
+    (entry,) = main.dead_letters(["media"], after=None, limit=9)
+    strict = make(**everywhere, routes={"*": "main/media"}, queues={"main/media": IMAGES["media"]})
+    lenient = make(
+        **everywhere, routes={"image.*": "other/media", "*": "main"}, queues={"other/media": IMAGES["media"]}
+    )
+
+    with pytest.raises(NotAcceptedError) as caught:
+        strict.revived(entry, transport="main")
+
+    assert caught.value.target == "main/media"
+    assert lenient.revived(entry, transport="main") == b""
+    with pytest.raises(ConfigurationError, match="there are several transports"):
+        lenient.revived(entry)
+
+
+@pytest.mark.parametrize("signing", [None, Signing(KEY)])
+def test_a_relay_keeps_an_event_that_its_queue_does_not_accept_and_it_is_revived_when_the_queue_does(
+    shop: Callable[..., App], heard: list[str], clock: FakeClock, signing: Signing | None
+) -> None:
+    main, box = MemoryTransport(name="main", clock=clock), MemoryTransport(name="box", clock=clock)
+    reserved = outbox_queue("main")
+    everywhere = {"transports": {"main": main}, "outboxes": {"main": box}, "signing": signing}
+    lenient, strict = shop(**everywhere), shop(**everywhere, queues=IMAGES, patience=60.0)
+    lenient.dispatch_many([Event("user.deleted"), Event("image.created")])
+    for one in main.receive(["media"], limit=9, lease=60.0, wait=0.0):
+        assert isinstance(one.envelope, Envelope)
+        box.store.add([Posting(queue=reserved, envelope=one.envelope, due=0.0)], 0.0)
+        main.ack(one)
+
+    relay(strict)
+    waiting, moved = box.stats(reserved).scheduled, main.stats("media").ready
+    clock.advance(120.0)
+    relay(strict)
+
+    assert (waiting, moved, main.stats("media").ready) == (1, 1, 1)
+    ((reason, error),) = dead(box, reserved)
+    assert reason == "not-accepted"
+    assert error.startswith("the queue main/media does not accept 'user.deleted'; it accepts: ")
+    (entry,) = box.dead_letters([reserved], after=None, limit=9)
+    with pytest.raises(NotAcceptedError):
+        strict.revived(entry)
+
+    box.revive({entry.ref: lenient.revived(entry)})
+    relay(lenient)
+    drain(lenient)
+
+    assert sorted(heard) == ["image.created", "user.deleted"]
+    assert dead(box, reserved) == dead(main) == []
+
+
+def relay(app: App) -> None:
+    worker = app.relay("main", DRAIN)
+    assert worker is not None
+    worker.run()
 
 
 # --- configuration -----------------------------------------------------------------------------------------

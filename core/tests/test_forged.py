@@ -10,10 +10,24 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import App, Call, Envelope, Event, RunOptions, Signing, Worker, listener
+from relevo import (
+    App,
+    Call,
+    DeadLetter,
+    DeadLetterEntry,
+    Envelope,
+    Event,
+    Retry,
+    RunOptions,
+    Signing,
+    Unreadable,
+    Worker,
+    listener,
+)
 from relevo._transport.acceptance import QueueTable
-from relevo._transport.delivery import Release
+from relevo._transport.delivery import MAX_STATE, Release
 from relevo._transport.route import Target, outbox_queue
+from relevo._worker.progress import ListenerProgress, Progress, dumped
 from relevo._worker.relay import RelayExecutor, readdressed
 from relevo.errors import ConfigurationError, DecodeError, SendError
 from relevo.testing import FakeClock
@@ -305,3 +319,72 @@ def test_a_dead_letter_that_was_changed_in_the_store_is_not_revived(make: Make) 
     ):
         with pytest.raises(DecodeError):
             app.revived(attrs.evolve(entry, **changes))
+
+
+STRANGER = dumped(Progress(1, listeners={"done": ListenerProgress("done", 1), "fail": ListenerProgress("done", 1)}))
+"""A state that no worker signed: everything is done."""
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda state, _: state[:-1] + b"?",
+        lambda state, _: STRANGER,
+        lambda state, _: state + b" " * MAX_STATE,
+        lambda _, another: another,
+    ],
+    ids=["changed", "of a stranger", "too long", "of another event"],
+)
+def test_a_forged_state_decides_for_no_listener_and_the_event_is_revived_from_the_beginning(
+    make: Make, clock: FakeClock, forge: Callable[[bytes, bytes], bytes]
+) -> None:
+    transport = MemoryTransport(clock=clock)
+    heard: list[str] = []
+
+    @listener("a.b", id="fail", retry=Retry(3, first=10.0))
+    def fail(event: Event) -> None:
+        heard.append("fail")
+        if len(heard) == 2:
+            raise ValueError
+
+    done = listener("a.b", id="done", priority=1)(functools.partial(lambda event: heard.append("done")))
+    app = make(fail, done, transports={"main": transport}, signing=NEW)
+    app.dispatch(Event("a.b"))
+    drain(app)
+    clock.advance(60.0)
+    (one,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+    other = Signing(NEW).sealed(STRANGER, Envelope(id="2", source="shop", name="a.b", body=b""))
+
+    outcome = app.handle("main", app.listeners, checkpoint=None)(attrs.evolve(one, state=forge(one.state, other)))
+    assert isinstance(outcome, DeadLetter)
+    transport.settle([(one, outcome)])
+    (entry,) = transport.dead_letters(["default"], after=None, limit=9)
+    before = list(heard)
+    transport.revive({entry.ref: app.revived(attrs.evolve(entry, state=forge(one.state, other)))})
+    drain(app)
+
+    assert before == ["done", "fail"]
+    assert (outcome.reason, outcome.state) == ("forged", None)
+    assert outcome.error.endswith("; if the event is revived, all its listeners run again")
+    assert heard == ["done", "fail", "done", "fail"]
+    assert dead(transport) == []
+
+
+def test_what_was_unreadable_is_revived_without_a_state_since_that_cannot_be_verified(make: Make) -> None:
+    state = Signing(NEW).sealed(STRANGER, Envelope(id="1", source="shop", name="a.b", body=b""))
+    entry = DeadLetterEntry(
+        ref="1",
+        queue="default",
+        envelope=Unreadable(raw=b"?", why="the column attempt holds text"),
+        reason="unreadable",
+        error="",
+        state=state,
+        attempt=1,
+        lost_leases=0,
+        enqueued_at=0.0,
+        died_at=0.0,
+    )
+
+    assert make(signing=NEW).revived(entry) == make(signing=NEW).revived(attrs.evolve(entry, state=b"")) == b""
+    assert make().revived(entry) != b""
+    assert make().revived(attrs.evolve(entry, state=b"")) == b""

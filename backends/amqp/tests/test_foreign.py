@@ -267,7 +267,7 @@ def test_one_that_relevo_sends_again_with_a_signature_is_written_as_its_own() ->
 @pytest.mark.parametrize(
     "headers, why",
     [
-        ({**HEADERS, "relevo": 1, "relevo-foreign": 1, "relevo-state": "text"}, "its state: expected"),
+        ({**HEADERS, "relevo": 1, "relevo-foreign": 1, "relevo-expires": "nan"}, "its expiry: expected"),
         ({**HEADERS, "relevo": 1, "relevo-foreign": 1, "relevo-due": "inf"}, "its due time"),
         ({**HEADERS, "relevo": 0, "relevo-foreign": 1}, "wire version 0"),
         ({**HEADERS, "cloudEvents:id": ""}, "it was not sent by relevo: .*missing required field `id`"),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, TypeGuard
 
-from relevo import MAX_DEATHS, Note
+from relevo import MAX_DEATHS, MAX_STATE, Note
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 WIRE_VERSION = 1
@@ -127,6 +127,15 @@ def suspect(value: object) -> str:
 def suspected_at(key: str) -> float:
     """Return when the message with *key* was written, in seconds since the epoch."""
     return int(key.partition("-")[0], 16) / 1_000_000
+
+
+def state(value: object) -> bytes:
+    """
+    Return the state in *value*, which another program may have set, cut at :data:`MAX_STATE` bytes.
+
+    The worker finds that it is invalid, or not signed; the event can be read nevertheless.
+    """
+    return (value if isinstance(value, bytes) else shown(value).encode("utf-8", "backslashreplace"))[:MAX_STATE]
 
 
 def note(value: object) -> Note | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from relevo import MAX_ERROR, MAX_STATE, Envelope, ForeignEnvelope, Note, Unreadable
+from relevo import MAX_ERROR, Envelope, ForeignEnvelope, Note, Unreadable
 from relevo_amqp import _cloud_event as cloud_event, _header as header
 from relevo_amqp._foreign import bounded, foreign
 from relevo_amqp._header import HIGH_PRIORITY, MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
@@ -256,7 +256,6 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
         sent_at = cloud_event.sent_at(properties, now)
     queue = header.queue_named(headers, queue)
     event = event or _read_envelope(properties, headers, body, queue, now)
-    state = headers.get(header.STATE, b"")
     due = header.number(headers.get(header.DUE))
     ours = not isinstance(event, Newer)
     return MessageRecord(
@@ -264,7 +263,7 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
         queue=queue,
         attempt=header.count(headers.get(header.ATTEMPT), least=1),
         lost_leases=header.count(headers.get(header.LOST_LEASES)),
-        state=state if _is_state(state) and ours else b"",
+        state=header.state(headers.get(header.STATE, b"")) if ours else b"",
         enqueued_at=header.seconds(headers.get(header.SENT_AT), sent_at),
         due=due if -inf < due <= now + header.MAX_AHEAD else None,
         begun=header.note(headers.get(header.BEGUN)) if ours else None,
@@ -377,20 +376,12 @@ def _foreign_reason(headers: Mapping[Any, Any]) -> str:
 
 def _flaw(headers: Mapping[Any, Any], now: float) -> str:
     """Return which of relevo's headers is invalid and must not be lost; empty if all are valid."""
-    state = headers.get(header.STATE, b"")
-    if not _is_state(state):
-        found = f"{len(state)} bytes" if isinstance(state, bytes) else type(state).__name__
-        return f"its state: expected at most {MAX_STATE} bytes; got {found}"
     due, expires = headers.get(header.DUE, 0), headers.get(header.EXPIRES, 0)
     if not -inf < header.number(due) <= now + header.MAX_AHEAD:
         return f"its due time: expected seconds, at most a century ahead; got {fitting(header.shown(due), 40)}"
     if isnan(header.number(expires)):
         return f"its expiry: expected seconds; got {fitting(header.shown(expires), 40)}"
     return ""
-
-
-def _is_state(value: object) -> bool:
-    return isinstance(value, bytes) and len(value) <= MAX_STATE
 
 
 def _read_headers(value: object) -> Mapping[str, str] | None:

@@ -196,7 +196,7 @@ def delivery_of(row: Row, token: int) -> Delivery:
         begun=Note.unpacked(begun) if type(begun) is str else None,
         deaths=() if deaths is None else deaths_of(deaths),
         receipt=Receipt(seq, token),
-        state=progress if type(progress) is bytes else b"",
+        state=progress if type(progress) is bytes else _raw(progress),
         enqueued_at=_seconds(enqueued_at),
     )
 
@@ -307,7 +307,7 @@ def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
         envelope=envelope_of(kept),
         reason=_text(reason),
         error=_text(error),
-        state=kept.progress if type(kept.progress) is bytes else b"",
+        state=_raw(kept.progress),
         attempt=kept.attempt if _is_count(kept.attempt, 1) else 1,
         lost_leases=kept.lost_leases if _is_count(kept.lost_leases, 0) else 0,
         enqueued_at=_seconds(kept.enqueued_at),
@@ -319,7 +319,7 @@ def envelope_of(kept: Row) -> Envelope | Unreadable:
     """Return the envelope in the columns :class:`Kept`, or ``Unreadable`` if a value is invalid."""
     (
         queue, target, event_id, source, name, urgency, ordering_key, expires,
-        attempt, lost_leases, enqueued_at, headers, progress, body,
+        attempt, lost_leases, enqueued_at, headers, _, body,
     ) = kept  # fmt: skip
     sound = (
         type(queue) is type(event_id) is type(source) is type(name) is str
@@ -331,7 +331,6 @@ def envelope_of(kept: Row) -> Envelope | Unreadable:
         and type(attempt) is type(lost_leases) is type(enqueued_at) is int
         and attempt >= 1
         and lost_leases >= 0
-        and (progress is None or type(progress) is bytes)
     )
     parsed = NO_HEADERS if headers is None else _headers(headers)
     if not sound or parsed is None:
@@ -384,16 +383,17 @@ def _headers(text: Any) -> Mapping[str, str] | None:
     return found
 
 
-def _raw(body: Any) -> bytes:
-    match body:
+def _raw(value: Any) -> bytes:
+    """Return the *value* of a column of bytes, which may hold something else."""
+    match value:
         case None:
             return b""
         case bytes():
-            return bytes(body)
+            return bytes(value)
         case str():
-            return body.encode("utf-8", "surrogatepass")
+            return value.encode("utf-8", "surrogatepass")
         case _:
-            return str(body).encode()
+            return str(value).encode()
 
 
 def _text(value: Any) -> str:
@@ -413,7 +413,7 @@ def _flaw(kept: Kept) -> str:
     wanted: dict[str, tuple[type | None, ...]] = {
         "queue": (str,), "event_id": (str,), "source": (str,), "name": (str,), "body": (bytes,),
         "target": (str, None), "ordering_key": (str, None), "expires": (float, int, None),
-        "progress": (bytes, None), "enqueued_at": (int,), "attempt": (int,), "lost_leases": (int,), "urgency": (int,),
+        "enqueued_at": (int,), "attempt": (int,), "lost_leases": (int,), "urgency": (int,),
     }  # fmt: skip
     for column, types in wanted.items():
         value = values[column]

@@ -444,23 +444,42 @@ class App(Dispatcher):
         is_configured = config is not None
         return recipe(self, config=path, is_configured=is_configured, transport=transport, time_limit=time_limit)
 
-    def revived(self, entry: DeadLetterEntry) -> bytes:
+    def revived(self, entry: DeadLetterEntry, *, transport: str | None = None) -> bytes:
         """
         Return the state with which *entry* is revived: only the listeners that failed run again.
+
+        All listeners run again if its state is invalid, or, where events are signed, not signed by a worker.
+
+        Args:
+            entry: The dead letter.
+
+            transport: The name of the transport that keeps it; by default the only one. It makes no difference for a
+                dead letter of an outbox.
 
         Raises:
             NewerStateError: A newer release wrote its state, which this release cannot read.
 
-            DecodeError: It is forged, or its state is not signed by a worker of this application.
+            DecodeError: It is forged, or another key signed it or its state.
+
+            NotAcceptedError: The queue that it would be delivered from does not accept it.
         """
         envelope = entry.envelope
-        if self.signing is None or not isinstance(envelope, Envelope):
-            return revived(entry.state)
+        if not isinstance(envelope, Envelope):
+            # Its signature cannot be verified, and so neither can that of its state.
+            return revived(entry.state) if self.signing is None else b""
         is_relayed = entry.queue.startswith(RESERVED)
-        self.signing.verify(envelope, queue=envelope.queue if is_relayed else entry.queue, source=self.source)
+        if is_relayed:
+            target = Target(entry.queue.removeprefix(RESERVED), envelope.queue)
+        else:
+            target = Target(self.transport(transport).name, entry.queue)
+        if self.signing is not None:
+            self.signing.verify(envelope, queue=target.queue, source=self.source)
+        self._assembly.parts.queue_table.check(envelope.name, target)
         if is_relayed:
             return b""  # what a relay noted is not signed, and only says how long the event has waited
-        return self.signing.sealed(revived(self.signing.opened(entry.state, envelope)), envelope)
+        if self.signing is None:
+            return revived(entry.state)
+        return self.signing.sealed(revived(self.signing.trusted(entry.state, envelope)), envelope)
 
     def setup(self, *, dry_run: bool = False) -> list[str]:
         """

@@ -19,7 +19,7 @@ from relevo._worker.acceptance import accepting
 from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, InlineExecutor
-from relevo._worker.relay import RelayExecutor, signed_again
+from relevo._worker.relay import RelayExecutor, relayed
 from relevo._worker.run import RunOptions
 from relevo._worker.suspect import Suspects
 from relevo._worker.worker import Worker
@@ -104,7 +104,12 @@ class WorkerFactory:
                 transport,
                 clock=self.parts.clock,
                 patience=self.parts.patience,
-                change=signed_again(self.parts.signing, self.parts.source),
+                change=relayed(
+                    self.parts.signing,
+                    self.parts.source,
+                    transport=transport.name,
+                    queues=self.parts.queue_table,
+                ),
             ),
             lease=self.parts.lease,
             patient=patient,

@@ -405,6 +405,8 @@ def revived(state: bytes) -> bytes:
     """
     Return *state* for a dead letter that is made ready again: its dead listeners run again, the done stay done.
 
+    If it is invalid, return that of a new event.
+
     Raises:
         NewerStateError: A newer release wrote it, so this one does not know which listeners are done.
     """
@@ -416,4 +418,6 @@ def revived(state: bytes) -> bytes:
         return b""
     # The others keep an entry: after a stop of the propagation a listener without one would be skipped.
     again = {key: each if each.status == "done" else ListenerProgress() for key, each in progress.listeners.items()}
+    if not again and not progress.stopped:
+        return b""
     return dumped(Progress(STATE_VERSION, listeners=again, stopped=progress.stopped))

@@ -163,14 +163,33 @@ class RelayExecutor(Executor):
             progress = loaded(delivery.state)
         except DecodeError:
             progress = loaded(b"")
-        return progress.give_back(decision.Reason.REFUSED, self._clock.now(), detail=why, patience=self._patience)
+        reason = decision.Reason.NOT_ACCEPTED if isinstance(error, NotAcceptedError) else decision.Reason.REFUSED
+        return progress.give_back(reason, self._clock.now(), detail=why, patience=self._patience)
 
 
-def signed_again(signing: Signing | None, source: str) -> Callable[[Envelope, str], Envelope]:
-    """Return the change for a :class:`RelayExecutor` that verifies events of an outbox and signs them again."""
-    if signing is None:
-        return lambda envelope, _: envelope
-    return lambda envelope, _: signing.readdressed(envelope, to=envelope.queue, queue=envelope.queue, source=source)
+def relayed(
+    signing: Signing | None, source: str, *, transport: str, queues: QueueTable
+) -> Callable[[Envelope, str], Envelope]:
+    """
+    Return the change for a :class:`RelayExecutor` that moves the events of an outbox, each to its own queue.
+
+    Args:
+        signing: Verifies the events and signs them again, if the application signs.
+
+        source: The application's name.
+
+        transport: The name of the transport that the events are moved to.
+
+        queues: The options of the queues.
+    """
+
+    def change(envelope: Envelope, _: str) -> Envelope:
+        own = envelope.queue
+        moved = envelope if signing is None else signing.readdressed(envelope, to=own, queue=own, source=source)
+        queues.check(envelope.name, Target(transport, own))
+        return moved
+
+    return change
 
 
 def readdressed(
@@ -180,13 +199,13 @@ def readdressed(
     Return the change for a :class:`RelayExecutor` that moves events to another queue.
 
     Args:
-        signing: Verifies the events and signs them again, if the application signs.
+        signing: As for :func:`relayed`.
 
-        source: The application's name.
+        source: As for :func:`relayed`.
 
         to: Where the events are moved.
 
-        queues: The options of the queues.
+        queues: As for :func:`relayed`.
     """
 
     def change(envelope: Envelope, queue: str) -> Envelope:

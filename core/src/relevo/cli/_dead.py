@@ -8,9 +8,8 @@ from typing import Any, BinaryIO
 import attrs
 import click
 
-from relevo._app.app import App, parts_of
+from relevo._app.app import App
 from relevo._transport.envelope import Envelope
-from relevo._transport.route import Target
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
 from relevo.cli._choice import By, DeadLetterChoice, dead_letter_groups, dead_letter_options
@@ -148,7 +147,7 @@ def revive(
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
     for store, entry in chosen:
         try:
-            states[store, entry.ref] = _revived(app, store, entry)
+            states[store, entry.ref] = app.revived(entry, transport=store.name)
         except NotAcceptedError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
         except NewerStateError as error:
@@ -201,21 +200,6 @@ def discard(
             return not_found(list(unknown.values()))
     gone = _each(chosen, lambda store, some: store.discard(some))
     return _report("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
-
-
-def _revived(app: App, store: Transport, entry: DeadLetterEntry) -> bytes:
-    """
-    Return the state with which *entry* of *store* is revived.
-
-    Raises:
-        NotAcceptedError: Its queue does not accept it, so it would become a dead letter again.
-
-        DecodeError: As of :meth:`App.revived`.
-    """
-    state = app.revived(entry)
-    if isinstance(entry.envelope, Envelope):  # an outbox has no options, so it accepts every event
-        parts_of(app).queue_table.check(entry.envelope.name, Target(store.name, entry.queue))
-    return state
 
 
 def _meant(
