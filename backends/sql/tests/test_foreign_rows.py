@@ -22,6 +22,7 @@ from relevo import Ack, Delivery, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport, event
 
 from .command_line import configure, relevo as run_relevo, run_script
+from .on_server import an_engine
 
 Opener = Callable[..., SqlTransport]
 
@@ -169,6 +170,28 @@ def test_the_statement_takes_the_parameters_of_sqlalchemy_and_counts_rows(url: s
 
     assert counts == [1, 1 if url.startswith("mariadb") else 0]  # SQLAlchemy lets it count the row that was found
     assert ids(received(store)) == ["17"]
+
+
+@pytest.mark.parametrize(
+    "flaw", [{"relevourgency": "soon"}, {"relevourgency": 7}, {"expirytime": "soon"}, {"id": "i" * 256}], ids=range(4)
+)
+def test_what_is_refused_is_refused_whatever_the_mode_of_the_session_is(
+    opener: Opener, mariadb_database: str, flaw: dict[str, object]
+) -> None:
+    store = opener(SystemClock(), url=mariadb_database)
+    statement = sa.text(store.insert_statement() or "")
+
+    with (
+        an_engine(mariadb_database, connect_args={"init_command": "SET sql_mode = ''"}) as engine,
+        engine.begin() as connection,
+    ):
+        with pytest.raises(sa.exc.DBAPIError):
+            connection.execute(statement, {"queue": "default", "event": document(**flaw)})
+        connection.execute(statement, {"queue": "default", "event": document()})
+
+    (delivery,) = received(store)
+    assert isinstance(delivery.envelope, Envelope)
+    assert (delivery.envelope.id, delivery.envelope.urgency) == ("17", "normal")
 
 
 @pytest.mark.parametrize("urgency", ["High", "HIGH", "urgent", "high ", "", 1, True])

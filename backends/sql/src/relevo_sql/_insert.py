@@ -7,7 +7,9 @@ becomes a row that is not one, and a worker makes a dead letter of it.
 A row with an ordering key is put in line by the claim that finds it due. On SQLite, where one writes at a time, the
 statement puts it in line.
 
-An urgency that is neither high nor normal is ``NULL``, which the column refuses.
+An urgency that is neither high nor normal is ``NULL``, which the column refuses. MariaDB and MySQL do so in strict
+mode; in any other mode they store zero, which is high. On MariaDB the statement is in strict mode, whatever the
+session's mode is; MySQL ignores the comment.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ ON CONFLICT ({_IDENTITY}) DO NOTHING;
 """  # noqa: S608 - as above  # nosec B608
 
 _MARIADB = f"""\
+/*M!100600 SET STATEMENT sql_mode = 'STRICT_ALL_TABLES' FOR */
 INSERT INTO relevo_event ({_COLUMNS})
 SELECT queue, queue,
   JSON_VALUE(event, '$.id'), JSON_VALUE(event, '$.source'), JSON_VALUE(event, '$.type'),

@@ -150,6 +150,7 @@ class JoinedSessions(ForkAware):
         try:
             with self._translating():
                 try:
+                    database.dialect.check_joined(connection, rows)
                     # The transaction may look up names elsewhere since the engine was checked.
                     dialect = database.dialect.located(database.location.identity)
                     statements_for(dialect, connection).write(connection, rows)

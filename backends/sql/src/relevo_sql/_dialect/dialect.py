@@ -217,6 +217,19 @@ class Dialect(ABC):
     def joined(self, connection: sa.Connection) -> bool:
         """Return whether what is written on *connection*, the application's, waits for its commit."""
 
+    def be_strict(self, connection: sa.Connection) -> None:  # noqa: B027 - most databases always are
+        """Let the database refuse what a column cannot hold on *connection*, relevo's own."""
+
+    def check_joined(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:  # noqa: B027 - as above
+        """
+        Refuse *rows* that the database would change on *connection*, the application's, instead of refusing them.
+
+        Raises:
+            OverflowError: A text is longer than its column.
+
+            UnicodeError: The connection cannot send a text.
+        """
+
     @contextmanager
     def any_text(self, connection: sa.Connection) -> Iterator[None]:
         """Return text that is not UTF-8 as :class:`Undecodable` during the block, instead of raising an error."""

@@ -19,6 +19,7 @@ from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.mariadb_tables import AT, LINES, OF_LINE, OF_STATE, STRAY_QUEUE, TURN, tables_with
 from relevo_sql._dialect.row_change import RowChange
 from relevo_sql._dialect.server import UnnamedLocation, error_kind_before_the_driver, has_input, number_of
+from relevo_sql._row import Sent
 from relevo_sql._schema import BY_LINE, BY_STATE, READY, STRAYS, event
 
 _FOUND_ROWS = 2
@@ -33,8 +34,16 @@ _PATIENCE = 60
 _LOCK_WAIT = 1
 """Seconds that the server waits for a lock before relevo checks whether to continue waiting: the fewest it allows."""
 
+_CHARACTER_SET = "utf8mb4"
+_LAST_OF_THREE_BYTES = "\uffff"
+"""The last character that utf8mb3 has."""
+
 _LINES = 1024
 """How many locks the ordering keys share."""
+
+_TEXTS = ("queue", "target", "event_id", "source", "name", "ordering_key")
+_LONGEST_TEXT = 255
+"""Characters that each of the columns :data:`_TEXTS` holds; the others hold more than a packet."""
 
 Home = tuple[str, int, str]
 """The host, the port and the database, as the server names them: another server may have the same."""
@@ -149,9 +158,9 @@ class MariadbDialect(Dialect):
         if database is None:
             raise ConfigurationError("the address names no database; write mariadb://user@host/shop")
         self._kind = kind_of(str(version))
-        driver.set_character_set("utf8mb4", self._kind.collation)
+        driver.set_character_set(_CHARACTER_SET, self._kind.collation)
+        self.be_strict(connection)
         settings = (
-            "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
             "time_zone = '+00:00'",  # an hour of local time happens twice a year
             "sql_safe_updates = 0",
             "sql_select_limit = DEFAULT",
@@ -213,6 +222,27 @@ class MariadbDialect(Dialect):
         driver = self.driver(connection)
         ask = getattr(driver, "get_autocommit", None)  # two drivers have an attribute instead
         return not (ask() if ask else getattr(driver, "autocommit", False))
+
+    def be_strict(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+
+    def check_joined(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
+        # The mode of the session is the application's: it may shorten a text that is too long, and write ? for a
+        # character that the connection cannot send.
+        wide = False
+        for row in rows:
+            for column in _TEXTS:
+                text = getattr(row, column)
+                if text is not None and len(text) > _LONGEST_TEXT:
+                    raise OverflowError(f"its {column} has {len(text)} characters; at most {_LONGEST_TEXT} fit")
+                wide = wide or (text is not None and not text.isascii() and max(text) > _LAST_OF_THREE_BYTES)
+        if wide:
+            used = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_connection").one()
+            if set(used) != {_CHARACTER_SET}:
+                raise UnicodeError(
+                    f"one of its texts has a character that the session's connection cannot send, since its character "
+                    f"set is {used[0]}; connect with charset={_CHARACTER_SET}"
+                )
 
     # --- time -------------------------------------------------------------------------------------
 

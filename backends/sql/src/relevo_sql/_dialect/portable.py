@@ -78,6 +78,9 @@ class PortableDialect(Dialect):
             levels = ()
         if _BEST in levels:
             connection.execution_options(isolation_level=_BEST)
+        if self._like is not None:
+            self._like.be_strict(connection)
+            connection.rollback()
         return self.home(connection)
 
     def home(self, connection: sa.Connection) -> Hashable:
@@ -107,6 +110,10 @@ class PortableDialect(Dialect):
         level = connection.get_execution_options().get("isolation_level")
         driver = connection.connection.dbapi_connection
         return level != "AUTOCOMMIT" and getattr(driver, "autocommit", False) is not True
+
+    def check_joined(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
+        if self._like is not None:
+            self._like.check_joined(connection, rows)
 
     @contextmanager
     def any_text(self, connection: sa.Connection) -> Iterator[None]:
