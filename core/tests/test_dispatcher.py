@@ -606,7 +606,12 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (Event("a.b"), {"at": True}, ConfigurationError, "expected a datetime with a zone, "),
         (Event("a.b"), {"at": "5m", "delay": 1}, ConfigurationError, "delay= or at=, not both"),
         (Event("a.b"), {"at": 9e10}, ConfigurationError, "the time until at=: expected 100 years or less"),
-        ("a.b", {}, ConfigurationError, "dispatch relevo.Event"),
+        (
+            7,
+            {},
+            ConfigurationError,
+            r"7 is not an event; dispatch a name, relevo\.Event\(name, arguments\), or an",
+        ),
         (ImageCreated, {}, ConfigurationError, "dispatch an instance of it"),
         (ImageCreated("seven"), {}, EncodeError, "Expected `int`, got `str`"),  # type: ignore[arg-type]
     ],

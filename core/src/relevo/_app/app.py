@@ -35,6 +35,7 @@ from relevo._dispatch.in_process import LocalDispatcher
 from relevo._dispatch.packer import Packer
 from relevo._dispatch.sender import Sender
 from relevo._event.codec import checked_source
+from relevo._event.event import event_from
 from relevo._event.subject import SubjectType, SubjectTypes
 from relevo._hook import Hooks, observe
 from relevo._identity import IdFactory, uuid7
@@ -289,7 +290,9 @@ class App(Dispatcher):
     def dispatch(
         self,
         event: object,
+        arguments: Mapping[str, Any] | None = None,
         *,
+        subject: Any = None,
         session: Any = None,
         delay: Duration = 0.0,
         at: Moment | None = None,
@@ -306,7 +309,11 @@ class App(Dispatcher):
         raised here and nothing was sent.
 
         Args:
-            event: An :class:`Event`, or an instance of a declared class.
+            event: An :class:`Event`, an instance of a declared class, or the name of an event.
+
+            arguments: With a name: the event's data, in the types of JSON.
+
+            subject: With a name: the object that the event is about, as for :class:`Event`.
 
             session: Write it inside this session's transaction: both commit, or neither.
 
@@ -334,6 +341,8 @@ class App(Dispatcher):
 
             ConfigurationError: An option is not supported by the transports.
         """
+        if type(event) is str or arguments is not None or subject is not None:
+            event = event_from(event, arguments, subject)
         options = _NO_OPTIONS
         others = (at, urgency, ordering_key, expires)
         if others != _NO_OTHERS or type(delay) is not float or delay:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import attrs
 import msgspec
 
+from relevo._event.event import event_from
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable, Mark
 from relevo._transport.route import Target
@@ -54,7 +55,7 @@ class Dispatcher(ABC):
         Dispatch *events*, in order and with the same options; all are validated before the first is dispatched.
 
         Args:
-            events: Events as in :meth:`dispatch`.
+            events: Events, or instances of declared classes.
 
             options: Options as in :meth:`dispatch`.
 
@@ -64,12 +65,23 @@ class Dispatcher(ABC):
             RelevoError: Any error of :meth:`dispatch`; nothing was written.
         """
 
-    def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
+    def dispatch(
+        self,
+        event: object,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        subject: Any = None,
+        **options: Unpack[DispatchOptions],
+    ) -> Dispatched:
         """
         Dispatch *event*.
 
         Args:
-            event: An :class:`Event`, or an instance of a declared class.
+            event: An :class:`Event`, an instance of a declared class, or the name of an event.
+
+            arguments: With a name: the event's data, in the types of JSON.
+
+            subject: With a name: the object that the event is about, as for :class:`Event`.
 
             session: Write it inside this session's transaction: both commit, or neither.
 
@@ -95,9 +107,16 @@ class Dispatcher(ABC):
 
             ConfigurationError: It is not an event, or an option is not supported by the transport.
         """
-        return self.dispatch_many((event,), **options)[0]
+        return self.dispatch_many((event_from(event, arguments, subject),), **options)[0]
 
-    async def adispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
+    async def adispatch(
+        self,
+        event: object,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        subject: Any = None,
+        **options: Unpack[DispatchOptions],
+    ) -> Dispatched:
         """
         Dispatch *event* as :meth:`dispatch` does, in a thread, so that the event loop is not blocked.
 
@@ -105,7 +124,7 @@ class Dispatcher(ABC):
         ``asyncio.run`` waits for it. An error is not reported then. Only a call that is cancelled before it is
         awaited, such as a task that has not started, does not dispatch.
         """
-        return (await self.adispatch_many((event,), **options))[0]
+        return (await self.adispatch_many((event_from(event, arguments, subject),), **options))[0]
 
     async def adispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """Dispatch *events* as :meth:`dispatch_many` does, in a thread; see :meth:`adispatch` for cancellation."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Unpack
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
 import attrs
 import msgspec
@@ -12,7 +12,7 @@ from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import check_options, checked_expires
 from relevo._event.codec import content_of, subject_of, typed_from
-from relevo._event.event import Event, name_of
+from relevo._event.event import Event, event_from, name_of
 from relevo._event.subject import SubjectTypes
 from relevo._listener.call import Call, DispatchOptions, Outgoing, SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
@@ -49,7 +49,15 @@ class LocalDispatcher(Dispatcher):
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
-    def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched:
+    def dispatch(
+        self,
+        event: object,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        subject: Any = None,
+        **options: Unpack[DispatchOptions],
+    ) -> Dispatched:
+        event = event_from(event, arguments, subject)
         self.call(event, self._table.of(self._checked(event, options)))
         return self._done
 

@@ -88,6 +88,28 @@ class Event:
         return self.arguments.get(key, default)
 
 
+def event_from(event: object, arguments: Mapping[str, Any] | None, subject: object) -> object:
+    """
+    Return what the arguments of a dispatch describe: *event* itself, or the event of this name.
+
+    Raises:
+        EventNameError: The name is invalid.
+
+        EncodeError: *arguments* is not a mapping.
+
+        ConfigurationError: *event* is not a name, so it has its own arguments and subject.
+    """
+    if isinstance(event, str):
+        return Event(event, _NO_ARGUMENTS if arguments is None else arguments, subject=subject)
+    if arguments is not None or subject is not None:
+        what = "arguments" if arguments is not None else "subject="
+        raise ConfigurationError(
+            f"dispatch: {what} can only be passed with the name of an event; got {shown(event)}; write "
+            f'dispatch("image.created", {{…}}, subject=…), or put them into the event'
+        )
+    return event
+
+
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Takes the data of one version of an event, returns the data of the next version."""
 
@@ -204,5 +226,8 @@ def name_of(event: object) -> str:
         return event.name
     if isinstance(event, (str, type)):
         expected = "an instance of it" if isinstance(event, type) else "relevo.Event(name, arguments)"
+        raise ConfigurationError(f"{shown(event)} is not an event; dispatch {expected}")
+    if type(event).__module__ == "builtins":
+        expected = "a name, relevo.Event(name, arguments), or an instance of a class marked with @relevo.event(…)"
         raise ConfigurationError(f"{shown(event)} is not an event; dispatch {expected}")
     return declared(type(event)).name

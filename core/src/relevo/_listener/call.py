@@ -11,6 +11,7 @@ import attrs
 from relevo._clock import Duration, Moment
 from relevo._event.codec import Document, attributes_of, context_of
 from relevo._event.context import ambient
+from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectTypes
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, RelevoError
@@ -152,7 +153,14 @@ class Call:
                 raise SubjectMissingError(self._subject)
         return self._loaded
 
-    def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> None:
+    def dispatch(
+        self,
+        event: object,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        subject: Any = None,
+        **options: Unpack[DispatchOptions],
+    ) -> None:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
@@ -161,7 +169,11 @@ class Call:
         duplicates of the first ones.
 
         Args:
-            event: An :class:`Event`, or an instance of a declared class.
+            event: An :class:`Event`, an instance of a declared class, or the name of an event.
+
+            arguments: With a name: the event's data, in the types of JSON.
+
+            subject: With a name: the object that the event is about, as for :class:`Event`.
 
             options: Those of :meth:`App.dispatch`, except the session.
 
@@ -170,6 +182,7 @@ class Call:
 
             EncodeError: A value has no exact form in JSON.
         """
+        event = event_from(event, arguments, subject)
         if self._outgoing is None or options.get("session") is not None:
             raise ConfigurationError(
                 f"{self.listener_id}: call.dispatch() sends after the listener has returned, so it needs an "

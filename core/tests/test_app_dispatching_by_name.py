@@ -1,0 +1,97 @@
+"""A dispatch of a name with arguments, in every form of a dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from relevo import App, Call, DeferredDispatcher, Dispatcher, Event, LocalDispatcher, Subject, listener
+from relevo.errors import ConfigurationError, EncodeError, EventNameError
+from relevo_memory import MemoryTransport
+
+from .application import Make, drain
+
+IMAGE = Subject("image", "7")
+
+
+def test_a_name_and_arguments_are_an_event(make: Make) -> None:
+    heard: list[Event] = []
+    app = make()
+    app.add_listener("image.created", heard.append, id="hear")
+
+    sent = [
+        app.dispatch("image.created", {"path": "sea.jpg"}, subject=IMAGE, urgency="high"),
+        app.dispatch("image.created"),
+    ]
+    drain(app)
+
+    assert heard == [
+        Event("image.created", {"path": "sea.jpg"}, subject=IMAGE, id=sent[0].id),
+        Event("image.created", id=sent[1].id),
+    ]
+
+
+def _bound() -> Dispatcher:
+    return App(transports={}, routes={"*": "now"}).bound_to(object())
+
+
+@pytest.mark.parametrize("make_it", [LocalDispatcher, _bound], ids=["local", "bound"])
+def test_each_dispatcher_takes_a_name(make_it: Callable[[], Dispatcher]) -> None:
+    heard: list[Event] = []
+    dispatcher = make_it()
+    dispatcher.add_listener("image.created", heard.append, id="hear")
+
+    dispatcher.dispatch("image.created", {"path": "sea.jpg"}, subject=IMAGE)
+    asyncio.run(dispatcher.adispatch("image.created", {"path": "tree.jpg"}))
+
+    assert heard == [
+        Event("image.created", {"path": "sea.jpg"}, subject=IMAGE),
+        Event("image.created", {"path": "tree.jpg"}),
+    ]
+
+
+def test_a_deferred_dispatcher_takes_a_name() -> None:
+    with MemoryTransport() as transport:
+        sent = DeferredDispatcher(transport).dispatch("image.created", {"path": "sea.jpg"})
+
+        assert [each.envelope.id for each in transport.find(sent.id)] == [sent.id]
+
+
+def test_a_call_takes_a_name(make: Make) -> None:
+    heard: list[Event] = []
+
+    @listener("image.created")
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch("image.rated", {"stars": event["stars"]}, subject=IMAGE)
+
+    app = make(follow)
+    app.add_listener("image.rated", heard.append, id="hear")
+    app.dispatch("image.created", {"stars": 4})
+    drain(app)
+
+    assert [(each.arguments, each.subject) for each in heard] == [({"stars": 4}, IMAGE)]
+
+
+@pytest.mark.parametrize(
+    "given, more, kind, why",
+    [
+        (("image created",), {}, EventNameError, "image created"),
+        (("image.created", [1]), {}, EncodeError, "arguments: expected a mapping with text keys; got list"),
+        (
+            (Event("image.created"), {"a": 1}),
+            {},
+            ConfigurationError,
+            r"dispatch: arguments can only be passed with the name of an event; got Event\(.*; write dispatch\(\"image",
+        ),
+        ((Event("image.created"),), {"subject": IMAGE}, ConfigurationError, "dispatch: subject= can only be passed"),
+    ],
+    ids=["name", "list", "event and arguments", "event and subject"],
+)
+def test_what_cannot_be_dispatched_says_what_would(
+    make: Make, given: tuple[Any, ...], more: Any, kind: type[Exception], why: str
+) -> None:
+    with pytest.raises(kind, match=why):
+        make().dispatch(*given, **more)
