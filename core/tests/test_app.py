@@ -69,8 +69,8 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
     "how, why",
     [
         (
-            {"transports": {"main": "sqlite:///x.db"}},
-            "'main': expected a relevo.Transport; got str; only App.from_config",
+            {"transports": {"main": 3}},
+            "'main': expected an address such as sqlite:///shop.db, or a relevo.Transport such as .*; got int",
         ),
         ({"transports": {"now": MemoryTransport()}}, "transports: 'now' cannot be the name of a transport"),
         ({"transports": {"a/b": MemoryTransport()}}, "transports: 'a/b' cannot be the name of a transport"),
@@ -82,11 +82,14 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"lease": -1}, "lease: expected 0 s or more; got -1"),
         ({"plugins": "shop.plugin"}, "plugins: expected a list; got the text"),
         ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
-        ({"outboxes": {"main": "sqlite:///x.db"}}, "outboxes: 'main': expected a relevo.Transport; got str"),
+        (
+            {"outboxes": {"main": "maim"}},
+            "outboxes: 'main': expected an address such as .*, or the name of a transport; got 'maim'; did you mean",
+        ),
         ({"outboxes": {"main": Plain()}}, "cannot join a session, so it cannot keep the events of"),
         ({"outboxes": "main"}, "outboxes: expected a mapping; got 'main'; write {key: value, …}"),
         ({"transports": None}, "transports: expected a mapping; got None"),
-        ({"routes": None}, "routes: expected a mapping; got None"),
+        ({"routes": 3}, "routes: expected a mapping; got 3"),
         ({"retries": [3]}, r"retries: expected a mapping; got \[3\]"),
         (
             {"plugins": ["mail"]},

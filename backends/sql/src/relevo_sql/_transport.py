@@ -83,7 +83,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     engine too, with ``engine.dispose()``, before a process is forked.
 
     Args:
-        engine: The engine of the database that stores the events.
+        engine: The engine of the database that stores the events, or its address, such as ``sqlite:///shop.db``.
 
         name: The name of the transport in the application.
 
@@ -131,7 +131,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def __init__(
         self,
-        engine: sa.Engine,
+        engine: sa.Engine | str,
         *,
         name: str = "sql",
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
@@ -141,6 +141,17 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         schema: str | None = None,
         dialect: str | None = None,
     ):
+        if isinstance(engine, str):
+            options = SqlOptions(
+                url=engine, busy_timeout=busy_timeout, poll=poll, notify=notify, schema=schema, dialect=dialect
+            )
+            self._open(options, name=name, clock=clock)
+            return
+        if not hasattr(engine, "dialect"):
+            raise ConfigurationError(
+                f"SqlTransport: expected an engine, as sqlalchemy.create_engine(…) makes it, or an address such as "
+                f"sqlite:///shop.db; got {type(engine).__name__}"
+            )
         chosen = dialect_of(engine, dialect, schema=schema)  # before a copy is made, which not every engine can be
         self._begin(
             Database(separate_engine(engine), chosen, name=name, own=False, patience=busy_timeout),
@@ -183,8 +194,12 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     @classmethod
     def open(cls, options: SqlOptions, *, name: str, clock: Clock) -> Self:
-        engine = engine_for(options)
         self = cls.__new__(cls)
+        self._open(options, name=name, clock=clock)
+        return self
+
+    def _open(self, options: SqlOptions, *, name: str, clock: Clock) -> None:
+        engine = engine_for(options)
         dialect = dialect_of(engine, options.dialect, schema=options.schema)
         database = Database(
             engine,
@@ -195,7 +210,6 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             file_mode=options.permissions,
         )
         self._begin(database, clock, options.poll, notify=options.notify)
-        return self
 
     @property
     def name(self) -> str:

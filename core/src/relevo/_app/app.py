@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 import attrs
@@ -69,6 +69,11 @@ T = TypeVar("T")
 P = TypeVar("P")
 A = TypeVar("A", bound="App")
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_NO_TRANSPORT = (
+    'App: no transport; write App(transports={"main": "sqlite:///app.db"}), or App(routes={"*": "now"}) to call the '
+    "listeners in process"
+)
 _NO_OPTIONS: DispatchOptions = {}
 _NO_OTHERS = (None, "normal", None, None)
 
@@ -100,9 +105,11 @@ class App(Dispatcher):
     Dispatches events along its routes, and makes the workers that handle them.
 
     Args:
-        transports: The transports, by the names that routes use.
+        transports: The transports, by the names that routes use: each an address, such as ``sqlite:///shop.db``,
+            or an object.
 
-        routes: From an event name or pattern to one or several targets: ``transport``, ``transport/queue`` or ``now``.
+        routes: From an event name or pattern to one or several targets: ``transport``, ``transport/queue`` or
+            ``now``. By default every event goes to the first transport.
 
         listeners: Marked functions, subscribers, modules, or the names of modules, which are imported
             at first use.
@@ -110,7 +117,7 @@ class App(Dispatcher):
         source: The application's name.
 
         outboxes: From the name of a transport to the transport that stores its events when they are
-            dispatched inside a session.
+            dispatched inside a session: an address, an object, or the name of another transport.
 
         subjects: The subject types.
 
@@ -164,11 +171,11 @@ class App(Dispatcher):
     def __init__(
         self,
         *,
-        transports: Mapping[str, Transport],
-        routes: Mapping[str, str | Sequence[str]],
+        transports: Mapping[str, Transport | str] = _NONE,
+        routes: Mapping[str, str | Sequence[str]] | None = None,
         listeners: Iterable[object] = (),
         source: str = "app",
-        outboxes: Mapping[str, Transport] | None = None,
+        outboxes: Mapping[str, Transport | str] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),
         signing: Signing | str | Sequence[str] | None = None,
@@ -188,10 +195,20 @@ class App(Dispatcher):
         attempt = problems.attempt
         policies = argument.retry_policies(retries, problems)
         retried = retry_targets(policies, problems)
+        own_clock = attempt("clock", argument.clock, clock, instead=SystemClock())
+        own_patience = attempt("patience", lambda: seconds(patience, what="patience"), instead=PATIENCE)
+        stores = attempt("transports", argument.mapping, transports, "transports", instead={})
+        boxes = attempt("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={})
+        given = [*stores.values(), *boxes.values()]
+        if any(isinstance(each, str) for each in given):
+            from relevo._config.opening import open_addresses  # noqa: PLC0415 - a program without addresses does not need it
+
+            settings = {"patience": own_patience}
+            stores, boxes = open_addresses(stores, boxes, problems, settings=settings, clock=own_clock)
         parts = Parts(
-            transports=attempt("transports", argument.mapping, transports, "transports", instead={}),
-            outboxes=attempt("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={}),
-            routes=argument.routes(routes, problems),
+            transports=stores,
+            outboxes=boxes,
+            routes=argument.routes(_to_first(stores) if routes is None else routes, problems),
             retries={retried[name]: policy for name, policy in policies.items() if policy and name in retried},
             queue_table=argument.queue_table(queues, problems),
             source=attempt("source", checked_source, source),
@@ -200,17 +217,25 @@ class App(Dispatcher):
             signing=attempt("signing", argument.signing, signing),
             execution=attempt("execution", argument.execution, execution),
             registry=Registry(attempt("listeners", argument.several, listeners, "listeners", instead=())),
-            clock=attempt("clock", argument.clock, clock),
+            clock=own_clock,
             ids=attempt("ids", argument.function, ids, "ids"),
             chance=attempt("chance", argument.function, chance or _random, "chance"),
             creates=attempt("setup", argument.setup_is_auto, setup),
-            patience=attempt("patience", lambda: seconds(patience, what="patience")),
+            patience=own_patience,
             lease=attempt("lease", checked_lease, lease),
             lock=attempt("lock", argument.path, lock, "lock"),
             deploy=attempt("deploy", argument.path, deploy, "deploy"),
             loaded_from=LoadedFrom(),
         )
-        _check_parts(parts, retried, problems)
+        if not stores and routes is None and not problems.concern("transports"):
+            problems.add(("transports",), _NO_TRANSPORT)
+        try:
+            _check_parts(parts, retried, problems)
+        except ConfigurationError:
+            for each in [*stores.values(), *boxes.values()]:
+                if isinstance(each, Transport) and not any(each is one for one in given):
+                    each.close()
+            raise
         super().__init__(parts.registry.known)
         for name, transport in parts.transports.items():
             transport.name = name
@@ -355,6 +380,11 @@ class App(Dispatcher):
 
     # --- running -------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        outboxes = {name: f", outbox {type(each).__name__}" for name, each in self.outboxes.items()}
+        stores = [f"{name} ({type(each).__name__}{outboxes.get(name, '')})" for name, each in self.transports.items()]
+        return f"<{type(self).__name__} {self.source}: {', '.join(stores) or 'in process'}>"
+
     def transport(self, name: str | None = None) -> Transport:
         """
         Return the transport called *name*, or the only one.
@@ -365,6 +395,8 @@ class App(Dispatcher):
         if name is None:
             if len(self.transports) == 1:
                 return next(iter(self.transports.values()))
+            if not self.transports:
+                raise ConfigurationError("there is no transport: every route leads to now, so no event waits anywhere")
             raise ConfigurationError(f"there are several transports ({', '.join(self.transports)}); choose one with -t")
         if name not in self.transports:
             raise ConfigurationError(
@@ -567,6 +599,11 @@ class _Assembly:
         return cls(parts, stores, sender)
 
 
+def _to_first(transports: Mapping[str, object]) -> Mapping[str, str]:
+    """Return the routes of every event to the first of *transports*, if there is one."""
+    return {"*": next(iter(transports))} if transports else {}
+
+
 def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
     """
     Return the application of the class *kind* that *config* describes.
@@ -580,7 +617,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
     opened = open_config(config, clock=clock)
     app = kind(
         transports=opened.transports,
-        routes=config.routes or {"*": next(iter(opened.transports))},
+        routes=config.routes or None,
         listeners=config.listeners,
         source=config.source,
         outboxes=opened.outboxes,

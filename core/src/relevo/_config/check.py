@@ -88,13 +88,18 @@ def transport_problems(transports: Mapping[str, Any]) -> Iterator[Problem]:
     for name, transport in transports.items():
         fault = None
         if not isinstance(transport, Transport):
-            fault = (
-                f"expected a relevo.Transport; got {type(transport).__name__}; only App.from_config() opens addresses"
-            )
+            fault = _no_transport(transport)
         elif sum(transport is each for each in transports.values()) > 1:
             fault = "the same transport has another name too; open it twice"
         if fault is not None:
             yield _problem(("transports", name), f"transports: {shown(name)}: {fault}")
+
+
+def _no_transport(thing: object) -> str:
+    return (
+        f"expected an address such as sqlite:///shop.db, or a relevo.Transport such as "
+        f"relevo_sql.SqlTransport(engine); got {type(thing).__name__}"
+    )
 
 
 def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) -> Iterator[Problem]:
@@ -104,7 +109,13 @@ def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) ->
         if name not in transports:
             fault = f'outboxes: no transport is called "{without_secrets(name)}"{known_names(name, transports)}'
         elif not isinstance(outbox, Transport):
-            fault = f"outboxes: {shown(name)}: expected a relevo.Transport; got {type(outbox).__name__}"
+            own = f"{shown(name)}: {_no_transport(outbox)}"
+            if isinstance(outbox, str):
+                own = (
+                    f"{shown(name)}: expected an address such as sqlite:///shop.db, or the name of a transport; "
+                    f"got {shown(outbox)}{did_you_mean(outbox, transports)}"
+                )
+            fault = f"outboxes: {own}"
         elif not outbox.capabilities.transactional:
             fault = (
                 f'the outbox "{outbox.name}" cannot join a session, so it cannot keep the events of "{name}"; '

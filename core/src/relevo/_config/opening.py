@@ -14,18 +14,18 @@ from relevo._clock import Clock, SystemClock
 from relevo._config.check import fan_out_problems, outbox_problems
 from relevo._config.discovery import PLUGINS, available, load, transport_class, transport_of_scheme
 from relevo._config.key_file import key_file_problems
-from relevo._config.schema import Config, PluginConfig, TransportConfig
+from relevo._config.schema import KEYS, Config, PluginConfig, TransportConfig
 from relevo._config.settings import config_of
 from relevo._config.source import read_raw
 from relevo._config.table import TableReader
 from relevo._config.trust import check_modules
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, import_object
-from relevo._problem import KeyPath, Problem, Problems, dotted, lines_of, with_lines
+from relevo._problem import KeyPath, Origin, Origins, Problem, Problems, dotted, lines_of, with_lines
 from relevo._secret import Secret, masked_url
 from relevo._server import PLACEHOLDERS, is_loopback
 from relevo._transport.optional import INHERITED
-from relevo._transport.route import Routes
+from relevo._transport.route import NOW, Routes
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo.errors import ConfigurationError, did_you_mean, shown
@@ -110,7 +110,8 @@ def open_config(config: Config, *, clock: Clock) -> Opened:
     """
     opener = _Opener(config, clock)
     problems = opener.problems
-    if not config.transports and not problems.concern("app") and not any(map(_may_mean_transports, problems)):
+    is_missing = not config.transports and (not config.routes or any(each != (NOW,) for each in config.routes.values()))
+    if is_missing and not problems.concern("app") and not any(map(_may_mean_transports, problems)):
         example = f'for example [transports] main = "sqlite:///{config.source}.db"'
         problems.add(("transports",), f"no transport; add one, {example}")
     parts = opener.parts()
@@ -121,6 +122,96 @@ def open_config(config: Config, *, clock: Clock) -> Opened:
     return parts
 
 
+def open_addresses(
+    given: Mapping[Any, object],
+    outboxes: Mapping[Any, object],
+    problems: Problems,
+    *,
+    settings: Mapping[str, object],
+    clock: Clock,
+) -> tuple[dict[Any, object], dict[Any, object]]:
+    """
+    Return the *given* transports and *outboxes* of an application that is made in code, with each address opened.
+
+    What is not text is returned as it is. A path starts in the working directory.
+
+    Args:
+        given: Transports and addresses, by the names of the transports.
+
+        outboxes: The same of the outboxes, and the names of transports that are outboxes of others.
+
+        problems: Collects why an address cannot be opened.
+
+        settings: The application's settings, by name, for options that inherit one.
+
+        clock: The source of time.
+    """
+    reader = TableReader(problems, directory=Path(), origins=Origins(Origin("App(…)")))
+    opener = TransportOpener(reader, problems, settings=settings, clock=clock)
+    transports: dict[Any, object] = {}
+    for name, each in given.items():
+        opened = opener.from_address(str(name), each, ("transports", name)) if isinstance(each, str) else each
+        if opened is not None:
+            transports[name] = opened
+    boxes: dict[Any, object] = {}
+    for name, each in outboxes.items():
+        outbox = each
+        if isinstance(each, str) and "://" in each:
+            outbox = opener.from_address(f"{name}.outbox", each, ("outboxes", name))
+        elif isinstance(each, str):
+            outbox = transports.get(each, each)
+        if outbox is not None:
+            boxes[name] = outbox
+    return transports, boxes
+
+
+class TransportOpener:
+    """
+    Opens transports from their addresses and options.
+
+    Args:
+        reader: Reads the options.
+
+        problems: Collects why a transport cannot be opened.
+
+        settings: The application's settings, by name, for options that inherit one.
+
+        clock: The source of time.
+    """
+
+    def __init__(self, reader: TableReader, problems: Problems, *, settings: Mapping[str, object], clock: Clock):
+        self._reader = reader
+        self._problems = problems
+        self._settings = settings
+        self._clock = clock
+
+    def from_address(self, name: str, address: str, keys: KeyPath) -> Transport | None:
+        """Return the transport called *name* at *address*, which is at *keys*; ``None`` if a problem was noted."""
+        return self.open(name, TransportConfig(url=Secret(address)), keys)
+
+    def open(self, name: str, entry: TransportConfig, keys: KeyPath) -> Transport | None:
+        """
+        Return the transport called *name* that *entry* at *keys* describes; ``None`` if a problem was noted.
+
+        An option that is not configured there has the application's setting if it is declared as inherited.
+        """
+        address = entry.url.reveal()
+        with self._problems.at(*keys), _prefix_errors(dotted(keys)):
+            cls = _class_for(entry)
+            _refuse_default_password(address)
+            given = {"url": address, **entry.options}
+            for field in attrs.fields(cls.Options):
+                if field.metadata.keys() >= INHERITED.keys():
+                    given.setdefault(field.name, self._settings[field.name])
+            options = self._reader.make(cls.Options, given, keys)
+            if options is not None:
+                transport = cls.open(options, name=name, clock=self._clock)
+                if not isinstance(transport, Transport):
+                    raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not a relevo Transport")
+                return transport
+        return None
+
+
 class _Opener:
     """Opens what *config* describes; ``problems`` collects why something cannot be opened, or conflicts."""
 
@@ -129,6 +220,8 @@ class _Opener:
         self._config = config
         self._clock = clock
         self._reader = TableReader(self.problems, directory=config.directory, origins=config.origins)
+        settings = {name: getattr(config, name) for name in KEYS}
+        self._opener = TransportOpener(self._reader, self.problems, settings=settings, clock=clock)
 
     def parts(self) -> Opened:
         """Return the transports and outboxes."""
@@ -136,13 +229,12 @@ class _Opener:
         transports: dict[str, Transport] = {}
         outboxes: dict[str, Transport] = {}
         for name, entry in entries.items():
-            if transport := self._transport(name, entry, ("transports", name)):
+            if transport := self._opener.open(name, entry, ("transports", name)):
                 transports[name] = transport
         for name, entry in entries.items():
             text = entry.outbox.reveal() if entry.outbox else ""
             if "://" in text:
-                own = TransportConfig(url=Secret(text))
-                if outbox := self._transport(f"{name}.outbox", own, ("transports", name, "outbox")):
+                if outbox := self._opener.from_address(f"{name}.outbox", text, ("transports", name, "outbox")):
                     outboxes[name] = outbox
             elif text in transports:  # otherwise it could not be opened, which is a problem already
                 outboxes[name] = transports[text]
@@ -154,28 +246,6 @@ class _Opener:
         }
         self.problems.extend(fan_out_problems(Routes(self._config.routes), known))
         return Opened(transports=transports, outboxes=outboxes)
-
-    def _transport(self, name: str, entry: TransportConfig, keys: KeyPath) -> Transport | None:
-        """
-        Return the transport called *name* that *entry* at *keys* describes.
-
-        An option that is not configured there has the application's setting if it is declared as inherited.
-        """
-        address = entry.url.reveal()
-        with self.problems.at(*keys), _prefix_errors(dotted(keys)):
-            cls = _class_for(entry)
-            _refuse_default_password(address)
-            given = {"url": address, **entry.options}
-            for field in attrs.fields(cls.Options):
-                if field.metadata.keys() >= INHERITED.keys():
-                    given.setdefault(field.name, getattr(self._config, field.name))
-            options = self._reader.make(cls.Options, given, keys)
-            if options is not None:
-                transport = cls.open(options, name=name, clock=self._clock)
-                if not isinstance(transport, Transport):
-                    raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} is not a relevo Transport")
-                return transport
-        return None
 
     def plugins(self) -> Iterator[object]:
         """Yield the valid plugins."""
