@@ -115,7 +115,7 @@ def test_arguments_that_cannot_work_are_refused_where_they_are_written(how: dict
         listener("a.b", **how)
 
 
-@pytest.mark.parametrize("event", ["a b", "", None, 3])
+@pytest.mark.parametrize("event", ["a b", "", 3])
 def test_the_event_is_a_name_or_a_declared_class(event: Any) -> None:
     with pytest.raises(EventNameError):
         listener(event)
@@ -131,7 +131,7 @@ def test_the_decorator_without_its_parentheses_is_refused() -> None:
         ConfigurationError, match=r'forgot: no event is named; write @relevo.listener\("image.created"\) with its name'
     ):
 
-        @listener  # type: ignore[call-overload]
+        @listener
         def forgot(event: Event) -> None: ...
 
 

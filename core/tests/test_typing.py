@@ -122,8 +122,54 @@ def test_arguments_of_the_mark_are_checked() -> None:
         relevo.listener(ImageCreated, missing="never")  # type: ignore[call-overload]
     with pytest.raises(relevo.ConfigurationError):
 
-        @relevo.listener  # type: ignore[call-overload]
+        @relevo.listener
         def forgot(event: Event) -> None: ...
+
+
+# --- the event from the annotation, and in an application --------------------------------------------------
+
+
+@relevo.listener
+def by_annotation(event: ImageCreated) -> int:
+    return event.image_id
+
+
+@relevo.listener(priority=3)
+def by_annotation_with_options(event: ImageCreated, call: Call) -> str:
+    return f"{event} {call}"
+
+
+def test_a_listener_of_an_application_keeps_its_own_type() -> None:
+    app = relevo.App(routes={"*": "now"})
+
+    @app.listener
+    def bare(event: ImageCreated) -> int:
+        return event.image_id
+
+    @app.listener(ImageCreated, priority=1)
+    def of_a_class(event: ImageCreated, call: Call) -> int:
+        return event.image_id
+
+    @app.listener("image.created")
+    def named(event: Event) -> None: ...
+
+    @app.listener()
+    def empty(event: ImageRated) -> int:
+        return event.stars
+
+    with pytest.raises(relevo.ConfigurationError):
+        app.listener("image.created", priority="high")  # type: ignore[call-overload]
+
+    @app.listener(ImageCreated)  # type: ignore[arg-type]
+    def other(event: ImageRated) -> None: ...
+
+    assert_type(by_annotation(ImageCreated()), int)
+    assert_type(by_annotation_with_options(ImageCreated(), None), str)  # type: ignore[arg-type]
+    assert_type(bare(ImageCreated()), int)
+    assert_type(empty(ImageRated()), int)
+    app.dispatch("image.created", {"image_id": 1}, delay=0, urgency="normal")
+    with pytest.raises(TypeError):
+        app.dispatch("image.created", image_id=1)  # type: ignore[call-arg]
 
 
 # --- functions whose parameters have no names -------------------------------------------------------------
@@ -242,7 +288,7 @@ def test_where_the_event_is_only_known_at_run_time_nothing_is_held_against_a_lis
     @relevo.listener(either)
     def of_either(event: ImageCreated | Event) -> None: ...
 
-    @relevo.listener(event)
+    @relevo.listener(event)  # type: ignore[untyped-decorator]  # it may be a function without parentheses too
     def of_any(event: ImageCreated) -> None: ...
 
     assert_type(of_either(ImageCreated()), None)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import attrs
 import msgspec
 
-from relevo._event.event import event_from
+from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
-from relevo._listener.listener import Listener, ListenerTable, Mark
+from relevo._listener.decorator import marking
+from relevo._listener.listener import Listener, ListenerTable, Mark, takes_call
 from relevo._transport.route import Target
 from relevo.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
-    from relevo._listener.protocol import ListenerOptions
+    from relevo._listener.protocol import E, ListenerOptions, Listening
 
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
@@ -153,6 +156,37 @@ class Dispatcher(ABC):
         """
         return _BoundDispatcher(self, session)
 
+    @overload
+    def listener(self, event: type[E], **options: Unpack[ListenerOptions]) -> Listening[E]: ...
+    @overload
+    def listener(self, event: str, **options: Unpack[ListenerOptions]) -> Listening[Event]: ...
+    @overload
+    def listener(self, event: str | type | None = None, **options: Unpack[ListenerOptions]) -> Listening[Any]: ...
+    @overload
+    def listener(self, event: F, /) -> F: ...
+    def listener(self, event: Any = None, **options: Unpack[ListenerOptions]) -> Any:
+        """
+        Mark the decorated function as :func:`relevo.listener` does, and register it as :meth:`listen` does.
+
+        Args:
+            event: A declared class, or a name; by default the declared class that annotates the function's parameter.
+
+            options: The options of :func:`relevo.listener`.
+
+        Raises:
+            ConfigurationError: The function cannot be a listener: it is a method, whose instance is not known here, or
+                has the wrong parameters; or an argument is invalid.
+        """
+
+        def register(function: Any) -> None:
+            if isinstance(function, classmethod):
+                function = function.__func__
+            function = getattr(function, "__func__", function)  # of a staticmethod
+            takes_call(function)  # raises where the function is defined
+            self.listen(function)
+
+        return marking(event, checked_options(options), frame=sys._getframe(1), then=register)  # noqa: SLF001 - as in relevo.listener
+
     def listen(self, thing: T, *others: object) -> T:
         """
         Register marked functions and subscribers; registering them again does nothing.
@@ -186,10 +220,7 @@ class Dispatcher(ABC):
         Raises:
             ConfigurationError: *function* cannot be called, has the wrong parameters, or another argument is invalid.
         """
-        known = attrs.fields_dict(Mark)
-        if unknown := sorted(options.keys() - known.keys()):
-            raise TypeError(f"a listener has no option {unknown[0]}=…{did_you_mean(unknown[0], known)}")
-        return self.listeners.add(function, Mark(event=event, **options))
+        return self.listeners.add(function, Mark(event=event, **checked_options(options)))
 
     def remove_listener(self, listener: Listener) -> None:
         """Remove *listener*; do nothing if it is not registered."""
@@ -202,6 +233,14 @@ class Dispatcher(ABC):
     def listener_priority(self, event: object, function: Callable[..., object]) -> int | None:
         """Return the priority of *function* among the listeners of *event*; ``None`` if it is not one of them."""
         return next((each.priority for each in self.listeners(event) if each.function == function), None)
+
+
+def checked_options(options: ListenerOptions) -> ListenerOptions:
+    """Return *options* if a listener has them."""
+    known = attrs.fields_dict(Mark)
+    if unknown := sorted(options.keys() - known.keys()):
+        raise TypeError(f"a listener has no option {unknown[0]}=…{did_you_mean(unknown[0], known)}")
+    return options
 
 
 class _BoundDispatcher(Dispatcher):

@@ -6,11 +6,21 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_type_hints, overload
 
 from relevo._clock import Duration
-from relevo._event.event import MARK, MAX_VERSION, Event, EventType, Upcaster, checked_name, fields_of, is_model
-from relevo._listener.listener import MARKS, Mark, Missing, marks_of
+from relevo._event.event import (
+    MARK,
+    MAX_VERSION,
+    Event,
+    EventType,
+    Upcaster,
+    checked_name,
+    declared,
+    fields_of,
+    is_model,
+)
+from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marks_of
 from relevo._retry import Retry
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
@@ -121,9 +131,11 @@ def listener(event: type[E], **options: Unpack[ListenerOptions]) -> Listening[E]
 @overload
 def listener(event: str, **options: Unpack[ListenerOptions]) -> Listening[Event]: ...
 @overload
-def listener(event: str | type, **options: Unpack[ListenerOptions]) -> Listening[Any]: ...
+def listener(event: str | type | None = None, **options: Unpack[ListenerOptions]) -> Listening[Any]: ...
+@overload
+def listener(event: F, /) -> F: ...
 def listener(
-    event: str | type,
+    event: Any = None,
     *,
     priority: int = 0,
     queue: str | None = None,
@@ -132,7 +144,7 @@ def listener(
     aliases: Iterable[str] = (),
     missing: Missing = "fail",
     time_limit: Duration | None = None,
-) -> Callable[[F], F]:
+) -> Any:
     """
     Mark a function or method to be called for *event*; it can still be called directly.
 
@@ -140,7 +152,8 @@ def listener(
     is listed under ``listeners`` or passed to ``App(listeners=…)``; marked methods when an instance is.
 
     Args:
-        event: A declared class, for instances of it, or a name, for an :class:`Event`.
+        event: A declared class, for instances of it, or a name, for an :class:`Event`; by default the declared class
+            that annotates the function's parameter, so that ``@relevo.listener`` alone is enough.
 
         priority: Listeners of higher priority are called first; equal ones in order of registration.
 
@@ -162,28 +175,102 @@ def listener(
     Raises:
         EventNameError: *event* is an invalid name.
 
-        ConfigurationError: *event* is neither text nor a declared class, or another argument is invalid.
+        ConfigurationError: *event* is neither text nor a declared class, no event is named and the parameter has no
+            declared class, or another argument is invalid.
     """
-    mark = Mark(
-        event=event,
-        priority=priority,
-        queue=queue,
-        retry=retry,
-        id=id,
-        aliases=aliases,
-        missing=missing,
-        time_limit=time_limit,
-    )
+    options: ListenerOptions = {
+        "priority": priority,
+        "queue": queue,
+        "retry": retry,
+        "id": id,
+        "aliases": aliases,
+        "missing": missing,
+        "time_limit": time_limit,
+    }
+    return marking(event, options, frame=sys._getframe(1))  # noqa: SLF001 - only the frame shows what is replaced
 
-    def attach(function: F) -> F:
+
+def marking(
+    event: Any, options: ListenerOptions, *, frame: FrameType, then: Callable[[Any], object] | None = None
+) -> Any:
+    """
+    Return the decorator that :func:`listener` returns, or the function that it decorates without parentheses.
+
+    Args:
+        event: The first argument of :func:`listener`.
+
+        options: The other ones.
+
+        frame: The frame in which :func:`listener` was called.
+
+        then: Called with each function that was marked.
+    """
+
+    def attach(function: Any, frame: FrameType) -> Any:
         inner = _inner(function)
         if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
             raise ConfigurationError(f"{shown(function)} cannot be marked; mark a function, or a method in its class")
-        inner.__dict__[MARKS] = (mark, *marks_of(inner))
-        _note_namesake(inner, sys._getframe(1))  # noqa: SLF001 - only the frame shows which name is replaced
+        made = Mark(event=_annotated_event(inner, frame), **options) if mark is None else mark
+        inner.__dict__[MARKS] = (made, *marks_of(inner))
+        _note_namesake(inner, frame)
+        if then is not None:
+            then(function)
         return function
 
-    return attach
+    if event is None or isinstance(event, (staticmethod, classmethod)) or is_function(event):
+        mark = None
+        if event is not None:
+            return attach(event, frame)
+    else:
+        mark = Mark(event=event, **options)
+    return lambda function: attach(function, sys._getframe(1))  # noqa: SLF001 - as above
+
+
+def _annotated_event(function: Any, frame: FrameType) -> type:
+    """
+    Return the declared class that annotates the first parameter of *function*, or the second one of a method.
+
+    Args:
+        function: The function.
+
+        frame: The frame of its definition, for names that are not global.
+
+    Raises:
+        ConfigurationError: It has no such annotation, or a class that is not declared.
+    """
+    parameters = [each for each in inspect.signature(function).parameters.values() if each.name not in _OWNERS]
+    annotation = parameters[0].annotation if parameters else inspect.Parameter.empty
+    where = f"{default_id(function)}: no event is named"
+    found = annotation
+
+    def alone() -> None: ...  # the other annotations may be of modules that are only imported for type checkers
+
+    alone.__annotations__ = {"event": annotation}
+    try:
+        if isinstance(annotation, str):
+            found = get_type_hints(alone, inspect.unwrap(function).__globals__, frame.f_locals)["event"]
+    except Exception as error:
+        raise ConfigurationError(
+            f"{where}, and the annotation of its first parameter cannot be evaluated: {error}; "
+            f'write @relevo.listener("image.created") with the name of its event'
+        ) from error
+    if found in (inspect.Parameter.empty, Any, object, Event):
+        raise ConfigurationError(
+            f'{where}; write @relevo.listener("image.created") with its name, or annotate the first parameter with a '
+            f"class marked with @relevo.event(…)"
+        )
+    if not isinstance(found, type):
+        raise ConfigurationError(
+            f"{where}, and {found} is not a class; write one @relevo.listener(…) above it for each event"
+        )
+    try:
+        return declared(found).cls
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}, and {error}") from None
+
+
+_OWNERS = ("self", "cls")
+"""The names of the parameter by which a method gets its instance or its class."""
 
 
 # --- duplicate names ----------------------------------------------------------------------------------------

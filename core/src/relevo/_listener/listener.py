@@ -53,10 +53,6 @@ class Mark:
         event: Any = self.event
         retry: Any = self.retry
         ids: tuple[Any, ...] = self.aliases if self.id is None else (self.id, *self.aliases)
-        if callable(event) and not isinstance(event, type):
-            raise ConfigurationError(
-                f'{_default_id(event)}: no event is named; write @relevo.listener("image.created") with its name'
-            )
         where = f'a listener of "{declared(event).name if isinstance(event, type) else checked_name(event)}"'
         if self.queue is not None:
             checked_queue(self.queue, where=where)
@@ -167,7 +163,7 @@ class ListenerTable:
             raise ConfigurationError(
                 f'{shown(function)} cannot be a listener of "{event_name}": it cannot be called; pass a function'
             )
-        listener_id = mark.id or _default_id(function)
+        listener_id = mark.id or default_id(function)
         _check_printable(listener_id, f'a listener of "{event_name}"')
         made = Listener(
             id=listener_id,
@@ -175,7 +171,7 @@ class ListenerTable:
             event_type=event_type,
             function=function,
             mark=mark,
-            takes_call=_takes_call(function),
+            takes_call=takes_call(function),
             priority=mark.priority,
             queue=mark.queue,
             retry=mark.retry,
@@ -282,7 +278,13 @@ def _check_printable(listener_id: str, where: str) -> None:
         )
 
 
-def _default_id(function: Callable[..., object]) -> str:
+def is_function(thing: object) -> bool:
+    """Return whether *thing* can be called and is not a class."""
+    return callable(thing) and not isinstance(thing, type)
+
+
+def default_id(function: Callable[..., object]) -> str:
+    """Return the id of a listener that calls *function*, unless its mark has one: ``module:qualified.name``."""
     module = getattr(function, "__module__", None) or type(function).__module__
     if module == "__main__":  # the name under which a worker imports it, so that the ids are the same in both
         script = sys.argv[0].rpartition("/")[2].removesuffix(".py")
@@ -291,9 +293,14 @@ def _default_id(function: Callable[..., object]) -> str:
     return f"{module}:{name}"
 
 
-def _takes_call(function: Callable[..., object]) -> bool:
-    """Return whether *function* takes an event and a call; raise if it takes neither those nor just an event."""
-    name = _default_id(function)
+def takes_call(function: Callable[..., object]) -> bool:
+    """
+    Return whether *function* takes an event and a call, instead of an event alone.
+
+    Raises:
+        ConfigurationError: It has other parameters, or is asynchronous, or a method without its instance.
+    """
+    name = default_id(function)
     lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
         raise ConfigurationError(
@@ -309,7 +316,7 @@ def _takes_call(function: Callable[..., object]) -> bool:
     if any(p.kind is p.VAR_POSITIONAL for p in needed):
         return True
     first = positional[0].name if positional else "call"
-    if first == "self":
+    if first in ("self", "cls"):
         raise ConfigurationError(f"{name} is a method and cannot be a listener without its instance; pass an instance")
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
