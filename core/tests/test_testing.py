@@ -427,6 +427,72 @@ def test_events_that_a_commit_failed_with_are_not_dispatched(make: Make, session
         t.refute_dispatched()
 
 
+def test_a_predicate_chooses_events(make: Make) -> None:
+    app = make()
+
+    with app.testing() as t:
+        first = app.dispatch(ImageCreated(7))
+        second = app.dispatch("image.created", {"image_id": 8, "tags": ["sea"]})
+        app.dispatch("feed.read")
+
+        assert [each.id for each in t.dispatched("image.created", lambda each: each["image_id"] > 7)] == [second.id]
+        assert [each.id for each in t.dispatched(ImageCreated, lambda each: each.image_id < 8)] == [first.id]
+        assert [each.id for each in t.dispatched(lambda each: "tags" in each)] == [second.id]
+        t.dispatched("image.created", lambda each: each["image_id"] > 0, times=2)
+        t.dispatched("image.created", lambda each: each["tags"], image_id=8)
+        t.refute_dispatched("image.created", lambda each: each["image_id"] > 8)
+        t.refute_dispatched(lambda each: each.name == "image.rated")
+
+
+def test_a_predicate_that_accepts_nothing_or_fails_says_so(make: Make) -> None:
+    app = make()
+
+    with app.testing() as t:
+        app.dispatch("feed.read", {"n": 1})
+        with pytest.raises(AssertionError) as nothing:
+            t.dispatched("feed.read", lambda each: each["n"] > 1)
+        with pytest.raises(AssertionError) as found:
+            t.refute_dispatched(lambda each: each["n"] == 1)
+        with pytest.raises(KeyError) as failed:
+            t.refute_dispatched(lambda each: each["image_id"] == 1)
+        with pytest.raises(ConfigurationError, match=r"takes an event and returns whether it is meant; got {'n': 1}"):
+            t.dispatched("feed.read", {"n": 1})  # type: ignore[arg-type]
+
+    assert str(nothing.value).startswith('"feed.read" that the predicate accepts was not dispatched; these were')
+    assert str(found.value).startswith("something that the predicate accepts was dispatched:\n  feed.read(n=1)")
+    assert failed.value.__notes__[0].startswith("relevo: the predicate raised this for feed.read(n=1) to main/default")
+
+
+def test_what_was_rolled_back_does_not_count_as_waiting(make: Make, session: Any) -> None:
+    app = make()
+    app.add_subject(SubjectType(type="image", cls=Image, name=lambda each: each.id and str(each.id), load=int))
+
+    def pending() -> str:
+        with pytest.raises(AssertionError) as caught:
+            t.dispatched("nothing.like.it")
+        return str(caught.value).partition("not committed:\n")[2]
+
+    with app.testing() as t:
+        app.dispatch("a.b", session=session)
+        app.dispatch("a.c", subject=Image(path="sea.jpg"), session=session)
+        assert [line.partition("(")[0] for line in pending().splitlines()] == ["  a.b", "  a.c"]
+        session.rollback()
+        assert pending() == ""
+
+        app.dispatch("a.b", {"n": 2}, session=session)
+        with session.begin_nested() as savepoint:
+            app.dispatch("c.d", session=session)
+            savepoint.rollback()
+        assert pending() == "  a.b(n=2)"
+        session.rollback()
+
+        with session.get_bind().connect() as connection:
+            app.dispatch("e.f", session=connection)
+            assert pending() == "  e.f()"
+            connection.rollback()
+            assert pending() == ""
+
+
 def test_times_is_exact(make: Make) -> None:
     app = make()
 

@@ -52,7 +52,7 @@ from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle
 from relevo._worker.progress import revived
-from relevo._worker.run import RunOptions
+from relevo._worker.run import Report, RunOptions
 from relevo._worker.signing import Signing
 from relevo._worker.worker import LEASE, Worker
 from relevo.errors import ConfigurationError, did_you_mean
@@ -442,6 +442,25 @@ class App(Dispatcher):
             executor=executor,
             patient=patient,
         )
+
+    def drain(self, options: RunOptions | None = None) -> Report:
+        """
+        Handle what is ready, and what becomes ready meanwhile, on every transport; then return.
+
+        For scripts and notebooks. Events in outboxes are moved first. Failed events stay, and are due later. It runs
+        in this thread and handles no signal; for cron, ``relevo drain`` also lets only one process drain at a time.
+
+        Args:
+            options: A transport, queues and limits; by default all, and no limit.
+
+        Raises:
+            ConfigurationError: As in :meth:`worker`.
+
+            TransportUnavailableError: A server could not be reached.
+        """
+        from relevo._runner.drain import drain_everything  # noqa: PLC0415 - dispatching alone does not need it
+
+        return drain_everything(self, options or RunOptions())
 
     def handle(
         self,

@@ -14,7 +14,7 @@ from relevo._listener.listener import Listener
 from relevo._transport.route import Routing
 
 
-class ReadyEvent(msgspec.Struct, frozen=True):
+class ReadyEvent(msgspec.Struct, frozen=True, weakref=True):
     """A validated event that can be sent; nothing is written yet."""
 
     event: object

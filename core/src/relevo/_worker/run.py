@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import attrs
 import msgspec
@@ -128,3 +129,18 @@ class Report:
 
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     """The number of dead letters, by reason."""
+
+    @classmethod
+    def sum_of(cls, reports: Sequence[Report]) -> Self:
+        """Return the result of several runs as one; it was stopped by the first that was not stopped as empty."""
+        ends = [report.stopped_by for report in reports if report.stopped_by != "empty"]
+        return cls(
+            handled=sum(report.handled for report in reports),
+            done=sum(report.done for report in reports),
+            retried=sum(report.retried for report in reports),
+            dead=sum(report.dead for report in reports),
+            unsettled=sum(report.unsettled for report in reports),
+            seconds=sum(report.seconds for report in reports),
+            stopped_by=ends[0] if ends else "empty",
+            reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
+        )

@@ -14,7 +14,7 @@ from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing._clock import FakeClock, StandingClock
 from relevo.testing._drain import DeadEvent, RaisedError, dead_events, drain, format_dead, format_raised
-from relevo.testing._query import Query, absence, listing, query_for
+from relevo.testing._query import Predicate, Query, absence, listing, query_for
 from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._sender import RecordingSender
 from relevo.testing._stand_in import stand_ins
@@ -94,6 +94,7 @@ class AppTesting:
     def dispatched(
         self,
         event: object = None,
+        predicate: Predicate | None = None,
         /,
         *,
         subject: Any = None,
@@ -107,6 +108,9 @@ class AppTesting:
 
         Args:
             event: A name; a declared class; an event, which has to be equal; by default any event.
+
+            predicate: A function that takes the event, and returns whether it is meant: an :class:`Event`, or an
+                instance of the declared class. It may also be the only argument.
 
             subject: Its subject: an object of a registered type, or a :class:`relevo.Subject`.
 
@@ -126,7 +130,7 @@ class AppTesting:
             ConfigurationError: No event can match: it is not an event, has no such field, or is not routed there.
         """
         __tracebackhide__ = True
-        query = query_for(self.app, event, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = query_for(self.app, event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
         events = list(self._record)
         found = query.found(events)
         if times is None and not found:
@@ -142,6 +146,7 @@ class AppTesting:
     def refute_dispatched(
         self,
         event: object = None,
+        predicate: Predicate | None = None,
         /,
         *,
         subject: Any = None,
@@ -161,7 +166,7 @@ class AppTesting:
             ConfigurationError: As in :meth:`dispatched`, and if the name is unknown.
         """
         __tracebackhide__ = True
-        query = query_for(self.app, event, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = query_for(self.app, event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
         self._refuse_if_unknown(query)
         found = query.found(self._record)
         if found:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +134,7 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
     before = -1
     while True:
         moved = [_of_relay(relay.run()) for relay in relays]
-        total = _sum([*moved, *(worker.run() for worker in workers)])
+        total = Report.sum_of([*moved, *(worker.run() for worker in workers)])
         if total.handled > limit:
             raise AssertionError(
                 f"more than {limit:,} events were handled; does a listener dispatch the event that it handles? "
@@ -206,16 +205,3 @@ def _is_expected(listener: Listener, error: BaseException) -> bool:
 def format_raised(failure: RaisedError) -> str:
     """Return *failure* in one line."""
     return f"{failure.listener.id}: {described(failure.error)}"
-
-
-def _sum(reports: Sequence[Report]) -> Report:
-    ends = [report.stopped_by for report in reports if report.stopped_by != "empty"]
-    return Report(
-        handled=sum(report.handled for report in reports),
-        done=sum(report.done for report in reports),
-        retried=sum(report.retried for report in reports),
-        dead=sum(report.dead for report in reports),
-        seconds=sum(report.seconds for report in reports),
-        stopped_by=ends[0] if ends else "empty",
-        reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
-    )

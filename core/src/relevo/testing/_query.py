@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,6 +14,7 @@ import msgspec
 from relevo._event.codec import content_of, typed_from
 from relevo._event.event import Event, EventType, checked_name, declared, name_of
 from relevo._event.subject import Subject
+from relevo._listener.listener import is_function
 from relevo._transport.route import NOW, Target, parsed_target
 from relevo.errors import ConfigurationError, DecodeError, SubjectError, did_you_mean, shown
 from relevo.testing._record import DispatchedEvent, format_dispatched, format_event, format_subject
@@ -24,6 +27,8 @@ _LONGEST = 160
 
 
 Check = Callable[[DispatchedEvent], bool]
+Predicate = Callable[[Any], object]
+"""Takes an event; its result is true if the event is one of those that are asked for."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,9 +42,24 @@ class Query:
     by_name: bool
     """Whether the event was given by its name only, which may be misspelt."""
 
+    predicate: Predicate | None = None
+    """A check of the caller, which gets the event in the requested form; only asked about events that match."""
+
     def found(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
         """Return the *events* that match, as instances of the requested class."""
-        return [self._formed(each) for each in events if self._is_named(each) and all(self._results(each))]
+        alike = [self._formed(each) for each in events if self._is_named(each) and all(self._results(each))]
+        return [each for each in alike if self.predicate is None or self._is_accepted(each, self.predicate)]
+
+    @staticmethod
+    def _is_accepted(dispatched: DispatchedEvent, predicate: Predicate) -> bool:
+        try:
+            return bool(predicate(dispatched.event))
+        except Exception as error:
+            error.add_note(
+                f"relevo: the predicate raised this for {format_dispatched(dispatched)}; to ask only about some events "
+                f'name them first: t.dispatched("image.created", predicate)'
+            )
+            raise
 
     def nearest(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
         """Return *events*, best match first."""
@@ -64,7 +84,14 @@ class Query:
 
 
 def query_for(
-    app: App, event: object, *, subject: Any, queue: str | None, target: str | None, arguments: Mapping[str, Any]
+    app: App,
+    event: object,
+    predicate: Predicate | None,
+    *,
+    subject: Any,
+    queue: str | None,
+    target: str | None,
+    arguments: Mapping[str, Any],
 ) -> Query:
     """
     Validate the query, and return it.
@@ -75,6 +102,7 @@ def query_for(
         ConfigurationError: It is not an event, or no event can match.
     """
     __tracebackhide__ = True
+    event, predicate = _asked(event, predicate)
     name, kind, whole = _parts(event)
     checks: list[Check] = []
     words: list[str] = []
@@ -109,7 +137,10 @@ def query_for(
         place = parsed_target(target, where="target")
         checks.append(lambda each: place in each.targets)
         text += f" to {place}"
-    return Query(name=name, kind=kind, checks=checks, text=text, by_name=isinstance(event, (str, Event)))
+    if predicate is not None:
+        text += " that the predicate accepts"
+    by_name = isinstance(event, (str, Event))
+    return Query(name=name, kind=kind, checks=checks, text=text, by_name=by_name, predicate=predicate)
 
 
 def listing(events: Sequence[Any], format_line: Callable[[Any], str] = format_dispatched) -> str:
@@ -130,6 +161,19 @@ def absence(query: Query, events: Sequence[DispatchedEvent], enlisted: Sequence[
     if enlisted:
         text += f"\nInside a session that has not committed:{listing(enlisted, format_event)}"
     return text
+
+
+def _asked(event: object, predicate: Predicate | None) -> tuple[object, Predicate | None]:
+    """Return the event and the predicate of a query; the predicate may be the only argument."""
+    if predicate is None and isinstance(event, (FunctionType, BuiltinFunctionType, MethodType, partial)):
+        event, predicate = None, event
+    given: object = predicate
+    if given is not None and not is_function(given):
+        raise ConfigurationError(
+            f"dispatched: expected a function that takes an event and returns whether it is meant; got {shown(given)}; "
+            f'arguments are named: dispatched("image.created", path="sea.jpg")'
+        )
+    return event, predicate
 
 
 def _opening(name: str | None, whole: object) -> str:

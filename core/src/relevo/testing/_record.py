@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import ReferenceType, ref
 
 import attrs
 import msgspec
 
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.gathering import ReadyEvent
 from relevo._event.codec import Document, content_of, decoded, generic, subject_of
 from relevo._event.event import Event
 from relevo._transport.envelope import Envelope
@@ -58,7 +59,7 @@ class Record:
         self._events: list[DispatchedEvent] = []
         self._positions: dict[str, int] = {}
         self._routes: dict[str, Sequence[Target]] = {}
-        self._enlisted: dict[str, Event] = {}
+        self._enlisted: dict[str, tuple[Event, ReferenceType[Any]]] = {}
 
     def __iter__(self) -> Iterator[DispatchedEvent]:
         with self._lock:
@@ -68,10 +69,15 @@ class Record:
     def enlisted(self) -> Sequence[Event]:
         """The events that were dispatched inside a session that has not committed."""
         with self._lock:
-            return tuple(self._enlisted.values())
+            return tuple(event for event, kept in self._enlisted.values() if kept() is not None)
 
-    def add_dispatched(self, event: object, result: Dispatched) -> None:
-        """Record a dispatch: the event is passed to in-process listeners, was sent before, or is enlisted."""
+    def add_dispatched(self, ready: ReadyEvent) -> None:
+        """
+        Record a dispatch: the event is passed to in-process listeners, was sent before, or is enlisted.
+
+        What a session has enlisted lives as long as its transaction: a rollback drops it.
+        """
+        event, result = ready.event, ready.dispatched
         with self._lock:
             self._routes[result.id] = result.targets
             if any(target.transport == NOW for target in result.targets):
@@ -79,7 +85,8 @@ class Record:
             elif result.id in self._positions:
                 self._sort(self._positions[result.id])
             else:
-                self._enlisted[result.id] = _plain(event)
+                kept: Any = ready.packed.envelopes[0] if ready.packed and ready.packed.envelopes else ready
+                self._enlisted[result.id] = _plain(event), ref(kept)
 
     def add_sent(self, envelope: Envelope, target: Target, delay: float) -> None:
         """Record that *envelope* was stored for *target*, there or in its outbox."""

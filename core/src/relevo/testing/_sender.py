@@ -34,7 +34,7 @@ class RecordingSender(Sender):
         self.packer.pack(event, options, ())
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
-        self._record.add_dispatched(ready.event, ready.dispatched)
+        self._record.add_dispatched(ready)
         if ready.listeners and ready.packed is None and gathering.session is None:
             subject = subject_of(ready.event)
             if subject is not None:
@@ -44,4 +44,4 @@ class RecordingSender(Sender):
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         for each in ready:
             if not each.routing.is_now:
-                self._record.add_dispatched(each.event, each.dispatched)
+                self._record.add_dispatched(each)

@@ -1,0 +1,71 @@
+"""``App.drain()``: what a script or a notebook calls in place of a worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relevo import App, Event, Report, RunOptions
+from relevo_memory import MemoryTransport
+
+from .application import Make, Plain
+
+
+def test_it_handles_what_is_there_on_every_transport_and_what_becomes_ready(make: Make, clock: object) -> None:
+    heard: list[str] = []
+    transports = {"main": MemoryTransport(), "other": MemoryTransport()}
+    app = make(transports=transports, routes={"*": "main", "image.rated": "other", "image.shown": "main"})
+
+    @app.listener("image.created")
+    def rate(event: Event) -> None:
+        heard.append(event.name)
+        app.dispatch("image.rated")
+
+    @app.listener("image.rated")
+    def show(event: Event) -> None:
+        heard.append(event.name)
+        app.dispatch("image.shown")
+
+    app.add_listener("image.shown", lambda event: heard.append(event.name), id="end")
+    app.dispatch("image.created")
+    app.dispatch("image.created", delay="1h")
+    report = app.drain()
+
+    assert heard == ["image.created", "image.rated", "image.shown"]
+    assert (report.handled, report.done, report.stopped_by) == (3, 3, "empty")
+    assert app.drain().handled == 0
+
+
+def test_limits_hold_for_all_transports_together(make: Make) -> None:
+    transports = {"main": MemoryTransport(), "other": MemoryTransport()}
+    app = make(transports=transports, routes={"a": "main", "b": "other"})
+    app.add_listener("a", lambda event: None, id="a")
+    app.add_listener("b", lambda event: None, id="b")
+    for _ in range(3):
+        app.dispatch("a")
+        app.dispatch("b")
+
+    report = app.drain(RunOptions(max_events=4))
+
+    assert (report.handled, report.stopped_by) == (4, "events")
+    assert app.drain(RunOptions(transport="main")).handled == 0
+    assert app.drain(RunOptions(transport="other")).handled == 2
+
+
+def test_events_in_an_outbox_are_moved_first(make: Make, tmp_path: Path) -> None:
+    from sqlalchemy import create_engine  # noqa: PLC0415 - only this test needs it
+    from sqlalchemy.orm import Session  # noqa: PLC0415 - as above
+
+    heard: list[Event] = []
+    address = f"sqlite:///{tmp_path}/shop.db"
+    app = make(transports={"main": Plain()}, outboxes={"main": address})
+    app.add_listener("image.created", heard.append, id="hear")
+    with Session(create_engine(address)) as session:
+        app.dispatch("image.created", {"id": 1}, session=session)
+        session.commit()
+
+    assert app.drain().done == 1
+    assert [each["id"] for each in heard] == [1]
+
+
+def test_without_a_transport_there_is_nothing_to_handle() -> None:
+    assert App(routes={"*": "now"}).drain() == Report()
