@@ -223,6 +223,18 @@ def test_a_transport_is_chosen_by_name(make: Make) -> None:
         app.transport("othr")
 
 
+def test_a_transport_that_is_only_an_outbox_need_not_be_chosen_from(make: Make) -> None:
+    transports = {"db": MemoryTransport(), "main": Plain()}
+    outboxes = {"main": transports["db"]}
+
+    app = make(transports=transports, outboxes=outboxes, routes={"*": "main"})
+    both = make(transports={**transports}, outboxes=outboxes, routes={"*": "main", "a.b": "db"})
+
+    assert app.transport() is transports["main"]
+    with pytest.raises(ConfigurationError, match=r"there are several transports \(db, main\); choose one"):
+        both.transport()
+
+
 def test_keys_alone_are_enough_for_signing(make: Make) -> None:
     assert make(signing=KEY).signing == relevo.Signing(KEY)
 

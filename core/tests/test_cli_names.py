@@ -188,3 +188,18 @@ def test_the_queue_of_an_outbox_is_named_too(shop: Shop) -> None:
     assert rows(shop, "-q outbox/main") == [("main.outbox", "outbox/main")]
     assert rows(shop, "-q main.outbox/outbox/main") == [("main.outbox", "outbox/main")]
     assert shop.run("purge outbox/main --yes").stdout == "0 purged\n"
+
+
+def test_a_transport_that_is_only_an_outbox_is_not_chosen_from(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml", '[transports]\nold = "sqlite:///old.db"\nmain = { url = "sqlite:///shop.db", outbox = "old" }\n'
+    )
+
+    sent = shop.run("dispatch a.b --json")
+    drained = shop.run("drain -t main --json")
+    chosen = shop.run("drain")
+    checked = shop.run("check")
+
+    assert json.loads(sent.stdout)["targets"] == ["main/default"]
+    assert (drained.returncode, chosen.returncode) == (0, 0)
+    assert "transport old   ok  stores the outbox of main" in " ".join(checked.stdout.splitlines())

@@ -50,7 +50,8 @@ def test_an_option_with_a_single_value_is_refused_the_second_time(shop: Shop, pa
 
     assert done.returncode == 2
     assert f"{option.opts[0]}'" in done.stderr
-    assert "it is given twice; pass it once" in told_in_one_line(done)
+    advice = "a command uses one transport; run it once for each" if option.opts[0] == "-t" else "pass it once"
+    assert f"it is given twice; {advice}" in told_in_one_line(done)
 
 
 def test_some_options_are_lists_and_all_groups_are_looked_at() -> None:

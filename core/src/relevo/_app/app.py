@@ -387,17 +387,18 @@ class App(Dispatcher):
 
     def transport(self, name: str | None = None) -> Transport:
         """
-        Return the transport called *name*, or the only one.
+        Return the transport called *name*, or the only one; one that only stores the outbox of another does not count.
 
         Raises:
             ConfigurationError: No transport has that name, or there are several and no name was given.
         """
         if name is None:
-            if len(self.transports) == 1:
-                return next(iter(self.transports.values()))
-            if not self.transports:
+            served = self._assembly.parts.served()
+            if len(served) == 1:
+                return self.transports[served[0]]
+            if not served:
                 raise ConfigurationError("there is no transport: every route leads to now, so no event waits anywhere")
-            raise ConfigurationError(f"there are several transports ({', '.join(self.transports)}); choose one with -t")
+            raise ConfigurationError(f"there are several transports ({', '.join(served)}); choose one with -t")
         if name not in self.transports:
             raise ConfigurationError(
                 f'no transport is called "{name}"{did_you_mean(name, self.transports)}; '
@@ -636,7 +637,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
     opened = open_config(config, clock=clock)
     app = kind(
         transports=opened.transports,
-        routes=config.routes or None,
+        routes=config.routes or (config.default_routes() if config.transports else None),
         listeners=config.listeners,
         source=config.source,
         outboxes=opened.outboxes,

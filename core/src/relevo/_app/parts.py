@@ -16,7 +16,7 @@ from relevo._identity import IdFactory
 from relevo._retry import Retry
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import DEFAULT_QUEUE
-from relevo._transport.route import Routes, Target
+from relevo._transport.route import Routes, Target, beside_outboxes
 from relevo._transport.transport import Transport
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
@@ -100,6 +100,11 @@ class Parts:
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that events are routed to."""
         return self.routes.queues(transport) or (DEFAULT_QUEUE,)
+
+    def served(self) -> list[str]:
+        """Return the names of the transports that a worker may serve: not those that only store an outbox."""
+        stores = [outbox.name for outbox in self.outboxes.values()]
+        return beside_outboxes(self.transports, stores, self.routes)
 
     def joins_sessions(self, transport: str) -> bool:
         """Return whether an event for *transport* can be written inside a session, there or in its outbox."""

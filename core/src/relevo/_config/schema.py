@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
 from relevo._secret import Secret, masked
 from relevo._transport.acceptance import QueueOptions
+from relevo._transport.route import beside_outboxes
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import TIME_LIMIT, Execution, Kind
 from relevo._worker.signing import Signing
@@ -82,6 +83,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return masked(super().__repr__())
+
+    def default_routes(self, transports: Iterable[str] = ()) -> Mapping[str, tuple[str, ...]]:
+        """
+        Return the routes of a configuration without any: all events go to the first transport.
+
+        A transport that another one has as its outbox is passed over.
+
+        Args:
+            transports: The names of the transports, if some of them are invalid.
+        """
+        outboxes = [entry.outbox.reveal() for entry in self.transports.values() if entry.outbox]
+        return {"*": (beside_outboxes(transports or self.transports, outboxes)[0],)}
 
     def chosen_execution(self) -> Execution:
         """Return where listeners run, how many at once, and for how long, as one value."""

@@ -96,6 +96,6 @@ def _conflicts(
             )
             yield Problem(keys := ("transports", name, "outbox"), ConfigurationError(f"{dotted(keys)}: {what}"))
     is_open = problems.concern("routes") or (not settings.routes and problems.concern("transports"))
-    routes = None if is_open else Routes(settings.routes or {"*": next(iter(transports))})
+    routes = None if is_open else Routes(settings.routes or settings.default_routes(transports))
     yield from retry_problems(retries, routes, transports)
     yield from queue_problems(QueueTable(settings.queues), routes, transports)

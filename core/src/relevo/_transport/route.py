@@ -166,6 +166,22 @@ class Routes:
         return tuple(dict.fromkeys(found))
 
 
+def beside_outboxes(transports: Iterable[str], outboxes: Iterable[str], routes: Routes | None = None) -> list[str]:
+    """
+    Return those of *transports* that events can be routed to by default; all if there is no other one.
+
+    Args:
+        transports: The names of transports.
+
+        outboxes: The names of those that store the outbox of another one.
+
+        routes: A transport that a route leads to is more than an outbox.
+    """
+    only = {name for name in outboxes if routes is None or not routes.queues(name)}
+    names = list(transports)
+    return [name for name in names if name not in only] or names
+
+
 def parsed_targets(pattern: object, targets: object, problems: Problems) -> tuple[Target, ...]:
     """Return the valid targets of *pattern*; note in *problems* what is invalid."""
     keys: Any = ("routes", pattern)

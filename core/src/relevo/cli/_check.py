@@ -122,6 +122,9 @@ def _listeners(app: App) -> str:
 
 
 def _start(app: App, name: str) -> str:
+    if name not in parts_of(app).served():
+        owners = [owner for owner, outbox in app.outboxes.items() if outbox.name == name]
+        return f"stores the outbox of {', '.join(owners)}"
     app.worker(RunOptions(transport=name))
     return f"a worker can serve {', '.join(app.queues(name))}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,12 @@ from relevo.errors import shown
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 """All of them fit 64 bits."""
+
+
+_ADVICE: Mapping[str | None, str] = {
+    "transport": "a command uses one transport; run it once for each, a worker has a process of its own for each"
+}
+"""What to do instead of giving an option twice, by the option's name."""
 
 
 class Whole(click.IntRange):
@@ -50,4 +56,4 @@ def refuse_repeated(
     for param in given:
         is_single = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
         if is_single and given.count(param) > 1:
-            raise click.BadParameter("it is given twice; pass it once", context, param)
+            raise click.BadParameter(f"it is given twice; {_ADVICE.get(param.name, 'pass it once')}", context, param)
