@@ -13,8 +13,12 @@ import time
 from importlib.metadata import EntryPoints
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given, settings, strategies as st
+
+from relevo.cli import _synonym
+from relevo.cli._main import group
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened, told_in_one_line
 
@@ -518,6 +522,15 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("", "relevo --help names all commands"),
         ("wrker", 'there is no command "wrker"; did you mean "worker"?'),
         ("frobnicate", 'there is no command "frobnicate"'),
+        ("retry 3", 'there is no command "retry"; it is called "relevo dead revive" here; see relevo --help'),
+        ("failed", 'there is no command "failed"; it is called "relevo dead list" here'),
+        ("consume high low", 'there is no command "consume"; it is called "relevo worker" here'),
+        ("messenger:failed:retry 3", 'it is called "relevo dead revive" here'),
+        ("dead remove 3", 'dead: there is no command "remove"; it is called "relevo dead discard" here'),
+        ("worker --limit 3", 'worker: there is no option --limit; it is called "--max-events" here; see relevo worker'),
+        ("drain --time-limit 3", 'there is no option --time-limit; it is called "--max-time" here'),
+        ("drain -Q media", 'there is no option -Q; it is called "-q" here'),
+        ("check --time-limit 3", "check: there is no option --time-limit; see relevo check --help"),
         ("dead lst", 'dead: there is no command "lst"; did you mean "list"?; see relevo dead --help'),
         (
             "drain --max-event 3",
@@ -847,3 +860,23 @@ def test_an_interrupt_while_it_exits_shows_no_traceback(when: str, shop: Shop) -
 
     assert error == ""
     assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+
+
+def test_what_another_tools_word_is_called_here_is_there() -> None:
+    context = click.Context(group)
+
+    for answer in _synonym._COMMANDS.values():
+        found: click.Command | None = group
+        for word in answer.split():
+            assert isinstance(found, click.Group)
+            found = found.get_command(context, word)
+        assert found is not None, answer
+    options = {
+        name for command in ("drain", "worker") for name in names_of(group.get_command(context, command))
+    }
+    assert set(_synonym._OPTIONS.values()) <= options
+    assert options.isdisjoint(_synonym._OPTIONS)
+
+
+def names_of(command: click.Command | None) -> set[str]:
+    return set() if command is None else {name for param in command.params for name in param.opts}

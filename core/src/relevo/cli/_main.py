@@ -15,6 +15,7 @@ import click
 
 from relevo._visible import visible, visible_lines
 from relevo.cli._parameter import refuse_repeated
+from relevo.cli._synonym import command_for, option_for
 from relevo.errors import CodecError, ConfigurationError, RelevoError, TransportError, did_you_mean, is_text, shown
 
 EXIT_DEAD = 1
@@ -99,7 +100,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
-            ctx.fail(f'there is no command "{args[0]}"{did_you_mean(args[0], known)}')
+            ctx.fail(f'there is no command "{args[0]}"{_here(command_for(args[0])) or did_you_mean(args[0], known)}')
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and not ctx.resilient_parsing:
             refuse_repeated(command, rest, name=name, parent=ctx)
@@ -338,10 +339,18 @@ def _misused(error: click.UsageError) -> str:
     where = path.removeprefix("relevo").strip()
     if isinstance(error, click.NoSuchOption):
         near = f'; did you mean "{error.possibilities[0]}"?' if error.possibilities else ""
+        meant = option_for(error.option_name)
+        if error.ctx is not None and any(meant in param.opts for param in error.ctx.command.params):
+            near = _here(meant)
         what = f"there is no option {error.option_name}{near}"
     else:
         what = " ".join(error.format_message().split()).rstrip(".")
     return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}; see {path} --help"
+
+
+def _here(name: str | None) -> str:
+    """Return the part of an error that says what another tool's word is called here."""
+    return f'; it is called "{name}" here' if name else ""
 
 
 def exit_code(error: RelevoError) -> int:
