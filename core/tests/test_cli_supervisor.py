@@ -146,6 +146,32 @@ def test_a_signal_that_a_worker_does_not_survive_is_told(tmp_path: Path) -> None
     assert "write stopsignal=TERM" in fault
 
 
+@pytest.mark.parametrize(
+    ("limit", "said", "number"),
+    [
+        ("--max-events 1", "", 1),
+        ("--max-events=100", "startsecs=5\n", 1),
+        ("--max-memory 200M", "startsecs=5\nstartretries=1000000\n", 1),
+        ("--max-time 5s", "startsecs=5\n", 1),
+        ("--max-time 4", "startsecs=5\n", 1),
+        ("--max-time 1h", "startsecs=5\n", 0),
+        ("--max-time soon", "startsecs=5\n", 0),
+        ("--max-failures 3", "startsecs=5\n", 0),
+        ("--max-events 1", "startsecs=0\n", 0),
+        ("", "startsecs=5\n", 0),
+    ],
+)
+def test_a_limit_that_supervisor_takes_for_a_failed_start_is_told(
+    limit: str, said: str, number: int, tmp_path: Path
+) -> None:
+    found = faults(tmp_path, f"[program:shop]\ncommand=/srv/python -m relevo worker {limit}\nstopwaitsecs=930\n{said}")
+
+    assert len(found) == number
+    for fault in found:
+        assert "counts as not started" in fault
+        assert fault.endswith("write startsecs=0")
+
+
 def test_other_programs_are_none_of_our_business(tmp_path: Path) -> None:
     assert faults(tmp_path, "[program:web]\ncommand=/srv/gunicorn shop:app\n") == []
 

@@ -64,6 +64,22 @@ def test_a_runner_that_is_not_installed_is_no_command(shop: Shop) -> None:
     assert 'there is no command "sytemd"; did you mean "systemd"?' in lines(done)[0]
 
 
+@pytest.mark.parametrize("unit", ["cron", "supervisor", "systemd", "loop"])
+def test_a_unit_takes_the_options_of_the_run_that_it_starts(shop: Shop, unit: str) -> None:
+    done = shop.run(f"unit {unit} -t main -c 4 --execution threads --max-events 100 --max-time 1h --max-memory 200M")
+
+    wanted = "--execution threads --concurrency 4 --max-events 100 --max-time 3600s --max-memory 209715200"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"--transport main {wanted}" in done.stdout
+
+
+def test_only_a_unit_that_drains_takes_what_only_drain_does(shop: Shop) -> None:
+    drained, worked = shop.run("unit cron --settle 10s"), shop.run("unit supervisor --settle 10s")
+
+    assert "--settle 10s" in drained.stdout
+    assert "there is no option --settle" in worked.stderr
+
+
 # --- cron -------------------------------------------------------------------------------------------------------
 
 

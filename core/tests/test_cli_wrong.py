@@ -871,9 +871,7 @@ def test_what_another_tools_word_is_called_here_is_there() -> None:
             assert isinstance(found, click.Group)
             found = found.get_command(context, word)
         assert found is not None, answer
-    options = {
-        name for command in ("drain", "worker") for name in names_of(group.get_command(context, command))
-    }
+    options = {name for command in ("drain", "worker") for name in names_of(group.get_command(context, command))}
     assert set(_synonym._OPTIONS.values()) <= options
     assert options.isdisjoint(_synonym._OPTIONS)
 

@@ -71,6 +71,24 @@ def test_the_section_keeps_workers_alive_and_lets_them_finish(made: Callable[...
     assert {key: section[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize(
+    ("options", "startsecs"),
+    [
+        (RunOptions(), "5"),
+        (RunOptions(max_events=1), "0"),
+        (RunOptions(max_memory=1 << 28), "0"),
+        (RunOptions(max_seconds=4.0), "0"),
+        (RunOptions(max_seconds=3600.0, max_failures=1), "5"),
+    ],
+)
+def test_a_worker_that_soon_reaches_a_limit_counts_as_started(
+    options: RunOptions, startsecs: str, made: Callable[..., App]
+) -> None:
+    section = as_supervisor_reads(supervisor(made(), options))["program:shop-main"]
+
+    assert section["startsecs"] == startsecs
+
+
 def test_the_longest_listener_says_how_long_a_stop_may_take(made: Callable[..., App]) -> None:
     app = made()
     app.listen(listener("image.created", id="long", queue="media", time_limit="1h")(lambda event: None))

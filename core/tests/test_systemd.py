@@ -259,6 +259,13 @@ def test_it_is_started_again_whatever_it_ends_with(made: Callable[..., App]) -> 
     assert not {"RestartPreventExitStatus", "RestartForceExitStatus", "SuccessExitStatus"} & found.keys()
 
 
+def test_a_worker_that_soon_reaches_a_limit_is_started_again_without_a_growing_delay(made: Callable[..., App]) -> None:
+    found = values(SystemdRunner().unit(made(), RunOptions(max_events=1)))
+
+    assert found["RestartSec"] == "1"
+    assert "RestartSteps" not in found
+
+
 def test_the_longest_listener_says_how_long_a_stop_may_take(made: Callable[..., App]) -> None:
     app = made()
     app.listen(relevo.listener("image.created", id="short", time_limit="1s")(lambda event: None))

@@ -246,3 +246,23 @@ def test_supervisor_gives_up_a_worker_that_never_starts_and_leaves_the_others(
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+@pytest.mark.slow("starts a supervisor and a worker for each event")
+def test_a_worker_for_each_event_is_always_started_again(
+    shop: Shop, supervisord: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    unit = shop.relevo("unit", "supervisor", "--processes", "2", "--folder", str(shop.var), "--max-events", "1")
+    shop.relevo("check", "--supervisor", str(_written(shop.folder / "unit.conf", unit)))
+    shop.dispatch(range(8))
+    states: set[str] = set()
+
+    def all_are_handled() -> bool:
+        states.update(shop.states().values())
+        return len(shop.lines("ended")) >= 8
+
+    supervisord(unit)
+    until(all_are_handled)
+
+    assert sorted(number for number, _ in shop.lines("ended")) == [*map(str, range(8))]
+    assert states <= {"STARTING", "RUNNING", "EXITED"}

@@ -32,6 +32,12 @@ _MARGIN = 30.0
 _NO_SOURCE = "app"
 """The default source; supervisor runs only the last of several programs with the same name."""
 
+_LIVES = 5
+"""
+Seconds after which a worker has started. One that ends earlier waits a second longer each time, as with a wrong
+configuration; one that may reach a limit that early does not, or its events would wait too.
+"""
+
 _PROGRAM = """\
 [program:{name}]
 command={command}
@@ -39,9 +45,9 @@ process_name=%(program_name)s-%(process_num)02d
 numprocs={processes}
 directory={directory}
 autostart=true
-; after every exit, even 0 at a limit; if it ends within startsecs, supervisor waits a second longer each time
+; after every exit, even 0 at a limit; {startsecs_reason}
 autorestart=true
-startsecs=5
+startsecs={startsecs}
 startretries=1000000
 ; TERM finishes what runs and gives back the rest, which may take as long as a listener may
 stopsignal=TERM
@@ -83,7 +89,8 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
     Args:
         app: The application whose events it handles.
 
-        options: Transport, queues, and the limits after which a process is restarted.
+        options: Transport, queues, and the limits after which a process is restarted; at once, if a limit may be
+            reached within seconds.
 
         processes: The number of processes that supervisor keeps running.
 
@@ -103,7 +110,12 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
     logs = "AUTO"
     if folder is not None:  # supervisor expands this value twice, and no other
         logs = f"{_value(_value(folder))}/%(program_name)s-%(process_num)02d.log"
+    ends_soon = options.ends_within(_LIVES)
     program = _PROGRAM.format(
+        startsecs=0 if ends_soon else _LIVES,
+        startsecs_reason="its limit may be reached at any time, so startsecs is 0"
+        if ends_soon
+        else "if it ends within startsecs, supervisor waits a second longer each time",
         name=name,
         command=_value(shlex.join(command(app, options))),
         processes=processes,

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 _MARGIN = 30.0
 """Seconds after the longest listener until systemd kills the process: the time to release and settle deliveries."""
 
+_LIVES = 5.0
+"""Seconds; a worker that may reach a limit earlier is restarted without a growing delay, since its events wait."""
+
+_DELAYED = """\
+# the delay grows up to 5 minutes; systemd before 254 warns that it ignores the last two lines, and waits 5 s
+RestartSec=5
+RestartSteps=6
+RestartMaxDelaySec=300"""
+
+_SOON = """\
+# its limit may be reached at any time, so the delay is short
+RestartSec=1"""
+
 _UNIT = """\
 [Unit]
 Description=relevo worker of {what}
@@ -31,10 +44,7 @@ ExecStart={command}
 WorkingDirectory={directory}
 # after every exit: 0 at a limit, 78 while the server refuses its user
 Restart=always
-# the delay grows up to 5 minutes; systemd before 254 warns that it ignores the last two lines, and waits 5 s
-RestartSec=5
-RestartSteps=6
-RestartMaxDelaySec=300
+{restart}
 WatchdogSec=60
 # TERM goes to the worker, which finishes what runs and gives back the rest; what is left afterwards is killed
 KillMode=mixed
@@ -70,6 +80,7 @@ def systemd(app: App, options: RunOptions) -> str:
         what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
         command=" ".join(map(_word, command(app, options))),
         directory=_value(folder_of(app)),
+        restart=_SOON if options.ends_within(_LIVES) else _DELAYED,
         patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
     )
 

@@ -98,6 +98,12 @@ class RunOptions:
     batch: int | None = None
     """The most events to receive at once; by default the worker's own limit."""
 
+    def ends_within(self, seconds: float) -> bool:
+        """Return whether a run that goes well may reach one of the limits in less than *seconds*."""
+        if self.max_events is not None or self.max_memory is not None:  # events may be quick, and memory used at once
+            return True
+        return self.max_seconds is not None and self.max_seconds < seconds
+
 
 def flags() -> dict[str, Flag]:
     """Return the flags of :class:`RunOptions` by the names of their fields."""

@@ -74,7 +74,7 @@ def _type_of(flag: Flag) -> Any:
             return Whole(min=1, max=flag.most)
 
 
-def _run_options(*, until_empty: bool) -> Callable[[F], F]:
+def run_options(*, until_empty: bool) -> Callable[[F], F]:
     """Return what adds the options of a run to a command: an option for each field of ``RunOptions`` with a flag."""
 
     def with_options(command: F) -> F:
@@ -92,14 +92,14 @@ def _run_options(*, until_empty: bool) -> Callable[[F], F]:
     return with_options
 
 
-def _options(app: App, transport: str | None, queues: tuple[str, ...], **others: Any) -> RunOptions:
+def chosen_options(app: App, transport: str | None, queues: tuple[str, ...], **others: Any) -> RunOptions:
     """Return the options of a run from the command line."""
     transport, queues = of_one_transport(app, transport, queues)
     return RunOptions(transport=transport, queues=queues, **others)
 
 
 @click.command()
-@_run_options(until_empty=True)
+@run_options(until_empty=True)
 @json_option
 @with_app
 def drain(*, app: App, as_json: bool, **run: Any) -> int:
@@ -112,7 +112,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 
     Example: relevo drain --max-time 55s
     """
-    options = _options(app, until_empty=True, **run)
+    options = chosen_options(app, until_empty=True, **run)
     with _progress(app, show=at_terminal(sys.stderr) and not as_json):
         try:
             report = LoopRunner(single_flight=True).run(app, options)
@@ -130,7 +130,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 
 
 @click.command()
-@_run_options(until_empty=False)
+@run_options(until_empty=False)
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
 @json_option
 @with_app
@@ -145,7 +145,7 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     Example: relevo worker -t main -q feed -l info
     """
     runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ))
-    report = runner.run(app, _options(app, **run))
+    report = runner.run(app, chosen_options(app, **run))
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):

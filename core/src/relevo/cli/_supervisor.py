@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from platform import node
 
+from relevo._clock import seconds
 from relevo._file import regular_bytes
 from relevo._problem import with_lines
 from relevo._server import WELL_KNOWN, is_loopback, is_well_known
@@ -21,6 +22,12 @@ from relevo.errors import ConfigurationError
 
 _STOPWAITSECS = 10.0
 """Supervisor's default in seconds."""
+
+_START = {"startsecs": "1", "startretries": "3"}
+"""How supervisor finds out that a program cannot be started, with its defaults."""
+
+_LIMIT = re.compile(r"(--max-events|--max-memory|--max-time)[=\s]\s*(\S+)")
+"""The options of a worker that may end it soon after its start."""
 
 _OTHERS = 0o007
 """The bits of a mode that are for other users."""
@@ -123,6 +130,7 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
                 yield from _open_to_all_users(where, _all_expanded(section, names, "chmod"))
             elif name.startswith("program:") and _runs_worker(section.get("command", "")):
                 yield from _killed_early(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
+                yield from _given_up(where, section["command"], _all_expanded(section, names, *_START))
         except _NotExpandedError as error:
             yield f"{where} {error}"
 
@@ -221,3 +229,26 @@ def _killed_early(where: str, section: Mapping[str, str], time_limit: float) -> 
         )
     if (found := section.get("stopsignal", "TERM").upper()) not in ("TERM", "INT"):
         yield f"{where} stopsignal={_brief(found)} does not let a worker finish its work; write stopsignal=TERM"
+
+
+def _given_up(where: str, command: str, section: Mapping[str, str]) -> Iterator[str]:
+    """Yield the settings by which supervisor takes a worker that reached a limit for one that cannot be started."""
+    lives, retries = (section.get(key, default).strip() for key, default in _START.items())
+    if not lives.isdecimal() or not int(lives):  # supervisor refuses the first
+        return
+    for option, value in _LIMIT.findall(command):
+        if option != "--max-time" or _is_within(value, int(lives)):
+            yield (
+                f"{where} startsecs={_brief(lives)}: a worker that {option} ends earlier counts as not started, so "
+                f"supervisor waits longer each time, and gives up after startretries={_brief(retries)}; write "
+                f"startsecs=0"
+            )
+            return
+
+
+def _is_within(duration: str, most: float) -> bool:
+    """Return whether *duration*, as on the command line, is at most *most* seconds; an invalid one is not."""
+    try:
+        return seconds(float(duration) if duration.isdecimal() else duration, what="") <= most
+    except ConfigurationError:
+        return False

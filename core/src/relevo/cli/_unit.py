@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,10 +13,10 @@ from relevo._config.discovery import RUNNERS, available, load
 from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, refuse_blank
-from relevo.cli._option import queue_option, transport_option, with_app
+from relevo.cli._option import with_app
 from relevo.cli._output import echo
 from relevo.cli._parameter import Whole, refuse_repeated
-from relevo.cli._place import of_one_transport
+from relevo.cli._run import chosen_options, run_options
 
 
 class _Units(Group):
@@ -38,11 +39,10 @@ def _of_runner(name: str) -> click.Command:
     """Return the command that prints the unit of the installed runner *name*."""
 
     @click.command(name, help=f"Print the unit of the runner {name}.\n\nExample: relevo unit {name}")
-    @transport_option
-    @queue_option
+    @run_options(until_empty=False)
     @with_app
-    def command(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None:
-        options = _options(app, transport, queues)
+    def command(*, app: App, **run: Any) -> None:
+        options = _options(app, **run)
         text: str = load(RUNNERS, name)().unit(app, options)
         echo(text, nl=not text.endswith("\n"))
 
@@ -62,12 +62,11 @@ def unit() -> None:
 
 
 @unit.command()
-@transport_option
-@queue_option
+@run_options(until_empty=True)
 @click.option("--install", is_flag=True, help="Add the line to your crontab, unless it is there.")
 @click.option("--remove", is_flag=True, help="Remove the line from your crontab.")
 @with_app
-def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: bool, remove: bool) -> None:
+def cron(*, app: App, install: bool, remove: bool, **run: Any) -> None:
     """
     Print the crontab line that drains the queues every minute.
 
@@ -75,7 +74,7 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     """
     if install and remove:
         raise click.UsageError("--install and --remove exclude each other")
-    options = _options(app, transport, queues)
+    options = _options(app, **run)
     line = unit_text.cron(app, options)
     if not (install or remove):
         echo(line)
@@ -89,8 +88,7 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
 
 
 @unit.command()
-@transport_option
-@queue_option
+@run_options(until_empty=False)
 @click.option(
     "--processes", type=Whole(min=1), default=1, show_default=True, metavar="N", help="The number of workers."
 )
@@ -101,28 +99,27 @@ def cron(*, app: App, transport: str | None, queues: tuple[str, ...], install: b
     help="Print a complete configuration, with its files in this folder.",
 )
 @with_app
-def supervisor(*, app: App, transport: str | None, queues: tuple[str, ...], processes: int, folder: str | None) -> None:
+def supervisor(*, app: App, processes: int, folder: str | None, **run: Any) -> None:
     """
     Print the section for a supervisor that keeps workers alive.
 
     Example: relevo unit supervisor --processes 5
     """
-    options = _options(app, transport, queues)
+    options = _options(app, **run)
     text = unit_text.supervisor(app, options, processes=processes, folder=None if folder is None else Path(folder))
     echo(text, nl=False)
 
 
 @unit.command()
-@transport_option
-@queue_option
+@run_options(until_empty=False)
 @with_app
-def systemd(*, app: App, transport: str | None, queues: tuple[str, ...]) -> None:
+def systemd(*, app: App, **run: Any) -> None:
     """
     Print the unit for a worker that systemd keeps alive.
 
     Example: relevo unit systemd
     """
-    options = _options(app, transport, queues)
+    options = _options(app, **run)
     echo(unit_text.systemd(app, options), nl=False)
 
 
@@ -135,9 +132,8 @@ def _place(app: App) -> str:
     return " ".join([str(parts.loaded_from.folder or Path.cwd()), *words])
 
 
-def _options(app: App, transport: str | None, queues: tuple[str, ...]) -> RunOptions:
+def _options(app: App, **run: Any) -> RunOptions:
     """Return the options of a worker, after checking that it can start."""
-    transport, queues = of_one_transport(app, transport, queues)
-    options = RunOptions(transport=transport, queues=queues)
+    options = chosen_options(app, **run)
     app.worker(options)
     return options
