@@ -161,16 +161,69 @@ def test_a_run_that_takes_its_time_is_waited_for_from_its_end(
     assert outcome.delay == pytest.approx(7.0)
 
 
-def test_a_failure_that_is_tried_again_is_told_to_whoever_wants_to_know(
+def test_each_failure_is_one_warning_with_the_listener_the_event_the_run_and_the_error(
+    listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    listen(_fail, retry=Retry(2, first="8m", jitter=0))
+
+    again = caller().outcome(delivery(event_id="17"))
+    caller().outcome(delivery(event_id="17", state=_due_now(_stateful(again))))
+
+    first, last = caplog.records
+    said = "_fail failed on image.created 17 in default"
+    line = _fail.__code__.co_firstlineno + 1
+    assert first.message == f"{said} (run 1 of 2, again in 8 min): ValueError: not today (test_caller.py:{line})"
+    assert last.message == f"{said} (run 2 of 2, the last): ValueError: not today (test_caller.py:{line})"
+    assert (first.name, first.levelname, first.exc_info) == ("relevo.listener", "WARNING", None)
+
+
+def _due_now(progress: Progress) -> bytes:
+    for each in progress.listeners.values():
+        each.due = 0.0
+    return dumped(progress)
+
+
+def test_a_listener_that_gives_up_or_asks_for_a_later_run_is_logged_as_that(
     listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    listen(_fail)
+
+    def gives_up(event: object) -> None:
+        raise GiveUp("no such customer")
+
+    def waits(event: object) -> None:
+        raise RetryLater("30s", "not paid yet")
+
+    listen(gives_up)
+    listen(waits)
 
     caller().outcome(delivery(event_id="17"))
 
+    gave_up, asked = caplog.records
+    assert "gives_up failed on image.created 17 in default (run 1 of 5, gave up): GiveUp: no such" in gave_up.message
+    assert (asked.levelname, asked.message) == (
+        "INFO",
+        "waits asks to run again on image.created 17 in default (run 1 of 5, again in 30 s): RetryLater: not paid yet",
+    )
+
+
+def test_the_warning_of_a_failure_is_one_line_without_secrets_and_has_its_traceback_at_info(
+    listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def hostile(event: object) -> None:
+        raise ValueError("no\x1b[31m\nroute to amqp://shop:s3cret@host")
+
+    listen(hostile)
+
+    caller().outcome(delivery(name="image.created", event_id="1\x1b7"))
+
     (record,) = caplog.records
-    assert record.message == "_fail failed on <Delivery of image.created 17 from default, attempt 1>"
+    assert record.message.isprintable()
+    assert "s3cret" not in record.message
+    assert "image.created 1\\x1b7 in default" in record.message
     assert record.exc_info is not None
     assert record.exc_info[0] is ValueError
 

@@ -553,6 +553,43 @@ def test_a_traceback_cannot_look_like_a_record() -> None:
     assert rest[-1] == "  1970-01-01T00:00:00.000Z ERROR relevo: forged"
 
 
+FAILING = """
+import relevo
+
+@relevo.listener("image.created", queue="media", retry=relevo.Retry(3, first="9m", jitter=0))
+def thumbnails(event):
+    raise ValueError("no such file: sea.jpg")
+"""
+
+
+@pytest.mark.slow("six commands, each in a process of its own")
+@pytest.mark.parametrize("execution", ["inline", "process"])
+def test_a_drain_without_a_terminal_logs_what_is_tried_again_only_if_it_is_asked(shop: Shop, execution: str) -> None:
+    shop.write(
+        "relevo.toml",
+        f'execution = "{execution}"\n' + CONFIGURATION.replace('["main/media", "main/feed"]', '"main/media"'),
+    )
+    shop.write("shop_listeners.py", FAILING)
+
+    silent = shop.process("relevo dispatch image.created && relevo drain")
+    asked = shop.process("relevo dispatch image.created && relevo drain -l warning")
+
+    assert (silent.returncode, silent.stderr) == (0, "")
+    assert (asked.returncode, len(lines(asked))) == (0, 1)
+    assert " WARNING relevo.listener: shop_listeners:thumbnails failed on image.created " in asked.stderr
+    assert (
+        " in media (run 1 of 3, again in 9 min): ValueError: no such file: sea.jpg (shop_listeners.py:6)"
+        in asked.stderr
+    )
+
+
+@pytest.mark.slow("a command in a process of its own")
+def test_debug_logs_the_steps_of_relevo_and_not_those_of_its_libraries(shop: Shop) -> None:
+    done = shop.process("relevo drain -l debug")
+
+    assert "stevedore" not in done.stderr
+
+
 @pytest.mark.slow("two commands, each in a process of its own")
 def test_log_lines_of_all_commands_have_one_form(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('"main/feed"]', '"main/feed", "main/third"]'))

@@ -8,6 +8,7 @@ from relevo import (
     DeadLetter,
     Delivery,
     Envelope,
+    Failure,
     Reason,
     Unreadable,
 )
@@ -46,6 +47,27 @@ def test_bytes_that_are_no_envelope_are_refused_with_why() -> None:
     refused = decision.refusal(unreadable, NOW)
 
     assert refused == DeadLetter(reason=Reason.UNREADABLE, error="no \\0 envelope")
+
+
+# --- the line of a dead letter -----------------------------------------------------------------------
+
+
+def test_the_line_of_a_dead_letter_names_each_listener_and_its_error() -> None:
+    failures = (
+        Failure(listener="shop:bill", attempt=5, error="ZeroDivisionError: rate is zero", reason="retries-exhausted"),
+        Failure(listener="shop:stock", attempt=1, error="GiveUp: no such item", reason="gave-up"),
+    )
+    dead = DeadLetter(reason=Reason.RETRIES_EXHAUSTED, error="shop:bill: long\nTraceback …", failures=failures)
+
+    assert decision.epitaph(dead) == (
+        "retries-exhausted: shop:bill after 5 runs: ZeroDivisionError: rate is zero; "
+        "shop:stock after 1 run: GiveUp: no such item"
+    )
+
+
+def test_the_line_of_a_dead_letter_without_a_listener_has_the_first_line_of_its_error() -> None:
+    assert decision.epitaph(DeadLetter(reason="expired", error="expired 3 s ago\nmore")) == "expired: expired 3 s ago"
+    assert decision.epitaph(DeadLetter(reason="gave-up")) == "gave-up"
 
 
 # --- texts -----------------------------------------------------------------------------------------

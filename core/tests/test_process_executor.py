@@ -45,7 +45,7 @@ def _executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecu
         config=None,
         transport="main",
         time_limit=PATIENCE,
-        log_level=None,
+        log_levels={},
     )
     executor = ProcessExecutor(hello, Execution("process", SLOTS, PATIENCE), checkpoint=None, listeners=())
     executor.start(_refused)
@@ -174,7 +174,7 @@ def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
         config=None,
         transport="main",
         time_limit=0.2,
-        log_level=None,
+        log_levels={},
     )
     # The limit is that of the listener alone: a child may need longer to begin with it.
     executor = ProcessExecutor(hello, Execution("process", 1, PATIENCE), checkpoint=None, listeners=())

@@ -192,7 +192,7 @@ def test_cron_runs_what_the_unit_says(shop: Callable[[str], Shop], cron: cron_da
     assert (failing.calls(), failing.left()) == (["1"], {"dead": 1})
     assert len(failing.mails()) == 1
     warning, summary = failing.mails()[0].splitlines()
-    assert re.search(r"WARNING relevo\.worker: <Delivery of image\.created \S+ .*> is dead: gave-up", warning)
+    assert re.search(r"WARNING relevo\.worker: image\.created \S+ in \S+ is dead: gave-up: \S+ after 1 run: ", warning)
     assert re.fullmatch(r"0 done in \d+\.\d s, 1 dead \(1 gave-up\); see relevo dead list", summary)
     first = slow.process()
     os.kill(killed.process(), signal.SIGKILL)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from .workspace import ROOT, distributions, sources
 
-# Named after what users know by a command of its own.
-NAMED = {"relevo._worker.relay": "relevo.relay"}
+# Named after what users know: a command of its own, and their listeners.
+NAMED = {"relevo._worker.relay": "relevo.relay", "relevo._worker.listener_log": "relevo.listener"}
 SHIPPED = ("relevo", "relevo-amqp", "relevo-memory", "relevo-sql")
 PAGE = ROOT / "docs/how-to/handle-events.md"
 

@@ -121,6 +121,16 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     raise ConfigurationError(f"{what and f'{what}: '}expected {expected}; got {shown(value)}")
 
 
+def readable(seconds: float) -> str:
+    """Return *seconds* as text in the largest unit that fits, such as ``2 s`` or ``8.5 min``."""
+    number, unit = seconds, "s"
+    for longer, size in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            number, unit = seconds / size, longer
+            break
+    return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
+
+
 def _as_float(number: float) -> float:
     """Return *number* as a float, infinite if an integer is too large for one."""
     try:

@@ -214,12 +214,14 @@ def main() -> None:
         return
     sys.path[:] = hello.path
     sys.argv[1:] = []
-    if hello.log_level is not None:
+    if hello.log_levels:
         style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
         handler = logging.StreamHandler()
         handler.setFormatter(_MaskingFormatter(style, "%Y-%m-%dT%H:%M:%S"))
         logging.Formatter.converter = time.gmtime
-        logging.basicConfig(level=hello.log_level, handlers=[handler])
+        logging.basicConfig(handlers=[handler])
+        for name, level in hello.log_levels.items():
+            logging.getLogger(name).setLevel(level)
     Child(pipe, Cell(cell), lifeline).run(hello)
 
 

@@ -35,7 +35,8 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
 
     transport: str
     time_limit: float
-    log_level: int | None
+    log_levels: dict[str, int]
+    """By the name of a logger, the root's with an empty name; empty if logging is not configured."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):

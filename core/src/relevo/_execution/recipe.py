@@ -34,15 +34,23 @@ def recipe(app: object, *, config: Path | None, is_configured: bool, transport: 
             "execution: a child process cannot create this application, since no module has a name for it; write "
             'app = relevo.App(…) at the top of a module, or set execution = "threads"'
         )
-    root = logging.getLogger()
     return Hello(
         path=list(sys.path),
         app=name,
         config=None if config is None else str(config),
         transport=transport,
         time_limit=time_limit,
-        log_level=root.level if root.handlers else None,
+        log_levels=_log_levels(),
     )
+
+
+def _log_levels() -> dict[str, int]:
+    """Return the levels that were set for loggers, by name; empty if logging is not configured."""
+    root = logging.root
+    if not root.handlers:
+        return {}
+    loggers = {name: each for name, each in root.manager.loggerDict.items() if isinstance(each, logging.Logger)}
+    return {"": root.level} | {name: each.level for name, each in loggers.items() if each.level != logging.NOTSET}
 
 
 def _name_of(app: object) -> str | None:

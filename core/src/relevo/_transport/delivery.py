@@ -130,9 +130,14 @@ class Delivery:
     """When it was sent, in seconds since the epoch; a retry, a lost lease or a revival does not change it."""
 
     def __repr__(self) -> str:
+        return visible(f"<Delivery of {self._what()} from {self.queue}, attempt {self.attempt}>")
+
+    def __str__(self) -> str:
+        return visible(f"{self._what()} in {self.queue}")
+
+    def _what(self) -> str:
         of = self.envelope
-        what = f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
-        return visible(f"<Delivery of {what} from {self.queue}, attempt {self.attempt}>")
+        return f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
 
 
 def made_delivery(

@@ -23,6 +23,7 @@ from relevo._transport.envelope import Envelope
 from relevo._worker import decision
 from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle
+from relevo._worker.listener_log import log_failure
 from relevo._worker.progress import (
     NewerStateError,
     Progress,
@@ -277,7 +278,7 @@ class Caller:
         """Note in *progress* that *listener* raised *error*, log it, and notify the observers."""
         policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
         failure = progress.fail(listener, error, policy, now=self._clock.now(), chance=self._chance())
-        _log.info("%s failed on %r", listener.id, delivery, exc_info=error)
+        log_failure(delivery, failure, error, runs=policy.runs, now=self._clock.now())
         if not self._failure_observers:
             return
         try:

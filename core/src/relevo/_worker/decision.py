@@ -109,6 +109,28 @@ def wait_left(elapsed: float, patience: float) -> float | None:
     return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001)) if left > 0 else None
 
 
+def epitaph(dead: DeadLetter) -> str:
+    """Return the reason of *dead* in one line: with each listener that failed and its error, else with the error."""
+    listeners = [each for each in dead.failures if each.listener]
+    if not listeners:
+        return f"{dead.reason}: {_first_line(dead.error)}".rstrip(": ")
+    return f"{dead.reason}: {'; '.join(map(_in_brief, listeners))}"
+
+
+def _in_brief(failure: Failure) -> str:
+    runs = f" after {failure.attempt} run{'s' if failure.attempt > 1 else ''}" if failure.attempt else ""
+    return f"{failure.listener}{runs}: {_first_line(failure.error)}".rstrip(": ")
+
+
+def _first_line(text: str) -> str:
+    lines = text[:_LINE].strip().splitlines()
+    return lines[0] if lines else ""
+
+
+_LINE = 1000
+"""The most characters of an error in a log line."""
+
+
 def kind_of(error: BaseException) -> str:
     """Return the name of the class of *error*."""
     name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass cannot override this

@@ -15,6 +15,7 @@ from relevo._hook import Hooks, notify, observe
 from relevo._transport.delivery import DeadLetter, Delivery, Outcome, Release, Settlement
 from relevo._transport.transport import Transport
 from relevo._visible import visible
+from relevo._worker.decision import epitaph
 from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
@@ -234,7 +235,7 @@ class Ledger:
     def _report_dead(self, settled: Sequence[Settlement]) -> None:
         for delivery, outcome in settled:
             if isinstance(outcome, DeadLetter):
-                _log.warning("%r is dead: %s", delivery, visible(outcome.reason))
+                _log.warning("%s is dead: %s", delivery, visible(epitaph(outcome)))
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)
 
     def _lose(self, lost: Sequence[Delivery]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import TextIO
 
 from relevo._visible import visible, visible_lines
 
@@ -30,8 +31,31 @@ class _Formatter(logging.Formatter):
         return visible_lines(stack_info)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to the present standard error: a progress bar replaces it, so that lines appear above the bar."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(_Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def log_to_stderr(level: str) -> None:
-    """Log records of *level* and above to standard error, unless the program has configured logging."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
+    """
+    Log records of *level* and above to standard error, unless the program has configured logging.
+
+    Of the library that finds the plugins only warnings are logged; relevo logs what it found.
+    """
+    handler = _Handler()
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    if handler in logging.root.handlers:
+        logging.getLogger("stevedore").setLevel(logging.WARNING)
+
+
+def log_no_retries() -> None:
+    """Do not log what is tried again, also in child processes, unless the program has configured logging."""
+    if all(isinstance(handler, _Handler) for handler in logging.root.handlers):
+        logging.getLogger("relevo.listener").setLevel(logging.ERROR)

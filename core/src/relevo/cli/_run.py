@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 import click
+from click.core import ParameterSource
 
 from relevo._app.app import App
 from relevo._clock import seconds
@@ -22,6 +23,7 @@ from relevo._visible import visible
 from relevo._worker.execution import size
 from relevo._worker.run import Flag, Report, RunOptions, flags
 from relevo._worker.worker import GRACE
+from relevo.cli._log import log_no_retries
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, echo, show_json
@@ -106,12 +108,15 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
     """
     Handle the events that are due now or become due meanwhile, then exit.
 
-    Without a terminal it prints only if an event was dead-lettered or could not be settled. Exits with 1 if an event
+    Without a terminal it prints only if an event was dead-lettered or could not be settled; with -l warning also why
+    events will be retried. Exits with 1 if an event
     was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 if a deploy is in progress,
     a plugin stops events, or another drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """
+    if not at_terminal(sys.stderr) and not _is_given("log_level"):
+        log_no_retries()
     options = chosen_options(app, until_empty=True, **run)
     with _progress(app, show=at_terminal(sys.stderr) and not as_json):
         try:
@@ -182,6 +187,11 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     if report.unsettled and until_empty:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead and until_empty else 0
+
+
+def _is_given(option: str) -> bool:
+    """Return whether the caller passed *option*."""
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
 def _tell_if_always_empty(transport: Transport, report: Report) -> None:
