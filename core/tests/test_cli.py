@@ -19,9 +19,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from relevo import Envelope
+from relevo import Envelope, Report
 from relevo.cli._log import _Formatter
 from relevo.cli._main import group
+from relevo.cli._run import _summary
 
 from .shop import CONFIGURATION, Done, Shop, lines, opened
 
@@ -580,6 +581,20 @@ def test_a_drain_without_a_terminal_logs_what_is_tried_again_only_if_it_is_asked
     assert (
         " in media (run 1 of 3, again in 9 min): ValueError: no such file: sea.jpg (shop_listeners.py:6)"
         in asked.stderr
+    )
+
+
+def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('["main/media", "main/feed"]', '"main/media"'))
+    shop.write("shop_listeners.py", FAILING)
+    for name in ("image.created", "image.created", "image.crated"):
+        shop.run(f"dispatch {name}")
+
+    done = shop.run("drain --json")
+
+    assert json.loads(done.stdout)["retry_reasons"] == {"listener-failed": 2, "unknown-event": 1}
+    assert _summary(Report(retried=3, retry_reasons={"unknown-event": 1, "listener-failed": 2})) == (
+        "0 done in 0.0 s, 3 to be retried (2 listener-failed, 1 unknown-event)"
     )
 
 

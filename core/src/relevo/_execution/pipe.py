@@ -264,7 +264,7 @@ def delivery_of(work: Work) -> Delivery:
 def ended_of(outcome: Outcome, number: int) -> Ended:
     """Return *outcome* as a message."""
     if isinstance(outcome, Nack):
-        return Ended(number, "nack", delay=outcome.delay, state=outcome.state)
+        return Ended(number, "nack", delay=outcome.delay, state=outcome.state, reason=str(outcome.reason))
     if isinstance(outcome, DeadLetter):
         reason, error, failures = str(outcome.reason), outcome.error, outcome.failures
         return Ended(number, "dead", state=outcome.state, reason=reason, error=error, failures=failures)
@@ -285,7 +285,7 @@ def outcome_of(ended: Ended) -> Outcome:
     if ended.outcome == "ack":
         return Ack()
     if ended.outcome == "nack":
-        return Nack(delay=ended.delay, state=ended.state)
+        return Nack(delay=ended.delay, state=ended.state, reason=ended.reason)
     if ended.outcome == "dead":
         return DeadLetter(reason=ended.reason, error=ended.error, state=ended.state, failures=ended.failures)
     if ended.outcome == "lost":

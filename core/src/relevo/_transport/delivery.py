@@ -229,6 +229,13 @@ class Nack:
     state: bytes | None = None
     """Replaces the stored state; ``None`` leaves that of the last settlement or checkpoint."""
 
+    reason: str = attrs.field(default="", eq=False)
+    """
+    Why, as a short code for observers: ``listener-failed``, or a :class:`Reason` for which the event waits.
+
+    A transport does not store it. Empty if it is not known.
+    """
+
 
 @attrs.frozen(kw_only=True)
 class DeadLetter:

@@ -12,7 +12,7 @@ import attrs
 
 from relevo._clock import Clock
 from relevo._hook import Hooks, notify, observe
-from relevo._transport.delivery import DeadLetter, Delivery, Outcome, Release, Settlement
+from relevo._transport.delivery import DeadLetter, Delivery, Nack, Outcome, Release, Settlement
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.decision import epitaph
@@ -84,6 +84,8 @@ class Ledger:
         """The number of settled deliveries, by outcome."""
         self.reasons: Counter[str] = Counter()
         """The number of dead letters, by reason."""
+        self.retry_reasons: Counter[str] = Counter()
+        """The number of retries, by reason, of those that have one."""
         self._around = self._hooks.observers("relevo_around_settle")
         self._dead_observers = self._hooks.observers("relevo_dead_lettered")
         self._lock = threading.Lock()
@@ -225,6 +227,8 @@ class Ledger:
                     self.counts[type(outcome)] += 1
                     if isinstance(outcome, DeadLetter):
                         self.reasons[outcome.reason] += 1
+                    elif isinstance(outcome, Nack) and outcome.reason:
+                        self.retry_reasons[outcome.reason] += 1
             if failure is not None:
                 self._failures += 1
                 self._failed_at = self._clock.monotonic()

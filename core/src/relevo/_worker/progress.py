@@ -39,6 +39,9 @@ _SHORTEST_TRACEBACK = 250
 
 SUBJECT_PATIENCE = 60.0
 
+LISTENER_FAILED = "listener-failed"
+"""The reason of a retry after a listener raised."""
+
 Status = Literal["done", "due", "dead"]
 Time = Annotated[float, msgspec.Meta(ge=0.0, le=_LATEST)]
 
@@ -119,7 +122,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         wait = self.wait_for(reason, now, patience=patience)
         if wait is None:
             return DeadLetter(reason=reason, error=sanitised(detail), state=dumped(self))
-        return Nack(delay=wait, state=dumped(self))
+        return Nack(delay=wait, state=dumped(self), reason=reason)
 
     # --- before listeners are called -------------------------------------------------------------------
 
@@ -234,11 +237,17 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """
         waits = self._waits(listeners, now, patience)
         if waits:
-            return Nack(delay=max(0.0, min(waits)), state=dumped(self))
+            return Nack(delay=max(0.0, min(waits)), state=dumped(self), reason=self._hindrance())
         failures = self.failures()
         if not failures:
             return Ack()
         return DeadLetter(reason=failures[0].reason, error=_text_of(failures), state=dumped(self), failures=failures)
+
+    def _hindrance(self) -> str:
+        """Return why it is not done: a failed listener, else what it waits for; empty if a listener was not begun."""
+        if any(each.status == "due" and each.error for each in self.listeners.values()):
+            return LISTENER_FAILED
+        return next(iter(self.waiting), "")
 
     def _waits(self, listeners: Sequence[Listener], now: float, patience: float) -> list[float]:
         """Return the seconds until each unfinished listener is due; a missing one is dead when patience has run out."""
@@ -387,7 +396,7 @@ def give_back_unread(delivery: Delivery, now: float, *, detail: str, patience: f
     wait = wait_left(waited(delivery, now) if first is None else now - first, patience)
     if wait is None:
         return DeadLetter(reason=Reason.NEWER_VERSION, error=sanitised(detail))
-    return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None)
+    return Nack(delay=wait, state=state if len(state) <= MAX_STATE else None, reason=Reason.NEWER_VERSION)
 
 
 def failures_of(entry: DeadLetterEntry) -> tuple[Failure, ...]:

@@ -136,6 +136,9 @@ class Report:
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     """The number of dead letters, by reason."""
 
+    retry_reasons: Mapping[str, int] = attrs.field(factory=dict)
+    """The number of retries, by reason: ``listener-failed``, or the :class:`Reason` for which an event waits."""
+
     @classmethod
     def sum_of(cls, reports: Sequence[Report]) -> Self:
         """Return the result of several runs as one; it was stopped by the first that was not stopped as empty."""
@@ -149,4 +152,5 @@ class Report:
             seconds=sum(report.seconds for report in reports),
             stopped_by=ends[0] if ends else "empty",
             reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
+            retry_reasons=dict(sum((Counter(report.retry_reasons) for report in reports), Counter())),
         )

@@ -312,7 +312,7 @@ def wait_for_key(delivery: Delivery, now: float, *, detail: str, patience: float
     wait = wait_left(now - first if fits else waited(delivery, now), patience)
     if wait is None:
         return DeadLetter(reason=Reason.FORGED, error=sanitised(detail), state=_kept(state))
-    return Nack(delay=wait, state=noted if fits else None)
+    return Nack(delay=wait, state=noted if fits else None, reason=Reason.FORGED)
 
 
 def _kept(state: bytes) -> bytes | None:

@@ -246,6 +246,7 @@ class Worker:
             seconds=self._clock.monotonic() - self._started,
             stopped_by=stopped_by,
             reasons=dict(self._ledger.reasons),
+            retry_reasons=dict(self._ledger.retry_reasons),
         )
 
     # --- the loop -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -211,15 +211,19 @@ def _exit_code(report: Report) -> int:
 def _summary(report: Report, *, done: str = "done") -> str:
     parts = [f"{report.done} {done} in {report.seconds:.1f} s"]
     if report.retried:
-        parts.append(f"{report.retried} to be retried")
+        why = f" ({_counted(report.retry_reasons)})" if report.retry_reasons else ""
+        parts.append(f"{report.retried} to be retried{why}")
     if report.dead:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.reasons.items()))
-        parts.append(f"{report.dead} dead ({reasons})")
+        parts.append(f"{report.dead} dead ({_counted(report.reasons)})")
     if report.unsettled:
         parts.append(f"{report.unsettled} not settled (delivered again later)")
     hint = "; see relevo dead list" if report.dead else ""
     later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
     return visible(f"{', '.join(parts)}{hint}{later}")
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
 
 
 @contextmanager

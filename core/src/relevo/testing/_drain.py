@@ -148,7 +148,7 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
 
 def _of_relay(report: Report) -> Report:
     """Return *report* of a relay with the dead letters only: relayed events are counted where they are handled."""
-    return attrs.evolve(report, handled=report.dead, done=0, retried=0)
+    return attrs.evolve(report, handled=report.dead, done=0, retried=0, retry_reasons={})
 
 
 class _TwiceExecutor(InlineExecutor):
