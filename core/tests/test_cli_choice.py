@@ -115,6 +115,44 @@ def test_options_that_choose_go_with_all(shop: Shop, command: str) -> None:
     assert len(reasons(shop)) == 3
 
 
+def bury_many(shop: Shop, count: int) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.send(
+            [Envelope(id=f"many-{n}", source="shop", name="mail.sent", queue="feed", body=b"{}") for n in range(count)]
+        )
+        while held := transport.receive(["feed"], limit=200, lease=60, wait=0):
+            transport.settle([(each, DeadLetter(reason="expired")) for each in held])
+
+
+def test_json_has_all_dead_letters_and_a_table_says_that_there_are_more(shop: Shop) -> None:
+    bury_many(shop, 450)
+
+    table = shop.run("dead list").stdout.splitlines()
+
+    assert len(reasons(shop)) == 453
+    assert len(reasons(shop, "--limit 7")) == 7
+    assert (len(table), table[-1]) == (102, "… and more; raise --limit 100")
+
+
+def test_a_dead_letter_is_one_line_with_its_event_and_its_listener(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = shop.run("dead list").stdout.splitlines()
+    monkeypatch.setattr("relevo.cli._output.at_terminal", lambda _: True)
+    narrow = shop.run("dead list", COLUMNS="80").stdout.splitlines()
+    wide = shop.run("dead list", COLUMNS="400").stdout.splitlines()
+
+    assert whole[0].split() == ["ref", "event", "id", "listener", "reason", "died", "error"]
+    assert "shop_listeners:thumbnails" in whole[1]
+    assert "expired-1" in whole[2]
+    assert [line.split()[:4] for line in wide] == [line.split()[:4] for line in whole]
+    assert len(narrow) == len(whole) == 4
+    assert max(map(len, narrow)) <= 80
+    assert [line.split()[0] for line in narrow] == [line.split()[0] for line in whole]
+    assert "umbnails" in narrow[1]
+    (row,) = json.loads(shop.run("dead list --reason gave-up --json").stdout)
+    assert row["failed_listeners"] == ["shop_listeners:thumbnails"]
+
+
 class Plain(MemoryTransport):
     capabilities = attrs.evolve(MemoryTransport.capabilities, waiting=False)
 

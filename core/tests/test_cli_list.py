@@ -106,6 +106,28 @@ def test_a_list_is_continued_behind_the_cursor_of_its_last_row(shop: Shop) -> No
     assert sorted(seen) == ["failed", "held", "lost", "mail", "ready-1", "ready-2"]
 
 
+def test_json_has_all_events_and_a_table_says_that_there_are_more(shop: Shop) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.send([event(f"many-{number}") for number in range(450)])
+
+    table = shop.run("list").stdout.splitlines()
+
+    assert len(ids(shop)) == 456
+    assert len(ids(shop, "--limit 7")) == 7
+    assert (len(table), table[-1]) == (102, "… and more; raise --limit 100")
+
+
+def test_a_list_is_one_line_an_event_in_a_narrow_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = shop.run("list").stdout.splitlines()
+    monkeypatch.setattr("relevo.cli._output.at_terminal", lambda _: True)
+
+    narrow = shop.run("list", COLUMNS="80").stdout.splitlines()
+
+    assert len(narrow) == len(whole) == 7
+    assert max(map(len, narrow)) <= 80
+
+
 @pytest.mark.parametrize(
     ("cursor", "named"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, BinaryIO
 
 import attrs
@@ -12,13 +14,12 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
-from relevo.cli._choice import By, DeadLetterChoice, dead_letter_groups, dead_letter_options
+from relevo.cli._choice import By, DeadLetterChoice, dead_letter_groups, dead_letter_options, failed_listeners
 from relevo.cli._event import body_of, dead_row, show_whole
-from relevo.cli._filter import by_option, show_groups
+from relevo.cli._filter import by_option, limit_option, show_groups, show_listed
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
-from relevo.cli._output import echo, first_line, show_json, show_table
-from relevo.cli._parameter import Whole
+from relevo.cli._output import Column, age, echo, first_line, show_json
 from relevo.cli._place import stores
 from relevo.errors import DecodeError, NotAcceptedError, shown
 
@@ -41,7 +42,7 @@ def dead() -> None:
 @queue_option
 @dead_letter_options
 @by_option("event", "queue", "reason", "listener")
-@click.option("--limit", type=Whole(min=1), default=100, show_default=True, metavar="N")
+@limit_option
 @json_option
 @with_app
 def list_(
@@ -50,12 +51,14 @@ def list_(
     transport: str | None,
     queues: tuple[str, ...],
     by: By | None,
-    limit: int,
+    limit: int | None,
     as_json: bool,
     **conditions: Any,
 ) -> int:
     """
-    List dead letters, the oldest first in every queue.
+    List dead letters, the oldest first in every queue; "listener" is the first one that failed.
+
+    In a narrow terminal, long texts are cut; elsewhere each line is whole. --json lists all dead letters.
 
     Example: relevo dead list -t main -q feed
     """
@@ -64,19 +67,9 @@ def list_(
         groups = dead_letter_groups(stores(app, transport, queues), chosen, by, required=transport is not None)
         show_groups(by, groups, "died", as_json=as_json, empty="no dead letters")
         return 0
-    rows: list[dict[str, Any]] = []
-    more = False
-    for store, entry in entries(app, transport, queues, chosen):
-        if len(rows) == limit:
-            more = True
-            break
-        rows.append(_row(store, entry, as_json=as_json))
-    if as_json:
-        show_json(rows)
-        return 0
-    show_table(["ref", "queue", "event", "reason", "attempt", "died", "error"], rows, empty="no dead letters")
-    if more:
-        echo(f"… and more; raise --limit {limit}")
+    found = entries(app, transport, queues, chosen)
+    cells = partial(_cells, now=time.time())
+    show_listed(found, _COLUMNS, row=_row, cells=cells, limit=limit, as_json=as_json, empty="no dead letters")
     return 0
 
 
@@ -289,11 +282,35 @@ class _Match:
         self.count += 1
 
 
-def _row(store: Transport, entry: DeadLetterEntry, *, as_json: bool) -> dict[str, Any]:
-    """Return the row of *entry* in a list."""
+_COLUMNS = (
+    Column("ref", firm=True),
+    Column("event"),
+    Column("id", ends=True),
+    Column("listener", ends=True),
+    Column("reason"),
+    Column("died"),
+    Column("error"),
+)
+
+
+def _row(found: Found) -> dict[str, Any]:
+    """Return what was *found* as a row of a list."""
+    store, entry = found
     row = dead_row(store, entry)
     for key in ("status", "listeners", "failures", "headers", "body", "size"):
         del row[key]
-    if not as_json or not isinstance(entry.envelope, Envelope):
+    if not isinstance(entry.envelope, Envelope):
         row["error"] = first_line(entry.error)
-    return row
+    return {**row, "failed_listeners": failed_listeners(entry)}
+
+
+def _cells(found: Found, *, now: float) -> dict[str, Any]:
+    """Return what was *found* as a row of a table."""
+    row, (_, entry) = _row(found), found
+    first, *others = row["failed_listeners"] or [None]
+    return {
+        **row,
+        "listener": f"{first} +{len(others)}" if others else first,
+        "died": f"{age(max(0.0, now - entry.died_at))} ago",
+        "error": first_line(row["error"]) or None,
+    }

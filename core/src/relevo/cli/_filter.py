@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 import click
 
 from relevo._clock import seconds
 from relevo._transport.query import EventGroup
 from relevo.cli._main import refuse_invalid
-from relevo.cli._output import show_json, show_table, when
+from relevo.cli._output import Column, echo, show_json, show_json_list, show_lines, show_table, when
+from relevo.cli._parameter import Whole
 from relevo.errors import ConfigurationError, shown
 
 event_option = click.option(
@@ -30,6 +32,11 @@ state_option = click.option(
     help="Only events in this state; may be repeated.",
 )
 
+
+T = TypeVar("T")
+
+TABLE_LIMIT = 100
+"""The rows of a table, unless an option sets another number."""
 
 _LONGEST_TIME = len("2026-03-04T09:15:00.000000+00:00:00.000000")
 
@@ -83,6 +90,52 @@ def time_options(what: str) -> Callable[[Any], Any]:
 def by_option(*keys: str) -> Callable[[Any], Any]:
     """Return the option that counts by one of *keys* instead of listing."""
     return click.option("--by", type=click.Choice(keys), help="Count them by this property instead of listing them.")
+
+
+limit_option = click.option(
+    "--limit",
+    type=Whole(min=1),
+    metavar="N",
+    help=f"Stop after N; by default a table stops after {TABLE_LIMIT}, and --json lists all.",
+)
+
+
+def show_listed(
+    found: Iterable[T],
+    columns: Sequence[Column],
+    *,
+    row: Callable[[T], Mapping[str, Any]],
+    cells: Callable[[T], Mapping[str, Any]],
+    limit: int | None,
+    as_json: bool,
+    empty: str,
+) -> None:
+    """
+    Print what was *found*, as JSON or as a table; a table says if there are more.
+
+    Args:
+        found: What to print.
+
+        columns: The columns of the table.
+
+        row: Returns a row of the JSON.
+
+        cells: Returns a row of the table.
+
+        limit: How many to print; ``None`` for all as JSON, and for :data:`TABLE_LIMIT` in a table.
+
+        as_json: Print JSON.
+
+        empty: Printed instead of an empty table.
+    """
+    if as_json:
+        show_json_list(map(row, islice(found, limit)))
+        return
+    most = limit or TABLE_LIMIT
+    some = list(islice(found, most + 1))
+    show_lines(columns, list(map(cells, some[:most])), empty=empty)
+    if len(some) > most:
+        echo(f"… and more; raise --limit {most}")
 
 
 def show_groups(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import click
@@ -12,16 +13,22 @@ from relevo._app.app import App
 from relevo._transport.query import EventFilter, Status, WaitingEntry
 from relevo._transport.transport import Transport
 from relevo.cli._event import living_row
-from relevo.cli._filter import by_option, event_option, show_groups, state_option, time_options
+from relevo.cli._filter import (
+    by_option,
+    event_option,
+    limit_option,
+    show_groups,
+    show_listed,
+    state_option,
+    time_options,
+)
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import age, echo, first_line, show_json, show_table, when
-from relevo.cli._parameter import Whole
+from relevo.cli._output import Column, age, first_line, when
 from relevo.cli._place import stores
 from relevo.errors import ConfigurationError, UnsupportedError, shown
 
 _PAGE = 200
-_COLUMNS = ("queue", "event", "id", "status", "attempt", "age", "until", "error")
 
 
 @click.command("list")
@@ -31,7 +38,7 @@ _COLUMNS = ("queue", "event", "id", "status", "attempt", "age", "until", "error"
 @event_option
 @time_options("sent")
 @by_option("event", "queue", "state")
-@click.option("--limit", type=Whole(min=1), default=100, show_default=True, metavar="N")
+@limit_option
 @click.option("--after", metavar="CURSOR", callback=refuse_invalid, help="Continue a JSON list after this event.")
 @json_option
 @with_app
@@ -45,7 +52,7 @@ def list_(
     since: float | None,
     until: float | None,
     by: Literal["event", "queue", "state"] | None,
-    limit: int,
+    limit: int | None,
     after: str | None,
     as_json: bool,
 ) -> int:
@@ -67,22 +74,9 @@ def list_(
         ]
         show_groups(by, groups, "sent", as_json=as_json, empty="no events")
         return 0
-    rows: list[dict[str, Any]] = []
-    cells: list[dict[str, Any]] = []
-    now = time.time()
-    more = False
-    for store, entry in _entries(places, where, after, limit + 1):
-        if len(rows) == limit:
-            more = True
-            break
-        rows.append(_row(store, entry))
-        cells.append(_cells(rows[-1], entry, now))
-    if as_json:
-        show_json(rows)
-        return 0
-    show_table(_COLUMNS, cells, empty="no events")
-    if more:
-        echo(f"… and more; raise --limit {limit}")
+    found = _entries(places, where, after, limit or _PAGE)
+    cells = partial(_cells, now=time.time())
+    show_listed(found, _COLUMNS, row=_row, cells=cells, limit=limit, as_json=as_json, empty="no events")
     return 0
 
 
@@ -115,8 +109,23 @@ def _entries(
         cursor = None
 
 
-def _row(store: Transport, entry: WaitingEntry) -> dict[str, Any]:
-    """Return the row of *entry*."""
+_Listed = tuple[Transport, WaitingEntry]
+
+_COLUMNS = (
+    Column("queue"),
+    Column("event"),
+    Column("id", ends=True),
+    Column("status"),
+    Column("attempt"),
+    Column("age"),
+    Column("until"),
+    Column("error"),
+)
+
+
+def _row(found: _Listed) -> dict[str, Any]:
+    """Return what was *found* as a row of a list."""
+    store, entry = found
     row = living_row(store, entry)
     for key in ("body", "size"):
         del row[key]
@@ -131,8 +140,9 @@ def _row(store: Transport, entry: WaitingEntry) -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any], entry: WaitingEntry, now: float) -> dict[str, Any]:
-    """Return *row*, that of *entry*, for a table."""
+def _cells(found: _Listed, *, now: float) -> dict[str, Any]:
+    """Return what was *found* as a row of a table."""
+    row, (_, entry) = _row(found), found
     lost = f", {entry.lost_leases} lost" if entry.lost_leases else ""
     return {
         **row,

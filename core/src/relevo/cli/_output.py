@@ -9,11 +9,14 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
+import attrs
 import click
 
 from relevo._secret import masked
@@ -99,6 +102,32 @@ def show_json(value: object, *, sort_keys: bool = False) -> None:
 
     Control characters are escaped, also those that JSON permits, and characters that standard output cannot encode.
     """
+    show_document(_json(value, sort_keys=sort_keys) + "\n")
+
+
+def show_json_list(values: Iterable[object]) -> None:
+    """
+    Print *values* as a JSON array, as :func:`show_json` prints them; all of them need not fit into memory.
+
+    Nothing is printed if *values* raises an error.
+    """
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", newline="") as kept:
+        is_empty = True
+        for value in values:
+            kept.write("[\n" if is_empty else ",\n")
+            is_empty = False
+            kept.write("\n".join(f"  {line}" for line in _json(value).split("\n")))
+        kept.write("[]\n" if is_empty else "\n]\n")
+        kept.seek(0)
+        while text := kept.read(_IN_MEMORY):
+            show_document(text)
+
+
+_IN_MEMORY = 4 << 20
+"""Characters of a JSON array that are held in memory; a longer one is kept in a temporary file until it is complete."""
+
+
+def _json(value: object, *, sort_keys: bool = False) -> str:
     out = click.get_current_context().meta.get(_DOCUMENT) or sys.stdout
     value = _expressible(value)
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys)
@@ -108,7 +137,7 @@ def show_json(value: object, *, sort_keys: bool = False) -> None:
         text = json.dumps(value, indent=2, sort_keys=sort_keys)
     if not text.replace("\n", "").isprintable():
         text = "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
-    show_document(text + "\n")
+    return text
 
 
 def _expressible(value: object) -> object:
@@ -172,6 +201,77 @@ def _show_records(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> Non
             echo()
         for column, text in zip(columns, row, strict=True):
             echo(f"{column + ':':<{width}}{text}")
+
+
+@attrs.frozen
+class Column:
+    """A column of a table with a line for each row."""
+
+    name: str
+    firm: bool = False
+    """It is never cut."""
+
+    ends: bool = False
+    """If it is cut, its end is shown, since its beginning is the same in most rows."""
+
+
+def show_lines(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
+    """
+    Print *rows* as a table, or *empty* if there are none; each row is one line.
+
+    In a terminal that is too narrow for them, the widest texts are cut. Without a terminal nothing is cut.
+    """
+    if not rows:
+        echo(empty)
+        return
+    lines = [[each.name for each in columns], *([_cell(row.get(each.name)) for each in columns] for row in rows)]
+    widths = [max(map(_width, texts)) for texts in zip(*lines, strict=True)]
+    if at_terminal(sys.stdout):
+        widths = _fitting(widths, [each.firm for each in columns], shutil.get_terminal_size().columns)
+    for line in lines:
+        cut = (_cut(text, width, column) for text, width, column in zip(line, widths, columns, strict=True))
+        echo("  ".join(text + " " * (width - _width(text)) for text, width in zip(cut, widths, strict=True)).rstrip())
+
+
+def _fitting(widths: Sequence[int], firm: Sequence[bool], room: int) -> list[int]:
+    """Return *widths* of which the widest are reduced to the same number, so that a line has *room* for them."""
+    most = max(widths)
+    while most > _NARROWEST:
+        found = [width if is_firm else min(width, most) for width, is_firm in zip(widths, firm, strict=True)]
+        if sum(found) + 2 * (len(found) - 1) <= room:
+            # What is left over goes to the last column, in which people read most.
+            return [*found[:-1], min(widths[-1], room - sum(found[:-1]) - 2 * (len(found) - 1))]
+        most -= 1
+    return [width if is_firm else min(width, most) for width, is_firm in zip(widths, firm, strict=True)]
+
+
+_NARROWEST = 5
+"""Characters to which a column is cut at most."""
+
+
+def _cut(text: str, width: int, column: Column) -> str:
+    """Return *text* in at most *width* cells of a terminal."""
+    if _width(text) <= width:
+        return text
+    left = _beginning(text[::-1], width - 1)[::-1] if column.ends else _beginning(text, width - 1)
+    return f"…{left}" if column.ends else f"{left}…"
+
+
+def _beginning(text: str, width: int) -> str:
+    if text.isascii():
+        return text[:width]
+    from rich.cells import set_cell_size  # noqa: PLC0415 - as below
+
+    return set_cell_size(text, width)
+
+
+def _width(text: str) -> int:
+    """Return how many cells of a terminal *text* takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415 - slow to import, and few texts need it
+
+    return cell_len(text)
 
 
 def _cell(value: object) -> str:
