@@ -46,7 +46,7 @@ from relevo._retry import Retry
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope, Urgency
-from relevo._transport.route import RESERVED, Routes, Target
+from relevo._transport.route import RESERVED, Routes, Target, beside_outboxes
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import Execution
@@ -208,7 +208,7 @@ class App(Dispatcher):
         parts = Parts(
             transports=stores,
             outboxes=boxes,
-            routes=argument.routes(_to_first(stores) if routes is None else routes, problems),
+            routes=argument.routes(_to_first(stores, boxes.values()) if routes is None else routes, problems),
             retries={retried[name]: policy for name, policy in policies.items() if policy and name in retried},
             queue_table=argument.queue_table(queues, problems),
             source=attempt("source", checked_source, source),
@@ -619,9 +619,10 @@ class _Assembly:
         return cls(parts, stores, sender)
 
 
-def _to_first(transports: Mapping[str, object]) -> Mapping[str, str]:
-    """Return the routes of every event to the first of *transports*, if there is one."""
-    return {"*": next(iter(transports))} if transports else {}
+def _to_first(transports: Iterable[str], outboxes: Iterable[Transport]) -> Mapping[str, str]:
+    """Return the routes of every event to the first of *transports* that is more than one of *outboxes*."""
+    names = beside_outboxes(transports, [outbox.name for outbox in outboxes])
+    return {"*": names[0]} if names else {}
 
 
 def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
@@ -637,7 +638,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
     opened = open_config(config, clock=clock)
     app = kind(
         transports=opened.transports,
-        routes=config.routes or (config.default_routes() if config.transports else None),
+        routes=config.routes or None,
         listeners=config.listeners,
         source=config.source,
         outboxes=opened.outboxes,
