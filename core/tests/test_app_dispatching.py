@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from relevo import (
     Call,
     DeferredDispatcher,
     Dispatched,
+    Dispatcher,
     Envelope,
     Event,
     LocalDispatcher,
@@ -387,3 +388,122 @@ def test_an_id_that_is_not_printable_text_is_refused_before_anything_is_written(
 
     assert waiting(app) == 0
     assert app.dispatch(Event("a.b", id="own")).id == "own"
+
+
+# --- many events of an iterator ---------------------------------------------------------------------------
+
+
+class Counting(MemoryTransport):
+    """It counts the envelopes of each send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        self.sizes.append(len(envelopes))
+        super().send(envelopes, delay=delay)
+
+
+class Breaking(Counting):
+    """Its server is down after the first send."""
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if self.sizes:
+            raise TransportUnavailableError(self.name, "its server is down")
+        super().send(envelopes, delay=delay)
+
+
+def numbered(number: int) -> Iterator[Event]:
+    return (Event("a.b", {"number": each}) for each in range(number))
+
+
+def ways_of(transport: MemoryTransport) -> list[Dispatcher]:
+    return [App(transports={"main": transport}, routes={"*": "main"}), DeferredDispatcher(transport)]
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_the_events_of_a_generator_are_sent_in_batches_and_those_of_a_list_at_once(way: int) -> None:
+    transport = Counting()
+    dispatcher = ways_of(transport)[way]
+    ahead: list[int] = []
+
+    def lazily() -> Iterator[Event]:
+        for each in range(2500):
+            ahead.append(each - sum(transport.sizes))
+            yield Event("a.b", {"number": each})
+
+    done = dispatcher.dispatch_many(lazily())
+    at_once = dispatcher.dispatch_many(list(numbered(2500)))
+
+    assert transport.sizes == [1000, 1000, 500, 2500]
+    assert max(ahead) < 1000
+    assert len({each.id for each in (*done, *at_once)}) == 5000
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_an_error_in_a_later_batch_reports_the_result_of_every_event_that_was_taken(way: int) -> None:
+    dispatcher = ways_of(Counting())[way]
+    events = (each if number != 1500 else Event("a.b", {"a": object()}) for number, each in enumerate(numbered(2500)))
+
+    with pytest.raises(SendError, match=r"1000 sent, 1000 refused, 0 unknown: .*object is not JSON") as raised:
+        dispatcher.dispatch_many(events)
+
+    assert isinstance(raised.value.__cause__, EncodeError)
+    assert raised.value.sent == tuple(range(1000))
+    assert raised.value.refused == tuple(range(1000, 2000))
+    assert len(list(events)) == 500
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_positions_of_a_later_batch_are_indexes_of_all_events(way: int) -> None:
+    class Later(Partial):
+        sends = 0
+
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            self.sends += 1
+            if self.sends > 1:
+                super().send(envelopes, delay=delay)
+
+    with pytest.raises(SendError, match="1001 sent, 1 refused, 3 unknown: a bad line") as partial:
+        ways_of(Later())[way].dispatch_many(numbered(1005))
+    with pytest.raises(SendError, match=r"1000 sent, 5 refused, 0 unknown: .* is down") as broken:
+        ways_of(Breaking())[way].dispatch_many(numbered(1005))
+
+    assert (partial.value.sent[-1], partial.value.refused, partial.value.unknown) == (1000, (1001,), (1002, 1003, 1004))
+    assert broken.value.refused == (1000, 1001, 1002, 1003, 1004)
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_an_error_in_the_first_batch_of_a_generator_is_that_of_a_list(way: int) -> None:
+    transport = Counting()
+
+    with pytest.raises(EncodeError):
+        ways_of(transport)[way].dispatch_many(each for each in (Event("a.b"), Event("a.b", {"a": object()})))
+
+    assert transport.sizes == []
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_an_error_of_the_generator_itself_says_how_many_events_were_dispatched(way: int) -> None:
+    def failing() -> Iterator[Event]:
+        yield from numbered(1200)
+        raise ValueError("a bad row")
+
+    with pytest.raises(ValueError, match="a bad row") as raised:
+        ways_of(Counting())[way].dispatch_many(failing())
+
+    assert raised.value.__notes__ == ["1000 events before it were dispatched"]
+
+
+def test_in_a_session_all_events_of_a_generator_are_validated_before_the_first_is_written(make: Make) -> None:
+    sa, orm = pytest.importorskip("sqlalchemy"), pytest.importorskip("sqlalchemy.orm")
+    app = make(routes={"*": "main"})
+    wrong = (each if number != 1500 else Event("a.b", {"a": object()}) for number, each in enumerate(numbered(2500)))
+
+    with orm.Session(sa.create_engine("sqlite://")) as session:
+        with pytest.raises(EncodeError):
+            app.dispatch_many(wrong, session=session)
+        session.commit()
+
+    assert waiting(app) == 0

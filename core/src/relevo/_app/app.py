@@ -29,6 +29,7 @@ from relevo._config.check import (
     target_problems,
     transport_problems,
 )
+from relevo._dispatch.batch import in_batches
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.follow_up import FollowUps
 from relevo._dispatch.in_process import LocalDispatcher
@@ -376,7 +377,9 @@ class App(Dispatcher):
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         session = options.pop("session", None)
-        return self._assembly.sender.dispatch(events, options, session)
+        if session is not None:
+            return self._assembly.sender.dispatch(events, options, session)
+        return in_batches(events, lambda batch: self._assembly.sender.dispatch(batch, options, None))
 
     # --- running -------------------------------------------------------------------------------------
 

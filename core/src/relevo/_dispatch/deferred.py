@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from relevo._clock import Clock, SystemClock
+from relevo._dispatch.batch import in_batches
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import Packer
 from relevo._dispatch.sender import send_envelopes
@@ -68,6 +69,12 @@ class DeferredDispatcher(Dispatcher):
         self._packer = Packer(source, clock or SystemClock(), ids, subjects or SubjectTypes(), self._hooks)
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
+        if options.get("session") is not None:
+            return self._send(events, options)
+        return in_batches(events, lambda batch: self._send(batch, options))
+
+    def _send(self, events: Iterable[object], options: DispatchOptions) -> list[Dispatched]:
+        """Validate all *events*, then send them together."""
         targets = (Target(self.transport.name, self.queue),)
         packed_events = [self._packer.pack(event, options, targets) for event in events]
         for packed in packed_events:

@@ -55,7 +55,11 @@ class Dispatcher(ABC):
     @abstractmethod
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """
-        Dispatch *events*, in order and with the same options; all are validated before the first is dispatched.
+        Dispatch *events*, in order and with the same options.
+
+        Those of a list, a tuple or another collection are validated before the first is dispatched, and sent
+        together. A generator or another iterator is dispatched in batches of 1,000, each validated and sent before the
+        next is taken, so that memory does not grow with their number. With a session all are validated first.
 
         Args:
             events: Events, or instances of declared classes.
@@ -63,7 +67,9 @@ class Dispatcher(ABC):
             options: Options as in :meth:`dispatch`.
 
         Raises:
-            SendError: Not every event is known to be safe; positions are indexes of *events*.
+            SendError: Not every event is known to be safe; positions are indexes of *events*. Of an iterator, an
+                earlier batch was sent; the error of the later batch is the cause, and the events after the last
+                position were not taken.
 
             RelevoError: Any error of :meth:`dispatch`; nothing was written.
         """
