@@ -68,6 +68,9 @@ keys = st.text() | st.integers() | st.text(characters).map(Name)
 @example({"\ud800": 1})
 @example({"a": [1, {"b": True}]})
 @example({"a": 2**63, "b": -(2**63)})
+@example({"a": nested(MAX_DEPTH - 1, list), "b": nested(MAX_DEPTH - 1, dict)})
+@example({"a": nested(MAX_DEPTH, list)})
+@example({"a": [[{"b": "\0"}], {"c": [None, 1.5, {1: 2}]}]})
 def test_what_is_encoded_quickly_is_what_was_validated_and_fails_with_the_same_error(value: dict[Any, Any]) -> None:
     try:
         expected: object = msgspec.json.encode(plain(value, event_name="a.b", path="x"))

@@ -32,13 +32,12 @@ def json_of(value: Mapping[str, Any], event_name: str, path: str = "$") -> bytes
     """
     Return *value* as JSON, after validating it as :func:`plain` does, with the same errors.
 
-    Most events are flat: text, numbers and booleans under text keys. These are checked by one loop over a copy, so that
-    no other thread can change them afterwards, and a NUL is searched for in the encoded bytes. All other events go
-    through :func:`plain`.
+    Most events consist of JSON's own types. These are checked by one loop over a copy, so that no other thread can
+    change them afterwards, and a NUL is searched for in the encoded bytes. All other events go through :func:`plain`.
     """
-    if type(value) is dict and _is_flat(flat := value.copy()):  # a subclass may copy something else
+    if type(value) is dict and _is_simple(copy := value.copy(), MAX_DEPTH - 1):  # a subclass may copy something else
         try:
-            data = _encode(flat)
+            data = _encode(copy)
         except UnicodeEncodeError:  # a lone surrogate; plain() names its place
             pass
         else:
@@ -47,19 +46,28 @@ def json_of(value: Mapping[str, Any], event_name: str, path: str = "$") -> bytes
     return _encode(plain(value, event_name=event_name, path=path))
 
 
-def _is_flat(value: dict[Any, Any]) -> bool:
-    """Return whether all keys are text and all values are JSON scalars, with numbers in range."""
-    for key, item in value.items():
+def _is_simple(copy: Any, room: int) -> bool:
+    """Return whether *copy*, of an object or a list, is of JSON's own types, to the last value; each is a copy then."""
+    items: Iterable[tuple[Any, Any]] = copy.items() if isinstance(copy, dict) else enumerate(copy)
+    key_type = str if isinstance(copy, dict) else int
+    for key, item in items:
         kind = type(item)
-        if type(key) is not str:
+        if type(key) is not key_type:
             return False
         if kind is str or kind is bool or item is None:
             continue
         if kind is int:
             if not _LOW <= item <= _HIGH:
                 return False
-        elif kind is not float or not isfinite(item):
+        elif kind is float:
+            if not isfinite(item):
+                return False
+        elif not room or (kind is not dict and kind is not list):
             return False
+        else:
+            copy[key] = inner = item.copy()
+            if not _is_simple(inner, room - 1):
+                return False
     return True
 
 
