@@ -36,7 +36,6 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
         "--time-limit": "--max-time",
         "--memory-limit": "--max-memory",
         "--failure-limit": "--max-failures",
-        "--burst": "--until-empty",
         "--queues": "--queue",
         "--loglevel": "--log-level",
         "-Q": "-q",
