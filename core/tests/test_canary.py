@@ -107,13 +107,15 @@ def test_no_command_shows_a_password_that_is_its_argument(shop: Shop, command: s
 
     for param in _command(words).params:
         if not (isinstance(param, click.Option) and (param.is_flag or param.count)):
-            for text in (TEXTS["an address"], URL):
+            for text in (TEXTS["an address"], TEXTS["an address without a scheme"], URL):
                 line = _line(words, **{param.name or "": f"'{text}'"})
                 _assert_silent(shop.run(line), line)
-    for further in (f"'{URL}'", f"'--option={URL}'", f"'--{URL}'"):
+    bare = TEXTS["an address without a scheme"]
+    for further in (f"'{URL}'", f"'--option={URL}'", f"'--{URL}'", f"'{bare}'", f"'--{bare}'"):
         _assert_silent(shop.run(f"{command} {further}"), further)
     _assert_silent(shop.run(f"--config '{URL}' {command}"))
-    _assert_silent(shop.run(f"'{URL}'"))
+    for text in (URL, bare):
+        _assert_silent(shop.run(f"'{text}'"))
 
 
 WORLD = f"""

@@ -59,6 +59,8 @@ def test_secrets_of_one_text_are_equal() -> None:
         ("db://host/db?password=secret&b", "db://host/db?password=***&b=***"),
         ("db://host/db#secret", "db://host/db"),
         ("secret", "***"),
+        (":secret@://", ":***@://"),
+        ("me:secret@amqp://host/", "me:***@amqp://host/"),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(url: str, masked: str) -> None:
@@ -98,6 +100,14 @@ def test_a_password_is_not_shown_where_the_host_was_forgotten() -> None:
         ("https://token@host/ and https://host/?id=3&token=pw", "https://***@host/ and https://host/?id=3&token=***"),
         ("host=h password='p w' dbname=x", "host=h password=*** dbname=x"),
         ("connect(password=settings.password)", "connect(password=***)"),
+        (
+            'no transport is called "me:pw@host"; there are: main',
+            'no transport is called "me:***@host"; there are: main',
+        ),
+        ("'me:pw@host:5672/v' is not a number", "'me:***@host:5672/v' is not a number"),
+        ("url=me:p@:/?#w@host", "url=me:***:/***@host"),
+        ("me:/pw@host and me:p/w@host", "me:/***@host and me:***@host"),
+        (":pw@:// and :pw@host and me:pw@", ":***@:// and :***@host and me:***@"),
     ],
 )
 def test_a_password_is_masked_wherever_it_stands_in_a_text(text: str, expected: str) -> None:
@@ -115,6 +125,9 @@ def test_a_password_is_masked_wherever_it_stands_in_a_text(text: str, expected: 
         "sqlite:///file:shop.db?mode=rwc&uri=true",
         "transports.main.password: expected text",
         "12:30, C:/Users, me@example.org",
+        "a:b, <a:b>, a: me@example.org, Me <me@example.org>, (mailto:me@example.org), git@example.org:me/shop",
+        '{"a:b":"me@example.org"}',
+        "user:password@host, a:@b, @a:b",
     ],
 )
 def test_a_text_without_a_password_stays(text: str) -> None:
@@ -134,6 +147,18 @@ def test_masking_twice_changes_nothing_more(one: str, other: str) -> None:
     once = masked(f"{one}://{other}")
 
     assert masked(once) == once
+
+
+@given(st.text(st.characters(exclude_characters="\n")))
+def test_masking_an_address_without_a_scheme_twice_changes_nothing_more(noise: str) -> None:
+    once = masked(f"see me:{noise}@{noise} or :{noise}@://")
+
+    assert masked(once) == once
+
+
+@given(st.text(st.characters(exclude_categories=["Z", "C"], exclude_characters='"<>`'), min_size=1))
+def test_no_password_of_an_address_without_a_scheme_is_left_in_a_text(noise: str) -> None:
+    assert "hunter2" not in masked(f'no "me:hunter2{noise}hunter2@host" here')
 
 
 def test_an_error_shows_no_password_that_is_in_its_text() -> None:

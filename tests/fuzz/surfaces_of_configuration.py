@@ -207,6 +207,7 @@ SURFACES = (
             "5,000 digits": packed("9" * 5000 + "s", "9" * 5000, "1e400"),
             "the sign of Kelvin as a unit": packed("5\u212a"),
             "an address": packed("see amqp://shop:s3cret@mq.example/ and password=s3cret", "shop:s3cret@mq.example"),
+            "an address without a scheme": packed("no shop:s3cret@mq.example/ here", ":s3cret@://", "a:b@c:/d@e"),
             "control characters": packed("a\nb", "a\x1b[31m", "a\0", "\ud7ff"),
         },
         weight=0.5,

@@ -54,10 +54,10 @@ def masked_url(url: str) -> str:
         return MASK
     credentials, at, place = rest.rpartition("@")
     if not at and not _is_place(rest):
-        return f"{scheme}://{MASK}"
+        return f"{masked(scheme)}://{MASK}"
     place, question, query = place.partition("?")
     pairs = "&".join(f"{pair.partition('=')[0]}={MASK}" for pair in query.split("&") if pair)
-    return f"{scheme}://{_user(credentials)}{at}{place.partition('#')[0]}{question}{pairs}"
+    return f"{masked(scheme)}://{_user(credentials)}{at}{place.partition('#')[0]}{question}{pairs}"
 
 
 def masked(text: str) -> str:
@@ -65,7 +65,8 @@ def masked(text: str) -> str:
     Return *text* with the passwords in it replaced by ``***``: those of addresses, and values called ``password=…``.
 
     In a text, other words surround an address. So the values of a query are masked only if they have the name of a
-    secret, and an address ends at a space or a quote, unless its password has one.
+    secret, and an address ends at a space or a quote, unless its password has one. Where the scheme was
+    forgotten, an address is a word such as ``user:password@host``.
     """
     shown, end = [], 0
     line_end = last_at = -1
@@ -76,9 +77,9 @@ def masked(text: str) -> str:
             line_end = len(text) if line_end < 0 else line_end
             last_at = text.rfind("@", start, line_end)
         address, after = _masked_address(text, start, last_at)
-        shown += [text[end:start], address]
+        shown += [_masked_words(text[end : found.start()], runs_on="@" in address), found[0], address]
         end = after
-    return _SETTING.sub(rf"\1{MASK}", "".join([*shown, text[end:]]))
+    return _SETTING.sub(rf"\1{MASK}", "".join([*shown, _masked_words(text[end:], runs_on=False)]))
 
 
 def abridged(text: str) -> str:
@@ -134,7 +135,7 @@ _EXAMPLE = re.compile(r"user:(?:password|\$\{\w+\})")
 """Credentials as the remedies of errors show them."""
 
 _FORGOTTEN = re.compile(r"(?!mailto:)[^\s:/@]+:.+@", re.DOTALL)
-"""The credentials of an address whose scheme was forgotten."""
+"""The credentials of an address whose scheme was forgotten, as a value of its own."""
 
 _SETTING = re.compile(
     r"""(?i)((?:passw(?:or)?d|passphrase|pwd|(?<=[?&])[\w-]{0,40}(?:secret|token|key|auth|signature|sig))\s?=\s?)"""
@@ -169,6 +170,30 @@ def _masked_address(text: str, start: int, last_at: int) -> tuple[str, int]:
     return f"{credentials if _EXAMPLE.fullmatch(credentials) else _user(credentials)}@{place}", end
 
 
+def _masked_words(text: str, *, runs_on: bool) -> str:
+    """
+    Return *text*, which has no address, without the passwords of those whose scheme was forgotten.
+
+    Args:
+        text: The text.
+
+        runs_on: Whether credentials follow, of which the last word may be the beginning: a password may have ``:/``.
+    """
+    if "@" not in text and not runs_on:
+        return text
+
+    def show(word: re.Match[str]) -> str:
+        credentials, at, place = word[0].rpartition("@")
+        if runs_on and word.end() == len(text):
+            credentials, at, place = word[0], "", ""
+        user, _, password = credentials.partition(":")
+        if not password or user.lower().endswith("mailto") or _EXAMPLE.fullmatch(credentials):
+            return word[0]
+        return f"{user}:{MASK}{at}{place}"
+
+    return _WORD.sub(show, text)
+
+
 def _word(text: str, start: int) -> str:
     found = _WORD.match(text, start)
     return found[0] if found else ""
@@ -186,9 +211,8 @@ def _user(credentials: str) -> str:
 
 
 def _masked_value(text: str) -> str:
-    scheme, separator, _ = text.partition("://")
-    if separator:
-        return masked(scheme) + masked_url(text)[len(scheme) :]
+    if "://" in text:
+        return masked_url(text)
     if _FORGOTTEN.match(text):
         return f"{_user(text)}@{text.rpartition('@')[2]}"
     return masked(text)
