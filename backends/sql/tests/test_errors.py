@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 import threading
 import time
@@ -310,11 +312,22 @@ def test_a_missing_directory_is_named(opener: Opener, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_in_the_place_of_the_file_is_refused(opener: Opener, path: Path) -> None:
-    path.mkdir()
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
 
-    with pytest.raises(TransportUnavailableError, match="cannot be opened"):
-        opener(setup=False).setup([])
+
+@pytest.mark.parametrize("make, kind", [(os.mkdir, "a directory"), (os.mkfifo, "a pipe"), (_bind, "a special file")])
+@pytest.mark.parametrize("form", ["{}", "file:{}?uri=true"])
+def test_what_is_no_file_in_the_place_of_the_database_is_an_error_of_the_configuration(
+    opener: Opener, path: Path, make: Callable[[Path], None], kind: str, form: str
+) -> None:
+    make(path)
+    transport = opener(url=f"sqlite:///{form.format(path)}", setup=False)
+
+    for use in (lambda: transport.setup([], dry_run=True), lambda: transport.setup([]), lambda: transport.stats("a")):
+        with pytest.raises(ConfigurationError, match=rf"cannot be used: {path}: expected .*; got {kind}; fix"):
+            use()
 
 
 def test_a_file_that_is_no_database_is_refused(opener: Opener, path: Path) -> None:

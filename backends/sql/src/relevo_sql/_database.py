@@ -511,6 +511,8 @@ class Database(ForkAware):
         return self._connection
 
     def _connected(self) -> sa.Connection:
+        if misfit := self.location.misfit():
+            raise ConfigurationError(f'the transport "{self.name}" cannot be used: {misfit}')
         if self._own:
             self.location.create(self._file_mode)
         try:

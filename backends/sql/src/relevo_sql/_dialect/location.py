@@ -40,6 +40,10 @@ class Location(ABC):
         """Return whether the database does not exist yet."""
         return False
 
+    def misfit(self) -> str:
+        """Return why what is in the place of the database can never be one; empty if it can, or if nothing is there."""
+        return ""
+
     def unfit(self) -> str:
         """Return why the database cannot be created here; empty if it can."""
         return ""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sqlite3
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ class FileLocation(Location):
     """
 
     def __init__(self, database: str, *, may_create: bool = True):
-        self._new = _file_of(database) if may_create else None
+        self._file = _file_of(database)
+        self._new = self._file if may_create else None
         named = database and not database.startswith((":memory:", "file:"))
         self._named = Path(database).absolute() if named else None
         self._opened = ""
@@ -69,6 +71,16 @@ class FileLocation(Location):
 
     def is_absent(self) -> bool:
         return self._named is not None and _identity(str(self._named)) is None
+
+    def misfit(self) -> str:
+        try:
+            mode = self._file.stat().st_mode if self._file else None
+        except OSError:  # SQLite reports why
+            return ""
+        if mode is None or stat.S_ISREG(mode):
+            return ""
+        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a special file"
+        return f"{self._file}: expected the file of a database; got {kind}; fix the address"
 
     def unfit(self) -> str:
         if self._named is None:
