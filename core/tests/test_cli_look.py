@@ -478,7 +478,18 @@ def test_what_can_be_set_up_is_although_servers_are_down(shop: Shop) -> None:
     assert "table relevo_event" in done.stdout.splitlines()
     assert [line.partition('"')[2].partition('"')[0] for line in lines(done)] == ["one", "two", "three"]
     assert shop.folder.joinpath("box.db").exists()
-    assert again.stdout == "nothing else is missing\n"
+    assert again.stdout == "nothing is missing in the others\n"
+
+
+def test_a_setup_that_reaches_no_server_claims_nothing(shop: Shop) -> None:
+    pytest.importorskip("relevo_amqp")
+    shop.write("relevo.toml", '[transports]\none = "amqp://127.0.0.1:1"\n')
+
+    for command in ("setup", "setup --plan", "setup --check"):
+        done = shop.run(command)
+
+        assert (done.returncode, done.stdout) == (69, "")
+        assert len(lines(done)) == 1
 
 
 # --- status, and what looks at an outbox -----------------------------------------------------------------

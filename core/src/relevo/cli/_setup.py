@@ -54,14 +54,10 @@ def setup(
     created, errors = set_up_each([(place.store, place.queues) for place in chosen], dry_run=plan or check)
     if as_json:
         show_json(created)
-    else:
-        click.echo(
-            "\n".join(map(visible, created))
-            if created
-            else "nothing else is missing"
-            if errors
-            else "nothing is missing"
-        )
+    elif created:
+        click.echo("\n".join(map(visible, created)))
+    elif len(errors) < len(chosen):  # otherwise none could be asked
+        click.echo(f"nothing is missing{' in the others' if errors else ''}")
     raise_together(errors)
     return EXIT_CONFIGURATION if check and created else 0
 
