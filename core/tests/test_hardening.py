@@ -117,6 +117,49 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
         ('media = ["image.*"]', "", "accepted-events", "any event is accepted in main/media; list"),
         ("?sslmode=verify-full", "", "encrypted-connections", "db: the connection to db.example is unencrypted"),
         ("verify-full", "require", "encrypted-connections", "db: the connection to db.example"),
+        ("verify-full", "verify-ca", "encrypted-connections", "db: a certificate for any host is accepted from db.ex"),
+        (
+            "@db.example/shop?",
+            "@localhost/shop?host=db.example&x",
+            "encrypted-connections",
+            "connection to db.example is",
+        ),
+        (
+            "@db.example/shop?",
+            "@/shop?host=/run/a,b.example&x",
+            "encrypted-connections",
+            "the connection to b.example is",
+        ),
+        (
+            "@db.example/shop?",
+            "@/shop?host=c.example:5432&x",
+            "encrypted-connections",
+            "the connection to c.example is",
+        ),
+        (
+            "@db.example/shop?",
+            "@localhost/shop?hostaddr=10.0.0.1&x",
+            "encrypted-connections",
+            "connection to 10.0.0.1 is",
+        ),
+        (
+            "shop:${PASSWORD}@db.example/shop?",
+            "db.example/shop?user=shop&password=shop&",
+            "passwords",
+            "db: the password is the name of the user; set",
+        ),
+        (
+            "shop:${PASSWORD}@db.example/shop?",
+            "db.example/shop?user=root&password=${PASSWORD}&",
+            "database-user",
+            'db: "root" administers',
+        ),
+        (
+            "max_body",
+            "tls = { check_host = false }, max_body",
+            "encrypted-connections",
+            "mq: a certificate for any host",
+        ),
         ("amqps://", "amqp://", "encrypted-connections", "mq: the connection to mq.example"),
         ("shop:${PASSWORD}@db", "shop:shop@db", "passwords", "db: the password is the name of the user; set"),
         ("shop:${PASSWORD}@db", "shop:@db", "passwords", "db: the password is empty; set"),
@@ -162,9 +205,20 @@ def test_sources_without_signatures_are_named(shop: Shop) -> None:
     assert found["signed-events"] == (True, "every event is signed, except for those that claim to be from /cam")
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", ""])
-def test_a_server_on_this_machine_needs_no_encryption(shop: Shop, host: str) -> None:
-    shop.write("relevo.toml", HARD.replace("@db.example/shop?sslmode=verify-full", f"@{host}/shop"))
+@pytest.mark.parametrize(
+    "place",
+    [
+        "localhost/shop",
+        "127.0.0.1/shop",
+        "[::1]/shop",
+        "/shop",
+        "db.example/shop?host=/run/postgresql",
+        "db.example/shop?hostaddr=127.0.0.1",
+        "/shop?host=localhost:5432",
+    ],
+)
+def test_a_server_on_this_machine_needs_no_encryption(shop: Shop, place: str) -> None:
+    shop.write("relevo.toml", HARD.replace("@db.example/shop?sslmode=verify-full", f"@{place}"))
 
     assert warnings(shop) == {}
 
@@ -207,12 +261,34 @@ def test_a_secret_in_a_configuration_that_everyone_can_read_is_reported_and_not_
     assert closed == {}
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_in_which_others_can_put_modules_is_reported(shop: Shop, mode: int) -> None:
+    file = unsigned(shop)
+    shop.folder.chmod(mode)
+
+    found = warnings(shop, RELEVO_CONFIG=str(file))["configuration-file"]
+
+    assert f"{shop.folder} can be written by every user (owner " in found
+
+
+def test_a_folder_that_a_link_leads_to_is_judged_too(shop: Shop) -> None:
+    file = unsigned(shop)
+    target = shop.folder / "shared" / "relevo.toml"
+    target.parent.mkdir()
+    target.parent.chmod(0o777)
+    file.rename(target)
+    file.symlink_to(target)
+
+    assert f"{target.parent} can be written by every user" in warnings(shop)["configuration-file"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_a_configuration_of_another_user_is_reported(shop: Shop) -> None:
     file = unsigned(shop)
     os.chown(file, 65534, 65534)
 
-    assert "belongs to the user 65534" in warnings(shop, RELEVO_CONFIG=str(file))["configuration-file"]
+    found = warnings(shop, RELEVO_CONFIG=str(file))["configuration-file"]
+    assert f"{file} belongs to another user (owner nobody, group 65534, mode 0600); only root and the user" in found
 
 
 def test_a_database_file_that_others_can_open_is_reported(shop: Shop) -> None:

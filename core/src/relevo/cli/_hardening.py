@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import attrs
 
 from relevo._app.app import App, parts_of
+from relevo._config.trust import distrust_of
 from relevo._event.validation import MAX_BODY
 from relevo._runner.lock_path import deploy_guard, drain_lock
 from relevo._secret import masked
 from relevo._server import is_loopback, is_well_known
 from relevo._transport.route import Target
-from relevo._user import others, own_groups
+from relevo._user import ROOT, others, own_groups
 from relevo.cli._unseen import folder_of, stores, unknown_files, unknown_servers, unseen
 from relevo.errors import ConfigurationError
 
@@ -105,9 +106,10 @@ def _configuration_file(app: App) -> Verdict:
         return _absent("there is no file")
     try:
         found, text = path.stat(), path.read_text(encoding="utf-8", errors="replace")
+        distrust = distrust_of(path)
     except OSError as error:
         return Verdict("warning", f"{path} cannot be read: {error.strerror}")
-    faults = _open_to_others(path, found)
+    faults = [f"{distrust}; only root and the user of the service should own and write it"] if distrust else []
     if found.st_mode & stat.S_IROTH and any(secret in text for secret in _secrets(app)):
         faults.append(f"{path} holds a secret and every user can read it; write ${{VARIABLE}}, or chmod o-r")
     return _verdict(faults, f"{path}, mode {stat.S_IMODE(found.st_mode):04o}")
@@ -121,14 +123,13 @@ def _file_of(app: App) -> Path | None:
     return Path(place.options[1]) if place.options[:1] == ["--config"] else None
 
 
-def _open_to_others(path: Path, found: os.stat_result, fix: str | None = None) -> list[str]:
-    """Return why others than this user, its group and root can write *path*, and the *fix*; by default of its mode."""
-    faults = []
-    if found.st_uid not in (0, os.geteuid()):
-        remedy = fix or "chown it to root or to the user of the service"
-        faults.append(f"{path} belongs to the user {found.st_uid}; {remedy}")
+def _open_to_others(path: Path) -> list[str]:
+    """Return why others than this user and root can write the folder at *path*, which may be shared, as /tmp is."""
+    found, fix, faults = path.stat(), "choose a folder of the service", []
+    if found.st_uid not in (ROOT, os.geteuid()):
+        faults.append(f"{path} belongs to the user {found.st_uid}; {fix}")
     if others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=True):
-        faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; {fix or 'chmod go-w'}")
+        faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; {fix}")
     return faults
 
 
@@ -166,9 +167,7 @@ def _sqlite_paths(app: App) -> Iterator[Path]:
 def _lock_folder(app: App) -> Verdict:
     try:
         folders = {deploy_guard(app).path.parent, *(drain_lock(app, name, ()).path.parent for name in app.transports)}
-        # The folder may be shared, as /tmp is, so that its mode must stay.
-        fix = "choose a folder of the service"
-        faults = [fault for folder in sorted(folders) for fault in _open_to_others(folder, folder.stat(), fix)]
+        faults = [fault for folder in sorted(folders) for fault in _open_to_others(folder)]
     except (ConfigurationError, OSError) as error:
         return Verdict("warning", str(error))
     return _verdict(faults, ", ".join(map(str, sorted(folders))))
@@ -184,6 +183,9 @@ _VERIFIES: tuple[tuple[str, Sequence[str]], ...] = (
 )
 """Parameters of an address with which the server's certificate is verified, and their values; without any, all."""
 
+_ANY_HOST = {"sslmode": ("verify-ca",), "ssl_check_hostname": ("false", "0")}
+"""Parameters and values with which a certificate for any host is accepted."""
+
 _ADMINISTRATORS = {"root", "postgres", "sa", "system", "sys", "admin", "administrator", "mysql"}
 
 
@@ -192,6 +194,8 @@ class _Server:
     name: str
     scheme: str
     host: str
+    """As it stands before the path; parameters may name others."""
+
     user: str
     password: str | None
     raw_password: str | None
@@ -199,12 +203,17 @@ class _Server:
 
     path: str
     query: dict[str, list[str]]
-    has_tls: bool
-    """Whether it has the option ``tls``."""
+    tls: Mapping[str, Any] | None
+    """The option ``tls``, as it is written."""
 
     @property
-    def is_local(self) -> bool:
-        return not self.host or is_loopback(self.host)
+    def far(self) -> Sequence[str]:
+        """The hosts that are other machines; a path is a socket of this one."""
+        if "unix_socket" in self.query:
+            return ()
+        named = self.query.get("hostaddr") or self.query.get("host") or [self.host]
+        hosts = [_without_port(each) for text in named for each in text.split(",")]
+        return [host for host in hosts if host and not host.startswith(("/", "@")) and not is_loopback(host)]
 
     @property
     def is_sql(self) -> bool:
@@ -213,10 +222,20 @@ class _Server:
     @property
     def is_verified(self) -> bool:
         return (
-            self.has_tls
+            self.tls is not None
             or self.scheme in _ENCRYPTED
             or any(name in self.query and (not values or self.query[name][-1] in values) for name, values in _VERIFIES)
         )
+
+    @property
+    def accepts_any_host(self) -> bool:
+        if self.tls is not None:
+            return str(self.tls.get("check_host", True)).lower() in ("false", "0")
+        return any(self.query.get(name, [""])[-1].lower() in values for name, values in _ANY_HOST.items())
+
+
+def _without_port(host: str) -> str:
+    return host.partition(":")[0] if host.count(":") == 1 else host
 
 
 def _addresses(app: App) -> Iterator[tuple[str, str]]:
@@ -237,25 +256,29 @@ def _servers(app: App) -> Iterator[_Server]:
             parts = urlsplit(address)
             scheme = parts.scheme.partition("+")[0].lower()
             if scheme not in ("sqlite", "memory"):
+                query = parse_qs(parts.query, keep_blank_values=True)
+                raw = {pair.partition("=")[0]: pair.partition("=")[2] for pair in parts.query.split("&")}
+                password = parts.password if "password" not in query else raw["password"]
+                tls = entries[name].options.get("tls") if name in entries else None
                 yield _Server(
                     name=name,
                     scheme=scheme,
                     host=(parts.hostname or "").lower(),
-                    user=unquote(parts.username or ""),
-                    password=None if parts.password is None else unquote(parts.password),
-                    raw_password=parts.password,
+                    user=query["user"][-1] if "user" in query else unquote(parts.username or ""),
+                    password=None if password is None else unquote(password),
+                    raw_password=password,
                     path=unquote(parts.path[1:]),
-                    query=parse_qs(parts.query, keep_blank_values=True),
-                    has_tls=name in entries and entries[name].options.get("tls") is not None,
+                    query=query,
+                    tls=tls if isinstance(tls, Mapping) else None,
                 )
 
 
 def _encrypted_connections(app: App) -> Verdict:
     unknown = unknown_servers(app)
-    servers = [each for each in _servers(app) if not each.is_local]
+    servers = [each for each in _servers(app) if each.far]
     faults = [f"{name}: {masked(risk)}" for name, store in unknown.items() for risk in store.risks()]
     faults += [
-        f"{each.name}: the connection to {each.host} is unencrypted, or its certificate is not verified; "
+        f"{each.name}: the connection to {_hosts(each)} is unencrypted, or its certificate is not verified; "
         + (
             "set tls, or add sslmode=verify-full or ssl_ca=… to the address"
             if each.is_sql
@@ -264,8 +287,22 @@ def _encrypted_connections(app: App) -> Verdict:
         for each in servers
         if not each.is_verified
     ]
+    faults += [
+        f"{each.name}: a certificate for any host is accepted from {_hosts(each)}; "
+        + (
+            "remove check_host = false"
+            if each.tls is not None
+            else "write sslmode=verify-full or ssl_check_hostname=true"
+        )
+        for each in servers
+        if each.is_verified and each.accepts_any_host
+    ]
     faults += unseen(unknown)
     return _verdict(faults, "verified with TLS") if servers or unknown else _absent("every server is on this machine")
+
+
+def _hosts(server: _Server) -> str:
+    return masked(", ".join(server.far))
 
 
 def _passwords(app: App) -> Verdict:
