@@ -12,7 +12,7 @@ import click
 import msgspec
 import pytest
 
-from relevo import App, Event, RelevoError
+from relevo import App, Event, RelevoError, RunOptions
 from relevo._config.opening import draft_config
 from relevo._config.schema import KEYS
 from relevo._config.table import keys_of
@@ -340,3 +340,23 @@ def test_a_connection_that_is_unsafe_is_warned_about_once(
     assert len(warnings) == len(expected)
     assert all(part in warning for part, warning in zip(expected, warnings, strict=True))
     assert "pw" not in caplog.text
+
+
+class Risky(MemoryTransport):
+    """Its server is reached in the clear, with a password that stands in its address."""
+
+    def risks(self) -> list[str]:
+        return [f"amqp://me:{CANARY}@broker.example/ is not encrypted"]
+
+
+def test_an_outbox_that_is_unsafe_is_warned_about_when_a_worker_starts(caplog: pytest.LogCaptureFixture) -> None:
+    app = App(
+        transports={"main": MemoryTransport(name="main"), "other": Risky(name="other")},
+        outboxes={"main": Risky(name="box")},
+        routes={"a.*": "main", "*": "other"},
+    )
+
+    app.worker(RunOptions(transport="main"))
+
+    (warning,) = [each.getMessage() for each in caplog.records if "not encrypted" in each.getMessage()]
+    assert warning == 'the transport "box": amqp://me:***@broker.example/ is not encrypted'

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from relevo import Envelope, Report
-from relevo.cli._log import _Formatter
+from relevo._log_line import LogLineFormatter
 from relevo.cli._main import group
 from relevo.cli._run import _summary
 
@@ -538,7 +538,7 @@ def test_a_log_line_is_one_line_whatever_it_holds(in_tokyo: None) -> None:
     record = logging.LogRecord("relevo.worker", logging.WARNING, "", 0, "%s died", ("a\nb\x1b[31m\u202ec",), None)
     record.created, record.msecs = 0.0, 7.0
 
-    assert _Formatter().format(record) == (
+    assert LogLineFormatter().format(record) == (
         "1970-01-01T00:00:00.007Z WARNING relevo.worker: a\\nb\\x1b[31m\\u202ec died"
     )
 
@@ -547,7 +547,7 @@ def test_a_traceback_cannot_look_like_a_record() -> None:
     error = ValueError("x\n1970-01-01T00:00:00.000Z ERROR relevo: forged")
     record = logging.LogRecord("relevo", logging.ERROR, "", 0, "failed", (), (ValueError, error, None))
 
-    first, *rest = _Formatter().format(record).splitlines()
+    first, *rest = LogLineFormatter().format(record).splitlines()
 
     assert first.endswith(" ERROR relevo: failed")
     assert all(line.startswith("  ") for line in rest)

@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from relevo import App, Envelope
-from relevo._app.child import _MaskingFormatter
+from relevo._log_line import LogLineFormatter, log_to_stderr
 from relevo._transport.delivery import Note
 from relevo._transport.query import EventGroup, StuckKey, StuckKeys, WaitingEntry
 from relevo._transport.transport import DeadLetterEntry
 from relevo._worker.progress import ListenerProgress, Progress, Raised, dumped
-from relevo.cli._log import log_to_stderr
 from relevo_memory import MemoryTransport
 
 from .shop import Done, Shop, opened
@@ -208,7 +207,7 @@ def test_a_log_line_with_a_stack_is_one_line_and_indented_ones(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    log_to_stderr("info")
+    log_to_stderr("INFO")
 
     error = ValueError("one\nrelevo: forged\x1b")
     logging.getLogger("shop").error("a\nb\x1b", exc_info=error, stack_info=True)
@@ -248,11 +247,48 @@ def test_what_is_written_to_a_closed_descriptor_reaches_no_other_file(tmp_path: 
     assert tmp_path.joinpath("found").read_text() == "/dev/null"
 
 
-def test_a_log_line_of_a_child_process_is_one_line_too() -> None:
-    error = ValueError("one\nrelevo: forged\x1b")
-    record = logging.LogRecord("shop", logging.ERROR, "x.py", 1, "a\nb\x1b", (), (ValueError, error, None))
+def test_a_log_line_has_no_password_even_if_another_handler_wrote_the_traceback_first() -> None:
+    error = ConnectionError("amqp://me:hunter2@broker.example/\x1b is down")
+    message, given = "%s cannot be reached", ("postgresql://me:hunter3@db.example/shop",)
+    record = logging.LogRecord("shop", logging.ERROR, "x.py", 1, message, given, (type(error), error, None))
+    record.stack_info = "url = 'mariadb://me:hunter4@db.example/shop'"
+    logging.Formatter().format(record)
+    written = record.exc_text
 
-    first, *others = _MaskingFormatter("%(levelname)s %(message)s").format(record).split("\n")
+    first, *rest = LogLineFormatter().format(record).split("\n")
 
-    assert first == r"ERROR a\nb\x1b"
-    assert others == ["  ValueError: one", r"  relevo: forged\x1b"]
+    assert first.endswith("Z ERROR shop: postgresql://me:***@db.example/shop cannot be reached")
+    assert rest == [
+        r"  ConnectionError: amqp://me:***@broker.example/\x1b is down",
+        "  url = 'mariadb://me:***@db.example/shop'",
+    ]
+    assert record.exc_text == written
+    assert written is not None
+
+
+LOGGING = """
+import logging, relevo
+
+@relevo.listener("text.printed")
+def log(event):
+    url = "amqp://me:hunter2@broker.example/"
+    try:
+        raise ConnectionError(f"{url} is down")
+    except ConnectionError:
+        logging.getLogger("shop").exception("no\\nline \\x1b[2J %s", url)
+"""
+
+
+@pytest.mark.slow("starts the command line in a process of its own")
+def test_what_a_listener_logs_in_a_child_process_is_masked_and_visible(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.write("shop_listeners.py", LOGGING)
+    shop.run("dispatch text.printed")
+
+    done = shop.process("RELEVO_EXECUTION=process relevo drain -l info")
+
+    assert done.returncode == 0, done.stderr
+    assert r"ERROR shop: no\nline \x1b[2J amqp://me:***@broker.example/" in done.stderr
+    assert "]   ConnectionError: amqp://me:***@broker.example/ is down" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "\x1b" not in done.stderr

@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from relevo import App, Event
 from relevo.errors import ConfigurationError
 from relevo_sql import SqlTransport
+from relevo_sql._database import Database
+from relevo_sql._dialect.sqlite import SqliteDialect
 
 
 def modes(folder: Path) -> dict[str, str]:
@@ -137,3 +140,14 @@ def test_two_processes_that_create_it_at_once_both_work(tmp_path: Path) -> None:
 def test_permissions_as_a_number_are_to_be_written_as_text(mode: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r'file_mode: expected text such as "0660"; got a whole number$'):
         opened(tmp_path, more=f", file_mode = {mode}")
+
+
+def test_a_second_connection_creates_the_file_with_the_same_permissions(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    first = Database(engine, SqliteDialect(), name="main", own=True, patience=1.0, file_mode=0o640)
+
+    second = first.second_connection()
+    second.create(lambda connection: connection.exec_driver_sql("CREATE TABLE t (a)"))
+    second.close()
+
+    assert modes(tmp_path)[""] == "0o640"

@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import logging
 import os
 import signal
 import socket
 import sys
 import threading
-import time
 from typing import Any
 
 from relevo._app.app import App
@@ -39,10 +37,9 @@ from relevo._execution.pipe import (
     ended_of,
 )
 from relevo._execution.surroundings import Keeper
-from relevo._secret import masked
+from relevo._log_line import log_to_stderr
 from relevo._signal import take_ends
 from relevo._transport.delivery import Delivery
-from relevo._visible import visible, visible_lines
 from relevo._worker.executor import Handle
 from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
 from relevo.errors import LeaseLostError, RelevoError, TransportError, described
@@ -161,22 +158,6 @@ class Child:
             self._running = ""
 
 
-class _MaskingFormatter(logging.Formatter):
-    """Masks passwords, as the parent does in its own lines: the traceback of a driver may quote an address."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging.Formatter
-        return visible(super().formatMessage(record))
-
-    def formatException(self, ei: object) -> str:  # noqa: N802 - overrides logging.Formatter
-        return visible_lines(super().formatException(ei))  # type: ignore[arg-type]
-
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - overrides logging.Formatter
-        return visible_lines(stack_info)
-
-
 def tie(lifeline: int) -> None:
     """
     End this process and its group when the other end of *lifeline* is closed.
@@ -215,11 +196,7 @@ def main() -> None:
     sys.path[:] = hello.path
     sys.argv[1:] = []
     if hello.log_levels:
-        style = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
-        handler = logging.StreamHandler()
-        handler.setFormatter(_MaskingFormatter(style, "%Y-%m-%dT%H:%M:%S"))
-        logging.Formatter.converter = time.gmtime
-        logging.basicConfig(handlers=[handler])
+        log_to_stderr(logging.WARNING)
         for name, level in hello.log_levels.items():
             logging.getLogger(name).setLevel(level)
     Child(pipe, Cell(cell), lifeline).run(hello)

@@ -18,8 +18,8 @@ from relevo._app.app import App, app_of, parts_of, using
 from relevo._app.load import app_named, modules_of, modules_without_config, use_config
 from relevo._config.opening import draft_config, refuse, refuse_foreign_modules
 from relevo._config.schema import Config
+from relevo._log_line import log_to_stderr
 from relevo._visible import visible
-from relevo.cli._log import log_to_stderr
 from relevo.cli._main import app_option, config_option, refuse_invalid
 from relevo.cli._output import reserve_stdout
 from relevo.errors import ConfigurationError
@@ -49,7 +49,7 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
     )
     @functools.wraps(command)
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
-        log_to_stderr(log_level)
+        log_to_stderr(log_level.upper())
         kept = reserve_stdout() if is_document(kwargs) else nullcontext()
         with kept, open_app(locate_config(config), _given_once("app", app_name)) as app:
             return command(*args, app=app, **kwargs)

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from relevo._app.app import App
 from relevo._clock import seconds
 from relevo._hook import hookimpl
+from relevo._log_line import log_no_retries
 from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
 from relevo._transport.delivery import Release, Settlement
@@ -23,7 +24,6 @@ from relevo._visible import visible
 from relevo._worker.execution import size
 from relevo._worker.run import Flag, Report, RunOptions, flags
 from relevo._worker.worker import GRACE
-from relevo.cli._log import log_no_retries
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, echo, show_json

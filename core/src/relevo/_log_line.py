@@ -1,18 +1,19 @@
-"""The format of log lines."""
+"""The form of log lines, of commands and of child processes."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from copy import copy
 from typing import TextIO
 
 from relevo._visible import visible, visible_lines
 
 
-class _Formatter(logging.Formatter):
+class LogLineFormatter(logging.Formatter):
     """
-    Formats each record as one line, since events and errors may contain line breaks.
+    Formats each record as one line, since events and errors may contain line breaks; passwords are masked.
 
     A traceback follows in indented lines, so that none looks like a record.
     """
@@ -20,6 +21,11 @@ class _Formatter(logging.Formatter):
     def __init__(self) -> None:
         self.converter = time.gmtime
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy(record)
+        record.exc_text = None  # the traceback as the formatter of another handler has written it
+        return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides logging.Formatter
         return visible(super().formatMessage(record))
@@ -36,21 +42,21 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self.setFormatter(_Formatter())
+        self.setFormatter(LogLineFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: int | str) -> None:
     """
     Log records of *level* and above to standard error, unless the program has configured logging.
 
     Of the library that finds the plugins only warnings are logged; relevo logs what it found.
     """
     handler = _Handler()
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=level.upper() if isinstance(level, str) else level, handlers=[handler])
     if handler in logging.root.handlers:
         logging.getLogger("stevedore").setLevel(logging.WARNING)
 
