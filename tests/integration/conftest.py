@@ -17,7 +17,6 @@ import redis
 
 import relevo
 from relevo_amqp import AmqpTransport
-from relevo_amqp._topology import Topology
 from relevo_redis import RedisTransport
 
 HERE = Path(__file__).parent
@@ -121,7 +120,7 @@ def forget(app: relevo.App) -> None:
     if not isinstance(transport, AmqpTransport):
         return
     options = transport._options
-    topology = Topology(options.prefix, options.resolution, options.levels)
+    topology = transport._topology()
     app.close()
     time.sleep(1.0)  # a queue is not deleted in the moment in which it was used; RabbitMQ 4.0.5 minds
     connection = pika.BlockingConnection(pika.URLParameters(options.url))

@@ -57,7 +57,7 @@ def _server(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     transport = AmqpTransport(options)
     declared = "\n".join(transport.setup(QUEUES, dry_run=True))
     transport.close()
-    variables = {"URL": url, "PREFIX": options.prefix, "LEVELS": str(options.levels), "SETTLE_IN": "0"}
+    variables = {"URL": url, "PREFIX": str(options.prefix), "LEVELS": str(options.levels), "SETTLE_IN": "0"}
     yield {f"RELEVO_TRANSPORTS__MAIN__{key}": value for key, value in variables.items()}
     time.sleep(1)  # RabbitMQ 4.0.5 is not up to a queue that goes just after it came
     connection = pika.BlockingConnection(pika.URLParameters(url))

@@ -352,7 +352,7 @@ def test_cuts_restarts_and_alarms_make_no_dead_letter_and_three_deaths_do(node: 
     send(own, [*envelopes(*range(10)), attrs.evolve(envelopes(0)[0], id="killer"), *envelopes(*range(10, 20))])
     codes: list[int] = []
     while len(codes) < 10 and (not codes or codes[-1] < 0):
-        command = [sys.executable, "-c", KILLED, node.url, own._options.prefix]
+        command = [sys.executable, "-c", KILLED, node.url, own._topology().prefix]
         codes.append(subprocess.run(command, check=False, timeout=120).returncode)
     assert codes[-1] == 0
     assert len(codes) <= 5, codes

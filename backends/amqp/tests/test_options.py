@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given, strategies as st
 
 from relevo import App, Secret
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_amqp import AccessRefusedError, AmqpOptions, AmqpTransport
 from relevo_amqp._errors import ConnectionLostError, translated
-from relevo_amqp._options import Address
+from relevo_amqp._options import Address, prefix_of
 
 
 @pytest.mark.parametrize(
@@ -265,3 +267,30 @@ def test_the_error_of_a_refused_connection_says_what_to_check() -> None:
     )
 
     assert str(result).endswith("amqp://me:***@host: refused; is the server started, and is that its port?")
+
+
+@pytest.mark.parametrize(
+    ("source", "prefix"),
+    [
+        ("shop", "shop"),
+        ("shop.example", "shop.example"),
+        ("", "relevo"),
+        ("/shop/api", r"shop-api-[0-9a-f]{8}"),
+        ("https://shop.example/a", r"https-shop.example-a-[0-9a-f]{8}"),
+        ("läden", r"l-den-[0-9a-f]{8}"),
+        ("店", r"app-[0-9a-f]{8}"),
+        ("amq.shop", r"app-[0-9a-f]{8}"),
+        ("x" * 61, r"x{51}-[0-9a-f]{8}"),
+    ],
+)
+def test_the_default_prefix_is_the_source_or_made_of_it(source: str, prefix: str) -> None:
+    made = prefix_of(source)
+
+    assert re.fullmatch(prefix, made)
+    assert AmqpOptions(prefix=made).prefix == made
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_two_sources_have_two_prefixes(one: str, other: str) -> None:
+    assert AmqpOptions(prefix=prefix_of(one)).prefix
+    assert (prefix_of(one) == prefix_of(other)) == (one == other)

@@ -14,7 +14,7 @@ import server_starter
 from relevo import Ack, App, DeadLetter, Delivery, Envelope, Event, GiveUp, RunOptions, listener
 from relevo.errors import SettleError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport, _hub
-from relevo_amqp._topology import Role, Topology
+from relevo_amqp._topology import Role
 
 from .conftest import LEVELS, ids, receive
 
@@ -227,7 +227,7 @@ def test_a_user_without_the_tag_is_told_that_policies_could_not_be_looked_at(
 
 def transport_queue(transport: AmqpTransport, role: Role) -> str:
     """Return the server's name for the queue "default"."""
-    return Topology(transport._options.prefix).queue("default", role)
+    return transport._topology().queue("default", role)
 
 
 def handled(transport: AmqpTransport, wanted: int) -> set[str]:

@@ -97,7 +97,12 @@ def _rabbitmq(rabbitmq_url: str) -> Iterator[dict[str, str]]:
     transport = AmqpTransport(options)
     declared = "\n".join(transport.setup(["default"], dry_run=True))
     transport.close()
-    variables = {"URL": rabbitmq_url, "PREFIX": options.prefix, "LEVELS": str(options.levels), "SETTLE_IN": "0"}
+    variables = {
+        "URL": rabbitmq_url,
+        "PREFIX": str(options.prefix),
+        "LEVELS": str(options.levels),
+        "SETTLE_IN": "0",
+    }
     yield {f"RELEVO_TRANSPORTS__MAIN__{key}": value for key, value in variables.items()}
     time.sleep(1)  # RabbitMQ 4.0.5 fails if a queue is deleted just after it was declared
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))

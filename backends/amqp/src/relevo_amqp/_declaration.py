@@ -119,6 +119,10 @@ class Declarer:
         """Return whether one of the queues *names* is missing; blocking."""
         return not all(self._there("queue_declare", name) for name in names)
 
+    def has_exchange(self, name: str) -> bool:
+        """Return whether there is an exchange called *name*; blocking."""
+        return self._there("exchange_declare", name)
+
     def close(self) -> None:
         """Close the channel."""
         if self._channel is not None:

@@ -15,14 +15,16 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
+import attrs
+
 from relevo import Presence
 from relevo.backend.tls import Tls
 from relevo_amqp._connection import Channel, Connection, Loop
 from relevo_amqp._declaration import Declarer
-from relevo_amqp._errors import NOT_FOUND, ConnectionLostError, ServerTooOldError, no_stream, not_set_up
+from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, ConnectionLostError, ServerTooOldError, no_stream, not_set_up
 from relevo_amqp._mover import Mover
 from relevo_amqp._notes import NoteLog
-from relevo_amqp._options import Address, AmqpOptions
+from relevo_amqp._options import FORMER_PREFIX, Address, AmqpOptions
 from relevo_amqp._publisher import Publisher
 from relevo_amqp._subscription import Subscription
 from relevo_amqp._topology import Exchange, Role, Topology
@@ -48,13 +50,15 @@ class Hub:
     Args:
         options: How to connect.
 
+        topology: The names of what is declared.
+
         name: The transport's.
 
         kept: The queues that this process has set up; it declares them again when they are missing.
     """
 
-    def __init__(self, options: AmqpOptions, *, name: str, kept: Collection[str]):
-        self.topology = Topology(options.prefix, options.resolution, options.levels)
+    def __init__(self, options: AmqpOptions, topology: Topology, *, name: str, kept: Collection[str]):
+        self.topology = topology
         self.timeout = max(ANSWER_WITHIN, options.confirm_timeout)
         self.loop = Loop(name)
         self._options = options
@@ -157,6 +161,34 @@ class Hub:
             ConnectionLostError: The server could not be reached.
         """
         return [0 if answer is None else int(answer.message_count) for answer in self._declare_passively(names)]
+
+    def former(self, queues: Sequence[str]) -> dict[str, int]:
+        """
+        Return the main queues of *queues* under the former default prefix, with the number of events; blocking.
+
+        Events with a lost lease and dead letters count too. Nothing is returned if this user may not look.
+
+        Raises:
+            ConnectionLostError: The server could not be reached.
+        """
+        topology = attrs.evolve(self.topology, prefix=FORMER_PREFIX)
+        found: dict[str, int] = {}
+        declarer = self._declarer()
+        try:
+            if not declarer.has_exchange(topology.exchange(Role.MAIN)):  # one question, as a rule
+                return {}
+            for queue in queues:
+                names = [topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)]
+                main, *others = self._declare_passively(names)
+                if main is not None:
+                    there = [main, *filter(None, others)]
+                    found[names[0]] = sum(int(answer.message_count) for answer in there)
+        except ConnectionLostError as error:
+            if error.code != ACCESS_REFUSED:
+                raise
+        finally:
+            declarer.close()
+        return found
 
     def _declare_passively(self, names: Sequence[str]) -> list[Any]:
         """Return the server's answer for each of its queues *names*; ``None`` for a missing queue."""

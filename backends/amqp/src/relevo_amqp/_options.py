@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from hashlib import sha256
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -149,6 +150,23 @@ def _is_prefix(value: str) -> bool:
     return _PREFIX.fullmatch(value) is not None and not value.startswith("amq.")
 
 
+FORMER_PREFIX = "relevo"
+"""The default prefix until it became the source; also that of a transport without an application."""
+
+_DIGEST = 8
+
+
+def prefix_of(source: str) -> str:
+    """Return the default prefix of the application *source*."""
+    if not source:
+        return FORMER_PREFIX
+    if _is_prefix(source):
+        return source
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-._")[: 60 - _DIGEST - 1]
+    plain = "app" if not plain or plain.startswith("amq.") else plain
+    return f"{plain}-{sha256(source.encode()).hexdigest()[:_DIGEST]}"
+
+
 def _check_url(_: object, __: attrs.Attribute[str], value: str) -> None:
     Address.parse(value)
 
@@ -175,14 +193,19 @@ class AmqpOptions:
     tls: Tls | None = None
     """How ``amqps://`` is encrypted; by default with the authorities that the system trusts. Also for *management*."""
 
-    prefix: str = attrs.field(
-        default="relevo",
+    prefix: Annotated[str | None, '"shop"'] = attrs.field(
+        default=None,
         validator=_expect(
             '1 to 60 letters, digits, ".", "_" or "-", beginning with a letter or a digit and not with "amq."',
-            _is_prefix,
+            lambda value: value is None or _is_prefix(value),
         ),
     )
-    """The prefix of all exchanges and queues; two applications on one virtual host need different ones."""
+    """
+    The prefix of all exchanges and queues; two applications on one virtual host need different ones.
+
+    By default the application's ``source``; a transport without an application has ``relevo``. If the source cannot be
+    a prefix, other characters become ``-`` and a hash follows.
+    """
 
     prefetch: int | None = attrs.field(
         default=None,

@@ -42,7 +42,7 @@ from relevo_amqp._dead_letters import DeadLetterStore
 from relevo_amqp._errors import ConnectionLostError, not_set_up, translated
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, plain_key, written
-from relevo_amqp._options import MAX_BODY, Address, AmqpOptions
+from relevo_amqp._options import FORMER_PREFIX, MAX_BODY, Address, AmqpOptions, prefix_of
 from relevo_amqp._page_cache import PageCache
 from relevo_amqp._publisher import PublishBatch, PublishResult
 from relevo_amqp._receiver import Receiver
@@ -117,6 +117,9 @@ class AmqpTransport(Transport, ForkAware):
         self._address = Address.parse(self._options.url)
         self._closed = False
         self._kept: set[str] = set()
+        self._seen: set[str] = set()
+        """The queues for which the former default prefix was looked at."""
+
         self.capabilities = attrs.evolve(
             type(self).capabilities, delay=self._options.resolution, max_body=self._options.max_body
         )
@@ -153,7 +156,7 @@ class AmqpTransport(Transport, ForkAware):
             if self._closed:
                 raise TransportClosedError(self.name)
             if self._hub is None or not self._hub.loop.alive:
-                self._hub = Hub(self._options, name=self.name, kept=self._kept)
+                self._hub = Hub(self._options, self._topology(), name=self.name, kept=self._kept)
                 self._hub.loop.deadline = self._deadline
                 self._receiver = None
             hub = self._hub
@@ -207,35 +210,59 @@ class AmqpTransport(Transport, ForkAware):
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         with self._in_use() as hub:
-            created = hub.declare(list(dict.fromkeys(queues)), dry_run=dry_run)
+            wanted = list(dict.fromkeys(queues))
+            created = hub.declare(wanted, dry_run=dry_run)
+            for former in self._former(hub, [queue for queue in wanted if queue not in self._seen]):
+                _log.warning('the transport "%s": %s', self.name, former)
+            self._seen.update(wanted)
             if not dry_run:
-                self._kept.update(queues)
+                self._kept.update(wanted)
             return created
+
+    def _topology(self) -> Topology:
+        options = self._options
+        return Topology(options.prefix or prefix_of(self.source), options.resolution, options.levels)
+
+    def _former(self, hub: Hub, queues: Sequence[str]) -> list[str]:
+        """Return which of *queues* exist under the former default prefix: events of this application may wait there."""
+        prefix = hub.topology.prefix
+        if self._options.prefix is not None or prefix == FORMER_PREFIX:
+            return []
+        return [
+            f'the queue "{name}" exists, with {number} event{"" if number == 1 else "s"}: the default prefix was '
+            f'"{FORMER_PREFIX}", and is now the source; if the queue is this application\'s, move its events, see '
+            f'Change the transport in the documentation, or go on with prefix = "{FORMER_PREFIX}"; if it is another '
+            f'one\'s, write prefix = "{prefix}"'
+            for name, number in hub.former(queues).items()
+        ]
 
     def risks(self) -> Sequence[str]:
         return self._address.risks()
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """
-        Return the policies and the lost data that affect *queues*, as the management plugin reports them.
+        Return the policies and the lost data that affect *queues*, and queues of the former default prefix.
 
-        Without that plugin nothing is found, and a warning in the log describes how to enable it.
+        The management plugin reports the first two. Without it they are not found, and a warning in the log describes
+        how to enable it.
 
         Raises:
             TransportClosedError: After ``close()``.
+
+            TransportUnavailableError: The server could not be reached.
         """
         from relevo_amqp._management import Management, ManagementError  # noqa: PLC0415 - relevo check alone needs HTTP
 
-        if self._closed:
-            raise TransportClosedError(self.name)
-        topology = Topology(self._options.prefix, self._options.resolution, self._options.levels)
+        with self._in_use() as hub:
+            former = self._former(hub, list(dict.fromkeys(queues)))
+        topology = self._topology()
         own = [each for queue in dict.fromkeys(queues) for each in topology.own_queues(queue)]
         shared = [each for each in topology.shared_queues() if each.role is not Role.BEGUN]  # its loss harms no event
         names = [each.name for each in (*own, *shared)]
         options = self._options
         management = Management(self._address, options.management, timeout=options.connect_timeout, tls=options.tls)
         try:
-            return management.problems(names)
+            return [*former, *management.problems(names)]
         except ManagementError as error:
             _log.warning(
                 'the transport "%s" of %s: policies that harm its queues could not be checked: %s',
@@ -243,7 +270,7 @@ class AmqpTransport(Transport, ForkAware):
                 self._address,
                 error,
             )
-            return ()
+            return tuple(former)
 
     # --- sending --------------------------------------------------------------------------------------
 

@@ -240,6 +240,8 @@ class App(Dispatcher):
         super().__init__(parts.registry.known)
         for name, transport in parts.transports.items():
             transport.name = name
+        for transport in (*parts.transports.values(), *parts.outboxes.values()):
+            transport.source = parts.source
         self._assembly = _Assembly.of(parts)
 
     @classmethod

@@ -133,6 +133,9 @@ class Transport(ABC):
     name: str
     """Its name in the application, which may set it after ``open``; used in errors and log lines."""
 
+    source: str = ""
+    """The name of the application, which sets it before the first use; empty without one."""
+
     @classmethod
     @abstractmethod
     def open(cls, options: Any, *, name: str, clock: Clock) -> Self:
