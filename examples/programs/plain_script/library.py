@@ -8,11 +8,9 @@ One file, no configuration: books are returned, and waiting readers are notified
 import sys
 from datetime import date, timedelta
 
-import sqlalchemy as sa
 from attrs import frozen
 
 import relevo
-from relevo_sql import SqlTransport
 
 
 @relevo.event("book.returned")
@@ -48,8 +46,7 @@ def send_bill(event: FineCharged, call: relevo.Call) -> None:
 def main() -> int:
     app = relevo.App(
         source="library",
-        transports={"main": SqlTransport(sa.create_engine("sqlite:///library.db"))},
-        routes={"*": "main"},
+        transports={"main": "sqlite:///library.db"},
         listeners=[charge_a_fine, put_on_shelf, send_bill],
     )
     today = date(2026, 5, 8)
