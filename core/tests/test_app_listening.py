@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_type
 
@@ -14,6 +16,7 @@ import pytest
 import relevo
 from relevo import Call, Event, RunOptions, listener
 from relevo._app.app import parts_of
+from relevo._app.check import unheard
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -145,9 +148,13 @@ def test_a_listener_that_names_a_transport_with_its_queue_is_told_to_leave_it_ou
         make(update, routes={"image.*": ["main/media", "main/feed"]}).worker()
 
     assert str(caught.value) == (
-        'update: it runs in the queue "main/feed", but "image.created" is routed to main/media, main/feed; '
-        'a listener names its queue without the transport: queue="feed"'
+        f'update ({_place(update)}): it runs in the queue "main/feed", but "image.created" is routed to main/media, '
+        'main/feed; a listener names its queue without the transport: queue="feed"'
     )
+
+
+def _place(function: Callable[..., object]) -> str:
+    return f"{__file__}:{function.__code__.co_firstlineno}"
 
 
 def test_a_listener_in_a_queue_without_a_route_is_told_at_the_start(make: Make) -> None:
@@ -162,10 +169,11 @@ def test_a_listener_in_a_queue_without_a_route_is_told_at_the_start(make: Make) 
 
     first, second = str(caught.value).splitlines()
     assert first == (
-        'reader: no route for "feed.read"; routes: "image.*"; add one under [routes], for example "*" = "main"'
+        f'reader ({_place(reader)}): no route for "feed.read"; routes: "image.*"; add one under [routes], for example '
+        '"*" = "main"'
     )
     assert second == (
-        'thumbnails: it runs in the queue "meida", but "image.created" is routed to '
+        f'thumbnails ({_place(thumbnails)}): it runs in the queue "meida", but "image.created" is routed to '
         'main/media, main/feed; did you mean "media"?'
     )
 
@@ -307,3 +315,76 @@ def test_a_module_that_asks_for_the_listeners_while_it_is_imported_hides_none(
     vars(importlib.import_module("application_of_asking"))["app"] = app
 
     assert [each.id for each in app.listeners] == ["asking:one", "asking:two", "asked_later:three"]
+
+
+# --- events without a listener ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("order.placed", []),
+        ("order.placd", ["main/mail"]),
+        ("cart.filled", ["main/mail"]),  # an exact route to a queue in which a listener runs
+        ("invoice.sent", []),  # an exact route to a queue of another program
+        ("stock.counted", []),  # heard in its first queue; the other one is of another program
+        ("stock.recounted", ["main/stock", "main/billing"]),
+        ("user.seen", ["now"]),
+        ("nowhere", []),
+    ],
+)
+def test_an_event_is_unheard_where_its_workers_have_no_listener_for_it(make: Make, name: str, found: list[str]) -> None:
+    app = make(
+        listener("order.placed", id="order")(lambda event: None),
+        listener("stock.counted", id="stock")(lambda event: None),
+        routes={
+            "order.*": "main/mail",
+            "cart.filled": "main/mail",
+            "invoice.sent": "main/billing",
+            "stock.*": ["main/stock", "main/billing"],
+            "user.*": "now",
+        },
+    )
+
+    assert list(map(str, unheard(name, app.listeners, app.routes))) == found
+
+
+def test_a_program_without_listeners_only_dispatches(make: Make) -> None:
+    app = make(routes={"*": "main"})
+
+    assert list(unheard("a.b", app.listeners, app.routes)) == []
+
+
+def test_a_worker_logs_an_event_without_a_listener_once_for_each_name(
+    make: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    @listener("order.placed")
+    def bill(event: Event) -> None: ...
+
+    app = make(bill, routes={"*": "main/mail"})
+    first = app.dispatch(Event("order.placd")).id
+    app.dispatch(Event("order.placd"))
+    app.dispatch(Event("stock.counted"))
+
+    app.worker(RunOptions(until_empty=True)).run()
+
+    placd, stock = [record for record in caplog.records if record.name == "relevo.listener"]
+    end = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(clock.now() + 3600))
+    assert placd.levelname == "WARNING"
+    assert placd.message == (
+        f'no listener here for "order.placd" in the queue "mail"; {first} is retried until {end}, then it is a dead '
+        f'letter (logged once for this name); did you mean "order.placed" ({_place(bill)})?'
+    )
+    assert stock.message.startswith('no listener here for "stock.counted" in the queue "mail"; ')
+
+
+def test_a_worker_says_in_which_queue_the_listeners_of_an_event_are(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(listener("a.b", queue="mail", id="one")(lambda event: None), routes={"*": ["main/mail", "main/stock"]})
+    app.dispatch(Event("a.b"))
+
+    app.worker(RunOptions(until_empty=True)).run()
+
+    (record,) = [record for record in caplog.records if record.name == "relevo.listener"]
+    assert record.message.endswith("(logged once for this name); its listeners here are in mail")

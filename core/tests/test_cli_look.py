@@ -320,6 +320,22 @@ def test_what_is_right_is_told(shop: Shop) -> None:
     assert not shop.folder.joinpath("shop.db").exists()
 
 
+def test_a_check_tells_which_events_have_no_listener(shop: Shop) -> None:
+    shop.write("relevo.toml", shop.folder.joinpath("relevo.toml").read_text() + '"image.crated" = "main/media"\n')
+    shop.run("dispatch mail.snet")
+
+    rows = json.loads(shop.run("check --json").stdout)
+    live = json.loads(shop.run("check --live --json").stdout)
+    strict = shop.run("check --strict")
+
+    place = f"{shop.folder}/shop_listeners.py"
+    crated = f'no listener here for "image.crated" in main/media; did you mean "image.created" ({place}:10)?'
+    snet = f'no listener here for "mail.snet" in main/default; did you mean "mail.sent" ({place}:13)?'
+    assert [row["detail"] for row in rows if row["check"] == "events"] == [crated]
+    assert [row["detail"] for row in live if row["check"] == "events"] == [crated, snet]
+    assert f"relevo: events: {crated}\n" in strict.stderr
+
+
 def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
     before = found(shop, "--live")
     tables = shop.folder.joinpath("shop.db").exists()
@@ -421,7 +437,7 @@ def test_a_listener_that_no_worker_could_serve_is_wrong(shop: Shop) -> None:
 
     assert done.returncode == 78
     assert len(lines(done)) == 1
-    assert 'shop_listeners:feed: it runs in the queue "feed"' in done.stderr
+    assert '/shop_listeners.py:10): it runs in the queue "feed"' in done.stderr
 
 
 def test_a_module_that_fails_is_told_once_and_the_servers_are_looked_at_all_the_same(shop: Shop) -> None:

@@ -150,7 +150,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a listener in a queue without a route": (
         CONFIGURATION.replace("main/feed", "main/fed"),
         "drain",
-        'shop_listeners:feed: it runs in the queue "feed", but "image.created" is routed to main/media, main/fed',
+        '/shop_listeners.py:10): it runs in the queue "feed", but "image.created" is routed to main/media, main/fed',
     ),
     "no such listener module": (
         CONFIGURATION.replace("shop_listeners", "shop_listener"),
@@ -167,7 +167,7 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
     ),
     "a listener module without listeners": (
         "",
-        'the module "shop_listeners" has no listener',
+        "/shop_listeners.py) has no listener; put @relevo.listener(",
     ),
     "an event name in a listener module": (
         "import relevo\n@relevo.listener('a b')\ndef f(e): ...\n",

@@ -173,7 +173,8 @@ def test_a_module_without_a_listener_is_told(write: Write) -> None:
     write("")
 
     with pytest.raises(
-        ConfigurationError, match=r'the module "shop" has no listener; put @relevo.listener.* to a global name'
+        ConfigurationError,
+        match=r'the module "shop" \(.*shop.py\) has no listener; put @relevo.listener.* to a global name',
     ):
         marked_in("shop")
 

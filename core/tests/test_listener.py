@@ -195,6 +195,15 @@ def test_what_holds_no_listener_is_told(thing: object) -> None:
         table_of(thing)
 
 
+def test_a_function_without_a_mark_is_named_with_its_file_and_line() -> None:
+    def bill(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        table_of(bill)
+
+    assert f"({__file__}:{bill.__code__.co_firstlineno}) has no listener; put @relevo" in str(caught.value)
+
+
 def test_a_method_without_its_instance_is_told() -> None:
     with pytest.raises(
         ConfigurationError, match=r"Subscriber.on_created is a method and cannot be a listener without its inst"

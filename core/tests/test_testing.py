@@ -883,6 +883,36 @@ def test_a_queue_without_a_listener_is_told_once_in_a_drain(make: Make, caplog: 
     assert len([line for line in caplog.messages if "no listener here runs there" in line]) == 1
 
 
+def test_an_event_without_a_listener_fails_the_drain_and_names_the_nearest(make: Make) -> None:
+    @listener("order.placed")
+    def bill(event: Event) -> None: ...
+
+    with make(bill).testing() as t:
+        t.app.dispatch(Event("order.placd"))
+        with pytest.raises(AssertionError) as caught:
+            t.drain()
+        t.app.dispatch(Event("order.placd"))
+        report = t.drain(raises=False)
+
+    first, event, remedy = str(caught.value).splitlines()
+    assert first == "events without a listener would be retried, then dead-lettered:"
+    assert event == (
+        '  no listener here for "order.placd" in main/default; '
+        f'did you mean "order.placed" ({__file__}:{bill.__code__.co_firstlineno})?'
+    )
+    assert "pass t.drain(raises=False)" in remedy
+    assert report.retry_reasons == {"unknown-event": 1}
+
+
+def test_an_event_for_another_program_does_not_fail_the_drain(make: Make) -> None:
+    routes = {"invoice.sent": "main/billing", "*": "main"}
+
+    with make(hearing("order.placed", []), routes=routes).testing() as t:
+        t.app.dispatch(Event("invoice.sent"))
+
+        assert t.drain().retried == 1
+
+
 def test_a_hook_that_objects_stops_the_drain_and_the_report_says_so(make: Make) -> None:
     class Deploying:
         @relevo.hookimpl

@@ -260,10 +260,15 @@ def _imported_again(*things: object) -> str | None:
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """Return ``; did you mean "…"?`` for the nearest of *known*, or nothing."""
+    near = nearest(wanted, known)
+    return "" if near is None else f'; did you mean "{without_secrets(near)}"?'
+
+
+def nearest(wanted: str, known: Iterable[str]) -> str | None:
+    """Return the one of *known* that is most like *wanted*; ``None`` if none is."""
     from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
-    near = get_close_matches(wanted, list(known), n=1)
-    return f'; did you mean "{without_secrets(near[0])}"?' if near else ""
+    return next(iter(get_close_matches(wanted, list(known), n=1)), None)
 
 
 def is_text(value: str) -> bool:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
-from relevo._listener.listener import ListenerTable, marked
+from relevo._listener.listener import ListenerTable, defined_at, marked
 from relevo._problem import with_lines
 from relevo._secret import masked
 from relevo._transport.acceptance import QueueTable
@@ -122,28 +122,75 @@ def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable
     """
     problems = []
     for listener in listeners:
+        place = defined_at(listener.function)
+        who = f"{listener.id} ({place})" if place else listener.id
         try:
             targets = routes.targets(listener.event_name)
         except RouteNotFoundError as error:
-            problems.append(f"{listener.id}: {error}")
+            problems.append(f"{who}: {error}")
             continue
-        reached = [NOW if target.transport == NOW else target.queue for target in targets]
+        reached = [_room(target) for target in targets]
         if listener.queue is not None and listener.queue not in reached:
             meant = next((each.queue for each in targets if str(each) == listener.queue), None)
             remedy = did_you_mean(listener.queue, reached)
             if meant is not None:
                 remedy = f'; a listener names its queue without the transport: queue="{meant}"'
             problems.append(
-                f'{listener.id}: it runs in the queue "{listener.queue}", but "{listener.event_name}" is routed '
-                f"to {', '.join(map(str, targets))}{remedy}"
+                f"{who}: it runs in the queue "
+                f'"{listener.queue}", but "{listener.event_name}" is routed to {", ".join(map(str, targets))}{remedy}'
             )
         for target in targets:
             try:
                 queues.check(listener.event_name, target)
             except NotAcceptedError as error:
-                problems.append(f"{listener.id}: {error}")
+                problems.append(f"{who}: {error}")
     if problems:
         raise with_lines(ConfigurationError(), problems)
+
+
+def unheard(event_name: str, listeners: ListenerTable, routes: Routes) -> Sequence[Target]:
+    """
+    Return the targets of *event_name* whose workers have no listener for it, so that it would be dead-lettered there.
+
+    Without the queues in which no listener of this program runs, if the event is handled elsewhere or routed by its
+    name: those are of another program. Empty without a route, and if there are no listeners at all.
+    """
+    try:
+        targets = routes.targets(event_name)
+    except RouteNotFoundError:
+        return ()
+    missing = [target for target in targets if not _is_heard(event_name, target, listeners, targets)]
+    if not missing or not len(listeners):
+        return ()
+    if event_name not in routes.table and len(missing) == len(targets):
+        return missing
+    own = {target for each in listeners for target in _where(each.event_name, listeners, routes)}
+    return [target for target in missing if target in own]
+
+
+def _where(event_name: str, listeners: ListenerTable, routes: Routes) -> Sequence[Target]:
+    try:
+        targets = routes.targets(event_name)
+    except RouteNotFoundError:  # a worker refuses to start with it
+        return ()
+    return [target for target in targets if _is_heard(event_name, target, listeners, targets)]
+
+
+def _is_heard(event_name: str, target: Target, listeners: ListenerTable, targets: Sequence[Target]) -> bool:
+    """Return whether a listener of *event_name* runs at *target*, one of its *targets*."""
+    first = _room(targets[0]) if targets[0].transport == target.transport else ""
+    return bool(listeners.in_queue(event_name, _room(target), first))
+
+
+def _room(target: Target) -> str:
+    """Return what the listeners at *target* call their queue."""
+    return NOW if target.transport == NOW else target.queue
+
+
+def unheard_text(event_name: str, targets: Iterable[Target], listeners: ListenerTable, *, then: str = "") -> str:
+    """Return that no listener here handles *event_name* at *targets*, *then* what follows, and the nearest event."""
+    where = ", ".join(str(target) for target in targets)
+    return f'no listener here for "{event_name}" in {where}{then}{listeners.hint(event_name)}'
 
 
 def check_queues(

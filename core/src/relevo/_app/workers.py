@@ -19,6 +19,7 @@ from relevo._worker.acceptance import accepting
 from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, InlineExecutor
+from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.relay import RelayExecutor, relayed
 from relevo._worker.run import RunOptions
 from relevo._worker.suspect import Suspects
@@ -86,6 +87,7 @@ class WorkerFactory:
             hooks=self.parts.hooks,
             lease=self.parts.lease,
             patient=patient,
+            note_retry=ObstacleLog(listeners, self.parts.patience).note,
             suspects=suspects,
         )
         executor.stop_when(lambda: worker.is_ending)

@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from types import FunctionType, ModuleType, TracebackType
 
 from relevo._listener.decorator import hidden, hidden_by
-from relevo._listener.listener import marked_methods, marks_of
+from relevo._listener.listener import defined_at, marked_methods, marks_of
 from relevo.errors import ConfigurationError, RelevoError, TransportError, described, did_you_mean, shown
 
 _RELEVO = Path(__file__).parents[1]
@@ -120,9 +120,11 @@ def marked_in(thing: object) -> list[object]:
         if (marks_of(each) and f"{_module_of(each)}.".startswith(inside)) or marked_methods(type(each))
     ]
     if not found:
+        place = defined_at(thing)
         raise ConfigurationError(
-            f'listeners: the module "{thing.__name__}" has no listener; put @relevo.listener(…) above a function, '
-            f"or assign an instance of a class with marked methods to a global name"
+            f'listeners: the module "{thing.__name__}"{place and f" ({place})"} has no listener; put '
+            "@relevo.listener(…) above a function, or assign an instance of a class with marked methods to a global "
+            "name"
         )
     kept = {id(unwrap(each)) if isinstance(each, FunctionType) else id(each) for each in found}
     for each in found:

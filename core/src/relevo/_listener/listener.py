@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, ModuleType
 from typing import Any, Literal, get_args
 
 import attrs
@@ -12,8 +13,9 @@ import attrs
 from relevo._clock import Duration, seconds
 from relevo._event.event import EventType, EventTypes, checked_name, declared, name_of
 from relevo._retry import DEFAULT_RETRY, Retry
+from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
-from relevo.errors import ConfigurationError, DuplicateListenerError, shown
+from relevo.errors import ConfigurationError, DuplicateListenerError, nearest, shown
 
 Missing = Literal["fail", "skip", "tombstone"]
 """What to do with a listener if the event's subject is not found."""
@@ -123,8 +125,9 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
         found = [(each, mark) for each in holders for mark in marks_of(each)]
         yield from found
         if not found:
+            place = defined_at(thing)
             raise ConfigurationError(
-                f"{shown(thing)} has no listener; put @relevo.listener(…) above a function, "
+                f"{shown(thing)}{place and f' ({place})'} has no listener; put @relevo.listener(…) above a function, "
                 f"or above methods and pass an instance"
             )
 
@@ -253,6 +256,15 @@ class ListenerTable:
                 self._queued[key] = found
         return found
 
+    def hint(self, event_name: str) -> str:
+        """Return ``; did you mean "…" (file:line)?`` for the event with a listener that is nearest, or nothing."""
+        known = {each.event_name: each for each in self}
+        near = nearest(event_name, known)
+        if near is None:
+            return ""
+        place = defined_at(known[near].function)
+        return f'; did you mean "{without_secrets(near)}"{place and f" ({place})"}?'
+
     def __iter__(self) -> Iterator[Listener]:
         for event_name in sorted(self._by_name):
             yield from self.of(event_name)
@@ -268,6 +280,15 @@ class ListenerTable:
 def policy_of(listener: Listener, *, queue: Retry | None = None) -> Retry:
     """Return the retry policy of *listener*: its own, else the event's, else the queue's, else the default."""
     return listener.retry or (listener.event_type and listener.event_type.retry) or queue or DEFAULT_RETRY
+
+
+def defined_at(thing: object) -> str:
+    """Return where the function *thing* is defined, as ``file:line``, or a module's file; empty if not known."""
+    if isinstance(thing, ModuleType):
+        return getattr(thing, "__file__", None) or ""
+    found = inspect.unwrap(thing) if callable(thing) else thing
+    code = getattr(getattr(found, "__func__", found), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if isinstance(code, CodeType) else ""
 
 
 def _check_printable(listener_id: str, where: str) -> None:

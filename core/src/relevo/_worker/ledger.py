@@ -71,6 +71,8 @@ class Ledger:
         note: Called with the settlements that took effect, and with those of deliveries that were no longer held.
 
         limit: Flush once this many settlements are pending.
+
+        note_retry: Called with each delivery that was given back for a reason.
     """
 
     _transport: Transport
@@ -78,6 +80,7 @@ class Ledger:
     _hooks: Hooks
     _note: Callable[[Sequence[Settlement], Sequence[Settlement]], None]
     _limit: int
+    _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
 
     def __attrs_post_init__(self) -> None:
         self.counts: Counter[type[Outcome]] = Counter()
@@ -174,7 +177,7 @@ class Ledger:
             self._note(settled, refused)
             if refused:
                 self._lose([delivery for delivery, _ in refused])
-            self._report_dead(settled)
+            self._report(settled)
         if failure is not None and self._failures > _MOST_FAILURES:
             raise failure
 
@@ -236,11 +239,13 @@ class Ledger:
             _log.error("%s; trying again", failure)
         return settled
 
-    def _report_dead(self, settled: Sequence[Settlement]) -> None:
+    def _report(self, settled: Sequence[Settlement]) -> None:
         for delivery, outcome in settled:
             if isinstance(outcome, DeadLetter):
                 _log.warning("%s is dead: %s", delivery, visible(epitaph(outcome)))
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)
+            elif isinstance(outcome, Nack) and outcome.reason:
+                self._note_retry(delivery, outcome)
 
     def _lose(self, lost: Sequence[Delivery]) -> None:
         """Log that *lost* were not settled, and forget what was received over the same lost connection."""

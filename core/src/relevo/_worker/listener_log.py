@@ -1,14 +1,20 @@
-"""Log lines about what is tried again: one for each failure of a listener."""
+"""Log lines about what is tried again: failures of listeners, and events that no listener here can handle yet."""
 
 from __future__ import annotations
 
+import time
 from logging import INFO, WARNING, getLogger
 
+import attrs
+
 from relevo._clock import readable
-from relevo._transport.delivery import Delivery, Failure
+from relevo._listener.listener import ListenerTable
+from relevo._transport.delivery import Delivery, Failure, Nack
+from relevo._transport.envelope import Envelope
 from relevo._visible import visible
 from relevo._worker.decision import Reason
-from relevo.errors import RetryLater
+from relevo._worker.progress import loaded
+from relevo.errors import DecodeError, RetryLater
 
 _log = getLogger("relevo.listener")
 
@@ -50,6 +56,63 @@ def log_failure(delivery: Delivery, failure: Failure, error: BaseException, *, r
         f" ({visible(place)})" if place else "",
         exc_info=error if _log.isEnabledFor(INFO) and not is_planned else None,
     )
+
+
+_MOST_NAMES = 1000
+"""The largest number of event names that are remembered, since foreign events may bring any number."""
+
+_OBSTACLES = {
+    Reason.UNKNOWN_EVENT: 'no listener here for "{name}" in the queue "{queue}"',
+    Reason.NEWER_VERSION: 'no listener here for this version of "{name}" in the queue "{queue}", which is newer',
+    Reason.LISTENER_MISSING: 'a listener of "{name}" that has begun in the queue "{queue}" is not here',
+}
+
+
+@attrs.define(eq=False)
+class ObstacleLog:
+    """
+    Logs, once for each name, which events are given back because no listener here can handle them.
+
+    Args:
+        listeners: The listeners of this process.
+
+        patience: Seconds for which such events are given back.
+    """
+
+    _listeners: ListenerTable
+    _patience: float
+    _seen: set[tuple[str, str]] = attrs.field(factory=set, init=False)
+
+    def note(self, delivery: Delivery, outcome: Nack) -> None:
+        """Log why *delivery* is given back, unless that was a listener or was logged for its name before."""
+        envelope = delivery.envelope
+        if not isinstance(envelope, Envelope) or outcome.reason not in _OBSTACLES:
+            return
+        if (key := (outcome.reason, envelope.name)) in self._seen or len(self._seen) >= _MOST_NAMES:
+            return
+        self._seen.add(key)
+        text = _OBSTACLES[Reason(outcome.reason)].format(name=envelope.name, queue=delivery.queue)
+        _log.warning(
+            "%s; %s is retried until %s, then it is a dead letter (logged once for this name)%s",
+            visible(text),
+            visible(envelope.id),
+            self._end(delivery, outcome),
+            visible(self._hint(envelope.name)) if outcome.reason == Reason.UNKNOWN_EVENT else "",
+        )
+
+    def _hint(self, name: str) -> str:
+        own = self._listeners.of(name)
+        if own:
+            return f"; its listeners here are in {', '.join(sorted({each.queue or 'its first queue' for each in own}))}"
+        return self._listeners.hint(name)
+
+    def _end(self, delivery: Delivery, outcome: Nack) -> str:
+        """Return the time at which patience runs out."""
+        try:
+            first = loaded(outcome.state or b"").waiting.get(outcome.reason, delivery.enqueued_at)
+        except DecodeError:  # a newer release wrote it
+            first = delivery.enqueued_at
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + self._patience))
 
 
 def place_of(error: BaseException) -> str:

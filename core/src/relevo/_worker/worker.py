@@ -120,6 +120,8 @@ class Worker:
         background: Renew leases, flush settlements and, where that is quicker, receive also while a listener runs, from
             threads.
 
+        note_retry: Called with each delivery that was given back for a reason.
+
         suspects: Handles events that were lost before; by default with the identity of this process.
     """
 
@@ -135,6 +137,7 @@ class Worker:
     _patient: bool = False
     _limited: Sequence[Transport] = ()
     _background: bool = True
+    _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
     _suspects: Suspects = attrs.field()
 
     @_suspects.default
@@ -145,7 +148,14 @@ class Worker:
         most = self._options.batch or MAX_BATCH
         self._queues = tuple(self._queues)
         self._backlog: deque[Delivery] = deque()
-        self._ledger = Ledger(self._transport, self._clock, self._hooks, self._suspects.note_settled, limit=most)
+        self._ledger = Ledger(
+            self._transport,
+            self._clock,
+            self._hooks,
+            self._suspects.note_settled,
+            limit=most,
+            note_retry=self._note_retry,
+        )
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
+from relevo._app.check import unheard, unheard_text
 from relevo._config.key_file import key_file_advice
 from relevo._problem import with_lines
 from relevo._transport.route import outbox_queue
@@ -82,6 +84,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     findings.append(_try("listeners", partial(_listeners, app)))
     if findings[-1].error is None:
         findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
+        findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
     for name, transport in app.transports.items() if live else ():
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
@@ -119,6 +122,17 @@ def _listeners(app: App) -> str:
     count = len(app.listeners)
     listeners = "1 listener" if count == 1 else f"{count} listeners"
     return f"{listeners} of {'1 event' if len(events) == 1 else f'{len(events)} events'}"
+
+
+def _unheard(app: App, *, live: bool) -> list[str]:
+    """Return which events no listener here handles, of those that have a route of their own, or wait in a queue."""
+    names = {name for name in app.routes.table if not name.endswith("*")}
+    stores = [(name, each) for name, each in app.transports.items() if live and each.capabilities.waiting]
+    for name, store in stores:
+        with suppress(RelevoError):  # reported by the check of the server
+            names |= {group.key for group in store.waiting_groups(app.queues(name), by="event")}
+    found = {name: unheard(name, app.listeners, app.routes) for name in sorted(names)}
+    return [unheard_text(name, targets, app.listeners) for name, targets in found.items() if targets]
 
 
 def _start(app: App, name: str) -> str:

@@ -8,18 +8,21 @@ from typing import get_args
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
+from relevo._app.check import unheard, unheard_text
+from relevo._clock import readable
 from relevo._event.codec import typed_from
 from relevo._event.event import Event
 from relevo._event.subject import Subject
 from relevo._transport.envelope import Urgency
+from relevo._transport.route import NOW
 from relevo._visible import visible
 from relevo.cli._arguments import arguments_of
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json
 from relevo.cli._run import duration
-from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, did_you_mean, is_text, shown
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, is_text, shown
 
 _LARGEST = 16 * 1024 * 1024
 """Bytes of standard input, which may have more white space than the event that it becomes."""
@@ -98,14 +101,16 @@ def dispatch(
 
 
 def _warn_if_unknown(app: App, name: str) -> None:
-    """Report that no listener here handles the event *name* and no route has exactly this name: it may be misspelt."""
+    """Report that no listener here handles the event *name*: it may be misspelt."""
     try:
-        known = {listener.event_name for listener in app.listeners}
+        listeners = app.listeners
     except ConfigurationError:  # reported already
         return
-    known |= {pattern for pattern in app.routes.table if not pattern.endswith("*")}
-    if known and name not in known:
-        click.echo(f'relevo: no listener here handles "{name}"{did_you_mean(name, sorted(known))}', err=True)
+    if targets := unheard(name, listeners, app.routes):
+        patience = readable(parts_of(app).patience)
+        waits = any(target.transport != NOW for target in targets)
+        then = f"; a worker retries it for {patience}, then it is a dead letter" if waits else ""
+        click.echo(f"relevo: {visible(unheard_text(name, targets, listeners, then=then))}", err=True)
 
 
 def _standard_input(name: str) -> str:

@@ -13,7 +13,7 @@ from relevo._app.app import parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo.testing._clock import FakeClock, StandingClock
-from relevo.testing._drain import DeadEvent, RaisedError, dead_events, drain, format_dead, format_raised
+from relevo.testing._drain import DeadEvent, RaisedError, Unheard, dead_events, drain, format_dead, format_raised
 from relevo.testing._query import Predicate, Query, absence, listing, query_for
 from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._sender import RecordingSender
@@ -210,7 +210,7 @@ class AppTesting:
             an outbox count there.
 
         Raises:
-            AssertionError: An event died although no listener raised, or the limit was reached.
+            AssertionError: No listener raised, but an event died or has no listener here, or the limit was reached.
 
             ConfigurationError: A listener is bound to a queue that its event is not routed to.
         """
@@ -218,7 +218,9 @@ class AppTesting:
         self._refuse_outside()
         before = {(each.transport, each.entry.ref) for each in self.dead}
         failures: list[RaisedError] = []
-        report = drain(self.app, twice=twice, failed=failures.append, limit=limit)
+        given_back = Unheard()
+        with given_back.watching(self.app):
+            report = drain(self.app, twice=twice, failed=failures.append, limit=limit)
         if not raises:
             return report
         if failures:
@@ -228,6 +230,13 @@ class AppTesting:
                 texts = "; ".join(map(format_raised, others[:5]))
                 first.error.add_note(f"relevo: {count} failed while draining: {texts}")
             raise first.error.with_traceback(first.traceback)
+        if unheard := given_back.texts(self.app):
+            raise AssertionError(
+                "events without a listener would be retried, then dead-lettered:"
+                + "".join(f"\n  {text}" for text in unheard)
+                + "\nIf another application handles one, route it by its name to a queue in which no listener here "
+                "runs, or pass t.drain(raises=False)"
+            )
         if report.dead:
             dead = [each for each in self.dead if (each.transport, each.entry.ref) not in before]
             count = "1 event is" if report.dead == 1 else f"{report.dead} events are"

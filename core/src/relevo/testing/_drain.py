@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from relevo._app.check import unheard, unheard_text
 from relevo._event.codec import decoded, generic
 from relevo._event.event import Event
+from relevo._hook import hookimpl
 from relevo._listener.call import SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._transport.delivery import Delivery, Lost, Outcome
+from relevo._transport.delivery import Delivery, Lost, Nack, Outcome, Settlement
 from relevo._transport.envelope import Envelope
-from relevo._transport.route import outbox_queue
+from relevo._transport.route import Target, outbox_queue
 from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle, InlineExecutor
 from relevo._worker.run import Report, RunOptions
 from relevo.errors import DecodeError, RetryLater, described
@@ -144,6 +148,37 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
             ended = total.done + total.retried + total.dead  # without what was lost on purpose
             return attrs.evolve(total, handled=ended)
         before = total.handled
+
+
+class Unheard:
+    """A plugin that notes the events that were given back because no listener here handles them."""
+
+    def __init__(self) -> None:
+        self._events: dict[tuple[str, Target], None] = {}
+
+    @contextmanager
+    def watching(self, app: App) -> Iterator[None]:
+        """Note what the workers of *app* give back while the block runs."""
+        app.hooks.add(self)
+        try:
+            yield
+        finally:
+            app.hooks.remove(self)
+
+    @hookimpl
+    def relevo_around_settle(self, transport: str, settlements: Sequence[Settlement]) -> None:
+        for delivery, outcome in settlements:
+            envelope = delivery.envelope
+            is_given_back = isinstance(outcome, Nack) and outcome.reason == Reason.UNKNOWN_EVENT
+            if is_given_back and isinstance(envelope, Envelope):
+                self._events[envelope.name, Target(transport, delivery.queue)] = None
+
+    def texts(self, app: App) -> list[str]:
+        """Return a line for each of the events that *app* should handle."""
+        missing = [
+            (name, target) for name, target in self._events if target in unheard(name, app.listeners, app.routes)
+        ]
+        return [unheard_text(name, [target], app.listeners) for name, target in missing]
 
 
 def _of_relay(report: Report) -> Report:
