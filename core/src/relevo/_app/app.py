@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from logging import getLogger
 from os import PathLike
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = TypeVar("P")
 A = TypeVar("A", bound="App")
+
+_log = getLogger("relevo.app")
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _NO_TRANSPORT = (
@@ -661,6 +664,9 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
     )
     parts = attrs.evolve(parts_of(app), loaded_from=LoadedFrom(config=config))
     app._assembly = _Assembly.of(parts)  # noqa: SLF001 - private to this module, not to the class
+    _log.debug("the configuration is %s", config.path or config.origins.default)
+    for name, transport in opened.transports.items():
+        _log.debug('the transport "%s" is a %s', name, type(transport).__name__)
     return app
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from logging import getLogger
 from types import ModuleType
 
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
-from relevo._listener.listener import ListenerTable, defined_at, marked
+from relevo._listener.listener import Listener, ListenerTable, defined_at, marked
 from relevo._problem import with_lines
 from relevo._secret import masked
 from relevo._transport.acceptance import QueueTable
@@ -159,27 +160,28 @@ def unheard(event_name: str, listeners: ListenerTable, routes: Routes) -> Sequen
         targets = routes.targets(event_name)
     except RouteNotFoundError:
         return ()
-    missing = [target for target in targets if not _is_heard(event_name, target, listeners, targets)]
+    missing = [target for target in targets if not _heard(event_name, target, listeners, targets)]
     if not missing or not len(listeners):
         return ()
     if event_name not in routes.table and len(missing) == len(targets):
         return missing
-    own = {target for each in listeners for target in _where(each.event_name, listeners, routes)}
-    return [target for target in missing if target in own]
+    return [target for target in missing if listeners_at(target, listeners, routes)]
 
 
-def _where(event_name: str, listeners: ListenerTable, routes: Routes) -> Sequence[Target]:
-    try:
-        targets = routes.targets(event_name)
-    except RouteNotFoundError:  # a worker refuses to start with it
-        return ()
-    return [target for target in targets if _is_heard(event_name, target, listeners, targets)]
+def listeners_at(target: Target, listeners: ListenerTable, routes: Routes) -> Sequence[Listener]:
+    """Return those of *listeners* that run at *target*, ordered by event; events without a route have none there."""
+    found: list[Listener] = []
+    for name in dict.fromkeys(each.event_name for each in listeners):
+        with suppress(RouteNotFoundError):  # a worker refuses to start with it
+            targets = routes.targets(name)
+            found += _heard(name, target, listeners, targets) if target in targets else ()
+    return found
 
 
-def _is_heard(event_name: str, target: Target, listeners: ListenerTable, targets: Sequence[Target]) -> bool:
-    """Return whether a listener of *event_name* runs at *target*, one of its *targets*."""
+def _heard(event_name: str, target: Target, listeners: ListenerTable, targets: Sequence[Target]) -> Sequence[Listener]:
+    """Return the listeners of *event_name* that run at *target*, one of its *targets*."""
     first = _room(targets[0]) if targets[0].transport == target.transport else ""
-    return bool(listeners.in_queue(event_name, _room(target), first))
+    return listeners.in_queue(event_name, _room(target), first)
 
 
 def _room(target: Target) -> str:

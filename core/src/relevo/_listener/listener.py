@@ -258,11 +258,10 @@ class ListenerTable:
 
     def hint(self, event_name: str) -> str:
         """Return ``; did you mean "…" (file:line)?`` for the event with a listener that is nearest, or nothing."""
-        known = {each.event_name: each for each in self}
-        near = nearest(event_name, known)
+        near = nearest(event_name, self._by_name)
         if near is None:
             return ""
-        place = defined_at(known[near].function)
+        place = defined_at(self.of(near)[0].function)
         return f'; did you mean "{without_secrets(near)}"{place and f" ({place})"}?'
 
     def __iter__(self) -> Iterator[Listener]:

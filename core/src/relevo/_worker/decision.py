@@ -9,9 +9,10 @@ from __future__ import annotations
 import traceback
 from enum import StrEnum
 
+from relevo._clock import readable
 from relevo._retry import DEFAULT_RETRY
 from relevo._secret import abridged, masked
-from relevo._transport.delivery import MAX_ERROR, DeadLetter, Delivery, Failure, Nack, Outcome, Unreadable
+from relevo._transport.delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Failure, Nack, Outcome, Release, Unreadable
 from relevo.errors import CodecError, described
 
 PATIENCE = 3600.0
@@ -107,6 +108,21 @@ def wait_left(elapsed: float, patience: float) -> float | None:
     """Return the seconds of the next wait after *elapsed* seconds of waiting, or ``None`` if *patience* has run out."""
     left = patience - elapsed
     return min(max(_PATIENT_FIRST, elapsed), _PATIENT_CAP, max(left, 0.001)) if left > 0 else None
+
+
+def in_words(outcome: Outcome) -> str:
+    """Return *outcome* for a log line."""
+    match outcome:
+        case Ack():
+            return "done"
+        case Nack(delay=delay, reason=reason):
+            return f"again in {readable(delay)}{reason and f': {reason}'}"
+        case DeadLetter():
+            return "a dead letter"
+        case Release(delay=delay):
+            return f"not begun, released{f' for {readable(delay)}' if delay else ''}"
+        case _:
+            return "lost"
 
 
 def epitaph(dead: DeadLetter) -> str:

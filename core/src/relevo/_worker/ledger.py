@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from logging import getLogger
+from logging import DEBUG, getLogger
 
 import attrs
 
@@ -15,7 +15,7 @@ from relevo._hook import Hooks, notify, observe
 from relevo._transport.delivery import DeadLetter, Delivery, Nack, Outcome, Release, Settlement
 from relevo._transport.transport import Transport
 from relevo._visible import visible
-from relevo._worker.decision import epitaph
+from relevo._worker.decision import epitaph, in_words
 from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
@@ -240,7 +240,10 @@ class Ledger:
         return settled
 
     def _report(self, settled: Sequence[Settlement]) -> None:
+        is_traced = _log.isEnabledFor(DEBUG)
         for delivery, outcome in settled:
+            if is_traced:
+                _log.debug("%s: %s", delivery, in_words(outcome))
             if isinstance(outcome, DeadLetter):
                 _log.warning("%s is dead: %s", delivery, visible(epitaph(outcome)))
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)

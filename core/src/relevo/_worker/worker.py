@@ -226,6 +226,7 @@ class Worker:
             keeper.start()
         around = self._hooks.observers("relevo_around_run")
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
+        _log.info("serving %s: %s", self._transport.name, ", ".join(self._queues))
         try:
             with self._flusher or nullcontext(), self._ahead or nullcontext(), observe(around, **about):
                 stopped_by = self._loop()
@@ -247,7 +248,7 @@ class Worker:
         if self._fault is not None:
             raise self._fault
         counts = self._ledger.counts
-        return Report(
+        report = Report(
             handled=self._ledger.handled(),
             done=counts[Ack],
             retried=counts[Nack],
@@ -258,6 +259,15 @@ class Worker:
             reasons=dict(self._ledger.reasons),
             retry_reasons=dict(self._ledger.retry_reasons),
         )
+        _log.info(
+            "stopped serving %s (%s): %d done, %d to be retried, %d dead",
+            self._transport.name,
+            stopped_by,
+            report.done,
+            report.retried,
+            report.dead,
+        )
+        return report
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -449,6 +459,8 @@ class Worker:
         with outage(self._transport.name) if self._received else nullcontext():
             batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
         self._received = True
+        if batch:
+            _log.debug("received %d from %s", len(batch), self._transport.name)
         self._ledger.hold(batch)
         return batch
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import attrs
@@ -14,11 +14,9 @@ from click.core import ParameterSource
 
 from relevo._app.app import App
 from relevo._clock import seconds
-from relevo._hook import hookimpl
 from relevo._log_line import log_no_retries
 from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
-from relevo._transport.delivery import Release, Settlement
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.execution import size
@@ -29,6 +27,7 @@ from relevo.cli._option import json_option, queue_option, transport_option, with
 from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Whole
 from relevo.cli._place import of_one_transport
+from relevo.cli._terminal import announce, show_progress
 from relevo.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -118,7 +117,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
     if not at_terminal(sys.stderr) and not _is_given("log_level"):
         log_no_retries()
     options = chosen_options(app, until_empty=True, **run)
-    with _progress(app, show=at_terminal(sys.stderr) and not as_json):
+    with show_progress(app, options) if at_terminal(sys.stderr) and not as_json else nullcontext():
         try:
             report = LoopRunner(single_flight=True).run(app, options)
         finally:
@@ -150,7 +149,10 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     Example: relevo worker -t main -q feed -l info
     """
     runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ))
-    report = runner.run(app, chosen_options(app, **run))
+    options = chosen_options(app, **run)
+    if at_terminal(sys.stderr) and not as_json:
+        announce(app)
+    report = runner.run(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):
@@ -224,30 +226,3 @@ def _summary(report: Report, *, done: str = "done") -> str:
 
 def _counted(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-
-
-@contextmanager
-def _progress(app: App, *, show: bool) -> Iterator[None]:
-    """Show a progress bar that grows with every delivery, at a terminal."""
-    if not show:
-        yield
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, transient=True) as bar:
-        row = bar.add_task("draining", total=None)
-        app.hooks.add(_Ticker(lambda number: bar.advance(row, number)))
-        yield
-
-
-class _Ticker:
-    """A plugin that ticks with settled deliveries."""
-
-    def __init__(self, tick: Callable[[int], None]):
-        self._tick = tick
-
-    @hookimpl
-    def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
-        """Tick here: the hook around the handling is called where listeners run, maybe in another process."""
-        self._tick(sum(not isinstance(outcome, Release) for _, outcome in settlements))
