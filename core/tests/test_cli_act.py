@@ -508,7 +508,7 @@ def test_an_event_has_the_terms_that_the_command_line_says(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("image.crated", 'main/media, main/feed{later}; did you mean "image.created" ({folder}/shop_listeners.py:10)?'),
+        ("image.crated", 'main/media, main/feed{later}; did you mean "image.created" ({folder}/shop_listeners.py:4)?'),
         ("user.registered", "main/default{later}"),
         ("feed.read", "main/feed{later}"),
         ("image.created", ""),

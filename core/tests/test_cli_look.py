@@ -320,6 +320,16 @@ def test_what_is_right_is_told(shop: Shop) -> None:
     assert not shop.folder.joinpath("shop.db").exists()
 
 
+def test_a_check_says_that_it_did_not_connect_unless_something_is_wrong(shop: Shop) -> None:
+    quick, live = shop.run("check"), shop.run("check --live")
+    shop.write("shop_listeners.py", "")
+    wrong = shop.run("check")
+
+    assert quick.stdout.splitlines()[-1] == "configuration ok; not connected (use --live)"
+    assert live.stdout.splitlines()[-1] == "configuration ok; every server was reached"
+    assert "configuration ok" not in wrong.stdout
+
+
 def test_a_check_tells_which_events_have_no_listener(shop: Shop) -> None:
     shop.write("relevo.toml", shop.folder.joinpath("relevo.toml").read_text() + '"image.crated" = "main/media"\n')
     shop.run("dispatch mail.snet")
@@ -329,7 +339,7 @@ def test_a_check_tells_which_events_have_no_listener(shop: Shop) -> None:
     strict = shop.run("check --strict")
 
     place = f"{shop.folder}/shop_listeners.py"
-    crated = f'no listener here for "image.crated" in main/media; did you mean "image.created" ({place}:10)?'
+    crated = f'no listener here for "image.crated" in main/media; did you mean "image.created" ({place}:4)?'
     snet = f'no listener here for "mail.snet" in main/default; did you mean "mail.sent" ({place}:13)?'
     assert [row["detail"] for row in rows if row["check"] == "events"] == [crated]
     assert [row["detail"] for row in live if row["check"] == "events"] == [crated, snet]

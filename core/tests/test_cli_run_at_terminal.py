@@ -109,6 +109,18 @@ def test_a_worker_without_listeners_says_so_and_that_it_relays(shop: Shop) -> No
     assert lines[0] == "relevo worker: main: media, feed, default, and the outbox of main; 0 listeners"
 
 
+@pytest.mark.slow("a command in a process of its own")
+def test_the_status_explains_its_columns_at_a_terminal(shop: Shop) -> None:
+    lines = at_terminal(shop, "status")
+
+    assert [line.split()[0] for line in lines[:4]] == ["transport", "main", "main", "main"]
+    assert lines[4:] == [
+        "ready: can be handled now; leased: a worker has it; scheduled: due later, or a retry",
+        "dead: see relevo dead list; oldest: the age of the oldest ready event; -: not known",
+    ]
+    assert len(shop.run("status").stdout.splitlines()) == 4
+
+
 @pytest.mark.parametrize(
     ("ready", "shown"), [([4, 3], "4/7"), ([4, 0], "4/4"), ([None], "4/?")], ids=["more", "all", "unknown"]
 )

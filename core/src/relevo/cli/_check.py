@@ -22,7 +22,7 @@ from relevo._worker.run import RunOptions
 from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
-from relevo.cli._output import show_json, show_table
+from relevo.cli._output import echo, show_json, show_table
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError
 
@@ -68,7 +68,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     """
     Check the configuration and the listeners before a worker starts.
 
-    Reads the configuration, imports the listeners, and runs a worker's start-up checks for each transport.
+    Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
+    events without a listener here: those with a route of their own, and with --live those that wait.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
     and ports that are open to others. With --strict it reports what the deployment leaves open to others; run it as
     the user of the service, with its environment. Exits with 78 if the program or a configuration must be changed, with
@@ -93,7 +94,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
     if strict:
         findings += [_hardened(name, verdict) for name, verdict in examined(app)]
-    return _report(findings, as_json=as_json)
+    reached = "every server was reached" if live else "not connected (use --live)"
+    return _report(findings, summary=f"configuration ok; {reached}", as_json=as_json)
 
 
 def _try(what: str, run: Callable[[], str]) -> _Finding:
@@ -160,12 +162,15 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     return f"reached; created at first use: {lacks}"
 
 
-def _report(findings: Sequence[_Finding], *, as_json: bool) -> int:
+def _report(findings: Sequence[_Finding], *, summary: str, as_json: bool) -> int:
+    """Print *findings*, and *summary* if none is an error; return the exit code."""
     if as_json:
         show_json([{"check": each.what, "ok": each.is_ok, "detail": each.detail} for each in findings])
     else:
         show_table(["check", "ok", "detail"], list(map(_row, findings)), empty="")
     errors = [each.error for each in findings if each.error is not None]
+    if not errors and not as_json:
+        echo(summary)
     for error in errors:
         tell(error)
     return max((exit_code(error) for error in errors), default=0)

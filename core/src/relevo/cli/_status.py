@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,16 @@ from relevo._transport.query import StuckKey, StuckKeys
 from relevo._transport.transport import Stats, Transport
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
-from relevo.cli._output import age, echo, show_json, show_table, when
+from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
 from relevo.cli._place import Place, places
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
 _STUCK_COLUMNS = ("transport", "queue", "key", "waiting", "since", "behind")
+
+_LEGEND = """
+ready: can be handled now; leased: a worker has it; scheduled: due later, or a retry
+dead: see relevo dead list; oldest: the age of the oldest ready event; -: not known"""
 
 _MOST = 10
 """The largest number of stuck ordering keys that are shown; all are counted."""
@@ -32,6 +37,9 @@ _MOST = 10
 def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json: bool) -> int:
     """
     Show how many events every queue holds: ready, leased, scheduled, dead.
+
+    Ready events can be handled now. Leased ones are with a worker. Scheduled ones are due later, or are retried. Dead
+    ones are kept, see relevo dead list. Oldest is the age of the oldest ready event. What is not known is a -.
 
     An outbox has a row of its own, and a name: -t main.outbox. If a server cannot be reached, the others are shown, the
     error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
@@ -56,6 +64,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         answers = [{**row, "oldest": age(row["oldest"])} for row in rows if row["error"] is None]
         if answers or not errors:
             show_table(_COLUMNS, answers, empty="no queues")
+            if answers and at_terminal(sys.stdout):
+                echo(_LEGEND)
         _show_stuck(answers)
     for each in errors.values():
         tell(each)
