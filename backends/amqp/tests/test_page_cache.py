@@ -45,12 +45,13 @@ def test_one_who_goes_on_takes_the_next_until_the_end() -> None:
     page_cache = PageCache()
     page_cache.put("mail", "002", [buried(number) for number in range(3, 8)], complete=True)
 
-    pages = [page_cache.take("mail", after, 2) for after in ("002", "004", "006", "007")]
+    pages = [page_cache.take("mail", after, 2) for after in ("002", "004", "006", "007", "007")]
 
     assert [(refs(letters), complete) for letters, complete in pages] == [
         (["003", "004"], True),
         (["005", "006"], True),
         (["007"], True),
+        ([], True),
         ([], False),
     ]
 

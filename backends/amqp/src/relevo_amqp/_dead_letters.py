@@ -134,7 +134,7 @@ class DeadLetterStore:
                     if letter.ref > behind:
                         earliest.add(letter)
         page, rest = earliest.letters[:limit], earliest.letters[limit:]
-        if rest:
+        if page:  # so that the page behind the last letter needs no scan
             self._page_cache.put(queue, page[-1].ref, rest, complete=earliest.complete)
         return page
 

@@ -5,6 +5,9 @@ A queue has no index, so finding the first dead letters takes a scan of the whol
 thousand pages would take a thousand scans. So a scan keeps the next few thousand letters here, and a page that goes on
 where the last one ended takes them. The server holds nothing for that: a process that dies between two pages costs
 nothing, and other processes see all dead letters meanwhile.
+
+So a walk through n dead letters takes a scan for each :data:`MOST` of them, and one more only if the last page was not
+kept whole.
 """
 
 from __future__ import annotations
@@ -93,12 +96,12 @@ class PageCache:
                 return [], False
             letters, left = remainder.letters[:limit], remainder.letters[limit:]
             self._remainder = None
-            if left:
+            if left or (letters and remainder.complete):  # that no letter follows is believed once
                 self._put(queue, letters[-1].ref, left, complete=remainder.complete)
             return letters, remainder.complete
 
     def put(self, queue: str, behind: str, letters: list[FoundDeadLetter], *, complete: bool) -> None:
-        """Keep *letters* of *queue* right behind the ref *behind*; *complete* if there are no others."""
+        """Keep *letters* of *queue*, which may be none, right behind *behind*; *complete* if there are no others."""
         with self._lock:
             self._put(queue, behind, letters, complete=complete)
 
@@ -110,4 +113,4 @@ class PageCache:
                 self._remainder = self._remainder._replace(letters=letters) if letters else None
 
     def _put(self, queue: str, behind: str, letters: list[FoundDeadLetter], *, complete: bool) -> None:
-        self._remainder = _Remainder(queue, behind, letters, complete, time.monotonic() + FRESH) if letters else None
+        self._remainder = _Remainder(queue, behind, letters, complete, time.monotonic() + FRESH)
