@@ -103,6 +103,28 @@ def test_what_the_options_choose_is_deleted_and_the_others_stay(shop: Shop) -> N
 
 
 @pytest.mark.parametrize("command", ["revive", "discard --yes"])
+def test_what_is_revived_or_deleted_is_counted_by_what_it_has_in_common(shop: Shop, command: str) -> None:
+    word = {"revive": "revived"}.get(command, "discarded")
+
+    table = shop.run(f"dead {command} --all --reason expired --event mail.* --by event").stdout.splitlines()
+    document = json.loads(shop.run(f"dead {command} --all --by reason --json").stdout)
+
+    assert [line.split()[:3] for line in table[:2]] == [["transport", "event", "count"], ["main", "mail.sent", "1"]]
+    assert table[2] == f"1 {word}"
+    assert (document[word], {row["reason"]: row["count"] for row in document["groups"]}) == (
+        2, {"expired": 1, "gave-up": 1}
+    )  # fmt: skip
+
+
+def test_dead_letters_are_shown_by_group_before_the_question_whether_to_delete_them(shop: Shop) -> None:
+    done = shop.run("dead discard --all --by reason", given=b"n\n")
+
+    assert done.stdout.splitlines()[0].split()[:3] == ["transport", "reason", "count"]
+    assert done.stdout.splitlines()[-1] == "nothing was deleted"
+    assert len(reasons(shop)) == 3
+
+
+@pytest.mark.parametrize("command", ["revive", "discard --yes"])
 def test_options_that_choose_go_with_all(shop: Shop, command: str) -> None:
     with_refs, alone = (
         shop.run(f"dead {command} 1@media --reason expired"),

@@ -39,7 +39,7 @@ FIELDS = (
 COMMANDS = (
     *("dead list", "dead list --by reason", "dead list --by event", "dead list --by listener", "dead list --by queue"),
     *("dead show r", "dead discard r --yes", "dead revive r"),
-    *("list", "list --by event", "show 1", "status"),
+    *("list", "list --by event", "show 1", "status", "handle 1"),
 )
 
 

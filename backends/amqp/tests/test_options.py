@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import App, Secret
-from relevo.errors import ConfigurationError, TransportUnavailableError
+from relevo.errors import ConfigurationError, TransportUnavailableError, UnsupportedError
 from relevo_amqp import AccessRefusedError, AmqpOptions, AmqpTransport
 from relevo_amqp._errors import ConnectionLostError, translated
 from relevo_amqp._options import Address, prefix_of
@@ -294,3 +295,19 @@ def test_the_default_prefix_is_the_source_or_made_of_it(source: str, prefix: str
 def test_two_sources_have_two_prefixes(one: str, other: str) -> None:
     assert AmqpOptions(prefix=prefix_of(one)).prefix
     assert (prefix_of(one) == prefix_of(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda transport: transport.waiting(["default"]),
+        lambda transport: transport.find("1"),
+        lambda transport: transport.take("default", "1", lease=60.0),
+    ],
+    ids=["waiting", "find", "take"],
+)
+def test_what_waits_can_be_neither_listed_nor_taken_by_its_id_and_the_error_says_why(
+    call: Callable[[AmqpTransport], object],
+) -> None:
+    with pytest.raises(UnsupportedError, match="RabbitMQ shows the events of a queue only to a worker that takes them"):
+        call(AmqpTransport("amqp://127.0.0.1:1"))

@@ -107,12 +107,14 @@ _ARGUMENTS = {"delay": "delay= or at=", "order": "ordering_key=", "urgency": "ur
 class UnsupportedError(ConfigurationError):
     """Raised when a feature is used that the transport does not claim in its capabilities."""
 
-    def __init__(self, transport: str, capability: str):
+    def __init__(self, transport: str, capability: str, why: str = ""):
         self.transport = transport
         self.capability = capability
+        self.why = why
         argument = _ARGUMENTS.get(capability)
         fix = f"remove {argument}, or use a transport that claims it" if argument else "use a transport that claims it"
-        super().__init__(f'the transport "{transport}" does not support {capability}; {fix}')
+        because = f": {why}" if why else ""
+        super().__init__(f'the transport "{transport}" does not support {capability}{because}; {fix}')
 
 
 class SessionError(ConfigurationError):

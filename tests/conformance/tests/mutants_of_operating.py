@@ -16,7 +16,7 @@ from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent
 
 from .memory import BreakableStore
-from .planting import Altered, AlteredStore, living, planted_pair
+from .planting import Altered, AlteredStore, living, planted, planted_pair
 
 
 class Sparing(BreakableStore):
@@ -499,3 +499,34 @@ class CancelsWhatIsReceivedMeanwhile(MemoryTransport):
                     queue.step(event, Action.ACK)
                     number += 1
         return number
+
+
+@planted(promise.TAKEN_BY_ITS_ID, by_chance=False)
+class TakesOnlyWhatIsDue(MemoryTransport):
+    """An event that is scheduled is not taken by its id."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        if any(one.status == "scheduled" for one in self.find(event_id)):
+            return []
+        return super().take(queue, event_id, lease=lease)
+
+
+@planted(promise.TAKEN_BY_ITS_ID, by_chance=False)
+class TakesTheNextOne(MemoryTransport):
+    """A take by an id leases the event that is ready first."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        return super().receive([queue], limit=1, lease=lease, wait=0.0) if self.find(event_id) else []
+
+
+@planted(promise.ORDER_IS_KEPT, by_chance=False)
+class TakesOutOfTurn(MemoryTransport):
+    """A take by an id leases an event that waits for an earlier one of its ordering key."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        turns = EventQueue._has_its_turn
+        EventQueue._has_its_turn = lambda self, event: True  # type: ignore[method-assign]
+        try:
+            return super().take(queue, event_id, lease=lease)
+        finally:
+            EventQueue._has_its_turn = turns  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Self
 
 import attrs
@@ -68,6 +69,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 """Seconds between two attempts to subscribe, doubled each time."""
 
 
+_UNSEEN = "RabbitMQ shows the events of a queue only to a worker that takes them"
+
+
 class _Move(NamedTuple):
     """A delivery that is published again before it is acked."""
 
@@ -94,6 +98,12 @@ class AmqpTransport(Transport, ForkAware):
     """
 
     Options: ClassVar[type] = AmqpOptions
+    why_unclaimed: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            **dict.fromkeys(("find", "waiting"), _UNSEEN),
+            "take": f"{_UNSEEN}, and hands them out only in their order",
+        }
+    )
     capabilities = Capabilities(
         durability="host",
         lease="connection",

@@ -221,11 +221,24 @@ class EventQueue:
             first = self._ready.first()
             if first is None:
                 return
-            event = self.events[first[1]]
-            event.leased_at, event.until = now, until
-            event.receipt = Receipt(self.name, event.number)
-            self.step(event, Action.RECEIVE)
-            yield event
+            yield self._leased_until(self.events[first[1]], now, until)
+
+    def take(self, event_id: str, now: float, until: float) -> list[KeptEvent]:
+        """Lease the events of *event_id* that have their turn, also before they are due."""
+        taken = []
+        for event in list(self.events.values()):
+            is_meant = isinstance(event.envelope, Envelope) and event.envelope.id == event_id
+            if is_meant and event.status is not State.LEASED and self._has_its_turn(event):
+                if event.status is State.SCHEDULED:
+                    self.step(event, Action.COME_DUE)
+                taken.append(self._leased_until(event, now, until))
+        return taken
+
+    def _leased_until(self, event: KeptEvent, now: float, until: float) -> KeptEvent:
+        event.leased_at, event.until = now, until
+        event.receipt = Receipt(self.name, event.number)
+        self.step(event, Action.RECEIVE)
+        return event
 
     def _rank(self, event: KeptEvent) -> None:
         match event.status:

@@ -183,6 +183,13 @@ class MemoryStore:
                     taken.extend(event.delivery() for event in claimed)
             return taken
 
+    def take(self, name: str, event_id: str, *, lease: float, now: float) -> list[Delivery]:
+        """Lease the events of *event_id* in the queue *name* that can be leased, also before they are due."""
+        with self.changed:
+            if name not in self._queues:
+                return []
+            return [event.delivery() for event in self._at(name, now).take(event_id, now, now + lease)]
+
     def next_change(self, queues: Sequence[str]) -> float:
         """Return when the next lease or delay in *queues* ends; infinity if there is none."""
         with self.changed:

@@ -89,6 +89,7 @@ class MemoryTransport(Transport, Coordinator):
         dead_letters=True,
         cancel=True,
         find=True,
+        take=True,
         waiting=True,
         purge=True,
         wakeup=True,
@@ -149,6 +150,10 @@ class MemoryTransport(Transport, Coordinator):
             if self._clock.monotonic() <= before:
                 # The clock neither runs nor sleeps: the code that moves it has to call again.
                 return ()
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        with self._open() as now:
+            return self.store.take(queue, event_id, lease=lease, now=now)
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self._open() as now:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from relevo import Clock, Delivery
 from relevo_sql._database import Database
 from relevo_sql._row import (
     FARTHEST,
+    OrderingGroup,
     Row,
     Stray,
     delivery_of,
@@ -20,6 +21,7 @@ from relevo_sql._row import (
     stray_flaw,
     stray_of,
 )
+from relevo_sql._schema import SCHEDULED
 from relevo_sql._settle import advance
 from relevo_sql._token import new_token
 
@@ -78,6 +80,21 @@ class Claim:
     """What :meth:`Dialect.changes` returned before the queues were looked at."""
 
 
+class _Meant(NamedTuple):
+    """A row that is meant by its id."""
+
+    seq: int
+    queue: Any
+    target: Any
+    ordering_key: Any
+    state: Any
+    ready_at: Any
+
+    @property
+    def line(self) -> OrderingGroup:
+        return OrderingGroup(self.queue, self.target, self.ordering_key)
+
+
 class Claimer:
     """Leases events of queues."""
 
@@ -114,6 +131,30 @@ class Claimer:
         if sent and self._is_one_statement(queues) and (found := self._take_ready(queues, limit, lease)):
             return Claim(found)
         return self._look_and_claim(queues, limit, lease)
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> list[Delivery]:
+        """Lease the events of *queue* with the id *event_id* for *lease* seconds, also those that are not due yet."""
+        return self._database.write(lambda connection: self._take_meant(connection, queue, event_id, lease))
+
+    def _take_meant(self, connection: sa.Connection, queue: str, event_id: str, lease: float) -> list[Delivery]:
+        statements, listed = self._statements, self._database.dialect.listed
+        rows = [_Meant._make(row) for row in statements.meant.rows(connection, id=event_id, queue=queue)]
+        if not rows:
+            return []
+        lines = [row.line for row in rows if row.line.ordering_key is not None and row.line.target is not None]
+        self._database.dialect.lock_lines(connection, lines)
+        now, token = self._now(connection), new_token()
+        seqs = listed([row.seq for row in rows])
+        statements.reap_meant.rows(connection, seqs=seqs, now=now)
+        late = [row for row in rows if row.state == SCHEDULED and row.line in lines]
+        for row in late:
+            statements.join_line.run(connection, which=row.seq, now=now)
+        advance(connection, self._database, lines, now)
+        for row in late:  # it waits for an earlier one, so it stays as it was
+            statements.leave_line.run(connection, which=row.seq, at=row.ready_at)
+        until = lease_end(lease, now)
+        taken = statements.claim_meant.rows(connection, seqs=seqs, now=now, until=until, claim=token)
+        return [delivery_of(row, token) for row in taken]
 
     def _take_ready(self, queues: Sequence[str], limit: int, lease: float) -> list[Delivery]:
         ready = [_ready(queue) for queue in queues]

@@ -204,6 +204,7 @@ class Statements:
         claimed = [
             dialect.start_of(name, LONGEST_EVIDENCE) if name in EVIDENCE else sa.column(name) for name in CLAIMED
         ]
+        self._taking(prepared, dialect, leased, claimed)
         found = dialect.by_index(first, event, BY_STATE[READY])
         self.claim = prepared.change(RowChange(values=leased, found=found, skips_locked=True, reported=claimed))
         held = sa.and_(_in_state(LEASED), _E.lease_until > _bind("now"), _E.lease_until <= _farthest())
@@ -217,6 +218,27 @@ class Statements:
         unproven = [sa.null().label(name) if name in EVIDENCE else sa.column(name) for name in CLAIMED]
         repaired = leased | {"ready_at": _bind("now")}
         self.claim_strays = prepared.change(RowChange(values=repaired, where=chosen, reported=unproven))
+
+    def _taking(
+        self, prepared: Preparer, dialect: Dialect, leased: dict[str, Any], claimed: Sequence[sa.ColumnElement[Any]]
+    ) -> None:
+        """Prepare what leases given rows, whatever is ready before them."""
+        columns = (_E.seq, *(_E[name] for name in LINE), _E.state, _E.ready_at)
+        meant = sa.select(*columns).where(dialect.same(_E.event_id, _bind("id")), _of_queue(dialect))
+        self.meant = prepared(meant)
+        chosen = dialect.among(_E.seq, "seqs")
+        over = sa.or_(_E.lease_until <= _bind("now"), _E.lease_until > _farthest())
+        lost = RowChange(values=_FREE | _lost(dialect), where=(chosen, _in_state(LEASED), over))
+        self.reap_meant = prepared.change(lost)
+        one = _E.seq == _bind("which")
+        in_line = {"state": _state(WAITING), "ready_at": _bind("now")}
+        self.join_line = prepared(sa.update(event).where(one, _in_state(SCHEDULED)).values(in_line))
+        late = {"state": _state(SCHEDULED), "ready_at": _bind("at")}
+        self.leave_line = prepared(sa.update(event).where(one, _in_state(WAITING)).values(late))
+        has_no_line = _E.ordering_key.is_(sa.null()) | _E.target.is_(sa.null())
+        can_be = sa.or_(_in_state(READY), _in_state(SCHEDULED) & has_no_line)
+        due = {"ready_at": sa.case((_E.ready_at > _bind("now"), _bind("now")), else_=_E.ready_at)}
+        self.claim_meant = prepared.change(RowChange(values=leased | due, where=(chosen, can_be), reported=claimed))
 
     def _settling(self, prepared: Preparer, dialect: Dialect) -> None:
         seq: sa.ColumnClause[Any] = sa.column("seq")

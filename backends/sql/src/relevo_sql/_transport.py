@@ -119,6 +119,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         dead_letters=True,
         cancel=True,
         find=True,
+        take=True,
         waiting=True,
         purge=True,
         wakeup=False,
@@ -312,6 +313,13 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             changed = None if claim.changes is None else partial(self._database.changed_since, claim.changes)
             if not patience.pause(rings, change, changed):
                 return ()
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        self._require_open()
+        self._settling.identity()  # as in receive()
+        if not all(map(self._database.dialect.can_hold, (queue, event_id))):
+            return ()
+        return self._claimer.take(queue, event_id, lease=lease)
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         self._require_open()

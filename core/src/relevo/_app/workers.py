@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,11 +21,12 @@ from relevo._worker.caller import Caller, contained
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.listener_log import ObstacleLog
+from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
 from relevo._worker.run import RunOptions
 from relevo._worker.suspect import Suspects
 from relevo._worker.worker import Worker
-from relevo.errors import ConfigurationError, RouteNotFoundError
+from relevo.errors import ConfigurationError, DecodeError, RouteNotFoundError
 
 if TYPE_CHECKING:
     from relevo._execution.pipe import Hello
@@ -89,6 +91,7 @@ class WorkerFactory:
             patient=patient,
             note_retry=ObstacleLog(listeners, self.parts.patience).note,
             suspects=suspects,
+            given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
         )
         executor.stop_when(lambda: worker.is_ending)
         return worker
@@ -145,6 +148,20 @@ class WorkerFactory:
             handle, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
         )
         return contained(verifying)
+
+    def _take(self, transport: Transport, queues: Sequence[str], event_id: str, lease: float) -> Sequence[Delivery]:
+        """Lease the events with the id *event_id*; each of their listeners that still has to run is due."""
+        taken = [each for queue in queues for each in transport.take(queue, event_id, lease=lease)]
+        return [attrs.evolve(each, state=self._hastened(each)) for each in taken]
+
+    def _hastened(self, delivery: Delivery) -> bytes:
+        signing, envelope = self.parts.signing, delivery.envelope
+        if signing is None or not isinstance(envelope, Envelope):
+            return hastened(delivery.state)
+        try:
+            return signing.sealed(hastened(signing.opened(delivery.state, envelope)), envelope)
+        except DecodeError:
+            return delivery.state  # which is judged when it is handled
 
     def _only_listener(self, listeners: ListenerTable, transport: str) -> Callable[[Delivery], str]:
         """Return a function from a delivery to the id of its listener, if it has a single one."""

@@ -135,7 +135,8 @@ class _Host:
                 return Report(stopped_by=self._limits.reached() or "objection")
             self._hurry()
             options = RunOptions(until_empty=True, max_seconds=self._options.max_seconds)
-            self._relay = self._app.relay(self._name, options, patient=self._patient)
+            if self._options.event_id is None:
+                self._relay = self._app.relay(self._name, options, patient=self._patient)
             self._prepare()
             if self._worker.stopped:
                 self.stop()

@@ -66,6 +66,9 @@ class Capabilities:
     find: bool = False
     """Stored events can be looked up by their id."""
 
+    take: bool = False
+    """An event can be leased by its id, also before it is due."""
+
     waiting: bool = False
     """
     Stored events can be listed and counted by filter, and dead letters too if ``dead_letters`` is claimed.

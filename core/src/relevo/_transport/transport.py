@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import attrs
@@ -130,6 +131,9 @@ class Transport(ABC):
     that relative paths start from. Fields of type :class:`Secret` are masked everywhere.
     """
 
+    why_unclaimed: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Why it does not claim a capability, by the name of the capability; a part of :class:`UnsupportedError`."""
+
     name: str
     """Its name in the application, which may set it after ``open``; used in errors and log lines."""
 
@@ -232,6 +236,33 @@ class Transport(ABC):
             limit-is-respected · leased-is-hidden · lost-lease-returns · lost-leases-are-counted ·
             malformed-is-quarantined · nobody-starves · wait-is-kept
         """
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        """
+        Lease the events of *queue* with the id *event_id*, also one that is scheduled; it is due from now on.
+
+        The deliveries are those of :meth:`receive`, but the worker chooses the event. It never waits.
+
+        Args:
+            queue: The queue.
+
+            event_id: The id; several sources may have used it.
+
+            lease: Seconds for which they are hidden, unless extended.
+
+        Returns:
+            The deliveries; empty if there is no such event, if it is leased, or if it waits for an earlier one with
+            its ordering key. Then nothing was changed.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            UnsupportedError: ``take`` is not claimed.
+
+        Promises:
+            taken-by-its-id · leased-is-hidden · lost-leases-are-counted
+        """
+        raise self._unsupported("take")
 
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         """
@@ -731,7 +762,7 @@ class Transport(ABC):
                 )
 
     def _unsupported(self, capability: str) -> UnsupportedError:
-        return UnsupportedError(self.name, capability)
+        return UnsupportedError(self.name, capability, self.why_unclaimed.get(capability, ""))
 
     def __enter__(self) -> Self:
         return self

@@ -95,6 +95,13 @@ class RunOptions:
     )
     """With *until_empty*: seconds to wait also for events that become due, such as retries."""
 
+    event_id: str | None = None
+    """
+    Handle only the event with this id, once, even before it is due; with *until_empty* and the queue of the event.
+
+    The transport has to claim ``take``.
+    """
+
     batch: int | None = None
     """The most events to receive at once; by default the worker's own limit."""
 

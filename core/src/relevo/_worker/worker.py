@@ -123,6 +123,9 @@ class Worker:
         note_retry: Called with each delivery that was given back for a reason.
 
         suspects: Handles events that were lost before; by default with the identity of this process.
+
+        given: Leases the only deliveries to handle, for the given number of seconds; called once. By default they are
+            received.
     """
 
     _transport: Transport
@@ -139,6 +142,7 @@ class Worker:
     _background: bool = True
     _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
     _suspects: Suspects = attrs.field()
+    _given: Callable[[float], Sequence[Delivery]] | None = None
 
     @_suspects.default
     def _own_suspects(self) -> Suspects:
@@ -456,8 +460,11 @@ class Worker:
 
     def _receive(self, limit: int, wait: float = 0.0) -> Sequence[Delivery]:
         self._hurry()
-        with outage(self._transport.name) if self._received else nullcontext():
-            batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
+        if self._given is not None:
+            batch = () if self._received else self._given(self._lease)
+        else:
+            with outage(self._transport.name) if self._received else nullcontext():
+                batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
         self._received = True
         if batch:
             _log.debug("received %d from %s", len(batch), self._transport.name)
@@ -487,6 +494,8 @@ class Worker:
         if self._ledger.held():
             self._pause(_WAIT_BUSY)
             return False
+        if self._given is not None:
+            return True
         known = self._transport.capabilities.stats != "none"
         with outage(self._transport.name):
             stats = [self._transport.stats(queue) for queue in self._queues] if known else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import attrs
 import click
@@ -18,6 +18,9 @@ from relevo.cli._main import refuse_invalid
 _PAGE = 200
 
 By = Literal["event", "queue", "reason", "listener"]
+
+KEYS: tuple[By, ...] = get_args(By)
+"""By what dead letters are counted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,24 +111,43 @@ def dead_letter_groups(
         if not claims.dead_letters and not required:
             continue
         if claims.waiting and by != "listener" and not choice.listeners:
-            groups = store.dead_letter_groups(queues, by=by, where=choice.where)
-        else:
-            groups = _counted(choice.entries(store, queues), by)
-        found += [(store.name, group) for group in groups]
+            found += [(store.name, group) for group in store.dead_letter_groups(queues, by=by, where=choice.where)]
+            continue
+        tally = Tally(by)
+        for entry in choice.entries(store, queues):
+            tally.add(store.name, entry)
+        found += tally.groups
     return found
 
 
-def _counted(entries: Iterable[DeadLetterEntry], by: By) -> list[EventGroup]:
-    groups: dict[str, EventGroup] = {}
-    for entry in entries:
+class Tally:
+    """
+    Counts dead letters by a property.
+
+    Args:
+        by: What those of a group have in common. One with several failed listeners is in a group for each.
+    """
+
+    def __init__(self, by: By):
+        self._by = by
+        self._groups: dict[tuple[str, str], EventGroup] = {}
+
+    def add(self, store: str, entry: DeadLetterEntry) -> None:
+        """Count *entry*, of the transport named *store*."""
         name = entry.envelope.name if isinstance(entry.envelope, Envelope) else ""
         keys = {"event": [name], "queue": [entry.queue], "reason": [entry.reason]}
-        for key in keys.get(by) or failed_listeners(entry) or [""]:
-            known = groups.get(key, EventGroup(key=key, count=0, oldest=entry.died_at, newest=entry.died_at))
-            groups[key] = EventGroup(
+        for key in keys.get(self._by) or failed_listeners(entry) or [""]:
+            known = self._groups.get((store, key))
+            if known is None:
+                known = EventGroup(key=key, count=0, oldest=entry.died_at, newest=entry.died_at)
+            self._groups[store, key] = EventGroup(
                 key=key,
                 count=known.count + 1,
                 oldest=min(known.oldest, entry.died_at),
                 newest=max(known.newest, entry.died_at),
             )
-    return list(groups.values())
+
+    @property
+    def groups(self) -> list[tuple[str, EventGroup]]:
+        """The groups, each with the name of its transport."""
+        return [(store, group) for (store, _), group in self._groups.items()]

@@ -14,9 +14,18 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
-from relevo.cli._choice import By, DeadLetterChoice, dead_letter_groups, dead_letter_options, failed_listeners
+from relevo.cli._choice import (
+    KEYS,
+    By,
+    DeadLetterChoice,
+    Tally,
+    dead_letter_groups,
+    dead_letter_options,
+    failed_listeners,
+)
 from relevo.cli._event import body_of, dead_row, show_whole
-from relevo.cli._filter import by_option, limit_option, show_groups, show_listed
+from relevo.cli._filter import by_option, group_rows, limit_option, show_groups, show_listed
+from relevo.cli._handled import Handled, code_of, handled, show_handled
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
@@ -41,7 +50,7 @@ def dead() -> None:
 @transport_option
 @queue_option
 @dead_letter_options
-@by_option("event", "queue", "reason", "listener")
+@by_option(*KEYS)
 @limit_option
 @json_option
 @with_app
@@ -114,6 +123,8 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
 @transport_option
 @queue_option
 @dead_letter_options
+@by_option(*KEYS, text="Also count them by this property.")
+@click.option("--now", is_flag=True, help="Handle them now, one after another, as relevo handle does.")
 @json_option
 @with_app
 def revive(
@@ -123,6 +134,8 @@ def revive(
     everything: bool,
     transport: str | None,
     queues: tuple[str, ...],
+    by: By | None,
+    now: bool,
     as_json: bool,
     **conditions: Any,
 ) -> int:
@@ -130,7 +143,8 @@ def revive(
     Make the dead letters REFS ready again; only the failed listeners run, and their counts start again.
 
     One that its queue does not accept, or whose signature is invalid, would become a dead letter again, so it stays.
-    Exits with 1 if one cannot be revived or does not exist; the others are revived.
+    Exits with 1 if one cannot be revived or does not exist; the others are revived. With --now it also exits with 1 if
+    one fails again, and with 75 if one could not be handled now.
 
     Example: relevo dead revive --all -q feed --reason retries-exhausted
     """
@@ -138,9 +152,15 @@ def revive(
     chosen, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
     stayed: dict[str, str] = {}
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
+    events: dict[str, tuple[Transport, str, str]] = {}
+    tally = None if by is None else Tally(by)
     for store, entry in chosen:
         try:
             states[store, entry.ref] = app.revived(entry, transport=store.name)
+            if isinstance(entry.envelope, Envelope):
+                events[entry.ref] = store, entry.queue, entry.envelope.id
+            if tally is not None:
+                tally.add(store.name, entry)
         except NotAcceptedError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
         except NewerStateError as error:
@@ -152,7 +172,25 @@ def revive(
         lambda store, some: store.revive({each: states[store, each] for each in some}),
         why="is gone, or has to wait: another event with its id is in its queue",
     )
-    return _report("revived", len(states), as_json=as_json, gone=gone, unknown=unknown, stayed=stayed)
+    results: list[Handled] = []
+    if now:
+        results = [
+            handled(app, store, found)
+            for store, queue, event_id in dict.fromkeys(event for ref, event in events.items() if ref not in gone)
+            for found in store.find(event_id)
+            if found.queue == queue
+        ]
+    more: dict[str, Any] = {}
+    if by is not None and tally is not None:
+        more["groups"] = group_rows(by, tally.groups, "died")
+        if not as_json:
+            show_groups(by, tally.groups, "died", empty="no dead letters")
+    if now:
+        more["handled"] = [attrs.asdict(each) for each in results]
+    left = _report("revived", len(states), as_json=as_json, more=more, gone=gone, unknown=unknown, stayed=stayed)
+    if not as_json:
+        show_handled(results)
+    return left or code_of(results)
 
 
 @dead.command("discard", short_help="Delete dead letters for good.")
@@ -162,6 +200,7 @@ def revive(
 @transport_option
 @queue_option
 @dead_letter_options
+@by_option(*KEYS, text="Also count them by this property, before the question.")
 @json_option
 @with_app
 def discard(
@@ -172,6 +211,7 @@ def discard(
     yes: bool,
     transport: str | None,
     queues: tuple[str, ...],
+    by: By | None,
     as_json: bool,
     **conditions: Any,
 ) -> int:
@@ -184,7 +224,14 @@ def discard(
     """
     choice = DeadLetterChoice.of(**conditions)
     found, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
-    chosen: list[Named] = [(store, entry.ref) for store, entry in found]
+    chosen: list[Named] = []
+    tally = None if by is None else Tally(by)
+    for store, entry in found:
+        chosen.append((store, entry.ref))
+        if tally is not None:
+            tally.add(store.name, entry)
+    if by is not None and tally is not None and not as_json:
+        show_groups(by, tally.groups, "died", empty="no dead letters")
     several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
     if chosen and not yes and not ask(f"Delete {several}? This cannot be undone."):
         chosen = []
@@ -192,7 +239,8 @@ def discard(
             echo("nothing was deleted")
             return not_found(list(unknown.values()))
     gone = _each(chosen, lambda store, some: store.discard(some))
-    return _report("discarded", len(chosen), as_json=as_json, gone=gone, unknown=unknown)
+    more = {} if by is None or tally is None else {"groups": group_rows(by, tally.groups, "died")}
+    return _report("discarded", len(chosen), as_json=as_json, more=more, gone=gone, unknown=unknown)
 
 
 def _meant(
@@ -221,12 +269,20 @@ def _each(
     return {ref: f"the dead letter {ref} {why}" for store, some in by_store.items() for ref in act(store, some)}
 
 
-def _report(word: str, number: int, *, as_json: bool, gone: Mapping[str, str], **others: Mapping[str, str]) -> int:
+def _report(
+    word: str,
+    number: int,
+    *,
+    as_json: bool,
+    more: Mapping[str, Any],
+    gone: Mapping[str, str],
+    **others: Mapping[str, str],
+) -> int:
     """Report how many of *number* were done, and why the others were not; return the exit code."""
     left = {"gone": gone, **others}
     done = number - len(gone)
     if as_json:
-        show_json({word: done, **{why: list(refs) for why, refs in left.items()}})
+        show_json({word: done, **{why: list(refs) for why, refs in left.items()}, **more})
     else:
         echo(f"{done} {word}")
     return not_found([fault for refs in left.values() for fault in refs.values()])

@@ -87,9 +87,9 @@ def time_options(what: str) -> Callable[[Any], Any]:
     return add
 
 
-def by_option(*keys: str) -> Callable[[Any], Any]:
-    """Return the option that counts by one of *keys* instead of listing."""
-    return click.option("--by", type=click.Choice(keys), help="Count them by this property instead of listing them.")
+def by_option(*keys: str, text: str = "Count them by this property instead of listing them.") -> Callable[[Any], Any]:
+    """Return the option that counts by one of *keys*; *text* is its help."""
+    return click.option("--by", type=click.Choice(keys), help=text)
 
 
 limit_option = click.option(
@@ -138,11 +138,12 @@ def show_listed(
         echo(f"… and more; raise --limit {most}")
 
 
-def show_groups(
-    by: str, found: Sequence[tuple[str, EventGroup]], at: Literal["sent", "died"], *, as_json: bool, empty: str
-) -> None:
-    """Print the groups that were *found* on each transport, the largest first."""
-    rows: list[dict[str, Any]] = [
+At = Literal["sent", "died"]
+
+
+def group_rows(by: str, found: Sequence[tuple[str, EventGroup]], at: At) -> list[dict[str, Any]]:
+    """Return a row for each group that was *found* on a transport, the largest first."""
+    return [
         {
             "transport": store,
             by: group.key,
@@ -152,6 +153,11 @@ def show_groups(
         }
         for store, group in sorted(found, key=lambda pair: -pair[1].count)
     ]
+
+
+def show_groups(by: str, found: Sequence[tuple[str, EventGroup]], at: At, *, as_json: bool = False, empty: str) -> None:
+    """Print the groups that were *found* on each transport, the largest first."""
+    rows = group_rows(by, found, at)
     if as_json:
         show_json(rows)
         return

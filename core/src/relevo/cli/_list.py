@@ -26,7 +26,7 @@ from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import Column, age, first_line, when
 from relevo.cli._place import stores
-from relevo.errors import ConfigurationError, UnsupportedError, shown
+from relevo.errors import ConfigurationError, shown
 
 _PAGE = 200
 
@@ -85,8 +85,7 @@ def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tupl
     found = stores(app, transport, queues)
     able = [(store, names) for store, names in found if store.capabilities.waiting]
     if found and (not able or (transport is not None and len(able) < len(found))):
-        unable = next(store for store, _ in found if not store.capabilities.waiting)
-        raise UnsupportedError(unable.name, "waiting")
+        next(store for store, _ in found if not store.capabilities.waiting).waiting([])  # raises the error
     return able
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable
 
-from relevo import DeadLetter, Envelope, Found
+from relevo import DeadLetter, Delivery, Envelope, Found
 from relevo_conformance import promise
 from relevo_conformance.bench import SUFFIXES, Bench, tolerated
 from relevo_conformance.contract import Contract, proves
@@ -479,3 +479,89 @@ def nacked_for_later(bench: Bench, worker: RecordedWorker, envelope: Envelope) -
     """Send *envelope*, and nack it with a delay."""
     worker.send([envelope])
     assert worker.nack(bench.one(worker), delay=bench.times.delay)
+
+
+class TakeContract(Contract):
+    """An event that is not held is leased by its id, and no other event is."""
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.QUEUES_ARE_ISOLATED)
+    def test_an_event_is_taken_by_its_id_and_no_other_event_is(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            envelope = bench.envelope(id=f"{bench.token}_a", body=bench.fitting(bytes(range(256))))
+            twin = bench.envelope(id=envelope.id, queue=bench.queues[1])
+            namesake = bench.envelope(id=envelope.id, source=f"{envelope.source}-2")
+            others = [bench.envelope(id=f"{bench.token}{end}") for end in ("-a", "_A", "_", "_a%", "_a ")]
+            worker.send([*others, envelope, twin, namesake])
+
+            taken = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+
+            assert {one.envelope for one in taken} == {envelope, namesake}
+            assert worker.take(bench.queue, "%", lease=bench.times.lease) == []
+            assert worker.take(bench.queue, envelope.id, lease=bench.times.lease) == []
+            assert all(worker.ack(one) for one in taken)
+            assert worker.take(bench.queue, envelope.id, lease=bench.times.lease) == []
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.NACK_RETURNS_LATER)
+    def test_an_event_is_taken_before_it_is_due_as_its_next_attempt(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker = bench.worker()
+            late = [bench.envelope(), bench.envelope()]
+            worker.send(late, delay=3600.0 if claims.delay is not None else 0.0)
+            (first,) = worker.take(bench.queue, late[0].id, lease=bench.times.lease)
+            worker.nack(first, delay=3600.0 if claims.delay is not None else 0.0, state=b"once")
+
+            (again,) = worker.take(bench.queue, late[0].id, lease=bench.times.lease)
+
+            assert (first.attempt, again.attempt, again.lost_leases, again.state) == (1, 2, 0, b"once")
+            worker.release(again)
+            (released,) = worker.take(bench.queue, late[0].id, lease=bench.times.lease)
+            assert (released.attempt, released.state) == (2, b"once")
+            assert worker.ack(released)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.LEASED_IS_HIDDEN, promise.LOST_LEASES_ARE_COUNTED)
+    def test_a_held_event_is_not_taken_until_its_holder_is_lost(self) -> None:
+        with self.bench() as bench:
+            lost, other = bench.worker(), bench.worker()
+            envelope = bench.envelope()
+            lost.send([envelope])
+            bench.one(lost)
+            assert other.take(bench.queue, envelope.id, lease=bench.times.lease) == []
+
+            bench.lose(lost)
+
+            found: list[Delivery] = []
+
+            def take() -> bool:
+                found.extend(other.take(bench.queue, envelope.id, lease=bench.times.lease))
+                return bool(found)
+
+            assert bench.eventually(take)
+            assert (found[0].attempt, found[0].lost_leases) == (2, 1)
+            assert other.receive([bench.queue], lease=bench.times.lease) == []
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.ORDER_IS_KEPT)
+    def test_an_event_is_taken_only_when_its_ordering_key_has_its_turn(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second, third = bench.envelopes(3, ordering_key="a")
+            worker.send([first, second])
+            worker.send([third], delay=3600.0 if claims.delay is not None else 0.0)
+
+            def take(envelope: Envelope) -> list[Delivery]:
+                return worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+
+            assert take(second) == take(third) == []
+            (head,) = take(first)
+            assert take(second) == []
+            worker.nack(head, delay=3600.0 if claims.delay is not None else 0.0)
+            assert take(second) == take(third) == []
+            (head,) = take(first)
+            assert worker.ack(head)
+            assert take(third) == []
+            (head,) = take(second)
+            assert worker.ack(head)
+            (head,) = take(third)
+            assert worker.ack(head)

@@ -45,7 +45,10 @@ _EARLY: dict[Action | None, Promise] = {
 }
 
 
-def receive_began(world: World, operation: Operation, call: history.Receive) -> None:
+Receiving = history.Receive | history.Take
+
+
+def receive_began(world: World, operation: Operation, call: Receiving) -> None:
     """Record which events the receive may hold from now on."""
     world.subscribe(operation.worker, call.queues)
 
@@ -73,12 +76,44 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
         if world.capabilities.lost_leases == "exact":  # otherwise another instance may have fetched an event ahead
             _note_overlooked(world, operation, call, returned)
             _judge_urgency(world, operation, handed_out)
-    lease = _lease(world, operation, call, returned.at)
+    _hand_out(world, operation, call, handed_out, returned.at)
+
+
+def take_ended(world: World, operation: Operation, call: history.Take, returned: history.Returned) -> None:
+    """Check what was leased by its id, and whether something was left that could be leased."""
+    if not isinstance(returned.value, history.HandedOut):
+        if returned.end == "unknown":
+            world.broke(call.queue)
+            _may_be_leased_unseen(world, operation, call, returned.at)
+        return
+    for handed in returned.value.deliveries:
+        if not _is_meant(handed.event, call):
+            what = f"{handed.event!r} was handed out instead of the event {call.event_id!r}"
+            world.report(promise.TAKEN_BY_ITS_ID, operation.op, what)
+    if not operation.overlapped and not world.flying and not world.set_back and not world.broken:
+        given = [copy for one in returned.value.deliveries for copy in world.same(one.queue, one.event)]
+        for copy in world.copies:
+            is_meant = copy.queue == call.queue and _is_meant(copy.event, call) and not _has_key(copy)
+            if is_meant and copy not in given and copy.surely(lambda one: one.state in _BEFORE_A_RECEIVE):
+                what = f"{copy} was not handed out, although nothing held it"
+                world.report(promise.TAKEN_BY_ITS_ID, operation.op, what)
+    _hand_out(world, operation, call, returned.value.deliveries, returned.at)
+
+
+def _is_meant(event: Envelope | Unreadable, call: history.Take) -> bool:
+    return isinstance(event, Envelope) and event.id == call.event_id
+
+
+def _hand_out(
+    world: World, operation: Operation, call: Receiving, handed_out: Sequence[history.Handed], now: float
+) -> None:
+    """Check each delivery."""
+    lease = _lease(world, operation, call, now)
     for handed in handed_out:
         if handed.queue not in call.queues:
             what = f'an event was handed out from "{handed.queue}", which is not an argument of the receive'
             world.report(promise.QUEUES_ARE_ISOLATED, operation.op, what)
-        copy = _hand_over(world, operation, handed, returned.at, lease)
+        copy = _hand_over(world, operation, call, handed, now, lease)
         if copy is not None:
             world.holders[handed.number] = Holder(copy, operation.worker, handed)
             for other in world.flying.values():
@@ -87,24 +122,33 @@ def receive_ended(world: World, operation: Operation, call: history.Receive, ret
             _judge_order(world, operation, copy)
 
 
-def _may_be_leased_unseen(world: World, operation: Operation, call: history.Receive, now: float) -> None:
+def _receivable(world: World, call: Receiving, one: Situation, now: float) -> Situation | None:
+    """Return the situation in which *one* can be handed out to *call*; a take need not wait until it is due."""
+    is_early = isinstance(call, history.Take) and one.state is State.SCHEDULED
+    return one.receivable(max(now, one.due) if is_early else now, world.slack)
+
+
+def _may_be_leased_unseen(world: World, operation: Operation, call: Receiving, now: float) -> None:
     """Let each event be leased without a known holder, after a receive whose answer was lost."""
     connected = world.capabilities.lease == "connection"
     lease = _lease(world, operation, call, now)
     for copy in world.copies:
-        if copy.queue in call.queues:
-            ready = (one.receivable(now, world.slack) for one in copy.possible)
+        is_meant = isinstance(call, history.Receive) or _is_meant(copy.event, call)
+        if copy.queue in call.queues and is_meant:
+            ready = (_receivable(world, call, one, now) for one in copy.possible)
             taken = (attrs.evolve(one.handed(_NOBODY, *lease), adrift=connected) for one in ready if one is not None)
             copy.become((*copy.possible, *taken))
 
 
-def _lease(world: World, operation: Operation, call: history.Receive, now: float) -> Lease:
+def _lease(world: World, operation: Operation, call: Receiving, now: float) -> Lease:
     if world.capabilities.lease == "connection":
         return inf, inf
     return operation.began + call.lease, now + call.lease + world.slack
 
 
-def _hand_over(world: World, operation: Operation, handed: history.Handed, now: float, lease: Lease) -> Copy | None:
+def _hand_over(
+    world: World, operation: Operation, call: Receiving, handed: history.Handed, now: float, lease: Lease
+) -> Copy | None:
     copies = world.same(handed.queue, handed.event)
     if not copies:
         world.report(*_invention(world, operation, handed))
@@ -113,7 +157,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         (copy, one, old)
         for copy in copies
         for old in copy.possible
-        if (one := old.receivable(now, world.slack)) is not None
+        if (one := _receivable(world, call, old, now)) is not None
     ]
     fitting = [(copy, one, old) for copy, one, old in ready if _fits(world, copy, one, old, handed)]
     if fitting:
@@ -123,7 +167,7 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
         copy = min(alike, key=lambda one: not one.surely(is_pending))
         world.swap(copy, alike)
         copy.become(
-            _held(one, handed, _from_the_hand_over(lease, operation.began, _ready_since(world, old)))
+            _held(one, handed, _from_the_hand_over(lease, operation.began, _ready_since(world, call, old)))
             for other, one, old in fitting
             if other is copy
         )
@@ -148,9 +192,9 @@ def _hand_over(world: World, operation: Operation, handed: history.Handed, now: 
     return copy
 
 
-def _ready_since(world: World, before: Situation) -> float:
+def _ready_since(world: World, call: Receiving, before: Situation) -> float:
     """Return the earliest time at which the event can have become ready; minus infinity if that is not known."""
-    if world.set_back:
+    if world.set_back or isinstance(call, history.Take):
         return -inf
     match before.state:
         case State.SCHEDULED:

@@ -170,6 +170,7 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.Send: ("send", _nothing),
     history.SendBound: ("send, bound to a session,", _nothing),
     history.Receive: ("receive", _deliveries),
+    history.Take: ("take", _deliveries),
     history.Settle: ("settle", _lost),
     history.Extend: ("extend", _lost),
     history.Checkpoint: ("checkpoint", _nothing),

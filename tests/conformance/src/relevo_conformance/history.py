@@ -110,6 +110,20 @@ class Receive:
 
 
 @attrs.frozen
+class Take:
+    """Lease an event by its id."""
+
+    queue: str
+    event_id: str
+    lease: float
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queue, as of a receive."""
+        return (self.queue,)
+
+
+@attrs.frozen
 class Item:
     """One settlement: the number of the delivery, and its outcome."""
 
@@ -327,6 +341,7 @@ Call = (
     | Send
     | PutRaw
     | Receive
+    | Take
     | Settle
     | Extend
     | Checkpoint
@@ -676,6 +691,8 @@ def _things(call: Call, homes: dict[str, set[str]]) -> Iterable[_Thing]:
                 yield from (("event", envelope.id), ("queue", envelope.queue))
         case Receive(queues=queues):
             yield from (("queue", queue) for queue in queues)
+        case Take(queue=queue, event_id=event_id):
+            yield from (("event", event_id), ("queue", queue))
         case Purge(queue=queue):
             yield "queue", queue
         case Cancel(event_id=event_id):

@@ -245,6 +245,12 @@ PRESENCE_IS_SEEN = _optional(
 
 # --- operating -------------------------------------------------------------------------------------
 
+TAKEN_BY_ITS_ID = _optional(
+    "taken-by-its-id",
+    "An event that is not held is leased by its id, even before it is due; no other event is.",
+    Needs("take"),
+    floors={"take done": 5},
+)
 CANCELLED_IS_GONE = _optional(
     "cancelled-is-gone",
     "A cancelled event that was not held is gone.",

@@ -110,6 +110,8 @@ def _queues_of(call: history.Call) -> Iterable[str]:
             yield from queues
         case history.PutRaw(queue=queue) | history.Purge(queue=queue) | history.Count(queue=queue):
             yield queue
+        case history.Take(queue=queue):
+            yield queue
         case history.Send(envelopes=envelopes):
             yield from (envelope.queue for envelope in envelopes)
         case history.SendBound(envelopes=envelopes, relay_to=relay_to):
@@ -342,6 +344,12 @@ class _Player:
         self.bench.until(ask)
         self._came = bool(came)
 
+    def take(self, record: history.Invoked, call: history.Take) -> None:
+        worker, queue = self.worker(record.worker), self.names.all((call.queue,))[0]
+        for delivery in worker.take(queue, call.event_id, lease=call.lease):
+            self.deliveries[self._new_handed.key(delivery.queue, delivery.envelope)] = delivery
+            self.unsettled.setdefault(record.worker, {})[id(delivery)] = delivery
+
     def settle(self, record: history.Invoked, call: history.Settle) -> None:
         found = [(self._delivery(record, item.delivery), item.outcome) for item in call.items]
         settlements = [(delivery, outcome) for delivery, outcome in found if delivery is not None]
@@ -529,6 +537,7 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.Send: _Player.send,
     history.PutRaw: _Player.put_raw,
     history.Receive: _Player.receive,
+    history.Take: _Player.take,
     history.Settle: _Player.settle,
     history.Extend: _Player.extend,
     history.Checkpoint: _Player.checkpoint,

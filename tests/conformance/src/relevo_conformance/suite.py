@@ -25,7 +25,13 @@ from relevo_conformance._contract_send import (
     SendErrorContract,
 )
 from relevo_conformance._contract_settle import LeaseContract, SettleContract, StaleContract, StateContract
-from relevo_conformance._contract_store import DeadLetterContract, FindContract, StatsContract, TakeOutContract
+from relevo_conformance._contract_store import (
+    DeadLetterContract,
+    FindContract,
+    StatsContract,
+    TakeContract,
+    TakeOutContract,
+)
 from relevo_conformance._contract_time import ClockContract, FairnessContract, WaitContract
 from relevo_conformance._contract_transaction import TransactionContract
 from relevo_conformance._contract_urgency import UrgencyContract
@@ -78,6 +84,7 @@ class TransportContract(
     SetUpContract,
     TakeOutContract,
     FindContract,
+    TakeContract,
     StuckKeyContract,
     WaitingContract,
     StatsContract,

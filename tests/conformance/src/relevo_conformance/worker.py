@@ -113,6 +113,19 @@ class RecordedWorker:
             sleep(max(0.0, min(wait / _PAUSES, _PAUSE) - (monotonic() - began)))
         return list(deliveries)
 
+    def take(self, queue: str, event_id: str, *, lease: float) -> list[Delivery]:
+        """Lease the events of *queue* with that id."""
+        try:
+            deliveries = self._note(
+                history.Take(queue=queue, event_id=event_id, lease=lease),
+                lambda: self.transport.take(queue, event_id, lease=lease),
+                lambda handed: history.HandedOut(tuple(self._handed(delivery) for delivery in handed)),
+            )
+        finally:  # as in a receive
+            if claims_of(self.transport).lease == "timed":
+                self.recorder.until(lease)
+        return list(deliveries)
+
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         """Settle deliveries; return the lost."""
         numbers = [self.recorder.number(delivery) for delivery, _ in settlements]

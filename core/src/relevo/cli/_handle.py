@@ -1,0 +1,53 @@
+"""``relevo handle``: handle one event now."""
+
+from __future__ import annotations
+
+import attrs
+import click
+
+from relevo._app.app import App
+from relevo._transport.envelope import Envelope
+from relevo.cli._dead import entries
+from relevo.cli._handled import code_of, handled, show_handled
+from relevo.cli._main import not_found
+from relevo.cli._option import id_argument, json_option, queue_option, transport_option, with_app
+from relevo.cli._output import show_json
+from relevo.cli._place import stores
+
+
+@click.command()
+@id_argument
+@transport_option
+@queue_option
+@json_option
+@with_app
+def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str, ...], as_json: bool) -> int:
+    """
+    Handle the event ID now, in each queue that holds it, as a worker would.
+
+    It is handled even before it is due, as for its next run; listeners that are done do not run again. It is refused
+    if a worker holds it, if it waits for an earlier one with its ordering key, and during a deploy. Exits with 0 if it
+    is done, with 1 if it failed or does not exist, and with 75 if it was refused.
+
+    Example: relevo handle 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
+    """
+    places = stores(app, transport, queues)
+    able = [store for store, _ in places if store.capabilities.take and store.capabilities.find]
+    for store, names in places:
+        if store not in able and (transport is not None or not able):
+            store.take(names[0], event_id, lease=0.0)  # raises the error with the reason
+    wanted = {store: [name for each, names in places if each is store for name in names] for store in able}
+    found = [(store, each) for store in wanted for each in store.find(event_id) if each.queue in wanted[store]]
+    results = [handled(app, store, each) for store, each in found]
+    if as_json:
+        show_json([attrs.asdict(each) for each in results])
+    else:
+        show_handled(results)
+    return code_of(results) if found else not_found([_nowhere(app, event_id)])
+
+
+def _nowhere(app: App, event_id: str) -> str:
+    for _, entry in entries(app, None, ()):
+        if isinstance(entry.envelope, Envelope) and entry.envelope.id == event_id:
+            return f"the event {event_id} is a dead letter; run relevo dead revive {entry.ref} --now"
+    return f"no event has the id {event_id}"

@@ -1,0 +1,146 @@
+"""Handle one stored event now, and show what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+
+from relevo._app.app import App
+from relevo._hook import hookimpl
+from relevo._runner.loop import LoopRunner
+from relevo._transport.delivery import Ack, DeadLetter, Lost, Nack, Outcome, Release, Settlement
+from relevo._transport.query import Found
+from relevo._transport.transport import Transport
+from relevo._visible import visible
+from relevo._worker.progress import loaded
+from relevo._worker.run import RunOptions
+from relevo.cli._main import EXIT_DEAD, EXIT_LATER
+from relevo.cli._output import echo, first_line, when
+from relevo.errors import DecodeError
+
+Fate = Literal["done", "retried", "dead", "refused"]
+
+
+@attrs.frozen(kw_only=True)
+class Handled:
+    """What became of an event that was handled by its id."""
+
+    transport: str
+    queue: str
+    event: str
+    id: str
+    outcome: Fate
+    why: str | None = None
+
+    def __str__(self) -> str:
+        said = {"done": "done", "retried": "failed, to be retried", "dead": "dead", "refused": "not handled"}
+        why = f": {self.why}" if self.why else ""
+        return visible(f"{self.event} {self.id} in {self.transport}/{self.queue}: {said[self.outcome]}{why}")
+
+
+def handled(app: App, store: Transport, found: Found) -> Handled:
+    """Handle the event *found* in *store* now, unless a worker holds it."""
+    about = {"transport": store.name, "queue": found.queue, "event": found.envelope.name, "id": found.envelope.id}
+    if store.name not in app.transports:
+        return Handled(**about, outcome="refused", why="it waits in an outbox; relevo relay moves it")
+    if found.status == "leased":
+        return Handled(**about, outcome="refused", why=_held(found))
+    outcomes = _Outcomes()
+    app.hooks.add(outcomes)
+    options = RunOptions(
+        transport=store.name, queues=(found.queue,), event_id=found.envelope.id, until_empty=True, concurrency=1
+    )
+    try:
+        report = LoopRunner().run(app, options)
+    finally:
+        app.hooks.remove(outcomes)
+    for _, outcome in outcomes.settled:
+        if (fate := _fate(outcome)) is not None:
+            return Handled(**about, outcome=fate, why=_why(outcome))
+    if report.stopped_by == "objection":
+        return Handled(**about, outcome="refused", why="a deploy is in progress, or a plugin stops events")
+    return Handled(**about, outcome="refused", why=_left(store, found))
+
+
+def show_handled(results: Sequence[Handled]) -> None:
+    """Print a line for each of *results*."""
+    for each in results:
+        echo(str(each))
+
+
+def code_of(results: Sequence[Handled]) -> int:
+    """Return the exit code for *results*."""
+    outcomes = {each.outcome for each in results}
+    if outcomes & {"retried", "dead"}:
+        return EXIT_DEAD
+    return EXIT_LATER if "refused" in outcomes else 0
+
+
+def _fate(outcome: Outcome) -> Fate | None:
+    """Return what *outcome* means; ``None`` if the event was not handled."""
+    match outcome:
+        case Ack():
+            return "done"
+        case DeadLetter():
+            return "dead"
+        case Nack() | Lost():
+            return "retried"
+        case Release():
+            return None
+
+
+def _why(outcome: Outcome) -> str | None:
+    match outcome:
+        case DeadLetter(reason=reason, error=error):
+            return f"{reason}: {first_line(error)}".rstrip(": ")
+        case Nack(state=state):
+            return _failures(state)
+        case Lost(error=error):
+            return first_line(error) or "its process ended"
+        case _:
+            return None
+
+
+def _failures(state: bytes | None) -> str | None:
+    """Return the errors that *state* has of listeners that run again."""
+    try:
+        progress = loaded(state or b"")
+    except DecodeError:
+        return None
+    failed = [
+        f"{name} failed in run {each.runs}, again at {when(each.due)}: {each.error}"
+        for name, each in progress.listeners.items()
+        if each.status == "due" and each.error
+    ]
+    return "; ".join([*failed, *(f"waiting since {when(at)} ({reason})" for reason, at in progress.waiting.items())])
+
+
+def _held(found: Found) -> str:
+    until = "" if found.until is None else f" until {when(found.until)}"
+    return f"a worker holds it{until}"
+
+
+def _left(store: Transport, found: Found) -> str:
+    """Return why nothing was leased, or what was leased was given back."""
+    now = [each for each in store.find(found.envelope.id) if each.queue == found.queue]
+    if not now:
+        return "it is gone: a worker was faster"
+    if now[0].status == "leased":
+        return _held(now[0])
+    if now[0].lost_leases:
+        return "the process that began it before may still be alive; try again in half a minute"
+    return "it waits for an earlier event with its ordering key"
+
+
+class _Outcomes:
+    """A plugin that keeps what was settled."""
+
+    def __init__(self) -> None:
+        self.settled: list[Settlement] = []
+
+    @hookimpl
+    def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
+        """Keep *settlements*."""
+        self.settled += settlements

@@ -1,0 +1,202 @@
+"""relevo handle, and dead revive --now: one given event is handled now, with all that a worker promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relevo import Envelope, SystemClock
+from relevo_sql import SqlOptions, SqlTransport
+
+from .shop import Shop, opened
+
+LISTENERS = """
+import relevo
+
+@relevo.listener("image.created", queue="media", id="thumbnails")
+def thumbnails(event):
+    if event.get("bad"):
+        raise ValueError("a corrupt file")
+    print("made", event["image_id"])
+
+@relevo.listener("image.created", queue="media", id="again")
+def again(event):
+    print("again", event["image_id"])
+
+@relevo.listener("image.created", queue="feed", id="feed")
+def feed(event):
+    print("fed", event["image_id"])
+
+@relevo.listener("mail.sent", retry=1)
+def mail(event):
+    raise OSError("no route")
+"""
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    shop = opened(tmp_path)
+    shop.write("shop_listeners.py", LISTENERS)
+    return shop
+
+
+def transport(shop: Shop) -> SqlTransport:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    found = SqlTransport.open(options, name="main", clock=SystemClock())
+    found.setup([])
+    return found
+
+
+def dispatched(shop: Shop, arguments: str, options: str = "") -> str:
+    done = shop.run(f"dispatch {arguments} --json {options}")
+    return str(json.loads(done.stdout)["id"])
+
+
+def living(shop: Shop) -> set[tuple[str, str]]:
+    return {(row["id"], row["queue"]) for row in json.loads(shop.run("list --json").stdout)}
+
+
+def test_one_event_is_handled_in_all_its_queues_and_the_others_stay(shop: Shop) -> None:
+    others = {dispatched(shop, """image.created '{"image_id": 1}'""") for _ in range(3)}
+    mine = dispatched(shop, """image.created '{"image_id": 7}'""", "--delay 1h")
+
+    done = shop.run(f"handle {mine}")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == sorted(
+        ["made 7", "again 7", "fed 7", *(f"image.created {mine} in main/{queue}: done" for queue in ("media", "feed"))]
+    )
+    assert living(shop) == {(other, queue) for other in others for queue in ("media", "feed")}
+
+
+def test_a_queue_can_be_chosen(shop: Shop) -> None:
+    mine = dispatched(shop, """image.created '{"image_id": 7}'""")
+
+    done = shop.run(f"handle {mine} -q feed --json")
+
+    assert [(row["queue"], row["outcome"]) for row in json.loads(done.stdout)] == [("feed", "done")]
+    assert living(shop) == {(mine, "media")}
+
+
+def test_only_the_listeners_that_failed_run_again_although_they_are_not_due(shop: Shop) -> None:
+    mine = dispatched(shop, """image.created '{"image_id": 7, "bad": true}'""")
+
+    first = shop.run(f"handle {mine} -q media --json")
+    second = shop.run(f"handle {mine} -q media --json")
+
+    (row,), (later,) = json.loads(first.stdout), json.loads(second.stdout)
+    assert (first.returncode, row["outcome"], second.returncode, later["outcome"]) == (1, "retried", 1, "retried")
+    assert "thumbnails failed in run 1, again at " in row["why"]
+    assert "ValueError: a corrupt file" in row["why"]
+    assert "thumbnails failed in run 2, again at " in later["why"]
+    assert "again 7" in first.stderr
+    assert "again 7" not in second.stderr
+    (listed,) = json.loads(shop.run("list -q media --json").stdout)
+    assert (listed["status"], listed["attempt"]) == ("scheduled", 3)
+
+
+def test_an_event_that_fails_for_the_last_time_is_a_dead_letter_which_can_be_revived_and_run(shop: Shop) -> None:
+    mine = dispatched(shop, "mail.sent")
+
+    done, again = shop.run(f"handle {mine} --json"), shop.run(f"handle {mine}")
+
+    (row,) = json.loads(done.stdout)
+    assert (done.returncode, row["outcome"]) == (1, "dead")
+    assert row["why"].startswith("retries-exhausted: ")
+    (letter,) = json.loads(shop.run("dead list --json").stdout)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"the event {mine} is a dead letter; run relevo dead revive {letter['ref']} --now" in again.stderr
+
+    shop.write("shop_listeners.py", LISTENERS.replace('raise OSError("no route")', 'print("sent")'))
+    now = shop.run(f"dead revive {letter['ref']} --now")
+
+    assert now.returncode == 0
+    assert now.stdout.splitlines() == ["sent", "1 revived", f"mail.sent {mine} in main/default: done"]
+    assert living(shop) == set()
+    assert shop.run("dead list --json").stdout == "[]\n"
+
+
+def test_what_a_worker_holds_is_refused(shop: Shop) -> None:
+    mine = dispatched(shop, """image.created '{"image_id": 7}'""")
+    with transport(shop) as worker:
+        (held,) = worker.receive(["media"], limit=1, lease=3600, wait=0)
+
+        done = shop.run(f"handle {mine} -q media")
+
+        assert (done.returncode, done.stderr) == (75, "")
+        assert done.stdout.startswith(f"image.created {mine} in main/media: not handled: a worker holds it until ")
+        worker.ack(held)  # nothing has changed for the worker
+
+
+def test_what_waits_for_its_turn_is_refused_and_stays_as_it_is(shop: Shop) -> None:
+    with transport(shop) as store:
+        store.send([of_key("first"), of_key("second")])
+        before = store.find("second")
+
+        done = shop.run("handle second")
+
+        assert done.returncode == 75
+        assert "it waits for an earlier event with its ordering key" in done.stdout
+        assert store.find("second") == before
+    assert shop.run("handle first").returncode == 0
+    assert shop.run("handle second").returncode == 0
+
+
+def of_key(event_id: str) -> Envelope:
+    body = json.dumps({"specversion": "1.0", "id": event_id, "source": "shop", "type": "image.created"} | DATA).encode()
+    return Envelope(id=event_id, source="shop", name="image.created", body=body, queue="media", ordering_key="a")
+
+
+DATA: dict[str, Any] = {"data": {"image_id": 7}}
+
+
+def test_an_event_that_is_not_there_is_reported(shop: Shop) -> None:
+    done = shop.run("handle nothing")
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "relevo: no event has the id nothing\n")
+
+
+def test_a_deploy_is_respected(shop: Shop) -> None:
+    mine = dispatched(shop, "mail.sent")
+    shop.run("deploy begin")
+
+    done = shop.run(f"handle {mine}")
+
+    assert done.returncode == 75
+    assert "a deploy is in progress" in done.stdout
+    assert living(shop) == {(mine, "default")}
+
+
+def test_a_signed_state_is_read_and_stays_signed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELEVO_SIGNING", "Vq3TnB7xZk9RwLf2HsJd8Mpy-Vq3TnB7xZk9RwLf2HsJd8Mpy")
+    event_id = json.loads(shop.run("""dispatch image.created '{"image_id": 7, "bad": true}' --json""").stdout)["id"]
+
+    first = shop.run(f"handle {event_id} -q media --json")
+    second = shop.run(f"handle {event_id} -q media --json")
+
+    assert "failed in run 1" in json.loads(first.stdout)[0]["why"]
+    assert "failed in run 2" in json.loads(second.stdout)[0]["why"]
+
+
+def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, take=False, waiting=False)\n"
+        "    why_unclaimed = {'take': 'it is plain', 'waiting': 'it is plain too'}\n"
+        "    def take(self, queue, event_id, *, lease):\n"
+        "        raise self._unsupported('take')\n"
+        "    def waiting(self, queues, **others):\n"
+        "        raise self._unsupported('waiting')\n"
+        "app = relevo.App(transports={'main': Plain()}, routes={'*': 'main'})\n",
+    )
+
+    done, listed = shop.run("handle 1"), shop.run("list")
+
+    assert (done.returncode, listed.returncode) == (78, 78)
+    assert 'the transport "main" does not support take: it is plain; use a transport that claims it' in done.stderr
+    assert 'the transport "main" does not support waiting: it is plain too; use' in listed.stderr
