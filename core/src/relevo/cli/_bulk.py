@@ -1,0 +1,357 @@
+"""
+Dispatch the events of JSON Lines.
+
+A chunk of lines is sent together, and its position is noted when all of it is stored. A command that was interrupted
+continues with the first line of a chunk. The ids of events are derived from their lines: if some events of that chunk
+are stored already, they are the same events when they are dispatched again.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from io import BufferedReader, FileIO, UnsupportedOperation
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import click
+import msgspec
+
+from relevo._app.app import App
+from relevo._event.event import Event
+from relevo._listener.call import DispatchOptions
+from relevo._signal import take_ends
+from relevo._transport.route import Routing
+from relevo._visible import visible
+from relevo.cli._lines import CHUNK, Lines
+from relevo.cli._main import EXIT_DATA, EXIT_OUTPUT, exit_code, tell
+from relevo.cli._output import at_terminal, echo, show_json
+from relevo.cli._position import FailureError, Ids, Place, Position, PositionFile, appended
+from relevo.cli._progress import Bar, progress
+from relevo.cli._rejects import Rejects
+from relevo.errors import CodecError, EncodeError, RelevoError, SendError, TransportError
+
+_log = logging.getLogger("relevo.dispatch")
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """The lines, and what is kept about them: the options of ``relevo dispatch --lines``."""
+
+    path: str
+    """The file; ``-`` is standard input."""
+
+    rejects: Path | None
+    resume: Path | None
+    place: Place | None
+
+
+@attrs.frozen(kw_only=True)
+class Template:
+    """What the events have in common."""
+
+    name: str
+
+    made: Callable[[bytes, str], Event]
+    """Takes a line and the id of its event, returns the event; raises :class:`CodecError`."""
+
+    options: Callable[[], DispatchOptions]
+    """Returns the options of the dispatch, whose times are counted from now."""
+
+
+def dispatch_lines(app: App, source: Source, template: Template, *, as_json: bool) -> int:
+    """
+    Dispatch an event for each line of *source*, and return the exit code.
+
+    Raises:
+        RelevoError: There is no route for the event.
+
+        click.ClickException: A file cannot be opened, or is not the one that was dispatched in part.
+
+        KeyboardInterrupt: A signal came. Which lines are dispatched was reported.
+    """
+    routing = app.routes.routing(template.name)
+    began = app.clock.monotonic()
+    with ExitStack() as stack:
+        stream = stack.enter_context(_opened(source.path))
+        bulk = _Bulk.of(app, stack, stream, source, template)
+        interrupts = stack.enter_context(_Interrupts.taken())
+        stack.enter_context(_collecting_seldom())
+        show = at_terminal(sys.stderr) and not as_json
+        total = _number_of_lines(source.path) if show else None
+        try:
+            with progress("dispatching", total=total, show=show) as bar:
+                # Of several lines, it would not be known which listeners have run in process.
+                bulk.run(interrupts, bar, most=1 if routing.is_now else CHUNK)
+        except (RelevoError, click.ClickException) as error:
+            if isinstance(error, RelevoError):
+                tell(error)
+            else:
+                _tell(error.format_message())
+            _tell(bulk.told())
+            return exit_code(error) if isinstance(error, RelevoError) else error.exit_code
+        except BaseException:
+            _tell(bulk.told())
+            raise
+    return _summary(bulk, routing, seconds=app.clock.monotonic() - began, as_json=as_json)
+
+
+def _summary(bulk: _Bulk, routing: Routing, *, seconds: float, as_json: bool) -> int:
+    targets = [str(target) for target in routing.targets]
+    if as_json:
+        numbers = {"lines": bulk.lines.number, "dispatched": bulk.dispatched, "rejected": bulk.rejected}
+        show_json({**numbers, "targets": targets})
+    else:
+        parts = [
+            f"{bulk.dispatched} dispatched in {seconds:.1f} s",
+            *([f"{bulk.rejected} rejected"] * (bulk.rejected > 0)),
+        ]
+        echo(visible(f"{', '.join(parts)} → {', '.join(targets)}"))
+    return EXIT_DATA if bulk.rejected else 0
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """The event of a line."""
+
+    number: int
+    line: bytes
+    event: Event
+
+
+@attrs.define(kw_only=True)
+class _Bulk:
+    """A run of the command, and how far it has come."""
+
+    app: App
+    template: Template
+    lines: Lines
+    ids: Ids
+    positions: PositionFile | None
+    rejects: Rejects | None
+
+    done: int = 0
+    """The number of lines that are dispatched or rejected; none of them is in doubt."""
+
+    dispatched: int = 0
+    rejected: int = 0
+
+    _is_in_doubt: bool = False
+    """Whether lines after these may be dispatched."""
+
+    @classmethod
+    def of(cls, app: App, stack: ExitStack, stream: BufferedReader, source: Source, template: Template) -> _Bulk:
+        """Open the files of *source*, and skip the lines that an earlier command has dispatched."""
+        positions = None
+        if source.resume is not None:
+            positions = stack.enter_context(PositionFile.opened(source.resume, template.name))
+        before = None if positions is None else positions.position
+        if before is not None and source.place is not None:
+            raise click.UsageError(f"--from-line: {source.resume} has a position already; leave one of the two out")
+        ids = (positions and positions.ids) or (source.place and source.place.ids) or Ids.new(app.clock.now())
+        rejects = None
+        if source.rejects is not None:
+            file = stack.enter_context(appended(source.rejects, "--rejects"))
+            _refuse_same(stream, file, "--rejects is the file of --lines; choose another one")
+            rejects = Rejects(file, source.rejects, None if before is None else before.end)
+        bulk = cls(app=app, template=template, lines=Lines(stream), ids=ids, positions=positions, rejects=rejects)
+        if before is not None:
+            bulk.skip(before.lines)
+            if bulk.lines.digest != before.digest:
+                raise click.BadParameter(
+                    f"the first {before.lines} lines of {source.path} are not those that were dispatched; "
+                    f"remove {source.resume} to begin with line 1",
+                    param_hint="--resume",
+                )
+            bulk.rejected = before.rejected
+        elif source.place is not None:
+            bulk.skip(source.place.line - 1)
+            if bulk.done < source.place.line - 1:
+                raise click.BadParameter(
+                    f"expected at most {bulk.done + 1}; {source.path} has {bulk.done} lines", param_hint="--from-line"
+                )
+        if positions is not None and before is None:
+            positions.begin(ids, bulk.position)
+        return bulk
+
+    def skip(self, number: int) -> None:
+        """Skip the first *number* lines, or all if there are fewer."""
+        self.lines.skip(number)
+        self.done = self.lines.number
+
+    @property
+    def position(self) -> Position:
+        """The position after the lines that are done."""
+        end = 0 if self.rejects is None else self.rejects.end
+        return Position(lines=self.done, digest=self.lines.digest, rejected=self.rejected, end=end)
+
+    def run(self, interrupts: _Interrupts, bar: Bar, *, most: int) -> None:
+        """Dispatch all lines, *most* of them at a time."""
+        bar.advance(self.done)
+        while chunk := self._taken(most):
+            with interrupts.after():
+                self._dispatch(chunk, bar)
+                self.done = self.lines.number
+                self._is_in_doubt = False
+                if self.positions is not None:
+                    self.positions.note(self.position)
+            _log.info("%s", self.told())
+            bar.advance(len(chunk))
+
+    def told(self) -> str:
+        """Return which lines are dispatched, and how to continue."""
+        told = f"lines 1 to {self.done} are dispatched or rejected" if self.done else "no line is dispatched"
+        if self._is_in_doubt:
+            told = f"{told}, and perhaps some of lines {self.done + 1} to {self.lines.number}"
+        elif self.done:
+            told = f"{told}, and none after them"
+        again = "run the same command again" if self.positions else f"pass --from-line {Place(self.done + 1, self.ids)}"
+        return f"{told}; to continue, {again}"
+
+    def _taken(self, most: int) -> Sequence[bytes]:
+        try:
+            return self.lines.take(most)
+        except OSError as error:
+            raise FailureError(f"the lines cannot be read: {error.strerror}", EXIT_OUTPUT) from error
+
+    def _dispatch(self, chunk: Sequence[bytes], bar: Bar) -> None:
+        """Dispatch the lines of *chunk*, and reject those that cannot be."""
+        faults: dict[int, tuple[bytes, CodecError]] = {}
+        events = []
+        for number, line in enumerate(chunk, self.done + 1):
+            if line.strip():
+                try:
+                    events.append(_Made(number, line, self.template.made(line, self.ids.of(number, line))))
+                except CodecError as error:
+                    faults[number] = line, error
+        batches = [events]
+        while batches:
+            if not (batch := batches.pop()):
+                continue
+            if (why := self._send(batch)) is None:
+                self.dispatched += len(batch)
+            elif len(batch) == 1:
+                faults[batch[0].number] = batch[0].line, why
+            else:
+                half = len(batch) // 2
+                batches += [batch[half:], batch[:half]]
+        if self.rejects is not None:
+            self.rejects.add([faults[number][0] for number in sorted(faults)])
+        for number in sorted(faults):
+            bar.tell(visible(f"relevo: line {number}: {_why(faults[number][1])}"))
+        self.rejected += len(faults)
+
+    def _send(self, batch: Sequence[_Made]) -> CodecError | None:
+        """Dispatch *batch*; return the error if nothing was sent since one of its events is invalid."""
+        was, self._is_in_doubt = self._is_in_doubt, True
+        try:
+            self.app.dispatch_many([each.event for each in batch], **self.template.options())
+        except CodecError as error:
+            self._is_in_doubt = was
+            return error
+        except SendError as error:
+            self._is_in_doubt = was or bool(error.sent or error.unknown)
+            raise
+        except TransportError:
+            self._is_in_doubt = was
+            raise
+        return None
+
+
+class _Interrupts:
+    """TERM and INT, which end the command at once while it reads, and after the chunk while it sends one."""
+
+    def __init__(self) -> None:
+        self._is_sending = False
+        self._number = 0
+
+    @classmethod
+    @contextmanager
+    def taken(cls) -> Iterator[_Interrupts]:
+        """Take the signals while the block runs; in a thread there are none."""
+        interrupts = cls()
+        if threading.current_thread() is not threading.main_thread():
+            yield interrupts
+            return
+        give_back = take_ends(interrupts._take)
+        try:
+            yield interrupts
+        finally:
+            give_back()
+
+    @contextmanager
+    def after(self) -> Iterator[None]:
+        """Interrupt after the block; a second signal does so inside."""
+        self._is_sending = True
+        try:
+            yield
+        finally:
+            self._is_sending = False
+        if self._number:
+            raise KeyboardInterrupt(self._number)
+
+    def _take(self, number: int, _: Any) -> None:
+        if self._number or not self._is_sending:
+            raise KeyboardInterrupt(number)
+        self._number = number
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Look for cyclic garbage once in some chunks instead of several times in each: that is a fifth of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BufferedReader]:
+    if path == "-":
+        if sys.stdin is None:
+            raise click.BadParameter("standard input is closed", param_hint="--lines")
+        yield cast("BufferedReader", sys.stdin.buffer)
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(path).open("rb"))
+        except OSError as error:
+            raise click.BadParameter(f"{path} cannot be opened: {error.strerror}", param_hint="--lines") from error
+        yield file
+
+
+def _refuse_same(stream: BufferedReader, other: FileIO, why: str) -> None:
+    """Refuse *other* if it is the file of *stream*: what is appended would be read again."""
+    try:
+        found = os.fstat(stream.fileno())
+    except UnsupportedOperation:  # not a file
+        return
+    if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.fstat(other.fileno())):
+        raise click.UsageError(why)
+
+
+def _number_of_lines(path: str) -> int | None:
+    """Return the number of lines in the file at *path*; ``None`` if it can be read only once."""
+    if path == "-" or not Path(path).is_file():
+        return None
+    with Path(path).open("rb", buffering=0) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _why(error: CodecError) -> str:
+    """Return the text of *error* without the event's name, which is that of all lines."""
+    if isinstance(error, EncodeError):
+        return f"{error.path}: {error.why}" if error.path else error.why
+    return str(error)
+
+
+def _tell(line: str) -> None:
+    click.echo(f"relevo: {visible(line)}", err=True)
