@@ -49,7 +49,7 @@ def test_a_text_that_is_too_long_is_refused_and_not_shortened(
     send(transport, mariadb_database, an_envelope(2, **{name: text[1:] for name, text in changes.items()}))
 
     assert (own.value.refused, joined.value.refused) == ((0,), (0,))
-    assert "has 256 characters; at most 255 fit" in joined.value.why
+    assert "is too long: 256 characters; at most 255 fit" in joined.value.why
     queue = changes.get("queue", "default")[:255]
     assert [each.envelope for each in received(transport, queue)] == [
         an_envelope(2, **{name: text[1:] for name, text in changes.items()})

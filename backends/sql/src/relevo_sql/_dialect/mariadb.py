@@ -234,7 +234,9 @@ class MariadbDialect(Dialect):
             for column in _TEXTS:
                 text = getattr(row, column)
                 if text is not None and len(text) > _LONGEST_TEXT:
-                    raise OverflowError(f"its {column} has {len(text)} characters; at most {_LONGEST_TEXT} fit")
+                    raise OverflowError(
+                        f"its {column} is too long: {len(text)} characters; at most {_LONGEST_TEXT} fit"
+                    )
                 wide = wide or (text is not None and not text.isascii() and max(text) > _LAST_OF_THREE_BYTES)
         if wide:
             used = connection.exec_driver_sql("SELECT @@character_set_client, @@character_set_connection").one()
