@@ -18,7 +18,7 @@ import pytest
 
 from relevo.cli._arguments import MAX_LINE
 from relevo.cli._lines import CHUNK, Lines
-from relevo.cli._position import Ids, Place
+from relevo.cli._position import FirstLine, Ids
 
 from .shop import Shop, lines, opened, told_in_one_line
 
@@ -184,15 +184,15 @@ def test_many_invalid_lines_are_reported_in_order_whatever_refuses_them(shop: Sh
     assert stored(shop) == [1, 2, 6, 7, 9, 10, 11]
 
 
-def test_rejected_lines_are_appended_and_can_be_dispatched_when_they_are_mended(shop: Shop) -> None:
+def test_rejected_lines_are_appended_and_can_be_dispatched_when_they_are_corrected(shop: Shop) -> None:
     shop.write("rejects.jsonl", "of yesterday")
     shop.write("rows.jsonl", '{"id": 1}\n{"id": 2\n')
 
     shop.run(f"{COMMAND} --rejects rejects.jsonl")
 
     assert (shop.folder / "rejects.jsonl").read_text() == 'of yesterday\n{"id": 2\n'
-    shop.write("mended.jsonl", '{"id": 2}\n')
-    assert shop.run("dispatch row.imported --lines mended.jsonl").returncode == 0
+    shop.write("corrected.jsonl", '{"id": 2}\n')
+    assert shop.run("dispatch row.imported --lines corrected.jsonl").returncode == 0
     assert stored(shop) == [1, 2]
 
 
@@ -649,4 +649,4 @@ def test_an_id_is_that_of_the_line_and_its_number_and_sorts_by_it() -> None:
     assert made.of(1, b"a") == Ids(KEY).of(1, b"a")
     assert len({made.of(1, b"a"), made.of(1, b"b"), made.of(2, b"a"), Ids.new(1.0).of(1, b"a")}) == 4
     assert made.of(999, b"a") < made.of(1000, b"a") < made.of(200_000, b"a")
-    assert Place.parsed(str(Place(7, made))) == Place(7, made)
+    assert FirstLine.parsed(str(FirstLine(7, made))) == FirstLine(7, made)

@@ -9,7 +9,6 @@ are stored already, they are the same events when they are dispatched again.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import stat
 import sys
@@ -33,12 +32,10 @@ from relevo._visible import visible
 from relevo.cli._lines import CHUNK, Lines
 from relevo.cli._main import EXIT_DATA, EXIT_OUTPUT, exit_code, tell
 from relevo.cli._output import at_terminal, echo, show_json
-from relevo.cli._position import FailureError, Ids, Place, Position, PositionFile, appended
+from relevo.cli._position import FailureError, FirstLine, Ids, Position, PositionFile, appended
 from relevo.cli._progress import Bar, progress
 from relevo.cli._rejects import Rejects
 from relevo.errors import CodecError, EncodeError, RelevoError, SendError, TransportError
-
-_log = logging.getLogger("relevo.dispatch")
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +47,7 @@ class Source:
 
     rejects: Path | None
     resume: Path | None
-    place: Place | None
+    first: FirstLine | None
 
 
 @attrs.frozen(kw_only=True)
@@ -95,10 +92,10 @@ def dispatch_lines(app: App, source: Source, template: Template, *, as_json: boo
                 tell(error)
             else:
                 _tell(error.format_message())
-            _tell(bulk.told())
+            _tell(bulk.report())
             return exit_code(error) if isinstance(error, RelevoError) else error.exit_code
         except BaseException:
-            _tell(bulk.told())
+            _tell(bulk.report())
             raise
     return _summary(bulk, routing, seconds=app.clock.monotonic() - began, as_json=as_json)
 
@@ -152,9 +149,9 @@ class _Bulk:
         if source.resume is not None:
             positions = stack.enter_context(PositionFile.opened(source.resume, template.name))
         before = None if positions is None else positions.position
-        if before is not None and source.place is not None:
+        if before is not None and source.first is not None:
             raise click.UsageError(f"--from-line: {source.resume} has a position already; leave one of the two out")
-        ids = (positions and positions.ids) or (source.place and source.place.ids) or Ids.new(app.clock.now())
+        ids = (positions and positions.ids) or (source.first and source.first.ids) or Ids.new(app.clock.now())
         rejects = None
         if source.rejects is not None:
             file = stack.enter_context(appended(source.rejects, "--rejects"))
@@ -170,9 +167,9 @@ class _Bulk:
                     param_hint="--resume",
                 )
             bulk.rejected = before.rejected
-        elif source.place is not None:
-            bulk.skip(source.place.line - 1)
-            if bulk.done < source.place.line - 1:
+        elif source.first is not None:
+            bulk.skip(source.first.number - 1)
+            if bulk.done < source.first.number - 1:
                 raise click.BadParameter(
                     f"expected at most {bulk.done + 1}; {source.path} has {bulk.done} lines", param_hint="--from-line"
                 )
@@ -201,18 +198,18 @@ class _Bulk:
                 self._is_in_doubt = False
                 if self.positions is not None:
                     self.positions.note(self.position)
-            _log.info("%s", self.told())
             bar.advance(len(chunk))
 
-    def told(self) -> str:
+    def report(self) -> str:
         """Return which lines are dispatched, and how to continue."""
-        told = f"lines 1 to {self.done} are dispatched or rejected" if self.done else "no line is dispatched"
+        done = f"lines 1 to {self.done} are dispatched or rejected" if self.done else "no line is dispatched"
         if self._is_in_doubt:
-            told = f"{told}, and perhaps some of lines {self.done + 1} to {self.lines.number}"
+            done = f"{done}, and perhaps some of lines {self.done + 1} to {self.lines.number}"
         elif self.done:
-            told = f"{told}, and none after them"
-        again = "run the same command again" if self.positions else f"pass --from-line {Place(self.done + 1, self.ids)}"
-        return f"{told}; to continue, {again}"
+            done = f"{done}, and none after them"
+        first = FirstLine(self.done + 1, self.ids)
+        again = "run the same command again" if self.positions is not None else f"pass --from-line {first}"
+        return f"{done}; to continue, {again}"
 
     def _taken(self, most: int) -> Sequence[bytes]:
         try:

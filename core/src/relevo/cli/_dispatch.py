@@ -29,7 +29,7 @@ from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNam
 
 if TYPE_CHECKING:
     from relevo.cli._bulk import Template
-    from relevo.cli._position import Place
+    from relevo.cli._position import FirstLine
 
 _LARGEST = 16 * 1024 * 1024
 """Bytes of standard input, which may have more white space than the event that it becomes."""
@@ -37,10 +37,10 @@ _LARGEST = 16 * 1024 * 1024
 _PATH = click.Path(dir_okay=False, path_type=Path)
 
 
-def _place(text: str) -> Place:
-    from relevo.cli._position import Place  # noqa: PLC0415 - as below
+def _first_line(text: str) -> FirstLine:
+    from relevo.cli._position import FirstLine  # noqa: PLC0415 - as below
 
-    found = Place.parsed(text)
+    found = FirstLine.parsed(text)
     if found is None:
         raise click.BadParameter(f"expected a line's number, as in 5001; got {shown(text)}")
     return found
@@ -92,8 +92,8 @@ class _OfVersion(Event):
 )
 @click.option(
     "--from-line",
-    "place",
-    type=_place,
+    "first",
+    type=_first_line,
     metavar="N[:KEY]",
     help="Begin with this line.",
 )
@@ -112,7 +112,7 @@ def dispatch(
     path: str | None,
     rejects: Path | None,
     resume: Path | None,
-    place: Place | None,
+    first: FirstLine | None,
     as_json: bool,
 ) -> int:
     """
@@ -147,9 +147,9 @@ def dispatch(
         from relevo.cli._bulk import Source, dispatch_lines  # noqa: PLC0415 - a single event needs none of it
 
         _warn_if_unknown(app, name)
-        source = Source(path=path, rejects=rejects, resume=resume, place=place)
+        source = Source(path=path, rejects=rejects, resume=resume, first=first)
         return dispatch_lines(app, source, _template(app, blank, options), as_json=as_json)
-    for option, value in (("--rejects", rejects), ("--resume", resume), ("--from-line", place)):
+    for option, value in (("--rejects", rejects), ("--resume", resume), ("--from-line", first)):
         if value is not None:
             raise click.UsageError(f"{option} is for the lines of --lines; pass both, or neither")
     event = attrs.evolve(blank, arguments=_given_arguments(name, "{}" if arguments is None else arguments))

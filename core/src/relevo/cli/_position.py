@@ -56,15 +56,15 @@ class Ids:
 
 
 @attrs.frozen
-class Place:
+class FirstLine:
     """The line to begin with, and the ids of an earlier command."""
 
-    line: int
+    number: int
     ids: Ids | None
 
     @classmethod
     def parsed(cls, text: str) -> Self | None:
-        """Return the place in *text*, ``N`` or ``N:KEY``; ``None`` if it is neither."""
+        """Return the line in *text*, ``N`` or ``N:KEY``; ``None`` if it is neither."""
         number, colon, key = text.partition(":")
         ids = Ids.parsed(key) if colon else None
         if not (number.isascii() and number.isdecimal() and len(number) <= 18 and int(number)) or (colon and not ids):
@@ -72,7 +72,7 @@ class Place:
         return cls(int(number), ids)
 
     def __str__(self) -> str:
-        return str(self.line) if self.ids is None else f"{self.line}:{self.ids.key}"
+        return str(self.number) if self.ids is None else f"{self.number}:{self.ids.key}"
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

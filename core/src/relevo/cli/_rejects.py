@@ -1,4 +1,4 @@
-"""The file of rejected lines, which can be mended and dispatched again."""
+"""The file of rejected lines, which can be corrected and dispatched again."""
 
 from __future__ import annotations
 
