@@ -542,3 +542,30 @@ def test_a_drain_of_events_in_memory_says_that_there_are_none(shop: Shop) -> Non
     assert (done.returncode, done.stdout) == (0, "")
     assert 'the transport "main" keeps events in the memory of the process that dispatched them' in done.stderr
     assert len(lines(done)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("worker --max-time 0", "handle them in that process, or use another transport"),
+        ("dispatch mail.sent", "so the event ends with this command; use another transport"),
+    ],
+)
+def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop, command: str, remedy: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "memory://"))
+
+    done = shop.run(command)
+
+    assert done.returncode == 0
+    (line,) = lines(done)
+    assert line.endswith(f"where no other process sees them; {remedy}")
+
+
+def test_a_check_warns_of_a_transport_that_no_other_process_sees(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "memory://"))
+
+    done, strict = shop.run("check"), shop.run("check --strict")
+
+    assert (done.returncode, done.stderr, strict.returncode) == (0, "", 78)
+    assert "events of main  warning  the transport" in done.stdout
+    assert "events of main" in strict.stderr

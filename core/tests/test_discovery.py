@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -59,11 +60,34 @@ def test_an_unknown_scheme_is_told_with_what_there_is() -> None:
     assert not {"mssql", "oracle", "cockroachdb"} & {*caught.value.available}
 
 
-@pytest.mark.parametrize("scheme, package", [("postgresql", "relevo-sql"), ("mysql+pymysql", "relevo-sql")])
+@pytest.mark.parametrize(
+    "scheme, package",
+    [("postgres", "relevo-sql[postgresql]"), ("mysql+pymysql", "relevo-sql[mysql]"), ("sqlite", "relevo-sql")],
+)
 def test_a_package_that_is_missing_is_named(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_points", lambda _: EntryPoints(()))  # nothing is installed
 
-    with pytest.raises(TransportNotFoundError, match=f'; install "{package}"'):
+    with pytest.raises(TransportNotFoundError, match=re.escape(f'; install "{package}"')):
+        discovery.transport_of_scheme(scheme)
+
+
+def test_the_short_name_of_a_database_is_understood() -> None:
+    assert discovery.transport_of_scheme("postgres") == discovery.transport_of_scheme("postgres+psycopg") == "sql"
+
+
+@pytest.mark.parametrize(
+    "scheme, advice",
+    [
+        ("rediss", 'relevo has no transport for Redis; use a database or RabbitMQ, or see "Write a transport"'),
+        ("pyamqp", "write amqp://"),
+        ("doctrine", "write the address of the database"),
+        ("sync", 'handle events at once by a route to "now"'),
+    ],
+)
+def test_the_scheme_of_another_tool_is_explained(scheme: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_points", lambda _: EntryPoints(()))  # the example for Redis may be installed
+
+    with pytest.raises(TransportNotFoundError, match=re.escape(f"; {advice}")):
         discovery.transport_of_scheme(scheme)
 
 

@@ -325,7 +325,8 @@ def test_certificates_and_keys_that_do_not_fit_are_reported(servers: Servers, tm
     [
         ("amqp://localhost", "tls: amqp://localhost is not encrypted; write amqps://, or remove tls"),
         ("sqlite:///shop.db", "is a file, to which there is no connection; remove tls"),
-        ("postgresql://db/shop?sslmode=require", "the address has sslmode too"),
+        ("postgresql://db/shop?sslrootcert=x.pem", "the address has sslrootcert too"),
+        ("postgresql://db/shop?sslmode=disable", "the address has sslmode=disable too"),
         ("postgresql:///shop", "the address names no host, and a local socket is not encrypted"),
     ],
 )

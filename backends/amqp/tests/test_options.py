@@ -196,6 +196,13 @@ def test_all_invalid_options_are_reported_at_once_each_with_its_line(tmp_path: P
     assert str(caught.value).splitlines() == lines
 
 
+def test_parameters_of_an_address_are_options_beside_it() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r'write options beside the address, as in \{ url = "…", heartbeat = 30 \}'
+    ):
+        AmqpOptions(url="amqps://me:pw@mq.example/shop?heartbeat=30")
+
+
 def test_no_password_is_shown_anywhere() -> None:
     options = AmqpOptions(url="amqp://user:canary@host/")
     transport = AmqpTransport(options)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
+import ssl
+import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from relevo import App, Secret, SystemClock
+from relevo.backend.tls import Tls
 from relevo.errors import ConfigurationError
 from relevo_sql import SqlOptions, SqlTransport
 
@@ -151,3 +156,77 @@ def test_an_asynchronous_engine_is_refused_with_a_mend() -> None:
 
     with pytest.raises(ConfigurationError, match=r"aiosqlite.*create_engine"):
         SqlTransport(Engine)  # type: ignore[arg-type]
+
+
+# --- addresses that hosting platforms hand out ----------------------------------------------------------------
+
+
+def arguments(transport: SqlTransport) -> dict[str, object]:
+    """Return what the driver is called with, by the names that SQLAlchemy gives it."""
+    engine = transport._database.engine
+    _, found = engine.dialect.create_connect_args(engine.url)
+    for complete in engine.dialect.dispatch.do_connect:
+        complete(engine.dialect, None, (), found)
+    return dict(found)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgres+psycopg", "postgresql", "postgresql+psycopg", "POSTGRES"])
+def test_all_names_of_postgresql_are_one(scheme: str) -> None:
+    with opened(f"{scheme}://me:pw@db.example:5432/shop?sslmode=require&channel_binding=require") as transport:
+        assert transport.url.drivername == "postgresql+psycopg"
+        assert (arguments(transport)["sslmode"], arguments(transport)["channel_binding"]) == ("require", "require")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgres://db/shop?pgbouncer=hunter2", "the driver psycopg has no parameter 'pgbouncer'; write the address"),
+        ("postgres://db/shop?ssl_mode=hunter2", "has no parameter 'ssl_mode'; write the address"),
+        ("postgres://db/shop?schema=hunter2", '"schema" is an option of its own; write { url = "…", schema = … }'),
+        ("mysql://db/shop?reconnect=hunter2", "the driver pymysql has no parameter 'reconnect'; write the address"),
+        ("mysql://db/shop?ssl-mode=hunter2", "ssl-mode: expected DISABLED, PREFERRED, REQUIRED, VERIFY_CA or VERIFY_I"),
+    ],
+)
+def test_a_parameter_that_the_driver_does_not_know_is_explained(url: str, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        opened(url)
+
+    assert why in str(caught.value)
+    assert "ssl-mode" in url or "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["ssl-mode", "sslmode", "ssl_mode"])
+def test_the_mode_of_encryption_of_mysql_is_understood(key: str) -> None:
+    found = {}
+    for mode in ("REQUIRED", "require", "VERIFY_IDENTITY", "verify-full", "VERIFY_CA", "DISABLED", "prefer"):
+        with opened(f"mysql://me:pw@db.example/shop?{key}={mode}") as transport:
+            found[mode] = arguments(transport).get("ssl")
+            assert not transport.url.query.keys() & {key}
+
+    assert found["REQUIRED"] == found["require"] == {"check_hostname": False}
+    for mode, checks in (("VERIFY_IDENTITY", True), ("verify-full", True), ("VERIFY_CA", False)):
+        context = found[mode]
+        assert isinstance(context, ssl.SSLContext)
+        assert (context.check_hostname, context.verify_mode) == (checks, ssl.CERT_REQUIRED)
+    assert found["DISABLED"] is found["prefer"] is None
+
+
+def test_tls_takes_precedence_over_the_mode_of_an_address() -> None:
+    with opened("postgres://db.example/shop?sslmode=require", tls=Tls()) as postgresql:
+        assert arguments(postgresql)["sslmode"] == "verify-full"
+    with opened("mysql://db.example/shop?ssl-mode=REQUIRED", tls=Tls()) as mysql:
+        context = arguments(mysql)["ssl"]
+
+    assert isinstance(context, ssl.SSLContext)
+    assert context.check_hostname
+
+
+def test_a_driver_that_is_missing_is_named_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = metadata("relevo-sql").get_all("Provides-Extra")
+    for kind, module in (("postgresql", "psycopg"), ("mariadb", "pymysql"), ("mysql", "pymysql")):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            with pytest.raises(ConfigurationError, match=re.escape(f"pip install 'relevo-sql[{kind}]'")):
+                opened(f"{kind}://db/shop")
+        assert extras is not None
+        assert kind in extras

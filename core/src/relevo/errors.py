@@ -30,12 +30,13 @@ class ConfigurationError(RelevoError):
 class TransportNotFoundError(ConfigurationError):
     """Raised when no installed package provides the transport or the URL scheme that was named."""
 
-    def __init__(self, wanted: str, available: Iterable[str], *, distribution: str | None = None):
+    def __init__(self, wanted: str, available: Iterable[str], *, distribution: str | None = None, advice: str = ""):
         self.wanted = wanted
         self.available = tuple(sorted(available))
         self.distribution = distribution
         offered = ", ".join(self.available) or "none"
         fix = f'; install "{distribution}"' if distribution else did_you_mean(wanted, self.available)
+        fix = f"; {advice}" if advice else fix
         super().__init__(f'no transport for "{wanted}"; available: {offered}{fix}')
 
 

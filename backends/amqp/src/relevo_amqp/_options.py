@@ -77,7 +77,10 @@ class Address:
         if parts.scheme not in _PORTS or not parts.hostname or port == 0:
             raise ConfigurationError(f"{wrong}; {remedy}")
         if parts.query or parts.fragment:
-            raise ConfigurationError(f"{wrong}: nothing may follow the virtual host; {remedy}")
+            raise ConfigurationError(
+                f"{wrong}: nothing may follow the virtual host; write options beside the address, as in "
+                f'{{ url = "…", heartbeat = 30 }}'
+            )
         if parts.path.count("/") > 1:
             raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {remedy}")
         if _ESCAPED.search(parts.netloc + parts.path):

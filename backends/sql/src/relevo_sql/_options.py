@@ -16,6 +16,7 @@ from relevo.backend.tls import Tls, is_loopback
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_sql._dialect import dialect_named, require_dialect
 from relevo_sql._dialect.sqlite import in_memory
+from relevo_sql._hosted import check_parameters, mysql_mode, postgresql_named
 
 _URI = ("cache", "immutable", "mode", "nolock", "psow", "vfs")
 """The parameters of a ``file:`` URI that SQLite itself knows: https://www.sqlite.org/uri.html"""
@@ -113,7 +114,7 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     text = options.url.reveal()
     try:
         url = sa.make_url(text)
-        url = url.set(drivername=url.drivername.lower())  # RFC 3986, section 3.1
+        url = postgresql_named(url.set(drivername=url.drivername.lower()))  # RFC 3986, section 3.1
         database = url.database or ""
     except (sa.exc.ArgumentError, ValueError):
         raise _malformed(text) from None  # the cause may quote the password
@@ -185,6 +186,9 @@ https://pymysql.readthedocs.io/en/latest/modules/connections.html
 def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
     """Return relevo's own engine of a database on a server."""
     driver = url.get_driver_name()
+    ssl: object = None
+    if driver == "pymysql":
+        url, ssl = mysql_mode(url)
     if tls is not None:
         _check_tls(url, driver)
         if driver != "pymysql":
@@ -196,11 +200,11 @@ def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
     limits = _LIMITS.get(driver, {})
     url = url.update_query_dict({name: value for name, value in limits.items() if name not in url.query})
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
-    if tls is not None and driver == "pymysql":
+    if driver == "pymysql" and (tls is not None or ssl is not None):
 
         @sa.event.listens_for(engine, "do_connect")
         def encrypt(_: object, __: object, ___: object, arguments: dict[str, Any]) -> None:
-            arguments["ssl"] = tls.context()
+            arguments["ssl"] = ssl if tls is None else tls.context()
 
     return engine
 
@@ -211,7 +215,9 @@ def _check_tls(url: sa.URL, driver: str) -> None:
         raise ConfigurationError(
             f"tls: relevo does not know how the driver {driver} encrypts; use the driver's parameters in the address"
         )
-    own = [key for key in url.query if key.startswith("ssl")]
+    # The mode is less than tls asks for, and may be part of an address that a hosting platform hands out.
+    own = [key for key in url.query if key.startswith("ssl") and key != "sslmode"]
+    own += ["sslmode=disable"] if url.query.get("sslmode") == "disable" else []
     if own:
         raise ConfigurationError(
             f"tls: the address has {', '.join(own)} too; remove them from the address, or use them without tls"
@@ -253,6 +259,7 @@ def _on_server(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
             f"sessions with other drivers can still be joined"
         )
     try:
+        check_parameters(mysql_mode(url)[0] if driver == "pymysql" else url, _own_options())
         return _engine(url, tls)
     except ImportError:
         raise ConfigurationError(
@@ -290,7 +297,7 @@ def _check_query(url: sa.URL, text: str) -> None:
         ConfigurationError: The address has an unknown or misplaced parameter.
     """
     where = masked_url(text)
-    options = [field.name for field in attrs.fields(SqlOptions) if field.name not in ("url", "directory")]
+    options = _own_options()
     for key in url.query:
         if key in options:
             raise ConfigurationError(f'{where}: "{key}" is an option of its own; write {{ url = "…", {key} = … }}')
@@ -306,6 +313,10 @@ def _check_query(url: sa.URL, text: str) -> None:
         )
     if url.query.get("mode", "rwc") not in _MODES:
         raise ConfigurationError(f'{where}: "mode" can be {", ".join(_MODES[:-1])}')
+
+
+def _own_options() -> list[str]:
+    return [field.name for field in attrs.fields(SqlOptions) if field.name not in ("url", "directory")]
 
 
 def _placed(database: str, directory: Path) -> str:

@@ -26,9 +26,9 @@ PLUGINS = "relevo.plugins"
 _OWN = {
     "sqlite": "relevo-sql",
     "sql": "relevo-sql",
-    "postgresql": "relevo-sql",
-    "mariadb": "relevo-sql",
-    "mysql": "relevo-sql",
+    "postgresql": "relevo-sql[postgresql]",
+    "mariadb": "relevo-sql[mariadb]",
+    "mysql": "relevo-sql[mysql]",
     "mssql": "relevo-sql",
     "oracle": "relevo-sql",
     "cockroachdb": "relevo-sql",
@@ -37,6 +37,22 @@ _OWN = {
     "memory": "relevo-memory",
 }
 """Relevo's own distributions by the name that they offer, for the error that names what to install."""
+
+_OTHER_NAMES = {"postgres": "postgresql"}
+"""Schemes of addresses that hosting platforms hand out, and what they are otherwise called."""
+
+_NO_REDIS = 'relevo has no transport for Redis; use a database or RabbitMQ, or see "Write a transport"'
+_ADVICE = {
+    "redis": _NO_REDIS,
+    "rediss": _NO_REDIS,
+    "valkey": _NO_REDIS,
+    "pyamqp": "write amqp://",
+    "rabbitmq": "write amqp://",
+    "mysql2": "write mysql://",
+    "doctrine": "write the address of the database, such as postgresql://shop@db/shop",
+    "sync": 'handle events at once by a route to "now"',
+}
+"""What to do instead, by the scheme of other tools and of services that relevo has no transport for."""
 
 _UNTESTED = {("mssql", "sql"), ("oracle", "sql"), ("cockroachdb", "sql")}
 """Schemes for which relevo-sql has only its portable dialect, which must be chosen; not offered to users."""
@@ -55,10 +71,11 @@ def transport_of_scheme(scheme: str) -> str:
         PluginError: Two packages claim it.
     """
     wanted = scheme.partition("+")[0]
+    wanted = _OTHER_NAMES.get(wanted, wanted)
     found = _only(SCHEMES, wanted)
     if found is None:
         offered = {point.name for point in _points(SCHEMES) if (point.name, point.value) not in _UNTESTED}
-        raise TransportNotFoundError(scheme, offered, distribution=_OWN.get(wanted))
+        raise TransportNotFoundError(scheme, offered, distribution=_OWN.get(wanted), advice=_ADVICE.get(wanted, ""))
     return found.value
 
 

@@ -23,6 +23,7 @@ from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
+from relevo.cli._place import private_to_process
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError
 
@@ -86,6 +87,9 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     if findings[-1].error is None:
         findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
+    for name in parts_of(app).served():
+        if why := private_to_process(app.transports[name]):
+            findings.append(_advice(f"events of {name}", f"{why}; use another transport", is_strict=strict))
     for name, transport in app.transports.items() if live else ():
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):

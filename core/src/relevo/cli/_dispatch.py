@@ -24,6 +24,7 @@ from relevo.cli._arguments import ArgumentParser, arguments_of
 from relevo.cli._main import refuse_blank, refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json
+from relevo.cli._place import private_to_process
 from relevo.cli._run import duration
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, is_text, shown
 
@@ -159,6 +160,9 @@ def dispatch(
     else:
         echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}"))
     _warn_if_unknown(app, name)
+    for transport in dict.fromkeys(target.transport for target in done.targets if target.transport != NOW):
+        if why := private_to_process(app.transports[transport]):
+            click.echo(f"relevo: {why}; so the event ends with this command; use another transport", err=True)
     return 0
 
 

@@ -91,6 +91,16 @@ def of_one_transport(app: App, name: str | None, queues: Sequence[str]) -> tuple
     return name, tuple(queue for _, queue in split)
 
 
+def private_to_process(store: Transport) -> str | None:
+    """Return why no other process sees the events of *store*; ``None`` if others see them."""
+    if store.capabilities.durability != "process":
+        return None
+    return (
+        f'the transport "{store.name}" keeps events in the memory of the process that dispatched them, '
+        f"where no other process sees them"
+    )
+
+
 def check_known(app: App, store: Transport, queue: str, *, where: str = "") -> None:
     """
     Refuse a *queue* that nothing is routed to, unless it holds events.

@@ -17,7 +17,6 @@ from relevo._clock import seconds
 from relevo._log_line import log_no_retries
 from relevo._runner.loop import LoopRunner, hurry
 from relevo._runner.sd_notify import Notifier
-from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.execution import size
 from relevo._worker.run import Flag, Report, RunOptions, flags
@@ -26,7 +25,7 @@ from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Whole
-from relevo.cli._place import of_one_transport
+from relevo.cli._place import of_one_transport, private_to_process
 from relevo.cli._terminal import announce, show_progress
 from relevo.errors import ConfigurationError
 
@@ -123,7 +122,8 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
         finally:
             if options.max_seconds is not None:  # closing is limited too
                 hurry(app, app.transport(options.transport).name, GRACE)
-    _tell_if_always_empty(app.transport(options.transport), report)
+    if not report.handled:
+        _tell_if_private(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead or report.unsettled:
@@ -150,6 +150,7 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     """
     runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ))
     options = chosen_options(app, **run)
+    _tell_if_private(app, options)
     if at_terminal(sys.stderr) and not as_json:
         announce(app)
     report = runner.run(app, options)
@@ -196,14 +197,10 @@ def _is_given(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
-def _tell_if_always_empty(transport: Transport, report: Report) -> None:
-    """Report that nothing was drained because each process has a store of its own."""
-    if transport.capabilities.durability == "process" and not report.handled:
-        click.echo(
-            f'relevo: the transport "{transport.name}" keeps events in the memory of the process that dispatched them, '
-            f"so it is empty here; drain them in that process, or use another transport",
-            err=True,
-        )
+def _tell_if_private(app: App, options: RunOptions) -> None:
+    """Report that there is nothing to handle, since each process has a store of its own."""
+    if why := private_to_process(app.transport(options.transport)):
+        click.echo(f"relevo: {why}; handle them in that process, or use another transport", err=True)
 
 
 def _exit_code(report: Report) -> int:
