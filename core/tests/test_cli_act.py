@@ -129,7 +129,7 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
 
 @pytest.mark.slow("starts the command line in a process of its own")
 def test_what_the_other_queue_refuses_stays(shop: Shop) -> None:
-    shop.write("relevo.toml", SECOND)
+    shop.write("relevo.toml", 'app = "shop:app"')
     shop.write(
         "shop.py",
         "import relevo, relevo_sql, relevo_memory, sqlalchemy, pathlib\n"

@@ -308,6 +308,30 @@ def found(shop: Shop, options: str = "") -> tuple[int, dict[str, str]]:
     return done.returncode, {row["check"]: row["detail"] if row["ok"] else "WRONG" for row in json.loads(done.stdout)}
 
 
+def test_a_configuration_beside_an_application_that_does_not_read_it_is_not_ignored_in_silence(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warned(**environ: str) -> list[str]:
+        caplog.clear()
+        assert shop.run("status", **environ).returncode == 0
+        return caplog.messages
+
+    shop.write("shop.py", 'import relevo\napp = relevo.App(transports={"main": "sqlite:///own.db"})\n')
+    assert warned() == [
+        f"{shop.folder}/relevo.toml: source, listeners, transports, routes have no effect, since shop:app "
+        f"is made in code; create it with relevo.App.from_config(), or remove them"
+    ]
+
+    shop.write("relevo.toml", 'app = "shop:app"')
+    assert warned() == []
+    assert "lease have no effect" in warned(RELEVO_LEASE="2m")[0]
+
+    shop.write("other.toml", '[transports]\nmain = "sqlite:///other.db"')
+    shop.write("relevo.toml", 'app = "shop:app"\nsource = "shop"')
+    shop.write("shop.py", 'import relevo\napp = relevo.App.from_config("other.toml")')
+    assert "source have no effect, since shop:app is made from" in warned()[0]
+
+
 def test_what_is_right_is_told(shop: Shop) -> None:
     code, findings = found(shop)
 

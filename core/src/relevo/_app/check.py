@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from logging import getLogger
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
@@ -18,6 +19,9 @@ from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from relevo._config.schema import Config
 
 _log = getLogger("relevo.app")
 
@@ -113,6 +117,31 @@ def warn_of_risks(transport: Transport) -> None:
     """Log what is unsafe in how *transport* is configured."""
     for risk in transport.risks():
         _log.warning('the transport "%s": %s', transport.name, masked(risk))
+
+
+def warn_of_ignored_settings(found: Config, own: Config | None, *, app: str) -> None:
+    """
+    Log which settings have no effect, since the application does not read them.
+
+    Args:
+        found: The configuration by which the command line found the application.
+
+        own: The configuration that the application was made from; ``None`` if it was made in code.
+
+        app: The name of the application.
+    """
+    if own is not None and own.path == found.path:
+        return
+    ignored = [key for key in dict.fromkeys(str(keys[0]) for keys in found.origins.said) if key != "app"]
+    if ignored:
+        how = "is made in code" if own is None else f"is made from {own.path or own.origins.default}"
+        _log.warning(
+            "%s: %s have no effect, since %s %s; create it with relevo.App.from_config(), or remove them",
+            found.path or found.origins.default,
+            ", ".join(ignored),
+            app,
+            how,
+        )
 
 
 def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable) -> None:

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from relevo._app.app import App, app_of, parts_of, using
+from relevo._app.check import warn_of_ignored_settings
 from relevo._app.load import app_named, modules_of, modules_without_config, use_config
 from relevo._config.opening import draft_config, refuse, refuse_foreign_modules
 from relevo._config.schema import Config
@@ -101,6 +102,8 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
         if wanted:
             refuse(config)  # otherwise its own App.from_config() would raise during an import
         with app_named(wanted) if wanted else app_of(config, App) as app:
+            if wanted:
+                warn_of_ignored_settings(config, parts_of(app).config, app=wanted)
             place = msgspec.structs.replace(
                 parts_of(app).loaded_from,
                 name=wanted,
