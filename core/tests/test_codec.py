@@ -23,7 +23,6 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from relevo import Event, Subject, event
-from relevo._dispatch.in_process import generic_from
 from relevo._event.codec import (
     Content,
     Document,
@@ -34,6 +33,7 @@ from relevo._event.codec import (
     decoded,
     encoded,
     generic,
+    generic_from,
     subject_of,
     typed,
     typed_from,

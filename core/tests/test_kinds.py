@@ -20,8 +20,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Event, Subject, event
-from relevo._dispatch.in_process import generic_from
-from relevo._event.codec import content_of, decoded, encoded, generic, subject_of, typed, typed_from
+from relevo._event.codec import content_of, decoded, encoded, generic, generic_from, subject_of, typed, typed_from
 from relevo._event.context import Ambient
 from relevo._event.event import EventTypes, declared
 from relevo.errors import ConfigurationError, DecodeError, EncodeError

@@ -57,6 +57,14 @@ class HookSpecs:
         """Observe the sending of *envelopes*."""
 
     @hookspec
+    def relevo_around_call(self, event: object, listener_id: str) -> Observed:
+        """
+        Observe the call of the listener *listener_id* in process, by the route ``now`` or a ``LocalDispatcher``.
+
+        *event* is the event as it was dispatched. Calls by a worker are observed by ``relevo_around_handle``.
+        """
+
+    @hookspec
     def relevo_around_handle(self, delivery: Delivery) -> Observed:
         """Observe the handling of *delivery*, all its listeners together."""
 

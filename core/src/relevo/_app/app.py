@@ -619,7 +619,7 @@ class _Assembly:
             destinations=stores,
             packer=Packer(parts.source, parts.clock, parts.ids, parts.subjects, parts.hooks, sign),
             listeners=parts.registry,
-            local=LocalDispatcher(parts.registry.known, subjects=parts.subjects, clock=parts.clock),
+            local=LocalDispatcher(parts.registry.known, subjects=parts.subjects, clock=parts.clock, hooks=parts.hooks),
             hooks=parts.hooks,
             clock=parts.clock,
             queues=parts.queue_table,

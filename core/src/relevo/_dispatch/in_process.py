@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from logging import DEBUG, getLogger
 from typing import Any, Unpack
 
 import attrs
-import msgspec
 
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
-from relevo._dispatch.packer import check_options, checked_expires
-from relevo._event.codec import content_of, subject_of, typed_from
-from relevo._event.event import Event, event_from, name_of
+from relevo._dispatch.packer import check_options, checked_expires, surroundings
+from relevo._event.codec import generic_from, subject_of, typed_from
+from relevo._event.context import ambient, within
+from relevo._event.event import Event, EventType, event_from, name_of
 from relevo._event.subject import SubjectTypes
+from relevo._hook import Hooks, Observer, observe
 from relevo._listener.call import Call, DispatchOptions, Outgoing, SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.route import NOW, Target
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, described
+
+_log = getLogger("relevo.dispatch")
 
 
 class LocalDispatcher(Dispatcher):
@@ -35,6 +40,8 @@ class LocalDispatcher(Dispatcher):
         subjects: Names and loads subjects.
 
         clock: The source of time.
+
+        hooks: Plugins that add to the context of an event, and observe.
     """
 
     def __init__(
@@ -43,9 +50,11 @@ class LocalDispatcher(Dispatcher):
         *,
         subjects: SubjectTypes | None = None,
         clock: Clock | None = None,
+        hooks: Hooks | None = None,
     ):
         super().__init__(ListenerTable(unique=False) if listeners is None else listeners)
         self._clock = clock or SystemClock()
+        self._hooks = hooks or Hooks()
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
@@ -58,7 +67,12 @@ class LocalDispatcher(Dispatcher):
         **options: Unpack[DispatchOptions],
     ) -> Dispatched:
         event = event_from(event, arguments, subject)
-        self.call(event, self._table.of(self._checked(event, options)))
+        listeners = self._table.of(self._checked(event, options))
+        if self._hooks.enriches or ambient().context:
+            with within(surroundings(event, self._hooks)):
+                self.call(event, listeners)
+        else:
+            self.call(event, listeners)
         return self._done
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
@@ -71,6 +85,8 @@ class LocalDispatcher(Dispatcher):
         """
         Call *listeners* with *event*, in the order given, until one stops the propagation.
 
+        All listeners for its name get the same object, and so do all for its class; the subject is that of *event*.
+
         Args:
             event: As it was dispatched.
 
@@ -78,39 +94,37 @@ class LocalDispatcher(Dispatcher):
 
             outgoing: Takes the events that they dispatch by their :class:`Call`; by default this dispatcher.
         """
+        observers, logs = self._hooks.observers("relevo_around_call"), _log.isEnabledFor(DEBUG)
+        if logs and not listeners:
+            _log.debug("%s has no listener in process", name_of(event))
         by_name = isinstance(event, Event)
-        if isinstance(event, Event) and event.subject is not None:
-            event = attrs.evolve(event, subject=self._subjects.named(event.subject) or event.subject)
+        forms: _Forms | None = None
         for listener in listeners:
-            form = event if by_name is (listener.event_type is None) else _form(event, listener)
-            if not listener.takes_call:
-                if (result := listener.function(form)) is not None:
-                    _refuse_awaitable(result, listener)
-                continue
-            call = Call(
-                listener_id=listener.id,
-                queue=NOW,
-                attempt=1,
-                lost_leases=0,
-                document=None,
-                subject=subject_of(event),
-                subjects=self._subjects,
-                outgoing=outgoing or self,
-            )
-            try:
-                _refuse_awaitable(listener.function(form, call), listener)
-            except SubjectMissingError:
-                # No waiting, unlike in a worker: the caller of the dispatch waits too, maybe inside a transaction.
-                if listener.mark.missing == "fail":
-                    raise
-                call.give_subject_up()
-                if listener.mark.missing == "tombstone":
-                    _refuse_awaitable(listener.function(form, call), listener)
-            finally:
-                call.end()
-            call.send_held()
-            if call.stopped:
+            form = event
+            if by_name is not (listener.event_type is None):
+                forms = forms or _Forms(event, self._subjects)
+                form = forms.of(listener.event_type)
+            call = self._call_of(listener, event, outgoing or self) if listener.takes_call else None
+            if not (observers or logs):
+                _run(listener, form, call)
+            else:
+                with _observed(event, listener.id, observers):
+                    _run(listener, form, call)
+            if call is not None and call.stopped:
                 break
+
+    def _call_of(self, listener: Listener, event: object, outgoing: Outgoing) -> Call:
+        return Call(
+            listener_id=listener.id,
+            queue=NOW,
+            attempt=1,
+            lost_leases=0,
+            document=None,
+            subject=subject_of(event),
+            subjects=self._subjects,
+            outgoing=outgoing,
+            event=event,
+        )
 
     def _checked(self, event: object, options: DispatchOptions) -> str:
         """Return the name of *event*, after validating it and its *options*."""
@@ -131,22 +145,63 @@ class LocalDispatcher(Dispatcher):
 
 
 def _refuse_awaitable(result: object, listener: Listener) -> None:
-    if hasattr(result, "__await__"):
+    if result is not None and hasattr(result, "__await__"):
         getattr(result, "close", int)()  # avoids a second warning from Python
         raise TypeError(f"{listener.id} returned an awaitable, which is not awaited; its work was not done")
 
 
-def _form(event: object, listener: Listener) -> object:
-    """Return *event* in the form that *listener* takes."""
-    kind = listener.event_type
-    if isinstance(event, Event):
-        return event if kind is None else typed_from(event, kind)
-    return generic_from(event) if kind is None else event
+class _Forms:
+    """The forms of one event that listeners take beside its own: each is made once, at its first use."""
+
+    def __init__(self, event: object, subjects: SubjectTypes):
+        self._event = event
+        self._subjects = subjects
+        self._made: dict[type | None, object] = {}
+
+    def of(self, kind: EventType | None) -> object:
+        """Return the event as an instance of the class that *kind* declares, or as an :class:`Event`."""
+        key = None if kind is None else kind.cls
+        if key not in self._made:
+            named = generic_from(self._event)
+            self._made[key] = named if kind is None else self._typed(named, kind)
+        return self._made[key]
+
+    def _typed(self, event: Event, kind: EventType) -> object:
+        needs_id = kind.subject is not None and kind.fields[kind.subject] not in event.arguments
+        if needs_id and event.subject is not None:
+            event = attrs.evolve(event, subject=self._subjects.named(event.subject))
+        return typed_from(event, kind)
 
 
-def generic_from(event: object) -> Event:
-    """Return *event*, an instance of a declared class, as an :class:`Event`."""
-    return Event(name_of(event), msgspec.json.decode(content_of(event).data), subject=subject_of(event))
+def _run(listener: Listener, event: object, call: Call | None) -> None:
+    """Call *listener*, and dispatch the events of its *call*."""
+    if call is None:
+        _refuse_awaitable(listener.function(event), listener)
+        return
+    try:
+        _refuse_awaitable(listener.function(event, call), listener)
+    except SubjectMissingError:
+        # No waiting, unlike in a worker: the caller of the dispatch waits too, maybe inside a transaction.
+        if listener.mark.missing == "fail":
+            raise
+        call.give_subject_up()
+        if listener.mark.missing == "tombstone":
+            _refuse_awaitable(listener.function(event, call), listener)
+    finally:
+        call.end()
+    call.send_held()
+
+
+@contextmanager
+def _observed(event: object, listener_id: str, observers: Sequence[Observer]) -> Iterator[None]:
+    """Run the block, a call of the listener *listener_id*, inside the observing hooks, and log it."""
+    try:
+        with observe(observers, event=event, listener_id=listener_id):
+            yield
+    except BaseException as error:
+        _log.debug("%s: %s raised in process: %s", name_of(event), listener_id, described(error))
+        raise
+    _log.debug("%s: %s was called in process", name_of(event), listener_id)
 
 
 def refuse_delay(event_name: str, options: DispatchOptions) -> None:

@@ -183,6 +183,7 @@ class Sender:
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
         """Call the in-process listeners of *ready*; *gathering* takes the events that they dispatch."""
         if not ready.listeners:
+            self._local.call(ready.event, ())
             return
         if ready.packed is not None and gathering.session is None:
             self.packer.envelopes(ready.packed)  # raises for a subject without an id before a listener is called

@@ -308,6 +308,13 @@ _set_name, _set_arguments, _set_subject, _set_id = (
 )
 
 
+def generic_from(event: object) -> Event:
+    """Return *event* as an :class:`Event`; that of an instance of a declared class has its data in JSON's types."""
+    if isinstance(event, Event):
+        return event
+    return Event(name_of(event), msgspec.json.decode(content_of(event).data), subject=subject_of(event))
+
+
 def typed(document: Document, kind: EventType) -> Any:
     """
     Return *document* as an instance of the class that *kind* declares.

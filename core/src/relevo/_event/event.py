@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,7 +22,6 @@ MAX_VERSION = 2**31 - 1
 _NAME = r"[A-Za-z0-9_-]+(?:[./:][A-Za-z0-9_-]+)*"
 MARK = "__relevo_event__"
 """The attribute of a class that holds its :class:`EventType`."""
-_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 def checked_name(name: object) -> str:
@@ -42,6 +40,13 @@ def checked_name(name: object) -> str:
     return name
 
 
+def _own(value: object) -> object:
+    """Return a copy of the arguments *value*: listeners may change those of an event, and nothing else."""
+    if isinstance(value, dict):
+        return dict.copy(value)  # also of a subclass, whatever it overrides
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _is_mapping(event: Any, _: object, value: object) -> None:
     if not isinstance(value, Mapping):
         raise EncodeError(event.name, "", f"arguments: expected a mapping with text keys; got {type(value).__name__}")
@@ -55,10 +60,11 @@ class Event:
     Args:
         name: ``noun.past-participle``, as in ``image.created``.
 
-        arguments: Its data, in the types of JSON. Other types need a declared class.
+        arguments: Its data, in the types of JSON. Other types need a declared class. They are copied.
 
         subject: The object that the event is about: an instance of a registered subject type, or a
-            :class:`Subject`. Only its type and id are sent, never the object.
+            :class:`Subject`. Only its type and id are sent, never the object. In process, where nothing is sent, it
+            may be any object, and listeners get that object.
 
         id: Generated at the dispatch by default; pass it only to dispatch the same event again after an unknown
             outcome. Events with the same id, source and queue are duplicates: while one is kept, a transport that
@@ -71,7 +77,7 @@ class Event:
     """
 
     name: str = attrs.field(validator=lambda _, __, value: checked_name(value))
-    arguments: Mapping[str, Any] = attrs.field(default=_NO_ARGUMENTS, validator=_is_mapping, hash=False)
+    arguments: Mapping[str, Any] = attrs.field(factory=dict, converter=_own, validator=_is_mapping, hash=False)
     subject: Any = attrs.field(default=None, kw_only=True)
     id: str | None = attrs.field(default=None, kw_only=True)
 
@@ -100,7 +106,7 @@ def event_from(event: object, arguments: Mapping[str, Any] | None, subject: obje
         ConfigurationError: *event* is not a name, so it has its own arguments and subject.
     """
     if isinstance(event, str):
-        return Event(event, _NO_ARGUMENTS if arguments is None else arguments, subject=subject)
+        return Event(event, {} if arguments is None else arguments, subject=subject)
     if arguments is not None or subject is not None:
         what = "arguments" if arguments is not None else "subject="
         raise ConfigurationError(

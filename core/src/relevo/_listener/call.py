@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import attrs
 
 from relevo._clock import Duration, Moment
-from relevo._event.codec import Document, attributes_of, context_of
+from relevo._event.codec import Document, attributes_of, context_of, generic, generic_from
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectTypes
@@ -81,6 +81,7 @@ class Call:
     _subjects: SubjectTypes
     _outgoing: Outgoing | None = None
     _body: bytes = b"{}"
+    _event: Any = None
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -116,6 +117,16 @@ class Call:
     def context(self) -> Mapping[str, Any]:
         """The context that the application added at the dispatch."""
         return context_of(self._document) if self._document else ambient().context
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """
+        The event's arguments and its context in one: under a name that both have, the argument.
+
+        Those of a declared class are its data, in the types of JSON.
+        """
+        own = generic(self._document) if self._document else generic_from(self._event)
+        return {**self.context, **own.arguments}
 
     @property
     def attributes(self) -> Mapping[str, Any]:

@@ -31,8 +31,8 @@ class AppTesting:
 
     Inside the block every transport and outbox of the application is in memory, and refuses what the real one
     does not claim; the clock stands still until :meth:`travel` moves it; waits have no jitter; an event must be
-    encodable even if its route is ``now``. The real transports are not used. Afterwards everything is
-    restored, even after an error.
+    encodable even if its route is ``now``, except its subject. The real transports are not used. Afterwards
+    everything is restored, even after an error.
 
     Args:
         app: The application.

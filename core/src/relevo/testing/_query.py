@@ -126,9 +126,10 @@ def query_for(
         checks.append(_has(key, value) if kind is None else _has_attribute(kind, key, value))
         words.append(f"{key}={shown(value)}")
     if subject is not None:
-        wanted_subject = _named(app, subject)
-        checks.append(lambda each: _is_about(app, each, wanted_subject))
-        words.append(f"subject={format_subject(wanted_subject)}")
+        is_now = name is None or any(each.transport == NOW for each in app.routes.targets(name))
+        about = _name_in_process(app, subject) if is_now else _named(app, subject)
+        checks.append(lambda each: each.event.subject is subject or _is_about(app, each, about))
+        words.append(f"subject={format_subject(subject if about is None else about)}")
     text = _opening(name, whole) + (f" with {', '.join(words)}" if words else "")
     if queue is not None:
         checks.append(lambda each: any(queue == _queue(one) for one in each.targets))
@@ -263,6 +264,14 @@ def _named(app: App, subject: object) -> Subject:
     return found
 
 
-def _is_about(app: App, dispatched: DispatchedEvent, wanted: Subject) -> bool:
+def _name_in_process(app: App, subject: object) -> Subject | None:
+    """Return the name of *subject*; ``None`` if it has none, which it needs only to be sent."""
+    try:
+        return app.subjects.named(subject)
+    except SubjectError:
+        return None
+
+
+def _is_about(app: App, dispatched: DispatchedEvent, wanted: Subject | None) -> bool:
     about = dispatched.event.subject
-    return about is not None and app.subjects.named(about) == wanted
+    return about is not None and wanted is not None and _name_in_process(app, about) == wanted
