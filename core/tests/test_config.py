@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import attrs
 import pytest
 
-from relevo import App, Clock, Secret, SystemClock, Transport
+from relevo import App, Clock, Hooks, Secret, SystemClock, Transport
 from relevo._config import opening
 from relevo._config.discovery import transport_class, transport_of_scheme
 from relevo._config.opening import open_config, read
@@ -702,6 +702,39 @@ def _audit(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 def plugins_of(path: Path, **environ: str) -> list[Any]:
     config = config_of(path, path.parent, **environ)
     return open_config(config, clock=SystemClock()).plugins
+
+
+PLUGIN_CLASSES = """
+import relevo
+
+class Bare:
+    def __init__(self, user=7):
+        self.user = user
+
+    @relevo.hookimpl
+    def relevo_enrich(self):
+        return {"user": self.user}
+
+class Needy:
+    def __init__(self, user):
+        self.user = user
+"""
+
+
+def test_a_plugin_that_is_a_class_is_made_without_options(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"classes_{tmp_path.name}"
+    write(PLUGIN_CLASSES, f"{name}.py")
+
+    (made,) = plugins_of(write(f'plugins = ["{name}:Bare"]\n[transports]\nmain = "memory://"\n'))
+    assert Hooks([made]).enrichment(object()) == {"user": 7}
+
+    with pytest.raises(ConfigurationError, match=r'plugins."classes_.*:Needy": Needy is a class that needs arguments'):
+        plugins_of(write(f'plugins = ["{name}:Needy"]\n[transports]\nmain = "memory://"\n'))
+    with pytest.raises(PluginError, match=r"the plugin <class .*Bare.*> is a class; pass an instance: Bare\(\)"):
+        Hooks([type(made)])
 
 
 def test_a_plugin_is_made_of_its_options(write: Write, audit: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from relevo.errors import PluginError
+from relevo.errors import PluginError, shown
 
 if TYPE_CHECKING:
     from relevo._event.event import Event
@@ -112,7 +112,7 @@ class Hooks:
         plugins: Modules or objects with functions marked by ``@relevo.hookimpl``.
 
     Raises:
-        PluginError: A function matches no hook, or has wrong arguments.
+        PluginError: A function matches no hook or has wrong arguments, or a plugin is a class.
     """
 
     def __init__(self, plugins: Iterable[object] = ()):
@@ -123,7 +123,14 @@ class Hooks:
             self.add(plugin)
 
     def add(self, plugin: object) -> None:
-        """Register *plugin*; raise :class:`PluginError` if one of its functions matches no hook."""
+        """
+        Register *plugin*.
+
+        Raises:
+            PluginError: One of its functions matches no hook or has wrong arguments, or it is a class.
+        """
+        if isinstance(plugin, type):  # its hooks would be called without an instance
+            raise PluginError(f"the plugin {shown(plugin)} is a class; pass an instance: {plugin.__qualname__}()")
         try:
             self._manager.register(plugin)
             self._manager.check_pending()

@@ -295,12 +295,16 @@ class App(Dispatcher):
         """
         Remove what :meth:`listen` registered: functions, subscribers, modules, or names of modules.
 
-        Things that are not registered are ignored.
+        Things that are not registered are ignored. It works even if other listeners cannot be registered: their module
+        cannot be imported, or two have the same id.
 
         Raises:
             ConfigurationError: There is no such module, or one of *things* has no listener.
         """
         self._assembly.parts.registry.remove(things)
+
+    def _remove_function(self, function: Callable[..., object]) -> None:
+        self._assembly.parts.registry.remove_function(function)
 
     def add_subject(self, subject_type: SubjectType) -> None:
         """

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import MethodType
+
+import attrs
 
 from relevo._fork import ForkLock
-from relevo._listener.listener import ListenerTable
+from relevo._listener.listener import ListenerTable, marks_of
 
 _FORKING = 5.0
 """The longest time in seconds that a fork waits for a thread that imports listeners."""
+
+
+@attrs.frozen
+class _Removed:
+    """Things that were removed before modules were imported that may register them."""
+
+    things: tuple[object, ...]
+
+
+def _is_same(one: object, other: object) -> bool:
+    return one is other or (isinstance(one, (str, MethodType)) and type(one) is type(other) and one == other)
 
 
 class Registry:
@@ -38,7 +53,11 @@ class Registry:
                 self._is_loading = True
                 try:
                     while self._unloaded:
-                        self.known.extend(marked_in(self._unloaded[0]))
+                        first = self._unloaded[0]
+                        if isinstance(first, _Removed):
+                            self.known.withdraw(first.things)
+                        else:
+                            self.known.extend(marked_in(first))
                         del self._unloaded[0]
                 finally:
                     self._is_loading = False
@@ -50,10 +69,35 @@ class Registry:
             self._unloaded.extend(things)
 
     def remove(self, things: Iterable[object]) -> None:
-        """Remove the listeners of *things*; ignore those that are not registered."""
+        """
+        Remove the listeners of *things*; ignore those that are not registered.
+
+        Nothing else is imported or registered for it, so it works even if that fails.
+        """
         from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
-        self.table.withdraw([found for thing in things for found in marked_in(thing)])
+        with self._loading:
+            for thing in things:
+                before = len(self._unloaded)
+                self._unloaded = [each for each in self._unloaded if not _is_same(each, thing)]
+                if isinstance(thing, str) and len(self._unloaded) < before and thing not in sys.modules:
+                    continue  # it was never imported
+                found = marked_in(thing)
+                self.known.withdraw(found)
+                self._remove_later(found)
+
+    def remove_function(self, function: Callable[..., object]) -> None:
+        """Remove the listeners that call *function*; ignore it if it is not registered."""
+        with self._loading:
+            self._unloaded = [each for each in self._unloaded if not _is_same(each, function)]
+            self.known.remove_function(function)
+            if marks_of(function):
+                self._remove_later([function])
+
+    def _remove_later(self, things: Sequence[object]) -> None:
+        """Remove *things* again when the modules before are imported, which may register them."""
+        if self._unloaded:
+            self._unloaded.append(_Removed(tuple(things)))
 
     def copy(self) -> Registry:
         """Return another registry with the same listeners in the same order, all imported."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ class _Opener:
         if entry.options:
             names = visible(", ".join(entry.options))
             raise ConfigurationError(f"{dotted(keys)}: this plugin takes no options; remove {names}")
-        return found
+        return _instance_of(found, dotted(keys)) if isinstance(found, type) else found
 
 
 def _may_mean_transports(problem: Problem) -> bool:
@@ -341,6 +342,25 @@ def plugin_options(name: str) -> type | None:
     """
     found = _plugin_named(name)
     return getattr(found, "Options", None) if isinstance(found, type) else None
+
+
+def _instance_of(cls: type, where: str) -> object:
+    """
+    Return an instance of the plugin's class *cls*, which is called without arguments.
+
+    Raises:
+        ConfigurationError: It needs arguments.
+    """
+    try:
+        signature(cls).bind()
+    except ValueError:  # a class without a signature, as of an extension module
+        pass
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{where}: {cls.__qualname__} is a class that needs arguments ({error}); name an instance of it, or give "
+            f"it options: a class Options and a class method open(options, *, source, clock)"
+        ) from None
+    return cls()
 
 
 def _plugin_named(name: str) -> object:

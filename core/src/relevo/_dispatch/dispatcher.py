@@ -16,7 +16,7 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.decorator import marking
 from relevo._listener.listener import Listener, ListenerTable, Mark, takes_call
 from relevo._transport.route import Target
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo.errors import ConfigurationError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from relevo._listener.protocol import E, ListenerOptions, Listening
@@ -207,7 +207,12 @@ class Dispatcher(ABC):
         return thing
 
     def unlisten(self, *things: object) -> None:
-        """Remove what :meth:`listen` registered; ignore things that are not registered."""
+        """
+        Remove functions and subscribers; ignore things that are not registered.
+
+        Raises:
+            ConfigurationError: One of *things* has no listener.
+        """
         self.listeners.withdraw(things)
 
     def add_listener(
@@ -228,9 +233,29 @@ class Dispatcher(ABC):
         """
         return self.listeners.add(function, Mark(event=event, **checked_options(options)))
 
-    def remove_listener(self, listener: Listener) -> None:
-        """Remove *listener*; do nothing if it is not registered."""
-        self.listeners.remove(listener)
+    def remove_listener(self, listener: Listener | Callable[..., object]) -> None:
+        """
+        Remove *listener*, or all listeners that call a function; do nothing if it is not registered.
+
+        Args:
+            listener: What :meth:`add_listener` returned, or the function.
+
+        Raises:
+            ConfigurationError: It is neither.
+        """
+        given: object = listener
+        if isinstance(listener, Listener):
+            self.listeners.remove(listener)
+        elif callable(given):
+            self._remove_function(listener)
+        else:
+            raise ConfigurationError(
+                f"remove_listener: expected a function, or the Listener that add_listener() returned; "
+                f"got {shown(given)}"
+            )
+
+    def _remove_function(self, function: Callable[..., object]) -> None:
+        self.listeners.remove_function(function)
 
     def has_listeners(self, event: object = None) -> bool:
         """Return whether *event*, a name, a declared class or an event, has listeners; by default, any event."""
@@ -283,6 +308,9 @@ class _BoundDispatcher(Dispatcher):
 
     def unlisten(self, *things: object) -> None:
         self._dispatcher.unlisten(*things)
+
+    def _remove_function(self, function: Callable[..., object]) -> None:
+        self._dispatcher.remove_listener(function)
 
     def _with_session(self, options: DispatchOptions) -> DispatchOptions:
         other = options.get("session")

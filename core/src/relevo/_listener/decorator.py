@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_type_hints, overload
 
@@ -21,6 +21,7 @@ from relevo._event.event import (
     is_model,
 )
 from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marks_of
+from relevo._listener.namesake import HIDES, hidden
 from relevo._retry import Retry
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
@@ -275,9 +276,6 @@ _OWNERS = ("self", "cls")
 
 # --- duplicate names ----------------------------------------------------------------------------------------
 
-_HIDES = "__relevo_hides__"
-"""The attribute of a function that holds the marked function whose name it took."""
-
 
 def _note_namesake(function: Any, frame: FrameType) -> None:
     """
@@ -299,26 +297,9 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
     code = getattr(before, "__code__", None)
     if before is function or not marks_of(before) or not any(code is each for each in frame.f_code.co_consts):
         return
-    function.__dict__[_HIDES] = before
+    function.__dict__[HIDES] = before
     if function.__qualname__ != function.__name__:
         raise hidden(before, function)
-
-
-def hidden_by(function: object) -> Iterator[Any]:
-    """Yield the marked functions that *function* replaced, the latest first."""
-    found = getattr(function, "__dict__", {}).get(_HIDES)
-    if found is not None:
-        yield found
-        yield from hidden_by(found)
-
-
-def hidden(before: Any, function: Any) -> ConfigurationError:
-    """Return the error for *function* replacing *before*, with the lines of both."""
-    first, later = before.__code__.co_firstlineno, inspect.unwrap(function).__code__.co_firstlineno
-    return ConfigurationError(
-        f'"{function.__qualname__}" in line {later} replaces the listener of the same name in line {first}, '
-        f"which would never be called; rename one of them"
-    )
 
 
 def _inner(thing: Any) -> Any:

@@ -11,8 +11,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import FunctionType, ModuleType, TracebackType
 
-from relevo._listener.decorator import hidden, hidden_by
 from relevo._listener.listener import defined_at, marked_methods, marks_of
+from relevo._listener.namesake import hidden, hidden_by
 from relevo.errors import ConfigurationError, RelevoError, TransportError, described, did_you_mean, shown
 
 _RELEVO = Path(__file__).parents[1]

@@ -12,6 +12,7 @@ import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._event.event import EventType, EventTypes, checked_name, declared, name_of
+from relevo._listener.namesake import Definition, hidden, hidden_by
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
@@ -149,10 +150,14 @@ class ListenerTable:
         self._by_name: dict[str, list[Listener]] = {}
         self._ordered: dict[str, tuple[Listener, ...]] = {}
         self._queued: dict[tuple[str, str, str], tuple[Listener, ...]] = {}
+        self._definitions: dict[tuple[str, str], Definition] = {}
 
     def add(self, function: Callable[..., object], mark: Mark) -> Listener:
         """
         Register *function* for the event of *mark*; registering it again does nothing.
+
+        If it is an earlier function that was defined again, in a cell of a notebook or by ``importlib.reload``, it
+        replaces that.
 
         Raises:
             DuplicateListenerError: The event has a listener with the same id.
@@ -184,12 +189,40 @@ class ListenerTable:
         for sibling in siblings:
             if sibling.function == function and sibling.mark is mark:
                 return sibling
+        place = self._remove_earlier(function, event_name)
+        for sibling in siblings:
             taken = {sibling.id, *sibling.aliases}.intersection((made.id, *made.aliases))
             if taken and self._unique:
                 raise DuplicateListenerError(min(taken), event_name, function, sibling.function)
-        siblings.append(made)
+        siblings.insert(len(siblings) if place is None else place, made)
         self._forget()
         return made
+
+    def _remove_earlier(self, function: Callable[..., object], event_name: str) -> int | None:
+        """
+        Remove the listeners of earlier definitions of *function*.
+
+        Returns:
+            The index of the first of them among the listeners of *event_name*; ``None`` if it had none.
+        """
+        definition = Definition.of(function)
+        if definition is None:
+            return None
+        place: int | None = None
+        key, lost = (definition.module, definition.name), [*hidden_by(function)]
+        for each in self._of_definition(definition) if definition.replaces(self._definitions.get(key)) else ():
+            if (inner := inspect.unwrap(each.function)) in lost:  # both are in one run of their module
+                raise hidden(inner, function)
+            if each.event_name == event_name and place is None:
+                place = self._by_name[event_name].index(each)
+            self.remove(each)
+        self._definitions[key] = definition
+        return place
+
+    def _of_definition(self, definition: Definition) -> list[Listener]:
+        """Return the listeners of other definitions at the same place."""
+        everything = [each for siblings in self._by_name.values() for each in siblings]
+        return [each for each in everything if definition.replaces(Definition.of(each.function))]
 
     def extend(self, things: Iterable[object]) -> None:
         """Register the marked functions and subscribers among *things*."""
@@ -207,14 +240,35 @@ class ListenerTable:
         """Return another table with the same listeners in the same order."""
         made = ListenerTable(EventTypes(self.event_types), unique=self._unique)
         made._by_name = {name: [*siblings] for name, siblings in self._by_name.items()}
+        made._definitions = {**self._definitions}
         return made
 
     def withdraw(self, things: Iterable[object]) -> None:
-        """Remove the marked functions and subscribers among *things*; ignore those that are not registered."""
-        for function, mark in marked(things):
-            for each in self(mark.event):
-                if each.function == function and each.mark is mark:
-                    self.remove(each)
+        """
+        Remove functions and subscribers; ignore those that are not registered.
+
+        Raises:
+            ConfigurationError: One of them has no mark and is not registered.
+        """
+        for thing in things:
+            if not self.remove_function(thing):
+                for function, _ in marked((thing,)):
+                    self.remove_function(function)
+
+    def remove_function(self, function: object) -> bool:
+        """
+        Remove all listeners that call *function*, or the function that it replaces.
+
+        Returns:
+            Whether there were any.
+        """
+        definition = Definition.of(function)
+        everything = [each for siblings in self._by_name.values() for each in siblings]
+        found = [each for each in everything if each.function == function]
+        found += [] if definition is None else self._of_definition(definition)
+        for each in found:
+            self.remove(each)
+        return bool(found)
 
     def __call__(self, event: object = None) -> tuple[Listener, ...]:
         """

@@ -1,0 +1,58 @@
+"""Functions of the same name: a mistake in one module, and a new definition in another run of its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import unwrap
+from types import CodeType
+from typing import Any
+
+import msgspec
+
+from relevo.errors import ConfigurationError
+
+HIDES = "__relevo_hides__"
+"""The attribute of a function that holds the marked function whose name it took."""
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """Where a function is defined, and its code, which differs if the definition was run again."""
+
+    module: str
+    name: str
+    """The qualified name."""
+
+    code: CodeType
+
+    @classmethod
+    def of(cls, function: Any) -> Definition | None:
+        """Return the definition of *function*; ``None`` unless its name leads to it: it is local, or has no name."""
+        inner = unwrap(getattr(function, "__func__", function))
+        module, name = getattr(inner, "__module__", None), getattr(inner, "__qualname__", None)
+        code = getattr(inner, "__code__", None)
+        if not isinstance(module, str) or not isinstance(name, str) or not isinstance(code, CodeType):
+            return None
+        return cls(module, name, code) if all(part.isidentifier() for part in name.split(".")) else None
+
+    def replaces(self, other: Definition | None) -> bool:
+        """Return whether this is another definition at the same place, as after a reload of its module."""
+        return (
+            other is not None and (self.module, self.name) == (other.module, other.name) and self.code is not other.code
+        )
+
+
+def hidden_by(function: object) -> Iterator[Any]:
+    """Yield the marked functions that *function* replaced, the latest first."""
+    found = getattr(function, "__dict__", {}).get(HIDES)
+    if found is not None:
+        yield found
+        yield from hidden_by(found)
+
+
+def hidden(before: Any, function: Any) -> ConfigurationError:
+    """Return the error for *function* replacing *before*, with the lines of both."""
+    first, later = before.__code__.co_firstlineno, unwrap(function).__code__.co_firstlineno
+    return ConfigurationError(
+        f'"{function.__qualname__}" in line {later} replaces the listener of the same name in line {first}, '
+        f"which would never be called; rename one of them"
+    )

@@ -1,0 +1,256 @@
+"""A function that is defined again, in a cell of a notebook or by a reload, and the removal of listeners."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import relevo
+from relevo import App, Dispatcher, Event, LocalDispatcher
+from relevo.errors import ConfigurationError, DuplicateListenerError
+
+CELL = """
+@app.listener("image.created", priority={priority})
+def hear(event):
+    heard.append({version})
+"""
+
+
+class Notebook:
+    """A module whose cells are run one after another, as IPython does it: each is compiled by itself."""
+
+    def __init__(self, app: Dispatcher):
+        self.module = ModuleType("__main__of_a_notebook")
+        self.heard: list[object] = []
+        vars(self.module).update(app=app, relevo=relevo, heard=self.heard)
+
+    def run(self, cell: str, **values: object) -> None:
+        exec(compile(cell.format(**values) if values else cell, "<cell>", "exec"), vars(self.module))  # noqa: S102
+
+
+@pytest.fixture(name="app")
+def _app() -> Iterator[App]:
+    with App(routes={"*": "now"}) as app:
+        yield app
+
+
+# --- a cell that is run again ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("looked", [True, False], ids=["used between", "not used"])
+def test_a_cell_that_is_run_again_replaces_its_listener(app: App, *, looked: bool) -> None:
+    notebook = Notebook(app)
+
+    notebook.run(CELL, version=1, priority=0)
+    if looked:
+        app.dispatch("image.created")
+    notebook.run(CELL, version=2, priority=3)
+    app.dispatch("image.created")
+
+    assert notebook.heard == ([1, 2] if looked else [2])
+    (listener,) = app.listeners
+    assert listener.priority == 3
+
+
+def test_a_local_dispatcher_replaces_it_too() -> None:
+    notebook = Notebook(LocalDispatcher())
+
+    for version in (1, 2):
+        notebook.run(CELL, version=version, priority=0)
+    notebook.module.app.dispatch("image.created")
+
+    assert notebook.heard == [2]
+
+
+def test_the_replaced_listener_is_gone_for_its_former_events_too(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run('@app.listener("a")\n@app.listener("b")\ndef hear(event): heard.append(1)')
+    assert len(app.listeners) == 2
+
+    notebook.run('@app.listener("b")\n@app.listener("c")\ndef hear(event): heard.append(2)')
+
+    assert [each.event_name for each in app.listeners] == ["b", "c"]
+
+
+def test_it_keeps_its_place_among_the_listeners_of_its_event(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run('@app.listener("a")\ndef first(event): heard.append("first")')
+    notebook.run('@app.listener("a")\ndef second(event): heard.append("second")')
+    notebook.run('@app.listener("a")\ndef first(event): heard.append("again")')
+
+    app.dispatch("a")
+
+    assert notebook.heard == ["again", "second"]
+
+
+def test_a_decorated_function_and_a_subscriber_are_replaced_too(app: App) -> None:
+    notebook = Notebook(app)
+    decorated = """
+import functools
+if "timed" not in globals():
+    def timed(function):
+        @functools.wraps(function)
+        def wrapper(*arguments):
+            return function(*arguments)
+        return wrapper
+
+@app.listener("a")
+@timed
+def hear(event): heard.append({version})
+"""
+    subscriber = """
+class Subscriber:
+    @relevo.listener("a")
+    def on(self, event): heard.append("on {version}")
+app.listen(Subscriber())
+"""
+    for version in (1, 2):
+        notebook.run(decorated, version=version)
+        notebook.run(subscriber, version=version)
+
+    app.dispatch("a")
+
+    assert notebook.heard == [2, "on 2"]
+
+
+def test_what_is_not_the_same_function_is_still_a_duplicate(app: App) -> None:
+    def made() -> Any:
+        @relevo.listener("a")
+        def hear(event: Event) -> None: ...
+
+        return hear
+
+    class Subscriber:
+        @relevo.listener("b")
+        def on(self, event: Event) -> None: ...
+
+    for pair in [(made(), made()), (Subscriber(), Subscriber())]:
+        with App(routes={"*": "now"}, listeners=pair) as other, pytest.raises(DuplicateListenerError):
+            other.listeners()
+    local = LocalDispatcher()
+    local.add_listener("c", lambda event: 1)
+    local.add_listener("c", lambda event: 2)
+    assert len(local.listeners) == 2
+
+
+def test_two_functions_of_one_name_in_one_cell_are_a_mistake(app: App) -> None:
+    notebook = Notebook(app)
+
+    notebook.run('@app.listener("a")\ndef hear(event): ...\n@app.listener("b")\ndef hear(event): ...')
+
+    with pytest.raises(ConfigurationError, match='"hear" in line 3 replaces the listener of the same name in line 1'):
+        app.listeners()
+    with pytest.raises(ConfigurationError, match='"hear" in line 3 replaces'):
+        app.listeners()
+
+
+# --- a module that is reloaded -----------------------------------------------------------------------
+
+
+@pytest.fixture(name="module")
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    path = tmp_path / "reloaded_listeners.py"
+    path.write_text('import relevo\n@relevo.listener("a")\ndef hear(event): return 1\n')
+    yield path
+    sys.modules.pop(path.stem, None)
+
+
+def test_a_reloaded_module_replaces_its_listeners(module: Path) -> None:
+    with App(routes={"*": "now"}, listeners=[module.stem]) as app:
+        (before,) = app.listeners
+        module.write_text('import relevo\n@relevo.listener("a")\ndef hear(event): return "a new result"\n')
+        found = importlib.reload(sys.modules[module.stem])
+
+        app.listen(found)
+
+        (after,) = app.listeners
+        assert (before.function(Event("a")), after.function(Event("a"))) == (1, "a new result")
+        app.unlisten(module.stem)
+        assert not app.listeners
+
+
+# --- removing ----------------------------------------------------------------------------------------
+
+
+def test_unlisten_works_although_two_listeners_clash() -> None:
+    @relevo.listener("a", id="one")
+    def first(event: Event) -> None: ...
+
+    @relevo.listener("a", id="one")
+    def second(event: Event) -> None: ...
+
+    with App(routes={"*": "now"}, listeners=[first, second]) as app:
+        with pytest.raises(DuplicateListenerError):
+            app.listeners()
+        app.unlisten(second)
+        assert [each.function for each in app.listeners] == [first]
+    with App(routes={"*": "now"}, listeners=[first, second]) as app:
+        app.unlisten(first)
+        assert [each.function for each in app.listeners] == [second]
+
+
+def test_unlisten_works_although_a_module_cannot_be_imported() -> None:
+    with App(routes={"*": "now"}, listeners=["nowhere_to_be_found"]) as app:
+
+        @app.listener("a")
+        def hear(event: Event) -> None: ...
+
+        app.unlisten(hear)
+        app.unlisten("nowhere_to_be_found")
+
+        assert not app.listeners
+
+
+def test_what_a_module_brings_is_removed_although_it_was_not_imported_yet(module: Path) -> None:
+    with App(routes={"*": "now"}, listeners=[module.stem]) as app:
+        found = importlib.import_module(module.stem)
+        app.unlisten(found.hear)
+
+        assert not app.listeners
+
+
+def test_the_new_function_removes_the_old_one(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run(CELL, version=1, priority=0)
+    app.dispatch("image.created")
+    notebook.run('@relevo.listener("image.created")\ndef hear(event): ...')
+
+    app.unlisten(notebook.module.hear)
+
+    assert not app.listeners
+
+
+@pytest.mark.parametrize("new", [LocalDispatcher, lambda: App(routes={"*": "now"})], ids=["local", "app"])
+def test_remove_listener_takes_a_function_too(new: Any) -> None:
+    dispatcher: Dispatcher = new()
+
+    def hear(event: Event) -> None: ...
+
+    class Subscriber:
+        def on(self, event: Event) -> None: ...
+
+    subscriber = Subscriber()
+    dispatcher.add_listener("a", hear)
+    dispatcher.add_listener("b", hear)
+    kept = dispatcher.add_listener("b", print, id="print")
+    dispatcher.add_listener("b", subscriber.on)
+
+    dispatcher.remove_listener(hear)
+    dispatcher.remove_listener(subscriber.on)
+    dispatcher.remove_listener(hear)
+    assert list(dispatcher.listeners) == [kept]
+
+    dispatcher.add_listener("a", hear)
+    dispatcher.unlisten(hear)
+    dispatcher.remove_listener(kept)
+    assert not dispatcher.listeners
+    with pytest.raises(ConfigurationError, match="remove_listener: expected a function, or the Listener that add_list"):
+        dispatcher.remove_listener("a")  # type: ignore[arg-type]
