@@ -483,9 +483,22 @@ def test_a_dispatch_beside_a_session_that_has_written_is_told_to_name_it(app: Ap
         session.flush()
         with pytest.raises(
             TransportUnavailableError,
+            match=r"locked by a session of this thread .*session=…, or dispatch before it writes, or after it has comm",
+        ):
+            app.dispatch(Event("note.added"))
+
+
+def test_a_dispatch_beside_a_connection_that_has_written_is_told_to_name_it(app: App, path: Path) -> None:
+    engine = an_engine(path)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Note).values(text="a"))
+        with pytest.raises(
+            TransportUnavailableError,
             match=r"longer than 2 s; .*session=…, or before it writes, or after it has committed$",
         ):
             app.dispatch(Event("note.added"))
+    engine.dispose()
 
 
 def test_a_database_by_a_name_that_sqlite_reads_is_set_up_apart(path: Path, opener: Opener) -> None:

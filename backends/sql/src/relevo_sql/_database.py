@@ -21,6 +21,7 @@ from relevo.backend import ForkAware
 from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
 from relevo_sql._dialect import Dialect, ErrorKind, separate_engine
 from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError, relevo_error
+from relevo_sql._own_session import is_blocked_by_own_session
 from relevo_sql._owned_lock import attempt
 from relevo_sql._row import micros
 from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
@@ -60,6 +61,12 @@ _STEP = 0.001
 _INTERRUPTED = (
     "this thread uses the connection, and was interrupted by a signal handler that uses the transport; let the handler "
     "set a flag, and use the transport where the flag is checked"
+)
+
+
+_OWN = (
+    "is locked by a session of this thread or task, which has written to it and cannot commit while this dispatch "
+    "waits; pass it with session=…, or dispatch before it writes, or after it has committed"
 )
 
 
@@ -163,10 +170,12 @@ class Database(ForkAware):
             patience: Seconds to wait for other writers; ``None`` for the usual ones.
         """
         if rows > self.dialect.max_autocommit_rows:
-            return self._run(work, durable=True, patience=patience)
-        return self._run_alone(work, patience)
+            return self._run(work, durable=True, patience=patience, sends=True)
+        return self._run_alone(work, patience, sends=True)
 
-    def _run_alone(self, work: Callable[[sa.Connection], T], patience: float | None = None) -> T:
+    def _run_alone(
+        self, work: Callable[[sa.Connection], T], patience: float | None = None, *, sends: bool = False
+    ) -> T:
         """Return the result of *work*: one statement that is committed by itself, and not repeated if it is lost."""
 
         def commit(connection: sa.Connection) -> T:
@@ -181,7 +190,7 @@ class Database(ForkAware):
             self._require_same_file()
             return result
 
-        return self._run(commit, patience=patience, alone=True)
+        return self._run(commit, patience=patience, alone=True, sends=sends)
 
     def update(self, work: Callable[[sa.Connection], T], *, repeatable: bool = False) -> T:
         """
@@ -328,6 +337,7 @@ class Database(ForkAware):
         create: bool = False,
         patience: float | None = None,
         alone: bool = False,
+        sends: bool = False,
     ) -> T:
         """
         Do *work*, and repeat it while other writers interfere, until the patience is used up.
@@ -342,6 +352,8 @@ class Database(ForkAware):
             patience: Seconds to wait for other writers; ``None`` for the usual ones.
 
             alone: It commits by itself, outside a transaction.
+
+            sends: It writes new events, which the caller could have written in a session.
         """
         if patience is None:
             patience = min(_SETTING_UP, self._patience) if create else self._patience
@@ -360,8 +372,11 @@ class Database(ForkAware):
                 if kind is ErrorKind.LOST and not was_lost:
                     was_lost = True  # nothing was committed, or it may be repeated; and a new connection may do
                     continue
+                if kind is ErrorKind.BUSY and (sends or create) and is_blocked_by_own_session(self.location):
+                    raise LockedError(self.name, f"{self.place} {_OWN}") from getattr(error, "orig", None) or error
                 if kind not in _LOCKED or time.monotonic() >= deadline:
-                    raise self._translated(error, patience, create=create) from getattr(error, "orig", None) or error
+                    found = self._translated(error, patience, sends=sends, create=create)
+                    raise found from getattr(error, "orig", None) or error
             self._back_off()
 
     def _with_any_text(self, work: Callable[[sa.Connection], T], connection: sa.Connection) -> T:
@@ -376,10 +391,13 @@ class Database(ForkAware):
         if self._closing.wait(_BREATH):
             raise TransportClosedError(self.name)
 
-    def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, create: bool) -> RelevoError:
+    def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, sends: bool, create: bool) -> RelevoError:
         found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self.location.file)
-        if create and isinstance(found, LockedError) and self.dialect.error_kind(error) is ErrorKind.BUSY:
-            return TransportUnavailableError(
+        if not isinstance(found, LockedError) or self.dialect.error_kind(error) is not ErrorKind.BUSY:
+            return found
+        if create or (sends and self.dialect.is_file):
+            kind = TransportUnavailableError if create else LockedError
+            return kind(
                 self.name,
                 f"{found.why}; if it is a session of this thread that has written: dispatch with "
                 f"session=…, or before it writes, or after it has committed",

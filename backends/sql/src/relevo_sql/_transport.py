@@ -47,6 +47,7 @@ from relevo_sql._heartbeats import Heartbeats
 from relevo_sql._insert import insert_statement
 from relevo_sql._locks import Locks
 from relevo_sql._options import SqlOptions, engine_for, risks_of
+from relevo_sql._own_session import watch_sessions
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
@@ -167,6 +168,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         if "sqlalchemy.orm" in sys.modules:
             # It listens to all sessions. Later, a thread might be calling such listeners.
             import relevo.backend.session  # noqa: F401, PLC0415 - a worker that has no session needs no ORM
+
+            if database.dialect.is_file:
+                watch_sessions()
 
         self._closed = False
         self._process = 0  # none yet: this process may be the child of a fork that was not noticed either

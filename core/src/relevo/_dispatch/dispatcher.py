@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 import attrs
 import msgspec
 
+from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
 from relevo._listener.decorator import marking
@@ -139,10 +140,11 @@ class Dispatcher(ABC):
         """Dispatch *events* as :meth:`dispatch_many` does, in a thread; see :meth:`adispatch` for cancellation."""
         if options.get("session") is not None:  # only enlisted, and the session must not be used in another thread
             return self.dispatch_many(events, **options)
-        from asyncio import get_running_loop, shield  # noqa: PLC0415 - an awaiting program has imported it
+        from asyncio import current_task, get_running_loop, shield  # noqa: PLC0415 - an awaiting program has imported it
 
         # Not a task: the end of the loop would cancel that too, but it waits for its threads.
         run = copy_context().run
+        run(enter_awaited, current_task())
         return await shield(
             get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **options))
         )

@@ -1,8 +1,8 @@
 """
 The context that is passed from an event to the events that it causes, with correlation and causation ids.
 
-It belongs to the current thread or task (:mod:`contextvars`). It is the only value of relevo that is not passed as
-an argument, since it passes through code that does not use relevo.
+It belongs to the current thread or task (:mod:`contextvars`). It and the task that awaits a dispatch are the only
+values of relevo that are not passed as arguments, since they pass through code that does not use them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,21 @@ enter = _ambient.set
 """Makes an :class:`Ambient` the current context; returns what :data:`leave` takes to restore the one before."""
 
 leave = _ambient.reset
+
+
+_awaiting: ContextVar[object] = ContextVar("relevo_awaiting", default=None)
+
+enter_awaited = _awaiting.set
+"""Makes its argument the task that awaits the dispatch which runs in this context."""
+
+
+def awaiting_task() -> object:
+    """
+    Return the task that awaits the dispatch which runs in this thread; ``None`` if none does.
+
+    A transport that waits for a lock can tell by it that the task itself holds the lock.
+    """
+    return _awaiting.get()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The kit for authors of transports: what backends share in addition to the interface."""
 
+from relevo._event.context import awaiting_task
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
 from relevo._transport.delivery import made_delivery
@@ -8,6 +9,8 @@ from relevo._transport.optional import INHERITED, FileStore, ParallelSettlement,
 
 # forks
 __all__ = ["ForkAware", "ForkLock", "notice_fork"]
+# dispatches that are awaited
+__all__ += ["awaiting_task"]
 # events of other programs
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options

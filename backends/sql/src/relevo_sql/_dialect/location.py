@@ -56,6 +56,10 @@ class Location(ABC):
             mode: The permissions of its file; ``None`` for this user alone, or fewer if the umask says so.
         """
 
+    def is_at(self, database: str) -> bool:
+        """Return whether it is the file that *database*, of the address of another engine, names."""
+        return False
+
     @abstractmethod
     def opened(self, home: Any) -> None:
         """Remember *home*, what :meth:`Dialect.prepare` returned for a new connection."""

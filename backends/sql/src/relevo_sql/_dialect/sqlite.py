@@ -65,6 +65,10 @@ class FileLocation(Location):
     def is_named(self) -> bool:
         return bool(self.file)
 
+    def is_at(self, database: str) -> bool:
+        file = _file_of(database)
+        return file is not None and self.identity is not None and _identity(str(file)) == self.identity
+
     @property
     def identity(self) -> tuple[int, int] | None:
         return _identity(self.file) if self.file else None
