@@ -31,6 +31,7 @@ from relevo import (
 )
 from relevo._event.subject import Gone
 from relevo._worker.caller import Caller, contained
+from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import ListenerProgress, Progress, dumped, loaded
 from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError, described
 from relevo.testing import FakeClock
@@ -226,6 +227,34 @@ def test_the_warning_of_a_failure_is_one_line_without_secrets_and_has_its_traceb
     assert "image.created 1\\x1b7 in default" in record.message
     assert record.exc_info is not None
     assert record.exc_info[0] is ValueError
+
+
+def test_what_a_foreign_event_says_of_itself_cannot_harm_the_log_of_events_without_a_listener(
+    table: ListenerTable, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ObstacleLog(table, 3600.0)
+    foreign = delivery(name="a\x1b[31m.{b} amqp://shop:s3cret@host", event_id="1\n7", enqueued_at=float("inf"))
+    other_release = Nack(state=b"\xff", reason="newer-version")
+
+    for outcome in (Nack(reason="unknown-event"), Nack(reason="listener-failed"), Nack(), other_release):
+        log.note(foreign, outcome)
+        log.note(foreign, outcome)
+
+    assert [record.name for record in caplog.records] == ["relevo.listener"] * 2
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    assert "s3cret" not in caplog.text
+    assert "is retried until an unknown time" in caplog.text
+
+
+def test_only_so_many_names_without_a_listener_are_logged(
+    table: ListenerTable, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ObstacleLog(table, 3600.0)
+
+    for number in range(150):
+        log.note(delivery(name=f"a.b{number}"), Nack(reason="unknown-event"))
+
+    assert len(caplog.records) == 100
 
 
 def test_one_failing_listener_does_not_stop_the_others(listen: Listen, caller: MakeCaller, delivery: Make) -> None:

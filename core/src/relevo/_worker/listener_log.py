@@ -58,7 +58,7 @@ def log_failure(delivery: Delivery, failure: Failure, error: BaseException, *, r
     )
 
 
-_MOST_NAMES = 1000
+_MOST_NAMES = 100
 """The largest number of event names that are remembered, since foreign events may bring any number."""
 
 _OBSTACLES = {
@@ -112,7 +112,10 @@ class ObstacleLog:
             first = loaded(outcome.state or b"").waiting.get(outcome.reason, delivery.enqueued_at)
         except DecodeError:  # a newer release wrote it
             first = delivery.enqueued_at
-        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + self._patience))
+        try:
+            return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + self._patience))
+        except (ValueError, OverflowError, OSError):  # a store may return any number
+            return "an unknown time"
 
 
 def place_of(error: BaseException) -> str:
