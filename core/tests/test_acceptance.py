@@ -501,4 +501,4 @@ def test_the_command_line_refuses_and_shows_what_is_not_accepted(folder: Shop) -
 
     assert (refused.returncode, checked.returncode) == (78, 78)
     assert "the queue main/default does not accept 'user.deleted'" in refused.stderr
-    assert "shop_listeners:count: the queue main/default does not accept 'mail.sent'" in checked.stderr
+    assert "/shop_listeners.py:13): the queue main/default does not accept 'mail.sent'" in checked.stderr

@@ -17,7 +17,7 @@ from relevo import Envelope
 from relevo.cli._terminal import _Progress
 from relevo.testing import FakeClock
 
-from .shop import Shop, opened
+from .shop import APP, Shop, opened
 
 LISTENERS = """
 import relevo
@@ -82,9 +82,18 @@ def test_a_worker_says_what_it_serves_how_to_stop_it_and_which_listener_failed(s
     assert re.fullmatch(r"1 done in .* s, 1 to be retried \(1 listener-failed\)", lines[-1])
 
 
+OWN_LOGGING = """
+import logging, relevo
+logging.basicConfig(force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+app = relevo.App.from_config()
+"""
+
+
 @pytest.mark.slow("two commands, each in a process of its own")
-def test_what_is_logged_or_printed_during_a_drain_is_above_a_bar_with_a_total(shop: Shop) -> None:
+@pytest.mark.parametrize("application", [APP, OWN_LOGGING], ids=["relevo's logging", "logging of its own"])
+def test_what_is_logged_or_printed_during_a_drain_is_above_a_bar_with_a_total(shop: Shop, application: str) -> None:
     shop.run("dispatch image.created")
+    shop.write("shop.py", application)
 
     lines = at_terminal(shop, "drain")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import TextIO
 
@@ -37,25 +39,14 @@ class LogLineFormatter(logging.Formatter):
         return visible_lines(stack_info)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to the present standard error: a progress bar replaces it, so that lines appear above the bar."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setFormatter(LogLineFormatter())
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
 def log_to_stderr(level: int | str) -> None:
     """
     Log records of *level* and above to standard error, unless the program has configured logging.
 
     Of the library that finds the plugins only warnings are logged; relevo logs what it found.
     """
-    handler = _Handler()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLineFormatter())
     logging.basicConfig(level=level.upper() if isinstance(level, str) else level, handlers=[handler])
     if handler in logging.root.handlers:
         logging.getLogger("stevedore").setLevel(logging.WARNING)
@@ -63,5 +54,25 @@ def log_to_stderr(level: int | str) -> None:
 
 def log_no_retries() -> None:
     """Do not log what is tried again, also in child processes, unless the program has configured logging."""
-    if all(isinstance(handler, _Handler) for handler in logging.root.handlers):
+    if all(isinstance(handler.formatter, LogLineFormatter) for handler in logging.root.handlers):
         logging.getLogger("relevo.listener").setLevel(logging.ERROR)
+
+
+@contextmanager
+def log_to(stream: TextIO, *, instead_of: TextIO) -> Iterator[None]:
+    """Let every handler that logs to *instead_of*, also one of the program, log to *stream* while the block runs."""
+    root = logging.root
+    loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
+    handlers = [
+        handler
+        for logger in loggers
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream is instead_of
+    ]
+    for handler in handlers:
+        handler.setStream(stream)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.setStream(instead_of)

@@ -14,6 +14,7 @@ import click
 from relevo._app.app import App
 from relevo._app.check import listeners_at
 from relevo._hook import hookimpl
+from relevo._log_line import log_to
 from relevo._transport.delivery import Release, Settlement
 from relevo._transport.route import Target
 from relevo._transport.transport import Transport
@@ -102,7 +103,11 @@ def show_progress(app: App, options: RunOptions) -> Iterator[None]:
     )
     # Lines of a log are not folded, so that they can be copied.
     console = Console(stderr=True, soft_wrap=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=at_terminal(sys.stdout)) as bar:
+    stderr = sys.stderr
+    with (
+        Progress(*columns, console=console, transient=True, redirect_stdout=at_terminal(sys.stdout)) as bar,
+        log_to(sys.stderr, instead_of=stderr),
+    ):
         row = bar.add_task("draining", total=None, rate="")
         plugin = _Progress(lambda: _ready(queues), time.monotonic, bar, row)
         app.hooks.add(plugin)
