@@ -118,6 +118,12 @@ def test_no_command_shows_a_password_that_is_its_argument(shop: Shop, command: s
         _assert_silent(shop.run(f"'{text}'"))
 
 
+@pytest.mark.parametrize("command", ["worker -t", "dead list -t", "worker -q", "dead list -q", "status -q"])
+def test_the_name_of_a_transport_or_a_queue_is_masked_as_a_whole(shop: Shop, command: str) -> None:
+    for between in (" ", '"', "`", "<", "\n"):
+        _assert_silent(shop.run(f"""{command} 'me:{CANARY}{between}{CANARY}@127.0.0.1:1'"""), between)
+
+
 WORLD = f"""
 source = "shop"
 listeners = ["shop_listeners"]

@@ -45,6 +45,7 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
+from relevo._secret import without_secrets
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope, Urgency
@@ -413,7 +414,7 @@ class App(Dispatcher):
             raise ConfigurationError(f"there are several transports ({', '.join(served)}); choose one with -t")
         if name not in self.transports:
             raise ConfigurationError(
-                f'no transport is called "{name}"{did_you_mean(name, self.transports)}; '
+                f'no transport is called "{without_secrets(name)}"{did_you_mean(name, self.transports)}; '
                 f"there are: {', '.join(self.transports)}"
             )
         return self.transports[name]

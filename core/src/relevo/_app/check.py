@@ -13,7 +13,7 @@ from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable, defined_at, marked
 from relevo._problem import with_lines
-from relevo._secret import masked
+from relevo._secret import masked, without_secrets
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
@@ -242,8 +242,8 @@ def check_queues(
     for queue in queues if known else ():
         if queue not in known:
             raise ConfigurationError(
-                f'nothing is routed to the queue "{queue}" of "{transport.name}"{did_you_mean(queue, known)}; '
-                f"there are: {', '.join(known)}"
+                f'nothing is routed to the queue "{without_secrets(queue)}" of "{transport.name}"'
+                f"{did_you_mean(queue, known)}; there are: {', '.join(known)}"
             )
     if transport.capabilities.delay is None:
         raise ConfigurationError(

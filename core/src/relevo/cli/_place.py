@@ -8,6 +8,7 @@ import attrs
 import click
 
 from relevo._app.app import App
+from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
@@ -120,7 +121,8 @@ def _whole(app: App, name: str | None) -> list[Place]:
     known = _names(app)
     if name is not None and name not in known:
         raise ConfigurationError(
-            f'no transport is called "{name}"{did_you_mean(name, known)}; there are: {", ".join(known)}'
+            f'no transport is called "{without_secrets(name)}"{did_you_mean(name, known)}; '
+            f"there are: {', '.join(known)}"
         )
     found: list[Place] = []
     for each in app.transports if name is None else [name]:
@@ -177,6 +179,6 @@ def _has_something(store: Transport, queue: str) -> bool:
 def _unknown(queue: str, transport: str, known: Iterable[str], *, where: str = "") -> ConfigurationError:
     known = list(known)
     return ConfigurationError(
-        f'{where}nothing is routed to the queue "{queue}" of "{transport}", and nothing is in it'
+        f'{where}nothing is routed to the queue "{without_secrets(queue)}" of "{transport}", and nothing is in it'
         f"{did_you_mean(queue, known)}; there are: {', '.join(known)}"
     )
