@@ -45,7 +45,7 @@ def _noisy(tmp_path: Path) -> Shop:
 
 
 REPORT = {"handled", "done", "retried", "dead", "unsettled", "seconds", "stopped_by", "reasons", "retry_reasons"}
-STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "stuck", "error"}
+STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "stuck", "routed", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}

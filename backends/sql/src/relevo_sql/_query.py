@@ -23,7 +23,7 @@ from relevo import (
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import PAGE_BYTES, is_name, parsed_ref
-from relevo_sql._query_statement import FilterShape
+from relevo_sql._query_statement import NEXT, FilterShape
 from relevo_sql._row import FARTHEST, LONGEST, entry_of, found_of, micros
 from relevo_sql._schema import HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
@@ -279,6 +279,25 @@ class Searcher:
             for queue, _, key, number, since, _, head, state, _ in lines
         ]
         return StuckKeys(keys=tuple(keys), total=total)
+
+    # --- queues -------------------------------------------------------------------------------------
+
+    def held_queues(self) -> list[str]:
+        """Return the queues that have rows, living or dead; one step in each index for each of them."""
+        statement = self._statements.next_queues()
+
+        def read(connection: sa.Connection) -> list[str]:
+            found: set[str] = set()
+            after = dict.fromkeys(NEXT, "")
+            while True:
+                row = statement.run(connection, **after).one()
+                further = {part: queue for part, queue in zip(NEXT, row, strict=True) if isinstance(queue, str)}
+                if not further:
+                    return sorted(found)
+                found.update(further.values())
+                after |= further
+
+        return self._database.read(read)
 
     # --- filters ------------------------------------------------------------------------------------
 

@@ -30,6 +30,14 @@ QUERIED = (*FOUND, "leased_at", "begun")
 """The columns of a waiting event in a list."""
 
 
+def _next(state: int) -> str:
+    return f"after{state}"
+
+
+NEXT = (*map(_next, BY_STATE), "after_dead")
+"""The parts of the tables that have an index by queue: the rows of each state, and the dead ones."""
+
+
 @attrs.frozen
 class FilterShape:
     """Which conditions a filter has; their values are parameters, so that one statement serves all such filters."""
@@ -111,6 +119,22 @@ class QueryStatements:
             return found if by == "queue" else found.group_by(key)
 
         return self._once(("dead group", conditions, by), make)
+
+    def next_queues(self) -> Any:
+        """Return the query for the next queue with rows in each of :data:`NEXT`, after the one that is given for it."""
+
+        def first(queue: sa.Column[Any], name: str, index: sa.Index, *where: sa.ColumnElement[bool]) -> Any:
+            # Not min(), for which MariaDB reads all of them.
+            found = sa.select(queue).where(queue > _bind(name), *where).order_by(queue).limit(_literal(1))
+            return self._dialect.by_index(found, queue.table, index).scalar_subquery()
+
+        def make() -> sa.Select[Any]:
+            living = [
+                first(_E.queue, _next(state), index, _E.state == _literal(state)) for state, index in BY_STATE.items()
+            ]
+            return sa.select(*living, first(_D.queue, NEXT[-1], DEAD_BY_QUEUE))
+
+        return self._once("next queues", make)
 
     def stuck(self) -> Any:
         """Return the query for the ordering keys of a queue that are stuck."""

@@ -35,7 +35,7 @@ from relevo import (
     Transport,
     WaitingEntry,
 )
-from relevo.backend import FileStore, ForkLock, ParallelSettlement, SessionSetup, SetupScript, notice_fork
+from relevo.backend import FileStore, ForkLock, ParallelSettlement, QueueCatalog, SessionSetup, SetupScript, notice_fork
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
@@ -68,7 +68,7 @@ _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
 
 
-class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSettlement, SetupScript):
+class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSettlement, QueueCatalog, SetupScript):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -467,6 +467,15 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         if isnan(longer):
             raise ConfigurationError("longer: expected seconds; got nan")
         return self._query.stuck_keys(self._holdable(queues), longer=longer, limit=min(limit, _MOST))
+
+    def held_queues(self) -> Sequence[str]:
+        self._require_open()
+        return self._query.held_queues()
+
+    def store_id(self) -> str:
+        """Return the random id of the database, which its tables have."""
+        self._require_open()
+        return self._database.identity()
 
     def _holdable(self, queues: Sequence[str]) -> Sequence[str]:
         """Return *queues* without those that have no events, since no row can hold their names."""

@@ -22,7 +22,7 @@ from relevo._signal import take_ends
 from relevo._transport.route import outbox_queue
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import GRACE, Worker
-from relevo.errors import TransportUnavailableError
+from relevo.errors import RelevoError, TransportUnavailableError
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -114,6 +114,9 @@ class _Host:
     _relay: Worker | None = None
     _waited: float = attrs.field(default=0.0, init=False)
     """Seconds that a run until empty has waited for events in the outbox to become due."""
+
+    _looked: bool = attrs.field(default=False, init=False)
+    """Whether queues without a route were looked for."""
 
     _began: float = attrs.field(init=False)
 
@@ -232,6 +235,11 @@ class _Host:
                 break
             except TransportUnavailableError as error:
                 self._worker.sit_out(error)
+        else:
+            return
+        if not self._looked:
+            self._looked = True
+            _warn_of_unrouted(self._app, self._name, self._options.queues)
 
     def _named(self, report: Report) -> Report:
         """Return *report* with the name of the limit or lock that objected, if it was one of them."""
@@ -239,6 +247,24 @@ class _Host:
             return report
         lost = "lock" if self._flight is not None and self._flight.is_lost() else None
         return attrs.evolve(report, stopped_by=self._limits.reached() or lost or "objection")
+
+
+def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
+    """
+    Log the queues of the transport *name* and its outbox that hold this application's events and have no route.
+
+    Those that are *served* nevertheless are not logged, which is possible if nothing is routed to the transport.
+    """
+    from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
+    from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - as above
+
+    try:
+        stores = filter(None, (app.transport(name), app.outboxes.get(name)))
+        for each in unrouted_queues(parts_of(app), stores, own=True):
+            if not each.is_dead and (each.store.name != name or each.queue not in (served or app.queues(name))):
+                _log.warning("%s", each)
+    except RelevoError as error:
+        _log.debug("queues without a route could not be looked for: %s", error)
 
 
 def hurry(app: App, name: str, seconds: float | None) -> None:

@@ -79,6 +79,37 @@ class FileStore(ABC):
         """The folder of the files, if it is known; the locks of their users are stored there too."""
 
 
+class QueueCatalog(ABC):
+    """
+    A transport that knows which of its queues hold events.
+
+    So the command line and workers find events in queues that no route leads to any more. It also claims ``waiting``
+    and ``dead_letters``.
+    """
+
+    @abstractmethod
+    def held_queues(self) -> Sequence[str]:
+        """
+        Return the queues that hold events or dead letters, those of outboxes too.
+
+        The cost may grow with the number of queues, not with that of the events: a drain calls it each time.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+
+    @abstractmethod
+    def store_id(self) -> str:
+        """
+        Return a text that is the same for two transports if and only if they have the same queues.
+
+        Raises:
+            ConfigurationError: The store is not set up.
+
+            TransportUnavailableError: The server could not be reached, or the store does not exist.
+        """
+
+
 class SetupScript(ABC):
     """A transport whose setup can be printed as a script, for an administrator to read and run."""
 

@@ -14,8 +14,10 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.check import unheard, unheard_text
+from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._problem import with_lines
+from relevo._transport.optional import QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
@@ -94,6 +96,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
             findings.append(_try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+    for each in _unrouted(app) if live else ():
+        findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
     if supervisor is not None:
         findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
     if strict:
@@ -147,6 +151,15 @@ def _start(app: App, name: str) -> str:
         return f"stores the outbox of {', '.join(owners)}"
     app.worker(RunOptions(transport=name))
     return f"a worker can serve {', '.join(app.queues(name))}"
+
+
+def _unrouted(app: App) -> Sequence[UnroutedQueue]:
+    """Return the queues without a route that hold events of *app*; servers that are down were reported already."""
+    able: list[Transport] = []
+    for store in dict.fromkeys([*app.transports.values(), *app.outboxes.values()]):
+        with suppress(RelevoError):
+            able += [store] if isinstance(store, QueueCatalog) and not store.setup([], dry_run=True) else []
+    return unrouted_queues(parts_of(app), able, own=True)
 
 
 def _examine_supervisor(app: App, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import click
 
@@ -50,14 +51,17 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     stays, to be tried again later. If events are signed, each is verified and signed for its new queue; a forged one
     becomes a dead letter where it is.
 
-    A route must lead to the target queue, or no worker would handle its events; the source queue needs no route.
+    A route must lead to the target queue, or no worker would handle its events; the source queue needs no route, and
+    may be on an outbox, by the name that `status` shows. Scheduled events can be moved once they are due.
     Exits with 1 if an event stayed or was dead-lettered.
 
     Example: relevo move --from main/old --to main/feed --limit 1000
     """
     if source == target:
         raise click.UsageError("--from and --to are the same queue")
-    here, there = _transport(app, source, "--from"), _transport(app, target, "--to")
+    outboxes = {outbox.name: outbox for outbox in app.outboxes.values()}
+    here = _transport({**outboxes, **app.transports}, app, source, "--from")
+    there = _transport(app.transports, app, target, "--to")
     known = app.queues(there.name)
     if target.queue not in known:
         hint = did_you_mean(target.queue, known)
@@ -91,15 +95,14 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     return EXIT_DEAD if report.retried or report.dead else 0
 
 
-def _transport(app: App, target: Target, option: str) -> Transport:
-    """Return the transport of *target*; a queue alone is not a target, as in routes."""
+def _transport(known: Mapping[str, Transport], app: App, target: Target, option: str) -> Transport:
+    """Return the one of *known* that *target* names; a queue alone is not a target, as in routes."""
     name = target.transport
-    if name not in app.transports:
+    if name not in known:
         meant = [f"{each}/{name}" for each in app.transports if name in app.queues(each)]
-        hint = f'; did you mean "{meant[0]}"?' if meant else did_you_mean(name, app.transports)
-        known = ", ".join(app.transports)
-        raise ConfigurationError(f'{option}: no transport is called "{name}"{hint}; there are: {known}')
-    return app.transports[name]
+        hint = f'; did you mean "{meant[0]}"?' if meant else did_you_mean(name, known)
+        raise ConfigurationError(f'{option}: no transport is called "{name}"{hint}; there are: {", ".join(known)}')
+    return known[name]
 
 
 def _summary(report: Report) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._app.stores import each_of
+from relevo._app.unrouted import unrouted_queues
 from relevo._transport.query import StuckKey, StuckKeys
+from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Stats, Transport
+from relevo._visible import visible
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
@@ -45,6 +48,9 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
     not answer has a row whose "error" says why; in all other rows it is null.
 
+    A queue that holds events and has no route is shown as well, with the command that moves them: no worker handles
+    them. With --json its "routed" is false.
+
     Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
     when.
 
@@ -52,12 +58,18 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     """
     rows: list[dict[str, Any]] = []
     errors: dict[str, RelevoError] = {}  # by text, since an outbox may have the same error as its transport
+    reached: list[Transport] = []
     for place in places(app, transport, queues):
         try:
             rows += _figures(app, place)
+            reached.append(place.store)
         except RelevoError as error:
             errors |= {str(each): each for each in each_of(error) if str(each) not in errors}
-            rows.append({**dict.fromkeys((*_COLUMNS, "stuck")), "transport": place.store.name, "error": str(error)})
+            rows.append(
+                {**dict.fromkeys((*_COLUMNS, "stuck", "routed")), "transport": place.store.name, "error": str(error)}
+            )
+    unrouted = [] if queues else unrouted_queues(parts_of(app), reached, own=False)
+    rows += [_row(each.store, each.queue, is_routed=False) for each in unrouted]
     if as_json:
         show_json(rows)
     else:
@@ -67,6 +79,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
             if answers and at_terminal(sys.stdout):
                 echo(_LEGEND)
         _show_stuck(answers)
+        for queue in unrouted:
+            echo(visible(str(queue)))
     for each in errors.values():
         tell(each)
     return max(map(exit_code, errors.values()), default=0)
@@ -74,23 +88,24 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
 
 def _figures(app: App, place: Place) -> list[dict[str, Any]]:
     place.prepare(app)
-    rows: list[dict[str, Any]] = []
-    for queue in place.queues:
-        figures = place.store.stats(queue) if place.store.capabilities.stats != "none" else Stats()
-        rows.append(
-            {
-                "transport": place.store.name,
-                "queue": queue,
-                "ready": figures.ready,
-                "leased": figures.leased,
-                "scheduled": figures.scheduled,
-                "dead": figures.dead,
-                "oldest": figures.oldest_age,
-                "stuck": _stuck(place.store, queue),
-                "error": None,
-            }
-        )
-    return rows
+    routed = [outbox_queue(place.transport)] if place.is_outbox else app.routes.queues(place.store.name)
+    return [_row(place.store, queue, is_routed=queue in routed) for queue in place.queues]
+
+
+def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
+    figures = store.stats(queue) if store.capabilities.stats != "none" else Stats()
+    return {
+        "transport": store.name,
+        "queue": queue,
+        "ready": figures.ready,
+        "leased": figures.leased,
+        "scheduled": figures.scheduled,
+        "dead": figures.dead,
+        "oldest": figures.oldest_age,
+        "stuck": _stuck(store, queue),
+        "routed": is_routed,
+        "error": None,
+    }
 
 
 def _stuck(store: Transport, queue: str) -> dict[str, Any] | None:

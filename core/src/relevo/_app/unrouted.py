@@ -1,0 +1,108 @@
+"""Queues that hold events and have no route, so that no worker handles what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import attrs
+
+from relevo._app.parts import Parts
+from relevo._transport.envelope import Envelope
+from relevo._transport.optional import QueueCatalog
+from relevo._transport.route import RESERVED, Target, outbox_queue
+from relevo._transport.transport import Transport
+from relevo.errors import RelevoError
+
+
+@attrs.frozen
+class UnroutedQueue:
+    """A queue that holds events and has no route."""
+
+    store: Transport
+    queue: str
+    target: Target | None
+    """A queue of the same name on a transport that events are routed to."""
+
+    is_dead: bool
+    """Whether it holds dead letters alone."""
+
+    @property
+    def place(self) -> str:
+        """Its name on the command line."""
+        return f"{self.store.name}/{self.queue}"
+
+    def __str__(self) -> str:
+        owner = self.queue.removeprefix(RESERVED)
+        if owner != self.queue:
+            return (
+                f'"{self.place}" holds events of an outbox that "{owner}" no longer has; give it that outbox again, '
+                f"and run: relevo relay -t {owner} --until-empty"
+            )
+        move = f"relevo move --from {self.place} --to {self.target or '…'}"
+        if self.is_dead:
+            dead = f"-t {self.store.name} -q {self.queue} --all"
+            return (
+                f'"{self.place}" holds dead letters, and no route leads to it; handle them again: relevo dead revive '
+                f"{dead}, then {move}; or delete them: relevo dead discard {dead}"
+            )
+        return f'"{self.place}" holds events, and no route leads to it; move them: {move}; or add a route'
+
+
+def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> list[UnroutedQueue]:
+    """
+    Return the queues in *stores* that hold events or dead letters and have no route.
+
+    Args:
+        parts: The parts of the application.
+
+        stores: Transports and outboxes of the application that are set up; those that cannot tell are passed over.
+
+        own: Pass over a queue whose first event is another application's, which may share the store.
+
+    Raises:
+        TransportUnavailableError: A server could not be reached.
+    """
+    found: list[UnroutedQueue] = []
+    seen: set[str] = set()
+    for store in dict.fromkeys(stores):
+        if not isinstance(store, QueueCatalog):
+            continue
+        queues = [queue for queue in store.held_queues() if queue not in _known(parts, store)]
+        if not queues or (store_id := store.store_id()) in seen:
+            continue
+        seen.add(store_id)
+        shared = {queue for other in _known_elsewhere(parts, store, queues, store_id) for queue in _known(parts, other)}
+        for queue in queues:
+            waiting, dead = store.waiting([queue], limit=1), store.dead_letters([queue], limit=1)
+            envelopes = [*(entry.envelope for entry in waiting), *(entry.envelope for entry in dead)]
+            if queue not in shared and not (own and _are_others(envelopes, parts.source)):
+                found.append(UnroutedQueue(store, queue, _target(parts, queue), is_dead=bool(dead) and not waiting))
+    return found
+
+
+def _known(parts: Parts, store: Transport) -> set[str]:
+    """Return the queues of *store* that a route or a relay of the application leads to."""
+    owners = (outbox_queue(owner) for owner, outbox in parts.outboxes.items() if outbox is store)
+    routed = parts.routes.queues(store.name) if parts.transports.get(store.name) is store else ()
+    return {*routed, *owners}
+
+
+def _known_elsewhere(parts: Parts, store: Transport, queues: Iterable[str], store_id: str) -> Iterator[Transport]:
+    """Yield the other transports and outboxes with the same queues as *store*, if they know one of *queues*."""
+    wanted = set(queues)
+    for other in dict.fromkeys([*parts.transports.values(), *parts.outboxes.values()]):
+        if other is not store and isinstance(other, QueueCatalog) and not wanted.isdisjoint(_known(parts, other)):
+            with suppress(RelevoError):  # it is down, or was never set up, and so it is another one
+                if other.store_id() == store_id:
+                    yield other
+
+
+def _target(parts: Parts, queue: str) -> Target | None:
+    return next((Target(name, queue) for name in parts.transports if queue in parts.routes.queues(name)), None)
+
+
+def _are_others(envelopes: Iterable[object], source: str) -> bool:
+    """Return whether *envelopes* are from other sources than *source*; an unreadable one may be from it."""
+    sources = [envelope.source for envelope in envelopes if isinstance(envelope, Envelope)]
+    return bool(sources) and source not in sources

@@ -1,0 +1,180 @@
+"""Events that wait where no route leads to, as after a change of the transport, are reported and can be moved."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .shop import CONFIGURATION, Shop, lines, opened
+
+BEHIND = '{ url = "sqlite:///new.db", outbox = "sqlite:///shop.db" }'
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    """Give a shop whose transport was changed while an event waited in two queues of its database."""
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+    shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+    return shop
+
+
+@pytest.fixture(name="warned")
+def _warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what the runner has warned of so far."""
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "relevo.runner"]
+
+
+def says(queue: str) -> str:
+    return (
+        f'"main.outbox/{queue}" holds events, and no route leads to it; move them: relevo move --from '
+        f"main.outbox/{queue} --to main/{queue}; or add a route"
+    )
+
+
+def test_the_status_shows_them_with_the_command_that_moves_them(shop: Shop) -> None:
+    shown, listed = shop.run("status"), shop.run("status --json")
+
+    rows = {f"{row['transport']}/{row['queue']}": (row["ready"], row["routed"]) for row in json.loads(listed.stdout)}
+    assert rows == {
+        "main/media": (0, True),
+        "main/feed": (0, True),
+        "main/default": (0, True),
+        "main.outbox/outbox/main": (0, True),
+        "main.outbox/feed": (1, False),
+        "main.outbox/media": (1, False),
+    }
+    assert shown.stdout.splitlines()[-2:] == [says("feed"), says("media")]
+    assert (shown.returncode, listed.returncode) == (0, 0)
+
+
+def test_the_check_of_the_servers_warns_of_them(shop: Shop) -> None:
+    shop.run("status")  # the new database is made
+
+    live, strict = shop.run("check --live"), shop.run("check --live --strict")
+
+    rows = [line.split(maxsplit=3) for line in live.stdout.splitlines() if line.startswith("queue ")]
+    assert rows == [["queue", f"main.outbox/{name}", "warning", says(name)] for name in ("feed", "media")]
+    assert (live.returncode, strict.returncode) == (0, 78)
+    assert f"queue main.outbox/media: {says('media')}" in strict.stderr
+
+
+@pytest.mark.parametrize("command", ["drain", "worker --max-time 0.01"])
+def test_a_worker_warns_of_them_once(shop: Shop, command: str, warned: Callable[[], list[str]]) -> None:
+    done = shop.run(command)
+
+    assert done.returncode == 0
+    assert warned() == [says("feed"), says("media")]
+
+
+def test_they_are_moved_by_the_names_that_the_status_shows(shop: Shop, warned: Callable[[], list[str]]) -> None:
+    moved = [shop.run(f"move --from main.outbox/{queue} --to main/{queue}") for queue in ("media", "feed")]
+    drained = shop.run("drain --json")
+    status = shop.run("status")
+
+    assert [(done.returncode, done.stdout) for done in moved] == [(0, "1 moved\n"), (0, "1 moved\n")]
+    assert (json.loads(drained.stdout)["done"], warned()) == (2, [])
+    assert "holds events" not in status.stdout
+
+
+def test_an_outbox_is_no_place_to_move_to(shop: Shop) -> None:
+    done = shop.run("move --from main/media --to main.outbox/media")
+
+    assert done.returncode == 78
+    assert '--to: no transport is called "main.outbox"' in lines(done)[0]
+
+
+def test_a_database_with_two_names_has_its_routes_by_either(shop: Shop, warned: Callable[[], list[str]]) -> None:
+    shop.write(
+        "relevo.toml",
+        CONFIGURATION.replace('main = "sqlite:///shop.db"', f'main = {BEHIND}\nold = "sqlite:///shop.db"').replace(
+            "[routes]", '[routes]\n"old" = ["old/media", "old/feed"]'
+        ),
+    )
+
+    status, drained = shop.run("status"), shop.run("drain -t main")
+
+    assert "no route" not in status.stdout
+    assert (drained.returncode, warned()) == (0, [])
+
+
+def test_what_another_application_keeps_in_the_same_database_is_not_warned_of(
+    shop: Shop, warned: Callable[[], list[str]]
+) -> None:
+    with sqlite3.connect(shop.folder / "shop.db") as database:
+        database.execute("UPDATE relevo_event SET source = 'blog'")
+    database.close()
+
+    drained, checked, status = shop.run("drain"), shop.run("check --live"), shop.run("status")
+
+    assert (drained.returncode, warned()) == (0, [])
+    assert "no route" not in checked.stdout
+    assert says("media") in status.stdout
+
+
+def test_dead_letters_are_reported_with_what_can_be_done_about_them(
+    shop: Shop, warned: Callable[[], list[str]]
+) -> None:
+    with sqlite3.connect(shop.folder / "shop.db") as database:
+        database.execute(
+            "INSERT INTO relevo_dead (queue, target, event_id, source, name, headers, body, reason, died_at)"
+            " SELECT queue, target, event_id, source, name, headers, body, 'gave-up', 1 FROM relevo_event"
+        )
+        database.execute("DELETE FROM relevo_event")
+    database.close()
+
+    drained, checked, status = shop.run("drain"), shop.run("check --live"), shop.run("status")
+    revived = shop.run("dead revive -t main.outbox -q media --all")
+    moved = shop.run("move --from main.outbox/media --to main/media")
+
+    told = (
+        '"main.outbox/media" holds dead letters, and no route leads to it; handle them again: relevo dead revive -t '
+        "main.outbox -q media --all, then relevo move --from main.outbox/media --to main/media; or delete them: relevo "
+        "dead discard -t main.outbox -q media --all"
+    )
+    assert (drained.returncode, warned()) == (0, [])
+    assert told in checked.stdout
+    assert told in status.stdout
+    assert (revived.stdout, moved.stdout) == ("1 revived\n", "1 moved\n")
+
+
+def test_an_outbox_that_was_removed_is_given_back(shop: Shop, warned: Callable[[], list[str]]) -> None:
+    with sqlite3.connect(shop.folder / "shop.db") as database:
+        database.execute("UPDATE relevo_event SET queue = 'outbox/main'")
+    database.close()
+    shop.write("relevo.toml", CONFIGURATION)
+
+    shop.run("drain")
+
+    (line,) = warned()
+    assert '"main/outbox/main" holds events of an outbox that "main" no longer has; give it that outbox again' in line
+    assert line.endswith("and run: relevo relay -t main --until-empty")
+
+
+def test_a_queue_that_lost_its_route_is_reported_too(shop: Shop, warned: Callable[[], list[str]]) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('["main/media", "main/feed"]', '"main/feed"'))
+    shop.write("shop_listeners.py", "import relevo\n@relevo.listener('image.created')\ndef feed(event): ...\n")
+
+    shop.run("drain")
+
+    (line,) = warned()
+    assert line.startswith(
+        '"main/media" holds events, and no route leads to it; move them: relevo move --from main/media'
+    )
+
+
+def test_a_worker_of_a_transport_without_routes_is_not_warned_of_what_it_serves(
+    shop: Shop, warned: Callable[[], list[str]]
+) -> None:
+    shop.write(
+        "relevo.toml",
+        CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = "sqlite:///new.db"\nold = "sqlite:///shop.db"'),
+    )
+
+    shop.run("drain -t old -q media")
+
+    assert [line.partition(" ")[0] for line in warned()] == ['"old/feed"']
