@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import outbox_queue
@@ -125,8 +125,10 @@ def _whole(app: App, name: str | None) -> list[Place]:
             f"there are: {', '.join(known)}"
         )
     found: list[Place] = []
+    served = parts_of(app).served()
     for each in app.transports if name is None else [name]:
-        found.append(Place(app.transport(each), app.queues(each), each))
+        if each in served or name is not None:  # one that is only an outbox has no other queue
+            found.append(Place(app.transport(each), app.queues(each), each))
         if each in app.outboxes:
             found.append(_outbox(app, each))
     return found
