@@ -124,6 +124,21 @@ def test_the_same_name_at_another_address_has_another_lock(tmp_path: Path) -> No
     assert found[3] == found[0], "a password is no part of an address, and nothing is made of it"
 
 
+def test_a_deploy_is_one_of_a_name_and_its_servers(own: Path, tmp_path: Path) -> None:
+    found = []
+    for text in (
+        'transports.main = "amqp://user:one@live/"',
+        'transports.main = "amqp://user:one@staging/"',
+        'transports.main = { url = "amqp://user:two@live/", prefetch = 3 }',
+    ):
+        with configured(tmp_path / "a", f'source = "shop"\n{text}') as shop:
+            found.append(deploy_guard(shop).path)
+
+    assert found[0] == found[2], "the next release of an application may have another password and other options"
+    assert found[0] != found[1]
+    assert all(path.parent == own and path.name.startswith("shop.") for path in found)
+
+
 def test_applications_without_a_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     text = 'transports.main = "amqp://localhost/"'
     with configured(tmp_path / "a", text) as one, configured(tmp_path / "b", text) as other:

@@ -57,8 +57,13 @@ def deploy_guard(app: App) -> DeployGuard:
     Raises:
         ConfigurationError: There is no folder for it.
     """
-    path = app.deploy or _folder(app) / f"{_file_name(_source(app))}.deploy"
-    return DeployGuard(path, app.clock)
+    if app.deploy is not None:
+        return DeployGuard(app.deploy, app.clock)
+    folder = _folder_of_store(app)
+    if folder is not None:
+        return DeployGuard(folder / f"{_file_name(_source(app))}.deploy", app.clock)
+    # A folder for all applications of this user, perhaps a staging system with the same name.
+    return DeployGuard(_own_folder() / f"{_file_name(_source(app), _servers(app))}.deploy", app.clock)
 
 
 def own_file(name: str, further: str = "") -> Path:
@@ -101,20 +106,30 @@ def _address(app: App, transport: str) -> str:
     return f"{masked_url(entry.url.reveal())} {open_to_all}"
 
 
+def _servers(app: App) -> str:
+    """Return the addresses of the configured transports, without passwords and options, which a release may change."""
+    config = parts_of(app).config
+    entries = config.transports.values() if config is not None else ()
+    return " ".join(sorted(masked_url(entry.url.reveal()) for entry in entries))
+
+
 def _folder(app: App) -> Path:
     """
     Return the folder: the chosen one, else that of the first store which keeps files, else one of this user's own.
 
     Environment variables are not used: cron does not set those of a shell, and both must find the same folder.
     """
-    stores = [*app.transports.values(), *app.outboxes.values()]
+    return _folder_of_store(app) or _own_folder()
+
+
+def _folder_of_store(app: App) -> Path | None:
     if app.lock is not None:
         return app.lock
-    for store in stores:
+    for store in (*app.transports.values(), *app.outboxes.values()):
         folder = store.folder if isinstance(store, FileStore) else None
         if folder is not None and folder.is_dir():
             return folder
-    return _own_folder()
+    return None
 
 
 def _own_folder() -> Path:
