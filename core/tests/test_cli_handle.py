@@ -188,10 +188,6 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
         "class Plain(relevo_memory.MemoryTransport):\n"
         "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, take=False, waiting=False)\n"
         "    why_unclaimed = {'take': 'it is plain', 'waiting': 'it is plain too'}\n"
-        "    def take(self, queue, event_id, *, lease):\n"
-        "        raise self._unsupported('take')\n"
-        "    def waiting(self, queues, **others):\n"
-        "        raise self._unsupported('waiting')\n"
         "app = relevo.App(transports={'main': Plain()}, routes={'*': 'main'})\n",
     )
 

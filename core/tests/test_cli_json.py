@@ -49,7 +49,7 @@ STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest"
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
-LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {"until"}
+LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {"until", "worker", "running"}
 LISTED = LIVING - {"body", "size"} | {"leased", "begun_by", "ordering_key", "error", "cursor"}
 SCHEMA = {"$schema", "$defs", "title"}
 

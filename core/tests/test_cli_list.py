@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relevo import Envelope, Lost, Nack, Note, SystemClock
+from relevo._worker.announcement import Announcement, Held
 from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, dumped
 from relevo_sql import SqlOptions, SqlTransport
 
@@ -118,6 +119,46 @@ def test_json_has_all_events_and_a_table_says_that_there_are_more(shop: Shop) ->
     assert (len(table), table[-1]) == (102, "… and more; raise --limit 100")
 
 
+def announce(shop: Shop, worker: str, *held: Held) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.announce(worker, Announcement(1, "web-1", 4242, list(held)).packed(), ttl=20.0)
+
+
+def test_the_worker_that_holds_an_event_and_the_listener_that_runs_are_listed(shop: Shop) -> None:
+    announce(
+        shop,
+        "a1",
+        Held("media", "shop", "held", "shop_listeners:thumbnails"),
+        Held("media", "shop", "lost"),
+        Held("media", "shop", "ready-1", "shop_listeners:thumbnails"),  # it was given back meanwhile
+    )
+
+    rows = {row["id"]: row for row in listed(shop)}
+    lines = {line.split()[2]: line for line in shop.run("list").stdout.splitlines()}
+
+    assert {name: (row["worker"], row["running"]) for name, row in rows.items()} == {
+        "held": ("web-1:4242", "shop_listeners:thumbnails"),
+        "lost": ("web-1:4242", None),
+        **dict.fromkeys(("failed", "ready-1", "ready-2", "mail"), (None, None)),
+    }
+    assert " s by web-1:4242: shop_listeners:thumbnails" in lines["held"]
+    assert " s by web-1:4242: waits there" in lines["lost"]
+    refused = shop.run("handle held")
+    assert (refused.returncode, refused.stderr) == (75, "")
+    assert "not handled: the worker web-1:4242 holds it until " in refused.stdout
+    assert refused.stdout.endswith("; shop_listeners:thumbnails runs\n")
+
+
+def test_an_announcement_that_cannot_be_read_is_ignored(shop: Shop) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.announce("a1", b"\xff[", ttl=20.0)
+        transport.announce("a2", b'{"v": 2, "host": ["web"], "pid": 1}', ttl=20.0)
+
+    assert {row["worker"] for row in listed(shop)} == {None}
+
+
 def test_a_list_is_one_line_an_event_in_a_narrow_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = shop.run("list").stdout.splitlines()
     monkeypatch.setattr("relevo.cli._output.at_terminal", lambda _: True)
@@ -148,7 +189,7 @@ def test_a_person_sees_a_table_and_that_there_are_more(shop: Shop) -> None:
     whole, some, none = shop.run("list"), shop.run("list --limit 2"), shop.run("list --event nothing")
 
     head, *rows = whole.stdout.splitlines()
-    assert head.split() == ["queue", "event", "id", "status", "attempt", "age", "until", "error"]
+    assert head.split() == ["queue", "event", "id", "status", "attempt", "age", "until", "leased", "error"]
     assert len(rows) == 6
     assert any("2, 1 lost" in row for row in rows)
     assert some.stdout.splitlines()[-1] == "… and more; raise --limit 2"

@@ -146,6 +146,22 @@ def test_of_many_who_ask_at_once_one_gets_it(another: Open) -> None:
     assert sum(receipt is not None for receipt in got) == 1
 
 
+def test_what_a_worker_announces_is_seen_until_it_expires(another: Open, clock: FakeClock) -> None:
+    one, other = another(), another()
+    about = bytes(range(256)) * 128
+
+    one.announce("a1", b"old", ttl=20.0)
+    one.announce("a1", about, ttl=20.0)
+    clock.advance(10)
+    other.announce("a2", b"", ttl=20.0)
+
+    assert one.workers() == other.workers() == {"a1": about, "a2": b""}
+    clock.advance(10)
+    assert one.workers() == {"a2": b""}
+    one.announce("a2", b"", ttl=0.0)
+    assert other.workers() == {}
+
+
 def test_a_closed_coordinator_says_so(another: Open) -> None:
     coordinator = another()
     assert isinstance(coordinator, Transport)
@@ -155,6 +171,8 @@ def test_a_closed_coordinator_says_so(another: Open) -> None:
         lambda: coordinator.lock(NAME, holder="one", ttl=30),
         lambda: coordinator.renew_lock(NAME, "receipt", ttl=30),
         lambda: coordinator.unlock(NAME, "receipt"),
+        lambda: coordinator.announce("a1", b"", ttl=20.0),
+        coordinator.workers,
     ):
         with pytest.raises(TransportClosedError):
             call()

@@ -143,6 +143,9 @@ def work(transport: SqlTransport) -> None:
     transport.purge("default")
     transport.appear("worker")
     transport.presence(["worker"])
+    transport.announce("worker", b"", ttl=60.0)
+    transport.announce("worker", b"", ttl=60.0)
+    assert transport.workers() == {"worker": b""}
     receipt = transport.lock("drain", holder="me", ttl=60)
     assert receipt
     transport.renew_lock("drain", receipt, ttl=60)
@@ -206,6 +209,7 @@ def clear(server: Server, *, whole: bool) -> None:
                 connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - relevo's
         if not whole:
             connection.exec_driver_sql("INSERT INTO relevo_worker VALUES ('long ago', 1, 0)")
+            connection.exec_driver_sql("INSERT INTO relevo_announcement VALUES ('long ago', '', 0)")
     engine.dispose()
 
 

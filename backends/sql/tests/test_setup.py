@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 import relevo_sql
-from relevo import DeferredDispatcher, Envelope, Event
+from relevo import App, DeferredDispatcher, Envelope, Event, RunOptions, listener
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 from relevo_sql import SqlTransport
 from relevo_sql._row import Kept
@@ -219,3 +219,30 @@ def test_a_virtual_table_of_the_application_with_a_similar_name_is_not_read(open
         shop.commit()
 
     assert list(opener(setup=False).setup([])) == []
+
+
+@pytest.mark.parametrize("setup", ["auto", "explicit"])
+def test_a_database_that_an_earlier_release_has_set_up_works_as_before(
+    opener: Opener, path: Path, monkeypatch: pytest.MonkeyPatch, setup: str
+) -> None:
+    monkeypatch.setattr("relevo._worker.announcement.LOOK_EVERY", 0.0)
+    transport = opener()
+    execute(path, "DROP TABLE relevo_announcement")
+    seen: list[object] = []
+    waited = threading.Event()
+
+    @listener("image.created")
+    def look(event: Event) -> None:
+        waited.wait(0.5)  # the worker looks at what it holds, and cannot announce it
+        seen.append(event["n"])
+
+    app = App(transports={"main": transport}, routes={"*": "main"}, listeners=[look], setup=setup)
+    app.dispatch(Event("image.created", {"n": 1}))
+    report = app.worker(RunOptions(until_empty=True)).run()
+
+    assert (report.done, seen) == (1, [1])
+    assert transport.lacking([]) == []
+    left = ["table relevo_announcement"] if setup == "explicit" else []
+    assert transport.setup([], dry_run=True) == left
+    assert transport.setup([]) == left
+    assert transport.workers() == {}

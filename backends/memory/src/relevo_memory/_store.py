@@ -133,6 +133,7 @@ class MemoryStore:
         self._numbers = itertools.count()
         self._foreign: list[tuple[str, Unreadable]] = []
         self._beats: Counter[str] = Counter()
+        self._announcements: dict[str, tuple[bytes, float]] = {}
         self.locks = Locks()
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
@@ -261,6 +262,17 @@ class MemoryStore:
         """Return the heartbeats of *workers*, without those that sent none."""
         with self.changed:
             return {worker: Presence(beats=self._beats[worker]) for worker in workers if worker in self._beats}
+
+    def announce(self, worker: str, about: bytes, *, until: float) -> None:
+        """Keep what *worker* announces about itself until that time."""
+        with self.changed:
+            self._announcements[worker] = about, until
+
+    def workers(self, now: float) -> dict[str, bytes]:
+        """Return the announcements that have not expired."""
+        with self.changed:
+            self._announcements = {who: entry for who, entry in self._announcements.items() if entry[1] > now}
+            return {who: about for who, (about, _) in self._announcements.items()}
 
     def stats(self, name: str, now: float) -> Stats:
         """Return the figures of the queue *name*; all are 0 if it was never used."""

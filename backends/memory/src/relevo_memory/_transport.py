@@ -292,6 +292,14 @@ class MemoryTransport(Transport, Coordinator):
         with self._open():
             self.store.locks.free(name, receipt)
 
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        with self._open() as now:
+            self.store.announce(worker, about, until=now + ttl)
+
+    def workers(self) -> Mapping[str, bytes]:
+        with self._open() as now:
+            return self.store.workers(now)
+
     def close(self) -> None:
         """
         Give up everything held, without settling it, and wake a blocked ``receive``.

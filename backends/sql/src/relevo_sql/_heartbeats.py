@@ -1,4 +1,4 @@
-"""Presence: a row for each worker that other workers may ask about."""
+"""Presence and announcements: a row for each worker that others may ask about."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAY = 86400.0
 
 
 class Heartbeats:
-    """The heartbeats of workers: counters, since the clocks of two hosts cannot be compared."""
+    """The heartbeats of workers, counters since the clocks of two hosts cannot be compared, and what they announce."""
 
     def __init__(self, database: Database, clock: Clock):
         self._database = database
@@ -33,6 +33,24 @@ class Heartbeats:
             self._statements.forget_workers.rows(connection, before=now - micros(_DAY))
 
         self._database.write(count)
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        """Keep what *worker* announces for *ttl* seconds, and delete what has expired."""
+
+        def keep(connection: sa.Connection) -> None:
+            now = self._database.now(self._clock, connection)
+            kept = {"about": about, "until": now + micros(ttl)}
+            if not self._statements.announce.run(connection, which=worker, **kept).rowcount:
+                self._statements.announce_first.run(connection, worker=worker, **kept)
+            self._statements.forget_announcements.rows(connection, now=now)
+
+        self._database.write(keep)
+
+    def workers(self) -> dict[str, bytes]:
+        """Return the announcements that have not expired."""
+        now, rows = self._database.now(self._clock), self._statements.announcements.rows
+        found: Any = self._database.read(lambda connection: rows(connection, now=now))
+        return {worker: bytes(about) for worker, about in found if isinstance(about, (bytes, memoryview))}
 
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:
         """Return the heartbeats of *workers*, without those that sent none."""

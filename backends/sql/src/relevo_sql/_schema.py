@@ -263,3 +263,16 @@ worker = sa.Table(
     sa.Column("seen_at", sa.BigInteger, nullable=False),  # only for deleting old rows; not compared otherwise
 )
 """The heartbeats of workers that began an event with an earlier lost lease; each adds a beat."""
+
+announcement = sa.Table(
+    "relevo_announcement",
+    metadata,
+    sa.Column("worker", sa.String(64), primary_key=True),
+    sa.Column("about", sa.LargeBinary, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+"""
+What workers announce about themselves, and when that expires.
+
+An earlier release did not create it, and workers do without it: it only tells people who holds an event.
+"""

@@ -12,14 +12,24 @@ from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
 from relevo_sql._dialect import Dialect, Stored
-from relevo_sql._schema import BY_IDENTITY, DATABASE_KEY, IDENTITY, SCHEMA, SCHEMA_KEY, event, is_for, meta
+from relevo_sql._schema import (
+    BY_IDENTITY,
+    DATABASE_KEY,
+    IDENTITY,
+    SCHEMA,
+    SCHEMA_KEY,
+    announcement,
+    event,
+    is_for,
+    meta,
+)
 from relevo_sql._statement import statements_for
 
 _Thing = CreateSchema | sa.Table | sa.Index | str
 """What creates the schema, a table, one of its indexes, or a key of ``relevo_meta``."""
 
 
-def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
+def set_up(database: Database, *, dry_run: bool, only_needed: bool = False) -> Sequence[str]:
     """
     Create the tables that are missing.
 
@@ -27,6 +37,8 @@ def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
         database: The database.
 
         dry_run: Only report what is missing.
+
+        only_needed: Leave out what workers can do without.
 
     Returns:
         Descriptions of what was, or would be, created.
@@ -37,6 +49,8 @@ def set_up(database: Database, *, dry_run: bool) -> Sequence[str]:
     missing = database.inspect(lambda connection: _missing(database, connection))
     if missing is None:
         missing = _everything(database)
+    if only_needed:
+        missing = _needed(missing)
     if missing and not dry_run:
         # Checked again, now that no other process can create anything.
         missing = database.create(lambda connection: _create_alone(database, connection))
@@ -50,7 +64,7 @@ def is_incomplete(database: Database, connection: sa.Connection) -> bool:
     Raises:
         ConfigurationError: Existing tables are of another version or not relevo's.
     """
-    return bool(_missing(database, connection))
+    return bool(_needed(_missing(database, connection)))
 
 
 def create_within(database: Database, connection: sa.Connection) -> None:
@@ -84,6 +98,11 @@ def completion(table: str, dialect: Dialect) -> Sequence[str]:
     return _texts([*things, *([SCHEMA_KEY, DATABASE_KEY] if table == meta.name else [])], dialect)
 
 
+def _needed(missing: Sequence[_Thing]) -> list[_Thing]:
+    """Return *missing* without what an earlier release did not create and workers can do without."""
+    return [thing for thing in missing if getattr(thing, "name", "") != announcement.name]
+
+
 def _texts(things: Iterable[_Thing], dialect: Dialect) -> list[str]:
     # The database makes its id, since a script is run in several.
     statements = [_statement(thing, dialect, new_id=dialect.random_id) for thing in things]
@@ -111,7 +130,8 @@ def _everything(database: Database) -> list[_Thing]:
     found: list[_Thing] = []
     if database.dialect.schema:
         found.append(CreateSchema(database.dialect.schema, if_not_exists=True))
-    for table in database.dialect.metadata.sorted_tables:
+    # Last what workers can do without, so that an error is about what they need.
+    for table in sorted(database.dialect.metadata.sorted_tables, key=lambda table: table.name == announcement.name):
         found.append(table)
         fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
         indexes: list[sa.Index] = sorted(fitting, key=lambda index: str(index.name))

@@ -33,6 +33,7 @@ from relevo_sql._schema import (
     READY,
     SCHEDULED,
     WAITING,
+    announcement,
     dead,
     event,
     lock,
@@ -122,6 +123,18 @@ class Statements:
         again = {"beats": worker.c.beats + sa.literal_column("1"), "seen_at": _bind("now")}
         self.appear_first = prepared(dialect.insert_new(worker, first, ["worker"]))
         self.appear = prepared(sa.update(worker).where(worker.c.worker == _bind("which")).values(again))
+        said = {"about": _bind("about"), "until": _bind("until")}
+        self.announce_first = prepared(
+            dialect.insert_new(announcement, {"worker": _bind("worker"), **said}, ["worker"])
+        )
+        self.announce = prepared(sa.update(announcement).where(announcement.c.worker == _bind("which")).values(said))
+        over = (announcement.c.until <= _bind("now"),)
+        self.forget_announcements = prepared.change(
+            RowChange(table=announcement, values=None, where=over, skips_locked=True)
+        )
+        shown: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("about")]
+        known = sa.select(*shown).select_from(announcement).where(announcement.c.until > _bind("now"))
+        self.announcements = prepared(known)
         # Without those that a heartbeat has locked: two workers would wait for each other.
         old = (worker.c.seen_at < _bind("before"),)
         self.forget_workers = prepared.change(RowChange(table=worker, values=None, where=old, skips_locked=True))

@@ -256,6 +256,10 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             for database in self._databases:
                 database.disconnect()
 
+    def lacking(self, queues: Sequence[str]) -> Sequence[str]:
+        self._require_open()
+        return set_up(self._database, dry_run=True, only_needed=True)
+
     def setup_script(self, queues: Sequence[str]) -> str:
         return script_for(self._database)
 
@@ -483,7 +487,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         self._require_open()
-        if set_up(self._database, dry_run=True):
+        if set_up(self._database, dry_run=True, only_needed=True):
             return ()
         if settings := self._database.read(self._database.dialect.undurable):
             _log.warning(
@@ -513,6 +517,14 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def unlock(self, name: str, receipt: str) -> None:
         self._require_open()
         self._locks.free(name, receipt)
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        self._require_open()
+        self._heartbeats.announce(worker, about, ttl=ttl)
+
+    def workers(self) -> Mapping[str, bytes]:
+        self._require_open()
+        return self._heartbeats.workers()
 
     def hurry(self, seconds: float | None) -> None:
         for database in self._databases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cache, partial
+from logging import getLogger
 from typing import Any
 
 from relevo._app.parts import Parts
@@ -14,6 +15,8 @@ from relevo._transport.optional import SessionSetup
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import ConfigurationError, RelevoError, SessionError
+
+_log = getLogger("relevo.app")
 
 
 class Stores:
@@ -98,14 +101,31 @@ class Stores:
         """Create what is missing, or only check for it, once."""
         if key not in self._set_up_keys:
             with self._setting_up:
-                missing = transport.setup(queues, dry_run=not self._parts.creates)
-                if missing and not self._parts.creates:
+                if self._parts.creates:
+                    _create(transport, queues)
+                elif missing := transport.lacking(queues):
                     raise ConfigurationError(
                         f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
                         f'run relevo setup, or set setup = "auto"'
                     )
                 self._set_up_keys.add(key)
         return transport
+
+
+def _create(transport: Transport, queues: Sequence[str]) -> None:
+    """
+    Create what is missing for *queues*.
+
+    Raises:
+        ConfigurationError: It could not be created, and no event can be sent or received without it. This program may
+            lack the right to create what only a newer release has.
+    """
+    try:
+        transport.setup(queues)
+    except ConfigurationError as error:
+        if transport.lacking(queues):
+            raise
+        _log.info('the transport "%s" works, but relevo setup would create more: %s', transport.name, error)
 
 
 def set_up_each(

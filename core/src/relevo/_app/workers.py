@@ -78,9 +78,10 @@ class WorkerFactory:
             execution = self.parts.execution.overridden(options.execution, options.concurrency)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         listeners = executor.watch(listeners)
+        here: dict[int, tuple[Delivery, str]] = {}
         worker = Worker(
             transport=transport,
-            handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs),
+            handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here),
             queues=queues,
             clock=self.parts.clock,
             chance=self.parts.chance,
@@ -91,6 +92,7 @@ class WorkerFactory:
             patient=patient,
             note_retry=ObstacleLog(listeners, self.parts.patience).note,
             suspects=suspects,
+            running=lambda: (*tuple(here.values()), *executor.listening()),
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
         )
         executor.stop_when(lambda: worker.is_ending)
@@ -121,8 +123,20 @@ class WorkerFactory:
             limited=[transport],
         )
 
-    def handle(self, transport: str, listeners: ListenerTable, *, checkpoint: Checkpoint, runs: Runs = None) -> Handle:
-        """Return a function that handles deliveries from the transport named *transport* by calling *listeners*."""
+    def handle(
+        self,
+        transport: str,
+        listeners: ListenerTable,
+        *,
+        checkpoint: Checkpoint,
+        runs: Runs = None,
+        running: dict[int, tuple[Delivery, str]] | None = None,
+    ) -> Handle:
+        """
+        Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
+
+        *running* gets the listener that runs in each thread, with its delivery.
+        """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
             checkpoint = signing.keeping(checkpoint)
@@ -138,6 +152,7 @@ class WorkerFactory:
             patience=self.parts.patience,
             outgoing=self.outgoing,
             runs=runs,
+            running={} if running is None else running,
         )
         handle: Handle = caller.outcome
         if self.parts.queue_table:

@@ -191,6 +191,9 @@ class ProcessExecutor(Executor):
     def running(self) -> int:
         return len(self._submitted)
 
+    def listening(self) -> Sequence[tuple[Delivery, str]]:
+        return [running for slot in self._slots if (running := slot.listening()) is not None]
+
     def stalled(self) -> Sequence[Delivery]:
         at_work = {slot.at_work() for slot in self._slots}
         return [delivery for delivery in self._submitted if delivery not in at_work]

@@ -164,6 +164,13 @@ class Slot:
         task = self._task
         return task.delivery if task is not None and self._thread.is_alive() else None
 
+    def listening(self) -> tuple[Delivery, str] | None:
+        """Return the delivery in this slot and the id of the listener that runs; from any thread."""
+        with self._turn:
+            child, task = self._child, self._task
+            running = None if child is None else child.cell.running()
+        return None if task is None or running is None else (task.delivery, running.listener_id)
+
     def hand_over(self) -> None:
         """Send the current delivery to the child, unless the child has it already, or has ended."""
         with self._turn:

@@ -1,13 +1,17 @@
-"""The coordinator interface: locks that processes share across hosts. A second, optional port for backends."""
+"""The coordinator interface: locks and announcements that processes share across hosts. Optional for backends."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+MAX_ANNOUNCEMENT = 32 * 1024
+"""The longest announcement of a worker in bytes; the caller of a coordinator cuts it."""
 
 
 class Coordinator(ABC):
     """
-    Stores the locks by which processes on several hosts coordinate.
+    Stores the locks by which processes on several hosts coordinate, and what workers announce about themselves.
 
     A transport may also be a coordinator, by deriving from both classes; a runner that must run alone checks that.
     All callers share the coordinator's own clock, and each call is atomic.
@@ -53,4 +57,29 @@ class Coordinator(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached; the lock is free when it expires.
+        """
+
+    @abstractmethod
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        """
+        Store what *worker* announces about itself; it replaces the earlier announcement.
+
+        Args:
+            worker: The random part of its identity, at most 64 hexadecimal digits.
+
+            about: At most :data:`MAX_ANNOUNCEMENT` bytes, which only the core reads.
+
+            ttl: Seconds until it expires; not more than 0 removes it.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+
+    @abstractmethod
+    def workers(self) -> Mapping[str, bytes]:
+        """
+        Return the announcements that have not expired, by worker.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
         """

@@ -179,6 +179,26 @@ class Transport(ABC):
             setup-is-idempotent
         """
 
+    def lacking(self, queues: Sequence[str]) -> Sequence[str]:
+        """
+        Return what is missing for *queues* and without which no event can be sent or received; change nothing.
+
+        By default all that ``setup`` would create. A transport returns less if it can do without a part of that, as
+        in a store that an earlier release has set up.
+
+        Args:
+            queues: Names of queues.
+
+        Returns:
+            A readable description of each thing.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+
+            ConfigurationError: As of :meth:`setup`.
+        """
+        return self.setup(queues, dry_run=True)
+
     @abstractmethod
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from logging import getLogger
+from threading import get_ident
 from typing import Final, Literal
 
 import attrs
@@ -116,6 +117,8 @@ class Caller:
         outgoing: Sends the events that listeners dispatch by their call.
 
         runs: Notes which listener of a delivery with lost leases runs; ``None`` if no evidence is kept.
+
+        running: Gets the listener that runs in each thread, with its delivery.
     """
 
     _listeners: ListenerTable
@@ -129,6 +132,7 @@ class Caller:
     _patience: float = decision.PATIENCE
     _outgoing: Outgoing | None = None
     _runs: Callable[[Delivery, str], None] | None = None
+    _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
     _around: Sequence[Observer] = attrs.field(init=False)
     _failure_observers: Sequence[Observer] = attrs.field(init=False)
 
@@ -172,6 +176,7 @@ class Caller:
                 return self._call_due(delivery, document, listeners, progress, now)
             finally:
                 leave(token)
+                self._running.pop(get_ident(), None)
         except NewerStateError as error:
             return give_back_unread(delivery, now, detail=str(error), patience=self._patience)
         except DecodeError as error:
@@ -191,6 +196,7 @@ class Caller:
                 break
             if delivery.lost_leases and self._runs is not None:
                 self._runs(delivery, listener.id)
+            self._running[get_ident()] = delivery, listener.id
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
             result = self._run(listener, call, document)
             if isinstance(result, _Missing):

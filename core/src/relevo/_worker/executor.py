@@ -17,8 +17,8 @@ class Executor(ABC):
     """
     Handles deliveries for a worker.
 
-    The two methods that are not abstract are called once, before the worker runs; all methods are called from the
-    worker's thread.
+    :meth:`watch` and :meth:`stop_when` are called once, before the worker runs; all methods but :meth:`listening` are
+    called from the worker's thread.
     """
 
     def watch(self, listeners: ListenerTable) -> ListenerTable:
@@ -53,6 +53,14 @@ class Executor(ABC):
     @abstractmethod
     def running(self) -> int:
         """Return how many were submitted and not yet returned by :meth:`take_finished`."""
+
+    def listening(self) -> Sequence[tuple[Delivery, str]]:
+        """
+        Return the ids of the listeners that run in other processes, each with its delivery; none by default.
+
+        It may be called from any thread.
+        """
+        return ()
 
     @abstractmethod
     def stalled(self) -> Sequence[Delivery]:

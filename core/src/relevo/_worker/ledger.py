@@ -117,6 +117,11 @@ class Ledger:
         """Return how many are held: received and not known to be settled."""
         return len(self._held)
 
+    def held_now(self) -> list[Delivery]:
+        """Return those that are held."""
+        with self._lock:
+            return list(self._held)
+
     def waiting(self) -> int:
         """Return the number of settlements that failed and are tried again; their listeners have ended."""
         return len(self._failed)
@@ -186,8 +191,7 @@ class Ledger:
         if not self._transport.capabilities.extend:
             return
         with self._flushing:  # a delivery that is settled meanwhile would seem lost
-            with self._lock:
-                held = list(self._held)
+            held = self.held_now()
             if not held:
                 return
             try:

@@ -63,7 +63,7 @@ class Suspects:
 
     _transport: Transport
     _clock: Clock
-    _identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
+    identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
     _lives: Lives = lives_here
     _only_listener: Callable[[Delivery], str] = lambda _: ""
 
@@ -98,7 +98,7 @@ class Suspects:
             TransportUnavailableError: The server could not be asked which workers are alive.
         """
         begun = delivery.begun
-        is_untouched = self._has_evidence and (begun is None or begun.by == str(self._identity))
+        is_untouched = self._has_evidence and (begun is None or begun.by == str(self.identity))
         with self._lock:
             kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
         if kept is not None:
@@ -118,7 +118,7 @@ class Suspects:
             self._waiting.pop(_event(delivery), None)
         match verdict:
             case MayBegin(deaths):
-                note = Note(by=str(self._identity), deaths=deaths, listener=self._only_listener(delivery))
+                note = Note(by=str(self.identity), deaths=deaths, listener=self._only_listener(delivery))
                 return self._begin(delivery, note)
             case CrashLoop(deaths):
                 last = f"the last while {begun.listener} ran" if begun is not None and begun.listener else ""
@@ -207,7 +207,7 @@ class Suspects:
         return True
 
     def _appear(self) -> None:
-        self._transport.appear(self._identity.worker)
+        self._transport.appear(self.identity.worker)
         self._appeared = self._clock.monotonic()
 
     # --- afterwards ------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class Suspects:
             return Fate.UNKNOWN  # only a valid identity is evidence
         if process.witnessed:
             return Fate.GONE
-        if process == self._identity:
+        if process == self.identity:
             return Fate.SELF
         lives = self._lives(process)
         if lives is None:
@@ -284,7 +284,7 @@ class Suspects:
         """Ask the transport about the processes that are not on this host."""
         found = [process for process in map(ProcessIdentity.parsed, processes) if process is not None]
         asked = [
-            each.worker for each in found if not each.witnessed and each != self._identity and self._lives(each) is None
+            each.worker for each in found if not each.witnessed and each != self.identity and self._lives(each) is None
         ]
         if asked:
             now = self._clock.monotonic()

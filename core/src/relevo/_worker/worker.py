@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from logging import getLogger
 
@@ -24,9 +24,11 @@ import attrs
 from relevo._clock import Clock
 from relevo._hook import Hooks, observe
 from relevo._process_identity import this_process
+from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
 from relevo._transport.optional import ParallelSettlement
 from relevo._transport.transport import Transport
+from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS
 from relevo._worker.executor import Executor, Handle, InlineExecutor
@@ -124,6 +126,8 @@ class Worker:
 
         suspects: Handles events that were lost before; by default with the identity of this process.
 
+        running: Returns the listeners that run, each with its delivery, for the announcements of the worker.
+
         given: Leases the only deliveries to handle, for the given number of seconds; called once. By default they are
             received.
     """
@@ -142,6 +146,7 @@ class Worker:
     _background: bool = True
     _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
     _suspects: Suspects = attrs.field()
+    _running: Callable[[], Iterable[tuple[Delivery, str]]] = tuple
     _given: Callable[[float], Sequence[Delivery]] | None = None
 
     @_suspects.default
@@ -163,6 +168,11 @@ class Worker:
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport
+        self._announcer = None
+        if isinstance(transport, Coordinator) and transport.capabilities.waiting:
+            self._announcer = Announcer(
+                transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._running
+            )
         is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
@@ -245,6 +255,8 @@ class Worker:
                 ended.set()
                 if self._background:
                     keeper.join()
+                if self._announcer is not None:
+                    self._announcer.withdraw()
                 self._executor.stop()
                 if self._has_limit:
                     for transport in (self._transport, *self._limited):
@@ -565,6 +577,8 @@ class Worker:
                 if self._stopped:
                     self._suspects.excuse()
                 self._suspects.keep_up()
+                if self._announcer is not None:
+                    self._announcer.keep_up()
             except Exception as error:  # noqa: BLE001 - the loop sees it too and decides; leases are renewed meanwhile
                 _log.debug("the keeper met %s: %s", type(error).__name__, error)
                 ended.wait(_WAIT)

@@ -174,8 +174,10 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
         return "reached, nothing is missing"
     more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
     lacks = "; ".join(missing[:_FEW]) + more
-    if not parts_of(app).creates:
+    if not parts_of(app).creates and transport.lacking(queues):
         raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
+    if not parts_of(app).creates:
+        return f"reached; relevo setup would also create: {lacks}"
     return f"reached; created at first use: {lacks}"
 
 

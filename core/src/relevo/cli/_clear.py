@@ -9,8 +9,7 @@ from relevo._transport.transport import Transport
 from relevo.cli._main import not_found, refuse_invalid
 from relevo.cli._option import ask, id_argument, json_option, transport_option, with_app, yes_option
 from relevo.cli._output import echo, show_json
-from relevo.cli._place import only_place, stores
-from relevo.errors import UnsupportedError
+from relevo.cli._place import only_place, stores, unclaimed
 
 
 @click.command()
@@ -29,7 +28,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
     places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
     able = [store for store in places if store.capabilities.cancel]
     if not able:
-        raise UnsupportedError(places[0].name, "cancel")
+        raise unclaimed(places[0], "cancel")
     taken = sum(store.cancel(event_id) for store in able)
     if as_json:
         show_json({"cancelled": taken})
@@ -59,7 +58,7 @@ def purge(*, app: App, queue: str, transport: str | None, yes: bool, as_json: bo
     place, name = only_place(app, transport, queue)
     store = place.store
     if not store.capabilities.purge:
-        raise UnsupportedError(store.name, "purge")
+        raise unclaimed(store, "purge")
     place.prepare(app)
     agrees = yes or ask(f"Delete {_how_many(store, name)} of {store.name}/{name}? This cannot be undone.")
     taken = store.purge(name) if agrees else 0

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
+from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
+from relevo._worker.announcement import Holder, holders
 from relevo._worker.progress import failures_of, loaded
 from relevo.cli._output import SHOWN, echo, shortened, when
-from relevo.errors import DecodeError
+from relevo.errors import DecodeError, RelevoError
+
+_log = getLogger("relevo.cli")
 
 
 def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
@@ -39,8 +44,31 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
     }
 
 
-def living_row(store: Transport, found: Found) -> dict[str, Any]:
-    """Return all details of the stored event *found*."""
+Holders = Mapping[tuple[str, str, str], Holder]
+"""The workers that hold events, by the queue, the source and the id of each event."""
+
+
+def holders_in(store: Transport) -> Holders:
+    """Return which worker holds each event of *store*, as far as workers have announced that."""
+    if not isinstance(store, Coordinator):
+        return {}
+    try:
+        return holders(store.workers().values())
+    except RelevoError as error:
+        _log.warning("the workers that hold events are unknown: %s", error)
+        return {}
+
+
+def holder_of(found: Found, known: Holders) -> Holder | None:
+    """Return the worker that holds the event *found*; ``None`` if it is not leased, or not announced."""
+    if found.status != "leased":
+        return None
+    return known.get((found.queue, found.envelope.source, found.envelope.id))
+
+
+def living_row(store: Transport, found: Found, known: Holders) -> dict[str, Any]:
+    """Return all details of the stored event *found*; *known* are the holders in *store*."""
+    holder = holder_of(found, known)
     return {
         "status": str(found.status),
         "transport": store.name,
@@ -51,6 +79,8 @@ def living_row(store: Transport, found: Found) -> dict[str, Any]:
         "lost_leases": found.lost_leases,
         "sent": when(found.enqueued_at),
         "until": None if found.until is None else when(found.until),
+        "worker": None if holder is None else holder.worker,
+        "running": None if holder is None else holder.listener,
         "listeners": _listeners(found.state),
         **_body(found.envelope.body),
     }

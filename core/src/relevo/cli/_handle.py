@@ -12,7 +12,7 @@ from relevo.cli._handled import code_of, handled, show_handled
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, queue_option, transport_option, with_app
 from relevo.cli._output import show_json
-from relevo.cli._place import stores
+from relevo.cli._place import stores, unclaimed
 
 
 @click.command()
@@ -33,9 +33,9 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
     """
     places = stores(app, transport, queues)
     able = [store for store, _ in places if store.capabilities.take and store.capabilities.find]
-    for store, names in places:
-        if store not in able and (transport is not None or not able):
-            store.take(names[0], event_id, lease=0.0)  # raises the error with the reason
+    unable = [store for store, _ in places if store not in able]
+    if unable and (transport is not None or not able):
+        raise unclaimed(unable[0], "take")
     wanted = {store: [name for each, names in places if each is store for name in names] for store in able}
     found = [(store, each) for store in wanted for each in store.find(event_id) if each.queue in wanted[store]]
     results = [handled(app, store, each) for store, each in found]

@@ -16,6 +16,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.progress import loaded
 from relevo._worker.run import RunOptions
+from relevo.cli._event import holder_of, holders_in
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER
 from relevo.cli._output import echo, first_line, when
 from relevo.errors import DecodeError
@@ -46,7 +47,7 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
     if store.name not in app.transports:
         return Handled(**about, outcome="refused", why="it waits in an outbox; relevo relay moves it")
     if found.status == "leased":
-        return Handled(**about, outcome="refused", why=_held(found))
+        return Handled(**about, outcome="refused", why=_held(store, found))
     outcomes = _Outcomes()
     app.hooks.add(outcomes)
     options = RunOptions(
@@ -117,9 +118,14 @@ def _failures(state: bytes | None) -> str | None:
     return "; ".join([*failed, *(f"waiting since {when(at)} ({reason})" for reason, at in progress.waiting.items())])
 
 
-def _held(found: Found) -> str:
+def _held(store: Transport, found: Found) -> str:
+    """Return that a worker holds *found* in *store*, and which one, if that was announced."""
     until = "" if found.until is None else f" until {when(found.until)}"
-    return f"a worker holds it{until}"
+    holder = holder_of(found, holders_in(store))
+    if holder is None:
+        return f"a worker holds it{until}"
+    runs = f"; {holder.listener} runs" if holder.listener else ""
+    return f"the worker {holder.worker} holds it{until}{runs}"
 
 
 def _left(store: Transport, found: Found) -> str:
@@ -128,7 +134,7 @@ def _left(store: Transport, found: Found) -> str:
     if not now:
         return "it is gone: a worker was faster"
     if now[0].status == "leased":
-        return _held(now[0])
+        return _held(store, now[0])
     if now[0].lost_leases:
         return "the process that began it before may still be alive; try again in half a minute"
     return "it waits for an earlier event with its ordering key"

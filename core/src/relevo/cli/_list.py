@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import click
 from relevo._app.app import App
 from relevo._transport.query import EventFilter, Status, WaitingEntry
 from relevo._transport.transport import Transport
-from relevo.cli._event import living_row
+from relevo.cli._event import Holders, holders_in, living_row
 from relevo.cli._filter import (
     by_option,
     event_option,
@@ -25,7 +25,7 @@ from relevo.cli._filter import (
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import Column, age, first_line, when
-from relevo.cli._place import stores
+from relevo.cli._place import stores, unclaimed
 from relevo.errors import ConfigurationError, shown
 
 _PAGE = 200
@@ -59,10 +59,11 @@ def list_(
     """
     List the events that are neither done nor dead.
 
-    "until" is the time until a scheduled event is due, or until the lease of a leased one ends. Within a queue the
-    order is the transport's own. An event whose state changes meanwhile may be listed twice or not at all. To
-    continue a --json list, pass the "cursor" of its last event to --after. Transports that cannot list events are
-    skipped, unless -t names one.
+    "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" says since
+    when it is leased, by which worker, as host:pid, and which listener runs. Workers announce that for events that they
+    hold for more than five seconds; it is at most 20 seconds old. Within a queue the order is the transport's own. An
+    event whose state changes meanwhile may be listed twice or not at all. To continue a --json list, pass the
+    "cursor" of its last event to --after. Transports that cannot list events are skipped, unless -t names one.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
@@ -75,8 +76,9 @@ def list_(
         show_groups(by, groups, "sent", as_json=as_json, empty="no events")
         return 0
     found = _entries(places, where, after, limit or _PAGE)
-    cells = partial(_cells, now=time.time())
-    show_listed(found, _COLUMNS, row=_row, cells=cells, limit=limit, as_json=as_json, empty="no events")
+    known = {store: holders_in(store) for store, _ in places}
+    row, cells = partial(_row, known=known), partial(_cells, known=known, now=time.time())
+    show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
     return 0
 
 
@@ -85,7 +87,7 @@ def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tupl
     found = stores(app, transport, queues)
     able = [(store, names) for store, names in found if store.capabilities.waiting]
     if found and (not able or (transport is not None and len(able) < len(found))):
-        next(store for store, _ in found if not store.capabilities.waiting).waiting([])  # raises the error
+        raise unclaimed(next(store for store, _ in found if not store.capabilities.waiting), "waiting")
     return able
 
 
@@ -109,6 +111,7 @@ def _entries(
 
 
 _Listed = tuple[Transport, WaitingEntry]
+_Known = Mapping[Transport, Holders]
 
 _COLUMNS = (
     Column("queue"),
@@ -118,14 +121,15 @@ _COLUMNS = (
     Column("attempt"),
     Column("age"),
     Column("until"),
+    Column("leased"),
     Column("error"),
 )
 
 
-def _row(found: _Listed) -> dict[str, Any]:
+def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
     """Return what was *found* as a row of a list."""
     store, entry = found
-    row = living_row(store, entry)
+    row = living_row(store, entry, known[store])
     for key in ("body", "size"):
         del row[key]
     errors = [each["error"] for each in row["listeners"] if each["error"]]
@@ -139,14 +143,23 @@ def _row(found: _Listed) -> dict[str, Any]:
     }
 
 
-def _cells(found: _Listed, *, now: float) -> dict[str, Any]:
+def _cells(found: _Listed, *, known: _Known, now: float) -> dict[str, Any]:
     """Return what was *found* as a row of a table."""
-    row, (_, entry) = _row(found), found
+    row, (_, entry) = _row(found, known=known), found
     lost = f", {entry.lost_leases} lost" if entry.lost_leases else ""
     return {
         **row,
         "attempt": f"{entry.attempt}{lost}",
         "age": age(max(0.0, now - entry.enqueued_at)),
         "until": None if entry.until is None else age(max(0.0, entry.until - now)),
+        "leased": _lease(row, entry, now),
         "error": first_line(row["error"] or "") or None,
     }
+
+
+def _lease(row: Mapping[str, Any], entry: WaitingEntry, now: float) -> str | None:
+    """Return since when *entry* is leased, by which worker, and which listener runs, as far as that is known."""
+    since = None if entry.leased_at is None else age(max(0.0, now - entry.leased_at))
+    by = None if row["worker"] is None else f"by {row['worker']}"
+    what = row["running"] or (None if by is None else "waits there")
+    return " ".join(filter(None, (since, by and f"{by}:", what))) or None

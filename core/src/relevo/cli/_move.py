@@ -70,7 +70,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
             f"there are: {', '.join(known)}"
         )
     check_known(app, here, source.queue, where="--from: ")
-    if missing := here.setup([source.queue], dry_run=True):
+    if missing := here.lacking([source.queue]):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
     change = readdressed(app.signing, app.source, to=target, queues=parts_of(app).queue_table)

@@ -12,7 +12,7 @@ from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo.errors import ConfigurationError, UnsupportedError, did_you_mean
 
 
 @attrs.frozen
@@ -26,7 +26,7 @@ class Place:
 
     def prepare(self, app: App) -> None:
         """Create what is missing, as *app* would; not needed for a complete outbox, whose transport may be down."""
-        if not self.is_outbox or self.store.setup([outbox_queue(self.transport)], dry_run=True):
+        if not self.is_outbox or self.store.lacking([outbox_queue(self.transport)]):
             app.prepare(self.transport)
 
 
@@ -66,6 +66,11 @@ def stores(app: App, name: str | None, queues: Sequence[str] = ()) -> list[tuple
         place.prepare(app)
         found.append((place.store, list(place.queues)))
     return found
+
+
+def unclaimed(store: Transport, capability: str) -> UnsupportedError:
+    """Return the error for a command that needs a *capability* that *store* does not claim."""
+    return UnsupportedError(store.name, capability, store.why_unclaimed.get(capability, ""))
 
 
 def only_place(app: App, name: str | None, queue: str) -> tuple[Place, str]:
@@ -168,7 +173,7 @@ def _split(text: str, transports: Iterable[str], queues: Iterable[str]) -> tuple
 
 def _has_something(store: Transport, queue: str) -> bool:
     """Return whether *queue*, to which nothing is routed, holds events or may hold some."""
-    if store.setup([queue], dry_run=True):  # the queue, or the tables for it, do not exist
+    if store.lacking([queue]):  # the queue, or the tables for it, do not exist
         return False
     if store.capabilities.dead_letters and store.dead_letters([queue], limit=1):
         return True

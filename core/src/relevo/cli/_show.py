@@ -7,7 +7,7 @@ import click
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
-from relevo.cli._event import dead_row, living_row, show_whole
+from relevo.cli._event import dead_row, holders_in, living_row, show_whole
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, transport_option, with_app
 from relevo.cli._output import echo, show_json
@@ -30,7 +30,7 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     """
     places = dict.fromkeys(store for store, _ in stores(app, transport))
     able = [store for store in places if store.capabilities.find]
-    rows = [living_row(store, found) for store in able for found in store.find(event_id)]
+    rows = [living_row(store, found, holders_in(store)) for store in able for found in store.find(event_id)]
     rows += [
         dead_row(store, entry)
         for store, entry in entries(app, transport, ())
