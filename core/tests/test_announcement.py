@@ -12,7 +12,15 @@ import pytest
 
 from relevo import App, Delivery, Envelope, Event, ProcessIdentity, RunOptions, SystemClock, listener
 from relevo._transport.coordinator import MAX_ANNOUNCEMENT
-from relevo._worker.announcement import EXPIRES_AFTER, LOOK_EVERY, Announcement, Announcer, Held, Holder, holders
+from relevo._worker.announcement import (
+    EXPIRES_AFTER,
+    LOOK_EVERY,
+    Announcement,
+    Announcer,
+    HeldEvent,
+    HoldingWorker,
+    holders,
+)
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -29,7 +37,7 @@ def delivery(event_id: str) -> Delivery:
     return Delivery(envelope=envelope, queue="default", receipt=None, enqueued_at=0.0)
 
 
-def seen(store: MemoryTransport) -> dict[str, Holder]:
+def seen(store: MemoryTransport) -> dict[str, HoldingWorker]:
     return {event_id: holder for (_, _, event_id), holder in holders(store.workers().values()).items()}
 
 
@@ -45,7 +53,7 @@ def test_only_what_is_held_for_long_is_announced_with_all_that_is_held() -> None
     held = [delivery("slow"), delivery("quick")]
     mine = announcer(store, clock, held, (held[0], "shop:bill"))
 
-    def later() -> dict[str, Holder]:
+    def later() -> dict[str, HoldingWorker]:
         clock.advance(LOOK_EVERY)
         mine.keep_up()
         return seen(store)
@@ -54,7 +62,7 @@ def test_only_what_is_held_for_long_is_announced_with_all_that_is_held() -> None
     held[1] = delivery("next")
     worker = f"{HERE}:42"
     assert later() == {
-        "slow": Holder(worker=worker, listener="shop:bill"), "next": Holder(worker=worker, listener=None)
+        "slow": HoldingWorker(worker=worker, listener="shop:bill"), "next": HoldingWorker(worker=worker, listener=None)
     }  # fmt: skip
     held[:] = [delivery("other")]
     assert later() == {}
@@ -93,8 +101,8 @@ def test_a_server_that_is_down_does_not_end_the_worker() -> None:
 
 
 def test_an_announcement_that_is_too_long_keeps_what_runs() -> None:
-    held = [Held("default", "shop", f"waits-{number}" * 10) for number in range(2000)]
-    running = [Held("default", "shop", f"runs-{number}", "shop:bill") for number in range(8)]
+    held = [HeldEvent("default", "shop", f"waits-{number}" * 10) for number in range(2000)]
+    running = [HeldEvent("default", "shop", f"runs-{number}", "shop:bill") for number in range(8)]
 
     packed = Announcement(1, "host", 1, [*held, *running]).packed()
 
@@ -108,7 +116,7 @@ def test_a_worker_announces_the_listener_that_runs(execution: str, monkeypatch: 
     monkeypatch.setattr("relevo._worker.announcement.LOOK_EVERY", 0.0)
     store = MemoryStore()
     main, observer = MemoryTransport(store), MemoryTransport(store)
-    found: list[dict[str, Holder]] = []
+    found: list[dict[str, HoldingWorker]] = []
 
     @listener("image.created", id="shop:slow")
     def slow(event: Event) -> None:
@@ -120,7 +128,7 @@ def test_a_worker_announces_the_listener_that_runs(execution: str, monkeypatch: 
 
     app.worker(RunOptions(until_empty=True, batch=1)).run()
 
-    assert found[0]["1"] == Holder(worker=f"{HERE}:{os.getpid()}", listener="shop:slow")
+    assert found[0]["1"] == HoldingWorker(worker=f"{HERE}:{os.getpid()}", listener="shop:slow")
     assert seen(observer) == {}
 
 
@@ -153,7 +161,7 @@ def test_a_worker_announces_the_listener_that_runs_in_a_child_process(
     shop = opened(tmp_path)
     shop.write("shop_listeners.py", LISTENERS)
     shop.run("dispatch image.created --json")
-    found: list[Holder] = []
+    found: list[HoldingWorker] = []
 
     def look() -> None:
         options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relevo import Envelope, Lost, Nack, Note, SystemClock
-from relevo._worker.announcement import Announcement, Held
+from relevo._worker.announcement import Announcement, HeldEvent
 from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, dumped
 from relevo_sql import SqlOptions, SqlTransport
 
@@ -119,7 +119,7 @@ def test_json_has_all_events_and_a_table_says_that_there_are_more(shop: Shop) ->
     assert (len(table), table[-1]) == (102, "… and more; raise --limit 100")
 
 
-def announce(shop: Shop, worker: str, *held: Held) -> None:
+def announce(shop: Shop, worker: str, *held: HeldEvent) -> None:
     options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
     with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
         transport.announce(worker, Announcement(1, "web-1", 4242, list(held)).packed(), ttl=20.0)
@@ -129,9 +129,9 @@ def test_the_worker_that_holds_an_event_and_the_listener_that_runs_are_listed(sh
     announce(
         shop,
         "a1",
-        Held("media", "shop", "held", "shop_listeners:thumbnails"),
-        Held("media", "shop", "lost"),
-        Held("media", "shop", "ready-1", "shop_listeners:thumbnails"),  # it was given back meanwhile
+        HeldEvent("media", "shop", "held", "shop_listeners:thumbnails"),
+        HeldEvent("media", "shop", "lost"),
+        HeldEvent("media", "shop", "ready-1", "shop_listeners:thumbnails"),  # it was given back meanwhile
     )
 
     rows = {row["id"]: row for row in listed(shop)}

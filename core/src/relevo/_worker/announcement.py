@@ -32,7 +32,7 @@ _Key = tuple[str, str, str]
 """The queue, the source and the id of an event."""
 
 
-class Held(msgspec.Struct, array_like=True, frozen=True):
+class HeldEvent(msgspec.Struct, array_like=True, frozen=True):
     """An event that a worker holds."""
 
     queue: str
@@ -48,7 +48,7 @@ class Announcement(msgspec.Struct, frozen=True):
     v: int
     host: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
     pid: int
-    held: list[Held] = []
+    held: list[HeldEvent] = []
 
     def packed(self) -> bytes:
         """Return it as bytes; events that do not fit are left out, those without a running listener first."""
@@ -61,7 +61,7 @@ class Announcement(msgspec.Struct, frozen=True):
 
 
 @attrs.frozen(kw_only=True)
-class Holder:
+class HoldingWorker:
     """The worker that holds an event."""
 
     worker: str
@@ -127,7 +127,7 @@ class Announcer:
     def _announce(self, held: Sequence[Delivery]) -> None:
         listeners = {_key(delivery): listener for delivery, listener in self._running()}
         keys = filter(None, map(_key, held))
-        events = [Held(*key, listeners.get(key, "")[:_LONGEST_NAME]) for key in keys]
+        events = [HeldEvent(*key, listeners.get(key, "")[:_LONGEST_NAME]) for key in keys]
         about = Announcement(_VERSION, os.uname().nodename[:_LONGEST_NAME], self._worker.pid, events)
         self._is_known = True
         self._tell(about.packed(), ttl=EXPIRES_AFTER)
@@ -139,16 +139,16 @@ class Announcer:
             _log.debug("what this worker holds could not be announced: %s", error)
 
 
-def holders(announcements: Iterable[bytes]) -> Mapping[_Key, Holder]:
+def holders(announcements: Iterable[bytes]) -> Mapping[_Key, HoldingWorker]:
     """Return who holds each event, by its queue, source and id; announcements that cannot be read are ignored."""
-    found: dict[_Key, Holder] = {}
+    found: dict[_Key, HoldingWorker] = {}
     for about in announcements:
         try:
             said = _decode(about)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         for each in said.held:
-            holder = Holder(worker=f"{said.host}:{said.pid}", listener=each.listener or None)
+            holder = HoldingWorker(worker=f"{said.host}:{said.pid}", listener=each.listener or None)
             found[each.queue, each.source, each.id] = holder
     return found
 

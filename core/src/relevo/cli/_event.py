@@ -12,12 +12,12 @@ from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
-from relevo._worker.announcement import Holder, holders
+from relevo._worker.announcement import HoldingWorker, holders
 from relevo._worker.progress import failures_of, loaded
 from relevo.cli._output import SHOWN, echo, shortened, when
 from relevo.errors import DecodeError, RelevoError
 
-_log = getLogger("relevo.cli")
+_log = getLogger("relevo.app")
 
 
 def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
     }
 
 
-Holders = Mapping[tuple[str, str, str], Holder]
+Holders = Mapping[tuple[str, str, str], HoldingWorker]
 """The workers that hold events, by the queue, the source and the id of each event."""
 
 
@@ -59,7 +59,7 @@ def holders_in(store: Transport) -> Holders:
         return {}
 
 
-def holder_of(found: Found, known: Holders) -> Holder | None:
+def holder_of(found: Found, known: Holders) -> HoldingWorker | None:
     """Return the worker that holds the event *found*; ``None`` if it is not leased, or not announced."""
     if found.status != "leased":
         return None
