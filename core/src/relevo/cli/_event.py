@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from logging import getLogger
 from typing import Any
+
+import click
 
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
@@ -16,8 +17,6 @@ from relevo._worker.announcement import HoldingWorker, holders
 from relevo._worker.progress import failures_of, loaded
 from relevo.cli._output import SHOWN, echo, shortened, when
 from relevo.errors import DecodeError, RelevoError
-
-_log = getLogger("relevo.app")
 
 
 def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def holders_in(store: Transport) -> Holders:
     try:
         return holders(store.workers().values())
     except RelevoError as error:
-        _log.warning("the workers that hold events are unknown: %s", error)
+        click.echo(visible(f"relevo: the workers that hold events are unknown: {error}"), err=True)
         return {}
 
 
