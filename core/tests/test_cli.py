@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from relevo import Envelope, Report
-from relevo._log_line import LogLineFormatter
+from relevo._log_line import LogLineFormatter, line_handler
 from relevo.cli._main import group
 from relevo.cli._run import _summary
 
@@ -541,6 +541,27 @@ def test_a_log_line_is_one_line_whatever_it_holds(in_tokyo: None) -> None:
     assert LogLineFormatter().format(record) == (
         "1970-01-01T00:00:00.007Z WARNING relevo.worker: a\\nb\\x1b[31m\\u202ec died"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "logged"),
+    [
+        ("stevedore.extension", logging.DEBUG, 0),
+        ("pika.adapters", logging.INFO, 0),
+        ("pika.adapters", logging.WARNING, 1),
+        ("shop", logging.DEBUG, 1),
+        ("relevo.worker", logging.DEBUG, 1),
+    ],
+)
+def test_the_steps_of_a_library_are_logged_only_if_the_program_sets_its_level(
+    name: str, level: int, logged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = logging.LogRecord(name, level, "", 0, "x", (), None)
+
+    assert bool(line_handler().filter(record)) == bool(logged)
+
+    monkeypatch.setattr(logging.getLogger(name.partition(".")[0]), "level", logging.DEBUG)
+    assert line_handler().filter(record)
 
 
 def test_a_traceback_cannot_look_like_a_record() -> None:

@@ -12,6 +12,9 @@ from typing import TextIO
 
 from relevo._visible import visible, visible_lines
 
+_LIBRARIES = ("stevedore", "pika")
+"""Libraries that relevo calls, and that log each of their steps; relevo logs what matters of them."""
+
 
 class LogLineFormatter(logging.Formatter):
     """
@@ -40,16 +43,23 @@ class LogLineFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: int | str) -> None:
-    """
-    Log records of *level* and above to standard error, unless the program has configured logging.
+    """Log records of *level* and above to standard error, unless the program has configured logging."""
+    logging.basicConfig(level=level.upper() if isinstance(level, str) else level, handlers=[line_handler()])
 
-    Of the library that finds the plugins only warnings are logged; relevo logs what it found.
-    """
+
+def line_handler() -> logging.StreamHandler[TextIO]:
+    """Return a handler that writes such lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogLineFormatter())
-    logging.basicConfig(level=level.upper() if isinstance(level, str) else level, handlers=[handler])
-    if handler in logging.root.handlers:
-        logging.getLogger("stevedore").setLevel(logging.WARNING)
+    handler.addFilter(_matters)
+    return handler
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Return whether *record* is not a mere step of a library whose level the program did not set."""
+    library = record.name.partition(".")[0]
+    is_a_step = library in _LIBRARIES and record.levelno < logging.WARNING
+    return not is_a_step or logging.getLogger(library).level != logging.NOTSET
 
 
 def log_no_retries() -> None:
