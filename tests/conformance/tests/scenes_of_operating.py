@@ -37,6 +37,42 @@ def a_cancel_takes_out_what_somebody_holds_who_is_lost_then(*, honest: bool) -> 
     return script
 
 
+@scene(promise.TAKEN_BY_ITS_ID)
+def an_event_that_is_not_due_is_not_taken_by_its_id(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(), delay=3600.0)
+    script.take(*([event()] if honest else []))
+    return script
+
+
+@scene(promise.TAKEN_BY_ITS_ID)
+def another_event_is_taken(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event(), event(2))
+    script.take(event(), *([] if honest else [event(2)]))
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def a_held_event_is_taken_by_its_id(*, honest: bool) -> Script:
+    script = Script()
+    script.send(event())
+    script.receive(event())
+    script.take(*([] if honest else [event()]), worker="b")
+    return script
+
+
+@scene(promise.LEASED_IS_HIDDEN)
+def an_event_that_was_taken_by_its_id_is_received(*, honest: bool) -> Script:
+    """Let its lease begin with the call, and not when it would have been due."""
+    script = Script()
+    script.send(event(), delay=3600.0)
+    script.take(event())
+    script.wait(LEASE + 1.0 if honest else LEASE / 2)
+    script.receive(event(), attempt=2 if honest else 1, lost_leases=1 if honest else 0, worker="b")
+    return script
+
+
 @scene(promise.FOUND_AS_IT_IS)
 def an_event_that_lives_is_not_found(*, honest: bool) -> Script:
     script = Script()
@@ -358,6 +394,7 @@ what_is_not_claimed_comes_back(history.Revive(refs={}), history.Missing(()))
 what_is_not_claimed_comes_back(history.Discard(refs=()), history.Missing(()))
 what_is_not_claimed_comes_back(history.Cancel(event_id="e1"), history.Number(0))
 what_is_not_claimed_comes_back(history.Find(event_id="e1"), history.Living(()))
+what_is_not_claimed_comes_back(history.Take(queue="q", event_id="e1", lease=LEASE), history.HandedOut(()))
 what_is_not_claimed_comes_back(history.Purge(queue="q"), history.Number(0))
 what_is_not_claimed_comes_back(history.Count(queue="q"), history.Figures(Stats()))
 what_is_not_claimed_comes_back(history.SendBound(transaction=1, envelopes=()), None)

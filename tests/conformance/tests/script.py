@@ -36,6 +36,7 @@ EVERYTHING = Capabilities(
     dead_letters=True,
     cancel=True,
     find=True,
+    take=True,
     waiting=True,
     purge=True,
     dedupe=True,
@@ -124,6 +125,11 @@ class Script:
         call = history.Receive(queues=tuple(queues), limit=limit, lease=lease, wait=0.0)
         self.call(call, history.HandedOut(out), worker=worker)
         return tuple(one.number for one in out)
+
+    def take(self, *events: Envelope, event_id: str = "e1", worker: str = "a") -> None:
+        """Take by *event_id* from "q", which hands out *events*."""
+        handed = tuple(self.handed(each) for each in events)
+        self.call(history.Take(queue="q", event_id=event_id, lease=LEASE), history.HandedOut(handed), worker=worker)
 
     def idle(self, wait: float, *, took: float | None = None, queues: Sequence[str] = ("q", "r")) -> None:
         """Receive nothing for as long as it waits, or for as long as it took."""

@@ -95,6 +95,9 @@ class ModestTransport(MemoryTransport):
     def find(self, event_id: str) -> Sequence[Found]:
         raise self._unsupported("find")
 
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        raise self._unsupported("take")
+
     def waiting(
         self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
     ) -> Sequence[WaitingEntry]:
