@@ -1,11 +1,12 @@
 """
-The cost of the command line over the start of Python, which is measured in the same run.
+The cost of the command line over the start of Python, and over SQLAlchemy, which are measured in the same run.
 
     python benchmarks/command_line.py
 
 Every run is a separate process, with bytecode compiled beforehand. The commands take turns, so that other load on the
 machine affects all of them. Prints medians of wall-clock time and of processor time, and their ratios to the start of
-Python.
+Python; and for a command that connects, the processor time beyond importing SQLAlchemy and connecting. The fastest run
+of each counts for that, since slower ones include other load on the machine.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from pathlib import Path
 
 CONFIGURATION = '[transports]\nmain = "sqlite:///queue.db"\n'
 START = "python -c pass"
+CONNECT = "importing SQLAlchemy and connecting"
+CONNECTING = """
+import sqlalchemy
+with sqlalchemy.create_engine("sqlite:///queue.db").connect() as connection:
+    connection.exec_driver_sql("SELECT 1")
+"""
 COMMANDS = {
     START: [sys.executable, "-c", "pass"],
+    CONNECT: [sys.executable, "-c", CONNECTING],
     "relevo --help": [sys.executable, "-m", "relevo", "--help"],
     "relevo --version": [sys.executable, "-m", "relevo", "--version"],
+    "relevo status": [sys.executable, "-m", "relevo", "status"],
     "relevo drain, nothing to do": [sys.executable, "-m", "relevo", "drain"],
 }
+CONNECTED = ("relevo status", "relevo drain, nothing to do")
 
 
 def main() -> None:
@@ -43,11 +53,15 @@ def main() -> None:
         for _ in range(runs):
             for name, words in COMMANDS.items():
                 figures[name].append(once(words, folder))
-    print(f"milliseconds, median of {runs}         wall   ratio  processor   ratio")
+    print(f"milliseconds, median of {runs:<17} wall   ratio  processor   ratio")
     start = medians(figures[START])
     for name, measured in figures.items():
         wall, own = medians(measured)
-        print(f"{name:30} {wall:10.1f} {wall / start[0]:7.1f} {own:10.1f} {own / start[1]:7.1f}")
+        print(f"{name:38} {wall:10.1f} {wall / start[0]:7.1f} {own:10.1f} {own / start[1]:7.1f}")
+    floor = min(own for _, own in figures[CONNECT])
+    for name in CONNECTED:
+        beyond = min(own for _, own in figures[name]) - floor
+        print(f"{name}: {beyond:.1f} ms of processor time beyond {CONNECT}")
 
 
 def once(words: Sequence[str], folder: str) -> tuple[float, float]:

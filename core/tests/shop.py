@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from relevo.cli import main
+from relevo.cli._main import main
 
 CANARY = "hunter2"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import logging
 import os
@@ -12,16 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import attrs
 import click
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, strategies as st
 
 from relevo import Envelope, Report
 from relevo._log_line import LogLineFormatter, line_handler
 from relevo.cli._main import group
+from relevo.cli._output import _plain_table, _show_folded, _width
 from relevo.cli._run import _summary
 
 from .shop import CONFIGURATION, Done, Shop, lines, opened
@@ -436,6 +441,51 @@ def test_what_needs_no_application_is_quick(command: str) -> None:
     for heavy in ("sqlalchemy", "stevedore", "rich", "asyncio", "tomllib", "pika", "attrs", "msgspec", "logging"):
         assert heavy not in loaded
     assert {name for name in loaded if name.startswith("relevo._")} == {"relevo._secret", "relevo._visible"}
+
+
+@pytest.mark.parametrize("command", ["status", "drain", "dead list"])
+def test_a_short_command_does_without_what_is_slow_to_import(shop: Shop, command: str) -> None:
+    shop.run("dispatch mail.sent")
+
+    done = shop.process(f"PYTHONPROFILEIMPORTTIME=1 relevo {command}")
+
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "relevo_sql._transport" in loaded
+    assert not {"rich", "sqlalchemy.orm", "relevo.ext.mail", "difflib"} & loaded
+
+
+def test_the_search_for_garbage_begins_when_the_application_is_open(shop: Shop) -> None:
+    shop.write(
+        "shop_listeners.py",
+        "import gc, relevo\n"
+        "@relevo.listener('mail.sent')\n"
+        "def count(event): print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n",
+    )
+    before = gc.isenabled(), gc.get_freeze_count()
+
+    done = shop.process("relevo dispatch mail.sent > /dev/null && relevo drain")
+    shop.run("dispatch mail.sent")
+    shop.run("drain")
+
+    assert done.stdout.splitlines()[0] == "True True"
+    assert gc.isenabled() == before[0]
+    assert gc.get_freeze_count() <= before[1], "it does not freeze what other tests have made"
+
+
+_texts = st.text(st.sampled_from("ab é語🎉e\u0301-"), max_size=6).map(str.strip)
+
+
+@given(st.lists(st.tuples(_texts, _texts, _texts), min_size=1, max_size=4), st.tuples(*[st.booleans()] * 3))
+def test_a_table_that_fits_looks_as_one_that_is_folded(rows: list[tuple[str, ...]], numbers: tuple[bool, ...]) -> None:
+    columns = ("name", "語", "c")
+    widths = [max(map(_width, each)) for each in zip(columns, *rows, strict=True)]
+    out = io.StringIO()
+
+    with redirect_stdout(out):
+        _show_folded(columns, rows, numbers, 200)
+
+    assert "\n".join([*_plain_table(columns, rows, numbers, widths), ""]) == out.getvalue()
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)

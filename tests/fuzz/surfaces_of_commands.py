@@ -17,8 +17,8 @@ from mutation import packed, parts
 from relevo import Ack, DeadLetter, DeadLetterEntry, Envelope
 from relevo._schema.compatibility import compare
 from relevo._schema.schema import schemas
-from relevo.cli import main
 from relevo.cli._crontab import merged
+from relevo.cli._main import main
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError
 from relevo.testing import FakeClock

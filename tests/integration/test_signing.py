@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 import relevo
 from relevo._runner.loop import LoopRunner
-from relevo.cli import main
+from relevo.cli._main import main
 
 pytestmark = [pytest.mark.slow("about a server, not Python"), pytest.mark.amqp]
 

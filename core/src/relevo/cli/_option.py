@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -114,7 +115,15 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
                 folder=config.directory if wanted else None,
             )
             with using(app, attrs.evolve(parts_of(app), loaded_from=place)):
+                _collect_from_now_on()
                 yield app
+
+
+def _collect_from_now_on() -> None:
+    """Begin the search for garbage that ``relevo.cli.main`` has put off; it leaves out what was made until now."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _transport_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

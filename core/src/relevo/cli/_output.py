@@ -166,23 +166,56 @@ def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, emp
     if not rows:
         echo(empty)
         return
+    texts = [[_cell(row.get(column)) for column in columns] for row in rows]
+    numbers = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
+    widths = [max(map(_width, each)) for each in zip(columns, *texts, strict=True)]
+    room = shutil.get_terminal_size().columns if at_terminal(sys.stdout) else 10_000
+    *firm, last = widths
+    others = sum(firm) + 2 * len(firm)
+    if others + last <= room:
+        for line in _plain_table(columns, texts, numbers, widths):
+            echo(line)
+    elif others + _FOLDED <= room:
+        _show_folded(columns, texts, numbers, room)
+    else:
+        _show_records(columns, texts)
+
+
+def _plain_table(
+    columns: Sequence[str], texts: Sequence[Sequence[str]], numbers: Sequence[bool], widths: Sequence[int]
+) -> Iterator[str]:
+    """Yield the lines of a table that needs no folding; without rich, which takes longer than most commands."""
+    is_styled = at_terminal(sys.stdout) and os.environ.get("TERM") not in ("dumb", "unknown")
+    for row in (columns, *texts):
+        cells = []
+        for text, is_number, width in zip(row, numbers, widths, strict=True):
+            space = " " * (width - _width(text))
+            cells.append(space + text if is_number else text + space)
+        line = "  ".join(cells).rstrip()
+        yield f"\x1b[1m{line}\x1b[0m" if is_styled and row is columns else line
+
+
+def _width(text: str) -> int:
+    """Return the number of columns that *text* takes at a terminal."""
+    if text.isascii():
+        return len(text)
     from rich.cells import cell_len  # noqa: PLC0415 - as below
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and JSON does not need it
+
+    return cell_len(text)
+
+
+def _show_folded(columns: Sequence[str], texts: Sequence[Sequence[str]], numbers: Sequence[bool], room: int) -> None:
+    """Print a table whose last column is folded."""
+    from rich.console import Console  # noqa: PLC0415 - slow to import: benchmarks/command_line.py
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    texts = [[_cell(row.get(column)) for column in columns] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        numbers = any(isinstance(row.get(column), (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for column, is_number in zip(columns, numbers, strict=True):
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for each in texts:
         table.add_row(*map(Text, each))
-    console = Console(width=None if at_terminal(sys.stdout) else 10_000)
-    *firm, last = (max(map(cell_len, each)) for each in zip(columns, *texts, strict=True))
-    if sum(firm) + 2 * len(firm) + min(last, _FOLDED) > console.width:
-        _show_records(columns, texts)
-        return
+    console = Console(width=room)
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
