@@ -27,7 +27,7 @@ from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Whole
 from relevo.cli._place import of_one_transport, private_to_process
 from relevo.cli._terminal import announce, show_progress
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, RelevoError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,7 +123,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
             if options.max_seconds is not None:  # closing is limited too
                 hurry(app, app.transport(options.transport).name, GRACE)
     if not report.handled:
-        _tell_if_private(app, options)
+        _warn_if_private(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead or report.unsettled:
@@ -150,7 +150,7 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     """
     runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ))
     options = chosen_options(app, **run)
-    _tell_if_private(app, options)
+    _warn_if_private(app, options)
     if at_terminal(sys.stderr) and not as_json:
         announce(app)
     report = runner.run(app, options)
@@ -197,10 +197,13 @@ def _is_given(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
-def _tell_if_private(app: App, options: RunOptions) -> None:
+def _warn_if_private(app: App, options: RunOptions) -> None:
     """Report that there is nothing to handle, since each process has a store of its own."""
-    if why := private_to_process(app.transport(options.transport)):
-        click.echo(f"relevo: {why}; handle them in that process, or use another transport", err=True)
+    store = app.transport(options.transport)
+    if why := private_to_process(store):
+        with suppress(RelevoError):  # a third party's transport may have a server, or no figures
+            if not any(store.stats(queue).ready for queue in app.queues(store.name)):
+                click.echo(f"relevo: {why}; handle them in that process, or use another transport", err=True)
 
 
 def _exit_code(report: Report) -> int:
