@@ -23,6 +23,7 @@ from relevo import (
     Subject,
     SubjectError,
     SubjectMissingError,
+    SubjectType,
     Transport,
     listener,
 )
@@ -302,3 +303,114 @@ def test_what_makes_no_session_is_refused_at_once(kind: str, sessions: Sessions)
             ConfigurationError, match=r"orm_subject: .* makes no session to load Image with; pass .*maker"
         ):
             orm_subject(Image, given)
+
+
+# --- the session of a loaded subject ------------------------------------------------------------------
+
+
+class Author(Base):
+    __tablename__ = "author"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str]
+
+
+class Book(Base):
+    __tablename__ = "book"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    title: orm.Mapped[str]
+    author_id: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey("author.id"))
+    author: orm.Mapped[Author] = orm.relationship()
+
+
+@pytest.fixture(name="library")
+def _library(shop: tuple[App, Sessions]) -> tuple[App, Sessions]:
+    """Return an application that knows a book, and what makes its sessions."""
+    app, sessions = shop
+    app.add_subject(orm_subject(Book, sessions))
+    with sessions() as session:
+        session.add(Book(id=1, title="Emma", author=Author(name="Jane")))
+        session.commit()
+    return app, sessions
+
+
+def test_what_a_subject_loads_lazily_can_be_loaded_until_its_listener_has_ended(library: tuple[App, Sessions]) -> None:
+    app, sessions = library
+    heard: list[Any] = []
+
+    @app.listener("book.returned")
+    def shelve(event: Event, call: Call) -> None:
+        heard.extend([call.subject, call.subject.author.name])
+
+    app.dispatch("book.returned", subject=Subject("book", "1"))
+    app.drain()
+
+    book, author = heard
+    assert author == "Jane"
+    assert sa.inspect(book).detached
+    pool = sessions.kw["bind"].pool
+    assert not hasattr(pool, "checkedout") or pool.checkedout() == 0
+
+
+def test_no_transaction_is_open_while_the_listener_works(library: tuple[App, Sessions]) -> None:
+    app, _ = library
+    states: list[bool] = []
+
+    @app.listener("book.returned")
+    def shelve(event: Event, call: Call) -> None:
+        session = orm.object_session(call.subject)
+        assert session is not None
+        states.append(session.in_transaction())
+
+    app.dispatch("book.returned", subject=Subject("book", "1"))
+    app.drain()
+
+    assert states == [False]
+
+
+def test_changes_of_a_subject_are_not_lost_in_silence(
+    library: tuple[App, Sessions], caplog: pytest.LogCaptureFixture
+) -> None:
+    app, sessions = library
+
+    @app.listener("book.returned")
+    def rename(event: Event, call: Call) -> None:
+        call.subject.title = "Persuasion"
+        call.subject.author.name  # noqa: B018 - it must not write the change
+
+    @app.listener("book.lent")
+    def rename_in_a_session(event: Event, call: Call) -> None:
+        with sessions() as session:
+            session.merge(call.subject).title = "Persuasion"
+            session.commit()
+
+    app.dispatch("book.returned", subject=Subject("book", "1"))
+    app.drain()
+    assert ["changed what call.subject had loaded (Book)" in each for each in caplog.messages] == [True]
+    with sessions() as session:
+        assert session.get_one(Book, 1).title == "Emma"
+
+    caplog.clear()
+    app.dispatch("book.lent", subject=Subject("book", "1"))
+    app.drain()
+    assert caplog.messages == []
+    with sessions() as session:
+        assert session.get_one(Book, 1).title == "Persuasion"
+
+
+def test_a_subject_is_released_in_process_too_and_an_error_in_that_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released: list[str] = []
+
+    def release(instance: str) -> None:
+        released.append(instance)
+        raise ValueError("no")
+
+    kind = SubjectType(type="text", cls=str, name=str, load=str.upper, release=release)
+    app = App(routes={"*": "now"}, subjects=[kind])
+    app.add_listener("text.shown", lambda event, call: call.subject, id="hear")
+    app.dispatch("text.shown", subject=Subject("text", "a"))
+    app.dispatch("text.shown", subject="b")
+
+    assert released == ["A"]
+    assert "hear: its subject text/a could not be released" in caplog.messages

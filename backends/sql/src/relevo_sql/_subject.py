@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from logging import getLogger
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import sqlalchemy
 import sqlalchemy as sa
@@ -16,6 +18,8 @@ from relevo.errors import shown
 
 if TYPE_CHECKING:
     import sqlalchemy.orm  # noqa: TC004 - the other uses are of an import in a function
+
+_log = getLogger("relevo.sql")
 
 _READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
 """The types that a part of a key may have, since each has exactly one form as text."""
@@ -38,9 +42,10 @@ def orm_subject(
     Args:
         cls: A class that SQLAlchemy has mapped; instances of its subclasses are of this kind too.
 
-        sessions: Makes a session to load with, such as a ``sessionmaker``. It is closed after the loading,
-            so the object is detached: load eagerly what listeners need. A ``scoped_session`` is used as it is;
-            the application removes it.
+        sessions: Makes a session to load with, such as a ``sessionmaker``. The object stays in it until the listener
+            has ended, so that what it loads lazily can be loaded. No transaction is open between loads, and the
+            session is never committed with changes: to change the object, load it in a session of your own, or
+            ``merge`` it. A ``scoped_session`` is used as it is; the application removes it.
 
         type: The type in the event; the name of the table by default.
 
@@ -73,10 +78,45 @@ def orm_subject(
             return None  # no key of the table has this form
         if isinstance(sessions, scoped_session):
             return sessions.get(cls, key)
-        with sessions() as session:
-            return session.get(cls, key)
+        return _load(cls, key, sessions())
 
-    return SubjectType(type=type or str(mapper.local_table.description), cls=cls, name=name, load=load)
+    kind = type or str(mapper.local_table.description)
+    return SubjectType(type=kind, cls=cls, name=name, load=load, release=_release)
+
+
+_sessions: WeakKeyDictionary[Any, sqlalchemy.orm.Session] = WeakKeyDictionary()
+"""The sessions of loaded objects, by their states: an object does not keep its session alive."""
+
+
+def _load(cls: type, key: tuple[object, ...], session: sqlalchemy.orm.Session) -> object | None:
+    """Return the object with *key*, which stays in *session*; ``None``, and close that, if there is none."""
+    try:
+        session.autoflush = session.expire_on_commit = False
+        found: object | None = session.get(cls, key)
+        session.commit()  # ends the transaction, and keeps what was loaded
+    except BaseException:
+        session.close()
+        raise
+    if found is None:
+        session.close()
+    else:
+        _sessions[sa.inspect(found)] = session
+    return found
+
+
+def _release(instance: object) -> None:
+    """Close the session of *instance*; log its changes, which are lost."""
+    session = _sessions.pop(sa.inspect(instance), None)
+    if session is None:
+        return
+    changed = {type(each).__name__ for each in session.dirty if session.is_modified(each)}
+    if changed or session.new or session.deleted:
+        _log.warning(
+            "a listener changed what call.subject had loaded (%s), and the changes are lost: load it in a session of "
+            "your own, or merge it into one, and commit that",
+            ", ".join(sorted(changed)) or type(instance).__name__,
+        )
+    session.close()
 
 
 def _makes_sessions(given: object) -> bool:

@@ -110,6 +110,7 @@ def subject_type(given: Any) -> SubjectType:
         ("cls", isinstance(kind.cls, type), "a class"),
         ("name", callable(kind.name), "a function from an instance to its id"),
         ("load", callable(kind.load), "a function from an id to the instance"),
+        ("release", kind.release is None or callable(kind.release), "a function that takes the instance"),
     ):
         if not holds:
             got = shown(getattr(kind, name))

@@ -69,6 +69,9 @@ class SubjectType:
     load: Callable[[str], Any]
     """Takes an id, returns the instance; ``None`` if it is deleted or not committed yet."""
 
+    release: Callable[[Any], object] | None = None
+    """Takes an instance that *load* returned, when the listener that it was loaded for has ended."""
+
 
 class SubjectTypes:
     """The registered subject types of an application."""
@@ -142,3 +145,9 @@ class SubjectTypes:
                 f'no subject type "{subject.type}" is registered{hint}; register it with app.add_subject(…)'
             )
         return known.load(subject.id)
+
+    def release(self, subject: Subject, loaded: object) -> None:
+        """Release *loaded*, which :meth:`load` returned for *subject*: the listener that needed it has ended."""
+        known = self._by_type.get(subject.type)
+        if known is not None and known.release is not None:
+            known.release(loaded)

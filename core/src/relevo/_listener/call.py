@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from threading import RLock
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -15,6 +16,8 @@ from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectTypes
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, RelevoError
+
+_log = getLogger("relevo.listener")
 
 
 class SubjectMissingError(RelevoError):
@@ -215,9 +218,18 @@ class Call:
         return not gone
 
     def end(self) -> None:
-        """Refuse further dispatches; the caller of the listener calls it when the listener has ended."""
+        """
+        Refuse further dispatches, and release the subject.
+
+        The caller of the listener calls it when the listener has ended.
+        """
         with self._lock:
-            self._over = True
+            was_over, self._over = self._over, True
+        if self._loaded is not None and not was_over:
+            try:
+                self._subjects.release(self._subject, self._loaded)
+            except Exception:  # noqa: BLE001 - what the listener did is done
+                _log.exception("%s: its subject %s could not be released", self.listener_id, self._subject)
 
     def send_held(self) -> None:
         """End, and send the events dispatched by this call; the caller calls it when the listener has returned."""
