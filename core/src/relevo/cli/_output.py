@@ -298,15 +298,6 @@ def _beginning(text: str, width: int) -> str:
     return set_cell_size(text, width)
 
 
-def _width(text: str) -> int:
-    """Return how many cells of a terminal *text* takes."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # noqa: PLC0415 - slow to import, and few texts need it
-
-    return cell_len(text)
-
-
 def _cell(value: object) -> str:
     return "-" if value is None else visible(shortened(str(value)))
 
