@@ -677,7 +677,7 @@ def test_debug_logs_the_steps_of_relevo_and_not_those_of_its_libraries(shop: Sho
 
     records = [line.split(" ", 1)[1] for line in lines(done)]
     assert f"DEBUG relevo.app: the configuration is {shop.folder}/relevo.toml" in records
-    assert 'DEBUG relevo.app: the transport "main" is a SqlTransport' in records
+    assert 'DEBUG relevo.app: the transport "main": SqlTransport' in records
     assert "INFO relevo.worker: serving main: media, feed, default" in records
     assert "DEBUG relevo.worker: received 1 from main" in records
     assert any(re.fullmatch(r"DEBUG relevo.worker: mail.sent \S+ in default: done", each) for each in records)

@@ -671,7 +671,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
     app._assembly = _Assembly.of(parts)  # noqa: SLF001 - private to this module, not to the class
     _log.debug("the configuration is %s", config.path or config.origins.default)
     for name, transport in opened.transports.items():
-        _log.debug('the transport "%s" is a %s', name, type(transport).__name__)
+        _log.debug('the transport "%s": %s', name, type(transport).__name__)
     return app
 
 
