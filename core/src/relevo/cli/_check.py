@@ -159,7 +159,9 @@ def _unrouted(app: App) -> Sequence[UnroutedQueue]:
     for store in dict.fromkeys([*app.transports.values(), *app.outboxes.values()]):
         with suppress(RelevoError):
             able += [store] if isinstance(store, QueueCatalog) and not store.setup([], dry_run=True) else []
-    return unrouted_queues(parts_of(app), able, own=True)
+    with suppress(RelevoError):
+        return unrouted_queues(parts_of(app), able, own=True)
+    return ()
 
 
 def _examine_supervisor(app: App, path: Path) -> str:

@@ -10,7 +10,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.stores import each_of
-from relevo._app.unrouted import unrouted_queues
+from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._transport.query import StuckKey, StuckKeys
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Stats, Transport
@@ -68,8 +68,12 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
             rows.append(
                 {**dict.fromkeys((*_COLUMNS, "stuck", "routed")), "transport": place.store.name, "error": str(error)}
             )
-    unrouted = [] if queues else unrouted_queues(parts_of(app), reached, own=False)
-    rows += [_row(each.store, each.queue, is_routed=False) for each in unrouted]
+    unrouted: list[UnroutedQueue] = []
+    try:
+        unrouted += [] if queues else unrouted_queues(parts_of(app), reached, own=False)
+        rows += [_row(each.store, each.queue, is_routed=False) for each in unrouted]
+    except RelevoError as error:  # a server that has just answered
+        errors[str(error)] = error
     if as_json:
         show_json(rows)
     else:
