@@ -39,6 +39,20 @@ def test_an_outbox_is_an_address_or_the_name_of_another_transport(tmp_path: Path
         assert app.outboxes["main"].name == "main.outbox"
 
 
+def test_a_transport_that_is_only_an_outbox_is_not_the_first() -> None:
+    parts: list[Any] = [{"db": MemoryTransport(), "main": "memory://"}, {"db": "memory://", "main": "memory://"}]
+    for transports in parts:
+        with App(transports=transports, outboxes={"main": "db"}) as app:
+            assert app.dispatch("image.created").targets == (Target("main", "default"),)
+
+
+def test_an_outbox_that_is_not_there_is_refused_without_a_route_too() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"outboxes: 'main': expected an address .*; got 'bd'; there are: main"
+    ):
+        App(transports={"main": "memory://", "db": "memory://"}, outboxes={"main": "bd"})
+
+
 def test_the_clock_and_the_settings_are_those_of_the_application(clock: Any) -> None:
     with App(transports={"main": "memory://"}, clock=clock) as app:
         app.dispatch("image.created", delay="1h")

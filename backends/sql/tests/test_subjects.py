@@ -414,3 +414,39 @@ def test_a_subject_is_released_in_process_too_and_an_error_in_that_is_logged(
 
     assert released == ["A"]
     assert "hear: its subject text/a could not be released" in caplog.messages
+
+
+@pytest.mark.parametrize("state", ["pending", "flushed", "committed"])
+@pytest.mark.parametrize("route", ["now", "main", "outbox", "now and main"])
+def test_the_same_upload_runs_on_every_route(route: str, state: str, tmp_path: Path) -> None:
+    """In process the listener gets the object itself; after the commit, a worker loads it."""
+    address = f"sqlite:///{tmp_path / 'shop.db'}"
+    engine = sa.create_engine(address)
+    Base.metadata.create_all(engine)
+    sessions = orm.sessionmaker(engine)
+    heard: list[Any] = []
+    app = App(
+        transports={"main": SqlTransport(engine), "far": "memory://"},
+        outboxes={"far": "main"} if route == "outbox" else {},
+        routes={"*": {"outbox": ["far"], "now and main": ["now", "main"]}.get(route, [route])},
+        subjects=[orm_subject(Image, sessions)],
+    )
+    app.add_listener("image.created", lambda event, call: heard.append(call.subject), id="hear")
+
+    with sessions() as session:
+        image = Image(name="sea")
+        session.add(image)
+        if state == "flushed":
+            session.flush()
+        if state == "committed":
+            session.commit()
+        app.dispatch("image.created", subject=image, session=session)
+        in_process = [each is image for each in heard]
+        session.commit()
+        app.drain()
+        names = [each.name for each in heard]
+
+    assert in_process == ([True] if "now" in route else [])
+    assert names == ["sea"]
+    app.close()
+    engine.dispose()

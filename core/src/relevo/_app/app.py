@@ -213,7 +213,7 @@ class App(Dispatcher):
         parts = Parts(
             transports=stores,
             outboxes=boxes,
-            routes=argument.routes(_to_first(stores, boxes.values()) if routes is None else routes, problems),
+            routes=argument.routes(_to_first(stores, [*boxes.values()]) if routes is None else routes, problems),
             retries={retried[name]: policy for name, policy in policies.items() if policy and name in retried},
             queue_table=argument.queue_table(queues, problems),
             source=attempt("source", checked_source, source),
@@ -632,9 +632,10 @@ class _Assembly:
         return cls(parts, stores, sender)
 
 
-def _to_first(transports: Iterable[str], outboxes: Iterable[Transport]) -> Mapping[str, str]:
+def _to_first(transports: Mapping[str, object], outboxes: Sequence[object]) -> Mapping[str, str]:
     """Return the routes of every event to the first of *transports* that is more than one of *outboxes*."""
-    names = beside_outboxes(transports, [outbox.name for outbox in outboxes])
+    shared = [name for name, each in transports.items() if any(each is outbox for outbox in outboxes)]
+    names = beside_outboxes(transports, shared)
     return {"*": names[0]} if names else {}
 
 

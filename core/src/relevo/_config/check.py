@@ -113,7 +113,7 @@ def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) ->
             if isinstance(outbox, str):
                 own = (
                     f"{shown(name)}: expected an address such as sqlite:///shop.db, or the name of a transport; "
-                    f"got {shown(outbox)}{did_you_mean(outbox, transports)}"
+                    f"got {shown(outbox)}{known_names(outbox, transports)}"
                 )
             fault = f"outboxes: {own}"
         elif not outbox.capabilities.transactional:
