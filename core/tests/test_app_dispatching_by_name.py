@@ -95,3 +95,10 @@ def test_what_cannot_be_dispatched_says_what_would(
 ) -> None:
     with pytest.raises(kind, match=why):
         make().dispatch(*given, **more)
+
+
+def test_an_argument_that_is_passed_as_an_option_says_where_it_belongs() -> None:
+    dispatcher = LocalDispatcher()
+
+    with pytest.raises(TypeError, match=r'no option id=…; arguments of an event are one mapping: .*"order", {"id": …}'):
+        dispatcher.dispatch("order", id=1)  # type: ignore[call-arg]

@@ -262,7 +262,9 @@ def surroundings(event: object, hooks: Hooks) -> Ambient:
 def check_options(event_name: str, options: DispatchOptions) -> None:
     """Raise :class:`EncodeError` if a dispatch option is invalid."""
     if unknown := sorted(options.keys() - DispatchOptions.__annotations__.keys()):
-        hint = did_you_mean(unknown[0], DispatchOptions.__annotations__)
+        hint = did_you_mean(unknown[0], DispatchOptions.__annotations__) or (
+            f'; arguments of an event are one mapping: dispatch("{event_name}", {{"{unknown[0]}": …}})'
+        )
         raise TypeError(f"a dispatch has no option {unknown[0]}=…{hint}")
     if (urgency := options.get("urgency", "normal")) not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"expected normal or high; got {shown(urgency)}")
