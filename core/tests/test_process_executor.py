@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -219,3 +221,111 @@ def test_a_child_that_does_not_begin_is_given_up(
     assert isinstance(outcome, Lost)
     with pytest.raises(ConfigurationError, match=r"it did not begin within 0\.2 s"):
         hanging.room()
+
+
+# --- a listener that exceeds its time limit ----------------------------------------------------------------
+
+SLOW = """
+import signal, time
+from relevo_memory import MemoryTransport
+import relevo
+
+def wait():
+    while True:  # not in Python's own code, which would be the innermost frame elsewhere
+        pass
+
+@relevo.listener("thing.done", id="slow", retry={retry}, time_limit=0.3)
+def slow(event):
+    {before}
+    print("before it hangs", flush=True)
+    wait()
+
+@relevo.listener("thing.done", id="quick", priority=-1, retry=1)
+def quick(event):
+    print("quick fails")
+    raise ValueError("no")
+
+class Plugin:
+    @relevo.hookimpl
+    def relevo_listener_failed(self, failure):
+        with open({path!r}, "a") as file:
+            file.write(repr((failure.listener, failure.output, failure.traceback)) + chr(10))
+
+app = relevo.App(
+    transports={{"main": MemoryTransport()}},
+    routes={{"*": "main"}},
+    listeners=[slow, quick],
+    plugins=[Plugin()],
+    source="shop",
+)
+"""
+
+
+@contextmanager
+def slow_executor(folder: Path, *, retry: int = 1, before: str = "pass") -> Iterator[ProcessExecutor]:
+    """Start an executor of one slot, whose first listener does *before* and then hangs."""
+    (folder / "slow_shop.py").write_text(SLOW.format(retry=retry, before=before, path=str(folder / "failures")))
+    hello = Hello(
+        path=[str(folder), *sys.path],
+        app="slow_shop:app",
+        config=None,
+        transport="main",
+        time_limit=PATIENCE,
+        log_level=None,
+    )
+    executor = ProcessExecutor(hello, Execution("process", 1, PATIENCE), checkpoint=None, listeners=())
+    executor.start(_refused)
+    try:
+        yield executor
+    finally:
+        executor.stop()
+
+
+def failures_in(folder: Path) -> dict[str, tuple[str, str]]:
+    """Return the output and the traceback of each listener as the plugin was passed them."""
+    rows = [ast.literal_eval(line) for line in (folder / "failures").read_text().splitlines()]
+    return {listener: (output, trace) for listener, output, trace in rows}
+
+
+def test_a_dead_letter_after_a_timeout_has_the_output_and_the_place_of_the_listener(
+    tmp_path: Path, delivery: Make
+) -> None:
+    with slow_executor(tmp_path) as executor:
+        (outcome,) = _ended(executor, delivery(name="thing.done"))
+
+    assert isinstance(outcome, DeadLetter)
+    slow, quick = outcome.failures
+    path = tmp_path / "slow_shop.py"
+    number = path.read_text().splitlines().index("    wait()") + 1
+    assert (slow.kind, slow.output, quick.output) == ("TimeLimitExceededError", "before it hangs", "quick fails")
+    assert slow.traceback.startswith(
+        "Traceback (most recent call last):\n"
+        f'  File "{path}", line {number}, in slow\n'
+        "    wait()\n"
+        f'  File "{path}", line '
+    )
+    assert "relevo.errors" not in slow.traceback.split("TimeLimitExceededError")[0]
+    assert slow.traceback.splitlines()[-1].startswith("relevo._worker.time_limit.TimeLimitExceededError: slow ran for")
+    assert "its last output:\nbefore it hangs" in outcome.error
+    assert "its last output:\nquick fails" in outcome.error
+
+
+def test_a_timeout_that_is_retried_is_observed_with_the_output_and_the_place(tmp_path: Path, delivery: Make) -> None:
+    with slow_executor(tmp_path, retry=3) as executor:
+        (outcome,) = _ended(executor, delivery(name="thing.done"))
+
+    assert isinstance(outcome, Nack)
+    output, trace = failures_in(tmp_path)["slow"]
+    assert output == "before it hangs"
+    assert ", in wait\n" in trace
+
+
+def test_a_listener_that_answers_no_signal_is_killed_all_the_same(tmp_path: Path, delivery: Make) -> None:
+    block = "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
+
+    with slow_executor(tmp_path, before=block) as executor:
+        (outcome,) = _ended(executor, delivery(name="thing.done"))
+
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.failures[0].output == "before it hangs"
+    assert "TimeLimitExceededError" in outcome.failures[0].traceback

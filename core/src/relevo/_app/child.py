@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+from traceback import StackSummary
 from typing import Any
 
 from relevo._app.app import App
@@ -133,8 +134,9 @@ class Child:
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that the listener begins; raise if it exceeded its time limit before, in a child that was killed."""
         over = self._work.over_limit if self._work else None
-        if over is not None and over[0] == listener_id:
-            raise TimeLimitExceededError(*over)
+        if over is not None and over.listener_id == listener_id:
+            stack = StackSummary.from_list([(*frame, None) for frame in over.frames])
+            raise TimeLimitExceededError(listener_id, over.limit, trace="".join(stack.format()), output=over.output)
         self._look()
         if self._is_observed:
             self._keeper.renew()
@@ -190,6 +192,8 @@ def main() -> None:
     tie(lifeline)
     take_ends(_leave_it_to_the_parent)
     faulthandler.enable()  # so that the parent can report the line of a crash
+    shared = Cell(cell)
+    shared.trace_at_signal()
     pipe = Pipe(socket.socket(fileno=end))
     hello = pipe.receive()
     if not isinstance(hello, Hello):
@@ -200,7 +204,7 @@ def main() -> None:
         log_to_stderr(logging.WARNING)
         for name, level in hello.log_levels.items():
             logging.getLogger(name).setLevel(level)
-    Child(pipe, Cell(cell), lifeline).run(hello)
+    Child(pipe, shared, lifeline).run(hello)
 
 
 if __name__ == "__main__":

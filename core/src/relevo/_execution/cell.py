@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
+import re
+import signal
 import struct
 import tempfile
 import time
+from itertools import dropwhile
+from pathlib import Path
 
 import attrs
 
@@ -15,6 +20,16 @@ _WORK = struct.Struct("=Q")
 _ABOUT = struct.Struct("=dH")
 _AT_WORK, _AT_ABOUT, _AT_ID = 8, 16, 32
 _SIZE = 2048
+_LONGEST_TRACE = 64 * 1024
+
+TRACE_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
+"""The signal at which a child process writes where it is; one that programs hardly use."""
+
+_FRAME = re.compile(r'^  File "(.+)", line (\d+|\?\?\?) in (.+)$', re.MULTILINE)
+"""A line of :mod:`faulthandler`."""
+
+_MACHINERY = ("<frozen ", f"{Path(__file__).parents[1]}{os.sep}")
+"""The beginning of the names of files whose functions call the listener."""
 
 
 @attrs.frozen
@@ -89,6 +104,19 @@ class Cell:
         if _SINCE.unpack_from(self._memory, 0) != (since,):
             return None  # it has just ended
         return Running(text.decode("utf-8", "replace"), limit, since)
+
+    # --- where a listener is ---------------------------------------------------------------------------
+
+    def trace_at_signal(self) -> None:
+        """Let :data:`TRACE_SIGNAL` write where this process is behind the other values, even if it blocks Python."""
+        os.lseek(self.fd, _SIZE, os.SEEK_SET)
+        faulthandler.register(TRACE_SIGNAL, file=self.fd, all_threads=False)
+
+    def frames(self) -> list[tuple[str, int, str]]:
+        """Return where the process was when it got the signal: file, line and function, the innermost last."""
+        found = _FRAME.findall(os.pread(self.fd, _LONGEST_TRACE, _SIZE).decode("utf-8", "replace"))
+        frames = [(file, int(line) if line.isdecimal() else 0, function) for file, line, function in reversed(found)]
+        return [*dropwhile(lambda frame: frame[0].startswith(_MACHINERY), frames)]
 
     def close(self) -> None:
         """Release the memory and its descriptor."""

@@ -52,6 +52,18 @@ class Failed(msgspec.Struct, array_like=True, tag=True):
     why: str
 
 
+class OverLimit(msgspec.Struct, array_like=True, frozen=True):
+    """A listener that exceeded its time limit in a child that was killed."""
+
+    listener_id: str
+    limit: float
+    frames: list[tuple[str, int, str]]
+    """Where it was: file, line and function, the innermost last; empty if that is not known."""
+
+    output: str
+    """The last output of the child."""
+
+
 class Work(msgspec.Struct, array_like=True, tag=True):
     """A delivery, without its receipt."""
 
@@ -64,8 +76,8 @@ class Work(msgspec.Struct, array_like=True, tag=True):
     lost_leases: int
     state: bytes
     enqueued_at: float
-    over_limit: tuple[str, float] | None = None
-    """The id and the time limit of a listener that exceeded it: it counts as failed and is not called again."""
+    over_limit: OverLimit | None = None
+    """It counts as failed and is not called again."""
 
 
 class Progressed(msgspec.Struct, array_like=True, tag=True):

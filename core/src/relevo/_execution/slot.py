@@ -18,6 +18,7 @@ from relevo._execution.pipe import (
     Failed,
     GarbledError,
     Hello,
+    OverLimit,
     ProcessChange,
     Progressed,
     Ready,
@@ -232,7 +233,7 @@ class Slot:
         if over is None:
             self._finish(task, Release())
         elif now - self._stopping_since > _LEAVE_PATIENCE:  # enough time for a child to note the failure
-            self._finish(task, Lost(state=task.kept, error=f"{over[0]} ran for more than {over[1]:g} s"))
+            self._finish(task, Lost(state=task.kept, error=f"{over.listener_id} ran for more than {over.limit:g} s"))
 
     def _adopt(self) -> None:
         """Let the child that is ready take the slot."""
@@ -321,7 +322,7 @@ class Slot:
             except GarbledError:
                 raise _Over("sent an invalid message") from None
             child.served += 1
-            outcome = self._with_output(child, outcome)
+            outcome = self._with_output(child, outcome, task.work.over_limit)
             self._task = None
             if message.changes:
                 self._host.log_changes(message.changes)
@@ -349,18 +350,30 @@ class Slot:
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
             child.pipe.send(Answer(is_held, problem))
 
-    def _with_output(self, child: Spawned, outcome: Outcome) -> Outcome:
-        """Return *outcome* with the output of *child* if it is a dead letter, which a person will read."""
+    def _with_output(self, child: Spawned, outcome: Outcome, over: OverLimit | None) -> Outcome:
+        """
+        Return *outcome* with the output of its listeners if it is a dead letter, which a person will read.
+
+        Args:
+            child: The child that handled the event.
+
+            outcome: Its outcome.
+
+            over: The listener that ran in an earlier child, which was killed.
+        """
         if not isinstance(outcome, DeadLetter):
             return outcome
         while child.read_output():
             pass
-        printed = child.printed()
-        if not printed:
+        failures = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
+        printed = {failures[-1].listener: child.printed()}
+        if over is not None:
+            printed[over.listener_id] = over.output
+        failures = tuple(attrs.evolve(each, output=printed.get(each.listener, "")) for each in failures)
+        outputs = [f"its last output:\n{each.output}" for each in failures if each.output]
+        if not outputs:
             return outcome
-        error = sanitised(f"{outcome.error}\n\nits last output:\n{printed}")
-        *others, last = outcome.failures or (Failure(reason=outcome.reason, error=outcome.error),)
-        return attrs.evolve(outcome, error=error, failures=(*others, attrs.evolve(last, output=printed)))
+        return attrs.evolve(outcome, error=sanitised("\n\n".join([outcome.error, *outputs])), failures=failures)
 
     # --- the current delivery --------------------------------------------------------------------------------
 
@@ -379,6 +392,7 @@ class Slot:
         if running is not None:
             task.moved = now
         if running is not None and now - running.since > running.limit:
+            frames = child.frames()
             child.kill()
             _log.warning(
                 "%s ran for more than %g s on %r; its process was killed",
@@ -386,12 +400,12 @@ class Slot:
                 running.limit,
                 task.delivery,
             )
-            task.work.over_limit = (running.listener_id, running.limit)
+            self._forget(child)  # this reads its last output
+            task.work.over_limit = OverLimit(running.listener_id, running.limit, frames, child.printed())
             if task.kept is not None:
                 task.work.state = task.kept
             task.frame = frame_of(task.work)
             task.starts = 0
-            self._forget(child)
             return
         limit = self._options.memory_limit
         if limit is not None and (held := child.memory()) > limit:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from relevo._execution.cell import Cell
+from relevo._execution.cell import TRACE_SIGNAL, Cell
 from relevo._execution.pipe import CUT_OFF, GarbledError, Hello, Pipe
 from relevo._process_identity import process_identity
 
@@ -23,6 +23,7 @@ _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 16
 _EOF_PATIENCE = 0.5
 _REAP_PATIENCE = 5.0
+_TRACE_PATIENCE, _TRACE_EVERY = 0.5, 0.01
 
 
 class Spawned:
@@ -132,6 +133,19 @@ class Spawned:
         """Let it end once it has finished its work."""
         with contextlib.suppress(OSError):
             self.pipe.socket.shutdown(socket.SHUT_WR)
+
+    def frames(self) -> list[tuple[str, int, str]]:
+        """Return where it is: file, line and function, the innermost last; empty if it does not answer."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, TRACE_SIGNAL)
+        deadline = time.monotonic() + _TRACE_PATIENCE
+        before: list[tuple[str, int, str]] = []
+        while time.monotonic() < deadline and not self.has_ended():
+            time.sleep(_TRACE_EVERY)
+            if (found := self.cell.frames()) and found == before:  # it is written line by line
+                return found
+            before = found
+        return before
 
     def kill(self) -> None:
         """Kill it with its process group."""

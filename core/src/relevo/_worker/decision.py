@@ -13,6 +13,7 @@ from relevo._clock import readable
 from relevo._retry import DEFAULT_RETRY
 from relevo._secret import abridged, masked
 from relevo._transport.delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Failure, Nack, Outcome, Release, Unreadable
+from relevo._worker.time_limit import TimeLimitExceededError
 from relevo.errors import CodecError, described
 
 PATIENCE = 3600.0
@@ -154,8 +155,15 @@ def kind_of(error: BaseException) -> str:
 
 
 def traced(error: BaseException) -> str:
-    """Return the traceback of *error*, or at least its description."""
+    """
+    Return the traceback of *error*, or at least its description.
+
+    That of a listener which exceeded its time limit shows where the listener was, not where the error was raised.
+    """
     try:
+        if isinstance(error, TimeLimitExceededError) and error.trace:
+            only = "".join(traceback.format_exception_only(error))
+            return f"Traceback (most recent call last):\n{error.trace}{only}".rstrip()
         return "".join(traceback.format_exception(error)).rstrip()
     except BaseException:  # noqa: BLE001 - as above; it may also be deeper than the stack
         return described(error)

@@ -17,6 +17,7 @@ from relevo._retry import Retry
 from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Failure, Nack, Outcome
 from relevo._transport.transport import DeadLetterEntry
 from relevo._worker.decision import PATIENCE, Reason, kind_of, sanitised, since, traced, wait_left, waited
+from relevo._worker.time_limit import TimeLimitExceededError
 from relevo.errors import CodecError, DecodeError, described
 
 STATE_VERSION = 1
@@ -206,7 +207,8 @@ class Progress(msgspec.Struct, omit_defaults=True):
             mine.status = "dead"
             mine.why = Reason.GAVE_UP if policy.is_final(error) else Reason.RETRIES_EXHAUSTED
             self.raised[listener.id] = raised
-        return _failure(listener.id, mine, raised)
+        output = sanitised(error.output) if isinstance(error, TimeLimitExceededError) else ""
+        return _failure(listener.id, mine, raised, output=output)
 
     def _of(self, listener: Listener) -> ListenerProgress:
         mine = self.listeners.get(listener.id)
@@ -270,7 +272,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
 _NOTHING_RAISED = Raised()
 
 
-def _failure(listener_id: str, mine: ListenerProgress, raised: Raised) -> Failure:
+def _failure(listener_id: str, mine: ListenerProgress, raised: Raised, *, output: str = "") -> Failure:
     return Failure(
         listener=listener_id,
         attempt=mine.runs,
@@ -279,6 +281,7 @@ def _failure(listener_id: str, mine: ListenerProgress, raised: Raised) -> Failur
         traceback=raised.traceback,
         reason=sanitised(mine.why, limit=_MAX_REASON),
         due=mine.due if mine.status == "due" else None,
+        output=output,
     )
 
 

@@ -16,11 +16,22 @@ class TimeLimitExceededError(RelevoError):
     Raised for a listener that exceeds its time limit; its retry policy treats it as any other error.
 
     If listeners run in threads, which cannot be ended, it ends the worker.
+
+    Args:
+        listener_id: The id of the listener.
+
+        limit: Its time limit in seconds.
+
+        trace: The frames in which the listener was, as lines of a traceback, if it ran in a child process.
+
+        output: The last output of that process.
     """
 
-    def __init__(self, listener_id: str, limit: float):
+    def __init__(self, listener_id: str, limit: float, *, trace: str = "", output: str = ""):
         self.listener_id = listener_id
         self.limit = limit
+        self.trace = trace
+        self.output = output
         super().__init__(
             f"{listener_id} ran for longer than its time limit of {limit:g} s; "
             f"raise the limit with listener(…, time_limit=…), or make the listener faster"
