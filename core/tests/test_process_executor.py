@@ -271,7 +271,7 @@ def slow_executor(folder: Path, *, retry: int = 1, before: str = "pass") -> Iter
         config=None,
         transport="main",
         time_limit=PATIENCE,
-        log_level=None,
+        log_levels={},
     )
     executor = ProcessExecutor(hello, Execution("process", 1, PATIENCE), checkpoint=None, listeners=())
     executor.start(_refused)

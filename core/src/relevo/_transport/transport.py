@@ -608,10 +608,9 @@ class Transport(ABC):
             refs: From each dead letter's ``ref`` to its new ``state``.
 
         Returns:
-            The refs of those that were not revived, in any order: there is no such dead letter, or, where ``dedupe`` is
-            claimed, an event with the same id and source but other content is in its queue. Where ``dedupe`` is claimed
-            and a copy of the same event is in its queue again, the copy stays and the dead letter is deleted; elsewhere
-            both may be delivered.
+            The refs that were not found, in any order. Where ``dedupe`` is claimed and a copy of the same event is in
+            its queue again, the copy stays and the dead letter is deleted; elsewhere both may be delivered. If it is an
+            event with the same id and source but other content, the dead letter stays, and its ref is returned too.
 
         Raises:
             ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
