@@ -167,14 +167,44 @@ def test_a_reloaded_module_replaces_its_listeners(module: Path) -> None:
     with App(routes={"*": "now"}, listeners=[module.stem]) as app:
         (before,) = app.listeners
         module.write_text('import relevo\n@relevo.listener("a")\ndef hear(event): return "a new result"\n')
-        found = importlib.reload(sys.modules[module.stem])
-
-        app.listen(found)
+        importlib.reload(sys.modules[module.stem])
 
         (after,) = app.listeners
         assert (before.function(Event("a")), after.function(Event("a"))) == (1, "a new result")
         app.unlisten(module.stem)
         assert not app.listeners
+
+
+def test_a_reloaded_module_replaces_what_the_dispatch_calls(module: Path) -> None:
+    source = 'import relevo\n@relevo.listener("a")\ndef hear(event): event.arguments["heard"] = {}\n'
+    module.write_text(source.format(1))
+    with App(routes={"*": "now"}, listeners=[module.stem]) as app:
+        first, second = Event("a"), Event("a")
+        app.dispatch(first)
+        module.write_text(source.format(2) + "# longer\n")
+        importlib.reload(sys.modules[module.stem])
+        app.dispatch(second)
+
+    assert (first["heard"], second["heard"]) == (1, 2)
+
+
+def test_a_reload_brings_nothing_back_that_was_removed(module: Path) -> None:
+    with App(routes={"*": "now"}, listeners=[module.stem]) as app:
+        app.unlisten(module.stem)
+        importlib.import_module(module.stem)
+        importlib.reload(sys.modules[module.stem])
+
+        assert not app.listeners
+
+
+def test_a_function_that_takes_an_imported_name_replaces_nothing(app: App, module: Path) -> None:
+    notebook = Notebook(app)
+    app.listen(module.stem)
+    assert len(app.listeners) == 1
+
+    notebook.run(f'from {module.stem} import hear\n@relevo.listener("b")\ndef hear(event): ...')
+
+    assert [each.event_name for each in app.listeners] == ["a"]
 
 
 # --- removing ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import attrs
 
 from relevo._fork import ForkLock
 from relevo._listener.listener import ListenerTable, marks_of
+from relevo._listener.namesake import generation
 
 _FORKING = 5.0
 """The longest time in seconds that a fork waits for a thread that imports listeners."""
@@ -40,10 +41,11 @@ class Registry:
         self._unloaded = list(listeners)
         self._loading = ForkLock(patience=_FORKING)
         self._is_loading = False
+        self._generation = generation.number
 
     @property
     def table(self) -> ListenerTable:
-        """All listeners; modules that were given by name are imported now."""
+        """All listeners; modules that were given by name are imported now, and functions defined again are renewed."""
         if self._unloaded:
             from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
@@ -61,6 +63,9 @@ class Registry:
                         del self._unloaded[0]
                 finally:
                     self._is_loading = False
+        if self._generation != generation.number:
+            self._generation = generation.number
+            self.known.renew()
         return self.known
 
     def add(self, things: Iterable[object]) -> None:

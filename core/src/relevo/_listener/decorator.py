@@ -21,7 +21,7 @@ from relevo._event.event import (
     is_model,
 )
 from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marks_of
-from relevo._listener.namesake import HIDES, hidden
+from relevo._listener.namesake import HIDES, Definition, hidden, note_replaced
 from relevo._retry import Retry
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
@@ -281,7 +281,7 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
     """
     Record the marked function that *function* replaces under the same name: Python does not report it.
 
-    A reloaded module and a cell of a notebook have new code, so they do not count as replacing a function.
+    In a reloaded module and a cell of a notebook, which have new code, it is a new definition of the earlier one.
 
     Args:
         function: The marked function.
@@ -293,9 +293,15 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
     """
     if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         return
-    before = inspect.unwrap(_inner(frame.f_locals.get(function.__name__)))
+    named = _inner(frame.f_locals.get(function.__name__))
+    before = inspect.unwrap(named)
     code = getattr(before, "__code__", None)
-    if before is function or not marks_of(before) or not any(code is each for each in frame.f_code.co_consts):
+    if before is function or not (marks_of(named) or marks_of(before)):
+        return
+    if not any(code is each for each in frame.f_code.co_consts):
+        definition = Definition.of(function)
+        if definition is not None and definition.replaces(Definition.of(before)):
+            note_replaced(before, function)
         return
     function.__dict__[HIDES] = before
     if function.__qualname__ != function.__name__:

@@ -12,7 +12,7 @@ import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._event.event import EventType, EventTypes, checked_name, declared, name_of
-from relevo._listener.namesake import Definition, hidden, hidden_by
+from relevo._listener.namesake import Definition, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
@@ -223,6 +223,13 @@ class ListenerTable:
         """Return the listeners of other definitions at the same place."""
         everything = [each for siblings in self._by_name.values() for each in siblings]
         return [each for each in everything if definition.replaces(Definition.of(each.function))]
+
+    def renew(self) -> None:
+        """Replace the listeners whose functions were defined and marked again, as by the reload of their module."""
+        for each in [each for siblings in self._by_name.values() for each in siblings]:
+            function = latest(each.function)
+            for mark in () if function is each.function else marks_of(function):
+                self.add(function, mark)
 
     def extend(self, things: Iterable[object]) -> None:
         """Register the marked functions and subscribers among *things*."""

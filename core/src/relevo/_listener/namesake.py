@@ -41,6 +41,31 @@ class Definition(msgspec.Struct, frozen=True):
         )
 
 
+class Generation:
+    """Counts how often marked functions were defined again, so that tables look for new ones only after that."""
+
+    number = 0
+
+
+generation = Generation()
+_REPLACED_BY = "__relevo_replaced_by__"
+"""The attribute of a function that holds the marked function which was defined at its place later."""
+
+
+def note_replaced(before: Any, function: object) -> None:
+    """Note that the marked *function* was defined at the place of *before*."""
+    before.__dict__[_REPLACED_BY] = function
+    generation.number += 1
+
+
+def latest(function: Any) -> Any:
+    """Return the latest marked function that was defined at the place of *function*; itself if there is none."""
+    found = function
+    while (later := getattr(unwrap(found), "__dict__", {}).get(_REPLACED_BY)) is not None:
+        found = later
+    return found
+
+
 def hidden_by(function: object) -> Iterator[Any]:
     """Yield the marked functions that *function* replaced, the latest first."""
     found = getattr(function, "__dict__", {}).get(HIDES)
