@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -183,3 +184,46 @@ def test_what_answers_and_is_no_management_plugin_is_told_and_never_followed(
             thread.join()
 
     assert "is not a management plugin: 302 Found" in caplog.text
+
+
+def test_queues_of_the_prefix_that_have_no_route_are_told(
+    server: Server, connect: Connect, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefix = server.prefix
+    queues = [
+        {"name": f"{prefix}.q.{queue}", "messages": 3},
+        {"name": f"{prefix}.q.old", "messages": 2},
+        {"name": f"{prefix}.suspect.old", "messages": 1},
+        {"name": f"{prefix}.dead.l%C3%A4den", "messages": 1},
+        {"name": f"{prefix}.q.empty", "messages": 0},
+        {"name": f"{prefix}.q.new"},  # no statistics yet
+        {"name": f"{prefix}.here.worker", "messages": 1},
+        {"name": "other.q.old", "messages": 9},
+    ]
+
+    class Plugin(Elsewhere):
+        """Answers as the management plugin."""
+
+        def do_GET(self) -> None:
+            answers: dict[bool, object] = {
+                self.path.endswith("/status"): [{"Raft State": "leader"}],
+                "?columns=" in self.path: queues,
+            }
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answers.get(True, {"effective_policy_definition": {}})).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Plugin) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            assert connect(management=f"http://127.0.0.1:{web.server_port}").problems([queue]) == []
+        finally:
+            web.shutdown()
+            thread.join()
+
+    told = "and no route leads to it; move them: relevo move --from"
+    assert [record.getMessage() for record in caplog.records] == [
+        f'"amqp/läden" holds 1 events, {told} amqp/läden --to …; or add a route',
+        f'"amqp/old" holds 3 events, {told} amqp/old --to …; or add a route',
+    ]

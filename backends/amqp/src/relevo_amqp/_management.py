@@ -103,6 +103,23 @@ class Management:
                     matched.setdefault((" and ".join(status.policies), key, value), []).append(status.name)
         return found + [_set(policies, key, value, queues) for (policies, key, value), queues in matched.items()]
 
+    def held(self, prefixes: Sequence[str]) -> dict[str, int]:
+        """
+        Return what follows one of *prefixes* in the names of the server's queues that hold messages, and their number.
+
+        Raises:
+            ManagementError: The plugin did not answer.
+        """
+        found: dict[str, int] = {}
+        queues = self._get(f"/api/queues/{quote(self._address.vhost, safe='')}?columns=name,messages")
+        for queue in queues if isinstance(queues, list) else ():
+            name, number = str(queue.get("name")), queue.get("messages")
+            for prefix in prefixes:
+                if name.startswith(prefix) and isinstance(number, int) and number:
+                    rest = name.removeprefix(prefix)
+                    found[rest] = found.get(rest, 0) + number
+        return found
+
     def _look(self, name: str, deadline: float) -> _QueueStatus | None:
         place = f"{quote(self._address.vhost, safe='')}/{quote(name, safe='')}"
         while True:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Self
+from urllib.parse import unquote
 
 import attrs
 
@@ -49,7 +50,7 @@ from relevo_amqp._publisher import PublishBatch, PublishResult
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import message_of
 from relevo_amqp._subscription import CANCELLED, Receipt, Subscription
-from relevo_amqp._topology import Destination, Role, Topology
+from relevo_amqp._topology import Destination, Role, Topology, word
 
 _log = logging.getLogger("relevo.amqp")
 
@@ -253,8 +254,8 @@ class AmqpTransport(Transport, ForkAware):
         """
         Return the policies and the lost data that affect *queues*, and queues of the former default prefix.
 
-        The management plugin reports the first two. Without it they are not found, and a warning in the log describes
-        how to enable it.
+        Other queues of the prefix that hold events are logged. The management plugin reports these, policies and lost
+        data. Without it they are not found, and a warning in the log describes how to enable it.
 
         Raises:
             TransportClosedError: After ``close()``.
@@ -272,7 +273,8 @@ class AmqpTransport(Transport, ForkAware):
         options = self._options
         management = Management(self._address, options.management, timeout=options.connect_timeout, tls=options.tls)
         try:
-            return [*former, *management.problems(names)]
+            problems = management.problems(names)
+            held = management.held([f"{topology.exchange(role)}." for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)])
         except ManagementError as error:
             _log.warning(
                 'the transport "%s" of %s: policies that harm its queues could not be checked: %s',
@@ -281,6 +283,20 @@ class AmqpTransport(Transport, ForkAware):
                 error,
             )
             return tuple(former)
+        self._warn_of_unrouted(held, queues)
+        return [*former, *problems]
+
+    def _warn_of_unrouted(self, held: Mapping[str, int], queues: Sequence[str]) -> None:
+        """Log which of the queues that are *held*, by the words in their names, are none of *queues*."""
+        for each in sorted(held.keys() - {word(queue) for queue in queues}):
+            place = f"{self.name}/{each if '~' in each else unquote(each)}"
+            _log.warning(
+                '"%s" holds %d events, and no route leads to it; move them: relevo move --from %s --to …; '
+                "or add a route",
+                place,
+                held[each],
+                place,
+            )
 
     # --- sending --------------------------------------------------------------------------------------
 
