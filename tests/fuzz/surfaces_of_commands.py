@@ -167,6 +167,7 @@ COMMANDS = (
     "list --event image.* --state ready --since 2h --until 2026-11-28 --by event -t main",
     "show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e --json",
     "cancel 0198c3a4 -t main",
+    "handle 0198c3a4 -t main -q media --json",
     "dead list --reason expired --event image.* --by reason",
     "dead show 1 -t db --json",
     "dead revive 1 2 --yes",
