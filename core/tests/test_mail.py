@@ -336,6 +336,26 @@ def test_a_hand_over_that_was_lost_is_told_once_and_a_crash_loop_too(
     assert "image.created is dead: crash-loop." in body_of(inbox.mails[1])
 
 
+def test_a_loss_is_mailed_before_the_event_is_handled_again_which_may_end_the_process(
+    made: Made, inbox: Inbox, clock: FakeClock
+) -> None:
+    mails: list[int] = []
+
+    @relevo.listener("image.created")
+    def crash(event: Event) -> None:
+        mails.append(len(inbox.mails))
+
+    app = made(inbox.port, crash)
+    app.dispatch(Event("image.created", {"path": "sea.jpg"}))
+    app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    clock.advance(61)
+    drained(app)
+
+    assert mails == [1]
+    assert len(inbox.mails) == 1, "its settlement reports nothing new"
+    assert "A process died while it held image.created." in body_of(inbox.mails[0])
+
+
 PROCESSES = """
 source = "shop"
 listeners = ["{name}"]
@@ -394,7 +414,8 @@ def test_what_failed_in_a_child_that_dies_at_the_next_event_is_told_by_its_paren
     drained_by_children(tmp_path, inbox, "dying_listeners", "image.rated", "image.created")
 
     text = " ".join("\n".join(map(body_of, inbox.wait_for(1))).split())
-    assert "flaky: ValueError: not yet (once, at" in text
+    assert "flaky failed on image.rated." in text
+    assert 'raise ValueError("not yet") ValueError: not yet' in text
     assert "image.created is dead: crash-loop" in text
 
 

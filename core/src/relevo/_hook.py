@@ -88,6 +88,14 @@ class HookSpecs:
         """
 
     @hookspec
+    def relevo_handed_over_again(self, delivery: Delivery) -> None:
+        """
+        Observe that *delivery*, which was lost before, is about to be handled again, in the worker's process.
+
+        It is handled alone, and may end this process, too.
+        """
+
+    @hookspec
     def relevo_around_settle(self, transport: str, settlements: Sequence[Settlement]) -> Observed:
         """Observe the settling of *settlements*."""
 

@@ -22,7 +22,7 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import Clock
-from relevo._hook import Hooks, observe
+from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
@@ -332,6 +332,7 @@ class Worker:
             self._ledger.add(delivery, Release())
             raise
         if outcome is None:
+            notify(self._hooks.observers("relevo_handed_over_again"), delivery=delivery)
             self._busy = True
             self._executor.submit(delivery)
         else:

@@ -24,6 +24,9 @@ OTHERS = "others"
 """The key of the entry for all failures that come when there are too many different ones."""
 
 _MAX_FILE = 4 * 1024 * 1024
+_MAX_DETAILS = 1024 * 1024
+"""Bytes of all incidents in the book, which encodes them as text."""
+
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -44,6 +47,9 @@ class FailureGroup(msgspec.Struct):
     witness: int | None = None
     """The process that knows the details, and mails them itself while it is alive."""
 
+    detail: bytes | None = None
+    """An incident, for the process that mails it if the witness has ended."""
+
 
 class Book(msgspec.Struct):
     """The failures that wait for a mail, and the mails that were sent."""
@@ -53,8 +59,35 @@ class Book(msgspec.Struct):
     lost_leases: dict[str, int] = {}
     """The number of known lost leases, by event."""
 
-    def note(self, key: str, what: str, count: int, *, since: float, last: float, witness: int | None = None) -> None:
-        """Note that a failure happened *count* times; *witness* is the process that mails it while it is alive."""
+    def note(
+        self,
+        key: str,
+        what: str,
+        count: int,
+        *,
+        since: float,
+        last: float,
+        witness: int | None = None,
+        detail: bytes | None = None,
+    ) -> None:
+        """
+        Note a failure.
+
+        Args:
+            key: The key of its incident.
+
+            what: The failure in one line.
+
+            count: How many times it happened.
+
+            since: The first time.
+
+            last: The last time.
+
+            witness: The process that mails it while it is alive.
+
+            detail: The incident, in case the witness ends before.
+        """
         if key not in self.entries and len(self.entries) >= MAX_ENTRIES:
             self._forget_one()
         if key not in self.entries and len(self.entries) >= MAX_ENTRIES:
@@ -67,6 +100,8 @@ class Book(msgspec.Struct):
         mine.count += count
         mine.last = max(mine.last, last)
         mine.witness = witness or mine.witness
+        if mine.detail is None and detail is not None and self._has_room_for(detail):
+            mine.detail = detail
         if key != OTHERS:
             mine.what = what
 
@@ -88,7 +123,7 @@ class Book(msgspec.Struct):
         ripe = {key: each for key, each in ripe.items() if not _is_mailed_by_another(each)}
         claimed = {key: msgspec.structs.replace(each) for key, each in ripe.items()}
         for each in ripe.values():
-            each.count, each.mailed, each.witness = 0, now, None
+            each.count, each.mailed, each.witness, each.detail = 0, now, None, None
         if claimed:
             self.sent.append(now)
         return dict(sorted(claimed.items(), key=lambda item: item[1].since))
@@ -96,7 +131,7 @@ class Book(msgspec.Struct):
     def give_back(self, claimed: Mapping[str, FailureGroup], at: float) -> None:
         """Note that what was *claimed* at that time could not be mailed."""
         for key, each in claimed.items():
-            self.note(key, each.what, each.count, since=each.since, last=each.last)
+            self.note(key, each.what, each.count, since=each.since, last=each.last, detail=each.detail)
             mine = self.entries.get(key)
             if mine is not None:
                 mine.since, mine.mailed = each.since, each.mailed
@@ -118,6 +153,9 @@ class Book(msgspec.Struct):
         """Return the seconds until the limit of mails allows another one."""
         self.sent = sorted(each for each in self.sent if now - HOUR < each <= now)
         return 0.0 if len(self.sent) < most else self.sent[-most] + HOUR - now
+
+    def _has_room_for(self, detail: bytes) -> bool:
+        return sum(len(each.detail or b"") for each in self.entries.values()) + len(detail) <= _MAX_DETAILS
 
     def _forget_one(self) -> None:
         """Drop the entry that was mailed longest ago and did not happen again."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import attrs
+import msgspec
 
+from relevo._event.codec import decoded
 from relevo._transport.delivery import DeadLetter, Delivery, Failure
 from relevo._transport.envelope import Envelope
+from relevo.errors import CodecError
+from relevo.wire import pack, unpack
 
 _FRAME = re.compile(r'^ +File "(.+?)", line \d+, in (.+)$', re.MULTILINE)
 _BEGIN = "Traceback (most recent call last):"
@@ -142,6 +146,68 @@ def frame_in(trace: str) -> str:
 def without_machinery(trace: str) -> str:
     """Return the traceback *trace* without the frames in which relevo called the listener."""
     return _MACHINERY.sub("", trace)
+
+
+# --- for another process -------------------------------------------------------------------------------
+
+_LARGEST = 64 * 1024
+"""Bytes of an incident for another process."""
+
+
+class _IncidentData(msgspec.Struct, frozen=True):
+    """An incident as data."""
+
+    envelope: bytes
+    queue: str
+    attempt: int
+    lost_leases: int
+    facts: Mapping[str, str | int | float | None]
+    """The other fields of :class:`Incident`."""
+
+
+_decode = msgspec.msgpack.Decoder(_IncidentData).decode
+
+
+def packed(incident: Incident, *, arguments: bool) -> bytes | None:
+    """
+    Return *incident* as bytes for :func:`unpacked`; ``None`` if its event is unreadable, or too large.
+
+    Args:
+        incident: The incident.
+
+        arguments: Include the arguments of its event.
+    """
+    delivery, envelope = incident.delivery, incident.delivery.envelope
+    if not isinstance(envelope, Envelope):
+        return None
+    facts = attrs.asdict(incident, recurse=False)
+    del facts["delivery"]
+    try:
+        if not arguments:
+            body = msgspec.structs.replace(decoded(envelope.body), data=msgspec.Raw(b"{}"), data_base64=msgspec.Raw())
+            envelope = attrs.evolve(envelope, body=msgspec.json.encode(body))
+        data = _IncidentData(pack(envelope), delivery.queue, delivery.attempt, delivery.lost_leases, facts)
+        found = msgspec.msgpack.encode(data)
+    except (CodecError, UnicodeEncodeError, OverflowError):
+        return None
+    return found if len(found) <= _LARGEST else None
+
+
+def unpacked(data: bytes) -> Incident | None:
+    """Return the incident in *data*; ``None`` if it is invalid."""
+    try:
+        found = _decode(data)
+        delivery = Delivery(
+            envelope=unpack(found.envelope),
+            queue=found.queue,
+            attempt=found.attempt,
+            lost_leases=found.lost_leases,
+            receipt=None,
+            enqueued_at=0.0,
+        )
+        return Incident(delivery=delivery, **found.facts)  # type: ignore[arg-type]  # as packed() took them
+    except (msgspec.DecodeError, CodecError, TypeError, ValueError):
+        return None
 
 
 def _innermost(frames: Sequence[tuple[str, str]]) -> str:

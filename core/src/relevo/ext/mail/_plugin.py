@@ -70,6 +70,12 @@ class Mail:
             self._post.put(each.key, lambda each=each: each)  # type: ignore[misc]  # a default has no type in a lambda
 
     @hookimpl
+    def relevo_handed_over_again(self, delivery: Delivery) -> None:
+        """Mail the death of a process before its event is handled again: this process may die of it, too."""
+        self._note_loss(delivery, "", delivery.lost_leases)
+        self._post.flush()
+
+    @hookimpl
     @contextmanager
     def relevo_around_settle(self, settlements: Sequence[Settlement]) -> Iterator[None]:
         """Mail the death of processes: of a child process at once, of any other when its event is handled again."""

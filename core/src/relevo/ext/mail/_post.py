@@ -20,7 +20,7 @@ import attrs
 
 from relevo._clock import Clock
 from relevo.ext.mail._book import OTHERS, FailureGroup, Shelf
-from relevo.ext.mail._incident import Incident
+from relevo.ext.mail._incident import Incident, packed, unpacked
 from relevo.ext.mail._options import MailOptions, Server
 from relevo.ext.mail._text import Letterhead, MailSection, compose, summary
 
@@ -289,7 +289,18 @@ class Post:
                 )
                 if count:
                     what = summary(pile.incident) if pile.incident else ""
-                    book.note(key, what or "other failures", count, since=pile.since, last=pile.last, witness=witness)
+                    detail = None
+                    if witness is not None and pile.incident is not None:
+                        detail = packed(pile.incident, arguments=self._options.arguments)
+                    book.note(
+                        key,
+                        what or "other failures",
+                        count,
+                        since=pile.since,
+                        last=pile.last,
+                        witness=witness,
+                        detail=detail,
+                    )
                     if pile.incident is not None and len(self._details) < MAX_PILES:
                         self._details.setdefault(key, pile.incident)
 
@@ -304,7 +315,8 @@ class Post:
             arguments=self._options.arguments,
         )
         sections = [
-            MailSection(key=key, group=group, incident=self._details.get(key)) for key, group in claimed.items()
+            MailSection(key=key, group=group, incident=self._details.get(key) or _incident_in(group))
+            for key, group in claimed.items()
         ]
         deliver(self._server, compose(sections, letterhead, now=now), letterhead, timeout=self._options.timeout)
 
@@ -318,6 +330,11 @@ class Post:
                 type(error).__name__,
                 " ".join(str(error).split()),
             )
+
+
+def _incident_in(group: FailureGroup) -> Incident | None:
+    """Return the incident that a process which has ended left in the book."""
+    return None if group.detail is None else unpacked(group.detail)
 
 
 def deliver(server: Server, mail: EmailMessage, letterhead: Letterhead, *, timeout: float) -> None:
