@@ -212,6 +212,19 @@ def test_a_policy_that_can_lose_events_is_named_with_what_it_does(
     assert transport_queue(transport, Role.DEAD) in problems
 
 
+def test_a_queue_without_a_route_is_found(
+    open_transport: Callable[..., AmqpTransport], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App(transports={"main": open_transport()}, routes={"*": "main/old", "a.b": "main/new"}, source="shop")
+    app.dispatch(Event("image.created"))
+    app.dispatch(Event("a.b"))
+
+    assert eventually(lambda: app.transport().problems(["new"]) == [] and "main/old" in caplog.text)
+
+    assert '"main/old" holds 1 events, and no route leads to it; move them: relevo move --from main/old' in caplog.text
+    assert "main/new" not in caplog.text
+
+
 def test_a_user_without_the_tag_is_told_that_policies_could_not_be_looked_at(
     node: rabbitmq_node.PrivateNode, open_transport: Callable[..., AmqpTransport], caplog: pytest.LogCaptureFixture
 ) -> None:
