@@ -97,7 +97,7 @@ def _entries(
     """Yield the events that match *where*, starting after the cursor *after* of a row."""
     cursor = None
     if after is not None:
-        name, _, cursor = after.partition(":")
+        name, _, cursor = after.partition("/")
         while places and places[0][0].name != name:
             places = places[1:]
         if not places or not cursor:
@@ -139,7 +139,8 @@ def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
         "begun_by": None if entry.begun is None else entry.begun.by,
         "ordering_key": entry.envelope.ordering_key,
         "error": errors[-1] if errors else None,
-        "cursor": f"{store.name}:{entry.cursor}",
+        # Not with a colon: it would look like an address with a password, and be masked.
+        "cursor": f"{store.name}/{entry.cursor}",
     }
 
 
