@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -28,7 +29,16 @@ from relevo._worker.decision import traced
 from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
-from relevo.ext.mail._incident import frame_in, incidents_of, key_of_failure, location_of, loss, retried_incident
+from relevo.ext.mail._incident import (
+    frame_in,
+    incidents_of,
+    key_of_failure,
+    location_of,
+    loss,
+    packed,
+    retried_incident,
+    unpacked,
+)
 from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, compose, line, masked, summary
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -932,6 +942,43 @@ def test_the_frame_is_the_innermost_that_is_the_applications() -> None:
         json.loads("{")
 
     assert location_of(found.value) == "test_mail.py:test_the_frame_is_the_innermost_that_is_the_applications"
+
+
+@pytest.mark.parametrize("arguments", [True, False])
+def test_an_incident_that_another_process_mails_is_the_same(*, arguments: bool) -> None:
+    body = b'{"id":"1","source":"shop","type":"a.b","specversion":"1.0","data":{"path":"sea.jpg"}}'
+    envelope = Envelope(id="1", source="shop", name="a.b", body=body)
+    delivery = Delivery(envelope=envelope, queue="feed", attempt=3, lost_leases=1, receipt=7, enqueued_at=1.0)
+    failure = relevo.Failure(listener="f", attempt=2, kind="ValueError", error="no", traceback="T", due=9.0, output="o")
+    incident = retried_incident(delivery, failure, "f.py:f", at=5.0)
+
+    found = unpacked(packed(incident, arguments=arguments) or b"")
+
+    assert found is not None
+    assert attrs.evolve(found, delivery=delivery) == incident
+    assert (found.delivery.queue, found.delivery.attempt, found.delivery.lost_leases) == ("feed", 3, 1)
+    assert isinstance(found.delivery.envelope, Envelope)
+    assert (b"sea.jpg" in found.delivery.envelope.body) is arguments
+
+
+def test_an_incident_that_is_unreadable_or_too_large_is_not_kept_for_another_process() -> None:
+    body = b'{"id":"1","source":"shop","type":"a.b","specversion":"1.0","data":{"a":"%b"}}' % (b"x" * 65536)
+    envelope = Envelope(id="1", source="shop", name="a.b", body=body)
+    large, broken, unreadable = (
+        loss(Delivery(envelope=each, queue="feed", receipt=7, enqueued_at=1.0), "", at=5.0)
+        for each in (
+            envelope,
+            attrs.evolve(envelope, body=b"nonsense"),
+            relevo.Unreadable(raw=b"\xff", headers={}, why="bytes"),
+        )
+    )
+
+    assert packed(large, arguments=True) is None
+    assert packed(large, arguments=False) is not None
+    assert packed(broken, arguments=False) is None
+    assert packed(unreadable, arguments=True) is None
+    assert unpacked(b"nonsense") is None
+    assert unpacked(msgspec.msgpack.encode({"envelope": b"", "queue": "", "attempt": 1, "lost_leases": 0})) is None
 
 
 def test_a_book_that_is_broken_or_cannot_be_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
