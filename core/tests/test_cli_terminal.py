@@ -206,11 +206,16 @@ def test_what_a_child_process_prints_is_escaped(to: str, tmp_path: Path) -> None
 def test_a_log_line_with_a_stack_is_one_line_and_indented_ones(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    log_to_stderr("INFO")
-
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
     error = ValueError("one\nrelevo: forged\x1b")
-    logging.getLogger("shop").error("a\nb\x1b", exc_info=error, stack_info=True)
+
+    try:
+        log_to_stderr("INFO")
+        logging.getLogger("shop").error("a\nb\x1b", exc_info=error, stack_info=True)
+    finally:
+        root.setLevel(level)
 
     first, *others = capsys.readouterr().err.removesuffix("\n").split("\n")
     assert first.endswith(r"ERROR shop: a\nb\x1b")

@@ -40,8 +40,8 @@ def test_a_file_with_signing_that_every_user_can_write_is_refused(file: Path, te
         read(write(file, text, mode), {"KEY": KEY}, start=file.parent)
 
     assert str(caught.value) == (
-        f"{file}:1: signing: {file} can be written by every user, who could replace the keys; expected a file that "
-        f"only its owner can write; run chmod go-w {file}"
+        f"{file}:1: signing: {file} can be written by every user, who could replace the keys; expected a file and "
+        f"a folder that only their owner can write; run chmod go-w {file} {file.parent}"
     )
     assert "hunter2" not in str(caught.value)
 
@@ -49,6 +49,22 @@ def test_a_file_with_signing_that_every_user_can_write_is_refused(file: Path, te
 def test_keys_in_the_environment_do_not_help_a_file_that_every_user_can_write(file: Path) -> None:
     with pytest.raises(ConfigurationError, match="can be written by every user"):
         read(write(file, "", 0o666), {"RELEVO_SIGNING": KEY}, start=file.parent)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o703])
+def test_a_folder_in_which_every_user_can_replace_the_file_is_refused(file: Path, mode: int) -> None:
+    write(file, WRITTEN, 0o600)
+    file.parent.chmod(mode)
+
+    with pytest.raises(ConfigurationError, match="can be written by every user through its folder, who could replace"):
+        read(file, {}, start=file.parent)
+
+
+def test_a_folder_with_the_sticky_bit_is_as_good_as_an_own_one(file: Path) -> None:
+    write(file, WRITTEN, 0o600)
+    file.parent.chmod(0o1777)
+
+    read(file, {}, start=file.parent)
 
 
 def test_a_file_without_signing_may_have_any_mode(file: Path) -> None:

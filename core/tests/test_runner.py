@@ -13,6 +13,7 @@ def test_a_runner_without_limits_runs_for_ever_on_everything() -> None:
         "transport": None,
         "queues": (),
         "until_empty": False,
+        "event_id": None,
         "settle": 0.0,
         "max_events": None,
         "max_seconds": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 
 from relevo._config.schema import Config
@@ -14,12 +15,12 @@ from relevo.errors import ConfigurationError
 def key_file_problems(config: Config) -> Iterator[Problem]:
     """Yield a problem if events are signed and others can write the file of *config*: they could replace the keys."""
     who = _others(config, write=True)
-    if config.signing is not None and who:
+    if config.signing is not None and config.path is not None and who:
         yield Problem(
             ("signing",),
             ConfigurationError(
-                f"signing: {config.path} can be written by {who}, who could replace the keys; expected a file that "
-                f"only its owner can write; run chmod go-w {config.path}"
+                f"signing: {config.path} can be written by {who}, who could replace the keys; expected a file and "
+                f"a folder that only their owner can write; run chmod go-w {config.path} {config.path.parent}"
             ),
         )
 
@@ -49,7 +50,11 @@ def _others(config: Config, *, write: bool) -> str | None:
     if config.path is None or os.name != "posix":
         return None
     try:
-        found = config.path.stat()
+        found, folder = config.path.stat(), config.path.resolve().parent.stat()
     except OSError:
         return None
-    return others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=write)
+    who = others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=write)
+    if who is None and write and not folder.st_mode & stat.S_ISVTX:
+        who = others(folder.st_mode, folder.st_gid, own_groups=own_groups(folder.st_uid), write=True)
+        return who and f"{who} through its folder"
+    return who
