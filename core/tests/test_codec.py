@@ -499,13 +499,17 @@ def foreign(**attributes: Any) -> bytes:
         (foreign(id=""), "an empty id, source or type"),
         (foreign(source=""), "an empty id, source or type"),
         (foreign(type=""), "an empty id, source or type"),
+        (foreign(id="5\nforged"), r"its id holds a control character: '5\\nforged'"),
+        (foreign(source="s\x1b"), "its source holds a control character"),
+        (foreign(type="t\x7f"), "its type holds a control character"),
+        (foreign(id="x" * 256), "its id has 256 characters; at most 255 are allowed"),
         (foreign(data_base64="Y"), "data_base64 .* is not Base64"),
         (foreign(data_base64=5), "data_base64 .* is not Base64"),
         (foreign(data_base64="YQ==", data=5), "both data and data_base64"),
         (foreign(subject=5), "not a CloudEvents document"),
         (b"[" * 100_000, "not a CloudEvents document"),
     ],
-    ids=range(15),
+    ids=range(19),
 )
 def test_what_is_no_cloudevent_is_told(body: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):

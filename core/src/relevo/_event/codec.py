@@ -27,6 +27,12 @@ from relevo._secret import masked
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
 
 MAX_SOURCE = 255
+MAX_TEXT = 255
+"""Characters of an id, a source, a type and a partition key, as every transport stores them."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#type-system"""
+
 _SOURCE = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
 _NO_DATA = msgspec.Raw(b"")
 _NULL = msgspec.Raw(b"null")
@@ -229,9 +235,30 @@ def decoded(body: bytes) -> Document:
         raise DecodeError(f"unknown CloudEvents version {shown(document.specversion)}; expected 1.0")
     if not (document.id and document.source and document.type):
         raise DecodeError("the CloudEvents document has an empty id, source or type")
+    for name, text in (("id", document.id), ("source", document.source), ("type", document.type)):
+        if len(text) > MAX_TEXT or not text.isprintable():
+            check_text(name, text)
     if document.data_base64 is not _NO_DATA:
         _settle_data(document)
     return document
+
+
+def check_text(name: str, text: str) -> None:
+    """
+    Check an attribute of an event that another program may have written.
+
+    Args:
+        name: The name of the attribute: the id, the source, the type or the partition key.
+
+        text: Its value.
+
+    Raises:
+        DecodeError: It is too long, or holds control characters, with which it could forge a line where it is shown.
+    """
+    if len(text) > MAX_TEXT:
+        raise DecodeError(f"its {name} has {len(text)} characters; at most {MAX_TEXT} are allowed")
+    if _CONTROL.search(text):
+        raise DecodeError(f"its {name} holds a control character: {shown(text)}")
 
 
 def _settle_data(document: Document) -> None:

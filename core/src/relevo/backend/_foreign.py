@@ -17,19 +17,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from relevo._event.codec import attributes_of, decoded
+from relevo._event.codec import attributes_of, check_text, decoded
 from relevo._transport.envelope import ForeignEnvelope, Urgency
 from relevo.errors import DecodeError, shown
 
 STRUCTURED = "application/cloudevents+json"
-MAX_TEXT = 255
-"""The most characters of an id, a source, a type and a partition key, as every transport stores them."""
 
 _ATTRIBUTE = re.compile(r"(?:cloudEvents[:_]|ce[-_])([a-z0-9]+)", re.IGNORECASE | re.ASCII)
 _PARAMETER = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#type-system"""
-
 _UTF_8 = ("", "utf-8", "utf8", "us-ascii")
 _TEXTS = frozenset({"id", "source", "type", "specversion", "subject", "dataschema", "datacontenttype"})
 _TIMES = frozenset({"time", "expirytime"})
@@ -87,9 +82,9 @@ def foreign_envelope(
     except _INVALID as error:
         raise DecodeError(f"not a CloudEvents document: {error}") from error
     return ForeignEnvelope(
-        id=_text("id", document.id),
-        source=_text("source", document.source),
-        name=_text("type", document.type),
+        id=document.id,
+        source=document.source,
+        name=document.type,
         queue=queue,
         body=event,
         urgency=_urgency(found.get("relevourgency")),
@@ -102,14 +97,6 @@ def foreign_envelope(
 
 
 # --- the envelope's fields ---------------------------------------------------------------------------------
-
-
-def _text(name: str, value: str) -> str:
-    if len(value) > MAX_TEXT:
-        raise DecodeError(f"its {name} has {len(value)} characters; at most {MAX_TEXT} are allowed")
-    if _CONTROL.search(value):
-        raise DecodeError(f"its {name} holds a control character: {shown(value)}")
-    return value
 
 
 def _urgency(value: object) -> Urgency:
@@ -126,7 +113,9 @@ def _ordering_key(value: object) -> str | None:
         return None
     if type(value) not in (str, int):
         raise DecodeError(f"its partitionkey: expected text; got {shown(value)}")
-    return _text("partitionkey", str(value))
+    key = str(value)
+    check_text("partitionkey", key)
+    return key
 
 
 def _expires(value: object) -> float | None:
