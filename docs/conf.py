@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "relevo"
-author = "the authors of relevo"
+author = "The relevo developers"
+project_copyright = f"2026, {author}"  # as in LICENSE; the footer of each page
 version = release = installed("relevo")
 
 extensions = [

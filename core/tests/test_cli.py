@@ -498,6 +498,16 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
     assert f"relevo {' '.join(command)}" in " ".join(done.output.split("Example")[1].split())
 
 
+@pytest.mark.parametrize("path", sorted({path[:-1] for path in commands()}), ids=" ".join)
+def test_the_help_of_a_group_shows_the_line_of_each_command_in_full(path: tuple[str, ...]) -> None:
+    output = CliRunner().invoke(group, [*path, "--help"], terminal_width=80).output
+
+    named = [name for *above, name in commands() if tuple(above) == path]
+    rows = {name: re.search(rf"^  {name} +(.+(?:\n {{6,}}.+)*)$", output, re.MULTILINE) for name in named}
+    assert [name for name, row in rows.items() if row is None or not row[1].endswith(".")] == []
+    assert [name for name, row in rows.items() if row is not None and row[1].endswith("...")] == []
+
+
 SILENT: set[tuple[str, ...]] = {("dead",), ("deploy",), ("config",), ("completion",), ("unit",)}
 SILENT |= {("unit", name) for name in ("cron", "supervisor", "systemd")}
 """Groups, and what prints a script."""

@@ -50,7 +50,7 @@ def _section(command: click.Command, name: str) -> Iterator[str]:
     yield ""
     options = [each for each in command.params if isinstance(each, click.Option) and each.name not in EVERYWHERE]
     if options:
-        yield from ("| option | |", "|---|---|", *map(_row, options), "")
+        yield from ("| option | what it does |", "|---|---|", *map(_row, options), "")
 
 
 def _row(option: click.Option) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,11 @@ def test_every_link_into_the_repository_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", document.read_text())
 
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_footer_of_the_pages_names_the_holder_of_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    footer = runpy.run_path(str(ROOT / "docs" / "conf.py"))["project_copyright"]
+
+    assert f"Copyright (c) {footer.replace(',', '')}\n" in (ROOT / "LICENSE").read_text()
