@@ -271,7 +271,7 @@ def slow_executor(folder: Path, *, retry: int = 1, before: str = "pass") -> Iter
         config=None,
         transport="main",
         time_limit=PATIENCE,
-        log_levels={},
+        log_levels={"relevo.listener": logging.ERROR},  # its warnings would stand among the output
     )
     executor = ProcessExecutor(hello, Execution("process", 1, PATIENCE), checkpoint=None, listeners=())
     executor.start(_refused)
