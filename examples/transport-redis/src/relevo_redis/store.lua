@@ -12,7 +12,7 @@
 --   scheduled:Q  by the time when they are due: the events that are scheduled
 --   dead:Q       by the tick of their death: the dead letters
 --   same:Q       a hash: from source and id to N, of all living events
---   died:Q       the same of all dead letters
+--   died:Q       a hash: from source, id and content to N, of all dead letters
 --   id:I         by number: all living events with the id I
 --   line:L:QK    by arrival: all living events of the queue Q, whose name has L bytes, with the ordering key K
 --   bell:Q       one entry while turn:Q is not empty; a receiver that waits pops it
@@ -168,26 +168,34 @@ end
 
 -- Dead letters: separate from all of the above, each found by the tick of its death.
 
+local function envelope_of(number)
+  return redis.call('HGET', key('event', number), 'envelope') or ''
+end
+
+-- Events with the same source and id, but other contents, are different ones here: none replaces the other.
+local function copies(event)
+  return event.same .. redis.sha1hex(envelope_of(event.number))
+end
+
 local function raise(queue, number)
   redis.call('ZREM', key('dead', queue), number)
   local event = load(number)
-  if event and event.same then redis.call('HDEL', key('died', queue), event.same) end
+  if event and event.same then redis.call('HDEL', key('died', queue), copies(event)) end
   return event
 end
 
 local function bury(event)
-  local earlier = event.same and redis.call('HGET', key('died', event.queue), event.same)
+  local earlier = event.same and redis.call('HGET', key('died', event.queue), copies(event))
   if earlier then
     raise(event.queue, earlier)
     redis.call('DEL', key('event', earlier))
   end
-  if event.same then redis.call('HSET', key('died', event.queue), event.same, event.number) end
+  if event.same then redis.call('HSET', key('died', event.queue), copies(event), event.number) end
   redis.call('ZADD', key('dead', event.queue), tick(), event.number)
 end
 
-local function died_at(queue, at)
-  local number = redis.call('ZRANGEBYSCORE', key('dead', queue), at, at)[1]
-  return number and raise(queue, number)
+local function dead_at(queue, at)
+  return redis.call('ZRANGEBYSCORE', key('dead', queue), at, at)[1]
 end
 
 -- The operations. Those that take several items handle them in order, and answer with the positions, from 0, of the items
@@ -381,10 +389,14 @@ end
 
 function operations.revive()
   return missing(3, function(queue, at, state)
-    local event = died_at(queue, at)
+    local number = dead_at(queue, at)
+    local event = number and load(number)
+    local living = event and event.same and redis.call('HGET', key('same', queue), event.same)
+    if not number or living and envelope_of(living) ~= envelope_of(number) then return false end
+    raise(queue, number)
     if not event then return false end
-    if event.same and redis.call('HEXISTS', key('same', queue), event.same) == 1 then
-      redis.call('DEL', key('event', event.number))
+    if living then
+      redis.call('DEL', key('event', number))
     else
       redis.call('HSET', key('event', event.number), 'attempt', 1, 'lost_leases', 0, 'state', state)
       redis.call('HDEL', key('event', event.number), 'reason', 'error', 'died')
@@ -396,8 +408,9 @@ end
 
 function operations.discard()
   return missing(2, function(queue, at)
-    local event = died_at(queue, at)
-    if event then redis.call('DEL', key('event', event.number)) end
+    local number = dead_at(queue, at)
+    local event = number and raise(queue, number)
+    if event then redis.call('DEL', key('event', number)) end
     return event
   end)
 end
