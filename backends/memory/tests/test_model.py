@@ -72,6 +72,10 @@ class Event:
         one = self.envelope
         return (self.queue, one.source, one.id) if isinstance(one, Envelope) else object()
 
+    def is_copy_of(self, other: Event) -> bool:
+        """Return whether both are the same event; others may have its identity."""
+        return self.identity == other.identity and self.envelope == other.envelope
+
     @property
     def key(self) -> str | None:
         return self.envelope.ordering_key if isinstance(self.envelope, Envelope) else None
@@ -205,7 +209,7 @@ class Model(RuleBasedStateMachine):
             one.due = self.clock.now() + (outcome.delay if isinstance(outcome, (Nack, Release)) else 0.0)
             if isinstance(outcome, DeadLetter):
                 self.events = [
-                    other for other in self.events if other.status is not State.DEAD or other.identity != one.identity
+                    other for other in self.events if other.status is not State.DEAD or not other.is_copy_of(one)
                 ]
                 one.died = self.tick()
             self.step(one, action_of(outcome))
@@ -278,11 +282,15 @@ class Model(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(self.dead()))
         ref = self.ref_of(one)
 
-        assert self.transports[0].revive({ref: state}) == []
+        living = next((other for other in self.alive() if other.identity == one.identity), None)
+        has_to_wait = living is not None and not living.is_copy_of(one)
+
+        assert self.transports[0].revive({ref: state}) == ([ref] if has_to_wait else [])
         assert self.transports[0].revive({ref: state}) == [ref]
 
-        if any(other.identity == one.identity for other in self.alive()):
-            self.events.remove(one)
+        if living is not None:
+            if not has_to_wait:
+                self.events.remove(one)
         else:
             self.step(one, Action.REVIVE)
             one.turn, one.state = self.tick(), state
