@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -296,12 +297,15 @@ def purges_nothing_that_waits() -> Patches:
 
 @planted_pair(promise.PURGED_IS_GONE, "A purge removes at most a hundred events of each state.")
 def purges_a_hundred() -> Patches:
-    take = Counter._take_out
+    def purge(self: Counter, queue: str) -> int:
+        last = self._database.read(lambda c: self._statements.last.run(c).scalar()) or 0
+        some = [
+            partial(self._take_out, statement=statement, queue=queue, last=last, bound=100)
+            for statement in self._statements.purge.values()
+        ]
+        return sum(self._database.write(each, durable=True) for each in some)
 
-    def some(self: Counter, connection: sa.Connection, statement: Prepared, **values: object) -> int:
-        return take(self, connection, statement, **{**values, **({"bound": 100} if "bound" in values else {})})
-
-    return {(Counter, "_take_out"): some}
+    return {(Counter, "purge"): purge}
 
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST, "An event that is due counts as scheduled until the next receive.")

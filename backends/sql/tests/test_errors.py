@@ -256,7 +256,7 @@ def test_a_statement_that_fails_leaves_nothing_of_its_batch(opener: Opener, an_e
 # --- settling -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", ["DELETE FROM relevo_dead", "INSERT INTO relevo_dead", "DELETE FROM relevo_event"])
+@pytest.mark.parametrize("start", ["SELECT relevo_dead", "INSERT INTO relevo_dead", "DELETE FROM relevo_event"])
 def test_a_dead_letter_that_cannot_be_written_leaves_its_source(opener: Opener, an_envelope: Maker, start: str) -> None:
     transport = opener()
     transport.send([an_envelope()])

@@ -151,7 +151,7 @@ def test_an_asynchronous_session_that_commits_by_itself_cannot_commit_events(
 async def refused(session: Any, transport: SqlTransport, an_envelope: Maker, name: str) -> str:
     """Send an event of this *name*, which is refused, and then another one; return why."""
     transport.bound_to(session).send(lambda: [an_envelope(1, name=name)])
-    with pytest.raises(SendError, match="the session's database cannot hold a value") as caught:
+    with pytest.raises(SendError, match=r"cannot hold a value|is too long") as caught:
         await session.commit()
     assert caught.value.refused == (0,)
     await session.rollback()

@@ -293,7 +293,11 @@ def are_copies(row: Row) -> bool:
         row: A row that begins with the :data:`CONTENT` of one, and then of the other.
     """
     one, other = row[: len(CONTENT)], row[len(CONTENT) : 2 * len(CONTENT)]
-    return tuple(one) == tuple(other)
+    return [*map(_comparable, one)] == [*map(_comparable, other)]
+
+
+def _comparable(value: Any) -> Any:
+    return "NaN" if isinstance(value, float) and math.isnan(value) else value  # NaN equals nothing, not even itself
 
 
 def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
