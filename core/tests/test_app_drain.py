@@ -59,9 +59,11 @@ def test_events_in_an_outbox_are_moved_first(make: Make, tmp_path: Path) -> None
     address = f"sqlite:///{tmp_path}/shop.db"
     app = make(transports={"main": Plain()}, outboxes={"main": address})
     app.add_listener("image.created", heard.append, id="hear")
-    with Session(create_engine(address)) as session:
+    engine = create_engine(address)
+    with Session(engine) as session:
         app.dispatch("image.created", {"id": 1}, session=session)
         session.commit()
+    engine.dispose()
 
     assert app.drain().done == 1
     assert [each["id"] for each in heard] == [1]
