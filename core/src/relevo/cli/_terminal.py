@@ -21,6 +21,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.run import RunOptions
 from relevo.cli._output import at_terminal
+from relevo.cli._progress import rate_bar, rate_of
 from relevo.errors import RelevoError
 
 if TYPE_CHECKING:
@@ -81,31 +82,11 @@ def show_progress(app: App, options: RunOptions) -> Iterator[None]:
 
     Its total is what is ready, where that is known; it grows with what becomes ready.
     """
-    from rich.console import Console  # noqa: PLC0415 - slow to import, and rarely needed
-    from rich.progress import (  # noqa: PLC0415 - as above
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     transport = app.transport(options.transport)
     queues = [(transport, queue) for queue in options.queues or app.queues(transport.name)]
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    # Lines of a log are not folded, so that they can be copied.
-    console = Console(stderr=True, soft_wrap=True)
     stderr = sys.stderr
     with (
-        Progress(*columns, console=console, transient=True, redirect_stdout=at_terminal(sys.stdout)) as bar,
+        rate_bar(redirect_stdout=at_terminal(sys.stdout)) as bar,
         log_to(sys.stderr, instead_of=stderr),
     ):
         row = bar.add_task("draining", total=None, rate="")
@@ -161,5 +142,4 @@ class _Progress:
             ready = self._ready()
             self._total = None if ready is None else self._done + ready
         passed = 0.0 if self._began is None else self._monotonic() - self._began
-        rate = f"{self._done / passed:,.0f}/s" if self._done and passed > 0 else ""
-        self._bar.update(self._row, completed=self._done, total=self._total, rate=rate)
+        self._bar.update(self._row, completed=self._done, total=self._total, rate=rate_of(self._done, passed))
