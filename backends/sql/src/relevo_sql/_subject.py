@@ -89,7 +89,7 @@ _sessions: WeakKeyDictionary[Any, sqlalchemy.orm.Session] = WeakKeyDictionary()
 
 
 def _load(cls: type, key: tuple[object, ...], session: sqlalchemy.orm.Session) -> object | None:
-    """Return the object with *key*, which stays in *session*; ``None``, and close that, if there is none."""
+    """Return the object with *key*, which stays in *session*; close *session* and return ``None`` if there is none."""
     try:
         session.autoflush = session.expire_on_commit = False
         found: object | None = session.get(cls, key)
