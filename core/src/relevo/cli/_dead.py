@@ -152,7 +152,7 @@ def revive(
     chosen, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
     stayed: dict[str, str] = {}
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
-    events: dict[str, tuple[Transport, str, str]] = {}
+    events: dict[str, _Revived] = {}
     tally = None if by is None else Tally(by)
     for store, entry in chosen:
         try:
@@ -172,14 +172,7 @@ def revive(
         lambda store, some: store.revive({each: states[store, each] for each in some}),
         why="is gone, or has to wait: another event with its id is in its queue",
     )
-    results: list[Handled] = []
-    if now:
-        results = [
-            handled(app, store, found)
-            for store, queue, event_id in dict.fromkeys(event for ref, event in events.items() if ref not in gone)
-            for found in store.find(event_id)
-            if found.queue == queue
-        ]
+    results = _handled(app, (event for ref, event in events.items() if ref not in gone)) if now else []
     more: dict[str, Any] = {}
     if by is not None and tally is not None:
         more["groups"] = group_rows(by, tally.groups, "died")
@@ -191,6 +184,20 @@ def revive(
     if not as_json:
         show_handled(results)
     return left or code_of(results)
+
+
+_Revived = tuple[Transport, str, str]
+"""The store of an event, its queue and its id."""
+
+
+def _handled(app: App, events: Iterable[_Revived]) -> list[Handled]:
+    """Handle each of *events* now; of two with one id in a queue, one is there."""
+    return [
+        handled(app, store, found)
+        for store, queue, event_id in dict.fromkeys(events)
+        for found in store.find(event_id)
+        if found.queue == queue
+    ]
 
 
 @dead.command("discard", short_help="Delete dead letters for good.")
