@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -151,6 +152,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     yield
     if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         items[:] = slow_first(items, lambda item: item.get_closest_marker("slow") is not None, processes=processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """Fail a test that leaves a logger of relevo changed: tests after it, in the same process, would see no records."""
+    yield
+    changed = [each for each in _loggers() if each.level != logging.NOTSET or each.disabled or not each.propagate]
+    for each in changed:
+        each.setLevel(logging.NOTSET)
+        each.disabled, each.propagate = False, True
+    if changed:
+        pytest.fail(f"it left changed: {', '.join(each.name for each in changed)}", pytrace=False)
+
+
+def _loggers() -> list[logging.Logger]:
+    """Return the loggers of relevo that exist."""
+    known = list(logging.root.manager.loggerDict.items())
+    return [each for name, each in known if name.startswith("relevo") and isinstance(each, logging.Logger)]
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import faulthandler
 import gc
+import logging
 import multiprocessing
 import os
 import resource
@@ -139,7 +140,8 @@ def _limit_memory() -> None:
 
 
 def _be_quiet() -> None:
-    """Discard what targets write to standard output; tracebacks of a hang go to standard error."""
+    """Discard what targets log and write to standard output; tracebacks of a hang go to standard error."""
+    logging.getLogger("relevo").setLevel(logging.CRITICAL + 1)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
 
 

@@ -154,7 +154,8 @@ def _arguments(words: list[str]) -> Iterator[_Standard]:
             yield error
     finally:
         sys.argv, sys.stdin = before, given
-        log.handlers[:], log.level = handlers, level
+        log.handlers[:] = handlers
+        log.setLevel(level)
 
 
 COMMANDS = (

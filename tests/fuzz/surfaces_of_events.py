@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -291,7 +290,6 @@ def _check_outcome(outcome: object) -> None:
 
 @cache
 def _handles() -> tuple[Handle, ...]:
-    logging.getLogger("relevo").setLevel(logging.CRITICAL + 1)
     table = ListenerTable()
     table.add(_named, Mark(event="image.created", id="named", aliases=("renamed",)))
     table.add(_take, Mark(event=ImageCreated, id="take"))

@@ -340,8 +340,8 @@ def test_the_permissions_of_the_pages_are_enough_for_other_programs(node: Node, 
 
 
 def _permissions(page: str, prefix: str) -> list[dict[str, str]]:
-    """Return what each ``set_permissions`` of *page* permits, for *prefix*."""
-    text = (PAGES / f"{page}.md").read_text().replace("relevo\\", f"{prefix}\\").replace("'^relevo'", f"'^{prefix}'")
+    """Return what each ``set_permissions`` of *page*, whose application is the shop, permits for *prefix*."""
+    text = (PAGES / f"{page}.md").read_text().replace("^shop\\.", f"^{prefix}\\.")
     found = re.findall(r"set_permissions -p shop \w+ '(.*)' '(.*)' '(.*)'", text)
     return [{"configure": configure, "write": write, "read": read} for configure, write, read in found]
 
