@@ -136,6 +136,17 @@ def test_begin_waits_for_what_runs_and_the_worker_goes_on_afterwards(shop: Shop)
 
 
 @pytest.mark.slow("starts a worker in a process of its own")
+@pytest.mark.parametrize("command", ["worker", "drain"])
+def test_a_guard_that_is_something_else_is_an_error_at_the_start(shop: Shop, command: str) -> None:
+    shop.write("relevo.toml", 'deploy = "var"\n' + CONFIGURATION)
+    (shop.folder / "var").mkdir(exist_ok=True)
+
+    done = shop.run(command)
+
+    assert done.returncode == 78
+    assert f"the deploy guard {shop.folder / 'var'}: expected an empty file" in done.stderr
+
+
 def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_signal(shop: Shop) -> None:
     shop.run("deploy begin")
     with started(shop, "worker", "-l", "info") as worker:

@@ -384,6 +384,8 @@ def test_a_variable_that_is_not_understood_is_told(
     "text, why",
     [
         ("sorce = 'shop'", 'unknown key "sorce"; did you mean "source"?'),
+        (f"{'k' * 900} = 1", f'unknown key "{"k" * 79}…"; known: source'),
+        ("lease = { password = 'hunter2' }", "lease: expected seconds"),
         (
             "zzz = 1",
             'unknown key "zzz"; known: source, app, listeners, plugins, setup, patience, lease, execution, ',

@@ -216,7 +216,7 @@ def test_what_a_deploy_did_not_create_is_neither_changed_nor_removed(
     make(guard.path)
     before = guard.path.lstat()
 
-    for step in (guard.begin, guard.end):
+    for step in (guard.begin, guard.end, guard.require_usable):
         with pytest.raises(ConfigurationError) as caught:
             step()
         assert str(caught.value) == (

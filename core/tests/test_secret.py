@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Secret, TransportUnavailableError, masked, masked_url
-from relevo._secret import abridged
+from relevo._secret import abridged, without_secrets
 from relevo._worker.decision import sanitised
 from relevo.errors import described, shown
 
@@ -166,6 +166,20 @@ def test_an_error_shows_no_password_that_is_in_its_text() -> None:
 
     assert "hunter2" not in f"{error} {error!r} {shown(error)}"
     assert "amqp://me:***@host/" in str(error)
+
+
+def test_a_text_that_a_table_calls_a_password_is_masked() -> None:
+    table = {
+        "password": "hunter2",
+        "list": [{"db_passwd": "hunter2"}],
+        "api_token": "hunter2",
+        "name": "a",
+        "pwd": 7,
+    }
+
+    assert without_secrets(table) == {
+        "password": "***", "list": [{"db_passwd": "***"}], "api_token": "***", "name": "a", "pwd": 7
+    }  # fmt: skip
 
 
 class Counted(str):  # noqa: SLOT000 - it counts

@@ -230,3 +230,22 @@ def test_a_driver_that_is_missing_is_named_with_the_extra_that_has_it(monkeypatc
                 opened(f"{kind}://db/shop")
         assert extras is not None
         assert kind in extras
+
+
+@pytest.mark.parametrize(
+    ("address", "far"),
+    [
+        ("shop@localhost/shop", ""),
+        ("shop@/shop?host=localhost:5432", ""),
+        ("shop@/shop?host=[::1]:5432", ""),
+        ("shop@/shop?host=127.0.0.1:5432,::1", ""),
+        ("shop@/shop?host=/var/run/postgresql", ""),
+        ("shop@/shop?host=db.example:5432&host=localhost", "db.example"),
+        ("shop@/shop?host=db1.example,db2.example:5433", "db1.example, db2.example"),
+    ],
+)
+def test_an_address_without_a_password_is_a_risk_on_another_host(address: str, far: str) -> None:
+    with opened(f"postgresql://{address}") as transport:
+        risks = transport.risks()
+
+    assert [risk.partition(";")[0] for risk in risks] == ([f"the address has no password for {far}"] if far else [])

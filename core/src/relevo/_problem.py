@@ -50,10 +50,18 @@ _BARE = re.compile(r"[\w-]+", re.ASCII)
 
 def dotted(keys: KeyPath) -> str:
     """Return *keys* as TOML writes them, with quotes where these are needed, escaped, and without passwords."""
-    return ".".join(
-        str(key) if _BARE.fullmatch(str(key)) else f'"{visible(without_secrets(str(key)))}"' for key in keys
-    )
+    return ".".join(key_shown(str(key)) if _BARE.fullmatch(str(key)) else f'"{key_shown(str(key))}"' for key in keys)
 
+
+def key_shown(key: str) -> str:
+    """Return *key* without passwords, escaped, and cut at 80 characters."""
+    text = visible(without_secrets(key[:_LONGEST_KEY]))
+    return text if len(text) <= _SHOWN_KEY else f"{text[: _SHOWN_KEY - 1]}…"
+
+
+_SHOWN_KEY = 80
+_LONGEST_KEY = 2_000
+"""Characters that are searched for passwords."""
 
 _LAST = 1 << 30
 """Sorts after every line of a file."""

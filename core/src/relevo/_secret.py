@@ -98,7 +98,7 @@ def abridged(text: str) -> str:
 
 def without_secrets(value: Any) -> Any:
     """
-    Return *value* with the passwords in its texts masked, also inside of lists and tables.
+    Return *value* with the passwords in its texts masked, also inside of lists and tables, as values or by their names.
 
     Each text is one value, so an address in it reaches to its end, and its password may contain anything.
     """
@@ -106,13 +106,26 @@ def without_secrets(value: Any) -> Any:
         case str():
             return _masked_value(value)
         case Mapping():
-            return {without_secrets(key): without_secrets(each) for key, each in value.items()}
+            return {
+                without_secrets(key): MASK
+                if _NAME.search(str(key)) and isinstance(each, str)
+                else without_secrets(each)
+                for key, each in value.items()
+            }
         case list():
             return [without_secrets(each) for each in value]
         case tuple():
             return tuple(without_secrets(each) for each in value)
     return value
 
+
+def _masked_entry(name: Any, value: Any) -> Any:
+    """Return *value*, which a table has under *name*, without passwords."""
+    return MASK if isinstance(value, str) and _NAME.search(str(name)) else without_secrets(value)
+
+
+_NAME = re.compile(r"(?i)passw(?:or)?d|passphrase|pwd|secret|token")
+"""The name of a text in a table that is a secret."""
 
 _LONGEST = 1 << 16
 """Characters; four times the longest error that is stored."""

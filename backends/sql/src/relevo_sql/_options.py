@@ -147,12 +147,17 @@ _ELSEWHERE = ("passfile", "service", "sslcert", "ssl_cert", "read_default_file",
 def risks_of(url: sa.URL) -> Sequence[str]:
     """Return what is unsafe about the connections that *url* describes; nothing for a server on this machine."""
     named = url.host or url.query.get("host") or url.query.get("hostaddr") or ""
-    hosts = [named] if isinstance(named, str) else list(named)
+    listed = [named] if isinstance(named, str) else named
+    hosts = [_PORT.sub("", host) for each in listed for host in each.split(",")]
     far = [host for host in hosts if host and not host.startswith(("/", "@")) and not is_loopback(host)]
     if not far or url.password or any(name in url.query for name in ("password", "unix_socket", *_ELSEWHERE)):
         return ()
     places = ", ".join(far)
     return [f"the address has no password for {places}; set one, unless the driver finds it elsewhere, as in ~/.pgpass"]
+
+
+_PORT = re.compile(r"(?<=[^:]):\d+$|(?<=\]):\d+$")
+"""The port after a host of ``?host=``, as SQLAlchemy accepts it; an IPv6 address has several colons."""
 
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql", "mysql": "mysql+pymysql"}

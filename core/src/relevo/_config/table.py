@@ -15,9 +15,8 @@ import attrs
 import msgspec
 
 from relevo._clock import seconds
-from relevo._problem import KeyPath, Origins, Problems, dotted
+from relevo._problem import KeyPath, Origins, Problems, dotted, key_shown
 from relevo._secret import Secret, without_secrets
-from relevo._visible import visible
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 REST: Mapping[str, bool] = MappingProxyType({"is_rest": True})
@@ -330,7 +329,7 @@ def _unknown(name: str, known: Mapping[str, Key], where: str) -> ConfigurationEr
     if name in known:
         return ConfigurationError(f"{where}: {name} {known[name].code_only}")
     names = [each.name for each in known.values() if not each.code_only]
-    shown_name = visible(without_secrets(name))
+    shown_name = key_shown(name)
     near = did_you_mean(name, names) or f"; known: {', '.join(names) or 'none'}"
     return ConfigurationError(
         f'{where}: unknown option "{shown_name}"{near}' if where else f'unknown key "{shown_name}"{near}'

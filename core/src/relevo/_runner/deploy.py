@@ -70,6 +70,15 @@ class DeployGuard:
             return max(0.0, self._clock.now() - self.path.lstat().st_mtime)
         return 0.0
 
+    def require_usable(self) -> None:
+        """
+        Refuse a path at which there is something else than a guard: workers would wait for its end for ever.
+
+        Raises:
+            ConfigurationError: There is something that :meth:`begin` does not create.
+        """
+        _require_own(self.path)
+
     def begin(self) -> bool:
         """
         Keep all workers from taking further events; return whether no deploy was in progress before.

@@ -77,6 +77,7 @@ class LoopRunner(Runner):
         name = app.transport(options.transport).name
         limits = Limits.of(options)
         guard = deploy_guard(app)
+        guard.require_usable()
         with _plug_in(app, *([limits] if limits.is_set else []), guard), ExitStack() as stack:
             worker = app.worker(options, patient=self._patient)
             # A store that ends with its process cannot be drained by another one.
