@@ -411,7 +411,9 @@ class App(Dispatcher):
                 return self.transports[served[0]]
             if not served:
                 raise ConfigurationError("there is no transport: every route leads to now, so no event waits anywhere")
-            raise ConfigurationError(f"there are several transports ({', '.join(served)}); choose one with -t")
+            raise ConfigurationError(
+                f"there are several transports ({', '.join(served)}); choose one by its name (-t on the command line)"
+            )
         if name not in self.transports:
             raise ConfigurationError(
                 f'no transport is called "{without_secrets(name)}"{did_you_mean(name, self.transports)}; '
