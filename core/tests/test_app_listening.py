@@ -14,12 +14,12 @@ import attrs
 import pytest
 
 import relevo
-from relevo import Call, Event, RunOptions, listener
+from relevo import App, Call, Event, Reason, RunOptions, listener
 from relevo._app.app import parts_of
 from relevo._app.check import unheard
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
 from relevo.testing import FakeClock
-from relevo_memory import MemoryTransport
+from relevo_memory import MemoryStore, MemoryTransport
 
 from .application import Make, drain
 
@@ -388,3 +388,22 @@ def test_a_worker_says_in_which_queue_the_listeners_of_an_event_are(
 
     (record,) = [record for record in caplog.records if record.name == "relevo.listener"]
     assert record.message.endswith("(logged once for this name); its listeners here are in mail")
+
+
+def test_a_listener_that_has_begun_and_is_missing_is_named_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    with App(transports={"main": MemoryTransport(store)}) as before:
+        before.add_listener("image.created", lambda _: 1 / 0, id="notebook:rate")
+        before.dispatch("image.created")
+        before.drain()
+    clock = FakeClock(time.time() + 60)
+    with App(transports={"main": MemoryTransport(store, clock=clock)}, clock=clock) as after:
+        after.add_listener("image.created", print, id="shop:rate")
+        caplog.clear()
+
+        report = after.drain()
+
+    assert dict(report.retry_reasons) == {Reason.LISTENER_MISSING: 1}
+    (line,) = [each for each in caplog.messages if "has begun" in each]
+    assert line.startswith('notebook:rate of "image.created" has begun in the queue "default" and is not here; ')
+    assert line.endswith('; if it was renamed, write @relevo.listener(…, aliases=["notebook:rate"]) above the function')

@@ -13,7 +13,7 @@ import pytest
 
 import relevo
 from relevo import App, Dispatcher, Event, LocalDispatcher
-from relevo.errors import ConfigurationError, DuplicateListenerError
+from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
 
 CELL = """
 @app.listener("image.created", priority={priority})
@@ -207,6 +207,83 @@ def test_a_function_that_takes_an_imported_name_replaces_nothing(app: App, modul
     assert [each.event_name for each in app.listeners] == ["a"]
 
 
+# --- a declared class that is defined again ----------------------------------------------------------------
+
+RATED = """
+import attrs
+@relevo.event("image.rated")
+@attrs.frozen
+class ImageRated:
+    {field}: int
+"""
+HEAR_RATED = """
+@app.listener
+def hear(event: ImageRated):
+    heard.append((type(event) is ImageRated, event))
+"""
+
+
+def test_listeners_get_instances_of_the_class_as_it_was_defined_again(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run(RATED, field="first")
+    notebook.run(HEAR_RATED)
+    outdated = notebook.module.ImageRated(1)
+    app.dispatch(outdated)
+
+    notebook.run(RATED, field="second")
+    app.dispatch(notebook.module.ImageRated(2))
+
+    with pytest.raises(ConfigurationError, match=r"as it was before the class was defined again; make the event"):
+        app.dispatch(outdated)
+    assert [repr(event) for _, event in notebook.heard] == ["ImageRated(first=1)", "ImageRated(second=2)"]
+    assert all(is_current for is_current, _ in notebook.heard)
+    (listener,) = app.listeners
+    assert listener.event_type is notebook.module.ImageRated.__relevo_event__
+
+
+def test_a_listener_of_the_earlier_class_can_be_registered_and_removed(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run(RATED, field="first")
+    notebook.run(HEAR_RATED)
+    (before,) = app.listeners
+    notebook.run(RATED, field="second")
+    app.dispatch(notebook.module.ImageRated(2))
+
+    app.remove_listener(before)
+    assert not app.listeners
+    app.listen(notebook.module.hear)
+    app.dispatch(notebook.module.ImageRated(3))
+
+    assert len(notebook.heard) == 2
+
+
+def test_a_reloaded_module_may_declare_events_and_their_listeners(module: Path) -> None:
+    module.write_text(
+        "import attrs, relevo\n@relevo.event('image.rated')\n@attrs.frozen\nclass ImageRated:\n    stars: int\n"
+        "heard = []\n@relevo.listener\ndef hear(event: ImageRated): heard.append(event)\n"
+    )
+    with App(transports={"main": "memory://"}, listeners=[module.stem]) as app:
+        assert len(app.listeners) == 1
+        again = importlib.reload(sys.modules[module.stem])
+
+        app.dispatch(again.ImageRated(5))
+        app.drain()
+
+        assert again.heard == [again.ImageRated(5)]
+
+
+def test_two_classes_in_different_places_still_clash(app: App) -> None:
+    notebook, other = Notebook(app), Notebook(app)
+    other.module.__name__ = "elsewhere"
+    notebook.run(RATED, field="first")
+    other.run(RATED, field="first")
+    notebook.run(HEAR_RATED)
+    app.listeners()
+
+    with pytest.raises(DuplicateEventError, match="declared twice"):
+        app.dispatch(other.module.ImageRated(1))
+
+
 # --- removing ----------------------------------------------------------------------------------------
 
 
@@ -284,3 +361,14 @@ def test_remove_listener_takes_a_function_too(new: Any) -> None:
     assert not dispatcher.listeners
     with pytest.raises(ConfigurationError, match="remove_listener: expected a function, or the Listener that add_list"):
         dispatcher.remove_listener("a")  # type: ignore[arg-type]
+
+
+def test_an_event_of_a_removed_listener_waits_for_another_one(caplog: pytest.LogCaptureFixture) -> None:
+    with App(transports={"main": "memory://"}) as app:
+        app.remove_listener(app.add_listener("image.created", print))
+        app.dispatch("image.created")
+
+        report = app.drain()
+
+    assert report.retried == 1
+    assert 'no listener here for "image.created"' in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import attrs
@@ -44,9 +45,11 @@ class Host:
     def __init__(self, boot: str) -> None:
         self.boot = boot
         self.dead: set[ProcessIdentity] = set()
+        self._pids = count(7)
 
     def process(self) -> ProcessIdentity:
-        return ProcessIdentity(worker=os.urandom(16).hex(), boot=self.boot, namespace="1", pid=7, started=8)
+        pid = next(self._pids)
+        return ProcessIdentity(worker=os.urandom(16).hex(), boot=self.boot, namespace="1", pid=pid, started=8)
 
     def lives(self, process: ProcessIdentity) -> bool | None:
         return process not in self.dead if process.boot == self.boot else None

@@ -61,7 +61,10 @@ class DuplicateListenerError(ConfigurationError):
     def __init__(self, listener_id: str, event_name: str, *functions: object):
         self.listener_id = listener_id
         self.event_name = event_name
-        fix = _imported_again(*functions) or "pass another id=… to @relevo.listener(…) or add_listener(…)"
+        fix = (
+            _imported_again(*functions)
+            or "pass another id=… to @relevo.listener(…) or add_listener(…), or remove the other one first"
+        )
         super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"; {fix}')
 
 

@@ -22,7 +22,7 @@ from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Routes, fan_out
 from relevo._transport.transport import BoundSender, Transport
-from relevo.errors import DuplicateEventError, SendError, TransportError
+from relevo.errors import ConfigurationError, SendError, TransportError, shown
 
 T = TypeVar("T")
 
@@ -205,9 +205,14 @@ class Sender:
         send_envelopes(self.destinations.set_up(transport), envelopes, delay=delay, hooks=self._hooks)
 
     def _refuse_other_class(self, name: str, event: object) -> None:
-        kind = self._listeners.known.event_types.get(name)
-        if kind is not None and kind.cls is not type(event):
-            raise DuplicateEventError(name, kind.cls, type(event))
+        """Refuse an instance of another class than the listeners take, unless it is that class, defined again."""
+        known = self._listeners.known
+        cls, kind = type(event), known.event_types.get(name)
+        if kind is not None and kind.cls is not cls and known.declare(cls).cls is not cls:
+            raise ConfigurationError(
+                f'"{name}": {shown(event)} is of {cls.__qualname__} as it was before the class was defined again; make '
+                f"the event with the class of now"
+            )
 
     def check_unsent(self, event: object, name: str, options: DispatchOptions) -> None:
         """Validate the *options* of an event that needs no envelope, as packing it would."""

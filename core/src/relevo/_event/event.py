@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -136,6 +137,15 @@ class EventType(msgspec.Struct, frozen=True, kw_only=True):
     is_model: bool
     """Whether the class is a pydantic model."""
 
+    number: int = msgspec.field(default_factory=count().__next__)
+    """Counts the declarations of this process, so that it is known which of two is the later one."""
+
+    def replaces(self, other: EventType) -> bool:
+        """Return whether this is a later definition of the class, as after a reload of its module."""
+        place = (self.cls.__module__, self.cls.__qualname__)
+        is_same_place = place == (other.cls.__module__, other.cls.__qualname__)
+        return is_same_place and place[1].replace(".", "").isidentifier() and self.number > other.number
+
 
 def fields_of(cls: Any) -> dict[str, str] | None:
     """Return the fields of *cls* and their names in the event's data; ``None`` if *cls* has no named fields."""
@@ -208,6 +218,12 @@ class EventTypes(dict[str, EventType]):
         """
         Register *cls*; registering it again does nothing.
 
+        If it is an earlier class that was defined again, in a cell of a notebook or by ``importlib.reload``, it
+        replaces that. If it is the earlier one, the later one stays.
+
+        Returns:
+            Its declaration, or the later one.
+
         Raises:
             DuplicateEventError: Another class declares the same name.
 
@@ -216,8 +232,11 @@ class EventTypes(dict[str, EventType]):
         found = declared(cls)
         reader(cls)
         first = self.setdefault(found.name, found)
-        if first.cls is not cls:
+        if first.cls is cls or first.replaces(found):
+            return first
+        if not found.replaces(first):
             raise DuplicateEventError(found.name, first.cls, cls)
+        self[found.name] = found
         return found
 
 

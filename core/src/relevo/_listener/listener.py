@@ -164,7 +164,7 @@ class ListenerTable:
 
             ConfigurationError: *function* cannot be called, or has the wrong parameters.
         """
-        event_type = self.event_types.add(mark.event) if isinstance(mark.event, type) else None
+        event_type = self.declare(mark.event) if isinstance(mark.event, type) else None
         event_name = event_type.name if event_type else str(mark.event)
         given: object = function
         if not callable(given):
@@ -197,6 +197,20 @@ class ListenerTable:
         siblings.insert(len(siblings) if place is None else place, made)
         self._forget()
         return made
+
+    def declare(self, cls: type) -> EventType:
+        """
+        Register the declared class *cls*, as :meth:`EventTypes.add` does.
+
+        If it was defined again, the listeners of the earlier class get its instances.
+        """
+        before = self.event_types.get(declared(cls).name)
+        found = self.event_types.add(cls)
+        if before is not None and before is not found:
+            siblings = self._by_name.get(found.name, [])
+            siblings[:] = [attrs.evolve(each, event_type=each.event_type and found) for each in siblings]
+            self._forget()
+        return found
 
     def _remove_earlier(self, function: Callable[..., object], event_name: str) -> int | None:
         """
@@ -239,8 +253,9 @@ class ListenerTable:
     def remove(self, listener: Listener) -> None:
         """Remove *listener*; do nothing if it is not registered."""
         siblings = self._by_name.get(listener.event_name, [])
-        if listener in siblings:
-            siblings.remove(listener)
+        left = [each for each in siblings if each.function != listener.function or each.mark is not listener.mark]
+        if len(left) < len(siblings):
+            siblings[:] = left
             self._forget()
 
     def copy(self) -> ListenerTable:
@@ -319,7 +334,7 @@ class ListenerTable:
 
     def hint(self, event_name: str) -> str:
         """Return ``; did you mean "…" (file:line)?`` for the event with a listener that is nearest, or nothing."""
-        near = nearest(event_name, self._by_name)
+        near = nearest(event_name, [name for name, siblings in self._by_name.items() if siblings])
         if near is None:
             return ""
         place = defined_at(self.of(near)[0].function)

@@ -111,9 +111,11 @@ def described_deaths(deaths: Sequence[str], *, last: str) -> str:
         last: How the last one died, or in which listener; empty if that is not known.
     """
     parsed = [each for each in map(ProcessIdentity.parsed, deaths) if each is not None]
-    who = ", ".join(f"pid {each.pid} of boot {each.boot[:8] or 'unknown'}" for each in parsed)
+    who = ", ".join(dict.fromkeys(f"pid {each.pid} of boot {each.boot[:8] or 'unknown'}" for each in parsed))
     cause = last or "a listener ends its process, or memory runs out"
-    return f"{len(deaths)} processes died while they held it; {cause} ({who})"
+    processes = {(each.boot, each.namespace, each.pid, each.started) for each in parsed}
+    what = "processes died while they held it" if len(processes) == len(parsed) else "runs of it were broken off"
+    return f"{len(deaths)} {what}; {cause} ({who})"
 
 
 def cannot_tell(lost_leases: int, *, last: str = "") -> str:

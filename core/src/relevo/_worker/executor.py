@@ -90,10 +90,11 @@ class InlineExecutor(Executor):
     def submit(self, delivery: Delivery) -> None:
         try:
             outcome = self._handle(delivery)
-        except BaseException:
+        except BaseException as error:
             # A defect or an interrupt, not a failure of a listener: the process ends in the middle of it, as in a
             # crash. It counts as a death, so it cannot block the queue for ever: the third one ends the event.
-            self._done.append((delivery, Lost(death=str(this_process().as_witnessed()))))
+            why = f"{type(error).__name__} ended the run"
+            self._done.append((delivery, Lost(error=why, death=str(this_process().as_witnessed()))))
             raise
         self._done.append((delivery, outcome))
 

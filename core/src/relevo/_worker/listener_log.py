@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from logging import INFO, WARNING, getLogger
 
 import attrs
@@ -64,7 +65,7 @@ _MOST_NAMES = 100
 _OBSTACLES = {
     Reason.UNKNOWN_EVENT: 'no listener here for "{name}" in the queue "{queue}"',
     Reason.NEWER_VERSION: 'no listener here for this version of "{name}" in the queue "{queue}", which is newer',
-    Reason.LISTENER_MISSING: 'a listener of "{name}" that has begun in the queue "{queue}" is not here',
+    Reason.LISTENER_MISSING: '{missing} of "{name}" has begun in the queue "{queue}" and is not here',
 }
 
 
@@ -91,16 +92,30 @@ class ObstacleLog:
         if (key := (outcome.reason, envelope.name)) in self._seen or len(self._seen) >= _MOST_NAMES:
             return
         self._seen.add(key)
-        text = _OBSTACLES[Reason(outcome.reason)].format(name=envelope.name, queue=delivery.queue)
+        missing = self._missing(envelope.name, outcome)
+        text = _OBSTACLES[Reason(outcome.reason)].format(
+            name=envelope.name, queue=delivery.queue, missing=", ".join(missing) or "a listener"
+        )
         _log.warning(
             "%s; %s is retried until %s, then it is a dead letter (logged once for this name)%s",
             visible(text),
             visible(envelope.id),
             self._end(delivery, outcome),
-            visible(self._hint(envelope.name)) if outcome.reason == Reason.UNKNOWN_EVENT else "",
+            visible(self._hint(envelope.name, missing) if outcome.reason != Reason.NEWER_VERSION else ""),
         )
 
-    def _hint(self, name: str) -> str:
+    def _missing(self, name: str, outcome: Nack) -> list[str]:
+        """Return the ids of the listeners for which the event waits, as its state has them."""
+        if outcome.reason != Reason.LISTENER_MISSING:
+            return []
+        try:
+            return loaded(outcome.state or b"").missing([each.id for each in self._listeners.of(name)])
+        except DecodeError:  # a newer release wrote it
+            return []
+
+    def _hint(self, name: str, missing: Sequence[str]) -> str:
+        if missing:
+            return f'; if it was renamed, write @relevo.listener(…, aliases=["{missing[0]}"]) above the function'
         own = self._listeners.of(name)
         if own:
             return f"; its listeners here are in {', '.join(sorted({each.queue or 'its first queue' for each in own}))}"

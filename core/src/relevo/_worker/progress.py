@@ -7,7 +7,7 @@ of relevo can work side by side on one queue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -239,17 +239,22 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """
         waits = self._waits(listeners, now, patience)
         if waits:
-            return Nack(delay=max(0.0, min(waits)), state=dumped(self), reason=self._hindrance())
+            return Nack(delay=max(0.0, min(waits)), state=dumped(self), reason=self._hindrance(listeners))
         failures = self.failures()
         if not failures:
             return Ack()
         return DeadLetter(reason=failures[0].reason, error=_text_of(failures), state=dumped(self), failures=failures)
 
-    def _hindrance(self) -> str:
+    def _hindrance(self, listeners: Sequence[Listener]) -> str:
         """Return why it is not done: a failed listener, else what it waits for; empty if a listener was not begun."""
-        if any(each.status == "due" and each.error for each in self.listeners.values()):
+        here = [self.listeners.get(listener.id) for listener in listeners]
+        if any(each is not None and each.status == "due" and each.error for each in here):
             return LISTENER_FAILED
         return next(iter(self.waiting), "")
+
+    def missing(self, here: Container[str]) -> list[str]:
+        """Return the ids of the listeners that still have to run, except those *here*."""
+        return [key for key, each in self.listeners.items() if each.status == "due" and key not in here]
 
     def _waits(self, listeners: Sequence[Listener], now: float, patience: float) -> list[float]:
         """Return the seconds until each unfinished listener is due; a missing one is dead when patience has run out."""

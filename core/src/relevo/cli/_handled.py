@@ -36,7 +36,7 @@ class Handled:
     why: str | None = None
 
     def __str__(self) -> str:
-        said = {"done": "done", "retried": "failed, to be retried", "dead": "dead", "refused": "not handled"}
+        said = {"done": "done", "retried": "to be retried", "dead": "dead", "refused": "not handled"}
         why = f": {self.why}" if self.why else ""
         return visible(f"{self.event} {self.id} in {self.transport}/{self.queue}: {said[self.outcome]}{why}")
 
@@ -111,7 +111,7 @@ def _failures(state: bytes | None) -> str | None:
     except DecodeError:
         return None
     failed = [
-        f"{name} failed in run {each.runs}, again at {when(each.due)}: {each.error}"
+        f"{name} failed in run {each.runs}{f', again at {when(each.due)}' if each.due else ''}: {each.error}"
         for name, each in progress.listeners.items()
         if each.status == "due" and each.error
     ]
