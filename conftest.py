@@ -36,6 +36,7 @@ MARKS = {
 """What the tests that use a fixture are marked with."""
 
 SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"
+REPOSITORY = Path(__file__).parent / "tests" / "repository"
 
 
 @pytest.fixture(name="rabbitmq_url", scope="session")
@@ -141,7 +142,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """
     Mark what can be told without asking, and begin with what is slow where several processes share the tests.
 
-    The marks are needing a server, and being of the conformance suite.
+    The marks are needing a server, and being of the conformance suite or about the project's files.
     """
     for item in items:
         for fixture, mark in MARKS.items():
@@ -149,6 +150,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
                 item.add_marker(mark)
         if item.path.name.startswith("test_conformance") or item.path.is_relative_to(SUITE):
             item.add_marker(pytest.mark.conformance)
+        if item.path.is_relative_to(REPOSITORY):
+            item.add_marker(pytest.mark.repository)
     yield
     if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         items[:] = slow_first(items, lambda item: item.get_closest_marker("slow") is not None, processes=processes)

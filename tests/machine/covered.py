@@ -17,8 +17,9 @@ class Summary(msgspec.Struct):
 
     covered_lines: int
     num_statements: int
-    covered_branches: int
-    num_branches: int
+    covered_branches: int = 0
+    num_branches: int = 0
+    """0 if branches were not measured."""
 
 
 class File(msgspec.Struct):
@@ -37,8 +38,10 @@ def table(report: bytes) -> Iterator[str]:
     """
     Yield the lines of a table: each package with its statements, lines and branches in percent, and the total.
 
+    What was not measured is a dash.
+
     Args:
-        report: The output of ``coverage json``, with branches.
+        report: The output of ``coverage json``, with branches or without.
     """
     packages: dict[str, list[Summary]] = defaultdict(list)
     for path, file in msgspec.json.decode(report, type=Report).files.items():

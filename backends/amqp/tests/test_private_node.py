@@ -157,9 +157,7 @@ def test_a_full_queue_of_dead_letters_refuses_a_further_one_and_its_source_stays
     found: list[str] = []
 
     def all_are_dead_letters() -> bool:
-        again = transport.receive(
-            ["default"], limit=100, lease=60.0, wait=0.0
-        )  # on a machine that pauses, a delivery may be lost
+        again = receive(transport, "default", limit=100, wait=0.0)  # on a machine that pauses, a delivery may be lost
         entries = transport.dead_letters(["default"], limit=100)
         found[:] = sorted(entry.envelope.id for entry in entries if isinstance(entry.envelope, Envelope))
         return dead_lettered(transport, again) and found == expected

@@ -22,11 +22,14 @@ from relevo_sql.conformance import (
 
 from .on_mariadb import query
 
-SHORT = attrs.evolve(PROFILES["quick"], rows=60)
-"""The quick profile with fewer pairs of features: on a server all of them take minutes."""
+SHORT = attrs.evolve(PROFILES["quick"], rows=40, durable_histories=12)
+"""The quick profile with fewer pairs of features and histories: on a server all of them take minutes."""
+
+SHORTER = attrs.evolve(SHORT, operations=1)
+"""The same with one operation at a time, for the database and the dialect on which each operation takes longest."""
 
 TestSqlite = suite(SqlHarness)
-TestPortable = suite(PortableHarness, profile=SHORT)
+TestPortable = suite(PortableHarness, profile=SHORTER)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def _mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
         yield
 
 
-TestMariadb = pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile=SHORT))
+TestMariadb = pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile=SHORTER))
 TestMariadbStandard = pytest.mark.soak(pytest.mark.usefixtures("_mariadb")(suite(MariadbHarness, profile="standard")))
 
 

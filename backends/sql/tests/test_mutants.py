@@ -13,16 +13,13 @@ from relevo_conformance.mutant import Mutant, hunt_by_scenarios
 
 from .mutants import MUTANTS
 
-SHARE = 5
-"""One of this many bugs of pairs is looked for in ``make test``, the others in ``make test-all``."""
+
+def case(mutant: Mutant) -> object:
+    """Return a case of a test; a bug of pairs takes minutes, so ``make test-all`` looks for those."""
+    return pytest.param(mutant, marks=[] if mutant.exactly else [pytest.mark.soak], id=mutant.name)
 
 
-def case(place: int, mutant: Mutant) -> object:
-    """Return a case of a test."""
-    return pytest.param(mutant, marks=[] if mutant.exactly or not place % SHARE else [pytest.mark.soak], id=mutant.name)
-
-
-found_by_scenario = [case(place, mutant) for place, mutant in enumerate(MUTANTS)]
+found_by_scenario = [case(mutant) for mutant in MUTANTS]
 
 
 @pytest.mark.conformance

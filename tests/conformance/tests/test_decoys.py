@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-import attrs
 import pytest
 from hypothesis import Phase
 
@@ -24,7 +23,7 @@ INNOCENT = {"kept", "skipped"}
 SHARE = 21
 """One of this many transports is examined in ``make test``."""
 
-PROFILE = chosen() if os.environ.get(VARIABLE) else attrs.evolve(chosen("quick").part(), rows=None)
+PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
 
 
 def case(place: int, harness: type[Harness]) -> object:

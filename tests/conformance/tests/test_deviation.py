@@ -11,6 +11,7 @@ from hypothesis import Phase
 from relevo import Delivery
 from relevo_conformance import Deviation
 from relevo_conformance.examination import Finding, examine
+from relevo_conformance.profile import PROFILES
 from relevo_conformance.trial import RANDOM
 from relevo_memory import MemoryTransport
 
@@ -39,7 +40,7 @@ def findings(harness: type[MemoryHarness]) -> list[Finding]:
     return list(
         examine(
             harness,
-            profile="quick",
+            profile=PROFILES["quick"].part(),
             phases=[Phase.generate],
             matching=lambda name, promises: name == RANDOM or PREFERENCE in promises,
         )

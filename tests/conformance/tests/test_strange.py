@@ -75,7 +75,7 @@ def found(harness: type[Harness], *tests: str) -> list[Finding]:
     return list(
         examine(
             harness,
-            profile=PROFILES["quick"].part(),
+            profile=attrs.evolve(PROFILES["quick"].part(), rows=20, operations=1),
             phases=(Phase.generate,),
             matching=lambda name, _: name in tests if tests else name != RANDOM,
         )
