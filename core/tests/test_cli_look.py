@@ -679,6 +679,22 @@ def test_listeners_are_shown_with_the_runs_that_their_queue_allows(shop: Shop) -
     assert {row["target"]: row["runs"] for row in rows} == {"main/media": 5, "main/feed": 8, "main/default": 5}
 
 
+def test_the_listeners_of_one_event_are_shown(shop: Shop) -> None:
+    rows = json.loads(shop.run("listeners mail.sent --json").stdout)
+
+    assert {row["event"] for row in rows} == {"mail.sent"}
+    assert "image.created" not in shop.run("listeners mail.sent").stdout
+    assert "image.created" not in shop.run("listeners mail.sent --format mermaid").stdout
+
+
+def test_an_event_without_a_listener_is_not_found(shop: Shop) -> None:
+    done = shop.run("listeners mail.snet")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert 'no listener here for "mail.snet"; did you mean "mail.sent" (' in done.stderr
+
+
 def test_listeners_are_drawn_as_a_flowchart(shop: Shop) -> None:
     done = shop.run("listeners --format mermaid")
 

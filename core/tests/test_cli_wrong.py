@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
@@ -195,6 +196,16 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
         "drain -q meida",
         78,
         'nothing is routed to the queue "meida" of "main"; did you mean "media"?; there are: media, feed, default',
+    ),
+    "queues in one argument": (
+        "drain -q media,feed",
+        78,
+        'the queue "media,feed" of "main"; pass each queue by itself (-q feed -q mail on the command line); there are:',
+    ),
+    "queues in one argument to look at": (
+        "status -q media,feed",
+        78,
+        'of "main", and nothing is in it; pass each queue by itself (-q feed -q mail on the command line); there are:',
     ),
     "a transport that is not there": (
         "status -t mian",
@@ -528,7 +539,32 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("messenger:failed:retry 3", 'it is called "relevo dead revive" here'),
         ("dead remove 3", 'dead: there is no command "remove"; it is called "relevo dead discard" here'),
         ("worker --limit 3", 'worker: there is no option --limit; it is called "--max-events" here; see relevo worker'),
-        ("drain --time-limit 3", 'there is no option --time-limit; it is called "--max-time" here'),
+        ("beat -l info", 'no command "beat"; relevo has no schedules; let cron run "relevo dispatch NAME"; see relevo'),
+        ("call shop.mail", 'there is no command "call"; it is called "relevo dispatch" here'),
+        ("stop", 'there is no command "stop"; relevo does not do this; stop or restart workers with systemd'),
+        ("inspect active", 'there is no command "inspect active"; it is called "relevo list" here'),
+        ("inspect ping", 'there is no command "inspect ping"; relevo sends no messages to workers'),
+        ("inspect else", 'there is no command "inspect"; it is called "relevo list" here'),
+        ("control shutdown", 'there is no command "control shutdown"; relevo has no remote control of workers'),
+        ("rabbitmq:consumer mail", 'there is no command "rabbitmq:consumer"; it is called "relevo worker" here'),
+        ("messenger:stop-workers", '"relevo deploy begin" makes workers wait until "relevo deploy end"'),
+        ("messenger:failed:show", 'write "relevo dead list" for all dead letters, and "relevo dead show REF" for one'),
+        ("worker -P threads", 'there is no option -P; write "--execution threads", or "--execution process"'),
+        ("worker --execution prefork", "'prefork' is not one of 'inline', 'threads', 'process'; write \"--execution p"),
+        ("worker -vv", 'there is no option -v; write "-l info" or "-l debug"'),
+        ("worker -B", "there is no option -B; relevo has no schedules"),
+        ("worker async", 'unexpected extra argument (async); a transport is chosen with "-t NAME"; see relevo worker'),
+        ("purge mail async", "unexpected extra argument (async); see relevo purge --help"),
+        ("purge -q mail", 'there is no option -q; write the queue without an option: "relevo purge QUEUE"'),
+        ("purge mail --force", 'there is no option --force; it is called "--yes" here'),
+        ("list --all", "there is no option --all; it lists all queues"),
+        ("show --all", "show: there is no option --all; see relevo show --help"),
+        ("relay --sleep 3", "relay: there is no option --sleep; see relevo relay --help"),
+        ("dispatch a.b --eta 3", 'there is no option --eta; write the time from now: "--delay 5m"'),
+        ("dispatch a.b --queue mail", "there is no option --queue; the routes in the configuration choose the queue"),
+        ("unit systemd --user", 'unit systemd: there is no option --user; it prints a unit of the system; set "User="'),
+        ("unit systemd --time-limit 3", 'set "time_limit" in the configuration; for the whole process, write "--max-t'),
+        ("drain --time-limit 3", 'set "time_limit" in the configuration; for the whole process, write "--max-time"'),
         ("drain -Q media", 'there is no option -Q; it is called "-q" here'),
         ("check --time-limit 3", "check: there is no option --time-limit; see relevo check --help"),
         ("dead lst", 'dead: there is no command "lst"; did you mean "list"?; see relevo dead --help'),
@@ -863,17 +899,46 @@ def test_an_interrupt_while_it_exits_shows_no_traceback(when: str, shop: Shop) -
 
 
 def test_what_another_tools_word_is_called_here_is_there() -> None:
-    context = click.Context(group)
+    names = [" ".join(path) for path, _ in commands()]
+    options = [names_of(command) for _, command in commands()]
+    answers = [*_synonym._COMMAND_ANSWERS.values(), *_synonym._OPTION_ANSWERS.values()]
 
-    for answer in _synonym._COMMANDS.values():
-        found: click.Command | None = group
-        for word in answer.split():
-            assert isinstance(found, click.Group)
-            found = found.get_command(context, word)
-        assert found is not None, answer
-    options = {name for command in ("drain", "worker") for name in names_of(group.get_command(context, command))}
-    assert set(_synonym._OPTIONS.values()) <= options
-    assert options.isdisjoint(_synonym._OPTIONS)
+    assert set(_synonym._COMMANDS.values()) <= set(names)
+    for word, meant in _synonym._OPTIONS.items():
+        assert any(meant in each for each in options)
+        assert not [each for each in options if {word, meant} <= each]
+    for typed in {typed for answer in answers for typed in re.findall("`relevo ([^-`]+?)(?: [-A-Z][^`]*)?`", answer)}:
+        assert typed in [*names, "COMMAND"], typed
+    for typed in {typed for answer in answers for typed in re.findall("`(--?[a-z-]+)[^`]*`", answer)}:
+        assert any(typed in each for each in options), typed
+
+
+def test_no_word_of_another_tool_is_one_of_ours() -> None:
+    of_group = {path[0] for path, _ in commands()}
+    by_name = {" ".join(path): names_of(command) for path, command in commands()}
+
+    assert of_group.isdisjoint({*_synonym._COMMANDS, *_synonym._COMMAND_ANSWERS})
+    assert not _synonym._COMMANDS.keys() & _synonym._COMMAND_ANSWERS.keys()
+    for key in _synonym._OPTION_ANSWERS:
+        command, _, option = key.rpartition(" ")
+        assert option not in by_name.get(command, ()), key
+
+
+def commands() -> list[tuple[list[str], click.Command]]:
+    """Return all commands, each with its path."""
+    context = click.Context(group)
+    found: list[tuple[list[str], click.Command]] = []
+
+    def walk(path: list[str], command: click.Command | None) -> None:
+        assert command is not None
+        found.append((path, command))
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                walk([*path, name], command.get_command(context, name))
+
+    for name in group.list_commands(context):
+        walk([name], group.get_command(context, name))
+    return found
 
 
 def names_of(command: click.Command | None) -> set[str]:

@@ -27,7 +27,7 @@ class Notebook:
 
     def __init__(self, app: Dispatcher):
         self.module = ModuleType("__main__of_a_notebook")
-        self.heard: list[object] = []
+        self.heard: list[Any] = []
         vars(self.module).update(app=app, relevo=relevo, heard=self.heard)
 
     def run(self, cell: str, **values: object) -> None:

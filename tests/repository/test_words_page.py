@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from relevo.cli._synonym import _COMMANDS, _OPTIONS
+from relevo.cli._synonym import _COMMAND_ANSWERS, _COMMANDS, _OPTION_ANSWERS, _OPTIONS
 
 from .workspace import ROOT
 
@@ -41,6 +41,7 @@ def test_a_word_has_one_entry() -> None:
 
 
 def test_the_table_has_what_the_commands_answer() -> None:
-    rows = dict(re.findall(r"^\| `(.+)` \| `(.+)` \|$", PAGE, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", PAGE, re.MULTILINE))
+    names = {**{word: f"relevo {command}" for word, command in _COMMANDS.items()}, **_OPTIONS}
 
-    assert rows == {**{word: f"relevo {command}" for word, command in _COMMANDS.items()}, **_OPTIONS}
+    assert rows == {**{word: f"`{name}`" for word, name in names.items()}, **_COMMAND_ANSWERS, **_OPTION_ANSWERS}

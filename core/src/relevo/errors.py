@@ -264,17 +264,17 @@ def _imported_again(*things: object) -> str | None:
     return "the file that runs as __main__ is imported a second time by its name; move its declarations to another file"
 
 
-def did_you_mean(wanted: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "…"?`` for the nearest of *known*, or nothing."""
-    near = nearest(wanted, known)
+def did_you_mean(wanted: str, known: Iterable[str], least: float = 0.6) -> str:
+    """Return ``; did you mean "…"?`` for the nearest of *known*, at *least* this like it from 0 to 1, or nothing."""
+    near = nearest(wanted, known, least)
     return "" if near is None else f'; did you mean "{without_secrets(near)}"?'
 
 
-def nearest(wanted: str, known: Iterable[str]) -> str | None:
-    """Return the one of *known* that is most like *wanted*; ``None`` if none is."""
+def nearest(wanted: str, known: Iterable[str], least: float = 0.6) -> str | None:
+    """Return the one of *known* that is most like *wanted*, at *least* this like it from 0 to 1, or ``None``."""
     from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
-    return next(iter(get_close_matches(wanted, list(known), n=1)), None)
+    return next(iter(get_close_matches(wanted, list(known), n=1, cutoff=least)), None)
 
 
 def is_text(value: str) -> bool:

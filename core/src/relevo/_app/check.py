@@ -243,7 +243,7 @@ def check_queues(
         if queue not in known:
             raise ConfigurationError(
                 f'nothing is routed to the queue "{without_secrets(queue)}" of "{transport.name}"'
-                f"{did_you_mean(queue, known)}; there are: {', '.join(known)}"
+                f"{several_queues(queue) or did_you_mean(queue, known)}; there are: {', '.join(known)}"
             )
     if transport.capabilities.delay is None:
         raise ConfigurationError(
@@ -253,6 +253,11 @@ def check_queues(
         for target in routes.targets(name):
             if target.transport == transport.name and target.queue in queues:
                 _check_target(listeners, name, target, first_queue(name))
+
+
+def several_queues(queue: str) -> str:
+    """Return the hint that each queue is passed by itself if *queue*, which is not known, looks like a list."""
+    return "; pass each queue by itself (-q feed -q mail on the command line)" if "," in queue else ""
 
 
 def _check_target(listeners: ListenerTable, name: str, target: Target, first: str) -> None:

@@ -10,25 +10,29 @@ import click
 from relevo._app.app import App
 from relevo._listener.listener import policy_of
 from relevo._transport.route import Target
+from relevo.cli._main import not_found, refuse_invalid
 from relevo.cli._option import json_option, with_app_and_document
 from relevo.cli._output import show_document, show_json, show_table
 from relevo.errors import RouteNotFoundError
 
 
 @click.command()
+@click.argument("name", required=False, callback=refuse_invalid)
 @click.option("--format", "form", type=click.Choice(["table", "json", "mermaid"]), default="table", show_default=True)
 @json_option
 @with_app_and_document(lambda arguments: arguments["as_json"] or arguments["form"] != "table")
-def listeners(*, app: App, form: str, as_json: bool) -> int:
+def listeners(*, app: App, name: str | None, form: str, as_json: bool) -> int:
     """
-    Show the listeners of each event, in the order in which they are called.
+    Show the listeners of each event, or of the event NAME, in the order in which they are called.
+
+    Exits with 1 if the event NAME has no listener.
 
     Mermaid prints a flowchart of events, queues and listeners, for a README or a page of documentation.
 
     Example: relevo listeners --format mermaid > listeners.mmd
     """
     rows = []
-    for listener in app.listeners:
+    for listener in app.listeners if name is None else app.listeners.of(name):
         targets = _targets(app, listener.event_name)
         if listener.queue is not None:
             targets = tuple(each for each in targets if listener.queue in (each.queue, str(each)))
@@ -46,8 +50,10 @@ def listeners(*, app: App, form: str, as_json: bool) -> int:
         show_json(rows)
     elif form == "mermaid":
         show_document("\n".join(_flowchart(app, rows)) + "\n")
-    else:
+    elif rows or name is None:
         show_table(["event", "priority", "target", "listener", "runs", "declared"], rows, empty="no listeners")
+    if name is not None and not rows:
+        return not_found([f'no listener here for "{name}"{app.listeners.hint(name)}'])
     return 0
 
 

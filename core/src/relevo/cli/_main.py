@@ -101,7 +101,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
-            ctx.fail(f'there is no command "{args[0]}"{_here(command_for(args[0])) or did_you_mean(args[0], known)}')
+            word, answer = command_for(args) or (args[0], "")
+            ctx.fail(f'there is no command "{word}"{f"; {answer}" if answer else did_you_mean(word, known)}')
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and not ctx.resilient_parsing:
             refuse_repeated(command, rest, name=name, parent=ctx)
@@ -338,20 +339,30 @@ def _misused(error: click.UsageError) -> str:
     """Return a line with the usage error and the command that prints the help."""
     path = error.ctx.command_path if error.ctx else "relevo"
     where = path.removeprefix("relevo").strip()
+    params = error.ctx.command.params if error.ctx else []
+    options = [name for param in params for name in param.opts]
     if isinstance(error, click.NoSuchOption):
-        near = f'; did you mean "{error.possibilities[0]}"?' if error.possibilities else ""
-        meant = option_for(error.option_name)
-        if error.ctx is not None and any(meant in param.opts for param in error.ctx.command.params):
-            near = _here(meant)
-        what = f"there is no option {error.option_name}{near}"
+        answer = option_for(error.option_name, where, options)
+        hint = f"; {answer}" if answer else _near_option(error.option_name, options)
+        what = f"there is no option {error.option_name}{hint}"
     else:
         what = " ".join(error.format_message().split()).rstrip(".")
+        if _EXTRA in what and "-t" in options and not any(isinstance(param, click.Argument) for param in params):
+            what = f'{what}; a transport is chosen with "-t NAME"'
     return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}; see {path} --help"
 
 
-def _here(name: str | None) -> str:
-    """Return the part of an error that says what another tool's word is called here."""
-    return f'; it is called "{name}" here' if name else ""
+_EXTRA = "Got unexpected extra argument"
+"""How click's error for arguments after the last one begins; it has no class of its own."""
+
+_NEAR = 0.75
+"""How like a word an option has to be, from 0 to 1: short words have half of their letters in common by chance."""
+
+
+def _near_option(word: str, options: Sequence[str]) -> str:
+    """Return the hint at the one of *options* that *word* misspells, or nothing; the dashes do not count."""
+    found = did_you_mean(word.lstrip("-"), [each.lstrip("-") for each in options if each.startswith("--")], _NEAR)
+    return found.replace('"', '"--', 1)
 
 
 def exit_code(error: RelevoError) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from relevo.cli._synonym import option_for
 from relevo.errors import shown
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -29,6 +30,17 @@ class Whole(click.IntRange):
             self.fail(f"expected a whole number in at most 18 digits; got {shown(value)}", param, ctx)
         found: int = super().convert(value, param, ctx)
         return found
+
+
+class Choice(click.Choice[str]):
+    """One of several words; it also answers to the words of other tools."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            answers = [option_for(f"{name} {value}", "") for name in (param.opts if param else ())]
+            self.fail("; ".join([error.message.rstrip("."), *filter(None, answers)]), param, ctx)
 
 
 def refuse_repeated(

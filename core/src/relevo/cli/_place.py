@@ -8,6 +8,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
+from relevo._app.check import several_queues
 from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import outbox_queue
@@ -187,5 +188,5 @@ def _unknown(queue: str, transport: str, known: Iterable[str], *, where: str = "
     known = list(known)
     return ConfigurationError(
         f'{where}nothing is routed to the queue "{without_secrets(queue)}" of "{transport}", and nothing is in it'
-        f"{did_you_mean(queue, known)}; there are: {', '.join(known)}"
+        f"{several_queues(queue) or did_you_mean(queue, known)}; there are: {', '.join(known)}"
     )

@@ -24,7 +24,7 @@ from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, echo, show_json
-from relevo.cli._parameter import Whole
+from relevo.cli._parameter import Choice, Whole
 from relevo.cli._place import of_one_transport, private_to_process
 from relevo.cli._terminal import announce, show_progress
 from relevo.errors import ConfigurationError, RelevoError
@@ -65,7 +65,7 @@ _METAVARS = {"count": "N", "duration": "DURATION", "size": "SIZE", "choice": Non
 def _type_of(flag: Flag) -> Any:
     match flag.kind:
         case "choice":
-            return click.Choice(flag.choices)
+            return Choice(flag.choices)
         case "duration":
             return duration
         case "size":

@@ -2,61 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 
 _COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "consume": "worker",
+        "consumer": "worker",
         "work": "worker",
         "retry": "dead revive",
         "requeue": "dead revive",
         "replay": "dead revive",
         "failed:retry": "dead revive",
         "failed": "dead list",
-        "failed:show": "dead show",
         "failed:remove": "dead discard",
         "forget": "dead discard",
         "remove": "dead discard",
         "publish": "dispatch",
         "enqueue": "dispatch",
+        "call": "dispatch",
+        "delay": "dispatch",
+        "apply_async": "dispatch",
         "stats": "status",
+        "inspect stats": "status",
         "inspect": "list",
+        "inspect active": "list",
+        "inspect registered": "listeners",
         "debug:messenger": "listeners",
         "debug:event-dispatcher": "listeners",
         "registered": "listeners",
-        "control": "status",
         "revoke": "cancel",
-        "stop-workers": "deploy begin",
+        "control revoke": "cancel",
+        "report": "config",
         "setup-transports": "setup",
+        "setup-fabric": "setup",
     }
 )
-_PREFIXES = ("messenger:", "queue:")
+_PREFIXES = ("messenger:", "queue:", "rabbitmq:")
 """Some tools have commands of this form, as in ``messenger:consume``."""
+
+_SCHEDULE = "relevo has no schedules; let cron run `relevo dispatch NAME`"
+_SUPERVISED = "stop or restart workers with systemd or supervisor, which runs them"
+_NOT_REMOTE = f"relevo has no remote control of workers; {_SUPERVISED}"
+_COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
+    {
+        "beat": _SCHEDULE,
+        "control": _NOT_REMOTE,
+        "control shutdown": _NOT_REMOTE,
+        "events": "`relevo list` lists the events that wait; `relevo worker -l info` also logs each that it handles",
+        "failed:show": "write `relevo dead list` for all dead letters, and `relevo dead show REF` for one",
+        "flower": "relevo has no web interface; `relevo status`, `relevo list` and `relevo dead list` show the events",
+        "help": "write `relevo --help`, or `relevo COMMAND --help`",
+        "inspect ping": "relevo sends no messages to workers; ask systemd or supervisor whether they run",
+        "multi": "a worker is one process; `relevo unit systemd` and `relevo unit supervisor` print what runs several",
+        "restart": f"relevo does not do this; {_SUPERVISED}",
+        "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
+        "stop": f"relevo does not do this; {_SUPERVISED}, or send TERM to the process",
+        "stop-workers": "`relevo deploy begin` makes workers wait until `relevo deploy end`; a supervisor stops them",
+    }
+)
+"""Sentences for the words that no command answers to; what is typed is in backquotes."""
 
 _OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "--limit": "--max-events",
-        "--time-limit": "--max-time",
         "--memory-limit": "--max-memory",
         "--failure-limit": "--max-failures",
         "--queues": "--queue",
         "--loglevel": "--log-level",
+        "--countdown": "--delay",
+        "--force": "--yes",
+        "-f": "--yes",
         "-Q": "-q",
         "-A": "-a",
         "-m": "--max-events",
     }
 )
 
+_EXECUTION = "write `--execution threads`, or `--execution process` for processes (prefork)"
+_ROUTED = "the routes in the configuration choose the queue of an event"
+_ARGUMENTS = "write the arguments as JSON after the name: `relevo dispatch NAME '{…}'`"
+_MADE_ID = "relevo makes the id; `relevo dispatch` prints it"
+_MORE_LOG = "write `-l info` or `-l debug` for more log lines"
+_LISTS_ALL = "it lists all queues; a table stops after 100 lines, and `--limit N` changes that"
+_OPTION_ANSWERS: Mapping[str, str] = MappingProxyType(
+    {
+        "-v": _MORE_LOG,
+        "--verbose": _MORE_LOG,
+        "dead list --all": _LISTS_ALL,
+        "dead revive --force": "leave it out; this command does not ask",
+        "dispatch --args": _ARGUMENTS,
+        "dispatch --at": "write the time from now: `--delay 5m`; Python also takes a date: `app.dispatch(…, at=…)`",
+        "dispatch --eta": "write the time from now: `--delay 5m`; Python also takes a date: `app.dispatch(…, at=…)`",
+        "dispatch --id": _MADE_ID,
+        "dispatch --kwargs": _ARGUMENTS,
+        "dispatch --priority": "write `--urgency high` for an event that overtakes others",
+        "dispatch --queue": _ROUTED,
+        "dispatch -q": _ROUTED,
+        "dispatch --task-id": _MADE_ID,
+        "list --all": _LISTS_ALL,
+        "purge -q": "write the queue without an option: `relevo purge QUEUE`",
+        "purge --queue": "write the queue without an option: `relevo purge QUEUE`",
+        "unit systemd --user": "it prints a unit of the system; set `User=` in it",
+        "worker --all": "a worker handles all queues of its transport; start one worker for each transport",
+        "worker --autoscale": "a worker does not change its size; `-c N` sets it",
+        "worker -B": _SCHEDULE,
+        "worker --beat": _SCHEDULE,
+        "--execution prefork": "write `--execution process`",
+        "worker --max-memory-per-child": "set `memory_limit` in the configuration",
+        "worker --max-tasks-per-child": "set `recycle_after` in the configuration",
+        "worker -P": _EXECUTION,
+        "worker --pool": _EXECUTION,
+        "worker --prefetch-multiplier": "there is nothing to set; a worker adapts how many events it receives at once",
+        "worker --sleep": "a worker without events waits; `poll` of a SQL transport in the configuration sets how long",
+        "worker --soft-time-limit": "relevo has one limit; set `time_limit` in the configuration",
+        "worker --time-limit": "for a run of a listener, set `time_limit` in the configuration; for the whole process, "
+        "write `--max-time`",
+    }
+)
+"""The same for options, after the command that they are written for; without one, for all."""
 
-def command_for(word: str) -> str | None:
-    """Return the command that other tools call *word*; ``None`` if there is none."""
+_RUNS = ("worker", "drain", "unit cron", "unit supervisor", "unit systemd")
+"""Commands with the options of a run; what is written for the first is right for all."""
+
+
+def command_for(words: Sequence[str]) -> tuple[str, str] | None:
+    """
+    Return the first or the first two of *words* if other tools have such a command, and the answer to it.
+
+    Args:
+        words: What was typed after the name of the group.
+    """
+    first, *others = words
     for prefix in _PREFIXES:
-        word = word.removeprefix(prefix)
-    found = _COMMANDS.get(word)
-    return f"relevo {found}" if found else None
+        first = first.removeprefix(prefix)
+    for word, typed in ((" ".join([first, *others[:1]]), " ".join(words[:2])), (first, words[0])):
+        if word in _COMMANDS:
+            return typed, _called(f"relevo {_COMMANDS[word]}")
+        if word in _COMMAND_ANSWERS:
+            return typed, _sentence(_COMMAND_ANSWERS[word])
+    return None
 
 
-def option_for(word: str) -> str | None:
-    """Return the option that other tools call *word*; ``None`` if there is none."""
-    return _OPTIONS.get(word)
+def option_for(word: str, command: str, options: Container[str] = ()) -> str | None:
+    """
+    Return the answer to an option of other tools; ``None`` if there is none.
+
+    Args:
+        word: The option, also with a value.
+
+        command: The command that it was passed to, such as ``dead list``.
+
+        options: The options of this command.
+    """
+    if _OPTIONS.get(word) in options:
+        return _called(_OPTIONS[word])
+    ways = (f"{command} {word}", f"{_RUNS[0]} {word}" if command in _RUNS else word, word)
+    found = next((_OPTION_ANSWERS[way] for way in ways if way in _OPTION_ANSWERS), None)
+    return _sentence(found) if found else None
+
+
+def _called(name: str) -> str:
+    return f'it is called "{name}" here'
+
+
+def _sentence(text: str) -> str:
+    return text.replace("`", '"')
