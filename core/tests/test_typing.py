@@ -169,7 +169,7 @@ def test_a_listener_of_an_application_keeps_its_own_type() -> None:
     assert_type(empty(ImageRated()), int)
     app.dispatch("image.created", {"image_id": 1}, delay=0, urgency="normal")
     with pytest.raises(TypeError):
-        app.dispatch("image.created", image_id=1)  # type: ignore[call-arg]
+        app.dispatch("image.created", image_id=1)  # type: ignore[arg-type]
 
 
 # --- functions whose parameters have no names -------------------------------------------------------------

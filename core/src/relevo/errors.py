@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Never
 
+from relevo import _synonym
 from relevo._secret import abridged, masked, without_secrets
 
 
@@ -240,7 +242,9 @@ class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
         reason: Stored with the event's state.
     """
 
-    def __init__(self, delay: object = None, reason: str = ""):
+    def __init__(self, delay: object = None, reason: str = "", **unknown: Never):
+        if unknown:
+            raise no_option("RetryLater", next(iter(unknown)), ("delay", "reason"), _synonym.RETRY_LATER)
         self.delay = delay
         self.reason = reason
         super().__init__(delay, reason)
@@ -275,6 +279,27 @@ def nearest(wanted: str, known: Iterable[str], least: float = 0.6) -> str | None
     from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
     return next(iter(get_close_matches(wanted, list(known), n=1, cutoff=least)), None)
+
+
+def no_option(
+    what: str, name: str, known: Iterable[str], answers: Mapping[str, str], *, otherwise: str = ""
+) -> TypeError:
+    """
+    Return the error for an unknown keyword argument.
+
+    Args:
+        what: What has no such argument.
+
+        name: The argument.
+
+        known: The arguments that there are.
+
+        answers: What to write instead of the arguments of other tools.
+
+        otherwise: What to write if it is neither one of those, nor like a known one.
+    """
+    hint = f"; {answers[name]}" if name in answers else did_you_mean(name, known) or (otherwise and f"; {otherwise}")
+    return TypeError(f"{what} has no option {name}=…{hint}")
 
 
 def is_text(value: str) -> bool:

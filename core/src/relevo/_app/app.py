@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from logging import getLogger
 from os import PathLike
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, Unpack, overload
 
 import attrs
 
@@ -34,10 +34,10 @@ from relevo._dispatch.batch import in_batches
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.follow_up import FollowUps
 from relevo._dispatch.in_process import LocalDispatcher
-from relevo._dispatch.packer import Packer
+from relevo._dispatch.packer import Packer, refuse_unknown
 from relevo._dispatch.sender import Sender
 from relevo._event.codec import checked_source
-from relevo._event.event import event_from
+from relevo._event.event import event_from, name_of
 from relevo._event.subject import SubjectType, SubjectTypes
 from relevo._hook import Hooks, observe
 from relevo._identity import IdFactory, uuid7
@@ -46,6 +46,7 @@ from relevo._listener.listener import ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
 from relevo._secret import without_secrets
+from relevo._synonym import APP
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope, Urgency
@@ -58,7 +59,7 @@ from relevo._worker.progress import revived
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.signing import Signing
 from relevo._worker.worker import LEASE, Worker
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,7 +176,7 @@ class App(Dispatcher):
 
     def __init__(
         self,
-        *,
+        *names: Never,
         transports: Mapping[str, Transport | str] = _NONE,
         routes: Mapping[str, str | Sequence[str]] | None = None,
         listeners: Iterable[object] = (),
@@ -195,7 +196,9 @@ class App(Dispatcher):
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
         chance: Callable[[], float] | None = None,
+        **unknown: Never,
     ):
+        _refuse_unknown(names, unknown)
         problems = Problems()
         attempt = problems.attempt
         policies = argument.retry_policies(retries, problems)
@@ -335,6 +338,7 @@ class App(Dispatcher):
         urgency: Urgency = "normal",
         ordering_key: str | None = None,
         expires: Moment | None = None,
+        **unknown: Never,
     ) -> Dispatched:
         """
         Send *event* along its route; without a session it is safe when this returns.
@@ -366,7 +370,11 @@ class App(Dispatcher):
                 seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``. A time in
                 the past is an error.
 
+            unknown: There are no others; the error names the one that is meant.
+
         Raises:
+            TypeError: There is no such option.
+
             RouteNotFoundError: No route matches its name.
 
             EncodeError: A value has no exact form in JSON; nothing was written.
@@ -379,6 +387,8 @@ class App(Dispatcher):
         """
         if type(event) is str or arguments is not None or subject is not None:
             event = event_from(event, arguments, subject)
+        if unknown:
+            refuse_unknown(name_of(event), unknown)
         options = _NO_OPTIONS
         others = (at, urgency, ordering_key, expires)
         if others != _NO_OTHERS or type(delay) is not float or delay:
@@ -450,7 +460,7 @@ class App(Dispatcher):
                 routed to a queue of the options, the transport does not claim delays, or an event has more
                 listeners in a queue than fit into a state.
         """
-        options = options or RunOptions()
+        options = argument.run_options(options, "worker")
         return self._workers.worker(
             self.transport(options.transport),
             options,
@@ -476,7 +486,7 @@ class App(Dispatcher):
         """
         from relevo._runner.drain import drain_everything  # noqa: PLC0415 - dispatching alone does not need it
 
-        return drain_everything(self, options or RunOptions())
+        return drain_everything(self, argument.run_options(options, "drain"))
 
     def handle(
         self,
@@ -505,7 +515,8 @@ class App(Dispatcher):
         outbox = self.outboxes.get(name)
         if outbox is None:
             return None
-        return self._workers.relay(outbox, self.transports[name], options or RunOptions(), patient=patient)
+        chosen = argument.run_options(options, "relay")
+        return self._workers.relay(outbox, self.transports[name], chosen, patient=patient)
 
     @property
     def _workers(self) -> WorkerFactory:
@@ -701,6 +712,15 @@ def using(app: App, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> 
         yield
     finally:
         app._assembly = former  # noqa: SLF001 - as above
+
+
+def _refuse_unknown(names: Sequence[object], options: Mapping[str, object]) -> None:
+    """Raise the error for arguments that ``App`` does not have."""
+    if names:
+        raise TypeError(f"App takes no positional arguments; got {shown(names[0])}; write source= for its name")
+    if options:
+        known = [name for name, kind in App.__init__.__annotations__.items() if kind != "Never"]
+        raise no_option("App", next(iter(options)), known, APP)
 
 
 def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems) -> None:

@@ -15,6 +15,7 @@ from relevo._retry import Retry
 from relevo._transport.acceptance import QueueOptions, QueueTable
 from relevo._transport.route import Routes, parsed_targets
 from relevo._worker.execution import Execution
+from relevo._worker.run import RunOptions
 from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, PluginError, SubjectError, shown
 
@@ -135,6 +136,17 @@ def execution(given: Any) -> Execution:
     if not isinstance(given, Execution):
         raise ConfigurationError(
             f'execution: expected relevo.Execution(…) or the name of its kind, such as "threads"; got {shown(given)}'
+        )
+    return given
+
+
+def run_options(given: object, what: str) -> RunOptions:
+    """Return the options of a run that are *given* to the method *what*; by default those without limits."""
+    if given is None:
+        return RunOptions()
+    if not isinstance(given, RunOptions):
+        raise ConfigurationError(
+            f"{what}: expected relevo.RunOptions(…); got {shown(given)}; write {what}(relevo.RunOptions(max_events=5))"
         )
     return given
 

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-import attrs
 import msgspec
 
 from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
-from relevo._listener.decorator import marking
+from relevo._listener.decorator import marking, refuse_unknown
 from relevo._listener.listener import Listener, ListenerTable, Mark, takes_call
 from relevo._transport.route import Target
-from relevo.errors import ConfigurationError, did_you_mean, shown
+from relevo.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from relevo._listener.protocol import E, ListenerOptions, Listening
@@ -193,7 +192,8 @@ class Dispatcher(ABC):
             takes_call(function)  # raises where the function is defined
             self.listen(function)
 
-        return marking(event, checked_options(options), frame=sys._getframe(1), then=register)  # noqa: SLF001 - as in relevo.listener
+        refuse_unknown(options)
+        return marking(event, options, frame=sys._getframe(1), then=register)  # noqa: SLF001 - as in relevo.listener
 
     def listen(self, thing: T, *others: object) -> T:
         """
@@ -233,7 +233,8 @@ class Dispatcher(ABC):
         Raises:
             ConfigurationError: *function* cannot be called, has the wrong parameters, or another argument is invalid.
         """
-        return self.listeners.add(function, Mark(event=event, **checked_options(options)))
+        refuse_unknown(options)
+        return self.listeners.add(function, Mark(event=event, **options))
 
     def remove_listener(self, listener: Listener | Callable[..., object]) -> None:
         """
@@ -266,14 +267,6 @@ class Dispatcher(ABC):
     def listener_priority(self, event: object, function: Callable[..., object]) -> int | None:
         """Return the priority of *function* among the listeners of *event*; ``None`` if it is not one of them."""
         return next((each.priority for each in self.listeners(event) if each.function == function), None)
-
-
-def checked_options(options: ListenerOptions) -> ListenerOptions:
-    """Return *options* if a listener has them."""
-    known = attrs.fields_dict(Mark)
-    if unknown := sorted(options.keys() - known.keys()):
-        raise TypeError(f"a listener has no option {unknown[0]}=…{did_you_mean(unknown[0], known)}")
-    return options
 
 
 class _BoundDispatcher(Dispatcher):

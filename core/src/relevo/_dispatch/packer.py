@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import attrs
@@ -16,10 +16,11 @@ from relevo._event.subject import Subject, SubjectTypes
 from relevo._hook import Hooks
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
+from relevo._synonym import DISPATCH
 from relevo._transport.envelope import Envelope, Urgency, made_envelope
 from relevo._transport.route import Target
 from relevo._transport.transport import Transport
-from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, did_you_mean, shown
+from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, no_option, shown
 
 _LONGEST_ID = "9" * 40
 
@@ -259,13 +260,16 @@ def surroundings(event: object, hooks: Hooks) -> Ambient:
     return Ambient(context, here.correlation, here.causation)
 
 
-def check_options(event_name: str, options: DispatchOptions) -> None:
-    """Raise :class:`EncodeError` if a dispatch option is invalid."""
+def refuse_unknown(event_name: str, options: Mapping[str, object]) -> None:
+    """Raise :class:`TypeError` if *options* has one that a dispatch has not."""
     if unknown := sorted(options.keys() - DispatchOptions.__annotations__.keys()):
-        hint = did_you_mean(unknown[0], DispatchOptions.__annotations__) or (
-            f'; arguments of an event are one mapping: dispatch("{event_name}", {{"{unknown[0]}": …}})'
-        )
-        raise TypeError(f"a dispatch has no option {unknown[0]}=…{hint}")
+        data = f'arguments of an event are one mapping: dispatch("{event_name}", {{"{unknown[0]}": …}})'
+        raise no_option("a dispatch", unknown[0], DispatchOptions.__annotations__, DISPATCH, otherwise=data)
+
+
+def check_options(event_name: str, options: DispatchOptions) -> None:
+    """Raise :class:`EncodeError` if a dispatch option is invalid, :class:`TypeError` if there is no such option."""
+    refuse_unknown(event_name, options)
     if (urgency := options.get("urgency", "normal")) not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"expected normal or high; got {shown(urgency)}")
     if (ordering_key := options.get("ordering_key")) is not None and not _is_line(ordering_key):

@@ -6,7 +6,9 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, get_type_hints, overload
+
+import attrs
 
 from relevo._clock import Duration
 from relevo._event.event import (
@@ -23,7 +25,8 @@ from relevo._event.event import (
 from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marks_of
 from relevo._listener.namesake import HIDES, Definition, hidden, note_replaced
 from relevo._retry import Retry
-from relevo.errors import ConfigurationError, did_you_mean, shown
+from relevo._synonym import LISTENER
+from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
 if TYPE_CHECKING:
     from relevo._listener.protocol import E, ListenerOptions, Listening
@@ -145,6 +148,7 @@ def listener(
     aliases: Iterable[str] = (),
     missing: Missing = "fail",
     time_limit: Duration | None = None,
+    **unknown: Never,
 ) -> Any:
     """
     Mark a function or method to be called for *event*; it can still be called directly.
@@ -173,12 +177,17 @@ def listener(
 
         time_limit: The longest run if listeners run in child processes or threads; by default the application's.
 
+        unknown: There are no others; the error names the one that is meant.
+
     Raises:
+        TypeError: There is no such option.
+
         EventNameError: *event* is an invalid name.
 
         ConfigurationError: *event* is neither text nor a declared class, no event is named and the parameter has no
             declared class, or another argument is invalid.
     """
+    refuse_unknown(unknown)
     options: ListenerOptions = {
         "priority": priority,
         "queue": queue,
@@ -189,6 +198,13 @@ def listener(
         "time_limit": time_limit,
     }
     return marking(event, options, frame=sys._getframe(1))  # noqa: SLF001 - only the frame shows what is replaced
+
+
+def refuse_unknown(options: Mapping[str, object]) -> None:
+    """Raise :class:`TypeError` if *options* has one that a listener has not."""
+    known = attrs.fields_dict(Mark)
+    if unknown := sorted(options.keys() - known.keys()):
+        raise no_option("a listener", unknown[0], known, LISTENER)
 
 
 def marking(

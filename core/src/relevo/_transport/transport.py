@@ -25,7 +25,7 @@ from relevo._transport.delivery import (
 )
 from relevo._transport.envelope import Envelope
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKeys, WaitingEntry
-from relevo.errors import ConfigurationError, LeaseLostError, UnsupportedError
+from relevo.errors import ConfigurationError, LeaseLostError, UnsupportedError, shown
 
 _STATEFUL = (Nack, DeadLetter, Lost)
 """The outcomes that carry a state."""
@@ -613,11 +613,17 @@ class Transport(ABC):
             event with the same id and source but other content, the dead letter stays, and its ref is returned too.
 
         Raises:
-            ConfigurationError: A state is longer than :data:`MAX_STATE`; nothing was changed.
+            ConfigurationError: A state is longer than :data:`MAX_STATE`, or *refs* is not a mapping; nothing was
+                changed.
 
         Promises:
             revived-is-received · state-is-bounded
         """
+        given: object = refs
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f"revive: expected a mapping from refs to states; got {shown(given)}; write {{ref: app.revived(entry)}}"
+            )
         self._check_states(refs.values())
         return self._revive(refs)
 
