@@ -13,9 +13,11 @@ from relevo import App, Clock, Hooks, Secret, SystemClock, Transport
 from relevo._config import opening
 from relevo._config.discovery import transport_class, transport_of_scheme
 from relevo._config.opening import open_config, read
-from relevo._config.schema import KEYS, Config
-from relevo._config.table import TableReader
+from relevo._config.schema import KEYS, Config, Settings, TransportConfig
+from relevo._config.table import TableReader, keys_of
 from relevo._problem import Origin, Origins, Problems
+from relevo._retry import Retry
+from relevo._synonym import CALLED_KEYS, KEYS as OTHER_KEYS
 from relevo.errors import ConfigurationError, PluginError, TransportClosedError, TransportNotFoundError
 from relevo_memory import MemoryTransport
 
@@ -377,6 +379,43 @@ def test_a_variable_that_is_not_understood_is_told(
     assert CANARY not in line
 
 
+def test_the_known_keys_are_listed_once_for_a_table(write: Write, tmp_path: Path) -> None:
+    text = 'zzz = 1\nyyy = 2\n[transports]\nmain = { url = "sqlite:///shop.db", zzz = 1, yyy = 2 }\n'
+
+    lines = told(write(text), tmp_path)
+
+    assert [("; known: " in line) for line in lines] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("key", sorted({key for table in OTHER_KEYS.values() for key in table} | CALLED_KEYS.keys()))
+def test_a_key_of_another_tool_is_none_of_ours(key: str) -> None:
+    assert key not in {*keys_of(Settings), *keys_of(Retry), *keys_of(TransportConfig)}
+    assert CALLED_KEYS.get(key, "url") in {*keys_of(Settings), *keys_of(Retry), *keys_of(TransportConfig)}
+
+
+@pytest.mark.parametrize(
+    "key, why",
+    [
+        ("max_retries", "write runs = 4 for 3 retries; options are those of a queue"),
+        ("delay", 'it is called "first" here; options are those of a queue: [retries."main/media"]'),
+        ("multiplier", 'it is called "factor" here; options are those of a queue: [retries."main/media"]'),
+        ("runs", "there are: main; options are those of a queue"),
+    ],
+)
+def test_an_option_of_a_retry_policy_belongs_to_a_queue(write: Write, tmp_path: Path, key: str, why: str) -> None:
+    (outside,) = told(write(f'[transports]\nmain = "sqlite:///shop.db"\n[retries]\n{key} = 3\n'), tmp_path)
+
+    assert why in outside
+
+
+@pytest.mark.parametrize("key", ["max_retries", "delay", "multiplier"])
+def test_an_option_of_a_retry_policy_is_called_otherwise(write: Write, tmp_path: Path, key: str) -> None:
+    (line,) = told(write(f'[transports]\nmain = "sqlite:///x.db"\n[retries."main/default"]\n{key} = 3\n'), tmp_path)
+
+    assert f'unknown option "{key}"; ' in line
+    assert "known: " not in line
+
+
 # --- what is wrong in it ------------------------------------------------------------------------------
 
 
@@ -385,6 +424,14 @@ def test_a_variable_that_is_not_understood_is_told(
     [
         ("sorce = 'shop'", 'unknown key "sorce"; did you mean "source"?'),
         (f"{'k' * 900} = 1", f'unknown key "{"k" * 79}…"; known: source'),
+        (
+            "broker_url = 'redis://a'",
+            'unknown key "broker_url"; write it under [transports]: main = "sqlite:///shop.db"',
+        ),
+        ("imports = ['shop']", 'unknown key "imports"; it is called "listeners" here'),
+        ("worker_max_tasks_per_child = 9", 'unknown key "worker_max_tasks_per_child"; it is called "recycle_after"'),
+        ("timezone = 'UTC'", 'unknown key "timezone"; leave it out; times are in UTC'),
+        ("beat_schedule = {}", 'unknown key "beat_schedule"; relevo has no schedules; let cron run: relevo dispatch'),
         ("lease = { password = 'hunter2' }", "lease: expected seconds"),
         (
             "zzz = 1",

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Problem, Problems, dotted
+from relevo._retry import Retry
 from relevo._secret import without_secrets
+from relevo._synonym import key_answer
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
@@ -164,12 +168,21 @@ def retry_problems(
         if target.transport not in transports:
             fault = f"no transport is called {shown(target.transport)}{known_names(target.transport, transports)}"
             if not did_you_mean(target.transport, transports):
-                fault += '; name a queue, as in "main/media"; for one listener, use @relevo.listener(…, retry=…)'
+                fault += _policy_hint(name)
         elif routes and target.queue not in known:
             remedy = known_names(target.queue, known) or "; add a route to it under [routes]"
             fault = f"nothing is routed to that queue{remedy}"
         if fault is not None:
             yield _problem(("retries", name), f"{dotted(('retries', name))}: {fault}")
+
+
+def _policy_hint(name: str) -> str:
+    """Return how to write the policy that has the *name* of no queue; it may be an option of a policy."""
+    options = [field.name for field in attrs.fields(Retry)]
+    answer = key_answer(name, options, table="retries")
+    if answer or name in options:
+        return f'{answer and f"; {answer}"}; options are those of a queue: [retries."main/media"]'
+    return '; name a queue, as in "main/media"; for one listener, use @relevo.listener(…, retry=…)'
 
 
 def queue_problems(queues: QueueTable, routes: Routes | None, transports: Collection[str]) -> Iterator[Problem]:

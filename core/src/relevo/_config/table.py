@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from inspect import isfunction
@@ -17,6 +17,7 @@ import msgspec
 from relevo._clock import seconds
 from relevo._problem import KeyPath, Origins, Problems, dotted, key_shown
 from relevo._secret import Secret, without_secrets
+from relevo._synonym import CALLED_KEYS, key_answer
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 REST: Mapping[str, bool] = MappingProxyType({"is_rest": True})
@@ -223,6 +224,7 @@ class TableReader:
         rest = [each.name for each in attrs.fields(cls) if "is_rest" in each.metadata] if attrs.has(cls) else []
         missing = [key.name for key in known.values() if key.is_required and key.name not in given]
         values: dict[str, Any] = {name: {} for name in rest}
+        listing = [f"; known: {', '.join(_names(known)) or 'none'}"]  # once for a table
         for name, value in given.items():
             if self._problems.is_full:
                 return {}
@@ -230,12 +232,13 @@ class TableReader:
             with self._problems.at(*path), _prefix_errors(cls, where):
                 if name in known and not known[name].code_only:
                     values[known[name].field] = self._value(known[name], value, path, inside)
-                elif rest and not did_you_mean(name, missing):
+                elif rest and not _means_one_of(name, missing):
                     values[rest[0]][name] = value
                 else:
-                    raise _unknown(name, known, where)
+                    hint = _hint(name, known, keys) or (listing.pop() if listing else "")
+                    raise _unknown(name, known, where, hint)
         for name in missing:
-            if not any(did_you_mean(each, [name]) for each in given):
+            if not any(_means_one_of(each, [name]) for each in given):
                 self._problems.add(keys, f'{where}: the option "{name}" is missing')
         return {name: value for name, value in values.items() if value is not None}
 
@@ -325,14 +328,29 @@ def _in_words(text: str, words: Mapping[str, str]) -> str:
     return re.sub(r"`([^`]*)`", named, text)
 
 
-def _unknown(name: str, known: Mapping[str, Key], where: str) -> ConfigurationError:
+def _names(known: Mapping[str, Key]) -> list[str]:
+    """Return the names of the keys that a file can give."""
+    return [key.name for key in known.values() if not key.code_only]
+
+
+def _means_one_of(name: str, missing: Sequence[str]) -> bool:
+    """Return whether the unknown key *name* is a misspelling, or another tool's word, of a key that is *missing*."""
+    return CALLED_KEYS.get(name) in missing or bool(did_you_mean(name, missing))
+
+
+def _hint(name: str, known: Mapping[str, Key], keys: KeyPath) -> str:
+    """Return what the unknown key *name* of the table at *keys* may mean; empty if that is not known."""
+    names = _names(known)
+    answer = key_answer(name, names, table=str(keys[0]) if keys else "")
+    return f"; {answer}" if answer else did_you_mean(name, names)
+
+
+def _unknown(name: str, known: Mapping[str, Key], where: str, hint: str) -> ConfigurationError:
     if name in known:
         return ConfigurationError(f"{where}: {name} {known[name].code_only}")
-    names = [each.name for each in known.values() if not each.code_only]
     shown_name = key_shown(name)
-    near = did_you_mean(name, names) or f"; known: {', '.join(names) or 'none'}"
     return ConfigurationError(
-        f'{where}: unknown option "{shown_name}"{near}' if where else f'unknown key "{shown_name}"{near}'
+        f'{where}: unknown option "{shown_name}"{hint}' if where else f'unknown key "{shown_name}"{hint}'
     )
 
 
