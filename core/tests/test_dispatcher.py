@@ -600,6 +600,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         ),
         (Event("a.b"), {"at": True}, ConfigurationError, "expected a datetime with a zone, "),
         (Event("a.b"), {"at": "5m", "delay": 1}, ConfigurationError, "delay= or at=, not both"),
+        (Event("a.b"), {"at": 60}, ConfigurationError, "since the epoch; got 60, before the year 2000; write delay=60"),
         (Event("a.b"), {"at": 9e10}, ConfigurationError, "the time until at=: expected 100 years or less"),
         (
             7,
@@ -610,7 +611,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (ImageCreated, {}, ConfigurationError, "dispatch an instance of it"),
         (ImageCreated("seven"), {}, EncodeError, "Expected `int`, got `str`"),  # type: ignore[arg-type]
     ],
-    ids=range(31),
+    ids=range(32),
 )
 def test_what_cannot_be_sent_is_refused_in_one_line_and_nothing_is_written(
     dispatcher: DeferredDispatcher,

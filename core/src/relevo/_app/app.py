@@ -360,7 +360,8 @@ class App(Dispatcher):
             delay: Time before which it is not handled: seconds, a timedelta, or text such as ``"5m"``.
 
             at: Moment before which it is not handled: a datetime with a zone, seconds since the epoch, or the
-                time from now as a timedelta or text such as ``"1h"``; not together with *delay*.
+                time from now as a timedelta or text such as ``"1h"``; not together with *delay*. A number before
+                the year 2000 is an error.
 
             urgency: ``high`` overtakes ``normal``, if the transport claims ``urgency``.
 

@@ -24,6 +24,9 @@ from relevo.errors import ConfigurationError, EncodeError, SubjectError, Unsuppo
 
 _LONGEST_ID = "9" * 40
 
+_YEAR_2000 = 946684800.0
+"""Seconds since the epoch; a smaller number is a time from now by mistake, unless the clock stands before it."""
+
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """The validated options of a dispatch."""
@@ -311,7 +314,13 @@ def _wait(delay: Duration, at: Moment | None, now: float) -> float:
         return wait
     if wait:
         raise ConfigurationError("a dispatch takes delay= or at=, not both")
-    return seconds(max(0.0, moment(at, now=now, what="the at of a dispatch") - now), what="the time until at=")
+    then = moment(at, now=now, what="the at of a dispatch")
+    if isinstance(at, (int, float)) and then < _YEAR_2000 <= now:
+        raise ConfigurationError(
+            f"the at of a dispatch: expected seconds since the epoch; got {shown(at)}, before the year 2000; write "
+            f"delay={shown(at)} for a time from now"
+        )
+    return seconds(max(0.0, then - now), what="the time until at=")
 
 
 def _is_line(text: object) -> bool:
