@@ -43,10 +43,9 @@ events = relevo.App.from_config()
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-    events.setup()  # now, since SQLite cannot create tables while a request's transaction is open
+    events.setup()  # now, so that the first request need not wait for it
     yield
-    events.close()
-    await engine.dispose()
+    await engine.dispose()  # it may be used again; events.close() would be for good, and tests start the program often
 
 
 async def a_session() -> AsyncIterator[AsyncSession]:

@@ -242,6 +242,30 @@ def test_an_order_is_confirmed_by_a_drain(shop: Program) -> None:
     assert shop.python(ORDERS.format(shown)) == "{'dish': 'soup', 'confirmed_by': 'r-1'}\n"
 
 
+TWO_STARTS = """
+import asyncio
+
+import httpx
+
+from orders import api
+
+
+async def start_and_order(dish: str) -> None:
+    here = httpx.ASGITransport(api)
+    async with api.router.lifespan_context(api), httpx.AsyncClient(transport=here, base_url="http://test") as client:
+        print((await client.post("/orders", json={"dish": dish})).json())
+
+
+for dish in ("soup", "bread"):
+    asyncio.run(start_and_order(dish))  # as `with TestClient(api)` does
+"""
+
+
+def test_the_orders_can_be_started_twice_in_one_process_as_tests_do(shop: Program) -> None:
+    assert shop.python(TWO_STARTS) == "{'id': 1}\n{'id': 2}\n"
+    assert len(shop.json("list")) == 2
+
+
 # --- unit_test ------------------------------------------------------------------------------------
 
 PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
