@@ -540,6 +540,31 @@ def test_a_name_that_only_a_pattern_matches_must_be_known_to_somebody_to_be_refu
     )
 
 
+def test_a_misspelt_name_does_not_pass_as_dispatched_no_times(make: Make) -> None:
+    with make(hearing("image.created", []), routes={"*": "main"}).testing() as t:
+        assert t.dispatched("image.created", times=0) == []
+        assert t.dispatched("image.created", size=7, times=0) == []
+        with pytest.raises(ConfigurationError, match=r'unknown event "image.craeted": .* did you mean "image.created"'):
+            t.dispatched("image.craeted", times=0)
+
+
+def test_a_field_that_the_class_of_a_name_does_not_have_is_an_error(make: Make) -> None:
+    hear = listener(ImageCreated, id="typed")(lambda event: None)
+    misspelt: Any = {"imag_id": 7}
+
+    with make(hear).testing() as t:
+        t.refute_dispatched("image.created", image_id=7)
+        for ask in (t.dispatched, t.refute_dispatched):
+            for wanted, fields in [("image.created", misspelt), (Event("image.created", misspelt), {})]:
+                with pytest.raises(ConfigurationError) as caught:
+                    ask(wanted, **fields)
+                assert str(caught.value) == '"image.created" has no field "imag_id"; did you mean "image_id"?'
+
+        t.app.dispatch("image.created", {"image_id": 7, "by": "me"})
+        t.refute_dispatched("image.created", by="you")
+        t.dispatched("image.created", by="me")
+
+
 def test_an_argument_that_a_class_does_not_have_is_an_error(make: Make) -> None:
     with make().testing() as t, pytest.raises(ConfigurationError) as caught:
         t.refute_dispatched(ImageCreated, image=7)
@@ -573,6 +598,26 @@ def test_the_failure_shows_what_was_dispatched_the_nearest_first(make: Make) -> 
         "  feed.updated(user=3) to main/media\n"
         "  a.b() to now"
     )
+
+
+def test_the_failure_names_the_types_of_values_that_look_the_same(make: Make) -> None:
+    taken = datetime(2026, 2, 3, 4, 5, tzinfo=UTC)
+
+    with make().testing() as t:
+        t.app.dispatch(ImageCreated(7, taken))
+        with pytest.raises(AssertionError) as caught:
+            t.dispatched(ImageCreated, image_id=8, taken="2026-02-03T04:05:00Z")
+
+    assert str(caught.value).splitlines()[2:] == ["taken: the values look the same; expected datetime; got str"]
+
+
+def test_the_failure_names_the_nearest_argument_if_no_event_has_the_one_that_was_asked_for(make: Make) -> None:
+    with make().testing() as t:
+        t.app.dispatch("order.placed", {"order_id": 7, "by": "me"})
+        with pytest.raises(AssertionError) as caught:
+            t.dispatched("order.placed", ordr_id=7, by="you")
+
+    assert str(caught.value).splitlines()[2:] == ['no "order.placed" has "ordr_id"; did you mean "order_id"?']
 
 
 def test_the_failure_tells_of_events_that_wait_for_a_commit(make: Make, session: Any) -> None:

@@ -118,7 +118,8 @@ class AppTesting:
 
             target: A target that it was sent to, ``transport`` or ``transport/queue``.
 
-            times: The exact number of events; by default at least one.
+            times: The exact number of events; by default at least one. With 0, an unknown name is an error as in
+                :meth:`refute_dispatched`.
 
             arguments: Some of its arguments, or of its fields. With a name, values are compared in their JSON form.
 
@@ -127,10 +128,13 @@ class AppTesting:
 
             RouteNotFoundError: No route matches the name.
 
-            ConfigurationError: No event can match: it is not an event, has no such field, or is not routed there.
+            ConfigurationError: No event can match: it is not an event, has no such field, or is not routed there. With
+                a name, the fields are those of its declared class, if there is one, and of events with that name.
         """
         __tracebackhide__ = True
-        query = query_for(self.app, event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = self._query(event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
+        if times == 0:
+            self._refuse_if_unknown(query)
         events = list(self._record)
         found = query.found(events)
         if times is None and not found:
@@ -166,11 +170,16 @@ class AppTesting:
             ConfigurationError: As in :meth:`dispatched`, and if the name is unknown.
         """
         __tracebackhide__ = True
-        query = query_for(self.app, event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = self._query(event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
         self._refuse_if_unknown(query)
         found = query.found(self._record)
         if found:
             raise AssertionError(f"{query.text} was dispatched:{listing(found)}")
+
+    def _query(self, event: object, predicate: Predicate | None, **how: Any) -> Query:
+        __tracebackhide__ = True
+        known = [*(each.event for each in self._record), *self._record.enlisted]
+        return query_for(self.app, event, predicate, known=known, **how)
 
     def _refuse_if_unknown(self, query: Query) -> None:
         __tracebackhide__ = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -37,6 +37,9 @@ class Query:
 
     name: str | None
     kind: EventType | None
+    arguments: Mapping[str, Any]
+    """The requested values of some of its arguments, or of its fields."""
+
     checks: Sequence[Check]
     text: str
     by_name: bool
@@ -88,6 +91,7 @@ def query_for(
     event: object,
     predicate: Predicate | None,
     *,
+    known: Sequence[Event],
     subject: Any,
     queue: str | None,
     target: str | None,
@@ -95,6 +99,23 @@ def query_for(
 ) -> Query:
     """
     Validate the query, and return it.
+
+    Args:
+        app: The application.
+
+        event: A name, a declared class or an event; ``None`` for any event.
+
+        predicate: The check of the caller.
+
+        known: The dispatched events; they may have arguments that their declared class does not have.
+
+        subject: The subject.
+
+        queue: A queue that the event was sent to.
+
+        target: A target that the event was sent to.
+
+        arguments: Some of its arguments.
 
     Raises:
         RouteNotFoundError: No route matches the name.
@@ -104,24 +125,14 @@ def query_for(
     __tracebackhide__ = True
     event, predicate = _asked(event, predicate)
     name, kind, whole = _parts(event)
-    checks: list[Check] = []
-    words: list[str] = []
     if name is not None:
-        targets = app.routes.targets(name)
-        _refuse_unless_routed(name, targets, queue=queue, target=target)
-    if kind is not None:
-        _refuse_unknown_fields(kind, arguments)
-        checks.append(lambda each: _typed(each, kind) is not None)
-    if isinstance(whole, Event):
-        wanted = msgspec.json.decode(content_of(whole).data)
-        checks.extend([_has(key, value) for key, value in wanted.items()])
-        checks.append(lambda each: each.event.arguments.keys() == wanted.keys())
-        subject = whole.subject if subject is None else subject
-        if whole.id is not None:
-            checks.append(lambda each: each.id == whole.id)
-    elif whole is not None and kind is not None:
-        fields = msgspec.json.decode(content_of(whole).data)
-        checks.extend([_has_field(kind, key, value) for key, value in fields.items()])
+        _refuse_unless_routed(name, app.routes.targets(name), queue=queue, target=target)
+        own = whole.arguments if isinstance(whole, Event) else {}
+        _refuse_unknown_fields(name, _fields(app, name, kind, known), {**own, **arguments})
+    checks = _event_checks(kind, whole)
+    if isinstance(whole, Event) and subject is None:
+        subject = whole.subject
+    words: list[str] = []
     for key, value in arguments.items():
         checks.append(_has(key, value) if kind is None else _has_attribute(kind, key, value))
         words.append(f"{key}={shown(value)}")
@@ -141,7 +152,26 @@ def query_for(
     if predicate is not None:
         text += " that the predicate accepts"
     by_name = isinstance(event, (str, Event))
-    return Query(name=name, kind=kind, checks=checks, text=text, by_name=by_name, predicate=predicate)
+    return Query(
+        name=name, kind=kind, arguments=arguments, checks=checks, text=text, by_name=by_name, predicate=predicate
+    )
+
+
+def _event_checks(kind: EventType | None, whole: object) -> list[Check]:
+    """Return the checks that an event is one of the class *kind*, and equal to *whole*; ``None`` is any."""
+    checks: list[Check] = []
+    if kind is not None:
+        checks.append(lambda each: _typed(each, kind) is not None)
+    if isinstance(whole, Event):
+        wanted = msgspec.json.decode(content_of(whole).data)
+        checks.extend([_has(key, value) for key, value in wanted.items()])
+        checks.append(lambda each: each.event.arguments.keys() == wanted.keys())
+        if whole.id is not None:
+            checks.append(lambda each: each.id == whole.id)
+    elif whole is not None and kind is not None:
+        fields = msgspec.json.decode(content_of(whole).data)
+        checks.extend([_has_field(kind, key, value) for key, value in fields.items()])
+    return checks
 
 
 def listing(events: Sequence[Any], format_line: Callable[[Any], str] = format_dispatched) -> str:
@@ -157,11 +187,28 @@ def absence(query: Query, events: Sequence[DispatchedEvent], enlisted: Sequence[
     """Return the message that none of *events* matches *query*."""
     if events:
         text = f"{query.text} was not dispatched; these were, the nearest first:{listing(query.nearest(events))}"
+        text += "".join(f"\n{hint}" for hint in _hints(query, events))
     else:
         text = f"{query.text} was not dispatched; no event was."
     if enlisted:
         text += f"\nInside a session that has not committed:{listing(enlisted, format_event)}"
     return text
+
+
+def _hints(query: Query, events: Sequence[DispatchedEvent]) -> Iterator[str]:
+    """Yield what the list of *events* does not show: misspelt arguments, and values of another type."""
+    alike = [each for each in events if each.event.name == query.name]
+    sent = _arguments_of(query.name, (each.event for each in alike))
+    for key, wanted in query.arguments.items():
+        if query.kind is None:
+            if sent and key not in sent:
+                yield f'no "{query.name}" has "{key}"{did_you_mean(key, sent)}'
+            continue
+        typed = [_typed(each, query.kind) for each in alike]
+        for found in [getattr(each, key) for each in typed if each is not None]:
+            if found != wanted and shown(_simple(found)) == shown(_simple(wanted)):
+                yield f"{key}: the values look the same; expected {type(found).__name__}; got {type(wanted).__name__}"
+                break
 
 
 def _asked(event: object, predicate: Predicate | None) -> tuple[object, Predicate | None]:
@@ -207,10 +254,23 @@ def _elsewhere(name: str, targets: Sequence[Target], where: str) -> Configuratio
     return ConfigurationError(f'"{name}" is routed to {", ".join(map(str, targets))}; it can never be {where}')
 
 
-def _refuse_unknown_fields(kind: EventType, arguments: Mapping[str, Any]) -> None:
+def _fields(app: App, name: str, kind: EventType | None, known: Sequence[Event]) -> Collection[str] | None:
+    """Return the fields that an event may have, those that were dispatched by name too; ``None`` if it is not known."""
+    if kind is not None:
+        return kind.fields
+    declaration = app.listeners.event_types.get(name)
+    return None if declaration is None else {*declaration.fields.values(), *_arguments_of(name, known)}
+
+
+def _refuse_unknown_fields(name: str, fields: Collection[str] | None, arguments: Iterable[str]) -> None:
     for key in arguments:
-        if key not in kind.fields:
-            raise ConfigurationError(f'"{kind.name}" has no field "{key}"{did_you_mean(key, kind.fields)}')
+        if fields is not None and key not in fields:
+            raise ConfigurationError(f'"{name}" has no field "{key}"{did_you_mean(key, fields)}')
+
+
+def _arguments_of(name: str | None, events: Iterable[Event]) -> set[str]:
+    """Return the names of all arguments of the *events* with this *name*."""
+    return {key for each in events if each.name == name for key in each.arguments}
 
 
 def _queue(target: Target) -> str:
