@@ -171,3 +171,44 @@ def test_what_cannot_be_found_is_in_the_message_of_the_timeout(path: Path, engin
                 match=r"longer than 0\.1 s; .*; if it is a session of this thread .*session=…",
             ):
                 app.dispatch("note.added")
+
+
+def test_the_memory_transport_of_a_test_refuses_it_too(app: App, engine: sa.Engine) -> None:
+    with app.testing() as t, Session(engine) as session:
+        app.dispatch("note.first")
+        session.add(Note(text="a"))
+        session.flush()
+        with pytest.raises(TransportUnavailableError, match=OWN):
+            app.dispatch("note.added")
+        app.dispatch("note.added", session=session)
+        session.commit()
+        app.dispatch("note.added")
+
+        t.dispatched("note.added", times=2)
+
+
+def test_in_a_test_a_listener_is_refused_for_a_session_of_its_own_and_not_for_one_of_the_test(
+    app: App, engine: sa.Engine
+) -> None:
+    @app.listen
+    @relevo.listener("note.added")
+    def copy(event: relevo.Event) -> None:
+        with Session(engine) as own:
+            own.add(Note(text="a"))
+            own.flush()
+            app.dispatch("note.copied")
+
+    with app.testing() as t:
+        app.dispatch("note.added")
+        with pytest.raises(TransportUnavailableError, match=OWN):
+            t.drain()
+
+    app.unlisten(copy)
+    app.add_listener("note.added", lambda event: app.dispatch("note.copied"))
+    with app.testing() as t, Session(engine) as session:
+        app.dispatch("note.added")
+        session.add(Note(text="a"))
+        session.flush()
+        t.drain(raises=False)
+
+        t.dispatched("note.copied", times=1)

@@ -372,12 +372,17 @@ class Database(ForkAware):
                 if kind is ErrorKind.LOST and not was_lost:
                     was_lost = True  # nothing was committed, or it may be repeated; and a new connection may do
                     continue
-                if kind is ErrorKind.BUSY and (sends or create) and is_blocked_by_own_session(self.location):
-                    raise LockedError(self.name, f"{self.place} {_OWN}") from getattr(error, "orig", None) or error
+                if kind is ErrorKind.BUSY and (sends or create) and (why := self.blocked_send()):
+                    raise LockedError(self.name, why) from getattr(error, "orig", None) or error
                 if kind not in _LOCKED or time.monotonic() >= deadline:
                     found = self._translated(error, patience, sends=sends, create=create)
                     raise found from getattr(error, "orig", None) or error
             self._back_off()
+
+    def blocked_send(self) -> str | None:
+        """Return that a session of the caller keeps the write lock, which a send cannot wait for; else ``None``."""
+        is_blocked = self.dialect.is_file and is_blocked_by_own_session(self.location)
+        return f"{self.place} {_OWN}" if is_blocked else None
 
     def _with_any_text(self, work: Callable[[sa.Connection], T], connection: sa.Connection) -> T:
         """Do *work* with bytes in place of text where a row holds invalid text."""

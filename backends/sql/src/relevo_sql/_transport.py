@@ -245,6 +245,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def risks(self) -> Sequence[str]:
         return risks_of(self.url)
 
+    def blocked_send(self) -> str | None:
+        return self._database.blocked_send()
+
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         self._require_open()
         try:

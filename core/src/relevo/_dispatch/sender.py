@@ -168,7 +168,7 @@ class Sender:
                 break
         batches = Batches(self.packer, ready, positions, number)
         if session is None:
-            batches.send(self._send)
+            batches.send(self.send_unjoined)
         else:
             batches.enlist(lambda name: self.destinations.bind(name, session))
         self.note_sent(ready)
@@ -200,7 +200,7 @@ class Sender:
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         """Do nothing; subclasses override it to observe *ready* after it was sent or enlisted."""
 
-    def _send(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
+    def send_unjoined(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
         """Send *envelopes* outside of a session."""
         send_envelopes(self.destinations.set_up(transport), envelopes, delay=delay, hooks=self._hooks)
 

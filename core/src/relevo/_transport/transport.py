@@ -521,6 +521,18 @@ class Transport(ABC):
         """
         return ()
 
+    def blocked_send(self) -> str | None:
+        """
+        Return why a ``send`` would wait without success: for a session of this thread or task that cannot commit.
+
+        ``app.testing()`` asks the configured transport, so that a dispatch without ``session=`` fails there too. The
+        default returns ``None``. No I/O.
+
+        Returns:
+            What blocks it and how to fix it, as ``send`` would report it; ``None`` if nothing does.
+        """
+        return None
+
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:

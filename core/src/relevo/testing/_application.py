@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -30,9 +31,9 @@ class AppTesting:
     An application under test: the result of :meth:`relevo.App.testing`, a context manager.
 
     Inside the block every transport and outbox of the application is in memory, and refuses what the real one
-    does not claim; the clock stands still until :meth:`travel` moves it; waits have no jitter; an event must be
-    encodable even if its route is ``now``, except its subject. The real transports are not used. Afterwards
-    everything is restored, even after an error.
+    does not claim, and a dispatch that would wait there for a session of its own; the clock stands still until
+    :meth:`travel` moves it; waits have no jitter; an event must be encodable even if its route is ``now``, except its
+    subject. The real transports are not used. Afterwards everything is restored, even after an error.
 
     Args:
         app: The application.
@@ -52,6 +53,8 @@ class AppTesting:
         """The application's clock inside the block."""
         self._record = Record()
         self._undo = ExitStack()
+        self._configured: Mapping[str, Transport] = {}
+        self._held_before: frozenset[str] = frozenset()
         self._inside: object = None
         self._entered = False
 
@@ -60,6 +63,7 @@ class AppTesting:
             raise ConfigurationError("this block was entered already; use a new app.testing() for each block")
         app = self.app
         former: list[Transport] = [*app.transports.values(), *app.outboxes.values()]
+        self._configured = app.transports
         memory = stand_ins(former, clock=self.clock, sent=self._record.add_sent)
         with ExitStack() as undo:
             undo.enter_context(
@@ -73,7 +77,7 @@ class AppTesting:
                         clock=self.clock,
                         chance=lambda: 0.0,
                     ),
-                    sender=partial(RecordingSender, self._record),
+                    sender=partial(RecordingSender, self._record, self._blocked_send),
                 )
             )
             for each in memory.values():
@@ -88,6 +92,19 @@ class AppTesting:
     ) -> None:
         self._inside = None
         self._undo.close()
+
+    def _blocked_send(self, transport: str) -> str | None:
+        """Return why a send would block on the configured *transport*; the stand-in would not wait."""
+        return None if transport in self._held_before else self._configured[transport].blocked_send()
+
+    @contextmanager
+    def _as_a_worker(self) -> Iterator[None]:
+        """Ignore the sessions of the test while the block runs: a worker is another process, and can wait for them."""
+        self._held_before = frozenset(name for name, each in self._configured.items() if each.blocked_send())
+        try:
+            yield
+        finally:
+            self._held_before = frozenset()
 
     # --- what was dispatched ---------------------------------------------------------------------------
 
@@ -228,7 +245,7 @@ class AppTesting:
         before = {(each.transport, each.entry.ref) for each in self.dead}
         failures: list[RaisedError] = []
         given_back = Unheard()
-        with given_back.watching(self.app):
+        with given_back.watching(self.app), self._as_a_worker():
             report = drain(self.app, twice=twice, failed=failures.append, limit=limit)
         if not raises:
             return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -11,6 +11,8 @@ from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.sender import Sender
 from relevo._event.event import Event
 from relevo._listener.call import DispatchOptions
+from relevo._transport.envelope import Envelope
+from relevo.errors import TransportUnavailableError
 from relevo.testing._record import Record
 
 
@@ -24,12 +26,15 @@ class RecordingSender(Sender):
     Args:
         record: Records the events.
 
+        blocked: Takes the name of a transport, and returns why a send would block on the real one, if it would.
+
         parts: The arguments of :class:`Sender`.
     """
 
-    def __init__(self, record: Record, **parts: Any):
+    def __init__(self, record: Record, blocked: Callable[[str], str | None], **parts: Any):
         super().__init__(**parts)
         self._record = record
+        self._blocked = blocked
 
     def check_unsent(self, event: object, name: str, options: DispatchOptions) -> None:
         super().check_unsent(event, name, options)
@@ -44,3 +49,8 @@ class RecordingSender(Sender):
         for each in ready:
             if not each.routing.is_now:
                 self._record.add_dispatched(each)
+
+    def send_unjoined(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
+        if why := self._blocked(transport):
+            raise TransportUnavailableError(transport, why)
+        super().send_unjoined(transport, envelopes, delay)
