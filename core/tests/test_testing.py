@@ -860,8 +860,20 @@ def test_an_event_that_dies_without_an_error_of_a_listener_fails_the_drain(make:
     assert "1 event is dead" in str(later.value)
     first, malformed, expired = str(caught.value).splitlines()
     assert first == "no listener raised, but 2 events are dead:"
-    assert malformed.startswith("  image.created(image_id='seven') in main/default: malformed: typed: malformed")
+    assert malformed == (
+        "  image.created(image_id='seven') in main/default: malformed: typed: the data of 'image.created' does not fit "
+        "ImageCreated: Expected `int`, got `str` - at `$.image_id`"
+    )
     assert expired.startswith("  image.created(image_id=1) in main/default: expired: expired 1.000 s before")
+
+
+def test_a_dead_letter_with_a_long_event_and_a_long_id_of_its_listener_shows_the_cause(make: Make) -> None:
+    hear = listener(ImageCreated, id="shop.listeners.of.photographs:create_all_thumbnails" * 2)(lambda event: None)
+
+    with make(hear).testing() as t:
+        t.app.dispatch("image.created", {"text": "x" * 500, "more": "x" * 500, "image_id": "seven"})
+        with pytest.raises(AssertionError, match=r"Expected `int`, got `str` - at `\$\.image_id`$"):
+            t.drain()
 
 
 def test_dead_letters_of_outboxes_are_listed_too(make: Make, session: Any) -> None:
@@ -906,11 +918,13 @@ def test_two_listeners_that_dispatch_to_each_other_end_the_drain(make: Make) -> 
 
 
 def test_a_listener_without_a_route_for_its_queue_is_told_as_at_the_start_of_a_worker(make: Make) -> None:
-    with (
-        make(hearing("a.b", [], queue="meida")).testing() as t,
-        pytest.raises(ConfigurationError, match='it runs in the queue "meida"'),
-    ):
+    hear = hearing("a.b", [], queue="meida")
+
+    with make(hear).testing() as t, pytest.raises(ConfigurationError) as caught:
         t.drain()
+
+    place = f"{__file__}:{hear.__code__.co_firstlineno}"  # type: ignore[attr-defined]
+    assert f'hear ({place}): it runs in the queue "meida"' in str(caught.value)
 
 
 def test_a_queue_without_a_listener_is_told_once_in_a_drain(make: Make, caplog: pytest.LogCaptureFixture) -> None:

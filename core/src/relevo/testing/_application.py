@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from relevo._transport.transport import Transport
     from relevo._worker.run import Report
 
+_LONGEST_DEAD = 600
+"""The largest length of a dead letter in an error: its cause names the field at the end."""
+
 
 class AppTesting:
     """
@@ -266,7 +269,8 @@ class AppTesting:
         if report.dead:
             dead = [each for each in self.dead if (each.transport, each.entry.ref) not in before]
             count = "1 event is" if report.dead == 1 else f"{report.dead} events are"
-            raise AssertionError(f"no listener raised, but {count} dead:{listing(dead, format_dead)}")
+            lines = listing(dead, format_dead, longest=_LONGEST_DEAD)
+            raise AssertionError(f"no listener raised, but {count} dead:{lines}")
         return report
 
     @property

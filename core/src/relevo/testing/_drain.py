@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ from relevo._event.event import Event
 from relevo._hook import hookimpl
 from relevo._listener.call import SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._transport.delivery import Delivery, Lost, Nack, Outcome, Settlement
+from relevo._transport.delivery import Delivery, Failure, Lost, Nack, Outcome, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Target, outbox_queue
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle, InlineExecutor
+from relevo._worker.progress import failures_of
 from relevo._worker.run import Report, RunOptions
 from relevo.errors import DecodeError, RetryLater, described
 from relevo.testing._record import format_event
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from relevo._worker.worker import Worker
 
 _ALL = 1_000_000
+_LONGEST_EVENT = 100
 
 
 @attrs.frozen(kw_only=True)
@@ -66,10 +69,16 @@ class DeadEvent:
 
 
 def format_dead(dead: DeadEvent) -> str:
-    """Return *dead* in one line."""
+    """Return *dead* in one line: a long event is cut, so that the cause is seen."""
     what = "unreadable bytes" if dead.event is None else format_event(dead.event)
-    first, _, _ = dead.error.partition("\n")
-    return f"{what} in {dead.transport}/{dead.queue}: {dead.reason}: {first}".rstrip(": ")
+    what = what if len(what) <= _LONGEST_EVENT else f"{what[: _LONGEST_EVENT - 1]}…"
+    causes = [_cause(each) for each in failures_of(dead.entry)]
+    return f"{what} in {dead.transport}/{dead.queue}: {dead.reason}: {'; '.join(causes)}".rstrip(": ")
+
+
+def _cause(failure: Failure) -> str:
+    first, _, _ = failure.error.partition("\n")
+    return f"{failure.listener}: {first}" if failure.listener else first
 
 
 def dead_events(app: App) -> list[DeadEvent]:
@@ -218,6 +227,7 @@ class _ReportingTable(ListenerTable):
         return len(self._listeners)
 
     def _reporting(self, listener: Listener) -> Listener:
+        @wraps(listener.function)  # so that errors name its place
         def function(*arguments: Any) -> object:
             try:
                 return listener.function(*arguments)

@@ -174,10 +174,12 @@ def _event_checks(kind: EventType | None, whole: object) -> list[Check]:
     return checks
 
 
-def listing(events: Sequence[Any], format_line: Callable[[Any], str] = format_dispatched) -> str:
+def listing(
+    events: Sequence[Any], format_line: Callable[[Any], str] = format_dispatched, *, longest: int = _LONGEST
+) -> str:
     """Return *events*, a line each, with a limit on the number and length of lines."""
     lines = [format_line(each) for each in events[:_MOST]]
-    cut = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
+    cut = [line if len(line) <= longest else f"{line[: longest - 1]}…" for line in lines]
     if len(events) > _MOST:
         cut.append(f"and {len(events) - _MOST} more")
     return "".join(f"\n  {line}" for line in cut)
