@@ -639,6 +639,25 @@ def test_the_failure_tells_of_events_that_wait_for_a_commit(make: Make, session:
     )
 
 
+def test_the_failure_tells_of_events_whose_session_ended_without_a_commit(make: Make, session: Any) -> None:
+    app = make()
+    engine = session.get_bind()
+
+    with app.testing() as t:
+        with orm.Session(engine) as forgotten:
+            app.dispatch(Event("a.b", {"n": 1}), session=forgotten)
+        app.dispatch(Event("a.b", {"n": 2}), session=session)
+        app.dispatch("c.d", session=session)
+        session.rollback()
+        t.refute_dispatched("a.b")
+        with pytest.raises(AssertionError) as caught:
+            t.dispatched("a.b")
+
+    assert str(caught.value) == (
+        '"a.b" was not dispatched; no event was.\nInside a session that ended without a commit:\n  a.b(n=1)\n  a.b(n=2)'
+    )
+
+
 def test_a_long_list_is_cut(make: Make) -> None:
     app = make()
 
@@ -923,7 +942,7 @@ def test_a_listener_without_a_route_for_its_queue_is_told_as_at_the_start_of_a_w
     with make(hear).testing() as t, pytest.raises(ConfigurationError) as caught:
         t.drain()
 
-    place = f"{__file__}:{hear.__code__.co_firstlineno}"  # type: ignore[attr-defined]
+    place = f"{__file__}:{hear.__code__.co_firstlineno}"
     assert f'hear ({place}): it runs in the queue "meida"' in str(caught.value)
 
 

@@ -22,6 +22,7 @@ from relevo.testing._stand_in import stand_ins
 
 if TYPE_CHECKING:
     from relevo._app.app import App
+    from relevo._event.event import Event
     from relevo._transport.transport import Transport
     from relevo._worker.run import Report
 
@@ -155,13 +156,12 @@ class AppTesting:
         query = self._query(event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
         if times == 0:
             self._refuse_if_unknown(query)
-        events = list(self._record)
-        found = query.found(events)
+        found = query.found(self._record)
         if times is None and not found:
-            raise AssertionError(absence(query, events, self._record.enlisted))
+            raise AssertionError(absence(query, self._record))
         if times is not None and len(found) != times:
             if not found:
-                raise AssertionError(absence(query, events, self._record.enlisted))
+                raise AssertionError(absence(query, self._record))
             raise AssertionError(
                 f"{query.text} was dispatched {_times(len(found))}, not {_times(times)}:{listing(found)}"
             )
@@ -198,15 +198,18 @@ class AppTesting:
 
     def _query(self, event: object, predicate: Predicate | None, **how: Any) -> Query:
         __tracebackhide__ = True
-        known = [*(each.event for each in self._record), *self._record.enlisted]
-        return query_for(self.app, event, predicate, known=known, **how)
+        return query_for(self.app, event, predicate, known=self._known(), **how)
+
+    def _known(self) -> list[Event]:
+        """Return all events that were dispatched, with and without a commit."""
+        return [*(each.event for each in self._record), *self._record.enlisted, *self._record.dropped]
 
     def _refuse_if_unknown(self, query: Query) -> None:
         __tracebackhide__ = True
         name = query.name
         if name is None or not query.by_name or name in self.app.routes.table:
             return
-        known = {each.event.name for each in self._record} | {each.name for each in self._record.enlisted}
+        known = {each.name for each in self._known()}
         if name in known or self.app.has_listeners(name):
             return
         known |= {each.event_name for each in self.app.listeners} | set(self.app.routes.table)

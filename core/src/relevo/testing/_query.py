@@ -17,7 +17,7 @@ from relevo._event.subject import Subject
 from relevo._listener.listener import is_function
 from relevo._transport.route import NOW, Target, parsed_target
 from relevo.errors import ConfigurationError, DecodeError, SubjectError, did_you_mean, shown
-from relevo.testing._record import DispatchedEvent, format_dispatched, format_event, format_subject
+from relevo.testing._record import DispatchedEvent, Record, format_dispatched, format_event, format_subject
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -185,15 +185,18 @@ def listing(
     return "".join(f"\n  {line}" for line in cut)
 
 
-def absence(query: Query, events: Sequence[DispatchedEvent], enlisted: Sequence[Event]) -> str:
-    """Return the message that none of *events* matches *query*."""
+def absence(query: Query, record: Record) -> str:
+    """Return the message that no event of *record* matches *query*."""
+    events = list(record)
     if events:
         text = f"{query.text} was not dispatched; these were, the nearest first:{listing(query.nearest(events))}"
         text += "".join(f"\n{hint}" for hint in _hints(query, events))
     else:
         text = f"{query.text} was not dispatched; no event was."
-    if enlisted:
+    if enlisted := record.enlisted:
         text += f"\nInside a session that has not committed:{listing(enlisted, format_event)}"
+    if dropped := [each for each in record.dropped if query.name in (None, each.name)]:
+        text += f"\nInside a session that ended without a commit:{listing(dropped, format_event)}"
     return text
 
 

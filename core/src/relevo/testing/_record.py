@@ -71,6 +71,12 @@ class Record:
         with self._lock:
             return tuple(event for event, kept in self._enlisted.values() if kept() is not None)
 
+    @property
+    def dropped(self) -> Sequence[Event]:
+        """The events that were dispatched inside a session that ended without a commit, or a savepoint of one."""
+        with self._lock:
+            return tuple(event for event, kept in self._enlisted.values() if kept() is None)
+
     def add_dispatched(self, ready: ReadyEvent) -> None:
         """
         Record a dispatch: the event is passed to in-process listeners, was sent before, or is enlisted.
