@@ -2,13 +2,14 @@
 Test an application: memory transports, a clock that is moved by hand, and assertions.
 
 Start with ``with app.testing() as t:``, or with the pytest fixture ``relevo_app`` of relevo-memory. Everything is
-restored afterwards.
+restored afterwards. To test a listener alone, call it with ``make_call()``.
 """
 
 from relevo.testing._clock import FakeClock
 from relevo.testing._record import DispatchedEvent
 from relevo.testing._drain import DeadEvent
 from relevo.testing._application import AppTesting
+from relevo.testing._call import RecordedCall, make_call
 from relevo.testing._project import project_app
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "DispatchedEvent",
     "DeadEvent",
     "project_app",
+    # a listener alone
+    "make_call",
+    "RecordedCall",
     # time
     "FakeClock",
 ]

@@ -1,0 +1,91 @@
+"""Calls for the unit tests of listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import msgspec
+
+from relevo._dispatch.packer import check_options
+from relevo._event.codec import Document, content_of, subject_of
+from relevo._event.event import name_of
+from relevo._event.subject import SubjectTypes
+from relevo._listener.call import Call, DispatchOptions
+
+
+class _Recorder:
+    """Keeps the events that a listener dispatches by its call, instead of sending them."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
+        check_options(name_of(event), options)
+        content_of(event)  # raises if it cannot be sent
+        self.events.append(event)
+        return event
+
+    def send_held(self, held: Sequence[Any]) -> None:
+        """Do nothing: they are recorded."""
+
+
+@attrs.define(kw_only=True, eq=False, repr=False)
+class RecordedCall(Call):
+    """A call that :func:`make_call` made."""
+
+    dispatched: list[Any]
+    """The events that the listener dispatched by this call, in order; nothing is sent."""
+
+
+def make_call(
+    event: object = None,
+    *,
+    subject: Any = None,
+    attempt: int = 1,
+    lost_leases: int = 0,
+    queue: str = "default",
+    event_id: str = "1",
+) -> RecordedCall:
+    """
+    Return a call for a listener in a unit test, which needs no application.
+
+    For example ``create_thumbnail(event, make_call(subject=image))``; the result lists what the listener dispatched.
+
+    Args:
+        event: The event that the listener is called with, for :attr:`Call.arguments` and the subject.
+
+        subject: The object that the event is about; by default the subject of *event*.
+
+        attempt: The number of this run of the listener, from 1.
+
+        lost_leases: The number of earlier deliveries that ended without a settlement.
+
+        queue: The queue that the event was received from.
+
+        event_id: The id of the event.
+
+    Raises:
+        EncodeError: A value of *event* has no exact form in JSON.
+
+        ConfigurationError: *event* is not an event.
+    """
+    document = Document(id=event_id, source="test", type="", specversion="1.0", data=msgspec.Raw(b"{}"))
+    if event is not None:
+        content = content_of(event)
+        document.type, document.data = content.name, msgspec.Raw(content.data)
+        subject = subject_of(event) if subject is None else subject
+    recorder = _Recorder()
+    return RecordedCall(
+        listener_id="listener",
+        queue=queue,
+        attempt=attempt,
+        lost_leases=lost_leases,
+        document=document,
+        subject=subject,
+        subjects=SubjectTypes(),
+        outgoing=recorder,
+        event=event,
+        dispatched=recorder.events,
+    )

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+import relevo
+from relevo import Call, Event, Subject, listener
+from relevo.errors import ConfigurationError, EncodeError, SubjectError
+from relevo.testing import make_call
+
+
+@relevo.event("order.placed", subject="order_id", of="order")
+@attrs.frozen
+class OrderPlaced:
+    order_id: int
+
+
+@attrs.define
+class Order:
+    number: int
+    is_billed: bool = False
+
+
+@listener(OrderPlaced)
+def bill(event: OrderPlaced, call: Call) -> None:
+    call.subject.is_billed = True
+    if call.attempt == 1:
+        call.dispatch("bill.sent", {"order": event.order_id}, delay="1h")
+
+
+def test_a_listener_is_called_alone_and_what_it_dispatched_is_recorded() -> None:
+    order, call = Order(7), make_call(subject=Order(8))
+    assert call.subject == Order(8)
+
+    call = make_call(subject=order)
+    bill(OrderPlaced(7), call)
+    again = make_call(subject=order, attempt=2, lost_leases=1, queue="feed", event_id="e7")
+    bill(OrderPlaced(7), again)
+
+    assert order.is_billed
+    assert call.dispatched == [Event("bill.sent", {"order": 7})]
+    assert again.dispatched == []
+    assert (again.attempt, again.lost_leases, again.queue, again.event_id) == (2, 1, "feed", "e7")
+
+
+def test_a_call_has_the_arguments_and_the_subject_of_its_event() -> None:
+    call = make_call(Event("order.placed", {"by": "me"}, subject=Order(7)))
+
+    assert (call.arguments, call.subject) == ({"by": "me"}, Order(7))
+    assert make_call(OrderPlaced(7)).arguments == {"order_id": 7}
+    assert make_call().arguments == {}
+    assert make_call().subject is None
+    with pytest.raises(SubjectError):
+        make_call(subject=Subject("order", "7")).subject  # noqa: B018 - it is loaded when it is read
+
+
+def test_what_a_real_dispatch_refuses_is_refused() -> None:
+    call = make_call()
+    misspelt: Any = {"dely": "1h"}
+
+    with pytest.raises(EncodeError, match=r"\$\.order"):
+        call.dispatch("bill.sent", {"order": object()})
+    with pytest.raises(TypeError, match=r"no option dely=…; did you mean \"delay\""):
+        call.dispatch("bill.sent", **misspelt)
+    with pytest.raises(ConfigurationError, match="accepts no session"):
+        call.dispatch("bill.sent", session=object())
+    with pytest.raises(ConfigurationError, match="is not an event"):
+        make_call(7)
+    assert call.dispatched == []
