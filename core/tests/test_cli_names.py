@@ -34,17 +34,11 @@ UNKNOWN = {
     "dead show nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
     "dead revive nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
     "dead discard nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
-    "dead show 1": "relevo: 2 dead letters begin with '1'; see relevo dead list",
-    "dead revive 1": "relevo: 2 dead letters begin with '1'; see relevo dead list",
-    "dead discard 1": "relevo: 2 dead letters begin with '1'; see relevo dead list",
 }
 
 
 @pytest.mark.parametrize("command", UNKNOWN)
 def test_an_id_that_is_not_there_is_told_and_ends_with_1(shop: Shop, command: str) -> None:
-    if command.endswith("1"):
-        dead(shop, 10)
-
     done = shop.run(command, given=b"y\n")
 
     assert (done.returncode, lines(done)) == (1, [UNKNOWN[command]])

@@ -11,6 +11,7 @@ import pika
 import pytest
 
 from relevo import Ack, DeadLetter, Envelope, TransportUnavailableError, Unreadable
+from relevo.cli._ref import named
 from relevo.errors import ConfigurationError, SendError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
@@ -538,3 +539,18 @@ def test_a_child_of_a_fork_makes_its_own_connections(transport: AmqpTransport, q
     assert os.waitstatus_to_exitcode(status) == 0
     transport.send([envelope(3)])
     assert sorted(ids(drain(transport, queue, wait=0.5, least=3))) == ["id-1", "id-2", "id-3"]
+
+
+def test_only_the_whole_ref_chooses_a_dead_letter_to_change_on_the_command_line(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    bury(transport, queue, envelope(1))
+    (entry,) = transport.dead_letters([queue])
+    beginnings = [entry.ref[:1], entry.ref.partition("/")[0], entry.ref[:-1]]
+
+    shown, _ = named([(transport, entry)], beginnings, by_beginning=True)
+    changed, unknown = named([(transport, entry)], beginnings, by_beginning=False)
+    whole, _ = named([(transport, entry)], [entry.ref], by_beginning=False)
+
+    assert (shown, changed, whole) == ([(transport, entry)], [], [(transport, entry)])
+    assert list(unknown) == beginnings

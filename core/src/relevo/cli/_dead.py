@@ -12,7 +12,7 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
-from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._transport.transport import Transport
 from relevo._worker.progress import NewerStateError
 from relevo.cli._choice import (
     KEYS,
@@ -30,9 +30,9 @@ from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
 from relevo.cli._place import stores
-from relevo.errors import DecodeError, NotAcceptedError, shown
+from relevo.cli._ref import Found, named
+from relevo.errors import DecodeError, NotAcceptedError
 
-Found = tuple[Transport, DeadLetterEntry]
 Named = tuple[Transport, str]
 """A store and the ref of a dead letter in it; whole dead letters may not fit into memory."""
 
@@ -95,7 +95,7 @@ def list_(
 @with_app
 def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_json: bool) -> int:
     """
-    Show the dead letter REF; the beginning of the ref is enough if it is unique.
+    Show the dead letter REF; the number before its @ is enough, or another beginning of the ref, if it is unique.
 
     Only the first 64 KiB of a body or an error are shown, with the size of the body. --raw writes the whole body. The
     body and the headers of an event that another program published are shown as that program published them.
@@ -103,7 +103,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
 
     Example: relevo dead show 1@default --raw body.json
     """
-    chosen, unknown = _chosen(app, transport, (ref,))
+    chosen, unknown = named(entries(app, transport, ()), (ref,), by_beginning=True)
     if raw is not None:
         for _, entry in chosen:
             raw.write(body_of(entry))
@@ -142,6 +142,7 @@ def revive(
     """
     Make the dead letters REFS ready again; only the failed listeners run, and their counts start again.
 
+    Of a ref with an @, the number before it is enough if it is unique; other refs are passed whole.
     One that its queue does not accept, or whose signature is invalid, would become a dead letter again, so it stays.
     Exits with 1 if one cannot be revived or does not exist; the others are revived. With --now it also exits with 1 if
     one fails again, and with 75 if one could not be handled now.
@@ -225,6 +226,7 @@ def discard(
     """
     Delete the dead letters REFS for good.
 
+    Of a ref with an @, the number before it is enough if it is unique; other refs are passed whole.
     Exits with 1 if one does not exist; the others are deleted.
 
     Example: relevo dead discard 1@default 2@default
@@ -263,7 +265,9 @@ def _meant(
         raise click.UsageError("expected REFS of dead letters, or --all")
     if refs and choice != DeadLetterChoice():
         raise click.UsageError("options that choose dead letters go with --all, not with REFS")
-    return (entries(app, transport, queues, choice), {}) if everything else _chosen(app, transport, refs)
+    if everything:
+        return entries(app, transport, queues, choice), {}
+    return named(entries(app, transport, ()), refs, by_beginning=False)
 
 
 def _each(
@@ -305,44 +309,6 @@ def entries(
             continue
         for entry in chosen.entries(store, names):
             yield store, entry
-
-
-def _chosen(app: App, transport: str | None, refs: tuple[str, ...]) -> tuple[list[Found], dict[str, str]]:
-    """
-    Return the dead letters with *refs*, complete or as a unique beginning, each once.
-
-    The second result has a message for each ref that matches none or several.
-    """
-    matches = {ref: (_Match(), _Match()) for ref in refs}
-    for pair in entries(app, transport, ()):
-        for ref, (exact, begun) in matches.items():
-            if pair[1].ref == ref:
-                exact.add(pair)
-            elif pair[1].ref.startswith(ref):
-                begun.add(pair)
-    chosen: dict[str, Found] = {}
-    unknown: dict[str, str] = {}
-    for ref, (exact, begun) in matches.items():
-        match = exact if exact.count else begun
-        if match.first is not None and match.count == 1:
-            chosen[match.first[1].ref] = match.first
-        else:
-            fault = f"{match.count} dead letters begin with" if match.count else "there is no dead letter"
-            unknown[ref] = f"{fault} {shown(ref)}; see relevo dead list"
-    return list(chosen.values()), unknown
-
-
-@attrs.define
-class _Match:
-    """The dead letters that match a ref: the first and their number, since all of them may not fit into memory."""
-
-    first: Found | None = None
-    count: int = 0
-
-    def add(self, found: Found) -> None:
-        """Count *found*."""
-        self.first = self.first or found
-        self.count += 1
 
 
 _COLUMNS = (
