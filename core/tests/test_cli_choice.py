@@ -56,7 +56,13 @@ EXPIRED, MAIL = ("expired", "image.created", "media"), ("expired", "mail.sent", 
         ("--since 1h", [EXPIRED, MAIL, GAVE_UP]),
         ("--until 1h", []),
         ("--listener LISTENER", [GAVE_UP]),
-        ("--listener nothing", []),
+        ("--listener 'shop_listeners:*'", [GAVE_UP]),
+        ("--listener '*'", [GAVE_UP]),
+        ("--listener shop_listeners:feed", []),
+        ("--error corrupt", [GAVE_UP]),
+        ("--error Corrupt", []),
+        ("--error 'raise relevo.GiveUp'", [GAVE_UP]),
+        ("--error nothing --error corrupt --listener LISTENER", [GAVE_UP]),
         ("--listener LISTENER --reason expired", []),
     ],
 )
@@ -81,6 +87,9 @@ def test_dead_letters_are_counted_by_what_they_have_in_common(shop: Shop) -> Non
     assert counts("--by event --reason expired") == {"image.created": 1, "mail.sent": 1}
     assert counts("--by queue") == {"media": 2, "feed": 1}
     assert counts("--by listener") == {listener_of(shop): 1, "": 2}
+    assert counts("--by error") == {"GiveUp": 1, "": 2}
+    assert counts("--by error --error corrupt") == {"GiveUp": 1}
+    assert counts("--by queue --error corrupt") == {"media": 1}
     assert "thumbnails" in listener_of(shop)
     assert counts(f"--by reason --listener {listener_of(shop)}") == {"gave-up": 1}
     assert shop.run("dead list --by reason").stdout.splitlines()[0].split() == [
@@ -135,6 +144,62 @@ def test_options_that_choose_go_with_all(shop: Shop, command: str) -> None:
     assert "go with --all, not with REFS" in with_refs.stderr
     assert "expected REFS of dead letters, or --all" in alone.stderr
     assert len(reasons(shop)) == 3
+
+
+@pytest.mark.parametrize("command", ["revive --all", "discard --all --yes"])
+def test_dead_letters_with_a_text_in_their_error_are_revived_or_deleted_and_counted_by_error(
+    shop: Shop, command: str
+) -> None:
+    done = shop.run(f"dead {command} --error corrupt --by error --json")
+
+    (group,) = json.loads(done.stdout)["groups"]
+    assert (group["error"], group["count"]) == ("GiveUp", 1)
+    assert reasons(shop) == [EXPIRED, MAIL]
+
+
+@pytest.mark.parametrize("command", ["list", "list --by event", "revive --all", "discard --all --yes"])
+@pytest.mark.parametrize(
+    "option, code, told",
+    [
+        (
+            "--reason gaveup",
+            2,
+            '--reason: no dead letter has the reason "gaveup"; did you mean "gave-up"?; there are: unreadable, ',
+        ),
+        ("--event image.cretaed --event mail.sent", 78, '--event "image.cretaed": no listener, no route and nothing '),
+        ("--event image.cretaed", 78, 'stored here has this name; did you mean "image.created"?'),
+        ("--event 'imgae.*'", 78, '--event "imgae.*": no listener, no route and nothing stored here has this name'),
+        (
+            "--listener thumbnails",
+            78,
+            '--listener "thumbnails": no listener has this id, and nothing stored here names ',
+        ),
+        ("--listener thumbnails", 78, 'it; did you mean "shop_listeners:thumbnails"?'),
+        ("--listener shop_listener:thumbnail", 78, 'did you mean "shop_listeners:thumbnails"?'),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused_with_the_one_that_was_meant(
+    shop: Shop, command: str, option: str, code: int, told: str
+) -> None:
+    done = shop.run(f"dead {command} {option}")
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr
+    assert reasons(shop) == [EXPIRED, MAIL, GAVE_UP]
+
+
+@pytest.mark.parametrize("option", ["--reason of-a-plugin", "--event of.another", "--event 'of.*'"])
+def test_a_name_that_only_a_dead_letter_has_is_known_while_it_is_there(shop: Shop, option: str) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        bury(transport, "mine", "of-a-plugin", name="of.another")
+
+    other, done = shop.run(f"dead list --json --until 1h {option}"), shop.run(f"dead revive --all {option}")
+    again = shop.run(f"dead list {option}")
+
+    assert (other.returncode, other.stdout) == (0, "[]\n")
+    assert (done.returncode, done.stdout) == (0, "1 revived\n")
+    assert again.returncode in (2, 78)
 
 
 def bury_many(shop: Shop, count: int) -> None:

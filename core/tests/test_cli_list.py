@@ -10,7 +10,7 @@ import pytest
 
 from relevo import Envelope, Lost, Nack, Note, SystemClock
 from relevo._worker.announcement import Announcement, HeldEvent
-from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, dumped
+from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, Raised, dumped
 from relevo_sql import SqlOptions, SqlTransport
 
 from .shop import Shop, opened
@@ -35,6 +35,7 @@ STATE = dumped(
     Progress(
         v=STATE_VERSION,
         listeners={"shop_listeners:thumbnails": ListenerProgress(status="due", runs=1, error="OSError: full")},
+        raised={"shop_listeners:thumbnails": Raised("OSError")},
     )
 )
 
@@ -86,6 +87,12 @@ def test_every_event_is_listed_with_all_that_is_known(shop: Shop) -> None:
         ("--event image.deleted", {"ready-2"}),
         ("--event image.* --state ready -q media", {"ready-1", "ready-2"}),
         ("--event image.*", {"held", "failed", "lost", "ready-1", "ready-2", "mail"}),
+        ("--listener shop_listeners:thumbnails", {"failed"}),
+        ("--listener 'shop_listeners:*' --error full", {"failed"}),
+        ("--listener shop_listeners:feed", set()),
+        ("--error full", {"failed"}),
+        ("--error Full", set()),
+        ("--error full --state ready", set()),
         ("--since 1h", {"held", "failed", "lost", "ready-1", "ready-2", "mail"}),
         ("--until 1h", set()),
         ("--since 2100-01-01", set()),
@@ -94,6 +101,44 @@ def test_every_event_is_listed_with_all_that_is_known(shop: Shop) -> None:
 )
 def test_options_choose(shop: Shop, options: str, expected: set[str]) -> None:
     assert ids(shop, options) == expected
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ("--by listener", {"shop_listeners:thumbnails": 1, "": 5}),
+        ("--by error", {"OSError": 1, "": 5}),
+        ("--by error --listener shop_listeners:thumbnails", {"OSError": 1}),
+        ("--by event --error full", {"image.created": 1}),
+        ("--by queue --error full", {"media": 1}),
+        ("--by state --error full", {"scheduled": 1}),
+    ],
+)
+def test_events_are_counted_by_what_failed(shop: Shop, options: str, expected: dict[str, int]) -> None:
+    key = options.split()[1]
+
+    assert {row[key]: row["count"] for row in listed(shop, options)} == expected
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ("--event image.cretaed", 'nothing stored here has this name; did you mean "image.created"?'),
+        ("--event image.cretaed --by queue", '--event "image.cretaed": no listener'),
+        ("--listener thumbnails", 'did you mean "shop_listeners:thumbnails"?'),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused(shop: Shop, options: str, told: str) -> None:
+    done = shop.run(f"list {options}")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert told in done.stderr
+
+
+def test_a_list_of_what_failed_is_continued_too(shop: Shop) -> None:
+    (row,) = listed(shop, "--error full --limit 1")
+
+    assert listed(shop, f"--error full --limit 1 --after {row['cursor']}") == []
 
 
 def test_a_list_is_continued_behind_the_cursor_of_its_last_row(shop: Shop) -> None:
@@ -186,7 +231,7 @@ def test_a_cursor_that_is_none_is_a_mistake(shop: Shop, cursor: str, named: str)
 
 
 def test_a_person_sees_a_table_and_that_there_are_more(shop: Shop) -> None:
-    whole, some, none = shop.run("list"), shop.run("list --limit 2"), shop.run("list --event nothing")
+    whole, some, none = shop.run("list"), shop.run("list --limit 2"), shop.run("list --event mail.sent --state leased")
 
     head, *rows = whole.stdout.splitlines()
     assert head.split() == ["queue", "event", "id", "status", "attempt", "age", "until", "leased", "error"]
@@ -208,7 +253,7 @@ def test_events_are_counted_by_what_they_have_in_common(shop: Shop) -> None:
     assert shop.run("list --by queue").stdout.splitlines()[0].split() == [
         "transport", "queue", "count", "first", "sent", "last", "sent"
     ]  # fmt: skip
-    assert shop.run("list --by queue --event nothing").stdout == "no events\n"
+    assert shop.run("list --by queue --event mail.sent --state leased").stdout == "no events\n"
 
 
 @pytest.mark.parametrize("time", ["soon", "-1h", "2026-13-01"])

@@ -36,6 +36,7 @@ from relevo._worker.progress import (
     give_back_unread,
     loaded,
     revived,
+    setbacks_of,
 )
 from relevo.errors import DecodeError
 
@@ -583,8 +584,28 @@ def test_only_the_dead_have_a_traceback_in_the_state() -> None:
 
     progress.fail(A, _raised(ValueError("one")), Retry(2), now=NOW, chance=0.0)
 
-    assert progress.raised == {}
-    assert b"raised" not in dumped(progress)
+    assert progress.raised == {A.id: Raised("ValueError")}
+    assert b"Traceback" not in dumped(progress)
+
+
+def test_what_a_listener_raised_is_forgotten_when_it_has_succeeded_or_died_of_something_else() -> None:
+    progress = _progress()
+    progress.fail(A, _raised(ValueError("one")), Retry(2), now=NOW, chance=0.0)
+    progress.fail(B, _raised(ValueError("two")), Retry(2), now=NOW, chance=0.0)
+
+    before = setbacks_of(dumped(progress))
+    progress.finish(A)
+    progress.give_up(B, Reason.SUBJECT_MISSING, "gone")
+
+    assert [(each.listener, each.kind, each.error) for each in before] == [
+        (A.id, "ValueError", "ValueError: one"),
+        (B.id, "ValueError", "ValueError: two"),
+    ]
+    assert [(each.listener, each.kind, each.error) for each in setbacks_of(dumped(progress))] == [(B.id, "", "gone")]
+
+
+def test_an_unusable_state_has_no_setbacks() -> None:
+    assert setbacks_of(b"\xff") == setbacks_of(b" " * (MAX_STATE + 1)) == ()
 
 
 @pytest.mark.parametrize("reason", [Reason.EXPIRED, Reason.CRASH_LOOP])

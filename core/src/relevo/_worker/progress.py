@@ -65,12 +65,13 @@ class ListenerProgress(msgspec.Struct, array_like=True):
 
 
 class Raised(msgspec.Struct, array_like=True):
-    """The last exception of a dead listener."""
+    """The last exception of a listener that failed."""
 
     kind: str = ""
     """The name of its class."""
 
     traceback: str = ""
+    """Empty while the listener is due: it would be written again after each run."""
 
 
 class Progress(msgspec.Struct, omit_defaults=True):
@@ -89,7 +90,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
     """A listener stopped the propagation; the later ones are skipped for good."""
 
     raised: dict[str, Raised] = {}
-    """By the id of a dead listener, as far as there is room; a release that does not know it leaves it out."""
+    """By the id of a listener that failed, as far as there is room; a release that does not know it leaves it out."""
 
     # --- what waits ------------------------------------------------------------------------------------
 
@@ -156,6 +157,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """Note that *listener* succeeded."""
         mine = self._of(listener)
         mine.status, mine.runs, mine.error = "done", mine.runs + 1, ""
+        self.raised.pop(listener.id, None)
 
     def stop(self, later: Sequence[Listener]) -> None:
         """Note that a listener stopped the propagation: *later* ones are skipped for good."""
@@ -180,6 +182,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """Note that *listener* cannot be called for this event, ever."""
         mine = self._of(listener)
         mine.status, mine.why, mine.error = "dead", reason, sanitised(error, limit=200)
+        self.raised.pop(listener.id, None)
 
     def fail(self, listener: Listener, error: BaseException, policy: Retry, *, now: float, chance: float) -> Failure:
         """
@@ -203,6 +206,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         wait = policy.decide(mine.runs, error, chance)
         if wait is not None:
             mine.due = now + wait
+            self.raised[listener.id] = Raised(raised.kind)
         else:
             mine.status = "dead"
             mine.why = Reason.GAVE_UP if policy.is_final(error) else Reason.RETRIES_EXHAUSTED
@@ -222,6 +226,11 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """Return why each of the dead listeners is dead."""
         dead = {key: each for key, each in self.listeners.items() if each.status == "dead"}
         return tuple(_failure(key, each, self.raised.get(key, _NOTHING_RAISED)) for key, each in dead.items())
+
+    def setbacks(self) -> tuple[Failure, ...]:
+        """Return the last failure of each listener that is dead, or runs again because it failed."""
+        failed = {key: each for key, each in self.listeners.items() if each.error or each.status == "dead"}
+        return tuple(_failure(key, each, self.raised.get(key, _NOTHING_RAISED)) for key, each in failed.items())
 
     def conclude(self, listeners: Sequence[Listener], now: float, *, patience: float = PATIENCE) -> Outcome:
         """
@@ -428,6 +437,14 @@ def failures_of(entry: DeadLetterEntry) -> tuple[Failure, ...]:
     if failures and failures[0].reason == entry.reason:
         return failures
     return (Failure(reason=entry.reason, error=entry.error),)  # its state is of an earlier hand-over, or unusable
+
+
+def setbacks_of(state: bytes) -> tuple[Failure, ...]:
+    """Return the last failure of each listener that failed, of an event with *state*; empty if it is unusable."""
+    try:
+        return loaded(state).setbacks() if len(state) <= MAX_STATE else ()
+    except DecodeError:
+        return ()
 
 
 def revived(state: bytes) -> bytes:

@@ -8,16 +8,21 @@ from typing import Any, Literal, Self, get_args
 import attrs
 import click
 
+from relevo._app.app import App
 from relevo._transport.envelope import Envelope
-from relevo._transport.query import DeadLetterFilter, EventGroup
+from relevo._transport.query import DeadLetterFilter, EventGroup, Names
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import failures_of
-from relevo.cli._filter import event_option, time_options
+from relevo.cli._filter import Tally, error_option, event_option, listener_option, time_options
+from relevo.cli._known import refuse_unknown_events, refuse_unknown_listeners, refuse_unknown_reasons
 from relevo.cli._main import refuse_invalid
 
 _PAGE = 200
 
-By = Literal["event", "queue", "reason", "listener"]
+Place = tuple[Transport, list[str]]
+"""A store, and queues in it."""
+
+By = Literal["event", "queue", "reason", "listener", "error"]
 
 KEYS: tuple[By, ...] = get_args(By)
 """By what dead letters are counted."""
@@ -28,17 +33,40 @@ class DeadLetterChoice:
     """
     The dead letters that match the options of a command.
 
-    A transport stores the names of failed listeners in a form that only relevo reads, so these are compared here; and
-    so is everything if the transport cannot filter.
+    A transport stores the names of failed listeners in a form that only relevo reads, and searches no texts of errors,
+    so these are compared here; and so is everything if the transport cannot filter.
     """
 
     where: DeadLetterFilter = attrs.field(factory=DeadLetterFilter)
     listeners: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, *, listeners: tuple[str, ...], **conditions: Any) -> Self:
+    def of(cls, *, listeners: tuple[str, ...], errors: tuple[str, ...], **conditions: Any) -> Self:
         """Return it for the values of :func:`dead_letter_options`."""
-        return cls(where=DeadLetterFilter(**conditions), listeners=listeners)
+        return cls(where=DeadLetterFilter(**conditions), listeners=listeners, errors=errors)
+
+    def refuse_unknown(self, app: App, places: Iterable[Place]) -> None:
+        """
+        Refuse names of events, listeners and reasons that neither *app* nor a dead letter of *places* has.
+
+        Raises:
+            ConfigurationError: An event or a listener is unknown.
+
+            click.BadParameter: A reason is unknown.
+        """
+        able = [(store, queues) for store, queues in places if store.capabilities.dead_letters]
+
+        def holds(choice: DeadLetterChoice) -> bool:
+            return any(True for store, queues in able for _ in choice.entries(store, queues))
+
+        refuse_unknown_reasons(
+            self.where.reasons, lambda reason: holds(DeadLetterChoice(where=DeadLetterFilter(reasons=(reason,))))
+        )
+        refuse_unknown_events(
+            app, self.where.names, lambda name: holds(DeadLetterChoice(where=DeadLetterFilter(names=(name,))))
+        )
+        refuse_unknown_listeners(app, self.listeners, lambda name: holds(DeadLetterChoice(listeners=(name,))))
 
     def entries(self, store: Transport, queues: Sequence[str]) -> Iterator[DeadLetterEntry]:
         """Yield those of *queues* in *store*."""
@@ -56,21 +84,19 @@ class DeadLetterChoice:
         name = entry.envelope.name if isinstance(entry.envelope, Envelope) else None
         if not self.where.matches(name=name, reason=entry.reason, died_at=entry.died_at):
             return False
-        return not self.listeners or not set(self.listeners).isdisjoint(failed_listeners(entry))
+        if self.errors and not any(error in entry.error for error in self.errors):
+            return False
+        return not self.listeners or any(map(Names.of(self.listeners).match, failed_listeners(entry)))
 
 
 def dead_letter_options(command: Any) -> Any:
     """Add the options that choose dead letters to *command*."""
     for option in (
         time_options("dead-lettered"),
-        click.option(
-            "--listener",
-            "listeners",
-            multiple=True,
-            metavar="ID",
-            callback=refuse_invalid,
-            help="Only those in which this listener failed; may be repeated.",
+        error_option(
+            "Only those whose error, with its traceback, contains this text; all dead letters are read for it."
         ),
+        listener_option("Only those in which this listener failed, or one as in shop.*; may be repeated."),
         click.option(
             "--reason",
             "reasons",
@@ -90,8 +116,23 @@ def failed_listeners(entry: DeadLetterEntry) -> list[str]:
     return list(dict.fromkeys(failure.listener for failure in failures_of(entry) if failure.listener))
 
 
+def keys_of(entry: DeadLetterEntry, by: By) -> list[str]:
+    """Return the property *by* of *entry*: several, if several listeners failed; one is empty if it is not known."""
+    match by:
+        case "event":
+            return [entry.envelope.name if isinstance(entry.envelope, Envelope) else ""]
+        case "queue":
+            return [entry.queue]
+        case "reason":
+            return [entry.reason]
+        case "listener":
+            return failed_listeners(entry) or [""]
+        case "error":
+            return list(dict.fromkeys(failure.kind for failure in failures_of(entry)))
+
+
 def dead_letter_groups(
-    places: Iterable[tuple[Transport, list[str]]], choice: DeadLetterChoice, by: By, *, required: bool
+    places: Iterable[Place], choice: DeadLetterChoice, by: By, *, required: bool
 ) -> list[tuple[str, EventGroup]]:
     """
     Count the dead letters of *places* that *choice* has.
@@ -110,44 +151,11 @@ def dead_letter_groups(
         claims = store.capabilities
         if not claims.dead_letters and not required:
             continue
-        if claims.waiting and by != "listener" and not choice.listeners:
+        if claims.waiting and by in ("event", "queue", "reason") and not choice.listeners and not choice.errors:
             found += [(store.name, group) for group in store.dead_letter_groups(queues, by=by, where=choice.where)]
             continue
-        tally = Tally(by)
+        tally = Tally()
         for entry in choice.entries(store, queues):
-            tally.add(store.name, entry)
+            tally.add(store.name, keys_of(entry, by), entry.died_at)
         found += tally.groups
     return found
-
-
-class Tally:
-    """
-    Counts dead letters by a property.
-
-    Args:
-        by: What those of a group have in common. One with several failed listeners is in a group for each.
-    """
-
-    def __init__(self, by: By):
-        self._by = by
-        self._groups: dict[tuple[str, str], EventGroup] = {}
-
-    def add(self, store: str, entry: DeadLetterEntry) -> None:
-        """Count *entry*, of the transport named *store*."""
-        name = entry.envelope.name if isinstance(entry.envelope, Envelope) else ""
-        keys = {"event": [name], "queue": [entry.queue], "reason": [entry.reason]}
-        for key in keys.get(self._by) or failed_listeners(entry) or [""]:
-            known = self._groups.get((store, key))
-            if known is None:
-                known = EventGroup(key=key, count=0, oldest=entry.died_at, newest=entry.died_at)
-            self._groups[store, key] = EventGroup(
-                key=key,
-                count=known.count + 1,
-                oldest=min(known.oldest, entry.died_at),
-                newest=max(known.newest, entry.died_at),
-            )
-
-    @property
-    def groups(self) -> list[tuple[str, EventGroup]]:
-        """The groups, each with the name of its transport."""
-        return [(store, group) for (store, _), group in self._groups.items()]

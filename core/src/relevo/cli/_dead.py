@@ -18,13 +18,13 @@ from relevo.cli._choice import (
     KEYS,
     By,
     DeadLetterChoice,
-    Tally,
     dead_letter_groups,
     dead_letter_options,
     failed_listeners,
+    keys_of,
 )
 from relevo.cli._event import body_of, dead_row, show_whole
-from relevo.cli._filter import by_option, group_rows, limit_option, show_groups, show_listed
+from relevo.cli._filter import Tally, by_option, group_rows, limit_option, show_groups, show_listed
 from relevo.cli._handled import Handled, code_of, handled, show_handled
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
@@ -72,8 +72,10 @@ def list_(
     Example: relevo dead list -t main -q feed
     """
     chosen = DeadLetterChoice.of(**conditions)
+    places = stores(app, transport, queues)
+    chosen.refuse_unknown(app, places)
     if by is not None:
-        groups = dead_letter_groups(stores(app, transport, queues), chosen, by, required=transport is not None)
+        groups = dead_letter_groups(places, chosen, by, required=transport is not None)
         show_groups(by, groups, "died", as_json=as_json, empty="no dead letters")
         return 0
     found = entries(app, transport, queues, chosen)
@@ -154,14 +156,14 @@ def revive(
     stayed: dict[str, str] = {}
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
     events: dict[str, _Revived] = {}
-    tally = None if by is None else Tally(by)
+    tally = Tally()
     for store, entry in chosen:
         try:
             states[store, entry.ref] = app.revived(entry, transport=store.name)
             if isinstance(entry.envelope, Envelope):
                 events[entry.ref] = store, entry.queue, entry.envelope.id
-            if tally is not None:
-                tally.add(store.name, entry)
+            if by is not None:
+                tally.add(store.name, keys_of(entry, by), entry.died_at)
         except NotAcceptedError as error:
             stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
         except NewerStateError as error:
@@ -175,7 +177,7 @@ def revive(
     )
     results = _handled(app, (event for ref, event in events.items() if ref not in gone)) if now else []
     more: dict[str, Any] = {}
-    if by is not None and tally is not None:
+    if by is not None:
         more["groups"] = group_rows(by, tally.groups, "died")
         if not as_json:
             show_groups(by, tally.groups, "died", empty="no dead letters")
@@ -234,12 +236,12 @@ def discard(
     choice = DeadLetterChoice.of(**conditions)
     found, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
     chosen: list[Named] = []
-    tally = None if by is None else Tally(by)
+    tally = Tally()
     for store, entry in found:
         chosen.append((store, entry.ref))
-        if tally is not None:
-            tally.add(store.name, entry)
-    if by is not None and tally is not None and not as_json:
+        if by is not None:
+            tally.add(store.name, keys_of(entry, by), entry.died_at)
+    if by is not None and not as_json:
         show_groups(by, tally.groups, "died", empty="no dead letters")
     several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
     if chosen and not yes and not ask(f"Delete {several}? This cannot be undone."):
@@ -248,7 +250,7 @@ def discard(
             echo("nothing was deleted")
             return not_found(list(unknown.values()))
     gone = _each(chosen, lambda store, some: store.discard(some))
-    more = {} if by is None or tally is None else {"groups": group_rows(by, tally.groups, "died")}
+    more = {} if by is None else {"groups": group_rows(by, tally.groups, "died")}
     return _report("discarded", len(chosen), as_json=as_json, more=more, gone=gone, unknown=unknown)
 
 
@@ -266,6 +268,7 @@ def _meant(
     if refs and choice != DeadLetterChoice():
         raise click.UsageError("options that choose dead letters go with --all, not with REFS")
     if everything:
+        choice.refuse_unknown(app, stores(app, transport, queues))
         return entries(app, transport, queues, choice), {}
     return named(entries(app, transport, ()), refs, by_beginning=False)
 

@@ -33,6 +33,16 @@ state_option = click.option(
 )
 
 
+def listener_option(text: str) -> Callable[[Any], Any]:
+    """Return the option that chooses by the listener that failed; *text* is its help."""
+    return click.option("--listener", "listeners", multiple=True, metavar="ID", callback=refuse_invalid, help=text)
+
+
+def error_option(text: str) -> Callable[[Any], Any]:
+    """Return the option that chooses by the text of an error; *text* is its help."""
+    return click.option("--error", "errors", multiple=True, metavar="TEXT", callback=refuse_invalid, help=text)
+
+
 T = TypeVar("T")
 
 TABLE_LIMIT = 100
@@ -136,6 +146,28 @@ def show_listed(
     show_lines(columns, list(map(cells, some[:most])), empty=empty)
     if len(some) > most:
         echo(f"… and more; raise --limit {most}")
+
+
+class Tally:
+    """Counts by a property what a store cannot count."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], EventGroup] = {}
+
+    def add(self, store: str, keys: Iterable[str], at: float) -> None:
+        """Count one of the transport *store*, sent or dead-lettered *at* that time, in the group of each of *keys*."""
+        for key in keys:
+            known = self._groups.get((store, key))
+            if known is None:
+                known = EventGroup(key=key, count=0, oldest=at, newest=at)
+            self._groups[store, key] = EventGroup(
+                key=key, count=known.count + 1, oldest=min(known.oldest, at), newest=max(known.newest, at)
+            )
+
+    @property
+    def groups(self) -> list[tuple[str, EventGroup]]:
+        """The groups, each with the name of its transport."""
+        return [(store, group) for (store, _), group in self._groups.items()]
 
 
 At = Literal["sent", "died"]

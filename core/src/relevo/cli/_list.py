@@ -5,23 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import attrs
 import click
 
 from relevo._app.app import App
-from relevo._transport.query import EventFilter, Status, WaitingEntry
+from relevo._transport.query import EventFilter, EventGroup, Names, Status, WaitingEntry
 from relevo._transport.transport import Transport
+from relevo._worker.progress import setbacks_of
 from relevo.cli._event import Holders, holders_in, living_row
 from relevo.cli._filter import (
+    Tally,
     by_option,
+    error_option,
     event_option,
     limit_option,
+    listener_option,
     show_groups,
     show_listed,
     state_option,
     time_options,
 )
+from relevo.cli._known import refuse_unknown_events, refuse_unknown_listeners
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import Column, age, first_line, when
@@ -30,14 +36,21 @@ from relevo.errors import ConfigurationError, shown
 
 _PAGE = 200
 
+By = Literal["event", "queue", "state", "listener", "error"]
+
+_Place = tuple[Transport, list[str]]
+_Listed = tuple[Transport, WaitingEntry]
+
 
 @click.command("list")
 @transport_option
 @queue_option
 @state_option
 @event_option
+@listener_option("Only those in which this listener failed, or one as in shop.*; all events are read for it.")
+@error_option("Only those with a failure whose error contains this text; all events are read for it.")
 @time_options("sent")
-@by_option("event", "queue", "state")
+@by_option(*get_args(By))
 @limit_option
 @click.option("--after", metavar="CURSOR", callback=refuse_invalid, help="Continue a JSON list after this event.")
 @json_option
@@ -49,9 +62,11 @@ def list_(
     queues: tuple[str, ...],
     states: tuple[Status, ...],
     names: tuple[str, ...],
+    listeners: tuple[str, ...],
+    errors: tuple[str, ...],
     since: float | None,
     until: float | None,
-    by: Literal["event", "queue", "state"] | None,
+    by: By | None,
     limit: int | None,
     after: str | None,
     as_json: bool,
@@ -67,22 +82,22 @@ def list_(
 
     Example: relevo list -q media --state scheduled --event image.*
     """
-    where = EventFilter(names=names, states=states, since=since, until=until)
+    choice = _Choice(
+        where=EventFilter(names=names, states=states, since=since, until=until), listeners=listeners, errors=errors
+    )
     places = _able(app, transport, queues)
+    choice.refuse_unknown(app, places)
     if by is not None:
-        groups = [
-            (store.name, group) for store, each in places for group in store.waiting_groups(each, by=by, where=where)
-        ]
-        show_groups(by, groups, "sent", as_json=as_json, empty="no events")
+        show_groups(by, _groups(places, choice, by), "sent", as_json=as_json, empty="no events")
         return 0
-    found = _entries(places, where, after, limit or _PAGE)
+    found = _entries(places, choice, after, limit or _PAGE)
     known = {store: holders_in(store) for store, _ in places}
     row, cells = partial(_row, known=known), partial(_cells, known=known, now=time.time())
     show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
     return 0
 
 
-def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tuple[Transport, list[str]]]:
+def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[_Place]:
     """Return the stores that can list events, with their queues."""
     found = stores(app, transport, queues)
     able = [(store, names) for store, names in found if store.capabilities.waiting]
@@ -91,10 +106,75 @@ def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[tupl
     return able
 
 
-def _entries(
-    places: list[tuple[Transport, list[str]]], where: EventFilter, after: str | None, limit: int
-) -> Iterator[tuple[Transport, WaitingEntry]]:
-    """Yield the events that match *where*, starting after the cursor *after* of a row."""
+@attrs.frozen(kw_only=True)
+class _Choice:
+    """
+    The events that match the options.
+
+    A transport stores what listeners did in a form that only relevo reads, so that is compared here.
+    """
+
+    where: EventFilter = attrs.field(factory=EventFilter)
+    listeners: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    def entries(
+        self, store: Transport, queues: list[str], *, after: str | None = None, page_size: int = _PAGE
+    ) -> Iterator[WaitingEntry]:
+        """Yield those of *queues* in *store*, after the cursor *after*."""
+        while page := store.waiting(queues, where=self.where, after=after, limit=page_size):
+            after = page[-1].cursor
+            yield from filter(self._has, page)
+
+    def refuse_unknown(self, app: App, places: list[_Place]) -> None:
+        """Refuse names that neither *app* nor an event of *places* has; raise :class:`ConfigurationError`."""
+
+        def holds(choice: _Choice) -> bool:
+            return any(True for store, queues in places for _ in choice.entries(store, queues))
+
+        refuse_unknown_events(app, self.where.names, lambda name: holds(_Choice(where=EventFilter(names=(name,)))))
+        refuse_unknown_listeners(app, self.listeners, lambda name: holds(_Choice(listeners=(name,))))
+
+    def _has(self, entry: WaitingEntry) -> bool:
+        if not self.listeners and not self.errors:
+            return True
+        names = Names.of(self.listeners)
+        return any(
+            names.match(failure.listener) and (not self.errors or any(error in failure.error for error in self.errors))
+            for failure in setbacks_of(entry.state)
+        )
+
+
+def _groups(places: list[_Place], choice: _Choice, by: By) -> list[tuple[str, EventGroup]]:
+    """Count the events that *choice* has; one in which several listeners failed is in a group for each."""
+    found: list[tuple[str, EventGroup]] = []
+    for store, queues in places:
+        if by in ("event", "queue", "state") and not choice.listeners and not choice.errors:
+            found += [(store.name, group) for group in store.waiting_groups(queues, by=by, where=choice.where)]
+            continue
+        tally = Tally()
+        for entry in choice.entries(store, queues):
+            tally.add(store.name, _keys_of(entry, by), entry.enqueued_at)
+        found += tally.groups
+    return found
+
+
+def _keys_of(entry: WaitingEntry, by: By) -> list[str]:
+    match by:
+        case "event":
+            return [entry.envelope.name]
+        case "queue":
+            return [entry.queue]
+        case "state":
+            return [entry.status]
+        case "listener":
+            return [failure.listener for failure in setbacks_of(entry.state)] or [""]
+        case "error":
+            return list(dict.fromkeys(failure.kind for failure in setbacks_of(entry.state))) or [""]
+
+
+def _entries(places: list[_Place], choice: _Choice, after: str | None, limit: int) -> Iterator[_Listed]:
+    """Yield the events that match *choice*, starting after the cursor *after* of a row."""
     cursor = None
     if after is not None:
         name, _, cursor = after.partition("/")
@@ -102,15 +182,12 @@ def _entries(
             places = places[1:]
         if not places or not cursor:
             raise ConfigurationError(f'--after: expected the "cursor" of a row of the list; got {shown(after)}')
-    for store, names in places:
-        while page := store.waiting(names, where=where, after=cursor, limit=min(limit, _PAGE)):
-            cursor = page[-1].cursor
-            for entry in page:
-                yield store, entry
+    for store, queues in places:
+        for entry in choice.entries(store, queues, after=cursor, page_size=min(limit, _PAGE)):
+            yield store, entry
         cursor = None
 
 
-_Listed = tuple[Transport, WaitingEntry]
 _Known = Mapping[Transport, Holders]
 
 _COLUMNS = (

@@ -1,0 +1,93 @@
+"""
+Refuse names in filters that neither the application nor a store knows: they are misspelt.
+
+An event or a listener is known as long as something stored has it, as a queue without a route is. A store is only
+asked for names that the application does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import click
+
+from relevo._app.app import App
+from relevo._secret import without_secrets
+from relevo._transport.query import Names
+from relevo._worker.decision import Reason
+from relevo.errors import ConfigurationError, did_you_mean
+
+Holds = Callable[[str], bool]
+"""Returns whether something stored has a name, or matches a pattern."""
+
+
+def refuse_unknown_events(app: App, names: Iterable[str], holds: Holds) -> None:
+    """
+    Refuse those of *names* that are no event here.
+
+    Raises:
+        ConfigurationError: No listener, route or stored event has one of them.
+    """
+    if known := _events(app):
+        _refuse("--event", names, known, holds, "no listener, no route and nothing stored here has this name")
+
+
+def refuse_unknown_listeners(app: App, ids: Iterable[str], holds: Holds) -> None:
+    """
+    Refuse those of *ids* that are no listener here.
+
+    Raises:
+        ConfigurationError: No listener has one of them, and none with it has failed.
+    """
+    if known := _listeners(app):
+        _refuse("--listener", ids, known, holds, "no listener has this id, and nothing stored here names it")
+
+
+def refuse_unknown_reasons(reasons: Iterable[str], holds: Holds) -> None:
+    """
+    Refuse those of *reasons* that do not exist.
+
+    Raises:
+        click.BadParameter: One of them is not a reason of relevo, and no dead letter has it: a plugin may set its own.
+    """
+    known = [str(reason) for reason in Reason]
+    for reason in reasons:
+        if reason not in known and not holds(reason):
+            raise click.BadParameter(
+                f'no dead letter has the reason "{without_secrets(reason)}"{did_you_mean(reason, known)}; '
+                f"there are: {', '.join(known)}",
+                param_hint="--reason",
+            )
+
+
+def _refuse(option: str, wanted: Iterable[str], known: Sequence[str], holds: Holds, why: str) -> None:
+    for each in wanted:
+        if not any(map(Names.of([each]).match, known)) and not holds(each):
+            raise ConfigurationError(f'{option} "{without_secrets(each)}": {why}{_hint(each, known)}')
+
+
+def _hint(wanted: str, known: Sequence[str]) -> str:
+    """Return the one of *known* that was meant: its end is what people remember of the id of a listener."""
+    word = wanted.rstrip("*")
+    ends = (each for each in known if word and each.endswith((f":{word}", f".{word}")))
+    end = next(ends, None)
+    return did_you_mean(word, known) if end is None else f'; did you mean "{without_secrets(end)}"?'
+
+
+def _events(app: App) -> list[str]:
+    """Return the names of events that *app* knows; empty if it has no listeners, and so cannot tell."""
+    try:
+        listeners = app.listeners
+    except ConfigurationError:  # they cannot be imported here
+        return []
+    heard = {listener.event_name for listener in listeners}
+    routed = {name for name in app.routes.table if not name.endswith("*")}
+    return sorted(heard | routed | {*listeners.event_types}) if heard else []
+
+
+def _listeners(app: App) -> list[str]:
+    """Return the ids of the listeners of *app*, and the earlier ones."""
+    try:
+        return sorted({name for listener in app.listeners for name in (listener.id, *listener.aliases)})
+    except ConfigurationError:  # as above
+        return []
