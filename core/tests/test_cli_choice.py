@@ -202,6 +202,20 @@ def test_a_name_that_only_a_dead_letter_has_is_known_while_it_is_there(shop: Sho
     assert again.returncode in (2, 78)
 
 
+def test_programs_can_have_the_failures_and_the_body_of_each_dead_letter(shop: Shop) -> None:
+    (row,) = json.loads(shop.run("dead list --json --full --reason gave-up").stdout)
+    misused = [shop.run(f"dead list {options}") for options in ("--full", "--full --json --by event")]
+
+    (failure,) = row["failures"]
+    assert (failure["listener"], failure["exception"], failure["attempt"]) == ("shop_listeners:thumbnails", "GiveUp", 1)
+    assert "a corrupt" in failure["traceback"]
+    assert json.loads(row["body"])["data"] == {"bad": True, "image_id": 1}
+    assert row == json.loads(shop.run(f"dead show {row['ref']} --json").stdout) | {
+        "failed_listeners": ["shop_listeners:thumbnails"]
+    }
+    assert [done.returncode for done in misused] == [2, 2]
+
+
 def bury_many(shop: Shop, count: int) -> None:
     options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
     with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:

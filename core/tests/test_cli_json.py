@@ -61,6 +61,7 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
     "relay --until-empty --json": (0, dict, REPORT),
     "status --json": (0, list, STATUS),
     "dead list --json": (0, list, LETTER | {"failed_listeners"}),
+    "dead list --full --json": (0, list, WHOLE | {"failed_listeners"}),
     "dead show 1 --json": (0, dict, WHOLE),
     "dead revive 1 --json": (0, dict, {"revived", "gone", "unknown", "stayed"}),
     "dead revive none --json": (1, dict, {"revived", "gone", "unknown", "stayed"}),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pytest
 
+from relevo.cli._filter import last_moment
 from relevo.cli._main import group
 
 from .shop import Shop, opened, told_in_one_line
@@ -63,7 +65,9 @@ def test_some_options_are_lists_and_all_groups_are_looked_at() -> None:
 
 
 def test_a_list_may_be_repeated_and_a_flag_too(shop: Shop) -> None:
-    done = shop.run("list -q media -q feed --event a.b --event c.d --state ready --state ready --json --json")
+    done = shop.run(
+        "list -q media -q feed --event image.created --event mail.sent --state ready --state ready --json --json"
+    )
 
     assert (done.returncode, done.stdout) == (0, "[]\n")
 
@@ -107,7 +111,10 @@ def test_a_size_is_written_in_ascii_digits(shop: Shop, text: str) -> None:
     assert "expected a number of bytes" in told_in_one_line(done)
 
 
-@pytest.mark.parametrize("text", ["٣h", "' 2h '", "1" * 5000, "11111111111111", "20260304" + "1" * 40, "1_0d", "-5s"])
+@pytest.mark.parametrize(
+    "text",
+    ["٣h", "' 2h '", "1" * 5000, "11111111111111", "20260304" + "1" * 40, "1_0d", "-5s", "25:00", "22:60", "7:30"],
+)
 @pytest.mark.parametrize("option", ["list --since", "dead list --until"])
 def test_a_time_is_written_in_ascii_digits(shop: Shop, option: str, text: str) -> None:
     done = shop.run(f"{option} {text}")
@@ -116,7 +123,20 @@ def test_a_time_is_written_in_ascii_digits(shop: Shop, option: str, text: str) -
     assert "expected the time before now, such as" in told_in_one_line(done)
 
 
-@pytest.mark.parametrize("text", ["2h", "20260304", "2026-03-04", "'2026-03-04 09:15'", "2026-03-04T09:15:00+01:00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2h",
+        "22:00",
+        "22:00:30",
+        "22:00Z",
+        "'22:00+02:00'",
+        "20260304",
+        "2026-03-04",
+        "'2026-03-04 09:15'",
+        "2026-03-04T09:15:00+01:00",
+    ],
+)
 def test_a_time_is_before_now_or_a_date(shop: Shop, text: str) -> None:
     assert shop.run(f"list --since {text}").returncode == 0
 
@@ -145,3 +165,25 @@ def test_one_duplicate_among_many_keys_is_found_soon(shop: Shop, tmp_path: Path)
 
     assert done.returncode == 65
     assert "duplicate key 'k79999'" in told_in_one_line(done)
+
+
+NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("12:00", "2026-03-04T12:00:00+00:00"),
+        ("11:59:30", "2026-03-04T11:59:30+00:00"),
+        ("12:01", "2026-03-03T12:01:00+00:00"),
+        ("13:30+02:00", "2026-03-04T11:30:00+00:00"),
+        ("14:30+02:00", "2026-03-03T12:30:00+00:00"),
+        ("23:00+12:00", "2026-03-04T11:00:00+00:00"),
+        ("00:30+13:00", "2026-03-04T11:30:00+00:00"),
+    ],
+)
+def test_a_time_of_day_is_the_last_one(text: str, expected: str) -> None:
+    found = last_moment(text, NOON)
+
+    assert found is not None
+    assert found.astimezone(UTC).isoformat() == expected

@@ -52,6 +52,7 @@ def dead() -> None:
 @dead_letter_options
 @by_option(*KEYS)
 @limit_option
+@click.option("--full", is_flag=True, help="With --json, list each as dead show --json shows it: failures and body.")
 @json_option
 @with_app
 def list_(
@@ -61,6 +62,7 @@ def list_(
     queues: tuple[str, ...],
     by: By | None,
     limit: int | None,
+    full: bool,
     as_json: bool,
     **conditions: Any,
 ) -> int:
@@ -71,6 +73,8 @@ def list_(
 
     Example: relevo dead list -t main -q feed
     """
+    if full and (not as_json or by is not None):
+        raise click.UsageError("--full: it is for the list of --json; pass --json too, and leave --by out")
     chosen = DeadLetterChoice.of(**conditions)
     places = stores(app, transport, queues)
     chosen.refuse_unknown(app, places)
@@ -80,7 +84,8 @@ def list_(
         return 0
     found = entries(app, transport, queues, chosen)
     cells = partial(_cells, now=time.time())
-    show_listed(found, _COLUMNS, row=_row, cells=cells, limit=limit, as_json=as_json, empty="no dead letters")
+    row = _whole_row if full else _row
+    show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty="no dead letters")
     return 0
 
 
@@ -334,6 +339,11 @@ def _row(found: Found) -> dict[str, Any]:
     if not isinstance(entry.envelope, Envelope):
         row["error"] = first_line(entry.error)
     return {**row, "failed_listeners": failed_listeners(entry)}
+
+
+def _whole_row(found: Found) -> dict[str, Any]:
+    store, entry = found
+    return {**dead_row(store, entry), "failed_listeners": failed_listeners(entry)}
 
 
 def _cells(found: Found, *, now: float) -> dict[str, Any]:

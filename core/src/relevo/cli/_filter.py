@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -61,8 +62,22 @@ def _date(text: str) -> dt.datetime | None:
         return None
 
 
+_TIME_OF_DAY = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?")
+
+
+def last_moment(text: str, now: dt.datetime) -> dt.datetime | None:
+    """Return the last moment before *now* at which the time of day was *text*; ``None`` if no day has that time."""
+    try:
+        time = dt.time.fromisoformat(text)
+    except ValueError:
+        return None
+    zone = time.tzinfo or dt.UTC
+    today = dt.datetime.combine(now.astimezone(zone).date(), time, zone)
+    return today if today <= now else today - dt.timedelta(days=1)
+
+
 def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Read a moment: the time before now, such as 2h, or a date and time."""
+    """Read a moment: the time before now, such as 2h, the last time of day, such as 22:00, or a date and time."""
     if value is None:
         return None
     now = dt.datetime.now(dt.UTC)
@@ -70,11 +85,11 @@ def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
         return now.timestamp() - seconds(value)
     except ConfigurationError:
         pass
-    found = _date(value)
+    found = last_moment(value, now) if _TIME_OF_DAY.fullmatch(value) else _date(value)
     if found is None:
         raise click.BadParameter(
-            f'expected the time before now, such as "2h", or a date and time, such as "2026-03-04 09:15"; '
-            f"got {shown(value)}",
+            f'expected the time before now, such as "2h", the last time of day, such as "22:00", or a date and time, '
+            f'such as "2026-03-04 09:15"; in UTC, or with an offset, such as +02:00; got {shown(value)}',
             ctx,
             param,
         )
@@ -90,7 +105,8 @@ def time_options(what: str) -> Callable[[Any], Any]:
                 name,
                 metavar="TIME",
                 callback=_time,
-                help=f"Only those that were {what} {side}: 2h before now, or a date and time in UTC.",
+                help=f"Only those that were {what} {side}: 2h is 2 hours ago, 22:00 the last such time, else a date and "
+                f"time; all in UTC unless an offset follows, as in 22:00+02:00.",
             )(command)
         return command
 
