@@ -445,13 +445,30 @@ def test_an_error_in_a_later_batch_reports_the_result_of_every_event_that_was_ta
     dispatcher = ways_of(Counting())[way]
     events = (each if number != 1500 else Event("a.b", {"a": object()}) for number, each in enumerate(numbered(2500)))
 
-    with pytest.raises(SendError, match=r"1000 sent, 1000 refused, 0 unknown: .*object is not JSON") as raised:
+    with pytest.raises(
+        SendError, match=r"1000 sent, 1000 refused, 0 unknown: .*index 1500.*object is not JSON"
+    ) as raised:
         dispatcher.dispatch_many(events)
 
     assert isinstance(raised.value.__cause__, EncodeError)
+    assert raised.value.__cause__.index == 1500
     assert raised.value.sent == tuple(range(1000))
     assert raised.value.refused == tuple(range(1000, 2000))
     assert len(list(events)) == 500
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_an_event_among_many_that_cannot_be_sent_is_named_by_its_index(way: int) -> None:
+    transport = Counting()
+    events = [Event("a.b", {"a": object()}) if number == 1417 else each for number, each in enumerate(numbered(3000))]
+
+    with pytest.raises(EncodeError, match=r'^the event "a\.b" at index 1417 cannot be sent: \$\.a: ') as raised:
+        ways_of(transport)[way].dispatch_many(events)
+    with pytest.raises(EncodeError, match=r'^the event "a\.b" cannot be sent: ') as alone:
+        ways_of(transport)[way].dispatch(events[1417])
+
+    assert (raised.value.index, alone.value.index) == (1417, None)
+    assert transport.sizes == []
 
 
 @pytest.mark.parametrize("way", [0, 1])

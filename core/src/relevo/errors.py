@@ -215,14 +215,20 @@ class CodecError(RelevoError):
 
 
 class EncodeError(CodecError):
-    """Raised when a value of an event has no exact form in JSON, or the event is too large; nothing was sent."""
+    """
+    Raised when a value of an event has no exact form in JSON, or the event is too large; nothing was sent.
 
-    def __init__(self, event_name: str, path: str, why: str):
+    If it was dispatched with others, *index* is its place among them, counted from 0.
+    """
+
+    def __init__(self, event_name: str, path: str, why: str, *, index: int | None = None):
         self.event_name = event_name
         self.path = path
         self.why = why
+        self.index = index
         where = f"{path[:80]}{'…' * (len(path) > 80)}: " if path else ""  # without a path, *why* is about all of it
-        super().__init__(f'the event "{event_name}" cannot be sent: {where}{why}')
+        place = "" if index is None else f" at index {index}"
+        super().__init__(f'the event "{event_name}"{place} cannot be sent: {where}{why}')
 
 
 class DecodeError(CodecError):

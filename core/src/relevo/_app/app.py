@@ -30,7 +30,7 @@ from relevo._config.check import (
     target_problems,
     transport_problems,
 )
-from relevo._dispatch.batch import in_batches
+from relevo._dispatch.batch import in_batches, placed
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.follow_up import FollowUps
 from relevo._dispatch.in_process import LocalDispatcher
@@ -399,7 +399,7 @@ class App(Dispatcher):
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         session = options.pop("session", None)
         if session is not None:
-            return self._assembly.sender.dispatch(events, options, session)
+            return placed(events, lambda every: self._assembly.sender.dispatch(every, options, session))
         return in_batches(events, lambda batch: self._assembly.sender.dispatch(batch, options, None))
 
     # --- running -------------------------------------------------------------------------------------

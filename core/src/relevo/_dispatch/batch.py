@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from relevo._dispatch.dispatcher import Dispatched
-from relevo.errors import RelevoError, SendError
+from relevo.errors import EncodeError, RelevoError, SendError
 
 BATCH = 1000
 """Events; the cost of a commit is spread over them, and more gain little."""
 
 
-def in_batches(events: Iterable[object], dispatch: Callable[[Iterable[object]], list[Dispatched]]) -> list[Dispatched]:
+Dispatch = Callable[[Iterable[object]], list[Dispatched]]
+"""Validates events one after another, then sends them together."""
+
+
+def in_batches(events: Iterable[object], dispatch: Dispatch) -> list[Dispatched]:
     """
     Dispatch *events*: those of an iterator in batches, as they come; those of a collection at once.
 
@@ -28,12 +32,12 @@ def in_batches(events: Iterable[object], dispatch: Callable[[Iterable[object]], 
         RelevoError: Any error of *dispatch*; nothing was written.
     """
     if not isinstance(events, Iterator):
-        return dispatch(events)
+        return placed(events, dispatch)
     done: list[Dispatched] = []
     try:
         while batch := [*islice(events, BATCH)]:
             try:
-                done += dispatch(batch)
+                done += placed(batch, dispatch, first=len(done))
             except RelevoError as error:
                 if not done:
                     raise
@@ -43,6 +47,46 @@ def in_batches(events: Iterable[object], dispatch: Callable[[Iterable[object]], 
             error.add_note(f"{len(done)} events before it were dispatched")
         raise
     return done
+
+
+def placed(events: Iterable[object], dispatch: Dispatch, *, first: int = 0) -> list[Dispatched]:
+    """
+    Dispatch *events*; an error about one of them has its index.
+
+    Args:
+        events: The events.
+
+        dispatch: Dispatches them together.
+
+        first: The index of the first one.
+
+    Raises:
+        EncodeError: As *dispatch* raised it, with the index.
+    """
+    if not first and isinstance(events, (tuple, list)) and len(events) == 1:
+        return dispatch(events)  # which one is clear, and a single dispatch costs no more
+    counted = _Counted(events, first)
+    try:
+        return dispatch(counted)
+    except EncodeError as error:
+        if counted.index is None:
+            raise
+        raise EncodeError(error.event_name, error.path, error.why, index=counted.index) from error
+
+
+class _Counted:
+    """Events that can be iterated once, and the index of the one that was taken last."""
+
+    def __init__(self, events: Iterable[object], first: int):
+        self._events = events
+        self._first = first
+        self.index: int | None = None
+        """``None`` before the first event, and when no event is left: then an error may be about any of them."""
+
+    def __iter__(self) -> Iterator[object]:
+        for self.index, event in enumerate(self._events, self._first):  # noqa: B020 - it is read meanwhile
+            yield event
+        self.index = None
 
 
 def _of_all(error: RelevoError, done: list[Dispatched], number: int) -> SendError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from relevo._clock import Clock, SystemClock
-from relevo._dispatch.batch import in_batches
+from relevo._dispatch.batch import in_batches, placed
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import Packer
 from relevo._dispatch.sender import send_envelopes
@@ -70,7 +70,7 @@ class DeferredDispatcher(Dispatcher):
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         if options.get("session") is not None:
-            return self._send(events, options)
+            return placed(events, lambda every: self._send(every, options))
         return in_batches(events, lambda batch: self._send(batch, options))
 
     def _send(self, events: Iterable[object], options: DispatchOptions) -> list[Dispatched]:
