@@ -75,6 +75,7 @@ def test_the_lines_of_standard_input_have_the_options_of_the_command(shop: Shop)
         "lines": 2,
         "dispatched": 2,
         "rejected": 0,
+        "rejects": [],
         "targets": ["main/media", "main/feed"],
     }
     with closing(sqlite3.connect(shop.folder / "shop.db")) as database:
@@ -211,6 +212,10 @@ def test_rejected_lines_are_appended_and_can_be_dispatched_when_they_are_correct
         (
             "dispatch a.b --lines rows.jsonl --rejects rows.jsonl",
             "--rejects is the file of --lines; choose another one",
+        ),
+        (
+            "dispatch a.b --lines rows.jsonl --rejects new --resume ./new",
+            "--rejects is the file of --resume; choose another one",
         ),
         ("dispatch a.b --lines rows.jsonl --resume rows.jsonl", "rows.jsonl: expected a file that --resume wrote"),
         ("dispatch a.b --lines rows.jsonl --resume /dev/full", "/dev/full: expected a regular file"),
@@ -509,11 +514,68 @@ def test_a_position_of_other_lines_is_refused(shop: Shop, text: str) -> None:
     done = shop.run(f"{COMMAND} --resume position")
 
     assert done.returncode == 2
+    key = json.loads(before.splitlines()[0])["key"]
     assert (
-        "--resume: the first 3 lines of rows.jsonl are not those that were dispatched; remove position to begin with "
-        "line 1" in lines(done)[-1]
-    )
+        "--resume: the first 3 lines of rows.jsonl are not those that were dispatched; remove position, and pass "
+        f"--from-line 4:{key} to dispatch only the lines after them, or --from-line 1:{key} to dispatch all again: a "
+        "line that is unchanged keeps the id of its event, but an event that was handled meanwhile is handled twice"
+    ) in lines(done)[-1]
     assert (stored(shop), (shop.folder / "position").read_bytes()) == ([0, 1, 2], before)
+
+
+def test_a_file_that_was_repaired_is_dispatched_again_with_the_same_ids(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered([0, 1, 2]))
+    shop.run(f"{COMMAND} --resume position")
+    shop.write("rows.jsonl", numbered([0, 7, 2, 3]))
+    advice = lines(shop.run(f"{COMMAND} --resume position"))[-1]
+    found = re.search(r"--from-line (1:\w+)", advice)
+    assert found is not None
+    (shop.folder / "position").unlink()
+
+    done = shop.run(f"{COMMAND} --resume position --from-line {found[1]}")
+
+    assert done.returncode == 0
+    assert stored(shop) == [0, 1, 2, 7, 3]
+
+
+@pytest.mark.parametrize("way", ["--lines rows", "--lines rows --resume position", "--lines - --rejects rejects"])
+def test_a_file_of_another_format_ends_it_before_anything_is_dispatched(shop: Shop, way: str) -> None:
+    csv = b"id,name\n" * 2500
+    shop.write("rows", csv)
+    command = f"dispatch row.imported {way}"
+
+    done, again = shop.run(command, given=csv), shop.run(command, given=csv)
+    meant = shop.run(f"{command} --from-line 1 --json", given=csv)
+
+    for each in (done, again):
+        assert (each.returncode, each.stdout) == (65, "")
+        assert lines(each)[1].startswith("relevo: line 100 and all before it are invalid: the arguments are not JSON: ")
+        assert "a line is a JSON object: convert a CSV file before; to go on, pass --from-line 1" in lines(each)[1]
+        assert lines(each)[2].startswith("relevo: no line is dispatched; to continue, ")
+        assert len(lines(each)) == 3
+    found = json.loads(meant.stdout)
+    assert (meant.returncode, found["rejected"], len(found["rejects"])) == (65, 2500, 100)
+
+
+def test_a_hundred_invalid_lines_after_a_valid_one_end_nothing(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered([1]) + "bad\n" * 150 + numbered([2]))
+
+    done = shop.run(f"{COMMAND} --json")
+
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["dispatched"], found["rejected"]) == (65, 2, 150)
+    assert found["rejects"][0]["line"] == 2
+    assert found["rejects"][0]["why"].startswith("the arguments are not JSON")
+    assert stored(shop) == [1, 2]
+
+
+def test_a_rejected_line_that_is_too_long_to_be_kept_is_reported_as_cut(shop: Shop) -> None:
+    shop.write("rows.jsonl", b'{"id": "' + b"x" * MAX_LINE + b'"}\n' + numbered([2]).encode())
+
+    done = shop.run(f"{COMMAND} --rejects rejects.jsonl")
+
+    assert lines(done)[1] == "relevo: line 1: longer than 16 MiB; rejects.jsonl has only its beginning"
+    assert (done.returncode, stored(shop)) == (65, [2])
 
 
 def test_a_position_of_another_event_or_beside_a_line_is_refused(shop: Shop) -> None:

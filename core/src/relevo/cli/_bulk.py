@@ -29,6 +29,7 @@ from relevo._listener.call import DispatchOptions
 from relevo._signal import take_ends
 from relevo._transport.route import Routing
 from relevo._visible import visible
+from relevo.cli._arguments import MAX_LINE
 from relevo.cli._lines import CHUNK, Lines
 from relevo.cli._main import EXIT_DATA, EXIT_OUTPUT, exit_code, tell
 from relevo.cli._output import at_terminal, echo, show_json
@@ -104,7 +105,7 @@ def _summary(bulk: _Bulk, routing: Routing, *, seconds: float, as_json: bool) ->
     targets = [str(target) for target in routing.targets]
     if as_json:
         numbers = {"lines": bulk.lines.number, "dispatched": bulk.dispatched, "rejected": bulk.rejected}
-        show_json({**numbers, "targets": targets})
+        show_json({**numbers, "rejects": bulk.first_rejects, "targets": targets})
     else:
         parts = [
             f"{bulk.dispatched} dispatched in {seconds:.1f} s",
@@ -114,12 +115,25 @@ def _summary(bulk: _Bulk, routing: Routing, *, seconds: float, as_json: bool) ->
     return EXIT_DATA if bulk.rejected else 0
 
 
+_MOST_REJECTS = 100
+"""
+The number of rejected lines that are in the JSON.
+
+A command that begins with line 1 ends when as many are rejected and none is valid: the file has another format, or the
+event another class.
+"""
+
+
 class _Made(msgspec.Struct, frozen=True):
     """The event of a line."""
 
     number: int
     line: bytes
     event: Event
+
+
+_Faults = dict[int, tuple[bytes, CodecError]]
+"""Lines that are invalid by their number, and why."""
 
 
 @attrs.define(kw_only=True)
@@ -138,6 +152,11 @@ class _Bulk:
 
     dispatched: int = 0
     rejected: int = 0
+    first_rejects: list[dict[str, object]] = attrs.field(factory=list)
+    """The numbers of the first lines that this run rejected, and why."""
+
+    is_from_line_1: bool = True
+    """Whether no earlier command has dispatched lines of it, as far as is known."""
 
     _is_in_doubt: bool = False
     """Whether lines after these may be dispatched."""
@@ -147,9 +166,11 @@ class _Bulk:
         """Open the files of *source*, and skip the lines that an earlier command has dispatched."""
         positions = None
         if source.resume is not None:
+            if source.rejects is not None and _is_same(source.rejects, source.resume):
+                raise click.UsageError("--rejects is the file of --resume; choose another one")
             positions = stack.enter_context(PositionFile.opened(source.resume, template.name))
         before = None if positions is None else positions.position
-        if before is not None and source.first is not None:
+        if before is not None and before.lines and source.first is not None:
             raise click.UsageError(f"--from-line: {source.resume} has a position already; leave one of the two out")
         ids = (positions and positions.ids) or (source.first and source.first.ids) or Ids.new(app.clock.now())
         rejects = None
@@ -157,22 +178,26 @@ class _Bulk:
             file = stack.enter_context(appended(source.rejects, "--rejects"))
             _refuse_same(stream, file, "--rejects is the file of --lines; choose another one")
             rejects = Rejects(file, source.rejects, None if before is None else before.end)
-        bulk = cls(app=app, template=template, lines=Lines(stream), ids=ids, positions=positions, rejects=rejects)
-        if before is not None:
-            bulk.skip(before.lines)
-            if bulk.lines.digest != before.digest:
-                raise click.BadParameter(
-                    f"the first {before.lines} lines of {source.path} are not those that were dispatched; "
-                    f"remove {source.resume} to begin with line 1",
-                    param_hint="--resume",
-                )
-            bulk.rejected = before.rejected
-        elif source.first is not None:
+        bulk = cls(
+            app=app,
+            template=template,
+            lines=Lines(stream),
+            ids=ids,
+            positions=positions,
+            rejects=rejects,
+            is_from_line_1=source.first is None and (before is None or not before.lines),
+        )
+        if source.first is not None:
             bulk.skip(source.first.number - 1)
             if bulk.done < source.first.number - 1:
                 raise click.BadParameter(
                     f"expected at most {bulk.done + 1}; {source.path} has {bulk.done} lines", param_hint="--from-line"
                 )
+        elif before is not None:
+            bulk.skip(before.lines)
+            if bulk.lines.digest != before.digest:
+                raise _changed(source, before, ids)
+            bulk.rejected = before.rejected
         if positions is not None and before is None:
             positions.begin(ids, bulk.position)
         return bulk
@@ -219,14 +244,7 @@ class _Bulk:
 
     def _dispatch(self, chunk: Sequence[bytes], bar: Bar) -> None:
         """Dispatch the lines of *chunk*, and reject those that cannot be."""
-        faults: dict[int, tuple[bytes, CodecError]] = {}
-        events = []
-        for number, line in enumerate(chunk, self.done + 1):
-            if line.strip():
-                try:
-                    events.append(_Made(number, line, self.template.made(line, self.ids.of(number, line))))
-                except CodecError as error:
-                    faults[number] = line, error
+        events, faults = self._made(chunk)
         batches = [events]
         while batches:
             if not (batch := batches.pop()):
@@ -238,10 +256,41 @@ class _Bulk:
             else:
                 half = len(batch) // 2
                 batches += [batch[half:], batch[:half]]
+        self._reject(dict(sorted(faults.items())), bar)
+
+    def _made(self, chunk: Sequence[bytes]) -> tuple[list[_Made], _Faults]:
+        """Return the events of *chunk*, and its invalid lines."""
+        events: list[_Made] = []
+        faults: _Faults = {}
+        for number, line in enumerate(chunk, self.done + 1):
+            if line.strip():
+                try:
+                    events.append(_Made(number, line, self.template.made(line, self.ids.of(number, line))))
+                except CodecError as error:
+                    faults[number] = line, error
+                    if self.is_from_line_1 and not events:
+                        self._refuse_other_format(number, line, error, invalid=self.rejected + len(faults))
+        return events, faults
+
+    def _refuse_other_format(self, number: int, line: bytes, error: CodecError, *, invalid: int) -> None:
+        """Raise :class:`FailureError` if none of the lines until the invalid *line* is valid, and they are many."""
+        if self.dispatched or invalid < _MOST_REJECTS:
+            return
+        advice = "" if line.lstrip().startswith(b"{") else "; a line is a JSON object: convert a CSV file before"
+        why = f"line {number} and all before it are invalid: {_why(error)}{advice}; to go on, pass --from-line 1"
+        raise FailureError(why, EXIT_DATA)
+
+    def _reject(self, faults: _Faults, bar: Bar) -> None:
+        """Report the invalid lines *faults*, and append them to the file for them."""
         if self.rejects is not None:
-            self.rejects.add([faults[number][0] for number in sorted(faults)])
-        for number in sorted(faults):
-            bar.tell(visible(f"relevo: line {number}: {_why(faults[number][1])}"))
+            self.rejects.add([line for line, _ in faults.values()])
+        for number, (line, error) in faults.items():
+            why = _why(error)
+            if len(self.first_rejects) < _MOST_REJECTS:
+                self.first_rejects.append({"line": number, "why": why})
+            if self.rejects is not None and len(line) > MAX_LINE:
+                why += f"; {self.rejects.path} has only its beginning"
+            bar.tell(visible(f"relevo: line {number}: {why}"))
         self.rejected += len(faults)
 
     def _send(self, batch: Sequence[_Made]) -> CodecError | None:
@@ -323,6 +372,24 @@ def _opened(path: str) -> Iterator[BufferedReader]:
         except OSError as error:
             raise click.BadParameter(f"{path} cannot be opened: {error.strerror}", param_hint="--lines") from error
         yield file
+
+
+def _changed(source: Source, before: Position, ids: Ids) -> click.BadParameter:
+    """Return the error for lines that are not those of the position *before*."""
+    return click.BadParameter(
+        f"the first {before.lines} lines of {source.path} are not those that were dispatched; remove {source.resume}, "
+        f"and pass --from-line {FirstLine(before.lines + 1, ids)} to dispatch only the lines after them, or "
+        f"--from-line {FirstLine(1, ids)} to dispatch all again: a line that is unchanged keeps the id of its event, "
+        f"but an event that was handled meanwhile is handled twice",
+        param_hint="--resume",
+    )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them does not exist yet
+        return one.resolve() == other.resolve()
 
 
 def _refuse_same(stream: BufferedReader, other: FileIO, why: str) -> None:

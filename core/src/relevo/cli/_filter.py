@@ -105,8 +105,8 @@ def time_options(what: str) -> Callable[[Any], Any]:
                 name,
                 metavar="TIME",
                 callback=_time,
-                help=f"Only those that were {what} {side}: 2h is 2 hours ago, 22:00 the last such time, else a date and "
-                f"time; all in UTC unless an offset follows, as in 22:00+02:00.",
+                help=f"Only those that were {what} {side}: 2h is 2 hours ago, 22:00 the last such time, else a date "
+                f"and time; all in UTC unless an offset follows, as in 22:00+02:00.",
             )(command)
         return command
 

@@ -27,7 +27,7 @@ class Rejects:
 
     def __init__(self, file: FileIO, path: Path, end: int | None):
         self._file = file
-        self._path = path
+        self.path = path
         self._tail = b""
         if end is not None and end < self._size:
             file.seek(end)
@@ -49,7 +49,7 @@ class Rejects:
                 new.append(ended)
         if new:
             self._tail = b""
-            append(self._file, self._path, b"".join([self._end_of_line(), *new]))
+            append(self._file, self.path, b"".join([self._end_of_line(), *new]))
 
     def _end_of_line(self) -> bytes:
         """Return what ends the last line of the file, if that was written in part."""
