@@ -23,7 +23,7 @@ Holds = Callable[[str], bool]
 
 def refuse_unknown_events(app: App, names: Iterable[str], holds: Holds) -> None:
     """
-    Refuse those of *names* that are no event here.
+    Refuse those of *names* that no event here has.
 
     Raises:
         ConfigurationError: No listener, route or stored event has one of them.
@@ -34,7 +34,7 @@ def refuse_unknown_events(app: App, names: Iterable[str], holds: Holds) -> None:
 
 def refuse_unknown_listeners(app: App, ids: Iterable[str], holds: Holds) -> None:
     """
-    Refuse those of *ids* that are no listener here.
+    Refuse those of *ids* that no listener here has.
 
     Raises:
         ConfigurationError: No listener has one of them, and none with it has failed.
