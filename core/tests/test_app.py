@@ -212,7 +212,7 @@ def test_one_transport_has_one_name(make: Make) -> None:
 
 
 def test_a_transport_is_chosen_by_name(make: Make) -> None:
-    app = make(transports={"main": MemoryTransport(), "other": MemoryTransport()})
+    app = make(transports={"main": MemoryTransport(), "other": MemoryTransport()}, routes={"*": ["main", "other"]})
 
     assert app.transport("other").name == "other"
     with pytest.raises(ConfigurationError, match=r"there are several transports \(main, other\); choose one"):
@@ -233,6 +233,18 @@ def test_a_transport_that_is_only_an_outbox_need_not_be_chosen_from(make: Make) 
     assert app.transport() is transports["main"]
     with pytest.raises(ConfigurationError, match=r"there are several transports \(db, main\); choose one"):
         both.transport()
+
+
+def test_a_transport_without_a_route_need_not_be_chosen_from(make: Make) -> None:
+    transports = {"old": MemoryTransport(), "main": MemoryTransport(), "other": MemoryTransport()}
+
+    one = make(transports=transports, routes={"*": "main"})
+    none = make(transports=transports, routes={"*": "now"})
+
+    assert one.transport() is transports["main"]
+    assert one.transport("old") is transports["old"]
+    with pytest.raises(ConfigurationError, match=r"there are several transports \(old, main, other\); choose one"):
+        none.transport()
 
 
 def test_keys_alone_are_enough_for_signing(make: Make) -> None:

@@ -411,7 +411,10 @@ class App(Dispatcher):
 
     def transport(self, name: str | None = None) -> Transport:
         """
-        Return the transport called *name*, or the only one; one that only stores the outbox of another does not count.
+        Return the transport called *name*, or the only one.
+
+        Without a name, those count that a route leads to. If no route leads to any, all count that are more than the
+        outbox of another.
 
         Raises:
             ConfigurationError: No transport has that name, or there are several and no name was given.

@@ -101,10 +101,20 @@ class Parts:
         """Return the queues of *transport* that events are routed to."""
         return self.routes.queues(transport) or (DEFAULT_QUEUE,)
 
-    def served(self) -> list[str]:
-        """Return the names of the transports that a worker may serve: not those that only store an outbox."""
+    def beside_outboxes(self) -> list[str]:
+        """Return the names of the transports without those that only store an outbox."""
         stores = [outbox.name for outbox in self.outboxes.values()]
         return beside_outboxes(self.transports, stores, self.routes)
+
+    def served(self) -> list[str]:
+        """
+        Return the names of the transports among which a worker chooses: those that a route leads to.
+
+        All are returned if no route leads to any. One without a route, as one that is kept until its last events were
+        moved, is served if it is named.
+        """
+        names = self.beside_outboxes()
+        return [name for name in names if self.routes.queues(name)] or names
 
     def joins_sessions(self, transport: str) -> bool:
         """Return whether an event for *transport* can be written inside a session, there or in its outbox."""

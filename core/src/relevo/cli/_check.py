@@ -27,7 +27,7 @@ from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
 from relevo.cli._place import private_to_process
 from relevo.cli._supervisor import examine
-from relevo.errors import ConfigurationError, RelevoError
+from relevo.errors import ConfigurationError, RelevoError, did_you_mean
 
 _FEW = 5
 """The largest number of missing things that are listed one by one."""
@@ -72,11 +72,12 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     Check the configuration and the listeners before a worker starts.
 
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
-    events without a listener here: those with a route of their own, and with --live those that wait.
+    events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
+    transport that no route leads to.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
-    and ports that are open to others. With --strict it reports what the deployment leaves open to others; run it as
-    the user of the service, with its environment. Exits with 78 if the program or a configuration must be changed, with
-    69 if a server cannot be reached.
+    commands that do not say which of several transports a worker serves, and ports that are open to others. With
+    --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
+    environment. Exits with 78 if the program or a configuration must be changed, with 69 if a server cannot be reached.
 
     Example: relevo check --live
     """
@@ -87,7 +88,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_advice("signing keys", advice, is_strict=strict))
     findings.append(_try("listeners", partial(_listeners, app)))
     if findings[-1].error is None:
-        findings += [_try(f"transport {name}", partial(_start, app, name)) for name in app.transports]
+        findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
     for name in parts_of(app).served():
         if why := private_to_process(app.transports[name]):
@@ -145,8 +146,17 @@ def _unheard(app: App, *, live: bool) -> list[str]:
     return [unheard_text(name, targets, app.listeners) for name, targets in found.items() if targets]
 
 
+def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
+    """Return whether a worker can serve the transport *name*, or that no route leads to it."""
+    what = f"transport {name}"
+    if app.routes.queues(name) or name not in parts_of(app).beside_outboxes():
+        return _try(what, partial(_start, app, name))
+    meant = did_you_mean(name, filter(app.routes.queues, app.transports))
+    return _advice(what, f"no route leads to it; add one, or remove the transport{meant}", is_strict=is_strict)
+
+
 def _start(app: App, name: str) -> str:
-    if name not in parts_of(app).served():
+    if name not in parts_of(app).beside_outboxes():
         owners = [owner for owner, outbox in app.outboxes.items() if outbox.name == name]
         return f"stores the outbox of {', '.join(owners)}"
     app.worker(RunOptions(transport=name))
@@ -165,7 +175,12 @@ def _unrouted(app: App) -> Sequence[UnroutedQueue]:
 
 
 def _examine_supervisor(app: App, path: Path) -> str:
-    return examine(path, time_limit=app.execution.longest(app.listeners), environ=os.environ)
+    return examine(
+        path,
+        time_limit=app.execution.longest(app.listeners),
+        environ=os.environ,
+        transports=parts_of(app).served(),
+    )
 
 
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:

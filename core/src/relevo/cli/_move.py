@@ -62,13 +62,10 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     outboxes = {outbox.name: outbox for outbox in app.outboxes.values()}
     here = _transport({**outboxes, **app.transports}, app, source, "--from")
     there = _transport(app.transports, app, target, "--to")
-    known = app.queues(there.name)
+    known = app.routes.queues(there.name)
     if target.queue not in known:
-        hint = did_you_mean(target.queue, known)
-        raise ConfigurationError(
-            f'--to: nothing is routed to the queue "{target.queue}" of "{there.name}"{hint}; '
-            f"there are: {', '.join(known)}"
-        )
+        remedy = f"{did_you_mean(target.queue, known)}; there are: {', '.join(known)}" if known else "; add a route"
+        raise ConfigurationError(f'--to: nothing is routed to the queue "{target.queue}" of "{there.name}"{remedy}')
     check_known(app, here, source.queue, where="--from: ")
     if missing := here.lacking([source.queue]):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")

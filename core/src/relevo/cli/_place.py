@@ -121,9 +121,9 @@ def check_known(app: App, store: Transport, queue: str, *, where: str = "") -> N
 
 
 def _whole(app: App, name: str | None) -> list[Place]:
-    beside = [owner for owner, outbox in app.outboxes.items() if outbox.name == name]
-    if beside and name not in app.transports:
-        return [_outbox(app, each) for each in beside]
+    owners = [owner for owner, outbox in app.outboxes.items() if outbox.name == name]
+    if owners and name not in app.transports:
+        return [_outbox(app, each) for each in owners]
     known = _names(app)
     if name is not None and name not in known:
         raise ConfigurationError(
@@ -131,9 +131,9 @@ def _whole(app: App, name: str | None) -> list[Place]:
             f"there are: {', '.join(known)}"
         )
     found: list[Place] = []
-    served = parts_of(app).served()
+    beside = parts_of(app).beside_outboxes()
     for each in app.transports if name is None else [name]:
-        if each in served or name is not None:  # one that is only an outbox has no other queue
+        if each in beside or name is not None:  # one that is only an outbox has no other queue
             found.append(Place(app.transport(each), app.queues(each), each))
         if each in app.outboxes:
             found.append(_outbox(app, each))

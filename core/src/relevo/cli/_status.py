@@ -71,7 +71,9 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     unrouted: list[UnroutedQueue] = []
     try:
         unrouted += [] if queues else unrouted_queues(parts_of(app), reached, own=False)
-        rows += [_row(each.store, each.queue, is_routed=False) for each in unrouted]
+        shown = {(row["transport"], row["queue"]) for row in rows}
+        further = (each for each in unrouted if (each.store.name, each.queue) not in shown)
+        rows += [_row(each.store, each.queue, is_routed=False) for each in further]
     except RelevoError as error:  # a server that has just answered
         errors[str(error)] = error
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha1
 from ipaddress import ip_address
 from itertools import islice
@@ -29,6 +29,9 @@ _START = {"startsecs": "1", "startretries": "3"}
 _LIMIT = re.compile(r"(--max-events|--max-memory|--max-time)[=\s]\s*(\S+)")
 """The options of a worker that may end it soon after its start."""
 
+_TRANSPORT = re.compile(r"(?:^|\s)(?:-t|--transport\b|(?:-q|--queue)[=\s]*[^\s/=]+/)")
+"""The options of a worker that choose its transport."""
+
 _OTHERS = 0o007
 """The bits of a mode that are for other users."""
 
@@ -50,7 +53,7 @@ class _NotExpandedError(Exception):
     """Raised for a value that only supervisor can expand."""
 
 
-def examine(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str:
+def examine(path: Path, *, time_limit: float, environ: Mapping[str, str], transports: Sequence[str] = ()) -> str:
     """
     Check the configuration of supervisor at *path* and the files that it includes; return the path.
 
@@ -61,11 +64,16 @@ def examine(path: Path, *, time_limit: float, environ: Mapping[str, str]) -> str
 
         environ: The environment variables that supervisor will have.
 
+        transports: The names of the transports among which a worker chooses.
+
     Raises:
         ConfigurationError: It cannot be read, or has problems; reports all of them, each in a line.
     """
     outside = {"host_node_name": node(), **{f"ENV_{name}": value for name, value in environ.items()}}
-    found = [each for file, sections in _read(path, outside) for each in _faults(file, sections, time_limit, outside)]
+    found: list[str] = []
+    for file, sections in _read(path, outside):
+        found += _faults(file, sections, time_limit, outside)
+        found += _undecided(file, sections, transports)
     if found:
         raise with_lines(ConfigurationError(), found)
     return str(path)
@@ -133,6 +141,17 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
                 yield from _given_up(where, section["command"], _all_expanded(section, names, *_START))
         except _NotExpandedError as error:
             yield f"{where} {error}"
+
+
+def _undecided(path: Path, sections: Sections, transports: Sequence[str]) -> Iterator[str]:
+    """Yield the commands of workers that do not say which of several *transports* they serve."""
+    for name, section in sections.items() if len(transports) > 1 else ():
+        command = section.get("command", "")
+        if name.startswith("program:") and _runs_worker(command) and not _TRANSPORT.search(command):
+            yield (
+                f"{path}: [{_brief(name)}] command: a worker serves one transport, and there are several "
+                f"({', '.join(transports)}); write a section for each, with -t {transports[0]} and so on"
+            )
 
 
 def _runs_worker(command: str) -> bool:

@@ -1,0 +1,128 @@
+"""Transports that are not what their configuration suggests: without a route, or one store with two names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .shop import CONFIGURATION, Shop, lines, opened
+
+OLD = 'main = "sqlite:///shop.db"\nold = "sqlite:///old.db"'
+
+
+def rewritten(shop: Shop, transports: str, **others: str) -> None:
+    text = CONFIGURATION.replace('main = "sqlite:///shop.db"', transports)
+    for before, after in others.items():
+        assert before in text
+        text = text.replace(before, after)
+    shop.write("relevo.toml", text)
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    """Give a shop with a second transport that no route leads to."""
+    shop = opened(tmp_path)
+    rewritten(shop, OLD)
+    return shop
+
+
+def send_to_old(shop: Shop) -> None:
+    """Dispatch an event that waits in the queue "default" of "old", where no route leads."""
+    shop.write("before.toml", CONFIGURATION.replace("shop.db", "old.db"))
+    assert shop.run("--config before.toml dispatch mail.sent").returncode == 0
+
+
+# --- without a route ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["drain", "worker --max-time 0.01", "unit cron", "unit systemd", "unit supervisor"])
+def test_a_transport_without_a_route_need_not_be_chosen_from(shop: Shop, command: str) -> None:
+    done = shop.run(command)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_transport_without_a_route_is_used_by_its_name(shop: Shop) -> None:
+    send_to_old(shop)
+
+    drained = shop.run("drain -t old --json")
+
+    assert (drained.returncode, json.loads(drained.stdout)["retried"]) == (0, 1)
+
+
+def test_its_events_are_moved_by_its_name(shop: Shop) -> None:
+    send_to_old(shop)
+
+    moved = shop.run("move --from old --to main")
+
+    assert (moved.returncode, moved.stdout) == (0, "1 moved\n")
+
+
+def test_the_check_warns_of_a_transport_without_a_route(shop: Shop) -> None:
+    checked, strict = shop.run("check"), shop.run("check --strict")
+
+    rows = [line.split(maxsplit=3) for line in checked.stdout.splitlines() if line.startswith("transport old")]
+    assert rows == [["transport", "old", "warning", "no route leads to it; add one, or remove the transport"]]
+    assert (checked.returncode, strict.returncode) == (0, 78)
+
+
+def test_the_check_suggests_the_transport_that_was_meant(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION)
+
+    checked = shop.run("check", RELEVO_TRANSPORTS__MIAN="sqlite:///other.db")
+
+    assert 'no route leads to it; add one, or remove the transport; did you mean "main"?' in checked.stdout
+    assert checked.returncode == 0
+
+
+def test_the_status_shows_its_queue_once(shop: Shop) -> None:
+    send_to_old(shop)
+
+    shown, listed = shop.run("status"), shop.run("status --json")
+
+    assert [line.split()[:3] for line in shown.stdout.splitlines() if line.startswith("old ")] == [
+        ["old", "default", "1"]
+    ]
+    rows = [row for row in json.loads(listed.stdout) if row["transport"] == "old"]
+    assert [(row["queue"], row["ready"], row["routed"]) for row in rows] == [("default", 1, False)]
+    assert '"old/default" holds events, and no route leads to it' in shown.stdout
+
+
+@pytest.mark.parametrize("target", ["old", "old/foo"])
+def test_no_event_is_moved_to_where_no_route_leads(shop: Shop, target: str) -> None:
+    done = shop.run(f"move --from main --to {target}")
+
+    queue = target.partition("/")[2] or "default"
+    assert done.returncode == 78
+    assert lines(done) == [f'relevo: --to: nothing is routed to the queue "{queue}" of "old"; add a route']
+
+
+# --- several with a route -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, code",
+    [
+        ("", 78),
+        ("-q media", 78),
+        ("-c 4 --max-time 1h", 78),
+        ("-t old", 0),
+        ("--transport=main -c 4", 0),
+        ("-q main/media", 0),
+        ("--queue=main/media", 0),
+    ],
+)
+def test_a_worker_of_supervisor_says_which_of_several_transports_it_serves(shop: Shop, options: str, code: int) -> None:
+    rewritten(shop, OLD, **{"[routes]": '[routes]\n"old.*" = "old"'})
+    shop.write("supervisord.conf", f"[program:shop]\ncommand=relevo worker {options}\nstopwaitsecs=930\n")
+
+    checked = shop.run("check --supervisor supervisord.conf")
+
+    assert checked.returncode == code
+    if code:
+        assert lines(checked)[0].endswith(
+            "supervisord.conf: [program:shop] command: a worker serves one transport, and there are several (main, "
+            "old); write a section for each, with -t main and so on"
+        )
