@@ -13,7 +13,7 @@ from relevo._worker.announcement import Announcement, HeldEvent
 from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, Raised, dumped
 from relevo_sql import SqlOptions, SqlTransport
 
-from .shop import Shop, opened
+from .shop import Shop, lines, opened
 
 
 @pytest.fixture(name="shop")
@@ -265,7 +265,7 @@ def test_a_time_that_is_none_is_a_mistake(shop: Shop, time: str) -> None:
     assert time in done.stderr
 
 
-def test_a_transport_that_cannot_list_is_left_out_unless_it_is_named(shop: Shop) -> None:
+def test_the_list_says_which_transport_cannot_list(shop: Shop) -> None:
     shop.write(
         "shop.py",
         "import attrs, relevo, relevo_memory\n"
@@ -274,8 +274,32 @@ def test_a_transport_that_cannot_list_is_left_out_unless_it_is_named(shop: Shop)
         "app = relevo.App(transports={'main': Plain(), 'b': relevo_memory.MemoryTransport()}, routes={'*': 'main'})\n",
     )
 
-    assert shop.run("list").stdout == "no events\n"
-    done = shop.run("list -t main")
+    every, main, other = shop.run("list"), shop.run("list -t main"), shop.run("list -t b")
 
-    assert (done.returncode, done.stdout) == (78, "")
-    assert 'the transport "main" does not support waiting' in done.stderr
+    assert (every.returncode, every.stdout) == (78, "no events\n")
+    assert (main.returncode, main.stdout) == (78, "")
+    assert (other.returncode, other.stdout, other.stderr) == (0, "no events\n", "")
+    for done in (every, main):
+        assert 'the transport "main" does not support waiting' in done.stderr
+
+
+@pytest.mark.parametrize("options", ["", "-t main"])
+def test_the_list_has_what_an_outbox_holds_and_says_that_its_transport_cannot_list(shop: Shop, options: str) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, waiting=False)\n"
+        "box = {'main': 'sqlite:///shop.db'}\n"
+        "app = relevo.App(transports={'main': Plain()}, outboxes=box, routes={'*': 'main'})\n",
+    )
+    with SqlTransport(f"sqlite:///{shop.folder / 'shop.db'}") as outbox:
+        outbox.send([event("relayed", queue="outbox/main")])
+
+    done, grouped = shop.run(f"list --json {options}"), shop.run(f"list --by queue {options}")
+
+    assert {row["queue"] for row in json.loads(done.stdout)} == {"outbox/main", "media", "default"}
+    assert [line.split()[1] for line in grouped.stdout.splitlines()] == ["queue", "media", "default", "outbox/main"]
+    for each in (done, grouped):
+        assert each.returncode == 78
+        assert lines(each)[-1].startswith('relevo: the transport "main" does not support waiting')

@@ -126,3 +126,28 @@ def test_a_worker_of_supervisor_says_which_of_several_transports_it_serves(shop:
             "supervisord.conf: [program:shop] command: a worker serves one transport, and there are several (main, "
             "old); write a section for each, with -t main and so on"
         )
+
+
+# --- the list -------------------------------------------------------------------------------------------
+
+
+def test_the_list_has_the_events_of_queues_without_a_route(shop: Shop) -> None:
+    send_to_old(shop)
+    shop.write("before.toml", CONFIGURATION.replace("shop.db", "old.db").replace('"*" = "main"', '"*" = "main/gone"'))
+    shop.run("--config before.toml dispatch mail.sent")
+
+    listed, shown, grouped = shop.run("list --json"), shop.run("list"), shop.run("list --by queue --json")
+
+    places = {(row["transport"], row["queue"]) for row in json.loads(listed.stdout)}
+    assert places == {("old", "default"), ("old", "gone")}
+    assert shown.stdout.splitlines()[0].split()[:3] == ["transport", "queue", "event"]
+    assert [row["queue"] for row in json.loads(grouped.stdout)] == ["default", "gone"]
+    assert (listed.returncode, shown.returncode) == (0, 0)
+
+
+def test_the_list_of_one_transport_does_not_repeat_its_name(shop: Shop) -> None:
+    shop.run("dispatch mail.sent")
+
+    shown = shop.run("list -t main")
+
+    assert shown.stdout.splitlines()[0].split()[:2] == ["queue", "event"]

@@ -80,6 +80,11 @@ def test_no_route_is_told_with_what_there_is() -> None:
         Routes({}).targets("feed.read")
 
 
+def test_the_route_that_is_suggested_leads_to_a_transport_that_exists() -> None:
+    with pytest.raises(RouteNotFoundError, match=r'for example "\*" = "db"$'):
+        Routes({"image.*": "db/media"}).targets("feed.read")
+
+
 def test_unknown_transports_are_told_together() -> None:
     routes = Routes({"a": "mian", "b": ["main", "now"], "c": "other/q"})
 

@@ -79,14 +79,23 @@ class EventNameError(ConfigurationError):
 
 
 class RouteNotFoundError(ConfigurationError):
-    """Raised when an event is dispatched and no route matches its name."""
+    """
+    Raised when an event is dispatched and no route matches its name.
 
-    def __init__(self, event_name: str, patterns: Iterable[str]):
+    Args:
+        event_name: The name.
+
+        patterns: The names and patterns that have a route.
+
+        example: The target of a route that the text suggests.
+    """
+
+    def __init__(self, event_name: str, patterns: Iterable[str], *, example: str = "main"):
         self.event_name = event_name
         self.patterns = tuple(patterns)
         known = ", ".join(f'"{pattern}"' for pattern in self.patterns) or "none"
         super().__init__(
-            f'no route for "{event_name}"; routes: {known}; add one under [routes], for example "*" = "main"'
+            f'no route for "{event_name}"; routes: {known}; add one under [routes], for example "*" = "{example}"'
         )
 
 

@@ -158,7 +158,8 @@ class Routes:
         for pattern in self._prefixes:
             if name.startswith(pattern[:-1]):
                 return self.table[pattern]
-        raise RouteNotFoundError(name, self.table)
+        example = next((each.transport for targets in self.table.values() for each in targets), "main")
+        raise RouteNotFoundError(name, self.table, example=example)
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that events are routed to, in the order of the table."""

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
+from relevo._app.unrouted import unrouted_queues
 from relevo._transport.query import EventFilter, EventGroup, Names, Status, WaitingEntry
 from relevo._transport.transport import Transport
 from relevo._worker.progress import setbacks_of
@@ -28,11 +29,11 @@ from relevo.cli._filter import (
     time_options,
 )
 from relevo.cli._known import refuse_unknown_events, refuse_unknown_listeners
-from relevo.cli._main import refuse_invalid
+from relevo.cli._main import exit_code, refuse_invalid, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import Column, age, first_line, when
 from relevo.cli._place import stores, unclaimed
-from relevo.errors import ConfigurationError, shown
+from relevo.errors import ConfigurationError, UnsupportedError, shown
 
 _PAGE = 200
 
@@ -78,32 +79,46 @@ def list_(
     when it is leased, by which worker, as host:pid, and which listener runs. Workers announce that for events that they
     hold for more than five seconds; it is at most 20 seconds old. Within a queue the order is the transport's own. An
     event whose state changes meanwhile may be listed twice or not at all. To continue a --json list, pass the
-    "cursor" of its last event to --after. Transports that cannot list events are skipped, unless -t names one.
+    "cursor" of its last event to --after. If a transport cannot list its events, as RabbitMQ, those of the others are
+    listed, the reason is reported, and the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
     choice = _Choice(
         where=EventFilter(names=names, states=states, since=since, until=until), listeners=listeners, errors=errors
     )
-    places = _able(app, transport, queues)
+    places, unable = _able(app, transport, queues)
     choice.refuse_unknown(app, places)
     if by is not None:
         show_groups(by, _groups(places, choice, by), "sent", as_json=as_json, empty="no events")
-        return 0
-    found = _entries(places, choice, after, limit or _PAGE)
-    known = {store: holders_in(store) for store, _ in places}
-    row, cells = partial(_row, known=known), partial(_cells, known=known, now=time.time())
-    show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
-    return 0
+    else:
+        found = _entries(places, choice, after, limit or _PAGE)
+        known = {store: holders_in(store) for store, _ in places}
+        row, cells = partial(_row, known=known), partial(_cells, known=known, now=time.time())
+        columns = _COLUMNS if len(known) == 1 else (Column("transport"), *_COLUMNS)
+        show_listed(found, columns, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
+    for each in unable:
+        tell(each)
+    return max(map(exit_code, unable), default=0)
 
 
-def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> list[_Place]:
-    """Return the stores that can list events, with their queues."""
+def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> tuple[list[_Place], list[UnsupportedError]]:
+    """Return the stores that can list events, with their queues, and why the others cannot."""
     found = stores(app, transport, queues)
     able = [(store, names) for store, names in found if store.capabilities.waiting]
-    if found and (not able or (transport is not None and len(able) < len(found))):
-        raise unclaimed(next(store for store, _ in found if not store.capabilities.waiting), "waiting")
-    return able
+    others = dict.fromkeys(store for store, _ in found if not store.capabilities.waiting)
+    errors = [unclaimed(store, "waiting") for store in others]
+    if errors and not able:
+        raise errors[0]
+    return (able if queues else _with_unrouted(app, able)), errors
+
+
+def _with_unrouted(app: App, places: list[_Place]) -> list[_Place]:
+    """Return *places*, also with the queues that hold events and have no route."""
+    further: dict[Transport, list[str]] = {}
+    for each in unrouted_queues(parts_of(app), [store for store, _ in places], own=False):
+        further.setdefault(each.store, []).append(each.queue)
+    return [(store, list(dict.fromkeys([*queues, *further.pop(store, ())]))) for store, queues in places]
 
 
 @attrs.frozen(kw_only=True)
