@@ -151,3 +151,34 @@ def test_the_list_of_one_transport_does_not_repeat_its_name(shop: Shop) -> None:
     shown = shop.run("list -t main")
 
     assert shown.stdout.splitlines()[0].split()[:2] == ["queue", "event"]
+
+
+# --- one store with two names ---------------------------------------------------------------------------
+
+TWO = 'high = "sqlite:///shop.db"\nasync = "sqlite:///../{folder}/shop.db"'
+
+
+def test_the_check_of_the_servers_warns_of_two_transports_that_are_one_store(shop: Shop) -> None:
+    routes = {'["main/media", "main/feed"]': '["high", "async/media", "async/feed"]', '"*" = "main"': '"*" = "async"'}
+    rewritten(shop, TWO.format(folder=shop.folder.name), **routes)
+    shop.run("setup")
+
+    checked, strict = shop.run("check --live"), shop.run("check --live --strict")
+
+    told = (
+        '"high" and "async" are the same store, and the events of both are in its queue "default", where a worker of '
+        "either takes all; use one transport with two queues, as in a route to high/async"
+    )
+    assert told in checked.stdout
+    assert f"transports high, async: {told}" in strict.stderr
+    assert (checked.returncode, strict.returncode) == (0, 78)
+
+
+def test_two_transports_that_share_no_queue_may_be_one_store(shop: Shop) -> None:
+    routes = {'["main/media", "main/feed"]': '["high", "async/media", "async/feed"]', '"*" = "main"': '"*" = "async/a"'}
+    rewritten(shop, TWO.format(folder=shop.folder.name), **routes)
+    shop.run("setup")
+
+    checked = shop.run("check --live")
+
+    assert "same store" not in checked.stdout

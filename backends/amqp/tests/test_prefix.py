@@ -109,3 +109,24 @@ def test_a_new_application_is_not_told_of_a_former_prefix(made: Made, caplog: py
     made(queue=f"queue-{secrets.token_hex(4)}").setup()
 
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "url, prefix, is_same",
+    [
+        ("amqp://me:a-password@127.0.0.1/shop", "shop", True),
+        ("amqp://[::1]:5672/shop", "shop", True),
+        ("amqp://localhost/other", "shop", False),
+        ("amqp://localhost/shop", "other", False),
+        ("amqp://localhost:5673/shop", "shop", False),
+        ("amqp://me:a-password@broker.example/shop", "shop", False),
+    ],
+)
+def test_transports_with_the_same_queues_have_the_same_id(url: str, prefix: str, is_same: bool) -> None:  # noqa: FBT001
+    one, other = (
+        AmqpTransport(AmqpOptions(url="amqp://localhost/shop", prefix="shop")),
+        AmqpTransport(AmqpOptions(url=url, prefix=prefix)),
+    )
+
+    assert (one.store_id() == other.store_id()) is is_same
+    assert "a-password" not in other.store_id()

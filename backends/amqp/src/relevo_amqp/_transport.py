@@ -30,7 +30,8 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.backend import ForkAware, notice_fork
+from relevo.backend import ForkAware, IdentifiedStore, notice_fork
+from relevo.backend.tls import is_loopback
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -81,7 +82,7 @@ class _Move(NamedTuple):
     message: Message
 
 
-class AmqpTransport(Transport, ForkAware):
+class AmqpTransport(Transport, ForkAware, IdentifiedStore):
     """
     Carries events on RabbitMQ 4.0 or later.
 
@@ -249,6 +250,12 @@ class AmqpTransport(Transport, ForkAware):
 
     def risks(self) -> Sequence[str]:
         return self._address.risks()
+
+    def store_id(self) -> str:
+        """Return the server, its virtual host and the prefix; the names of a server elsewhere are not resolved."""
+        address = self._address
+        host = "localhost" if is_loopback(address.host) else address.host
+        return f"{host}:{address.port} {address.vhost} {self._topology().prefix}"
 
     def problems(self, queues: Sequence[str]) -> Sequence[str]:
         """

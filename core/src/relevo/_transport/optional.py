@@ -79,7 +79,28 @@ class FileStore(ABC):
         """The folder of the files, if it is known; the locks of their users are stored there too."""
 
 
-class QueueCatalog(ABC):
+class IdentifiedStore(ABC):
+    """
+    A transport that knows whether another one has the same queues.
+
+    ``relevo check --live`` then reports two transports that take each other's events.
+    """
+
+    @abstractmethod
+    def store_id(self) -> str:
+        """
+        Return a text that is the same only for transports that have the same queues.
+
+        Two of the same class that have the same queues should have the same text, also if their addresses differ.
+
+        Raises:
+            ConfigurationError: The store is not set up.
+
+            TransportUnavailableError: The server could not be reached, or the store does not exist.
+        """
+
+
+class QueueCatalog(IdentifiedStore):
     """
     A transport that knows which of its queues hold events.
 
@@ -96,17 +117,6 @@ class QueueCatalog(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached.
-        """
-
-    @abstractmethod
-    def store_id(self) -> str:
-        """
-        Return a text that is the same for two transports if and only if they have the same queues.
-
-        Raises:
-            ConfigurationError: The store is not set up.
-
-            TransportUnavailableError: The server could not be reached, or the store does not exist.
         """
 
 

@@ -5,7 +5,15 @@ from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
 from relevo._transport.delivery import made_delivery
 from relevo._transport.envelope import made_envelope
-from relevo._transport.optional import INHERITED, FileStore, ParallelSettlement, QueueCatalog, SessionSetup, SetupScript
+from relevo._transport.optional import (
+    INHERITED,
+    FileStore,
+    IdentifiedStore,
+    ParallelSettlement,
+    QueueCatalog,
+    SessionSetup,
+    SetupScript,
+)
 
 # forks
 __all__ = ["ForkAware", "ForkLock", "notice_fork"]
@@ -14,6 +22,7 @@ __all__ += ["awaiting_task"]
 # events of other programs
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options
-__all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "QueueCatalog", "SetupScript", "INHERITED"]
+__all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SetupScript"]
+__all__ += ["INHERITED"]
 # values, made in half the time
 __all__ += ["made_delivery", "made_envelope"]

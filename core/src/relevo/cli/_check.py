@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from relevo._app.check import unheard, unheard_text
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._problem import with_lines
-from relevo._transport.optional import QueueCatalog
+from relevo._transport.optional import IdentifiedStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
@@ -73,7 +73,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
 
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
-    transport that no route leads to.
+    transport that no route leads to, and with --live of two transports that are one store.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
     commands that do not say which of several transports a worker serves, and ports that are open to others. With
     --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
@@ -97,6 +97,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
             findings.append(_try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+    for names, text in _same_stores(app) if live else ():
+        findings.append(_advice(f"transports {names}", text, is_strict=strict))
     for each in _unrouted(app) if live else ():
         findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
     if supervisor is not None:
@@ -172,6 +174,28 @@ def _unrouted(app: App) -> Sequence[UnroutedQueue]:
     with suppress(RelevoError):
         return unrouted_queues(parts_of(app), able, own=True)
     return ()
+
+
+def _same_stores(app: App) -> Iterator[tuple[str, str]]:
+    """Yield the transports that have a queue in common, since they are one store, and what is wrong about that."""
+    known: list[tuple[str, str]] = []
+    for name in parts_of(app).beside_outboxes():
+        store = app.transports[name]
+        if not isinstance(store, IdentifiedStore):
+            continue
+        with suppress(RelevoError):  # reported by the check of the server
+            store_id = store.store_id()
+            for other in (each for each, its_id in known if its_id == store_id):
+                for queue in [each for each in app.queues(name) if each in app.queues(other)][:1]:
+                    yield f"{other}, {name}", _one_store(other, name, queue)
+            known.append((name, store_id))
+
+
+def _one_store(one: str, other: str, queue: str) -> str:
+    return (
+        f'"{one}" and "{other}" are the same store, and the events of both are in its queue "{queue}", where a worker '
+        f"of either takes all; use one transport with two queues, as in a route to {one}/{other}"
+    )
 
 
 def _examine_supervisor(app: App, path: Path) -> str:
