@@ -11,7 +11,7 @@ import pytest
 from relevo import Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 
-from .shop import Shop, opened
+from .shop import Shop, lines, opened
 
 LISTENERS = """
 import relevo
@@ -196,3 +196,36 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
     assert (done.returncode, listed.returncode) == (78, 78)
     assert 'the transport "main" does not support take: it is plain; use a transport that claims it' in done.stderr
     assert 'the transport "main" does not support waiting: it is plain too; use' in listed.stderr
+
+
+def test_dead_letters_of_a_transport_that_cannot_lease_by_an_id_are_not_revived_with_now(shop: Shop) -> None:
+    mine = dispatched(shop, "mail.sent")
+    shop.run(f"handle {mine}")
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_sql\n"
+        "class Plain(relevo_sql.SqlTransport):\n"
+        "    def __init__(self, *given, **named):\n"
+        "        super().__init__(*given, **named)\n"
+        "        self.capabilities = attrs.evolve(self.capabilities, take=False, find=False)\n"
+        "app = relevo.App(transports={'main': Plain('sqlite:///shop.db')}, source='shop')\n",
+    )
+
+    done = shop.run("dead revive --all --now")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert 'the transport "main" does not support take' in done.stderr
+    assert len(json.loads(shop.run("dead list --json").stdout)) == 1
+
+
+def test_an_event_that_a_worker_holds_is_not_cancelled_and_the_worker_is_named(shop: Shop) -> None:
+    mine = dispatched(shop, """image.created '{"image_id": 7}'""")
+    with transport(shop) as store:
+        store.receive(["media"], limit=1, lease=600, wait=0)
+
+    first, second = shop.run(f"cancel {mine}"), shop.run(f"cancel {mine} --json")
+
+    assert (first.returncode, first.stdout) == (0, "1 cancelled\n"), "the one of the other queue"
+    assert (second.returncode, json.loads(second.stdout)) == (1, {"cancelled": 0})
+    for done in (first, second):
+        assert lines(done)[-1].startswith(f"relevo: the event {mine} stays in main/media: a worker holds it until 20")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import click
 
 from relevo._app.app import App
 from relevo._transport.transport import Transport
+from relevo.cli._handled import held_by
 from relevo.cli._main import not_found, refuse_invalid
 from relevo.cli._option import ask, id_argument, json_option, transport_option, with_app, yes_option
 from relevo.cli._output import echo, show_json
@@ -21,7 +24,8 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
     """
     Remove the event ID from all queues in which no worker has begun it.
 
-    Exits with 1 if nothing was removed: the event may be done, dead, or in progress.
+    If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed: the event may be
+    done, dead, or in progress.
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
@@ -34,11 +38,21 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
         show_json({"cancelled": taken})
     else:
         echo(f"{taken} cancelled")
-    if not taken:
+    faults = list(_begun(able, event_id))
+    if not taken and not faults:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
-        return not_found([f"no waiting event has the id {event_id}{besides}"])
-    return 0
+        faults.append(f"no waiting event has the id {event_id}{besides}")
+    left = not_found(faults)
+    return 0 if taken else left
+
+
+def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:
+    """Yield where in *stores* a worker has begun the event, and which worker."""
+    for store in stores:
+        for found in store.find(event_id) if store.capabilities.find else ():
+            if found.status == "leased":
+                yield f"the event {event_id} stays in {store.name}/{found.queue}: {held_by(store, found)}"
 
 
 @click.command()

@@ -25,11 +25,11 @@ from relevo.cli._choice import (
 )
 from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._filter import Tally, by_option, group_rows, limit_option, show_groups, show_listed
-from relevo.cli._handled import Handled, code_of, handled, show_handled
+from relevo.cli._handled import Handled, can_handle, code_of, handled, show_handled
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
-from relevo.cli._place import stores
+from relevo.cli._place import stores, unclaimed
 from relevo.cli._ref import Found, named
 from relevo.errors import DecodeError, NotAcceptedError
 
@@ -163,6 +163,8 @@ def revive(
     events: dict[str, _Revived] = {}
     tally = Tally()
     for store, entry in chosen:
+        if now and not can_handle(store):
+            raise unclaimed(store, "take")  # nothing is revived yet
         try:
             states[store, entry.ref] = app.revived(entry, transport=store.name)
             if isinstance(entry.envelope, Envelope):

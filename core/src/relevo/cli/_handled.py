@@ -41,13 +41,18 @@ class Handled:
         return visible(f"{self.event} {self.id} in {self.transport}/{self.queue}: {said[self.outcome]}{why}")
 
 
+def can_handle(store: Transport) -> bool:
+    """Return whether an event of *store* can be handled by its id."""
+    return store.capabilities.take and store.capabilities.find
+
+
 def handled(app: App, store: Transport, found: Found) -> Handled:
     """Handle the event *found* in *store* now, unless a worker holds it."""
     about = {"transport": store.name, "queue": found.queue, "event": found.envelope.name, "id": found.envelope.id}
     if store.name not in app.transports:
         return Handled(**about, outcome="refused", why="it waits in an outbox; relevo relay moves it")
     if found.status == "leased":
-        return Handled(**about, outcome="refused", why=_held(store, found))
+        return Handled(**about, outcome="refused", why=held_by(store, found))
     outcomes = _Outcomes()
     app.hooks.add(outcomes)
     options = RunOptions(
@@ -118,7 +123,7 @@ def _failures(state: bytes | None) -> str | None:
     return "; ".join([*failed, *(f"waiting since {when(at)} ({reason})" for reason, at in progress.waiting.items())])
 
 
-def _held(store: Transport, found: Found) -> str:
+def held_by(store: Transport, found: Found) -> str:
     """Return that a worker holds *found* in *store*, and which one, if that was announced."""
     until = "" if found.until is None else f" until {when(found.until)}"
     holder = holder_of(found, holders_in(store))
@@ -134,7 +139,7 @@ def _left(store: Transport, found: Found) -> str:
     if not now:
         return "it is gone: a worker was faster"
     if now[0].status == "leased":
-        return _held(store, now[0])
+        return held_by(store, now[0])
     if now[0].lost_leases:
         return "the process that began it before may still be alive; try again in half a minute"
     return "it waits for an earlier event with its ordering key"
