@@ -96,6 +96,44 @@ def test_both_are_told_to_programs(shop: Shop) -> None:
     assert json.loads(ended.stdout) == {"path": place, "ended": True}
 
 
+def test_a_deploy_in_progress_is_shown_by_the_status_and_the_check_of_the_servers(shop: Shop) -> None:
+    before = [shop.run(command) for command in ("status", "check --live")]
+    shop.run("deploy begin")
+    place = shop.folder / "shop.deploy"
+    os.utime(place, (1_000_000_000, 1_000_000_000))
+
+    status, listed = shop.run("status"), shop.run("status --json")
+    live, checked, strict = shop.run("check --live"), shop.run("check"), shop.run("check --live --strict --json")
+
+    notice = (
+        "a deploy is in progress on this host since 2001-09-09 01:46:40Z, so its workers begin no event; when it is "
+        f"over: relevo deploy end, or rm {place}"
+    )
+    for done in (status, listed):
+        assert (done.returncode, lines(done)) == (0, [f"relevo: {notice}"])
+    assert json.loads(listed.stdout)
+    assert [line.split(maxsplit=2) for line in live.stdout.splitlines() if line.startswith("deploy ")] == [
+        ["deploy", "warning", notice]
+    ]
+    assert live.returncode == 0
+    assert {"check": "deploy", "ok": False, "detail": notice} in json.loads(strict.stdout)
+    assert notice not in strict.stderr
+    assert all("a deploy is" not in done.stdout + done.stderr for done in (*before, checked))
+
+
+def test_the_end_of_no_deploy_says_where_another_release_may_have_begun_one(shop: Shop) -> None:
+    elsewhere = shop.run("deploy end")
+    shop.write("relevo.toml", 'deploy = "deploying"\n' + CONFIGURATION)
+    chosen = shop.run("deploy end")
+
+    first, *hint = elsewhere.stdout.splitlines()
+    assert first == f"no deploy was in progress: {shop.folder / 'shop.deploy'}"
+    assert "the address of a transport has changed since" in hint[0]
+    assert hint[-1].endswith('deploy = "/srv/shop/deploying"')
+    assert chosen.stdout == f"no deploy was in progress: {shop.folder / 'deploying'}\n"
+    assert (elsewhere.returncode, chosen.returncode) == (0, 0)
+
+
 def test_the_deploy_may_be_another_file(shop: Shop) -> None:
     shop.write("relevo.toml", 'deploy = "var/deploying"\n' + CONFIGURATION)
     (shop.folder / "var").mkdir()

@@ -64,6 +64,15 @@ def at_terminal(shop: Shop, command: str) -> list[str]:
     return [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
 
 
+@pytest.mark.slow("a command in a process of its own")
+def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy(shop: Shop) -> None:
+    shop.run("deploy begin")
+
+    (line,) = at_terminal(shop, "worker --max-time 0.3")[:1]
+
+    assert line.startswith("relevo worker: waiting: a deploy is in progress on this host since ")
+
+
 @pytest.mark.slow("two commands, each in a process of its own")
 def test_a_worker_says_what_it_serves_how_to_stop_it_and_which_listener_failed(shop: Shop) -> None:
     shop.run("dispatch image.created")

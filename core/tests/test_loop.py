@@ -770,6 +770,31 @@ def test_a_worker_finishes_what_it_does_gives_back_the_rest_and_waits_for_the_en
     assert len(set(called)) == len(called) == 20, "what was given back counts as nothing"
 
 
+def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy_and_that_it_goes_on(
+    app: MakeApp, clock: FakeClock, tmp_path: Path
+) -> None:
+    deploy = tmp_path / "shop.deploy"
+    deploy.touch()
+    made = app(lambda event: None, with_outbox=False, deploy=deploy)
+    made.dispatch(Event("image.created"))
+    sleep = clock.sleep
+    told: list[str] = []
+
+    def end_the_deploy(seconds: float) -> None:
+        sleep(seconds)
+        deploy.unlink(missing_ok=True)
+
+    clock.sleep = end_the_deploy  # type: ignore[method-assign]
+
+    report = LoopRunner(tell=told.append).run(made, RunOptions(max_events=1))
+
+    assert report.done == 1
+    begun, over = told
+    assert begun.startswith("waiting: a deploy is in progress on this host since ")
+    assert begun.endswith(f"relevo deploy end, or rm {deploy}")
+    assert over == "the deploy is over; events are handled again"
+
+
 def test_a_deploy_that_is_over_when_the_rest_was_given_back_does_not_end_the_worker(
     app: MakeApp, clock: FakeClock, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from logging import getLogger
@@ -69,6 +70,18 @@ class DeployGuard:
         with suppress(FileNotFoundError):
             return max(0.0, self._clock.now() - self.path.lstat().st_mtime)
         return 0.0
+
+    def notice(self) -> str | None:
+        """Return that a deploy is in progress, since when, and how to end it; ``None`` if there is none."""
+        try:
+            began = self.path.lstat().st_mtime
+        except OSError:
+            return None
+        since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(began))
+        return (
+            f"a deploy is in progress on this host since {since}, so its workers begin no event; when it is over: "
+            f"relevo deploy end, or rm {self.path}"
+        )
 
     def require_usable(self) -> None:
         """

@@ -8,7 +8,7 @@ import threading
 import time
 from _thread import start_new_thread
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,6 +56,8 @@ class LoopRunner(Runner):
             on other hosts if the transport or its outbox is a :class:`Coordinator`.
 
         notifier: Reports the status to the service manager.
+
+        tell: Called with a line when it begins to wait for the end of a deploy, and when it goes on.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class LoopRunner(Runner):
         signals: bool = True,
         single_flight: bool = False,
         notifier: Notifier | None = None,
+        tell: Callable[[str], object] | None = None,
     ):
         self._patient = patient
         self._signals = signals
         self._single_flight = single_flight
         self._notifier = notifier
+        self._tell = tell
 
     def run(self, app: App, options: RunOptions) -> Report:
         from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
@@ -87,7 +91,7 @@ class LoopRunner(Runner):
                 if not stack.enter_context(flight.on_this_host()):
                     return Report(stopped_by="lock")
             stack.callback(hurry, app, name, None)
-            host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight)
+            host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight, self._tell)
             stack.enter_context(stop_on_signals(host) if self._signals else nullcontext())
             if self._notifier is not None:  # after the limits and the guard, so that it is called before they object
                 stack.enter_context(_plug_in(app, self._notifier))
@@ -112,6 +116,7 @@ class _Host:
     _patient: bool
     _notifier: Notifier | None
     _flight: SingleFlight | None
+    _tell: Callable[[str], object] | None
     _relay: Worker | None = None
     _waited: float = attrs.field(default=0.0, init=False)
     """Seconds that a run until empty has waited for events in the outbox to become due."""
@@ -208,13 +213,22 @@ class _Host:
                     moved += reports
                     if report.stopped_by != "objection" or not self._guard.take_objection():
                         return _with_relayed(report, moved)
-            _log.info("a deploy is in progress; waiting for its end (%s)", self._guard.path)
-            self._report("STATUS=waiting for the end of a deploy")
-            while self._guard.is_up() and not self._is_over():
-                self._guard.warn_if_stale()
-                self._report()
-                self._app.clock.sleep(_LOOK)
-            self._report("STATUS=handling events")
+            self._wait_for_deploy()
+
+    def _wait_for_deploy(self) -> None:
+        """Wait for the end of a deploy, a limit or a signal."""
+        _log.info("a deploy is in progress; waiting for its end (%s)", self._guard.path)
+        self._report("STATUS=waiting for the end of a deploy")
+        notice = self._guard.notice()
+        if self._tell is not None and notice is not None:
+            self._tell(f"waiting: {notice}")
+        while self._guard.is_up() and not self._is_over():
+            self._guard.warn_if_stale()
+            self._report()
+            self._app.clock.sleep(_LOOK)
+        self._report("STATUS=handling events")
+        if self._tell is not None and notice is not None and not self._is_over():
+            self._tell("the deploy is over; events are handled again")
 
     def _is_over(self) -> bool:
         longest = self._options.max_seconds

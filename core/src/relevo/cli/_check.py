@@ -21,6 +21,7 @@ from relevo._transport.optional import IdentifiedStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.run import RunOptions
+from relevo.cli._deploy import deploy_notice
 from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
@@ -101,6 +102,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_advice(f"transports {names}", text, is_strict=strict))
     for each in _unrouted(app) if live else ():
         findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
+    if live and (notice := deploy_notice(app)):
+        findings.append(_advice("deploy", notice, is_strict=False))  # a deployment may run this check
     if supervisor is not None:
         findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
     if strict:

@@ -11,6 +11,11 @@ from relevo.cli._main import EXIT_LATER, Group
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json
 from relevo.cli._run import duration
+from relevo.errors import ConfigurationError
+
+_ELSEWHERE = """\
+If `relevo deploy begin` printed another path, the address of a transport has changed since. Remove that file, and let
+both releases use the same one: deploy = "/srv/shop/deploying\""""
 
 
 @click.group(cls=Group)
@@ -64,4 +69,14 @@ def end(*, app: App, as_json: bool) -> int:
     else:
         place = visible(str(guard.path))
         echo(f"{'events are handled again' if was_up else 'no deploy was in progress'}: {place}")
+        if not was_up and app.deploy is None:
+            echo(_ELSEWHERE)
     return 0
+
+
+def deploy_notice(app: App) -> str | None:
+    """Return that a deploy of *app* is in progress, since when, and how to end it; ``None`` if there is none."""
+    try:
+        return deploy_guard(app).notice()
+    except ConfigurationError:  # there is no folder for the guard, as `drain` and `worker` report
+        return None

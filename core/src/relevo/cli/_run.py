@@ -148,10 +148,12 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
 
     Example: relevo worker -t main -q feed -l info
     """
-    runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ))
+    is_watched = at_terminal(sys.stderr) and not as_json
+    tell = _tell_of_wait if is_watched else None
+    runner = LoopRunner(patient=not fail_fast, notifier=Notifier.of(os.environ), tell=tell)
     options = chosen_options(app, **run)
     _warn_if_private(app, options)
-    if at_terminal(sys.stderr) and not as_json:
+    if is_watched:
         announce(app)
     report = runner.run(app, options)
     if as_json:
@@ -190,6 +192,10 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
     if report.unsettled and until_empty:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead and until_empty else 0
+
+
+def _tell_of_wait(line: str) -> None:
+    click.echo(visible(f"relevo worker: {line}"), err=True)
 
 
 def _is_given(option: str) -> bool:

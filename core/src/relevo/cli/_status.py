@@ -15,6 +15,7 @@ from relevo._transport.query import StuckKey, StuckKeys
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
+from relevo.cli._deploy import deploy_notice
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
@@ -50,6 +51,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
 
     A queue that holds events and has no route is shown as well, with the command that moves them: no worker handles
     them. With --json its "routed" is false.
+
+    A deploy in progress is reported on standard error.
 
     Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
     when.
@@ -87,6 +90,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         _show_stuck(answers)
         for queue in unrouted:
             echo(visible(str(queue)))
+    if notice := deploy_notice(app):
+        click.echo(visible(f"relevo: {notice}"), err=True)
     for each in errors.values():
         tell(each)
     return max(map(exit_code, errors.values()), default=0)
