@@ -66,11 +66,13 @@ def test_a_runner_that_is_not_installed_is_no_command(shop: Shop) -> None:
 
 @pytest.mark.parametrize("unit", ["cron", "supervisor", "systemd", "loop"])
 def test_a_unit_takes_the_options_of_the_run_that_it_starts(shop: Shop, unit: str) -> None:
-    done = shop.run(f"unit {unit} -t main -c 4 --execution threads --max-events 100 --max-time 1h --max-memory 200M")
+    options = "--execution threads -c 4 --max-events 100 --max-time 1h --max-memory 200M"
+    done, plain = shop.run(f"unit {unit} -t main -l info {options}"), shop.run(f"unit {unit}")
 
-    wanted = "--execution threads --concurrency 4 --max-events 100 --max-time 3600s --max-memory 209715200"
+    wanted = "--execution threads --concurrency 4 --max-events 100 --max-time 3600s --max-memory 200M"
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"--transport main {wanted}" in done.stdout
+    assert f"--transport main --log-level info {wanted}" in done.stdout
+    assert "--log-level" not in plain.stdout
 
 
 def test_only_a_unit_that_drains_takes_what_only_drain_does(shop: Shop) -> None:

@@ -13,6 +13,7 @@ from relevo import App, ConfigurationError, Execution, InlineExecutor, RunOption
 from relevo._app.app import app_of
 from relevo._config.opening import read
 from relevo._config.schema import Config
+from relevo._worker.execution import size, size_text
 from relevo.execution import ThreadExecutor
 from relevo_memory import MemoryTransport
 
@@ -139,3 +140,11 @@ def test_whoever_says_nothing_gets_one_event_after_the_other_in_the_workers_own_
 def test_a_listener_cannot_have_a_time_limit_that_is_none(limit: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=f"time_limit of a listener: expected {told}.*; got "):
         relevo.listener("image.created", time_limit=limit)
+
+
+@pytest.mark.parametrize(
+    "text, bytes_", [("1000", 1000), ("1K", 1024), ("1536K", 1536 << 10), ("512M", 512 << 20), ("3G", 3 << 30)]
+)
+def test_a_size_is_written_as_a_person_writes_it(text: str, bytes_: int) -> None:
+    assert size_text(bytes_) == text
+    assert size(text, what="x") == bytes_

@@ -39,6 +39,9 @@ class LoadedFrom(msgspec.Struct, frozen=True, kw_only=True):
     options: Sequence[str] = ()
     """The options with which the command line found it, if it did."""
 
+    log_level: str | None = None
+    """The level of its log that the command line was given, if it was."""
+
     folder: Path | None = None
     """The working directory that it needs then, since its own code may use relative paths."""
 

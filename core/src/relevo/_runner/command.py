@@ -24,6 +24,8 @@ def command(app: App, options: RunOptions) -> list[str]:
         words += ["--transport", options.transport]
     for queue in options.queues:
         words += ["--queue", queue]
+    if (level := parts_of(app).loaded_from.log_level) is not None:
+        words += ["--log-level", level]
     for field, flag in flags().items():
         value = getattr(options, field)
         if value != attrs.fields_dict(RunOptions)[field].default:

@@ -80,6 +80,12 @@ def size(value: object, *, what: str, least: int = 1) -> int:
     return found
 
 
+def size_text(value: int) -> str:
+    """Return *value*, in bytes, as :func:`size` reads it: in the largest unit that has no fraction."""
+    unit = max((unit for unit, factor in _FACTORS.items() if value % factor == 0), key=_FACTORS.__getitem__)
+    return f"{value // _FACTORS[unit]}{unit}"
+
+
 def _memory_limit(value: object) -> int:
     return size(value, what="memory_limit", least=_SMALLEST)
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 import attrs
 import msgspec
 
+from relevo._worker.execution import size_text
+
 
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -28,9 +30,15 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     until_empty_only: bool = False
     """Only ``drain`` has it."""
 
-    def text_of(self, value: object) -> str:
+    def text_of(self, value: Any) -> str:
         """Return *value* as it is written on the command line."""
-        return f"{value:.9f}".rstrip("0").rstrip(".") + "s" if self.kind == "duration" else str(value)
+        match self.kind:
+            case "duration":
+                return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+            case "size":
+                return size_text(value)
+            case _:
+                return str(value)
 
 
 def _set_by(name: str, help: str, **more: Any) -> Mapping[str, Flag]:  # noqa: A002 - the word for it

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import attrs
 import click
 import msgspec
+from click.core import ParameterSource
 
 from relevo._app.app import App, app_of, parts_of, using
 from relevo._app.check import warn_of_ignored_settings
@@ -53,10 +54,16 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
         log_to_stderr(log_level.upper())
         kept = reserve_stdout() if is_document(kwargs) else nullcontext()
-        with kept, open_app(locate_config(config), _given_once("app", app_name)) as app:
+        chosen = log_level if is_given("log_level") else None
+        with kept, open_app(locate_config(config), _given_once("app", app_name), log_level=chosen) as app:
             return command(*args, app=app, **kwargs)
 
     return wrapped  # type: ignore[return-value]  # it has one argument less
+
+
+def is_given(option: str) -> bool:
+    """Return whether the caller passed *option*."""
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
 def with_config(command: F) -> F:
@@ -93,8 +100,8 @@ def locate_config(path: str | None) -> Config:
 
 
 @contextmanager
-def open_app(config: Config, app_name: str | None) -> Iterator[App]:
-    """Open the application that *app_name* or *config* names, and close it at the end."""
+def open_app(config: Config, app_name: str | None, *, log_level: str | None = None) -> Iterator[App]:
+    """Open the application that *app_name* or *config* names, and close it at the end; it keeps *log_level*."""
     wanted = app_name or config.app
     if app_name:
         refuse_foreign_modules(config, [app_name])
@@ -112,6 +119,7 @@ def open_app(config: Config, app_name: str | None) -> Iterator[App]:
                     *(["--config", str(config.path)] if config.path is not None else []),
                     *(["--app", app_name] if app_name else []),
                 ],
+                log_level=log_level,
                 folder=config.directory if wanted else None,
             )
             with using(app, attrs.evolve(parts_of(app), loaded_from=place)):

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import attrs
 import click
-from click.core import ParameterSource
 
 from relevo._app.app import App
 from relevo._clock import seconds
@@ -22,7 +21,7 @@ from relevo._worker.execution import size
 from relevo._worker.run import Flag, Report, RunOptions, flags
 from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
-from relevo.cli._option import json_option, queue_option, transport_option, with_app
+from relevo.cli._option import is_given, json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Choice, Whole
 from relevo.cli._place import of_one_transport, private_to_process
@@ -113,7 +112,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 
     Example: relevo drain --max-time 55s
     """
-    if not at_terminal(sys.stderr) and not _is_given("log_level"):
+    if not at_terminal(sys.stderr) and not is_given("log_level"):
         log_no_retries()
     options = chosen_options(app, until_empty=True, **run)
     with show_progress(app, options) if at_terminal(sys.stderr) and not as_json else nullcontext():
@@ -196,11 +195,6 @@ def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) 
 
 def _tell_of_wait(line: str) -> None:
     click.echo(visible(f"relevo worker: {line}"), err=True)
-
-
-def _is_given(option: str) -> bool:
-    """Return whether the caller passed *option*."""
-    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
 def _warn_if_private(app: App, options: RunOptions) -> None:
