@@ -235,6 +235,16 @@ def test_a_transport_that_is_only_an_outbox_need_not_be_chosen_from(make: Make) 
         both.transport()
 
 
+def test_the_name_of_an_outbox_is_refused_with_what_to_write(make: Make) -> None:
+    box = MemoryTransport(name="main.outbox")
+    app = make(transports={"main": Plain()}, outboxes={"main": box}, routes={"*": "main"})
+
+    with pytest.raises(ConfigurationError, match=r'"main.outbox" is the outbox of "main".*app\.outboxes\["main"\]$'):
+        app.transport("main.outbox")
+
+    assert app.outboxes["main"] is box
+
+
 def test_a_transport_without_a_route_need_not_be_chosen_from(make: Make) -> None:
     transports = {"old": MemoryTransport(), "main": MemoryTransport(), "other": MemoryTransport()}
 

@@ -142,6 +142,20 @@ def test_dead_letters_are_reported_with_what_can_be_done_about_them(
     assert (revived.stdout, moved.stdout) == ("1 revived\n", "1 moved\n")
 
 
+def test_a_dead_letter_of_a_queue_that_became_an_outbox_is_revived_as_the_status_says(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"image_id": 7, "bad": true}'""")
+    shop.run("drain -q media")
+    shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+
+    status = shop.run("status")
+    revived = shop.run("dead revive -t main.outbox -q media --all")
+    moved = shop.run("move --from main.outbox/media --to main/media")
+
+    assert "relevo dead revive -t main.outbox -q media --all, then relevo move" in status.stdout
+    assert (revived.stdout, moved.stdout) == ("1 revived\n", "1 moved\n")
+
+
 def test_an_outbox_that_was_removed_is_given_back(shop: Shop, warned: Callable[[], list[str]]) -> None:
     with sqlite3.connect(shop.folder / "shop.db") as database:
         database.execute("UPDATE relevo_event SET queue = 'outbox/main'")

@@ -429,11 +429,22 @@ class App(Dispatcher):
                 f"there are several transports ({', '.join(served)}); choose one by its name (-t on the command line)"
             )
         if name not in self.transports:
-            raise ConfigurationError(
-                f'no transport is called "{without_secrets(name)}"{did_you_mean(name, self.transports)}; '
-                f"there are: {', '.join(self.transports)}"
-            )
+            raise self._no_transport(name)
         return self.transports[name]
+
+    def _no_transport(self, name: str) -> ConfigurationError:
+        """Return the error for a *name* that is not a transport's; it may be an outbox's."""
+        shown = without_secrets(name)
+        owner = next((owner for owner, outbox in self.outboxes.items() if outbox.name == name), None)
+        if owner is not None:
+            return ConfigurationError(
+                f'"{shown}" is the outbox of "{owner}", which no worker serves; its events are moved by: relevo relay '
+                f'-t {owner}; in Python it is app.outboxes["{owner}"]'
+            )
+        return ConfigurationError(
+            f'no transport is called "{shown}"{did_you_mean(name, self.transports)}; there are: '
+            f"{', '.join(self.transports)}"
+        )
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that events are routed to."""
@@ -561,6 +572,8 @@ class App(Dispatcher):
         is_relayed = entry.queue.startswith(RESERVED)
         if is_relayed:
             target = Target(entry.queue.removeprefix(RESERVED), envelope.queue)
+        elif transport in {outbox.name for outbox in self.outboxes.values()} - self.transports.keys():
+            target = Target(transport, entry.queue)  # a queue of the outbox's store that no route leads to
         else:
             target = Target(self.transport(transport).name, entry.queue)
         if self.signing is not None:
