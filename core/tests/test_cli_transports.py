@@ -174,6 +174,16 @@ def test_the_check_of_the_servers_warns_of_two_transports_that_are_one_store(sho
     assert (checked.returncode, strict.returncode) == (0, 78)
 
 
+@pytest.mark.parametrize("address, is_one", [("sqlite:///shop.db", True), ("sqlite:///./shop.db", False)])
+def test_a_check_without_the_servers_compares_addresses(shop: Shop, address: str, is_one: bool) -> None:  # noqa: FBT001
+    rewritten(shop, f'main = "sqlite:///shop.db"\nold = "{address}"', **{"[routes]": '[routes]\n"old.*" = "old"'})
+
+    checked = shop.run("check")
+
+    assert ('"main" and "old" are the same store' in checked.stdout) is is_one
+    assert checked.returncode == 0
+
+
 def test_two_transports_that_share_no_queue_may_be_one_store(shop: Shop) -> None:
     routes = {'["main/media", "main/feed"]': '["high", "async/media", "async/feed"]', '"*" = "main"': '"*" = "async/a"'}
     rewritten(shop, TWO.format(folder=shop.folder.name), **routes)

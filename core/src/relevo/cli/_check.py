@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
 
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
-    transport that no route leads to, and with --live of two transports that are one store.
+    transport that no route leads to, and of two transports that are one store, although their addresses differ if
+    --live is given.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
     commands that do not say which of several transports a worker serves, and ports that are open to others. With
     --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
@@ -98,7 +100,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
             findings.append(_try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
-    for names, text in _same_stores(app) if live else ():
+    for names, text in _same_stores(app, live=live):
         findings.append(_advice(f"transports {names}", text, is_strict=strict))
     for each in _unrouted(app) if live else ():
         findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
@@ -179,19 +181,26 @@ def _unrouted(app: App) -> Sequence[UnroutedQueue]:
     return ()
 
 
-def _same_stores(app: App) -> Iterator[tuple[str, str]]:
+def _same_stores(app: App, *, live: bool) -> Iterator[tuple[str, str]]:
     """Yield the transports that have a queue in common, since they are one store, and what is wrong about that."""
-    known: list[tuple[str, str]] = []
-    for name in parts_of(app).beside_outboxes():
-        store = app.transports[name]
-        if not isinstance(store, IdentifiedStore):
-            continue
+    ids = {name: _store_ids(app, name, live=live) for name in parts_of(app).beside_outboxes()}
+    for one, other in combinations(ids, 2):
+        shared = [queue for queue in app.queues(one) if queue in app.queues(other)]
+        if shared and ids[one] & ids[other]:
+            yield f"{one}, {other}", _one_store(one, other, shared[0])
+
+
+def _store_ids(app: App, name: str, *, live: bool) -> set[str]:
+    """Return what only transports with the same queues have: the address and its options, and the id of the store."""
+    store, config = app.transports[name], parts_of(app).config
+    if not isinstance(store, IdentifiedStore):  # the same address may be another store, as in memory
+        return set()
+    entry = config.transports.get(name) if config else None
+    found = {f"{entry.url.reveal()} {sorted(entry.options.items())}"} if entry else set()
+    if live:
         with suppress(RelevoError):  # reported by the check of the server
-            store_id = store.store_id()
-            for other in (each for each, its_id in known if its_id == store_id):
-                for queue in [each for each in app.queues(name) if each in app.queues(other)][:1]:
-                    yield f"{other}, {name}", _one_store(other, name, queue)
-            known.append((name, store_id))
+            found.add(store.store_id())
+    return found
 
 
 def _one_store(one: str, other: str, queue: str) -> str:
