@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -768,6 +769,51 @@ def test_an_observing_hook_sees_every_delivery_and_cannot_break_one(
 
     assert outcome == Ack()
     assert watch.seen == [one]
+
+
+class _Session:
+    """Notes when a listener begins and how it ends, as a plugin would that opens a session for each."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    @hookimpl
+    @contextlib.contextmanager
+    def relevo_around_call(self, event: object, listener_id: str) -> Iterator[None]:
+        self.seen.append((listener_id, event))
+        try:
+            yield
+        except ValueError as error:
+            self.seen.append(str(error))
+            raise
+        self.seen.append("done")
+
+
+def test_a_hook_is_called_around_each_listener(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
+    session = _Session()
+    listen(lambda event: session.seen.append(event.image_id), event=_ImageCreated, id="typed", priority=1)
+    listen(_fail, id="bad")
+
+    caller(hooks=Hooks([session])).outcome(delivery(data={"image_id": 7}))
+
+    (bad, event) = session.seen.pop(3)
+    assert session.seen == [("typed", _ImageCreated(7)), 7, "done", "not today"]
+    assert (bad, event["image_id"]) == ("bad", 7)
+
+
+def test_a_hook_around_a_listener_that_fails_changes_nothing(
+    listen: Listen, caller: MakeCaller, delivery: Make
+) -> None:
+    class Broken:
+        @hookimpl
+        @contextlib.contextmanager
+        def relevo_around_call(self) -> Iterator[None]:
+            yield
+            raise RuntimeError("a broken plugin")
+
+    listen(print)
+
+    assert caller(hooks=Hooks([Broken()])).outcome(delivery()) == Ack()
 
 
 class _Reporter:

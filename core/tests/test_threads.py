@@ -219,7 +219,7 @@ def test_a_third_loss_by_hanging_is_a_crash_loop_that_says_so(made: MakeApp) -> 
     release.set()
     (dead,) = app.transport().dead_letters(["default"], limit=9)
     assert (dead.reason, dead.lost_leases) == ("crash-loop", 2)
-    assert dead.error.startswith("3 processes died while they held it; the worker ended: hang ran for longer than")
+    assert dead.error.startswith("3 runs of it were broken off; the worker ended: hang ran for longer than")
 
 
 def test_what_an_abandoned_thread_says_later_is_heard_by_nobody(delivery: Make) -> None:

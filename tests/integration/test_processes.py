@@ -562,6 +562,7 @@ def test_what_looks_on_at_listeners_is_asked_where_they_run_and_the_rest_in_the_
     (shop.folder / "plugin.py").write_text(
         "import os, relevo\nfrom shop import note\n"
         "@relevo.hookimpl\ndef relevo_around_handle(delivery): note('handle', os.getpid())\n"
+        "@relevo.hookimpl\ndef relevo_around_call(listener_id): note('call', os.getpid(), listener_id)\n"
         "@relevo.hookimpl\ndef relevo_listener_failed(listener_id, error, attempt):\n"
         "    note('failed', os.getpid(), listener_id, type(error).__name__, attempt)\n"
         "@relevo.hookimpl\ndef relevo_around_settle(settlements): note('settle', os.getpid())\n"
@@ -578,7 +579,8 @@ def test_what_looks_on_at_listeners_is_asked_where_they_run_and_the_rest_in_the_
     assert code == 1, err
     assert [each[1:] for each in failed] == [["hang", "TimeLimitExceededError", number] for number in "12"]
     assert {pid for (pid,) in shop.lines("settle") + shop.lines("dead")} == {worker}
-    assert worker not in {each[0] for each in failed + shop.lines("handle")}
+    assert worker not in {each[0] for each in failed + shop.lines("handle") + shop.lines("call")}
+    assert "hang" in {listener for _, listener in shop.lines("call")}
 
 
 # --- replacements ---------------------------------------------------------------------------------------------

@@ -353,8 +353,9 @@ def relevo_around_handle(delivery):
 """
 
 
-def test_what_a_plugin_changes_around_listeners_is_neither_undone_nor_blamed_on_them(tmp_path: Path) -> None:
-    (tmp_path / "plugin.py").write_text(PLUGIN)
+@pytest.mark.parametrize("hook", ["relevo_around_handle", "relevo_around_call"])
+def test_what_a_plugin_changes_around_listeners_is_neither_undone_nor_blamed_on_them(hook: str, tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(PLUGIN.replace("relevo_around_handle(delivery)", f"{hook}()"))
 
     run = drained(tmp_path, ["nothing", "directory", "environment-cleared", "alarm"], plugins=["plugin"])
 

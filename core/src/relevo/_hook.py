@@ -59,9 +59,10 @@ class HookSpecs:
     @hookspec
     def relevo_around_call(self, event: object, listener_id: str) -> Observed:
         """
-        Observe the call of the listener *listener_id* in process, by the route ``now`` or a ``LocalDispatcher``.
+        Observe each call of the listener *listener_id*, by a worker or in process, in the thread of the listener.
 
-        *event* is the event as it was dispatched. Calls by a worker are observed by ``relevo_around_handle``.
+        *event* is what a worker calls the listener with; in process it is the event as it was dispatched. Its
+        exception passes through.
         """
 
     @hookspec

@@ -84,7 +84,8 @@ class Child:
         self._say(Ready(sorted(f"{each.event_name} {each.id}" for each in listeners)))
         with app:
             # A hook around the listeners may change something and undo it itself; that is not blamed on a listener.
-            self._is_observed = bool(app.hooks.observers("relevo_around_handle"))
+            around = map(app.hooks.observers, ("relevo_around_handle", "relevo_around_call"))
+            self._is_observed = any(around)
             self._keeper = Keeper(self._links)
             self._serve(handle)
 

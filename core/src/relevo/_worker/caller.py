@@ -134,10 +134,12 @@ class Caller:
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
     _around: Sequence[Observer] = attrs.field(init=False)
+    _around_call: Sequence[Observer] = attrs.field(init=False)
     _failure_observers: Sequence[Observer] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._around = self._hooks.observers("relevo_around_handle")
+        self._around_call = self._hooks.observers("relevo_around_call")
         self._failure_observers = self._hooks.observers("relevo_listener_failed")
 
     def outcome(self, delivery: Delivery) -> Outcome:
@@ -249,12 +251,11 @@ class Caller:
                 event = typed(document, kind) if kind else generic(document)
             except DecodeError as error:
                 return _Unfit(Reason.MALFORMED, str(error))
-            result = listener.function(event) if call is None else listener.function(event, call)
-            if result is not None and hasattr(result, "__await__"):
-                getattr(result, "close", int)()  # so that Python does not warn about it as well
-                return _Failed(TypeError(_NOT_AWAITED))
-            if call is not None:
-                call.send_held()
+            if self._around_call:
+                with observe(self._around_call, event=event, listener_id=listener.id):
+                    _call(listener, event, call)
+            else:
+                _call(listener, event, call)
         except KeyboardInterrupt:
             raise
         except SubjectMissingError as error:
@@ -323,6 +324,16 @@ class Caller:
                     detail = f'"{document.type}" has version {version}, {listener.id} knows {kind.version}'
                     return Reason.NEWER_VERSION, detail
         return None
+
+
+def _call(listener: Listener, event: object, call: Call | None) -> None:
+    """Call *listener*, and send the events of its *call*."""
+    result = listener.function(event) if call is None else listener.function(event, call)
+    if result is not None and hasattr(result, "__await__"):
+        getattr(result, "close", int)()  # so that Python does not warn about it as well
+        raise TypeError(_NOT_AWAITED)
+    if call is not None:
+        call.send_held()
 
 
 def _two_names(document: Document, envelope: Envelope) -> str:
