@@ -142,15 +142,32 @@ def test_a_function_that_fits_no_hook_is_refused() -> None:
         @hookimpl
         def relevo_around_handle(self, message: object) -> None: ...
 
-    for plugin in (_Typo(), _Wrong()):
-        with pytest.raises(PluginError, match="is invalid"):
-            Hooks([plugin])
+    class _Greedy:
+        @hookimpl
+        def relevo_may_run(self, transport: object) -> None: ...
+
+    class _Strange:
+        @hookimpl
+        def before_everything(self) -> None: ...
+
+    hooks = Hooks()
+    for plugin, fault in [
+        (_Typo(), r'_Typo: there is no hook relevo_around_handel; did you mean "relevo_around_handle"\?'),
+        (_Wrong(), "_Wrong: relevo_around_handle has no argument message; it takes only delivery"),
+        (_Greedy(), "_Greedy: relevo_may_run has no argument transport; it takes no arguments"),
+        (_Strange(), "_Strange: there is no hook before_everything; there are relevo_enrich, relevo_may_run, "),
+    ]:
+        with pytest.raises(PluginError, match=rf"^the plugin .*test_hook.*{fault}"):
+            hooks.add(plugin)
+
+    assert not hooks.plugins
+    hooks.add(_Timer())
 
 
 def test_a_plugin_cannot_be_registered_twice() -> None:
     timer = _Timer()
 
-    with pytest.raises(PluginError):
+    with pytest.raises(PluginError, match=r"the plugin .*test_hook\._Timer is registered already"):
         Hooks([timer, timer])
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
+from inspect import Parameter, signature
 from logging import getLogger
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from relevo.errors import PluginError, shown
+from relevo.errors import PluginError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from relevo._event.event import Event
@@ -30,6 +32,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 """Put ``@relevo.hookimpl`` above the functions of a plugin that have the names of hooks."""
 
 _log = getLogger("relevo.hook")
+
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 Observed = AbstractContextManager[object] | None
 """What an observing hook returns: a context manager around the observed call, or nothing."""
@@ -140,13 +144,34 @@ class Hooks:
         """
         if isinstance(plugin, type):  # its hooks would be called without an instance
             raise PluginError(f"the plugin {shown(plugin)} is a class; pass an instance: {plugin.__qualname__}()")
+        if self._manager.is_registered(plugin):
+            raise PluginError(f"the plugin {_named(plugin)} is registered already; register it once")
+        for fault in self._faults(plugin):
+            raise PluginError(f"the plugin {_named(plugin)}: {fault}")
         try:
             self._manager.register(plugin)
-            self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"the plugin {plugin!r} is invalid: {error}") from error
+            raise PluginError(f"the plugin {_named(plugin)} is invalid: {error}") from error
         finally:
             self._look_up()
+
+    def _faults(self, plugin: object) -> Iterator[str]:
+        """Yield which functions of *plugin* match no hook, before it is registered."""
+        specs = {name: spec for name in vars(HookSpecs) if (spec := getattr(self._manager.hook, name, None))}
+        for name in dir(plugin):
+            options = self._manager.parse_hookimpl_opts(plugin, name)
+            if options is None:
+                continue
+            hook = options.get("specname") or name
+            if hook in specs:
+                known = specs[hook].spec.argnames
+                wrong = [each for each in _required(getattr(plugin, name)) if each not in known]
+                if wrong:
+                    takes = f"takes only {', '.join(known)}" if known else "takes no arguments"
+                    yield f"{hook} has no argument {', '.join(wrong)}; it {takes}"
+            elif not options.get("optionalhook"):
+                others = f"; there are {', '.join(specs)}"
+                yield f"there is no hook {hook}{did_you_mean(hook, specs) or others}"
 
     @property
     def plugins(self) -> Collection[object]:
@@ -175,7 +200,8 @@ class Hooks:
         found = []
         for implementation in reversed(getattr(self._manager.hook, name).get_hookimpls()):
             if implementation.wrapper or implementation.hookwrapper:
-                raise PluginError(f"{implementation.plugin_name}: {name} cannot be a wrapper; return a context manager")
+                plugin = _named(implementation.plugin)
+                raise PluginError(f"the plugin {plugin}: {name} cannot be a wrapper; return a context manager")
             found.append(_observer(implementation.function, frozenset(implementation.argnames)))
         return tuple(found)
 
@@ -190,6 +216,21 @@ class Hooks:
         """Return why no further events may be taken; ``None`` if they may."""
         found = self._manager.hook.relevo_may_run()
         return None if found is None else str(found)
+
+
+def _named(plugin: object) -> str:
+    """Return the name of *plugin*, a module or an object, for an error."""
+    cls = type(plugin)
+    return plugin.__name__ if isinstance(plugin, ModuleType) else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _required(function: Callable[..., object]) -> list[str]:
+    """Return the names of the arguments that *function* has to get."""
+    return [
+        each.name
+        for each in signature(function).parameters.values()
+        if each.kind in _POSITIONAL and each.default is Parameter.empty
+    ]
 
 
 @contextmanager
