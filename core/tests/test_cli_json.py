@@ -44,7 +44,18 @@ def _noisy(tmp_path: Path) -> Shop:
     return shop
 
 
-REPORT = {"handled", "done", "retried", "dead", "unsettled", "seconds", "stopped_by", "reasons", "retry_reasons"}
+REPORT = {
+    "handled",
+    "done",
+    "retried",
+    "dead",
+    "unsettled",
+    "seconds",
+    "stopped_by",
+    "objection",
+    "reasons",
+    "retry_reasons",
+}
 STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "stuck", "routed", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}

@@ -30,6 +30,7 @@ from relevo._runner import host_lock, process_limit, single_flight as flights
 from relevo._runner.lock_path import single_flight
 from relevo._runner.loop import LoopRunner, stop_on_signals
 from relevo._transport.route import outbox_queue
+from relevo.cli._run import why_later
 from relevo.errors import TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -641,6 +642,19 @@ def test_who_loses_the_lock_takes_no_further_events(shop: Callable[..., App], cl
         assert elsewhere(app, holder="a third one") is None, "what another has taken is not given up"
 
 
+def test_a_lock_that_was_late_is_the_reason_even_if_it_is_renewed_then(
+    shop: Callable[..., App], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = iter([True])
+    monkeypatch.setattr(flights.SingleFlight, "is_lost", lambda _: next(late, False))
+    with shop(clock=clock) as app:
+        app.dispatch(Event("image.created"))
+
+        report = LoopRunner(single_flight=True).run(app, DRAIN)
+
+    assert (report.stopped_by, report.handled) == ("lock", 0)
+
+
 def test_the_lock_is_renewed_while_a_listener_runs(
     shop: Callable[..., App], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -846,7 +860,10 @@ def test_an_objection_of_a_plugin_still_ends_a_worker(app: MakeApp) -> None:
     made = app(lambda event: None, with_outbox=False)
     made.hooks.add(_Objecting())
 
-    assert LoopRunner().run(made, RunOptions(max_seconds=5.0)).stopped_by == "objection"
+    report = LoopRunner().run(made, RunOptions(max_seconds=5.0))
+
+    assert (report.stopped_by, report.objection) == ("objection", "not on a Sunday")
+    assert why_later(report) == "a plugin stops events: not on a Sunday"
 
 
 # --- further limits ----------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ class Hooks:
 
     def _faults(self, plugin: object) -> Iterator[str]:
         """Yield which functions of *plugin* match no hook, before it is registered."""
-        specs = {name: spec for name in vars(HookSpecs) if (spec := getattr(self._manager.hook, name, None))}
+        specs = {name: getattr(self._manager.hook, name) for name in vars(HookSpecs) if name.startswith(f"{PROJECT}_")}
         for name in dir(plugin):
             options = self._manager.parse_hookimpl_opts(plugin, name)
             if options is None:

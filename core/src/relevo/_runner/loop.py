@@ -139,9 +139,9 @@ class _Host:
     def drain(self) -> Report:
         """Drain the outbox and the queues in turn until both are empty; do nothing during a deploy."""
         with self._guard.working():
-            if self._app.hooks.objection() is not None:
+            if (objection := self._app.hooks.objection()) is not None:
                 self._guard.warn_if_stale()
-                return Report(stopped_by=self._limits.reached() or "objection")
+                return self._named(Report(stopped_by="objection", objection=objection))
             self._hurry()
             options = RunOptions(until_empty=True, max_seconds=self._options.max_seconds)
             if self._options.event_id is None:
@@ -260,8 +260,8 @@ class _Host:
         """Return *report* with the name of the limit or lock that objected, if it was one of them."""
         if report.stopped_by != "objection":
             return report
-        lost = "lock" if self._flight is not None and self._flight.is_lost() else None
-        return attrs.evolve(report, stopped_by=self._limits.reached() or lost or "objection")
+        own = self._limits.objection or (self._flight and self._flight.objection)
+        return attrs.evolve(report, stopped_by=own, objection="") if own else report
 
 
 def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:

@@ -30,6 +30,8 @@ class Limits:
         self._memory = memory
         self._failures = failures
         self._failed = 0
+        self.objection: str | None = None
+        """The name of the limit for which it objected, even if less memory is used since."""
 
     @classmethod
     def of(cls, options: RunOptions) -> Self:
@@ -52,7 +54,8 @@ class Limits:
     @hookimpl
     def relevo_may_run(self) -> str | None:
         """Object when a limit is reached."""
-        return self.reached()
+        self.objection = self.reached()
+        return self.objection
 
     @hookimpl
     def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:

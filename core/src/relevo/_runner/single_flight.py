@@ -44,6 +44,8 @@ class SingleFlight:
         self._clock = clock
         self._renewed = 0.0
         self._holds = False
+        self.objection: str | None = None
+        """Whether it objected, as ``lock``, even if the lock was renewed since."""
 
     @contextmanager
     def on_this_host(self) -> Iterator[bool]:
@@ -88,7 +90,10 @@ class SingleFlight:
     @hookimpl
     def relevo_may_run(self) -> str | None:
         """Object if another process may be working."""
-        return "lock" if self.is_lost() else None
+        if self.is_lost():
+            self.objection = "lock"
+            return self.objection
+        return None
 
     def _give_up(
         self, coordinator: Coordinator, receipt: str, keeper: threading.Thread, ended: threading.Event

@@ -148,6 +148,9 @@ class Report:
     also ``lock`` when another one runs already, ``memory`` and ``failures``.
     """
 
+    objection: str = ""
+    """The words of the hook that objected: ``deploy``, or those of a plugin."""
+
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     """The number of dead letters, by reason."""
 
@@ -157,7 +160,7 @@ class Report:
     @classmethod
     def sum_of(cls, reports: Sequence[Report]) -> Self:
         """Return the result of several runs as one; it was stopped by the first that was not stopped as empty."""
-        ends = [report.stopped_by for report in reports if report.stopped_by != "empty"]
+        ended = next((report for report in reports if report.stopped_by != "empty"), cls())
         return cls(
             handled=sum(report.handled for report in reports),
             done=sum(report.done for report in reports),
@@ -165,7 +168,8 @@ class Report:
             dead=sum(report.dead for report in reports),
             unsettled=sum(report.unsettled for report in reports),
             seconds=sum(report.seconds for report in reports),
-            stopped_by=ends[0] if ends else "empty",
+            stopped_by=ended.stopped_by,
+            objection=ended.objection,
             reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
             retry_reasons=dict(sum((Counter(report.retry_reasons) for report in reports), Counter())),
         )

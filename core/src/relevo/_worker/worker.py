@@ -28,6 +28,7 @@ from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
 from relevo._transport.optional import ParallelSettlement
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS
@@ -200,6 +201,8 @@ class Worker:
         self._still: dict[Delivery, float] = {}
         """The seconds for which each stalled delivery has been stalled."""
         self._abandoned: set[Delivery] = set()
+        self._objection = ""
+        """Why the run ends, if a hook objected to further events."""
         self._fault: StalledError | None = None
         """Why the run ends, if a delivery was stalled for too long."""
 
@@ -231,6 +234,7 @@ class Worker:
             StalledError: Nothing works on a submitted delivery.
         """
         self._fault = None
+        self._objection = ""
         self._abandoned.clear()
         self._suspects.start()
         self._executor.start(self._handle)
@@ -272,6 +276,7 @@ class Worker:
             unsettled=self._ledger.held(),
             seconds=self._clock.monotonic() - self._started,
             stopped_by=stopped_by,
+            objection=self._objection,
             reasons=dict(self._ledger.reasons),
             retry_reasons=dict(self._ledger.retry_reasons),
         )
@@ -537,7 +542,8 @@ class Worker:
         if not self._backlog or now - self._asked >= _ASK_EVERY:
             self._asked = now
             if (objection := self._hooks.objection()) is not None:
-                _log.info("taking no further events: %s", objection)
+                _log.info("taking no further events: %s", visible(objection))
+                self._objection = objection
                 return "objection"
         return None
 

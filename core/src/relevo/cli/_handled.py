@@ -19,6 +19,7 @@ from relevo._worker.run import RunOptions
 from relevo.cli._event import holder_of, holders_in
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER
 from relevo.cli._output import echo, first_line, when
+from relevo.cli._run import why_later
 from relevo.errors import DecodeError
 
 Fate = Literal["done", "retried", "dead", "refused"]
@@ -66,7 +67,7 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
         if (fate := _fate(outcome)) is not None:
             return Handled(**about, outcome=fate, why=_why(outcome))
     if report.stopped_by == "objection":
-        return Handled(**about, outcome="refused", why="a deploy is in progress, or a plugin stops events")
+        return Handled(**about, outcome="refused", why=why_later(report))
     return Handled(**about, outcome="refused", why=_left(store, found))
 
 

@@ -31,11 +31,8 @@ from relevo.errors import ConfigurationError, RelevoError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_LATER = {
-    "lock": "another drain handles the same queues",
-    "objection": "a deploy is in progress, or a plugin stops events",
-}
-"""The reasons for which a run stopped and should be tried later, with their messages."""
+_LATER = ("lock", "objection")
+"""The reasons for which a run stopped and should be tried later."""
 
 
 def memory(text: str) -> int:
@@ -220,8 +217,15 @@ def _summary(report: Report, *, done: str = "done") -> str:
     if report.unsettled:
         parts.append(f"{report.unsettled} not settled (delivered again later)")
     hint = "; see relevo dead list" if report.dead else ""
-    later = f"; {_LATER[report.stopped_by]}" if report.stopped_by in _LATER else ""
+    later = f"; {why_later(report)}" if report.stopped_by in _LATER else ""
     return visible(f"{', '.join(parts)}{hint}{later}")
+
+
+def why_later(report: Report) -> str:
+    """Return why the run of *report* should be tried later."""
+    if report.stopped_by == "lock":
+        return "another drain handles the same queues"
+    return "a deploy is in progress" if report.objection == "deploy" else f"a plugin stops events: {report.objection}"
 
 
 def _counted(reasons: Mapping[str, int]) -> str:
