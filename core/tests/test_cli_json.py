@@ -60,8 +60,14 @@ STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest"
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
-LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {"until", "worker", "running"}
-LISTED = LIVING - {"body", "size"} | {"leased", "begun_by", "ordering_key", "error", "cursor"}
+LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {
+    "until",
+    "worker",
+    "running",
+    "begun_by",
+    "begun_in",
+}
+LISTED = LIVING - {"body", "size"} | {"leased", "ordering_key", "error", "cursor"}
 SCHEMA = {"$schema", "$defs", "title"}
 
 DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {

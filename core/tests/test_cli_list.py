@@ -67,6 +67,7 @@ def test_every_event_is_listed_with_all_that_is_known(shop: Shop) -> None:
     assert (lost["status"], lost["attempt"], lost["lost_leases"], lost["begun_by"]) == (
         "leased", 2, 1, "a1:0b-9c:1:7:9"
     )  # fmt: skip
+    assert "\nbegun by:    pid 7 of boot 0b-9c\n" in shop.run("show lost").stdout
     assert rows["held"]["leased"] <= rows["held"]["until"]
     assert (rows["ready-1"]["leased"], rows["ready-1"]["until"], rows["ready-1"]["begun_by"]) == (None, None, None)
     assert (rows["failed"]["error"], rows["failed"]["listeners"][0]["runs"], lost["error"]) == (

@@ -30,11 +30,13 @@ from relevo import (
     listener,
 )
 from relevo._worker.evidence import APPEAR_EVERY, GRACE
+from relevo._worker.progress import SEALED, failures_of
 from relevo._worker.suspect import Suspects
 from relevo.errors import ConfigurationError, SettleError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 
+KEY = "a key of 32 letters for a test of this"
 DRAIN = RunOptions(until_empty=True)
 MakeEnvelope = Callable[..., Envelope]
 
@@ -143,6 +145,54 @@ def test_three_processes_that_began_it_and_died_are_a_crash_loop_that_names_its_
     assert report.reasons == {Reason.CRASH_LOOP: 1}
     assert world.called == []
     assert dead.error.startswith("3 processes died while they held it; the last while shop:crash ran (pid 7 of boot aa")
+
+
+def test_a_suspect_that_is_begun_is_a_warning_that_names_who_began_it_last(
+    world: World, host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.lost()
+    world.killed(host, listener="shop:crash")
+
+    world.worker(host).run()
+
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line == (
+        "image.created 1 in default is handled again, alone, after 2 lost leases; "
+        "begun last by pid 7 of boot aa in shop:crash"
+    )
+
+
+def test_a_first_lost_lease_is_a_warning_too(world: World, host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    world.lost()
+
+    world.worker(host).run()
+
+    assert caplog.messages[-1] == (
+        "image.created 1 in default is handled again, alone, after 1 lost lease; the process that held it is not known"
+    )
+
+
+def test_the_listener_of_a_crash_loop_is_a_failure_of_the_dead_letter(world: World, host: Host) -> None:
+    @listener("image.created", id="crash")
+    def crash(event: Event) -> None: ...
+
+    transport = world.transport()
+    app = App(transports={"main": transport}, listeners=[crash], clock=world.clock, source="shop", signing=KEY)
+    (unsigned,) = transport.receive(["default"], limit=1, lease=60, wait=0)
+    transport.ack(unsigned)
+    app.dispatch(Event("image.created"))
+    world.lost()
+    for _ in range(3):
+        world.killed(host, listener="crash")
+    worker = app.worker(DRAIN)
+    worker._suspects._lives = host.lives
+
+    assert worker.run().reasons == {Reason.CRASH_LOOP: 1}
+
+    (dead,) = world.dead()
+    assert [(each.listener, each.reason) for each in failures_of(dead)] == [("crash", "crash-loop")]
+    assert dead.state.startswith(SEALED)
+    assert app.revived(dead, transport="main") != b""
 
 
 def test_two_deaths_and_any_number_of_lost_leases_are_none(world: World, host: Host) -> None:

@@ -75,6 +75,7 @@ def _found(event: KeptEvent) -> Found | None:
         state=event.state,
         enqueued_at=event.enqueued_at,
         until={State.LEASED: event.until, State.SCHEDULED: event.due}.get(event.status),
+        begun=event.begun,
     )
 
 
@@ -84,7 +85,6 @@ def _entry(event: KeptEvent, found: Found) -> WaitingEntry:
         **attrs.asdict(found, recurse=False),
         cursor=f"{event.number}@{event.queue}",
         leased_at=event.leased_at if event.status is State.LEASED else None,
-        begun=event.begun,
     )
 
 

@@ -15,7 +15,6 @@ from relevo import (
     Envelope,
     EventFilter,
     EventGroup,
-    Note,
     StuckKey,
     StuckKeys,
     WaitingEntry,
@@ -338,7 +337,7 @@ def _edge(seconds: float) -> int:
 
 def _entry(row: Sequence[Any], bucket: int, queue: str, now: int) -> WaitingEntry | None:
     """Return a *row* for a list; ``None`` if it is unreadable."""
-    *columns, leased_at, begun, at = row
+    *columns, leased_at, at = row
     found = found_of(columns, now)
     if found is None:
         return None
@@ -347,7 +346,6 @@ def _entry(row: Sequence[Any], bucket: int, queue: str, now: int) -> WaitingEntr
         **attrs.asdict(found, recurse=False),
         cursor=_Position(bucket, at, row[0]).cursor(queue),
         leased_at=leased_at / 1_000_000 if is_held else None,
-        begun=Note.unpacked(begun) if type(begun) is str else None,
     )
 
 

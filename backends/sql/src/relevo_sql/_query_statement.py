@@ -26,7 +26,7 @@ from relevo_sql._schema import (
 
 _E, _D = event.c, dead.c
 
-QUERIED = (*FOUND, "leased_at", "begun")
+QUERIED = (*FOUND, "leased_at")
 """The columns of a waiting event in a list."""
 
 

@@ -109,7 +109,7 @@ EVIDENCE = ("begun", "deaths")
 CLAIMED = ("seq", "ready_at", *Kept._fields, *EVIDENCE)
 """The columns of :func:`delivery_of`."""
 
-FOUND = ("seq", "ready_at", *Kept._fields, "state", "lease_until")
+FOUND = ("seq", "ready_at", *Kept._fields, "state", "lease_until", "begun")
 """The columns of :func:`found_of`."""
 
 SHOWN = ("ref", *Kept._fields, "reason", "error", "died_at")
@@ -254,8 +254,8 @@ def stray_flaw(row: Stray) -> str:
 
 def found_of(row: Iterable[Any], now: int) -> Found | None:
     """Return the *row*, with the columns :data:`FOUND`, for display; ``None`` if it is unreadable."""
-    seq, ready_at, *kept, state, lease_until = row
-    delivery = delivery_of((seq, ready_at, *kept, None, None), 0)
+    seq, ready_at, *kept, state, lease_until, begun = row
+    delivery = delivery_of((seq, ready_at, *kept, begun, None), 0)
     # What is delayed is scheduled, also if it will wait for its turn when it is due.
     until = {LEASED: lease_until, SCHEDULED: ready_at, WAITING: ready_at}.get(state)
     if not isinstance(delivery.envelope, Envelope):
@@ -273,6 +273,7 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
         state=delivery.state,
         enqueued_at=delivery.enqueued_at,
         until=None if until is None else _seconds(until),
+        begun=delivery.begun,
     )
 
 

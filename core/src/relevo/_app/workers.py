@@ -71,8 +71,8 @@ class WorkerFactory:
         if outbox := self.parts.outboxes.get(transport.name):
             warn_of_risks(outbox)
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
-        only_listener = self._only_listener(listeners, transport.name)
-        suspects = Suspects(transport, self.parts.clock, only_listener=only_listener)
+        ids_here = self._listeners_here(listeners, transport.name)
+        suspects = Suspects(transport, self.parts.clock, listeners=ids_here, rewrite=self._rewritten)
         runs = suspects.runs if transport.capabilities.presence else None
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency)
@@ -167,29 +167,30 @@ class WorkerFactory:
     def _take(self, transport: Transport, queues: Sequence[str], event_id: str, lease: float) -> Sequence[Delivery]:
         """Lease the events with the id *event_id*; each of their listeners that still has to run is due."""
         taken = [each for queue in queues for each in transport.take(queue, event_id, lease=lease)]
-        return [attrs.evolve(each, state=self._hastened(each)) for each in taken]
+        return [attrs.evolve(each, state=self._rewritten(each, hastened)) for each in taken]
 
-    def _hastened(self, delivery: Delivery) -> bytes:
+    def _rewritten(self, delivery: Delivery, change: Callable[[bytes], bytes]) -> bytes:
+        """Return the state of *delivery* as *change* returns it, signed if states are."""
         signing, envelope = self.parts.signing, delivery.envelope
         if signing is None or not isinstance(envelope, Envelope):
-            return hastened(delivery.state)
+            return change(delivery.state)
         try:
-            return signing.sealed(hastened(signing.opened(delivery.state, envelope)), envelope)
+            return signing.sealed(change(signing.opened(delivery.state, envelope)), envelope)
         except DecodeError:
             return delivery.state  # which is judged when it is handled
 
-    def _only_listener(self, listeners: ListenerTable, transport: str) -> Callable[[Delivery], str]:
-        """Return a function from a delivery to the id of its listener, if it has a single one."""
+    def _listeners_here(self, listeners: ListenerTable, transport: str) -> Callable[[Delivery], Sequence[str]]:
+        """Return a function from a delivery to the ids of its listeners."""
         first_queue = self._first_queue_on(transport)
 
-        def only_listener(delivery: Delivery) -> str:
+        def here(delivery: Delivery) -> Sequence[str]:
             envelope = delivery.envelope
             if not isinstance(envelope, Envelope):
-                return ""
+                return ()
             found = listeners.in_queue(envelope.name, delivery.queue, first_queue(envelope.name))
-            return found[0].id if len(found) == 1 else ""
+            return [each.id for each in found]
 
-        return only_listener
+        return here
 
     def _executor(
         self,

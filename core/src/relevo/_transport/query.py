@@ -185,6 +185,9 @@ class Found:
     epoch; ``None`` also for a connection lease.
     """
 
+    begun: Note | None = None
+    """The note of the last process that began it, as in :class:`Delivery`; most events have none."""
+
 
 @attrs.frozen(kw_only=True)
 class WaitingEntry(Found):
@@ -195,9 +198,6 @@ class WaitingEntry(Found):
 
     leased_at: float | None = None
     """When it was leased, in seconds since the epoch; ``None`` if it is not leased, or if that is not known."""
-
-    begun: Note | None = None
-    """The note of the last process that began it, as in :class:`Delivery`; most events have none."""
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ from enum import Enum, auto
 import msgspec
 
 from relevo._process_identity import ProcessIdentity
-from relevo._transport.delivery import MAX_DEATHS, Note
+from relevo._transport.delivery import MAX_DEATHS, Delivery, Note
 from relevo._transport.transport import Presence
 
 CRASH_LOOP_DEATHS = 3
@@ -101,6 +101,20 @@ def judged(note: Note | None, deaths: Sequence[str], fate: Callable[[str], Fate]
     return CrashLoop(gone[:MAX_DEATHS]) if len(gone) >= CRASH_LOOP_DEATHS else Wait()
 
 
+def described_past(delivery: Delivery) -> str:
+    """Return how many leases of *delivery* were lost, and which process and listener began it last, in words."""
+    note, number = delivery.begun, delivery.lost_leases
+    process = ProcessIdentity.parsed(note.by if note is not None else (delivery.deaths or ("",))[-1])
+    last = "the process that held it is not known" if process is None else f"begun last by {in_words(process)}"
+    where = f" in {note.listener}" if note is not None and note.listener else ""
+    return f"after {number} lost lease{'s' if number != 1 else ''}; {last}{where}"
+
+
+def in_words(process: ProcessIdentity) -> str:
+    """Return *process* for people; a process id is unique only until its host starts again."""
+    return f"pid {process.pid} of boot {process.boot[:8] or 'unknown'}"
+
+
 def described_deaths(deaths: Sequence[str], *, last: str) -> str:
     """
     Return the evidence for a crash loop in words.
@@ -111,7 +125,7 @@ def described_deaths(deaths: Sequence[str], *, last: str) -> str:
         last: How the last one died, or in which listener; empty if that is not known.
     """
     parsed = [each for each in map(ProcessIdentity.parsed, deaths) if each is not None]
-    who = ", ".join(dict.fromkeys(f"pid {each.pid} of boot {each.boot[:8] or 'unknown'}" for each in parsed))
+    who = ", ".join(dict.fromkeys(map(in_words, parsed)))
     cause = last or "a listener ends its process, or memory runs out"
     processes = {(each.boot, each.namespace, each.pid, each.started) for each in parsed}
     what = "processes died while they held it" if len(processes) == len(parsed) else "runs of it were broken off"

@@ -323,6 +323,17 @@ def hastened(state: bytes) -> bytes:
     return dumped(progress) if late else state
 
 
+def blamed(state: bytes, listener_id: str, error: str) -> bytes:
+    """Return *state* with the listener dead of a crash loop, as in *error*; unchanged if it cannot be read or grow."""
+    try:
+        progress = loaded(state)
+        mine = progress.listeners.setdefault(listener_id, ListenerProgress())
+        mine.status, mine.why, mine.error = "dead", Reason.CRASH_LOOP, sanitised(error, limit=200)
+        return dumped(progress)
+    except (DecodeError, StateTooLargeError):
+        return state
+
+
 class NewerStateError(DecodeError):
     """Raised when a newer release of relevo wrote the state; a newer worker can read it."""
 

@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from logging import getLogger
 
 import attrs
@@ -31,6 +32,7 @@ from relevo._worker.evidence import (
     judged,
 )
 from relevo._worker.kept import KeptOutcomes
+from relevo._worker.progress import blamed
 from relevo.errors import LeaseLostError, RelevoError, TransportError
 
 _log = getLogger("relevo.worker")
@@ -57,15 +59,18 @@ class Suspects:
 
         lives: Returns whether a process of this host is alive.
 
-        only_listener: Returns the id of the listener of a delivery, if it has a single one; else an empty text. The
-            note names it from the start, so that it is written once.
+        listeners: Returns the ids of the listeners of a delivery. The note names a single one from the start, so that
+            it is written once.
+
+        rewrite: Returns the state of a delivery as a function changes it, signed if states are.
     """
 
     _transport: Transport
     _clock: Clock
     identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
     _lives: Lives = lives_here
-    _only_listener: Callable[[Delivery], str] = lambda _: ""
+    _listeners: Callable[[Delivery], Sequence[str]] = lambda _: ()
+    _rewrite: Callable[[Delivery, Callable[[bytes], bytes]], bytes] = lambda delivery, change: change(delivery.state)
 
     def __attrs_post_init__(self) -> None:
         self._has_evidence = self._transport.capabilities.presence
@@ -118,11 +123,14 @@ class Suspects:
             self._waiting.pop(_event(delivery), None)
         match verdict:
             case MayBegin(deaths):
-                note = Note(by=str(self.identity), deaths=deaths, listener=self._only_listener(delivery))
+                only = here[0] if len(here := self._listeners(delivery)) == 1 else ""
+                note = Note(by=str(self.identity), deaths=deaths, listener=only)
                 return self._begin(delivery, note)
             case CrashLoop(deaths):
                 last = f"the last while {begun.listener} ran" if begun is not None and begun.listener else ""
-                return DeadLetter(reason=Reason.CRASH_LOOP, error=sanitised(described_deaths(deaths, last=last)))
+                error = sanitised(described_deaths(deaths, last=last))
+                state = self._blamed(delivery, begun, error)
+                return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
             case Wait():
                 return self._later()
 
@@ -237,7 +245,18 @@ class Suspects:
         if not isinstance(verdict, CrashLoop):
             return outcome
         error = sanitised(described_deaths(verdict.deaths, last=outcome.error))
-        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+        state = outcome.state
+        if state is not None:
+            state = self._blamed(attrs.evolve(delivery, state=state), note, error) or state
+        elif len(self._listeners(delivery)) == 1:  # of several, a checkpoint may have stored what is done since
+            state = self._blamed(delivery, note, error)
+        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
+
+    def _blamed(self, delivery: Delivery, note: Note | None, error: str) -> bytes | None:
+        """Return the state of *delivery* with the listener in *note* dead; ``None`` if it is not here."""
+        if note is None or note.listener not in self._listeners(delivery):
+            return None
+        return self._rewrite(delivery, partial(blamed, listener_id=note.listener, error=error))
 
     def note_settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
         """Forget the notes of what was settled, and keep the outcomes of what was lost."""

@@ -31,7 +31,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
-from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS
+from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
@@ -337,6 +337,7 @@ class Worker:
             self._ledger.add(delivery, Release())
             raise
         if outcome is None:
+            _log.warning("%s is handled again, alone, %s", delivery, visible(described_past(delivery)))
             notify(self._hooks.observers("relevo_handed_over_again"), delivery=delivery)
             self._busy = True
             self._executor.submit(delivery)

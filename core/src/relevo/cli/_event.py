@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from relevo._process_identity import ProcessIdentity
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
@@ -14,6 +15,7 @@ from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
 from relevo._worker.announcement import HoldingWorker, holders
+from relevo._worker.evidence import in_words
 from relevo._worker.progress import failures_of, loaded
 from relevo.cli._output import SHOWN, echo, shortened, when
 from relevo.errors import DecodeError, RelevoError
@@ -80,6 +82,8 @@ def living_row(store: Transport, found: Found, known: Holders) -> dict[str, Any]
         "until": None if found.until is None else when(found.until),
         "worker": None if holder is None else holder.worker,
         "running": None if holder is None else holder.listener,
+        "begun_by": None if found.begun is None else found.begun.by,
+        "begun_in": None if found.begun is None else found.begun.listener or None,
         "listeners": _listeners(found.state),
         **_body(found.envelope.body),
     }
@@ -105,6 +109,8 @@ def _value(key: str, value: object) -> str:
     """Return *value* as text; only a body may have several lines, which are indented."""
     if key == "body":
         return visible_lines(str(value), margin=" " * 13).lstrip(" ")
+    if key == "begun_by" and (process := ProcessIdentity.parsed(str(value))) is not None:
+        value = in_words(process)
     return visible(shortened(str(value), SHOWN))
 
 

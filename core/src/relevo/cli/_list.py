@@ -228,7 +228,6 @@ def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
     return {
         **row,
         "leased": None if entry.leased_at is None else when(entry.leased_at),
-        "begun_by": None if entry.begun is None else entry.begun.by,
         "ordering_key": entry.envelope.ordering_key,
         "error": errors[-1] if errors else None,
         # Not with a colon: it would look like an address with a password, and be masked.
