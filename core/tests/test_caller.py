@@ -180,6 +180,21 @@ def test_each_failure_is_one_warning_with_the_listener_the_event_the_run_and_the
     assert (first.name, first.levelname, first.exc_info) == ("relevo.listener", "WARNING", None)
 
 
+def test_a_failure_is_located_in_the_listener_and_not_in_its_decorator(
+    listen: Listen, caller: MakeCaller, delivery: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        yield
+
+    listen(around()(_fail))  # the wrapper is in contextlib.py
+
+    caller().outcome(delivery())
+
+    line = _fail.__code__.co_firstlineno + 1
+    assert caplog.messages[-1].endswith(f"(test_caller.py:{line})")
+
+
 def _due_now(progress: Progress) -> bytes:
     for each in progress.listeners.values():
         each.due = 0.0

@@ -285,7 +285,7 @@ class Caller:
         """Note in *progress* that *listener* raised *error*, log it, and notify the observers."""
         policy = policy_of(listener, queue=self._queue_retry(delivery.queue))
         failure = progress.fail(listener, error, policy, now=self._clock.now(), chance=self._chance())
-        log_failure(delivery, failure, error, runs=policy.runs, now=self._clock.now())
+        log_failure(delivery, failure, error, function=listener.function, runs=policy.runs, now=self._clock.now())
         if not self._failure_observers:
             return
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import INFO, WARNING, getLogger
 
 import attrs
 
 from relevo._clock import readable
-from relevo._listener.listener import ListenerTable
+from relevo._listener.listener import ListenerTable, defined_at
 from relevo._transport.delivery import Delivery, Failure, Nack
 from relevo._transport.envelope import Envelope
 from relevo._visible import visible
@@ -23,7 +23,15 @@ _RELEVO = __file__.rpartition("_worker")[0]
 """The folder of this package, whose frames do not show where a listener was."""
 
 
-def log_failure(delivery: Delivery, failure: Failure, error: BaseException, *, runs: int, now: float) -> None:
+def log_failure(
+    delivery: Delivery,
+    failure: Failure,
+    error: BaseException,
+    *,
+    function: Callable[..., object],
+    runs: int,
+    now: float,
+) -> None:
     """
     Log *failure* as one line; from the level INFO on with the traceback.
 
@@ -34,7 +42,9 @@ def log_failure(delivery: Delivery, failure: Failure, error: BaseException, *, r
 
         error: What the listener raised.
 
-        runs: The largest number of runs of the listener.
+        function: The listener.
+
+        runs: Its largest number of runs.
 
         now: Seconds since the epoch.
     """
@@ -43,7 +53,7 @@ def log_failure(delivery: Delivery, failure: Failure, error: BaseException, *, r
     else:
         ending = f"again in {readable(max(0.0, failure.due - now))}"
     is_planned = isinstance(error, RetryLater) and failure.due is not None
-    place = "" if is_planned else place_of(error)
+    place = "" if is_planned else place_of(error, function)
     _log.log(
         INFO if is_planned else WARNING,
         "%s %s on %s (run %d of %d, %s): %s%s",
@@ -133,12 +143,19 @@ class ObstacleLog:
             return "an unknown time"
 
 
-def place_of(error: BaseException) -> str:
-    """Return where the listener was when *error* was raised, as ``file:line``; empty if that is not known."""
-    trace, found, line = error.__traceback__, "", 0
+def place_of(error: BaseException, function: Callable[..., object]) -> str:
+    """
+    Return where the listener was when *error* was raised, as ``file:line``; empty if that is not known.
+
+    It is the innermost place in the file of *function*, inside of its decorators, or else in the first file outside of
+    relevo.
+    """
+    places: dict[str, int] = {}
+    trace = error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if found == file or (not found and not file.startswith(_RELEVO)):
-            found, line = file, trace.tb_lineno
+        places[trace.tb_frame.f_code.co_filename] = trace.tb_lineno
         trace = trace.tb_next
-    return f"{found.rpartition('/')[2]}:{line}" if found else ""
+    others = [file for file in places if not file.startswith(_RELEVO)]
+    own = defined_at(function).rpartition(":")[0]
+    found = own if own in others else next(iter(others), "")
+    return f"{found.rpartition('/')[2]}:{places[found]}" if found else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import update_wrapper
 from typing import Protocol
 
 import attrs
@@ -111,4 +112,4 @@ def _watched(function: Callable[..., object], listener_id: str, limit: float, wa
         finally:
             end()
 
-    return call
+    return update_wrapper(call, function, assigned=(), updated=())  # only __wrapped__, which leads to the function
