@@ -12,11 +12,13 @@ from hypothesis import given, settings, strategies as st
 
 from relevo import (
     Ack,
+    App,
     Call,
     Capabilities,
     DeadLetter,
     Delivery,
     Envelope,
+    Event,
     Executor,
     Hooks,
     Nack,
@@ -28,7 +30,9 @@ from relevo import (
     SystemClock,
     Worker,
     hookimpl,
+    listener,
 )
+from relevo._worker import worker as working
 from relevo._worker.worker import GRACE, StalledError
 from relevo.errors import ConfigurationError, SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
@@ -215,6 +219,29 @@ class _Objecting:
     def relevo_may_run(self) -> str | None:
         self.left -= 1
         return "deploy" if self.left < 0 else None
+
+
+def test_a_stop_that_waits_for_a_listener_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(working, "_STOPS_WITHIN", 0.0)
+    said = "stopping; waiting for slow on image.created"
+    turns = iter(range(30_000))
+
+    @listener("image.created", id="slow")
+    def slow(event: Event) -> None:
+        worker.stop()
+        while said not in caplog.text and next(turns, None) is not None:
+            time.sleep(0.01)
+        worker._warn_of_wait(1e9)
+
+    with App(transports={"main": MemoryTransport()}, listeners=[slow]) as app:
+        app.dispatch(Event("image.created"))
+        worker = app.worker()
+        worker.run()
+
+    assert caplog.text.count(said) == 1
+    assert caplog.text.count("; a second TERM stops it at once") == 1
 
 
 def test_an_objection_lets_it_finish_its_batch_and_take_nothing_more(
@@ -639,8 +666,9 @@ def test_a_lost_connection_gives_up_what_was_received_over_it_and_not_begun(
 
     assert set(handled) == {str(i) for i in range(200)}
     assert len(handled) - 200 <= 2 * 6  # those of the flush that failed, and of the one that found it
-    (record,) = caplog.records
-    assert "the connection that held them was lost" in record.message
+    lost, again = caplog.records
+    assert "the connection that held them was lost" in lost.message
+    assert "is handled again, alone, after 1 lost lease" in again.message
 
 
 def test_a_stop_is_heard_in_an_outage(transport: Any, worker: MakeWorker, clock: FakeClock) -> None:

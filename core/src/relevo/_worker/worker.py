@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
-from logging import getLogger
+from logging import INFO, WARNING, getLogger
 
 import attrs
 
@@ -65,6 +65,9 @@ _ALONE_WITHIN = 5.0
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
 
+
+_STOPS_WITHIN = 5.0
+"""Seconds for which a stopped worker waits for a listener before it logs that it waits."""
 
 _STALLED_AFTER = 30.0
 """Seconds after which a stalled delivery, one that nothing works on, ends the worker."""
@@ -182,6 +185,9 @@ class Worker:
         self._most_pending = 2 * most
         self._pace = Pace(most)
         self._stopped = self._hurried = False
+        self._stop_seen: float | None = None
+        """When the keeper saw that the worker was stopped, in monotonic seconds; infinite once it logged its wait."""
+
         self._unsettled_since: float | None = None
         self._outages = self._doubts = 0
         self._handled = 0
@@ -191,7 +197,7 @@ class Worker:
         """Whether a listener runs, as far as this thread knows."""
         self._worked = self._clock.monotonic()
         """When a listener last ran, in monotonic seconds."""
-        self._reminder = Reminder(self._clock)
+        self._reminder, self._suspect_reminder = Reminder(self._clock), Reminder(self._clock)
         self._started = self._clock.monotonic()
         self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
         self._has_limit = self._ends < float("inf")
@@ -337,7 +343,10 @@ class Worker:
             self._ledger.add(delivery, Release())
             raise
         if outcome is None:
-            _log.warning("%s is handled again, alone, %s", delivery, visible(described_past(delivery)))
+            # A lost connection or a killed process makes a whole batch suspect, and most of it was never begun.
+            is_logged = delivery.begun is not None or bool(delivery.deaths) or self._suspect_reminder.take_turn()
+            level = WARNING if is_logged else INFO
+            _log.log(level, "%s is handled again, alone, %s", delivery, visible(described_past(delivery)))
             notify(self._hooks.observers("relevo_handed_over_again"), delivery=delivery)
             self._busy = True
             self._executor.submit(delivery)
@@ -584,12 +593,25 @@ class Worker:
                     self._flush()
                 if self._stopped:
                     self._suspects.excuse()
+                    self._warn_of_wait(now)
                 self._suspects.keep_up()
                 if self._announcer is not None:
                     self._announcer.keep_up()
             except Exception as error:  # noqa: BLE001 - the loop sees it too and decides; leases are renewed meanwhile
                 _log.debug("the keeper met %s: %s", type(error).__name__, error)
                 ended.wait(_WAIT)
+
+    def _warn_of_wait(self, now: float) -> None:
+        """Log, once, which listeners a stopped worker waits for, if that takes long; *now* is in monotonic seconds."""
+        if self._stop_seen is None:
+            self._stop_seen = now
+        if now - self._stop_seen < _STOPS_WITHIN:
+            return
+        for delivery, listener_id in self._running():
+            self._stop_seen = float("inf")
+            _log.warning(
+                "stopping; waiting for %s on %s; a second TERM stops it at once", visible(listener_id), delivery
+            )
 
     def sit_out(self, error: TransportUnavailableError) -> None:
         """Wait for a server that is down, longer each time, at most as long as is left; or raise *error*."""
