@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from relevo import TRANSITIONS, Capabilities, Reason
 from relevo._config.schema import Settings
 from relevo._config.table import keys_of
+from relevo._hook import HookSpecs
 from relevo.cli import _main
 from relevo_amqp import AmqpTransport
 from relevo_memory import MemoryTransport
@@ -101,6 +103,15 @@ def test_every_exit_code_is_told() -> None:
     told = [row[0] for row in cells(DOCS / "reference" / "exit-codes.md", "code")]
 
     assert set(told) == codes | {"0", "2", "128 + n"}
+
+
+def test_every_hook_is_told_with_its_arguments() -> None:
+    hooks = {name: function for name, function in vars(HookSpecs).items() if name.startswith("relevo_")}
+    arguments = {name: [*inspect.signature(function).parameters][1:] for name, function in hooks.items()}
+
+    rows = cells(DOCS / "reference" / "hook.md", "hook")
+
+    assert [(name, re.findall(r"[a-z_]+", told)) for name, told, _ in rows] == list(arguments.items())
 
 
 def test_every_reason_of_a_dead_letter_is_told() -> None:
