@@ -49,7 +49,7 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "beat": _SCHEDULE,
         "control": _NOT_REMOTE,
         "control shutdown": _NOT_REMOTE,
-        "events": "`relevo list` lists the events that wait; `relevo worker -l info` also logs each that it handles",
+        "events": "`relevo list` lists the events that wait; `relevo worker -l debug` also logs each that it handles",
         "failed:show": "write `relevo dead list` for all dead letters, and `relevo dead show REF` for one",
         "flower": "relevo has no web interface; `relevo status`, `relevo list` and `relevo dead list` show the events",
         "help": "write `relevo --help`, or `relevo COMMAND --help`",
