@@ -200,7 +200,7 @@ class ListenerTable:
 
     def declare(self, cls: type) -> EventType:
         """
-        Register the declared class *cls*, as :meth:`EventTypes.add` does.
+        Register the declared class *cls*, as ``EventTypes.add()`` does.
 
         If it was defined again, the listeners of the earlier class get its instances.
         """
