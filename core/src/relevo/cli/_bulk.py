@@ -276,7 +276,7 @@ class _Bulk:
         """Raise :class:`FailureError` if none of the lines until the invalid *line* is valid, and they are many."""
         if self.dispatched or invalid < _MOST_REJECTS:
             return
-        advice = "" if line.lstrip().startswith(b"{") else "; a line is a JSON object: convert a CSV file before"
+        advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
         why = f"line {number} and all before it are invalid: {_why(error)}{advice}; to go on, pass --from-line 1"
         raise FailureError(why, EXIT_DATA)
 
