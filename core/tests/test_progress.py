@@ -30,6 +30,7 @@ from relevo._worker.progress import (
     Progress,
     Raised,
     StateTooLargeError,
+    blamed,
     dumped,
     failures_of,
     first_met,
@@ -602,6 +603,15 @@ def test_what_a_listener_raised_is_forgotten_when_it_has_succeeded_or_died_of_so
         (B.id, "ValueError", "ValueError: two"),
     ]
     assert [(each.listener, each.kind, each.error) for each in setbacks_of(dumped(progress))] == [(B.id, "", "gone")]
+
+
+def test_a_listener_in_a_crash_loop_did_not_die_of_what_it_raised_before() -> None:
+    progress = _progress()
+    progress.fail(A, _raised(ValueError("one")), Retry(2), now=NOW, chance=0.0)
+
+    (failure,) = setbacks_of(blamed(dumped(progress), A.id, "3 processes died"))
+
+    assert (failure.reason, failure.kind, failure.error) == (Reason.CRASH_LOOP, "", "3 processes died")
 
 
 def test_an_unusable_state_has_no_setbacks() -> None:

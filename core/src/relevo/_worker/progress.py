@@ -329,6 +329,7 @@ def blamed(state: bytes, listener_id: str, error: str) -> bytes:
         progress = loaded(state)
         mine = progress.listeners.setdefault(listener_id, ListenerProgress())
         mine.status, mine.why, mine.error = "dead", Reason.CRASH_LOOP, sanitised(error, limit=200)
+        progress.raised.pop(listener_id, None)  # an earlier failure, of which it did not die
         return dumped(progress)
     except (DecodeError, StateTooLargeError):
         return state
