@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from relevo import DeadLetter, DeadLetterEntry, DeadLetterFilter, Envelope, SystemClock
+from relevo._worker.progress import blamed
 from relevo.cli._choice import DeadLetterChoice
 from relevo_memory import MemoryTransport
 from relevo_sql import SqlOptions, SqlTransport
@@ -252,6 +253,23 @@ def test_a_dead_letter_is_one_line_with_its_event_and_its_listener(shop: Shop, m
     assert "umbnails" in narrow[1]
     (row,) = json.loads(shop.run("dead list --reason gave-up --json").stdout)
     assert row["failed_listeners"] == ["shop_listeners:thumbnails"]
+
+
+def test_the_listener_of_a_crash_loop_is_in_its_column(shop: Shop) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    error = "3 processes died while they held it"
+    state = blamed(b"", "shop_listeners:feed", error)
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.send([Envelope(id="killer", source="shop", name="image.created", queue="feed", body=b"{}")])
+        (held,) = transport.receive(["feed"], limit=1, lease=60, wait=0)
+        transport.settle([(held, DeadLetter(reason="crash-loop", error=error, state=state))])
+
+    head, row = shop.run("dead list --reason crash-loop").stdout.splitlines()
+    groups = json.loads(shop.run("dead list --reason crash-loop --by listener --json").stdout)
+
+    assert head.split()[3] == "listener"
+    assert row.split()[3] == "shop_listeners:feed"
+    assert [group["listener"] for group in groups] == ["shop_listeners:feed"]
 
 
 class Plain(MemoryTransport):

@@ -614,6 +614,19 @@ def test_a_listener_in_a_crash_loop_did_not_die_of_what_it_raised_before() -> No
     assert (failure.reason, failure.kind, failure.error) == (Reason.CRASH_LOOP, "", "3 processes died")
 
 
+def test_the_listener_in_a_crash_loop_is_named_before_one_that_had_failed_for_good() -> None:
+    progress = _progress()
+    progress.fail(A, _raised(ValueError("one")), Retry(1), now=NOW, chance=0.0)
+    letter = DeadLetter(reason=Reason.CRASH_LOOP, error="3 processes died")
+
+    failures = failures_of(_entry(letter, kept=blamed(dumped(progress), B.id, "3 processes died")))
+
+    assert [(each.listener, each.reason) for each in failures] == [
+        (B.id, Reason.CRASH_LOOP),
+        (A.id, Reason.RETRIES_EXHAUSTED),
+    ]
+
+
 def test_an_unusable_state_has_no_setbacks() -> None:
     assert setbacks_of(b"\xff") == setbacks_of(b" " * (MAX_STATE + 1)) == ()
 

@@ -441,13 +441,17 @@ def give_back_unread(delivery: Delivery, now: float, *, detail: str, patience: f
 
 
 def failures_of(entry: DeadLetterEntry) -> tuple[Failure, ...]:
-    """Return why *entry* is a dead letter, as far as it was stored: at least its reason and its error."""
+    """
+    Return why *entry* is a dead letter, as far as it was stored: at least its reason and its error.
+
+    The failures that gave it its reason come first.
+    """
     try:
         failures = loaded(entry.state).failures() if len(entry.state) <= MAX_STATE else ()
     except DecodeError:
         failures = ()
-    if failures and failures[0].reason == entry.reason:
-        return failures
+    if any(failure.reason == entry.reason for failure in failures):
+        return tuple(sorted(failures, key=lambda failure: failure.reason != entry.reason))
     return (Failure(reason=entry.reason, error=entry.error),)  # its state is of an earlier hand-over, or unusable
 
 
