@@ -313,7 +313,7 @@ class Slot:
                 try:
                     self._options.runs(task.delivery, message.listener_id)
                 except Exception:  # noqa: BLE001 - a failed note must not end the slot
-                    _log.exception("%s runs on %r; its note could not be updated", message.listener_id, task.delivery)
+                    _log.exception("%s runs on %s; its note could not be updated", message.listener_id, task.delivery)
             with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
                 child.pipe.send(Answer(is_held=True))
         elif isinstance(message, Ended) and task is not None and message.number == task.work.number:
@@ -395,7 +395,7 @@ class Slot:
             frames = child.frames()
             child.kill()
             _log.warning(
-                "%s ran for more than %g s on %r; its process was killed",
+                "%s ran for more than %g s on %s; its process was killed",
                 running.listener_id,
                 running.limit,
                 task.delivery,
@@ -463,7 +463,7 @@ class Slot:
             return  # the next child gets it
         where = f" while {running.listener_id} ran" if running is not None else ""
         error = f"the process {why or how}{where}"
-        _log.warning("%r is lost: %s", task.delivery, error)
+        _log.warning("%s is lost: %s", task.delivery, error)
         if printed := child.printed():
             error += f"\n\nits last output:\n{printed}"
         death = str(child.identity.as_witnessed()) if begun else None  # otherwise it died of something else

@@ -164,7 +164,7 @@ class ThreadExecutor(Executor):
             self._fault = self._fault or TimeLimitExceededError(late[0].listener_id, late[0].limit)
             for run in late:
                 _log.error(
-                    "%s has run for more than %g s on %r, and a thread cannot be ended: the worker ends instead",
+                    "%s has run for more than %g s on %s, and a thread cannot be ended: the worker ends instead",
                     run.listener_id,
                     run.limit,
                     run.delivery,

@@ -24,6 +24,7 @@ from relevo._transport.envelope import Envelope
 from relevo._worker import decision
 from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle
+from relevo._worker.ledger import Reminder
 from relevo._worker.listener_log import log_failure
 from relevo._worker.progress import (
     NewerStateError,
@@ -83,7 +84,7 @@ def contained(handle: Handle) -> Handle:
         try:
             return handle(delivery)
         except Exception as error:  # noqa: BLE001 - any error; other deliveries must go on
-            _log.exception("%r could not be handled", delivery)
+            _log.exception("%s could not be handled", delivery)
             return decision.unhandled(delivery, error)
 
     return outcome
@@ -133,11 +134,13 @@ class Caller:
     _outgoing: Outgoing | None = None
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
+    _reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
     _around_call: Sequence[Observer] = attrs.field(init=False)
     _failure_observers: Sequence[Observer] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._reminder = Reminder(self._clock)
         self._around = self._hooks.observers("relevo_around_handle")
         self._around_call = self._hooks.observers("relevo_around_call")
         self._failure_observers = self._hooks.observers("relevo_listener_failed")
@@ -305,9 +308,10 @@ class Caller:
         except (LeaseLostError, TransportClosedError):
             return False  # the work of further listeners would be lost: the settlement will be refused
         except Exception as error:  # noqa: BLE001 - any error; it must not hide what the listeners did
-            _log.warning(
-                "progress of %r could not be stored; a crash now would run listeners again: %s", delivery, error
-            )
+            if self._reminder.take_turn():
+                _log.warning(
+                    "progress of %s could not be stored; a crash now would run listeners again: %s", delivery, error
+                )
         return True
 
     def _obstacle(self, listeners: Sequence[Listener], document: Document, queue: str) -> tuple[Reason, str] | None:

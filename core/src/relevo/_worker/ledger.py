@@ -101,7 +101,7 @@ class Ledger:
         self._since = 0.0
         self._failed_at = 0.0
         self._failures = 0
-        self._reminder = Reminder(self._clock)
+        self._reminder, self._lease_reminder = Reminder(self._clock), Reminder(self._clock)
 
     def hold(self, deliveries: Sequence[Delivery]) -> None:
         """Note that *deliveries* were received together."""
@@ -197,7 +197,8 @@ class Ledger:
             try:
                 lost = self._transport.extend(held, lease=lease)
             except TransportError as error:
-                _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
+                if self._lease_reminder.take_turn():
+                    _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
                 return
             with self._lock:
                 to_settle = {delivery for delivery, _ in (*self._pending, *self._failed)}
@@ -205,7 +206,7 @@ class Ledger:
                 for delivery in gone:
                     self._held.pop(delivery, None)
         for delivery in gone:
-            _log.warning("the lease of %r was lost while it was held; it may be handled twice", delivery)
+            _log.warning("the lease of %s was lost while it was held; it may be handled twice", delivery)
 
     def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
         with outage(self._transport.name):  # what is settled was received before
@@ -259,12 +260,12 @@ class Ledger:
         if self._transport.capabilities.lease == "timed":
             for delivery in lost:
                 _log.warning(
-                    "%r was no longer held when it was settled: its lease had ended, or an earlier try settled it",
+                    "%s was no longer held when it was settled: its lease had ended, or an earlier try settled it",
                     delivery,
                 )
             return
         _log.warning(
-            "%d deliveries, the first of them %r, were not settled: the connection that held them was lost, or they "
+            "%d deliveries, the first of them %s, were not settled: the connection that held them was lost, or they "
             "were given back earlier; the server delivers them again",
             len(lost),
             lost[0],

@@ -157,7 +157,7 @@ class RelayExecutor(Executor):
     def _refuse(self, delivery: Delivery, error: Exception) -> Outcome:
         why = str(error) if isinstance(error, RelevoError) else described(error)
         if self._patience is None:
-            _log.warning("%r stays: %s", delivery, why)
+            _log.warning("%s stays: %s", delivery, why)
             return _again(delivery)
         try:
             progress = loaded(delivery.state)

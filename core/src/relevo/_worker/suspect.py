@@ -108,7 +108,7 @@ class Suspects:
             kept = self.kept.take(delivery, self._clock.monotonic(), is_untouched=is_untouched)
         if kept is not None:
             self._waiting.pop(_event(delivery), None)
-            _log.info("%r was handled before its lease was lost; settling it with that outcome", delivery)
+            _log.info("%s was handled before its lease was lost; settling it with that outcome", delivery)
             return kept
         if not isinstance(delivery.envelope, Envelope):
             return None
@@ -151,7 +151,7 @@ class Suspects:
         except LeaseLostError:
             return Release()
         except TransportError as error:
-            _log.info("%r is not begun yet: its note could not be stored: %s", delivery, error)
+            _log.info("%s is not begun yet: its note could not be stored: %s", delivery, error)
             return self._later()
         with self._lock:
             self.notes[delivery] = note
@@ -171,7 +171,7 @@ class Suspects:
             try:
                 self._transport.begin(delivery, note)
             except RelevoError as error:  # the earlier note stays
-                _log.debug("the note on %r could not be updated: %s", delivery, error)
+                _log.debug("the note on %s could not be updated: %s", delivery, error)
             else:
                 self.notes[delivery] = note
 
@@ -209,7 +209,7 @@ class Suspects:
         try:
             self._transport.excuse(delivery, note)
         except RelevoError as error:
-            _log.debug("the note on %r could not be marked as excused: %s", delivery, error)
+            _log.debug("the note on %s could not be marked as excused: %s", delivery, error)
             self._excuse_again_at = self._clock.monotonic() + LOOK_AGAIN
             return False
         return True

@@ -87,7 +87,7 @@ class StalledError(RelevoError):
         self.delivery = delivery
         self.seconds = seconds
         super().__init__(
-            f"{delivery!r}: no listener has been running for {seconds:.0f} s after it was submitted; "
+            f"{delivery}: no listener has been running for {seconds:.0f} s after it was submitted; "
             f"the worker ends, and the event is delivered again"
         )
 
