@@ -11,7 +11,7 @@ import pytest
 
 from relevo import Envelope
 
-from .shop import CANARY, CONFIGURATION, Shop, lines, opened, told_in_one_line
+from .shop import CANARY, CONFIGURATION, LISTENERS, Shop, lines, opened, told_in_one_line
 
 SECOND = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = "sqlite:///shop.db"\nother = "sqlite:///other.db"')
 SECOND += '"other.*" = "other/feed"\n'
@@ -561,6 +561,15 @@ def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop
     assert done.returncode == 0
     (line,) = lines(done)
     assert line.endswith(f"where no other process sees them; {remedy}")
+
+
+def test_a_check_warns_of_a_time_limit_that_is_not_enforced(shop: Shop) -> None:
+    shop.write("shop_listeners.py", LISTENERS.replace("priority=3", 'time_limit="1s"'))
+
+    done, strict = shop.run("check"), shop.run("check --strict")
+
+    assert (done.returncode, done.stderr, strict.returncode) == (0, "", 78)
+    assert "time limits     warning  shop_listeners:count: time_limit=1 s is not enforced inline; set " in done.stdout
 
 
 def test_a_check_warns_of_a_transport_that_no_other_process_sees(shop: Shop) -> None:

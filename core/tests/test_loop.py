@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import attrs
 import pytest
@@ -20,12 +20,15 @@ from relevo import (
     Coordinator,
     Envelope,
     Event,
+    Execution,
+    ListenerTable,
     Report,
     RetryLater,
     RunOptions,
     hookimpl,
     listener,
 )
+from relevo._app.check import unenforced_limits
 from relevo._runner import host_lock, process_limit, single_flight as flights
 from relevo._runner.lock_path import single_flight
 from relevo._runner.loop import LoopRunner, stop_on_signals
@@ -849,6 +852,32 @@ def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_limit_of_time(
 
     assert (report.handled, report.stopped_by) == (0, "time")
     assert caplog.text.count("a deploy has kept events from being handled") == 2
+
+
+@pytest.mark.parametrize(
+    ("execution", "said"),
+    [
+        ("inline", "hasty: time_limit=1 s is not enforced inline; "),
+        ("threads", "hasty: time_limit=1 s ends the whole worker with exit code 70, "),
+        ("process", None),
+    ],
+)
+def test_a_time_limit_that_is_not_enforced_on_its_listener_alone_is_a_warning(
+    execution: Literal["inline", "threads", "process"], said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    @listener("image.created", id="hasty", time_limit="1s")
+    def hasty(event: object) -> None: ...
+
+    table = ListenerTable()
+    table.extend([hasty])
+    texts = unenforced_limits(table, Execution(execution))
+
+    assert [text.startswith(said or "") for text in texts] == [True] * (said is not None)
+    if execution == "inline":
+        with App(transports={"main": MemoryTransport()}, listeners=[hasty]) as app:
+            LoopRunner(signals=False).run(app, RunOptions(max_seconds=0.0))
+            LoopRunner(signals=False).run(app, DRAIN)
+        assert caplog.text.count('set execution = "process"') == 1
 
 
 def test_an_objection_of_a_plugin_still_ends_a_worker(app: MakeApp) -> None:

@@ -9,6 +9,7 @@ from logging import getLogger
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from relevo._clock import readable
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable, defined_at, marked
@@ -18,6 +19,7 @@ from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
 from relevo._transport.transport import Transport
+from relevo._worker.execution import Execution
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -51,6 +53,22 @@ def check_time_limits(listeners: ListenerTable, transport: Transport, *, limit: 
                 f'{listener.id} may run for {own:g} s, and "{transport.name}" cannot renew a lease of {lease:g} s, so '
                 f"another worker would begin the event meanwhile; shorten time_limit, or lengthen lease"
             )
+
+
+def unenforced_limits(listeners: Iterable[Listener], execution: Execution) -> list[str]:
+    """Return which of *listeners* have time limits that *execution* cannot enforce on them alone, with the remedy."""
+    effect = {
+        "inline": "is not enforced inline",
+        "threads": "ends the whole worker with exit code 70, since a thread cannot be ended",
+    }.get(execution.chosen)
+    if effect is None:
+        return []
+    remedy = 'set execution = "process", where the listener alone is ended'
+    return [
+        f"{listener.id}: time_limit={readable(listener.mark.time_limit)} {effect}; {remedy}"
+        for listener in listeners
+        if listener.mark.time_limit is not None
+    ]
 
 
 _MOST_TYPES = 1000

@@ -202,6 +202,7 @@ class _Host:
     def serve(self) -> Report:
         """Handle events until a limit or a signal, but none during a deploy."""
         moved: list[Report] = []
+        _warn_of_limits(self._app, self._options)
         while True:
             with self._guard.working():
                 if not self._guard.is_up() or self._is_over():
@@ -262,6 +263,14 @@ class _Host:
             return report
         own = self._limits.objection or (self._flight and self._flight.objection)
         return attrs.evolve(report, stopped_by=own, objection="") if own else report
+
+
+def _warn_of_limits(app: App, options: RunOptions) -> None:
+    """Log the time limits of listeners that have another effect where they run; not in each run from cron."""
+    from relevo._app.check import unenforced_limits  # noqa: PLC0415 - dispatching alone does not need it
+
+    for text in unenforced_limits(app.listeners, app.execution.overridden(options.execution, options.concurrency)):
+        _log.warning("%s", text)
 
 
 def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
-from relevo._app.check import unheard, unheard_text
+from relevo._app.check import unenforced_limits, unheard, unheard_text
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._problem import with_lines
@@ -93,6 +93,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     if findings[-1].error is None:
         findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
+        limits = unenforced_limits(app.listeners, app.execution)
+        findings += [_advice("time limits", text, is_strict=strict) for text in limits]
     for name in parts_of(app).served():
         if why := private_to_process(app.transports[name]):
             findings.append(_advice(f"events of {name}", f"{why}; use another transport", is_strict=strict))
