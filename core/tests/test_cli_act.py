@@ -563,6 +563,27 @@ def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop
     assert line.endswith(f"where no other process sees them; {remedy}")
 
 
+def test_a_check_warns_of_a_class_without_a_registered_instance(shop: Shop) -> None:
+    shop.write(
+        "shop_listeners.py",
+        LISTENERS + "class Base:\n"
+        '    @relevo.listener("mail.sent")\n'
+        "    def note(self, event): ...\n\n"
+        "    @staticmethod\n"
+        '    @relevo.listener("mail.read", id="read")\n'
+        "    def read(event): ...\n\n"
+        "class Own(Base): ...\n\n"
+        "class Forgotten(Base): ...\n\n"
+        "own = Own()\n",
+    )
+
+    done, strict = shop.run("check"), shop.run("check --strict")
+
+    assert (done.returncode, done.stderr, strict.returncode) == (0, "", 78)
+    (line,) = [each for each in done.stdout.splitlines() if "no instance" in each]
+    assert "warning  shop_listeners.Forgotten has listeners and no instance is registered; " in line
+
+
 def test_a_check_warns_of_a_time_limit_that_is_not_enforced(shop: Shop) -> None:
     shop.write("shop_listeners.py", LISTENERS.replace("priority=3", 'time_limit="1s"'))
 

@@ -141,6 +141,17 @@ def test_only_functions_and_methods_can_be_marked(thing: Any) -> None:
         listener("a.b")(thing)
 
 
+def test_a_class_is_refused_with_the_way_to_register_an_instance() -> None:
+    class Handler:
+        def __call__(self, event: object) -> None: ...
+
+    for decorate in (relevo.listener, relevo.listener("image.created")):
+        with pytest.raises(
+            ConfigurationError, match=r"cannot be marked; mark .*__call__.* app\.listen\(Handler\(…\)\)"
+        ):
+            decorate(Handler)
+
+
 # --- subscribers --------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from types import MethodType
+from types import MethodType, ModuleType
 
 import attrs
 
@@ -38,6 +38,8 @@ class Registry:
     def __init__(self, listeners: Iterable[object] = ()):
         self.known = ListenerTable()
         """The listeners of the modules that have been imported so far."""
+        self.modules: list[str] = []
+        """The names of the modules that were registered as a whole, so far."""
         self._unloaded = list(listeners)
         self._loading = ForkLock(patience=_FORKING)
         self._is_loading = False
@@ -60,6 +62,7 @@ class Registry:
                             self.known.withdraw(first.things)
                         else:
                             self.known.extend(marked_in(first))
+                            self._note_module(first)
                         del self._unloaded[0]
                 finally:
                     self._is_loading = False
@@ -67,6 +70,11 @@ class Registry:
             self._generation = generation.number
             self.known.renew()
         return self.known
+
+    def _note_module(self, thing: object) -> None:
+        name = thing.__name__ if isinstance(thing, ModuleType) else thing
+        if isinstance(name, str) and ":" not in name:
+            self.modules.append(name)
 
     def add(self, things: Iterable[object]) -> None:
         """Register *things*, at first use."""

@@ -22,7 +22,7 @@ from relevo._event.event import (
     fields_of,
     is_model,
 )
-from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marks_of
+from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marked_methods, marks_of
 from relevo._listener.namesake import HIDES, Definition, hidden, note_replaced
 from relevo._retry import Retry
 from relevo._synonym import LISTENER
@@ -226,7 +226,7 @@ def marking(
     def attach(function: Any, frame: FrameType) -> Any:
         inner = _inner(function)
         if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
-            raise ConfigurationError(f"{shown(function)} cannot be marked; mark a function, or a method in its class")
+            raise _unmarkable(function)
         made = Mark(event=_annotated_event(inner, frame), **options) if mark is None else mark
         inner.__dict__[MARKS] = (made, *marks_of(inner))
         _note_namesake(inner, frame)
@@ -238,9 +238,25 @@ def marking(
         mark = None
         if event is not None:
             return attach(event, frame)
+    elif _is_listener_class(event):
+        raise _unmarkable(event)
     else:
         mark = Mark(event=event, **options)
     return lambda function: attach(function, sys._getframe(1))  # noqa: SLF001 - as above
+
+
+def _is_listener_class(thing: object) -> bool:
+    """Return whether *thing* is a class of listeners, above which the decorator stands without parentheses."""
+    if not isinstance(thing, type) or MARK in vars(thing):
+        return False
+    return any("__call__" in vars(each) for each in thing.__mro__) or bool(marked_methods(thing))
+
+
+def _unmarkable(thing: object) -> ConfigurationError:
+    fix = "mark a function, or a method in its class"
+    if isinstance(thing, type):
+        fix += f", which may be __call__, and register an instance, as in app.listen({thing.__name__}(…))"
+    return ConfigurationError(f"{shown(thing)} cannot be marked; {fix}")
 
 
 def _annotated_event(function: Any, frame: FrameType) -> type:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib.util import find_spec
 from inspect import unwrap
 from pathlib import Path
 from pkgutil import iter_modules
 from types import FunctionType, ModuleType, TracebackType
 
-from relevo._listener.listener import defined_at, marked_methods, marks_of
+from relevo._listener.listener import Listener, defined_at, marked_methods, marks_of
 from relevo._listener.namesake import hidden, hidden_by
 from relevo.errors import ConfigurationError, RelevoError, TransportError, described, did_you_mean, shown
 
@@ -132,6 +133,26 @@ def marked_in(thing: object) -> list[object]:
             if id(lost) not in kept:
                 raise ConfigurationError(f"listeners: {lost.__code__.co_filename}: {hidden(lost, each)}")
     return list({id(each): each for each in found}.values())
+
+
+def unregistered_classes(modules: Iterable[ModuleType], listeners: Iterable[Listener]) -> list[type]:
+    """Return the classes of *modules* with marked methods of which no instance is among *listeners*."""
+    functions = [each.function for each in listeners]
+    owners = [getattr(each, "__self__", None) for each in functions]
+    alone = {id(getattr(each, "__func__", each)) for each in functions}  # a static method does not show its class
+    classes = {
+        id(each): each
+        for module in modules
+        for each in vars(module).values()
+        if isinstance(each, type) and f"{_module_of(each)}.".startswith(f"{module.__name__}.")
+    }
+    return [
+        cls
+        for cls in classes.values()
+        if marked_methods(cls)
+        and not any(isinstance(owner, cls) for owner in owners)
+        and alone.isdisjoint(id(getattr(each, "__func__", each)) for each in vars(cls).values())
+    ]
 
 
 def _module_of(thing: object) -> object:

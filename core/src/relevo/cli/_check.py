@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,6 +18,7 @@ from relevo._app.app import App, parts_of
 from relevo._app.check import unenforced_limits, unheard, unheard_text
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
+from relevo._listener.importing import unregistered_classes
 from relevo._problem import with_lines
 from relevo._transport.optional import IdentifiedStore, QueueCatalog
 from relevo._transport.route import outbox_queue
@@ -93,6 +95,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     if findings[-1].error is None:
         findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
+        findings += [_advice("listeners", text, is_strict=strict) for text in _unregistered(app)]
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
     for name in parts_of(app).served():
@@ -142,6 +145,16 @@ def _listeners(app: App) -> str:
     count = len(app.listeners)
     listeners = "1 listener" if count == 1 else f"{count} listeners"
     return f"{listeners} of {'1 event' if len(events) == 1 else f'{len(events)} events'}"
+
+
+def _unregistered(app: App) -> list[str]:
+    """Return which classes of the listed modules have listeners that are not registered."""
+    modules = [sys.modules[name] for name in parts_of(app).registry.modules if name in sys.modules]
+    return [
+        f"{cls.__module__}.{cls.__qualname__} has listeners and no instance is registered; assign one to a global "
+        f"name of its module, or write app.listen({cls.__name__}(…))"
+        for cls in unregistered_classes(modules, app.listeners)
+    ]
 
 
 def _unheard(app: App, *, live: bool) -> list[str]:
