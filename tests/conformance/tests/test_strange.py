@@ -97,6 +97,7 @@ def test_a_call_that_never_comes_back_is_a_broken_promise(operation: str) -> Non
     assert (finding.status, set(finding.promises)) == ("broken", {"calls-come-back"})
     assert "did not come back within" in finding.what
     assert "it is at " in finding.what
+    assert "if it is only slow, raise call_timeout of the harness" in finding.what
 
 
 def test_a_random_history_that_hangs_ends_too() -> None:

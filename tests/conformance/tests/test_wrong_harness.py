@@ -28,6 +28,28 @@ class OpensOneInstance(MemoryHarness):
         return self.one
 
 
+class OpensNothing(MemoryHarness):
+    def open(self) -> Transport:
+        return None  # type: ignore[return-value]
+
+
+class Misspells(Harness):
+    transport = MemoryTransport
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryStore()
+
+    def open(self) -> Transport:
+        return MemoryTransport(self.store, clock=self.clock)
+
+    def kill(self, transport: Transport) -> None:
+        pass
+
+    def brokn(self, transport: Transport) -> None:
+        pass
+
+
 class StandsStill(MemoryHarness):
     def advance(self, seconds: float) -> None:
         pass
@@ -63,3 +85,18 @@ def test_a_hook_that_is_wrong_is_named_with_what_it_did(harness: type[Harness], 
 
     assert {one.status for one in findings} == {"error"}
     assert all(why in one.what for one in findings), findings
+
+
+def test_a_harness_that_opens_nothing_is_never_a_fault_of_the_transport() -> None:
+    findings = list(examine(OpensNothing, matching=lambda test, _: "with_block" in test or "set" in test))
+
+    assert {one.status for one in findings if one.status != "skipped"} == {"error"}, findings
+    assert any("OpensNothing.open returned None; expected a relevo.Transport" in one.what for one in findings)
+
+
+def test_the_method_that_is_most_like_a_missing_hook_is_named() -> None:
+    test = "test_a_settlement_that_fails_can_be_said_again"
+
+    findings = list(examine(Misspells, matching=lambda name, _: name == test))
+
+    assert {one.what for one in findings} == {'Misspells has no hook broken; did you mean it by "brokn"?'}

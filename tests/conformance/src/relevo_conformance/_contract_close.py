@@ -21,7 +21,7 @@ from relevo.errors import (
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves, raised_by
-from relevo_conformance.harness import BREAKAGES
+from relevo_conformance.harness import BREAKAGES, opened
 from relevo_conformance.verdict import error_text
 from relevo_conformance.worker import RecordedWorker
 
@@ -94,7 +94,7 @@ class SetUpContract(Contract):
             bench.worker()  # reports an invalid return value before the application fails on it
         harness = self.harness_type()  # its own store: something may be set up in the store of the class
         try:
-            app = App(transports={"main": harness.open()}, routes={"*": "main/media"}, setup="explicit")
+            app = App(transports={"main": opened(harness)}, routes={"*": "main/media"}, setup="explicit")
             with app:
                 if not app.setup(dry_run=True):
                     pytest.skip("there is nothing to set up")
@@ -111,7 +111,7 @@ class SetUpContract(Contract):
     def test_what_is_refused_for_want_of_setting_up_says_so(self) -> None:
         harness = self.harness_type()
         try:
-            with harness.open() as transport:
+            with opened(harness) as transport:
                 envelope = Envelope(id="1", source="conformance", name="image.created", queue="media", body=b"{}")
 
                 said = ""
@@ -241,7 +241,7 @@ class CloseContract(Contract):
     @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_with_block_closes(self) -> None:
         with self.bench() as bench:
-            with self.harness.open() as transport:
+            with opened(self.harness) as transport:
                 transport.setup([bench.queue])
 
             error = raised_by(lambda: transport.send([]))

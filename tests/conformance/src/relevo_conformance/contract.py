@@ -310,7 +310,8 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
                     test(self)
             except HookMissing as missing:
                 name = "broken, or at least broken_send" if str(missing) == "broken_send" else str(missing)
-                pytest.skip(f"{type(self.harness).__name__} has no hook {name}")
+                hint = type(self.harness).resembling(name.partition(",")[0])
+                pytest.skip(f"{type(self.harness).__name__} has no hook {name}{hint}")
             except AssertionError as error:
                 _tolerate(self.harness, error, self.proven)
                 if isinstance(error, BrokenPromiseError):  # which names the promise that its history breaks

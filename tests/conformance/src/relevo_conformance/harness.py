@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Protocol, Self
 import attrs
 
 from relevo import Capabilities, Clock, Transport
-from relevo.errors import ConfigurationError, did_you_mean, shown
+from relevo.errors import ConfigurationError, did_you_mean, nearest, shown
 from relevo.testing import FakeClock
 from relevo_conformance._world import OVERTIME, PATIENCE, Violation
 from relevo_conformance.checker import Judge
 from relevo_conformance.fault import Breakage, Fault
 from relevo_conformance.history import Record
-from relevo_conformance.verdict import claims_of
+from relevo_conformance.verdict import HarnessError, claims_of
 from relevo_conformance.watch import Watchdog
 
 LONGEST_SLEEP = 30.0
@@ -155,6 +155,19 @@ def judge_of(harness: type[Harness], capabilities: Capabilities, clock: Clock) -
         overtime=max(OVERTIME, harness.call_timeout),
         knows_faults=True,
     )
+
+
+def opened(harness: Harness) -> Transport:
+    """
+    Return another transport of *harness*.
+
+    Raises:
+        HarnessError: Its ``open`` returned something else.
+    """
+    found: object = harness.open()
+    if not isinstance(found, Transport):
+        raise HarnessError(type(harness).__name__, "open", f"returned {shown(found)}; expected a relevo.Transport")
+    return found
 
 
 class CommitFailedError(Exception):
@@ -292,6 +305,13 @@ class Harness(ABC):
         return frozenset(hook for hook in HOOKS if getattr(cls, hook, None) is not getattr(Harness, hook, None))
 
     @classmethod
+    def resembling(cls, hook: str) -> str:
+        """Return ``; did you mean it by "…"?`` for the method of the author that is most like *hook*, or nothing."""
+        methods = {name for each in cls.__mro__ for name, value in vars(each).items() if callable(value)}
+        found = nearest(hook, methods - set(dir(Harness)))
+        return "" if found is None else f'; did you mean it by "{found}"?'
+
+    @classmethod
     def _with(cls, **members: object) -> type[Self]:
         return type(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **members})
 
@@ -407,7 +427,7 @@ class Harness(ABC):
         claimed: object = getattr(type(self).transport, "capabilities", None)
         if isinstance(claimed, Capabilities):
             return claimed
-        with self.open() as transport:
+        with opened(self) as transport:
             return claims_of(transport)
 
     @cached_property

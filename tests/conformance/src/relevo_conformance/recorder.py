@@ -21,7 +21,7 @@ from relevo.errors import RelevoError, shown
 from relevo_conformance import history, promise
 from relevo_conformance.checker import Violation
 from relevo_conformance.fault import Breakage, Fault
-from relevo_conformance.harness import Harness, HookMissing, judge_of
+from relevo_conformance.harness import Harness, HookMissing, judge_of, opened
 from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, error_text, is_a_persons, raised_in
 from relevo_conformance.watch import Watchdog
 from relevo_conformance.worker import RecordedWorker
@@ -186,7 +186,7 @@ class Recorder:
     def _open(self) -> Transport:
         """Return another transport; an error of its own methods is the transport's, not the harness's."""
         try:
-            opened: object = self.hook("open", self.harness.open)
+            transport = self.hook("open", lambda: opened(self.harness))
         except HarnessError as error:
             cause = error.__cause__
             if cause is None or not raised_in(cause.__traceback__, type(self.harness).transport):
@@ -195,14 +195,11 @@ class Recorder:
                 raise cause from None
             violation = Violation(promise.ERRORS_ARE_TRANSLATED.id, None, f"opening it raised {error_text(cause)}")
             raise BrokenPromiseError([violation]) from cause
-        if not isinstance(opened, Transport):
-            why = f"returned {shown(opened)}; expected a relevo.Transport"
-            raise HarnessError(type(self.harness).__name__, "open", why)
-        before, self.harness.last_opened = self.harness.last_opened, opened
-        if before is opened:
+        before, self.harness.last_opened = self.harness.last_opened, transport
+        if before is transport:
             why = "returned an instance that it had returned before; each worker needs one of its own"
             raise HarnessError(type(self.harness).__name__, "open", why)
-        return opened
+        return transport
 
     # --- records ----------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ Flight = tuple[float, float, Tell]
 _PATIENCE = 60.0
 """Seconds beyond a call's own that may pass between two calls, since the suite waits and Hypothesis computes."""
 
+_SLOW = "; if it is only slow, raise call_timeout of the harness"
+
 _PULSE = 0.25
 """Seconds between two checks of the watch."""
 
@@ -111,7 +113,7 @@ class Watchdog:
         for thread, (deadline, allowed, tell) in tuple(self._flights.items()):
             if now > deadline:
                 try:
-                    verdict = tell(f"did not come back within {allowed:g} s{_whereabouts(thread)}")
+                    verdict = tell(f"did not come back within {allowed:g} s{_whereabouts(thread)}{_SLOW}")
                 except LeftBehind:  # it has just returned
                     continue
                 self._is_over = True
