@@ -530,3 +530,33 @@ class TakesOutOfTurn(MemoryTransport):
             return super().take(queue, event_id, lease=lease)
         finally:
             EventQueue._has_its_turn = turns  # type: ignore[method-assign]
+
+
+@planted_pair(promise.LEASED_IS_HIDDEN)
+class EndsTheLeaseWhenItWasDue(MemoryTransport):
+    """The lease of an event that was taken before it was due ends when it would have been due."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        dues = {event.number: event.due for _, event in living(self.store) if event.status is State.SCHEDULED}
+        taken = super().take(queue, event_id, lease=lease)
+        with self.store.changed:
+            for place, event in living(self.store):
+                if event.number in dues and event.status is State.LEASED:
+                    event.until = min(event.until, dues[event.number])
+                    place.step(event, Action.EXTEND)
+        return taken
+
+
+@planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
+class ExtendsNothingThatWasTaken(MemoryTransport):
+    """The lease of an event that was taken by its id is not extended, and no error says so."""
+
+    _taken: tuple[object, ...] = ()
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        taken = super().take(queue, event_id, lease=lease)
+        self._taken += tuple(one.receipt for one in taken)
+        return taken
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        return super().extend([one for one in deliveries if one.receipt not in self._taken], lease=lease)

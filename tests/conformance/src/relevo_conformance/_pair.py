@@ -244,6 +244,7 @@ def _situations() -> Iterator[Level]:
     yield Level("ready", Play.ripen)
     yield Level("scheduled", do.scheduled, _claimed("delay"))
     yield Level("held", Play.take)
+    yield Level("taken by its id", do.taken_by_id, _claimed("take"), _NO_FIELDS)
     yield Level("lost", do.in_turn(do.lost, do.late))
     yield Level("lost and held by another", do.held_by_another)
     yield Level("dead", do.in_turn(do.buried, do.late), _claimed("dead_letters"))
@@ -257,6 +258,7 @@ def _operations() -> Iterator[Level]:
     delayed, dead = _claimed("delay"), _claimed("dead_letters")
     yield Level("inspect the store", do.look)
     yield Level("receive", do.receive)
+    yield Level("take by its id", do.take_by_id, _claimed("take"), _NO_FIELDS)
     yield Level("ack", do.settle(lambda play: Ack()))
     yield Level("nack", do.settle(lambda play: Nack(state=play.state)))
     yield Level("nack with a delay", do.settle(lambda play: Nack(delay=play.later, state=play.state)), delayed)
@@ -293,6 +295,7 @@ def _operations() -> Iterator[Level]:
 _SECOND = (
     "inspect the store",
     "receive",
+    "take by its id",
     "ack",
     "nack",
     "release with a delay",

@@ -255,6 +255,14 @@ class Play:
         self._put_aside()
         return self.held if self.has_the_event() else None
 
+    def take_by_id(self, worker: RecordedWorker) -> None:
+        """Let *worker* take the event by its id, due or not; if it comes, it is held like a received one."""
+        if not isinstance(self.event, Envelope):
+            return
+        now = self.bench.harness.clock.now()
+        for delivery in worker.take(self.place, self.event.id, lease=self.lease):
+            self._keep(Taken(worker, delivery, now))
+
     def has_the_event(self) -> bool:
         """Return whether the event is held."""
         return self.is_held

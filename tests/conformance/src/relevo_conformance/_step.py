@@ -234,6 +234,18 @@ def receive(play: Play) -> None:
     play.glimpse()
 
 
+def take_by_id(play: Play) -> None:
+    """Take the event by its id."""
+    play.take_by_id(play.actor)
+
+
+def taken_by_id(play: Play) -> None:
+    """Take the event by its id, if it waits after a nack, and receive it if it does not come."""
+    scheduled(play)
+    play.take_by_id(play.worker)
+    play.take()
+
+
 def scheduled(play: Play) -> None:
     """Leave the event to wait: for its first delay if it still does, or after a nack."""
     if play.due <= play.bench.harness.clock.now():

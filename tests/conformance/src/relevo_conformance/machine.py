@@ -281,6 +281,19 @@ class TransportMachine(RuleBasedStateMachine):
     def receive(self, who: int, places: Sequence[int], limit: int, leases: int) -> Deliveries:
         return self._poll(who, places=places, limit=limit, lease=leases * self.lease)
 
+    @where(lambda claims: claims.take)
+    @rule(targets=(live, ever), envelope=sent, who=_WORKER, leases=st.integers(1, 2))
+    def take_by_id(self, envelope: Envelope, who: int, leases: int) -> Deliveries:
+        return self._take(who, envelope, lease=leases * self.lease)
+
+    @where(lambda claims: claims.take and claims.delay is not None)
+    @rule(targets=(live, ever), recipes=several(1), who=_WORKER)
+    def take_by_id_before_it_is_due(self, recipes: list[Recipe], who: int) -> Deliveries:
+        # Without a key, as in a delayed send.
+        envelope = self.bench.cook(attrs.evolve(recipes[0], ordering_key=None))
+        self.workers[who].send([envelope], delay=self.bench.times.delay)
+        return self._take(1 - who, envelope)
+
     @where(lambda claims: claims.extend)
     @rule(held=live, leases=st.integers(1, 3))
     def extend(self, held: Held, leases: int) -> None:
@@ -656,6 +669,11 @@ class TransportMachine(RuleBasedStateMachine):
             wait=self.bench.glance,
         )
         return multiple(*map(partial(Held, worker), deliveries))
+
+    def _take(self, who: int, envelope: Envelope, *, lease: float | None = None) -> Deliveries:
+        worker = self.workers[who]
+        lease = self.lease if lease is None else lease
+        return multiple(*map(partial(Held, worker), worker.take(envelope.queue, envelope.id, lease=lease)))
 
 
 def machine_for(harness: type[Harness], *, seeded: int | None = None) -> type[TransportMachine]:
