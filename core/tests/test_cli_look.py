@@ -371,6 +371,34 @@ def test_a_check_tells_which_events_have_no_listener(shop: Shop) -> None:
     assert f"relevo: events: {crated}\n" in strict.stderr
 
 
+@pytest.mark.parametrize(
+    "parameters, is_wrong",
+    [
+        ("user_id, order_id", True),
+        ("event, call", False),
+        ("e, c", False),
+        ("order, call", False),
+        ("event, info", False),
+        ("user_id, order: relevo.Call", False),
+        ("user_id, order_id=7", False),
+        ("*rest", False),
+    ],
+)
+def test_a_check_warns_of_parameters_that_are_named_like_data(shop: Shop, parameters: str, *, is_wrong: bool) -> None:
+    shop.write(
+        "shop_listeners.py", f"import relevo\n\n@relevo.listener('mail.sent')\ndef mail({parameters}):\n    pass\n"
+    )
+
+    done = shop.run("check --json")
+
+    warned = [row["detail"] for row in json.loads(done.stdout) if row["check"] == "parameters"]
+    place = f"{shop.folder}/shop_listeners.py:3"
+    told = f"shop_listeners:mail ({place}) takes (user_id, order_id), but is called with (event, call); read the data"
+    assert [text.startswith(told) for text in warned] == [True] * is_wrong
+    assert done.returncode == 0
+    assert shop.run("check --strict").stderr.count("relevo: parameters: ") == is_wrong
+
+
 def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
     before = found(shop, "--live")
     tables = shop.folder.joinpath("shop.db").exists()

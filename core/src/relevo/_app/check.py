@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -240,6 +241,34 @@ def unheard_text(event_name: str, targets: Iterable[Target], listeners: Listener
     """Return that no listener here handles *event_name* at *targets*, *then* what follows, and the nearest event."""
     where = ", ".join(str(target) for target in targets)
     return f'no listener here for "{event_name}" in {where}{then}{listeners.hint(event_name)}'
+
+
+def misnamed(listener: Listener) -> str | None:
+    """Return that the parameters of *listener* look like the data of its event; ``None`` if they do not."""
+    if not listener.takes_call:
+        return None
+    try:
+        first, second, *_ = inspect.signature(listener.function).parameters.values()
+    except (TypeError, ValueError):  # it is written in C, or takes *args
+        return None
+    if _is_named_like(first, _EVENTS) or _is_named_like(second, _CALLS):
+        return None
+    return (
+        f"{listener.id} ({defined_at(listener.function)}) takes ({first.name}, {second.name}), but is called with "
+        f'(event, call); read the data from the event, as in event["{first.name}"], or rename the parameters'
+    )
+
+
+_EVENTS = ("event", "evt", "message", "payload")
+_CALLS = ("call", "context", "ctx")
+"""Parts of names for the first and the second parameter of a listener."""
+
+
+def _is_named_like(parameter: inspect.Parameter, words: Iterable[str]) -> bool:
+    """Return whether *parameter* may be meant so: it is annotated, or its name has one of *words* or is too short."""
+    name = parameter.name
+    is_short = len(name) < 3 or name.startswith("_")
+    return is_short or parameter.annotation is not parameter.empty or any(word in name.lower() for word in words)
 
 
 def check_queues(

@@ -413,7 +413,10 @@ def takes_call(function: Callable[..., object]) -> bool:
         return True
     first = positional[0].name if positional else "call"
     if first in ("self", "cls"):
-        raise ConfigurationError(f"{name} is a method and cannot be a listener without its instance; pass an instance")
+        raise ConfigurationError(
+            f"{name} is a method and cannot be a listener without its instance; pass an instance, or write a function "
+            f"that takes (event) or (event, call)"
+        )
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")

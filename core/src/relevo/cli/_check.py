@@ -15,7 +15,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
-from relevo._app.check import unenforced_limits, unheard, unheard_text
+from relevo._app.check import misnamed, unenforced_limits, unheard, unheard_text
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._listener.importing import unregistered_classes
@@ -77,8 +77,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
 
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
-    transport that no route leads to, and of two transports that are one store, although their addresses differ if
-    --live is given.
+    transport that no route leads to, of two transports that are one store, although their addresses differ if
+    --live is given, and of listeners whose two parameters are named like the data of an event.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
     commands that do not say which of several transports a worker serves, and ports that are open to others. With
     --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
@@ -94,6 +94,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     findings.append(_try("listeners", partial(_listeners, app)))
     if findings[-1].error is None:
         findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
+        texts = filter(None, map(misnamed, app.listeners))
+        findings += [_advice("parameters", text, is_strict=strict) for text in texts]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
         findings += [_advice("listeners", text, is_strict=strict) for text in _unregistered(app)]
         limits = unenforced_limits(app.listeners, app.execution)
