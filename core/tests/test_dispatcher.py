@@ -549,7 +549,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
             Event("a.b", subject=Image(None)),
             {},
             SubjectError,
-            'type "image" has no id yet, or its row was rolled back; flush',
+            'type "image" has no id yet, or its row was rolled back, or it was not added to a session; add and flush',
         ),
         (Event("a.b", id=""), {}, EncodeError, "id: expected 1 to 255 printable"),
         (Event("a.b", id="x" * 256), {}, EncodeError, "id: expected 1 to 255 printable"),

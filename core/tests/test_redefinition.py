@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import relevo
-from relevo import App, Dispatcher, Event, LocalDispatcher
-from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
+from relevo import App, Dispatcher, Event, LocalDispatcher, Subject, SubjectType
+from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, SubjectError
 
 CELL = """
 @app.listener("image.created", priority={priority})
@@ -282,6 +282,70 @@ def test_two_classes_in_different_places_still_clash(app: App) -> None:
 
     with pytest.raises(DuplicateEventError, match="declared twice"):
         app.dispatch(other.module.ImageRated(1))
+
+
+# --- a subject type that is defined again -------------------------------------------------------------------
+
+IMAGE = """
+class Image:
+    id = {id}
+
+app.add_subject(relevo.SubjectType(type="image", cls=Image, name=lambda image: str(image.id), load=lambda id: {id}))
+"""
+AGAIN = 'app.add_subject(relevo.SubjectType(type="{type}", cls=Image, name=str, load=lambda id: {id}))'
+
+
+def test_a_subject_type_of_a_cell_that_is_run_again_replaces_the_former(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run(IMAGE, id=1)
+    former = notebook.module.Image()
+
+    notebook.run(IMAGE, id=2)
+
+    subject = app.subjects.named(notebook.module.Image())
+    assert subject == Subject("image", "2")
+    assert app.subjects.load(subject) == 2
+    with pytest.raises(SubjectError, match="Image is not registered as a subject"):
+        app.subjects.named(former)
+
+
+def test_a_subject_type_is_replaced_if_only_its_functions_were_defined_again(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run(IMAGE, id=1)
+
+    notebook.run(AGAIN, type="image", id=2)
+
+    assert app.subjects.load(Subject("image", "7")) == 2
+    assert app.subjects.named(notebook.module.Image()) != Subject("image", "1")
+
+
+def test_another_subject_type_still_clashes(app: App) -> None:
+    notebook, other = Notebook(app), Notebook(app)
+    other.module.__name__ = "elsewhere"
+    notebook.run(IMAGE, id=1)
+
+    with pytest.raises(SubjectError, match="clashes"):
+        notebook.run(AGAIN, type="picture", id=2)
+    with pytest.raises(SubjectError, match="clashes"):
+        other.run(IMAGE, id=2)
+    vars(other.module)["Image"] = notebook.module.Image
+    with pytest.raises(SubjectError, match="clashes"):
+        other.run(AGAIN, type="image", id=2)
+
+    assert app.subjects.load(Subject("image", "7")) == 1
+
+
+def test_local_classes_of_one_name_are_different_subjects(app: App) -> None:
+    def made() -> SubjectType:
+        class Image:
+            pass
+
+        return SubjectType(type="image", cls=Image, name=lambda _: "1", load=lambda _: None)
+
+    app.add_subject(made())
+
+    with pytest.raises(SubjectError, match="clashes"):
+        app.add_subject(made())
 
 
 # --- removing ----------------------------------------------------------------------------------------

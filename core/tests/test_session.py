@@ -333,7 +333,8 @@ def test_without_a_session_a_flushed_object_is_named_and_a_pending_one_is_told(a
         image = Image(name="cat")
         session.add(image)
         with pytest.raises(
-            SubjectError, match="no id yet, or its row was rolled back; flush it first, or dispatch with session="
+            SubjectError,
+            match=r"no id yet, or its row was rolled back, .* add and flush it first, or dispatch with session=",
         ):
             app.dispatch(Event("image.created", subject=image))
         session.commit()

@@ -314,6 +314,8 @@ class App(Dispatcher):
         """
         Register a subject type, so that its instances are named at the dispatch and loaded by listeners.
 
+        A subject type whose cell of a notebook is run again replaces the former one.
+
         Raises:
             SubjectError: It is not a subject type, or its name or class is registered already.
         """

@@ -242,8 +242,9 @@ class Packer:
         found = self._subjects.named(subject)
         if found is None:
             raise SubjectError(
-                f'the subject of type "{self._subjects.of(subject).type}" has no id yet, or its row was rolled '
-                f"back; flush it first, or dispatch with session= of the session that it was added to"
+                f'the subject of type "{self._subjects.of(subject).type}" has no id yet, or its row was rolled back, '
+                f"or it was not added to a session; add and flush it first, or dispatch with session= of the session "
+                f"that it was added to"
             )
         return found
 

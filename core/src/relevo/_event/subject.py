@@ -86,16 +86,22 @@ class SubjectTypes:
         """
         Register *subject_type*; registering it again does nothing.
 
+        If it is an earlier one that was defined again, in a cell of a notebook or by ``importlib.reload``, it replaces
+        that.
+
         Raises:
             SubjectError: Another subject type with this name or class is registered.
         """
         kind, cls = subject_type.type, subject_type.cls
-        for known in (self._by_type.get(kind), self._by_class.get(cls)):
-            if known is not None and known != subject_type:
+        former = self._by_type.get(kind)
+        for known in (former, self._by_class.get(cls)):
+            if known is not None and known != subject_type and not _is_redefined(known, subject_type):
                 raise SubjectError(
                     f'the subject type "{kind}" of {cls.__qualname__} clashes with '
                     f'"{known.type}" of {known.cls.__qualname__}'
                 )
+        if former is not None:
+            del self._by_class[former.cls]
         self._by_type[kind] = self._by_class[cls] = subject_type
 
     def of(self, subject: object) -> SubjectType:
@@ -151,3 +157,13 @@ class SubjectTypes:
         known = self._by_type.get(subject.type)
         if known is not None and known.release is not None:
             known.release(loaded)
+
+
+def _is_redefined(former: SubjectType, later: SubjectType) -> bool:
+    """Return whether *later* is *former* as it was defined again: its class and its functions have the same places."""
+    first, second = (
+        (each.type, each.cls.__module__, each.cls.__qualname__, getattr(each.load, "__module__", None))
+        for each in (former, later)
+    )
+    is_found_by_name = later.cls.__qualname__.replace(".", "").isidentifier()
+    return first == second and (former.cls is later.cls or is_found_by_name)
