@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Never
 
-from relevo import _synonym
 from relevo._secret import abridged, masked, without_secrets
 
 
@@ -259,7 +258,9 @@ class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
 
     def __init__(self, delay: object = None, reason: str = "", **unknown: Never):
         if unknown:
-            raise no_option("RetryLater", next(iter(unknown)), ("delay", "reason"), _synonym.RETRY_LATER)
+            from relevo._synonym import RETRY_LATER  # noqa: PLC0415 - only an error needs it
+
+            raise no_option("RetryLater", next(iter(unknown)), ("delay", "reason"), RETRY_LATER)
         self.delay = delay
         self.reason = reason
         super().__init__(delay, reason)
