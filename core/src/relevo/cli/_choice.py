@@ -10,10 +10,10 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
-from relevo._transport.query import DeadLetterFilter, EventGroup, Names
+from relevo._transport.query import DeadLetterFilter, EventGroup
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import failures_of
-from relevo.cli._filter import Tally, error_option, event_option, listener_option, time_options
+from relevo.cli._filter import Tally, error_option, event_option, has_failed, listener_option, time_options
 from relevo.cli._known import refuse_unknown_events, refuse_unknown_listeners, refuse_unknown_reasons
 from relevo.cli._main import refuse_invalid
 
@@ -84,18 +84,16 @@ class DeadLetterChoice:
         name = entry.envelope.name if isinstance(entry.envelope, Envelope) else None
         if not self.where.matches(name=name, reason=entry.reason, died_at=entry.died_at):
             return False
-        if self.errors and not any(error in entry.error for error in self.errors):
-            return False
-        return not self.listeners or any(map(Names.of(self.listeners).match, failed_listeners(entry)))
+        if not self.listeners and not self.errors:
+            return True
+        return any(has_failed(failure, self.listeners, self.errors) for failure in failures_of(entry))
 
 
 def dead_letter_options(command: Any) -> Any:
     """Add the options that choose dead letters to *command*."""
     for option in (
         time_options("dead-lettered"),
-        error_option(
-            "Only those whose error, with its traceback, contains this text; all dead letters are read for it."
-        ),
+        error_option("Only those with a failure whose error contains this text; all dead letters are read for it."),
         listener_option("Only those in which this listener failed, or one as in shop.*; may be repeated."),
         click.option(
             "--reason",

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 import click
 
 from relevo._clock import seconds
-from relevo._transport.query import EventGroup
+from relevo._transport.delivery import Failure
+from relevo._transport.query import EventGroup, Names
 from relevo.cli._main import refuse_invalid
 from relevo.cli._output import Column, echo, show_json, show_json_list, show_lines, show_table, when
 from relevo.cli._parameter import Whole
@@ -42,6 +43,16 @@ def listener_option(text: str) -> Callable[[Any], Any]:
 def error_option(text: str) -> Callable[[Any], Any]:
     """Return the option that chooses by the text of an error; *text* is its help."""
     return click.option("--error", "errors", multiple=True, metavar="TEXT", callback=refuse_invalid, help=text)
+
+
+def has_failed(failure: Failure, listeners: Sequence[str], errors: Sequence[str]) -> bool:
+    """
+    Return whether *failure* is of one of *listeners*, and its error contains one of the texts *errors*.
+
+    The traceback is not searched: it quotes the source, where errors stand that were not raised.
+    """
+    is_of = Names.of(listeners).match(failure.listener or None)
+    return is_of and (not errors or any(error in failure.error for error in errors))
 
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.unrouted import unrouted_queues
-from relevo._transport.query import EventFilter, EventGroup, Names, Status, WaitingEntry
+from relevo._transport.query import EventFilter, EventGroup, Status, WaitingEntry
 from relevo._transport.transport import Transport
 from relevo._worker.progress import setbacks_of
 from relevo.cli._event import Holders, holders_in, living_row
@@ -21,6 +21,7 @@ from relevo.cli._filter import (
     by_option,
     error_option,
     event_option,
+    has_failed,
     limit_option,
     listener_option,
     show_groups,
@@ -153,11 +154,7 @@ class _Choice:
     def _has(self, entry: WaitingEntry) -> bool:
         if not self.listeners and not self.errors:
             return True
-        names = Names.of(self.listeners)
-        return any(
-            names.match(failure.listener) and (not self.errors or any(error in failure.error for error in self.errors))
-            for failure in setbacks_of(entry.state)
-        )
+        return any(has_failed(failure, self.listeners, self.errors) for failure in setbacks_of(entry.state))
 
 
 def _groups(places: list[_Place], choice: _Choice, by: By) -> list[tuple[str, EventGroup]]:
