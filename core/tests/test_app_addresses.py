@@ -94,9 +94,9 @@ def test_without_a_transport_every_route_is_now() -> None:
     heard: list[Event] = []
     with App(routes={"*": "now"}) as app:
         app.add_listener("image.created", heard.append, id="hear")
-        app.dispatch("image.created")
+        done = app.dispatch("image.created")
 
-        assert heard == [Event("image.created")]
+        assert heard == [Event("image.created", id=done.id)]
         with pytest.raises(ConfigurationError, match="there is no transport: every route leads to now"):
             app.worker()
 

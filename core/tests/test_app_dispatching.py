@@ -102,8 +102,26 @@ def test_now_calls_listeners_in_process_and_writes_nothing(make: Make) -> None:
     done = app.dispatch(Event("a.b", {"anything": object()}))
 
     assert heard == ["now"]
-    assert done == Dispatched(id="", targets=(Target("now"),))
+    assert done == Dispatched(id=done.id, targets=(Target("now"),))
     assert waiting(app) == 0
+
+
+def test_each_event_that_is_handled_now_has_an_id_of_its_own(make: Make) -> None:
+    heard: list[tuple[str | None, str, str | None]] = []
+
+    @listener("a.b")
+    def hear(event: Event, call: Call) -> None:
+        heard.append((event.id, call.event_id, call.correlation_id))
+
+    app = make(hear, routes={"*": "now"})
+    event = Event("a.b")
+    first, second = app.dispatch(event), app.dispatch(event)
+    own = app.dispatch(Event("a.b", id="17"))
+
+    assert heard == [(each.id, each.id, each.id) for each in (first, second, own)]
+    assert len({first.id, second.id, "17", ""}) == 4
+    assert own.id == "17"
+    assert event.id is None
 
 
 def test_an_event_can_be_handled_now_and_later(make: Make) -> None:

@@ -171,7 +171,9 @@ def test_all_listeners_get_the_same_object(new: Callable[..., Dispatcher]) -> No
     dispatcher.dispatch(typed)
 
     first, second, third, fourth = heard["name"]
-    assert first is second is named
+    assert first is second
+    assert isinstance(first, Event)
+    assert first.arguments is named.arguments, "a change by a listener reaches the others and the caller"
     assert third is fourth
     first, second, third, fourth = heard["class"]
     assert first is second
@@ -254,7 +256,8 @@ def test_hooks_see_calls_in_process(new: Callable[..., Dispatcher]) -> None:
     with pytest.raises(ValueError, match="no"):
         dispatcher.dispatch(bad)
 
-    assert watch.seen == [(good, "hear"), "done", (bad, "hear"), "no"]
+    seen = [(attrs.evolve(each[0], id=None), each[1]) if isinstance(each, tuple) else each for each in watch.seen]
+    assert seen == [(good, "hear"), "done", (bad, "hear"), "no"]
     assert contexts == [{"user": 7}, {"user": 7}]
 
 

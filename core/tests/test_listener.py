@@ -145,7 +145,8 @@ def test_a_class_is_refused_with_the_way_to_register_an_instance() -> None:
     class Handler:
         def __call__(self, event: object) -> None: ...
 
-    for decorate in (relevo.listener, relevo.listener("image.created")):
+    decorators: list[Any] = [relevo.listener, relevo.listener("image.created")]
+    for decorate in decorators:
         with pytest.raises(
             ConfigurationError, match=r"cannot be marked; mark .*__call__.* app\.listen\(Handler\(…\)\)"
         ):

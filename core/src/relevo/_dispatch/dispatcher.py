@@ -30,7 +30,7 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a dispatch."""
 
     id: str
-    """The event's id; empty if listeners were only called in process."""
+    """The event's id; empty if a ``LocalDispatcher`` called its listeners."""
 
     targets: tuple[Target, ...]
     """The targets of the event."""

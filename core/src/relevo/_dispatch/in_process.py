@@ -12,7 +12,7 @@ import attrs
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import check_options, checked_expires, surroundings
-from relevo._event.codec import generic_from, subject_of, typed_from
+from relevo._event.codec import generic_from, subject_of, typed_from, with_id
 from relevo._event.context import ambient, within
 from relevo._event.event import Event, EventType, event_from, name_of
 from relevo._event.subject import SubjectTypes
@@ -81,7 +81,9 @@ class LocalDispatcher(Dispatcher):
             self._checked(event, options)
         return [self.dispatch(event, **options) for event in events]
 
-    def call(self, event: object, listeners: Sequence[Listener], *, outgoing: Outgoing | None = None) -> None:
+    def call(
+        self, event: object, listeners: Sequence[Listener], *, outgoing: Outgoing | None = None, event_id: str = ""
+    ) -> None:
         """
         Call *listeners* with *event*, in the order given, until one stops the propagation.
 
@@ -93,18 +95,22 @@ class LocalDispatcher(Dispatcher):
             listeners: The listeners to call.
 
             outgoing: Takes the events that they dispatch by their :class:`Call`; by default this dispatcher.
+
+            event_id: The id that listeners get; by default that of *event* alone.
         """
         observers, logs = self._hooks.observers("relevo_around_call"), _log.isEnabledFor(DEBUG)
         if logs and not listeners:
             _log.debug("%s has no listener in process", name_of(event))
         by_name = isinstance(event, Event)
+        if event_id and isinstance(event, Event) and event.id is None:
+            event = with_id(event, event_id)
         forms: _Forms | None = None
         for listener in listeners:
             form = event
             if by_name is not (listener.event_type is None):
-                forms = forms or _Forms(event, self._subjects)
+                forms = forms or _Forms(event, self._subjects, event_id)
                 form = forms.of(listener.event_type)
-            call = self._call_of(listener, event, outgoing or self) if listener.takes_call else None
+            call = self._call_of(listener, event, outgoing or self, event_id) if listener.takes_call else None
             if not (observers or logs):
                 _run(listener, form, call)
             else:
@@ -113,7 +119,7 @@ class LocalDispatcher(Dispatcher):
             if call is not None and call.stopped:
                 break
 
-    def _call_of(self, listener: Listener, event: object, outgoing: Outgoing) -> Call:
+    def _call_of(self, listener: Listener, event: object, outgoing: Outgoing, event_id: str) -> Call:
         return Call(
             listener_id=listener.id,
             queue=NOW,
@@ -124,6 +130,7 @@ class LocalDispatcher(Dispatcher):
             subjects=self._subjects,
             outgoing=outgoing,
             event=event,
+            event_id=event_id or (event.id if isinstance(event, Event) else None) or "",
         )
 
     def _checked(self, event: object, options: DispatchOptions) -> str:
@@ -153,8 +160,9 @@ def _refuse_awaitable(result: object, listener: Listener) -> None:
 class _Forms:
     """The forms of one event that listeners take beside its own: each is made once, at its first use."""
 
-    def __init__(self, event: object, subjects: SubjectTypes):
+    def __init__(self, event: object, subjects: SubjectTypes, event_id: str):
         self._event = event
+        self._id = event_id
         self._subjects = subjects
         self._made: dict[type | None, object] = {}
 
@@ -163,6 +171,8 @@ class _Forms:
         key = None if kind is None else kind.cls
         if key not in self._made:
             named = generic_from(self._event)
+            if self._id and named.id is None:
+                named = with_id(named, self._id)
             self._made[key] = named if kind is None else self._typed(named, kind)
         return self._made[key]
 

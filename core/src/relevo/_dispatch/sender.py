@@ -13,9 +13,10 @@ from relevo._dispatch.dispatcher import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
 from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, checked_expires, surroundings
-from relevo._event.context import within
+from relevo._event.context import Ambient, enter, leave
 from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observe
+from relevo._identity import uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.acceptance import QueueTable
@@ -148,7 +149,8 @@ class Sender:
             raise fan_out(name, routing.transports)
         if not routing.deferred:
             self.check_unsent(event, name, options)
-            return ReadyEvent(event, None, routing, listeners, Dispatched(id="", targets=routing.targets))
+            event_id = (event.id if isinstance(event, Event) else None) or uuid7(self._clock.now())
+            return ReadyEvent(event, None, routing, listeners, Dispatched(id=event_id, targets=routing.targets))
         packed = self.packer.pack(event, options, routing.deferred, made_id=made_id, conditions=conditions)
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:
@@ -189,13 +191,11 @@ class Sender:
             self.packer.envelopes(ready.packed)  # raises for a subject without an id before a listener is called
         around = ready.packed.around if ready.packed is not None else surroundings(ready.event, self._hooks)
         event_id = ready.dispatched.id
-        around = msgspec.structs.replace(
-            around,
-            correlation=around.correlation or event_id or None,
-            causation=event_id or around.causation,
-        )
-        with within(around):
-            self._local.call(ready.event, ready.listeners, outgoing=gathering)
+        token = enter(Ambient(around.context, around.correlation or event_id, event_id))  # not a block, which is slower
+        try:
+            self._local.call(ready.event, ready.listeners, outgoing=gathering, event_id=event_id)
+        finally:
+            leave(token)
 
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         """Do nothing; subclasses override it to observe *ready* after it was sent or enlisted."""

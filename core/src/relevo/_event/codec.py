@@ -335,6 +335,16 @@ _set_name, _set_arguments, _set_subject, _set_id = (
 )
 
 
+def with_id(event: Event, event_id: str) -> Event:
+    """Return a copy of *event* with the id *event_id*, which shares the arguments: a listener may change them."""
+    copied: Event = type(event).__new__(type(event))
+    _set_name(copied, event.name)
+    _set_arguments(copied, event.arguments)
+    _set_subject(copied, event.subject)
+    _set_id(copied, event_id)
+    return copied
+
+
 def generic_from(event: object) -> Event:
     """Return *event* as an :class:`Event`; that of an instance of a declared class has its data in JSON's types."""
     if isinstance(event, Event):

@@ -85,6 +85,7 @@ class Call:
     _outgoing: Outgoing | None = None
     _body: bytes = b"{}"
     _event: Any = None
+    _event_id: str = ""
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -93,8 +94,12 @@ class Call:
 
     @property
     def event_id(self) -> str:
-        """The event's id, the same at every attempt; use it to make effects idempotent. Empty in process."""
-        return self._document.id if self._document else ""
+        """
+        The event's id, the same at every attempt; use it to make effects idempotent.
+
+        With a ``LocalDispatcher`` it is empty, unless the event was made with an id.
+        """
+        return self._document.id if self._document else self._event_id
 
     @property
     def source(self) -> str:

@@ -30,7 +30,7 @@ class DispatchedEvent:
     """An :class:`Event` with arguments in their JSON form; an instance of a declared class if that was requested."""
 
     id: str
-    """The id that the dispatch returned; empty if listeners were only called in process."""
+    """The id that the dispatch returned."""
 
     targets: tuple[Target, ...]
     """Its targets, in the order of its route."""
