@@ -693,7 +693,7 @@ def test_a_worker_does_not_take_an_outbox_for_a_transport(half: Shop) -> None:
     done = half.run("drain -t main.outbox")
 
     assert done.returncode == 78
-    assert 'no transport is called "main.outbox"' in done.stderr
+    assert '"main.outbox" is the outbox of "main", which no worker serves' in done.stderr
 
 
 # --- listeners --------------------------------------------------------------------------------------------
