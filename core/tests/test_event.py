@@ -220,7 +220,14 @@ class _Unresolved:
     price: Decimal
 
 
-@pytest.mark.parametrize("cls, why", [(_Ambiguous, "datetime | str"), (_Unresolved, "'Decimal' is not defined")])
+@pytest.mark.parametrize(
+    "cls, why",
+    [
+        (_Ambiguous, "JSON: the field at: "),
+        (_Ambiguous, "datetime | str"),
+        (_Unresolved, "JSON: name 'Decimal' is not defined"),
+    ],
+)
 def test_a_class_that_cannot_be_read_back_is_refused_when_it_is_registered(cls: type, why: str) -> None:
     event("image.created")(cls)
 

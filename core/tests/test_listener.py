@@ -12,7 +12,7 @@ import pytest
 
 import relevo
 from relevo import Call, Event, ListenerTable, Retry, listener
-from relevo._listener.listener import Listener, Mark, marks_of
+from relevo._listener.listener import Listener, Mark, default_id, marks_of
 from relevo.errors import ConfigurationError, DuplicateListenerError, EventNameError
 
 
@@ -453,3 +453,31 @@ def test_what_cannot_be_called_is_no_listener(thing: Any) -> None:
     ):
         dispatcher.add_listener("a.b", thing)
     assert not dispatcher.has_listeners()
+
+
+def test_a_table_is_shown_as_the_ids_of_its_listeners_by_event() -> None:
+    table = ListenerTable()
+    assert repr(table) == "<ListenerTable without listeners>"
+
+    for name, number in [("b.c", 1), ("a.b", 2), ("b.c", 3)]:
+        table.extend([listener(name, id=f"n{number}", priority=number)(lambda event: None)])
+
+    assert repr(table) == "<ListenerTable\n  a.b: n2\n  b.c: n3, n1>"
+
+
+def test_a_listener_whose_class_cannot_be_read_back_is_named_with_the_field() -> None:
+    @relevo.event("file.stored")
+    @attrs.frozen
+    class FileStored:
+        number: int
+        path: Path
+
+    @listener(FileStored)
+    def keep(event: FileStored) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        ListenerTable().extend([keep])
+
+    place = f"{__file__}:{keep.__code__.co_firstlineno}"
+    assert str(caught.value).startswith(f"{default_id(keep)} ({place}): ")
+    assert "FileStored cannot be read back from JSON: the field path: " in str(caught.value)

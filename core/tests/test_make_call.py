@@ -69,3 +69,7 @@ def test_what_a_real_dispatch_refuses_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is not an event"):
         make_call(7)
     assert call.dispatched == []
+
+
+def test_a_call_is_shown_with_its_listener_and_its_attempt() -> None:
+    assert repr(make_call(attempt=2, event_id="e7")) == "<Call of listener in default for 'e7', attempt 2>"

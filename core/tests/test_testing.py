@@ -1002,6 +1002,11 @@ def test_a_hook_that_objects_stops_the_drain_and_the_report_says_so(make: Make) 
         assert t.drain().stopped_by == "objection"
 
 
+def test_a_worker_is_shown_with_its_transport_and_its_queues(make: Make) -> None:
+    with make(routes={"*": ["main/media", "main/feed"]}).testing() as t:
+        assert repr(t.app.worker()) == "<Worker of main: media, feed>"
+
+
 def test_no_thread_is_left_over(make: Make) -> None:
     before = set(threading.enumerate())  # other tests may have left some behind
 

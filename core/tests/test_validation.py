@@ -4,6 +4,7 @@ import enum
 import json
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -256,3 +257,41 @@ def test_the_copy_shares_nothing_with_the_original() -> None:
     original["a"][0]["b"] = 2
 
     assert copy == {"a": [{"b": 1}]}
+
+
+class Scalar:
+    """It stands for numpy.int64."""
+
+    def item(self) -> int:
+        return 7
+
+    def tolist(self) -> int:
+        return 7
+
+
+class Column(Scalar):
+    """It stands for numpy.ndarray."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Timestamp(datetime):
+    """It stands for pandas.Timestamp."""
+
+    def to_pydatetime(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "method"),
+    [(Scalar(), "item"), (Column(), "tolist"), (Timestamp(2026, 1, 1, tzinfo=UTC), "to_pydatetime")],
+)
+def test_a_value_of_another_library_is_named_with_its_module_and_how_it_becomes_one_of_python(
+    value: Any, method: str
+) -> None:
+    with pytest.raises(EncodeError) as caught:
+        plain({"a": value}, event_name="a.b")
+
+    name = f"{__name__}.{type(value).__name__}"
+    assert f"$.a: {name} is not JSON; .{method}() returns a value of Python's own" in str(caught.value)

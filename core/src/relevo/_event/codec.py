@@ -22,7 +22,7 @@ from relevo._event.context import NOTHING, Ambient
 from relevo._event.event import Event, EventType, declared, name_of, reader
 from relevo._event.round_trip import difference, doubtful_fields
 from relevo._event.subject import Subject
-from relevo._event.validation import MAX_BODY, json_of, plain
+from relevo._event.validation import MAX_BODY, conversion, json_of, plain, type_name
 from relevo._secret import masked
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, shown
 
@@ -164,7 +164,7 @@ def _simple(value: object) -> object:
     """Return *value*, of a class that msgspec does not know, as the str, int or float that it derives from."""
     if isinstance(value, (str, int, float)):
         return plain(value, event_name="")
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type_name(type(value))} has no form in JSON{conversion(type(value))}")
 
 
 def encoded(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import attrs
 import msgspec
@@ -197,7 +197,23 @@ def reader(cls: type) -> Callable[[bytes], Any]:
         return msgspec.json.Decoder(cls).decode
     except Exception as error:
         why = str(error).partition("\n\nFor")[0].strip().splitlines()[-1]
-        raise ConfigurationError(f"{cls.__module__}.{cls.__qualname__} cannot be read back from JSON: {why}") from error
+        raise ConfigurationError(
+            f"{cls.__module__}.{cls.__qualname__} cannot be read back from JSON: {_culprit(cls)}{why}"
+        ) from error
+
+
+def _culprit(cls: type) -> str:
+    """Return ``the field name: `` for the first field of *cls* whose type cannot be read; empty if there is none."""
+    try:
+        hints = {} if is_model(cls) else get_type_hints(cls)
+    except Exception:  # noqa: BLE001 - the error that is reported says more
+        return ""
+    for name in fields_of(cls) or ():
+        try:
+            msgspec.json.schema(hints.get(name, Any))
+        except Exception:  # noqa: BLE001 - msgspec and hooks of the type may raise anything
+            return f"the field {name}: "
+    return ""
 
 
 def _model_reader(cls: Any) -> Callable[[bytes], Any]:

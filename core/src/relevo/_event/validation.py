@@ -121,7 +121,7 @@ def _plain(value: Any, room: int) -> Any:
         return real
     if not issubclass(kind, (dict, list, tuple)):
         raise _Unfaithful(
-            f"{kind.__name__} is not JSON; send text or a number, or declare the event as a class: "
+            f"{type_name(kind)} is not JSON{conversion(kind)}; send text or a number, or declare the event as a class: "
             f"its fields may be datetime, UUID, Decimal or bytes"
         )
     if not room:
@@ -129,6 +129,18 @@ def _plain(value: Any, room: int) -> Any:
     if issubclass(kind, dict):
         return _object(dict.items(value), room - 1)
     return _array((list if issubclass(kind, list) else tuple).__iter__(value), room - 1)
+
+
+def type_name(kind: type) -> str:
+    """Return the name of *kind*, with its module unless it is built in."""
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def conversion(kind: type) -> str:
+    """Return how a value of *kind*, a type of NumPy or pandas, becomes one of Python's own types; empty for others."""
+    methods = ("to_pydatetime", "tolist" if hasattr(kind, "__len__") else "item")
+    own = next((each for each in methods if callable(getattr(kind, each, None))), None)
+    return f"; .{own}() returns a value of Python's own" if own else ""
 
 
 def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectTypes
 from relevo._transport.envelope import Urgency
-from relevo.errors import ConfigurationError, RelevoError
+from relevo.errors import ConfigurationError, RelevoError, shown
 
 _log = getLogger("relevo.listener")
 
@@ -215,6 +215,10 @@ class Call:
                 )
             key = f"{self.source} {self.listener_id} {len(self._held)}"
             self._held.append(self._outgoing.hold(event, key=key, options=options))
+
+    def __repr__(self) -> str:
+        event = f" for {shown(self.event_id)}" if self.event_id else ""
+        return f"<Call of {self.listener_id} in {self.queue}{event}, attempt {self.attempt}>"
 
     def give_subject_up(self) -> bool:
         """Make :attr:`subject` a :class:`Gone` for the next call; return whether it was not one before."""

@@ -16,7 +16,7 @@ from relevo._listener.namesake import Definition, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
-from relevo.errors import ConfigurationError, DuplicateListenerError, nearest, shown
+from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, nearest, shown
 
 Missing = Literal["fail", "skip", "tombstone"]
 """What to do with a listener if the event's subject is not found."""
@@ -164,7 +164,7 @@ class ListenerTable:
 
             ConfigurationError: *function* cannot be called, or has the wrong parameters.
         """
-        event_type = self.declare(mark.event) if isinstance(mark.event, type) else None
+        event_type = self._declared_for(function, mark.event) if isinstance(mark.event, type) else None
         event_name = event_type.name if event_type else str(mark.event)
         given: object = function
         if not callable(given):
@@ -211,6 +211,16 @@ class ListenerTable:
             siblings[:] = [attrs.evolve(each, event_type=each.event_type and found) for each in siblings]
             self._forget()
         return found
+
+    def _declared_for(self, function: Callable[..., object], cls: type) -> EventType:
+        """Register *cls*; an error about its fields names the listener *function* too."""
+        try:
+            return self.declare(cls)
+        except DuplicateEventError:  # which names both classes
+            raise
+        except ConfigurationError as error:
+            place = defined_at(function)
+            raise ConfigurationError(f"{default_id(function)}{place and f' ({place})'}: {error}") from error
 
     def _remove_earlier(self, function: Callable[..., object], event_name: str) -> int | None:
         """
@@ -346,6 +356,11 @@ class ListenerTable:
 
     def __len__(self) -> int:
         return sum(len(siblings) for siblings in self._by_name.values())
+
+    def __repr__(self) -> str:
+        found = {name: ", ".join(each.id for each in self.of(name)) for name in sorted(self._by_name)}
+        lines = [f"\n  {name}: {ids}" for name, ids in found.items() if ids]
+        return f"<ListenerTable{''.join(lines) or ' without listeners'}>"
 
     def _forget(self) -> None:
         self._ordered.clear()

@@ -157,6 +157,9 @@ class Worker:
     def _own_suspects(self) -> Suspects:
         return Suspects(self._transport, self._clock)
 
+    def __repr__(self) -> str:
+        return f"<Worker of {self._transport.name}: {', '.join(self._queues)}>"
+
     def __attrs_post_init__(self) -> None:
         most = self._options.batch or MAX_BATCH
         self._queues = tuple(self._queues)
