@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -150,7 +150,7 @@ def test_a_class_is_refused_with_the_way_to_register_an_instance() -> None:
         with pytest.raises(
             ConfigurationError, match=r"cannot be marked; mark .*__call__.* app\.listen\(Handler\(…\)\)"
         ):
-            decorate(Handler)
+            decorate(cast("Any", Handler))
 
 
 # --- subscribers --------------------------------------------------------------------------------------
