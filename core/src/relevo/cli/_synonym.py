@@ -42,7 +42,7 @@ _PREFIXES = ("messenger:", "queue:", "rabbitmq:")
 """Some tools have commands of this form, as in ``messenger:consume``."""
 
 _SCHEDULE = "relevo has no schedules; let cron run `relevo dispatch NAME`"
-_SUPERVISED = "stop or restart workers with systemd or supervisor, which runs them"
+_SUPERVISED = "use systemctl or supervisorctl"
 _NOT_REMOTE = f"relevo has no remote control of workers; {_SUPERVISED}"
 _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
     {
@@ -55,10 +55,10 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "help": "write `relevo --help`, or `relevo COMMAND --help`",
         "inspect ping": "relevo sends no messages to workers; ask systemd or supervisor whether they run",
         "multi": "a worker is one process; `relevo unit systemd` and `relevo unit supervisor` print what runs several",
-        "restart": f"relevo does not do this; {_SUPERVISED}",
+        "restart": f"relevo does not restart workers; {_SUPERVISED}",
         "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
-        "stop": f"relevo does not do this; {_SUPERVISED}, or send TERM to the process",
-        "stop-workers": "`relevo deploy begin` makes workers wait until `relevo deploy end`; a supervisor stops them",
+        "stop": f"relevo does not stop workers; {_SUPERVISED}, or send TERM to the process",
+        "stop-workers": f"`relevo deploy begin` makes workers wait until `relevo deploy end`; to stop them, {_SUPERVISED}",
     }
 )
 """Sentences for the words that no command answers to; what is typed is in backquotes."""
