@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -31,7 +32,8 @@ class Notebook:
         vars(self.module).update(app=app, relevo=relevo, heard=self.heard)
 
     def run(self, cell: str, **values: object) -> None:
-        exec(compile(cell.format(**values) if values else cell, "<cell>", "exec"), vars(self.module))  # noqa: S102
+        text = cell.format(**values) if values else cell
+        exec(compile(text, f"<cell {crc32(text.encode())}>", "exec"), vars(self.module))  # noqa: S102
 
 
 @pytest.fixture(name="app")
@@ -436,3 +438,27 @@ def test_an_event_of_a_removed_listener_waits_for_another_one(caplog: pytest.Log
 
     assert report.retried == 1
     assert 'no listener here for "image.created"' in caplog.text
+
+
+@pytest.mark.parametrize("made", ["lambda _: None", "orm_like()"])
+def test_two_subject_types_of_one_class_in_one_run_clash(app: App, made: str) -> None:
+    notebook = Notebook(app)
+    twice = f"app.add_subject(relevo.SubjectType(type='image', cls=Image, name=str, load={made}))\n" * 2
+
+    with pytest.raises(SubjectError, match="clashes"):
+        notebook.run(f"class Image: ...\ndef orm_like(): return lambda _: None\n{twice}")
+
+
+def test_an_earlier_subject_type_does_not_come_back(app: App) -> None:
+    notebook = Notebook(app)
+    cell = "class Image: ...\n"
+    cell += "made = relevo.SubjectType(type='image', cls=Image, name=lambda _: '1', load=lambda _: Image())"
+    notebook.run(cell)
+    earlier = notebook.module.made
+    app.add_subject(earlier)
+    notebook.run(cell)
+    app.add_subject(notebook.module.made)
+
+    app.add_subject(earlier)
+
+    assert app.subjects.named(notebook.module.Image()) == Subject("image", "1")

@@ -194,6 +194,10 @@ class Packer:
         encoded(content, event_id=event_id, source=self._source, now=now, subject=longest, around=around)
         return PackedEvent(event_id, conditions, around, None, Unnamed(content, now, subject, targets))
 
+    def new_id(self) -> str:
+        """Return the id of an event that is not packed, since it leaves no process."""
+        return self._ids(self._clock.now())
+
     def envelopes(self, packed: PackedEvent) -> Sequence[Envelope]:
         """
         Return the envelopes of *packed*, one for each target.

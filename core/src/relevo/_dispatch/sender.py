@@ -16,7 +16,6 @@ from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_opt
 from relevo._event.context import Ambient, enter, leave
 from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observe
-from relevo._identity import uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.acceptance import QueueTable
@@ -149,7 +148,9 @@ class Sender:
             raise fan_out(name, routing.transports)
         if not routing.deferred:
             self.check_unsent(event, name, options)
-            event_id = (event.id if isinstance(event, Event) else None) or uuid7(self._clock.now())
+            event_id = event.id if isinstance(event, Event) else None
+            if event_id is None:  # values that need no form in JSON have no bytes, so its place is all that counts
+                event_id = made_id(name.encode()) if made_id else self.packer.new_id()
             return ReadyEvent(event, None, routing, listeners, Dispatched(id=event_id, targets=routing.targets))
         packed = self.packer.pack(event, options, routing.deferred, made_id=made_id, conditions=conditions)
         if packed.conditions is not NO_CONDITIONS:

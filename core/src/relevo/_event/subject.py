@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any
 
 import attrs
@@ -72,6 +73,9 @@ class SubjectType:
     release: Callable[[Any], object] | None = None
     """Takes an instance that *load* returned, when the listener that it was loaded for has ended."""
 
+    number: int = attrs.field(factory=count().__next__, init=False, eq=False, repr=False)
+    """Counts the subject types of this process, so that it is known which of two was made later."""
+
 
 class SubjectTypes:
     """The registered subject types of an application."""
@@ -100,9 +104,11 @@ class SubjectTypes:
                     f'the subject type "{kind}" of {cls.__qualname__} clashes with '
                     f'"{known.type}" of {known.cls.__qualname__}'
                 )
-        if former is not None:
-            del self._by_class[former.cls]
+        if former is not None and former.number > subject_type.number:
+            return  # the later one is registered already
         self._by_type[kind] = self._by_class[cls] = subject_type
+        if former is not None and former.cls is not cls:  # after the other, which threads may ask for meanwhile
+            del self._by_class[former.cls]
 
     def of(self, subject: object) -> SubjectType:
         """
@@ -160,10 +166,27 @@ class SubjectTypes:
 
 
 def _is_redefined(former: SubjectType, later: SubjectType) -> bool:
-    """Return whether *later* is *former* as it was defined again: its class and its functions have the same places."""
-    first, second = (
-        (each.type, each.cls.__module__, each.cls.__qualname__, getattr(each.load, "__module__", None))
-        for each in (former, later)
-    )
-    is_found_by_name = later.cls.__qualname__.replace(".", "").isidentifier()
-    return first == second and (former.cls is later.cls or is_found_by_name)
+    """
+    Return whether *later* is *former* as it was defined again: its class and the function *load* have the same names.
+
+    A function that another one made, as by ``orm_subject``, has no name by which it is known. Of one class, two
+    functions that are in different lines of one file are two, and not one that was defined again.
+    """
+    pairs = ((former.cls, later.cls), (former.load, later.load))
+    if former.type != later.type or not all(_name_of(one) == _name_of(other) is not None for one, other in pairs):
+        return False
+    return former.cls is not later.cls or _is_same_place(former.load, later.load)
+
+
+def _name_of(thing: Any) -> tuple[str, str] | None:
+    """Return the module and the name of *thing*, a class or a function; ``None`` if its name does not lead to it."""
+    name = getattr(thing, "__qualname__", "").replace("<lambda>", "lambda_")
+    return (thing.__module__, name) if all(part.isidentifier() for part in name.split(".")) else None
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    """Return whether a function may be the other one in another run: each cell of a notebook is a file of its own."""
+    first, second = (getattr(each, "__code__", None) for each in (one, other))
+    if first is None or second is None:
+        return one is other
+    return bool(first.co_filename != second.co_filename or first.co_firstlineno == second.co_firstlineno)

@@ -158,9 +158,9 @@ def revive(
     """
     choice = DeadLetterChoice.of(**conditions)
     chosen, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
-    stayed: dict[str, str] = {}
+    stayed: dict[Named, str] = {}
     states: dict[Named, bytes] = {}  # refs of two stores may be equal
-    events: dict[str, _Revived] = {}
+    events: dict[Named, _Revived] = {}
     tally = Tally()
     for store, entry in chosen:
         if now and not can_handle(store):
@@ -168,21 +168,21 @@ def revive(
         try:
             states[store, entry.ref] = app.revived(entry, transport=store.name)
             if isinstance(entry.envelope, Envelope):
-                events[entry.ref] = store, entry.queue, entry.envelope.id
+                events[store, entry.ref] = store, entry.queue, entry.envelope.id
             if by is not None:
                 tally.add(store.name, keys_of(entry, by), entry.died_at)
         except NotAcceptedError as error:
-            stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
+            stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}"
         except NewerStateError as error:
-            stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
+            stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
         except DecodeError as error:
-            stayed[entry.ref] = f"the dead letter {entry.ref} stays: {error}"
+            stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}"
     gone = _each(
         states,
         lambda store, some: store.revive({each: states[store, each] for each in some}),
         why="is gone, or has to wait: another event with its id is in its queue",
     )
-    results = _handled(app, (event for ref, event in events.items() if ref not in gone)) if now else []
+    results = _handled(app, (event for each, event in events.items() if each not in gone)) if now else []
     more: dict[str, Any] = {}
     if by is not None:
         more["groups"] = group_rows(by, tally.groups, "died")
@@ -282,12 +282,14 @@ def _meant(
 
 def _each(
     chosen: Iterable[Named], act: Callable[[Transport, list[str]], Sequence[str]], *, why: str = "is gone"
-) -> dict[str, str]:
-    """Call *act* for each store; return the refs for which nothing was done, with a message for each."""
+) -> dict[Named, str]:
+    """Call *act* for each store; return the dead letters for which nothing was done, with a message for each."""
     by_store: dict[Transport, list[str]] = {}
     for store, ref in chosen:
         by_store.setdefault(store, []).append(ref)
-    return {ref: f"the dead letter {ref} {why}" for store, some in by_store.items() for ref in act(store, some)}
+    return {
+        (store, ref): f"the dead letter {ref} {why}" for store, some in by_store.items() for ref in act(store, some)
+    }
 
 
 def _report(
@@ -296,17 +298,20 @@ def _report(
     *,
     as_json: bool,
     more: Mapping[str, Any],
-    gone: Mapping[str, str],
-    **others: Mapping[str, str],
+    gone: Mapping[Named, str],
+    unknown: Mapping[str, str],
+    **others: Mapping[Named, str],
 ) -> int:
     """Report how many of *number* were done, and why the others were not; return the exit code."""
-    left = {"gone": gone, **others}
+    left: dict[str, list[str]] = {why: [ref for _, ref in each] for why, each in {"gone": gone, **others}.items()}
     done = number - len(gone)
     if as_json:
-        show_json({word: done, **{why: list(refs) for why, refs in left.items()}, **more})
+        show_json({word: done, **left, "unknown": list(unknown), **more})
     else:
         echo(f"{done} {word}")
-    return not_found([fault for refs in left.values() for fault in refs.values()])
+    return not_found(
+        [*gone.values(), *unknown.values(), *(fault for each in others.values() for fault in each.values())]
+    )
 
 
 def entries(

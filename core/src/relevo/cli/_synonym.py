@@ -58,7 +58,7 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "restart": f"relevo does not restart workers; {_SUPERVISED}",
         "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
         "stop": f"relevo does not stop workers; {_SUPERVISED}, or send TERM to the process",
-        "stop-workers": f"`relevo deploy begin` lets workers wait until `relevo deploy end`; to stop them, {_SUPERVISED}",
+        "stop-workers": f"`relevo deploy begin` lets them wait until `relevo deploy end`; to stop them, {_SUPERVISED}",
     }
 )
 """Sentences for the words that no command answers to; what is typed is in backquotes."""
