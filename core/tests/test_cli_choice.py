@@ -169,9 +169,17 @@ def test_dead_letters_with_a_text_in_their_error_are_revived_or_deleted_and_coun
             2,
             '--reason: no dead letter has the reason "gaveup"; did you mean "gave-up"?; there are: unreadable, ',
         ),
-        ("--event image.cretaed --event mail.sent", 78, '--event "image.cretaed": no listener, no route and nothing '),
+        (
+            "--event image.cretaed --event mail.sent",
+            78,
+            '--event "image.cretaed": no listener, no route and nothing ',
+        ),
         ("--event image.cretaed", 78, 'stored here has this name; did you mean "image.created"?'),
-        ("--event 'imgae.*'", 78, '--event "imgae.*": no listener, no route and nothing stored here has this name'),
+        (
+            "--event 'imgae.*'",
+            78,
+            '--event "imgae.*": no listener, no route and nothing stored here has this name',
+        ),
         (
             "--listener thumbnails",
             78,

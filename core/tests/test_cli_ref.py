@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from relevo import DeadLetter, Envelope
@@ -95,3 +96,11 @@ def test_a_ref_that_two_transports_have_is_not_unique(memory: MemoryTransport) -
     assert chosen == []
     assert "2 dead letters have the ref" in unknown[entry.ref]
     assert "2 dead letters have the number" in unknown[number]
+
+
+def test_digits_are_the_beginning_of_a_ref_that_has_no_number(memory: MemoryTransport) -> None:
+    entry = attrs.evolve(memory.dead_letters(["q"])[0], ref="2026-ab")
+
+    chosen, unknown = named([(memory, entry)], ["2026"], by_beginning=True)
+
+    assert (chosen, unknown) == ([(memory, entry)], {})

@@ -262,6 +262,8 @@ def test_the_copy_shares_nothing_with_the_original() -> None:
 class Scalar:
     """It stands for numpy.int64."""
 
+    __module__ = "numpy"
+
     def item(self) -> int:
         return 7
 
@@ -272,12 +274,16 @@ class Scalar:
 class Column(Scalar):
     """It stands for numpy.ndarray."""
 
+    __module__ = "numpy"
+
     def __len__(self) -> int:
         return 1
 
 
 class Timestamp(datetime):
     """It stands for pandas.Timestamp."""
+
+    __module__ = "pandas"
 
     def to_pydatetime(self) -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC)
@@ -293,5 +299,14 @@ def test_a_value_of_another_library_is_named_with_its_module_and_how_it_becomes_
     with pytest.raises(EncodeError) as caught:
         plain({"a": value}, event_name="a.b")
 
-    name = f"{__name__}.{type(value).__name__}"
+    name = f"{type(value).__module__}.{type(value).__name__}"
     assert f"$.a: {name} is not JSON; .{method}() returns a value of Python's own" in str(caught.value)
+
+
+def test_a_class_of_the_application_gets_no_such_advice() -> None:
+    class Basket:
+        def item(self) -> int:
+            return 7
+
+    with pytest.raises(EncodeError, match="Basket is not JSON; send text or a number"):
+        plain({"a": Basket()}, event_name="a.b")

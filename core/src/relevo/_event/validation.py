@@ -138,6 +138,8 @@ def type_name(kind: type) -> str:
 
 def conversion(kind: type) -> str:
     """Return how a value of *kind*, a type of NumPy or pandas, becomes one of Python's own types; empty for others."""
+    if kind.__module__.partition(".")[0] not in ("numpy", "pandas"):
+        return ""
     methods = ("to_pydatetime", "tolist" if hasattr(kind, "__len__") else "item")
     own = next((each for each in methods if callable(getattr(kind, each, None))), None)
     return f"; .{own}() returns a value of Python's own" if own else ""

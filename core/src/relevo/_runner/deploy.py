@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ class DeployGuard:
         since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(began))
         return (
             f"a deploy is in progress on this host since {since}, so its workers begin no event; when it is over: "
-            f"relevo deploy end, or rm {self.path}"
+            f"relevo deploy end, or rm {shlex.quote(str(self.path))}"
         )
 
     def require_usable(self) -> None:
@@ -162,7 +163,7 @@ class DeployGuard:
         _log.warning(
             "a deploy has kept events from being handled for %.1f hours; if it is over: relevo deploy end, or rm %s",
             age / 3600,
-            self.path,
+            shlex.quote(str(self.path)),
         )
 
     def _touch(self, path: Path) -> None:

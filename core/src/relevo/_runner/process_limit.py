@@ -54,8 +54,10 @@ class Limits:
     @hookimpl
     def relevo_may_run(self) -> str | None:
         """Object when a limit is reached."""
-        self.objection = self.reached()
-        return self.objection
+        reached = self.reached()
+        if reached:
+            self.objection = reached
+        return reached
 
     @hookimpl
     def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:

@@ -81,7 +81,7 @@ def _events(app: App) -> list[str]:
     except ConfigurationError:  # they cannot be imported here
         return []
     heard = {listener.event_name for listener in listeners}
-    routed = {name for name in app.routes.table if not name.endswith("*")}
+    routed = app.routes.table.keys() - {"*"}
     return sorted(heard | routed | {*listeners.event_types}) if heard else []
 
 

@@ -47,7 +47,7 @@ class _Matches:
             self.whole.add(found)
         elif is_number and ref.startswith(f"{self.ref}@"):
             self.numbered.add(found)
-        elif not is_number and ref.startswith(self.ref):
+        elif ref.startswith(self.ref) and not (is_number and ref.partition("@")[0].isdecimal()):
             self.begun.add(found)
 
     def meant(self, *, by_beginning: bool) -> Found | str:
