@@ -19,6 +19,7 @@ from relevo import (
     Envelope,
     Event,
     LocalDispatcher,
+    Retry,
     SubjectType,
     Target,
     TransportUnavailableError,
@@ -122,6 +123,33 @@ def test_each_event_that_is_handled_now_has_an_id_of_its_own(make: Make) -> None
     assert len({first.id, second.id, "17", ""}) == 4
     assert own.id == "17"
     assert event.id is None
+
+
+def test_the_id_of_an_event_that_a_listener_dispatches_now_is_the_same_in_each_run(make: Make) -> None:
+    heard: list[str] = []
+
+    @listener("a.b", retry=Retry(runs=2, first=0.0))
+    def follow(event: Event, call: Call) -> None:
+        call.dispatch(Event("a.c", {"anything": object()}))
+
+    @listener("a.c")
+    def hear(event: Event, call: Call) -> None:
+        heard.append(call.event_id)
+        raise OSError
+
+    app = make(follow, hear, routes={"a.c": "now", "*": "main"})
+    app.dispatch(Event("a.b"))
+    drain(app)
+    drain(app)
+
+    first, second = heard
+    assert first == second
+
+
+def test_the_application_makes_the_ids_of_events_that_are_handled_now_too(make: Make) -> None:
+    app = make(ids=lambda _: "own", routes={"*": "now"})
+
+    assert app.dispatch(Event("a.b")).id == "own"
 
 
 def test_an_event_can_be_handled_now_and_later(make: Make) -> None:
