@@ -346,6 +346,7 @@ class _Player:
 
     def take(self, record: history.Invoked, call: history.Take) -> None:
         worker, queue = self.worker(record.worker), self.names.all((call.queue,))[0]
+        self._expected(record.op)  # numbers the deliveries of the recording
         for delivery in worker.take(queue, call.event_id, lease=call.lease):
             self.deliveries[self._new_handed.key(delivery.queue, delivery.envelope)] = delivery
             self.unsettled.setdefault(record.worker, {})[id(delivery)] = delivery
