@@ -57,8 +57,10 @@ class Shop:
 
     def run(self, *words: str) -> str:
         done = self.cron.run(sys.executable, "-m", "relevo", *words, cwd=self.folder)
-        told = "" if done.stderr.startswith("relevo: a deploy is in progress") else done.stderr
-        assert (done.returncode, told) == (0, "")
+        told = done.stderr.splitlines()
+        if self.folder.name.startswith("deploy") and told:  # status says that a deploy holds its events
+            assert told.pop(0).startswith("relevo: a deploy is in progress on this host since ")
+        assert (done.returncode, told) == (0, [])
         return done.stdout
 
     def dispatch(self, **data: object) -> None:
@@ -218,7 +220,8 @@ def test_cron_runs_what_the_unit_says(shop: Callable[[str], Shop], cron: cron_da
         "cron has nothing else to tell"
     )
     told = [mail for mail in killed.mails() if mail != "Killed\n"]
-    assert all("lost lease" in mail for mail in told), (
+    assert len(told) <= 1, told
+    assert all("after 1 lost lease;" in mail for mail in told), (
         "the shell says that it was killed, the next drain handles it again"
     )
     for each in shops:
