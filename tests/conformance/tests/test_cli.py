@@ -187,7 +187,7 @@ class Forks(MemoryTransport):
             os.environ["FORKED"] = "1"
             if os.fork() == 0:
                 import threading
-                threading.Event().wait(60)
+                threading.Event().wait(1200)
                 os._exit(0)
         return super().receive(*args, **options)
 
@@ -599,7 +599,7 @@ def test_a_url_of_no_database_is_a_wrong_use_and_not_a_fault_of_the_harness(ask:
 
 
 def test_a_process_that_a_transport_forks_ends_with_the_run(start: Ask) -> None:
-    forked = start("run", "strangers:ForksHarness", *SHORT, "--no-shrink", timeout=40)
+    forked = start("run", "strangers:ForksHarness", *SHORT, "--no-shrink", timeout=600)
 
     assert forked.returncode == 0, "and nobody holds the output open any more"
 
