@@ -136,6 +136,12 @@ def test_a_name_that_nothing_has_is_refused(shop: Shop, options: str, told: str)
     assert told in done.stderr
 
 
+def test_a_name_that_a_route_leads_somewhere_is_known(shop: Shop) -> None:
+    done = shop.run("list --event image.watermark-for-print --json")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
 def test_a_list_of_what_failed_is_continued_too(shop: Shop) -> None:
     (row,) = listed(shop, "--error full --limit 1")
 
@@ -220,8 +226,10 @@ def test_a_list_is_one_line_an_event_in_a_narrow_terminal(shop: Shop, monkeypatc
     [
         ("nothing", "nothing"),
         ("main/", ""),
-        ("other/1.2.3@media", "other/1.2.3@media"),
-        ("main/x@media", "x@media"),
+        ("main/media", "main/media"),
+        ("main/media/", "main/media"),
+        ("other/media/1.2.3@media", "other/media/1.2.3@media"),
+        ("main/media/x@media", "x@media"),
     ],
 )
 def test_a_cursor_that_is_none_is_a_mistake(shop: Shop, cursor: str, named: str) -> None:

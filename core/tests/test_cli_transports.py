@@ -145,6 +145,22 @@ def test_the_list_has_the_events_of_queues_without_a_route(shop: Shop) -> None:
     assert (listed.returncode, shown.returncode) == (0, 0)
 
 
+def test_a_list_is_continued_after_a_queue_without_a_route_that_became_empty(shop: Shop) -> None:
+    send_to_old(shop)
+    for queue in ("a/b", "gone"):
+        route = f'"*" = "main/{queue}"'
+        shop.write("before.toml", CONFIGURATION.replace("shop.db", "old.db").replace('"*" = "main"', route))
+        shop.run("--config before.toml dispatch mail.sent")
+    first = json.loads(shop.run("list --json --limit 2").stdout)
+    purged = shop.run("purge --yes old/a/b")
+
+    rest = shop.run(f"list --json --after {first[-1]['cursor']}")
+
+    assert [row["queue"] for row in first] == ["default", "a/b"]
+    assert purged.returncode == 0
+    assert [row["queue"] for row in json.loads(rest.stdout)] == ["gone"]
+
+
 def test_the_list_of_one_transport_does_not_repeat_its_name(shop: Shop) -> None:
     shop.run("dispatch mail.sent")
 

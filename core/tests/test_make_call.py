@@ -52,7 +52,7 @@ def test_a_call_has_the_arguments_and_the_subject_of_its_event() -> None:
     assert make_call(OrderPlaced(7)).arguments == {"order_id": 7}
     assert make_call().arguments == {}
     assert make_call().subject is None
-    with pytest.raises(SubjectError):
+    with pytest.raises(SubjectError, match=r"subject order/7, .*: make_call\(…, subject=…\)"):
         make_call(subject=Subject("order", "7")).subject  # noqa: B018 - it is loaded when it is read
 
 

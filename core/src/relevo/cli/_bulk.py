@@ -93,7 +93,8 @@ def dispatch_lines(app: App, source: Source, template: Template, *, as_json: boo
                 tell(error)
             else:
                 _tell(error.format_message())
-            _tell(bulk.report())
+            if not isinstance(error, _OtherFormatError):
+                _tell(bulk.report())
             return exit_code(error) if isinstance(error, RelevoError) else error.exit_code
         except BaseException:
             _tell(bulk.report())
@@ -130,6 +131,10 @@ class _Made(msgspec.Struct, frozen=True):
     number: int
     line: bytes
     event: Event
+
+
+class _OtherFormatError(FailureError):
+    """Raised when the first lines are all invalid; its text says what to do."""
 
 
 _Faults = dict[int, tuple[bytes, CodecError]]
@@ -273,12 +278,12 @@ class _Bulk:
         return events, faults
 
     def _refuse_other_format(self, number: int, line: bytes, error: CodecError, *, invalid: int) -> None:
-        """Raise :class:`FailureError` if none of the lines until the invalid *line* is valid, and they are many."""
+        """Raise an error if none of the lines until the invalid *line* is valid, and they are many."""
         if self.dispatched or invalid < _MOST_REJECTS:
             return
         advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
-        why = f"line {number} and all before it are invalid: {_why(error)}{advice}; to go on, pass --from-line 1"
-        raise FailureError(why, EXIT_DATA)
+        why = f"line {number} and all before it are invalid: {_why(error)}{advice}"
+        raise _OtherFormatError(f"{why}; no line is dispatched or rejected; to go on, pass --from-line 1", EXIT_DATA)
 
     def _reject(self, faults: _Faults, bar: Bar) -> None:
         """Report the invalid lines *faults*, and append them to the file for them."""

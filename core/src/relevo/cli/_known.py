@@ -25,10 +25,15 @@ def refuse_unknown_events(app: App, names: Iterable[str], holds: Holds) -> None:
     """
     Refuse those of *names* that no event here has.
 
+    A route whose pattern matches a name leads to events of other programs too, unless the name looks like a typing
+    error.
+
     Raises:
         ConfigurationError: No listener, route or stored event has one of them.
     """
     if known := _events(app):
+        prefixes = tuple(each[:-1] for each in app.routes.table if each.endswith("*") and each != "*")
+        names = [each for each in names if not each.startswith(prefixes) or _hint(each, known)]
         _refuse("--event", names, known, holds, "no listener, no route and nothing stored here has this name")
 
 

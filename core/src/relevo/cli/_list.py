@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
+from urllib.parse import quote, unquote
 
 import attrs
 import click
@@ -88,12 +89,13 @@ def list_(
     choice = _Choice(
         where=EventFilter(names=names, states=states, since=since, until=until), listeners=listeners, errors=errors
     )
-    places, unable = _able(app, transport, queues)
+    begin = None if after is None else _Cursor.parsed(after)
+    places, unable = _able(app, transport, queues, begin)
     choice.refuse_unknown(app, places)
     if by is not None:
         show_groups(by, _groups(places, choice, by), "sent", as_json=as_json, empty="no events")
     else:
-        found = _entries(places, choice, after, limit or _PAGE)
+        found = _entries(places, choice, begin, limit or _PAGE)
         known = {store: holders_in(store) for store, _ in places}
         row, cells = partial(_row, known=known), partial(_cells, known=known, now=time.time())
         columns = _COLUMNS if len(known) == 1 else (Column("transport"), *_COLUMNS)
@@ -103,23 +105,58 @@ def list_(
     return max(map(exit_code, unable), default=0)
 
 
-def _able(app: App, transport: str | None, queues: tuple[str, ...]) -> tuple[list[_Place], list[UnsupportedError]]:
-    """Return the stores that can list events, with their queues, and why the others cannot."""
+@attrs.frozen
+class _Cursor:
+    """The place of a row in a list."""
+
+    store: str
+    queue: str
+    cursor: str
+    """What its transport calls the place."""
+
+    def __str__(self) -> str:
+        # Not with a colon: it would look like an address with a password, and be masked.
+        return f"{self.store}/{quote(self.queue, safe='')}/{self.cursor}"
+
+    @classmethod
+    def parsed(cls, text: str) -> _Cursor:
+        store, _, rest = text.partition("/")
+        queue, _, cursor = rest.partition("/")
+        if not cursor:
+            raise _no_cursor(text)
+        return cls(store, unquote(queue), cursor)
+
+
+def _no_cursor(given: object) -> ConfigurationError:
+    return ConfigurationError(f'--after: expected the "cursor" of a row of the list; got {shown(str(given))}')
+
+
+def _able(
+    app: App, transport: str | None, queues: tuple[str, ...], begin: _Cursor | None
+) -> tuple[list[_Place], list[UnsupportedError]]:
+    """
+    Return the stores that can list events, with their queues, and why the others cannot.
+
+    The queue of *begin* is one of them although it may have become empty since, and have no route.
+    """
     found = stores(app, transport, queues)
     able = [(store, names) for store, names in found if store.capabilities.waiting]
     others = dict.fromkeys(store for store, _ in found if not store.capabilities.waiting)
     errors = [unclaimed(store, "waiting") for store in others]
     if errors and not able:
         raise errors[0]
-    return (able if queues else _with_unrouted(app, able)), errors
+    return (able if queues else _with_unrouted(app, able, begin)), errors
 
 
-def _with_unrouted(app: App, places: list[_Place]) -> list[_Place]:
-    """Return *places*, also with the queues that hold events and have no route."""
+def _with_unrouted(app: App, places: list[_Place], begin: _Cursor | None) -> list[_Place]:
+    """Return *places*, also with the queues that hold events and have no route, by their names."""
     further: dict[Transport, list[str]] = {}
     for each in unrouted_queues(parts_of(app), [store for store, _ in places], own=False):
         further.setdefault(each.store, []).append(each.queue)
-    return [(store, list(dict.fromkeys([*queues, *further.pop(store, ())]))) for store, queues in places]
+    for store, _ in places:
+        if begin is not None and begin.store == store.name:
+            further.setdefault(store, []).append(begin.queue)
+    return [(store, list(dict.fromkeys([*queues, *sorted(further.pop(store, ()))]))) for store, queues in places]
 
 
 @attrs.frozen(kw_only=True)
@@ -185,15 +222,15 @@ def _keys_of(entry: WaitingEntry, by: By) -> list[str]:
             return list(dict.fromkeys(failure.kind for failure in setbacks_of(entry.state))) or [""]
 
 
-def _entries(places: list[_Place], choice: _Choice, after: str | None, limit: int) -> Iterator[_Listed]:
-    """Yield the events that match *choice*, starting after the cursor *after* of a row."""
+def _entries(places: list[_Place], choice: _Choice, begin: _Cursor | None, limit: int) -> Iterator[_Listed]:
+    """Yield the events that match *choice*, starting after *begin*."""
     cursor = None
-    if after is not None:
-        name, _, cursor = after.partition("/")
-        while places and places[0][0].name != name:
+    if begin is not None:
+        while places and places[0][0].name != begin.store:
             places = places[1:]
-        if not places or not cursor:
-            raise ConfigurationError(f'--after: expected the "cursor" of a row of the list; got {shown(after)}')
+        if not places:
+            raise _no_cursor(begin)
+        cursor = begin.cursor
     for store, queues in places:
         for entry in choice.entries(store, queues, after=cursor, page_size=min(limit, _PAGE)):
             yield store, entry
@@ -227,8 +264,7 @@ def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
         "leased": None if entry.leased_at is None else when(entry.leased_at),
         "ordering_key": entry.envelope.ordering_key,
         "error": errors[-1] if errors else None,
-        # Not with a colon: it would look like an address with a password, and be masked.
-        "cursor": f"{store.name}/{entry.cursor}",
+        "cursor": str(_Cursor(store.name, entry.queue, entry.cursor)),
     }
 
 

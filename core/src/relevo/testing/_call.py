@@ -11,8 +11,9 @@ import msgspec
 from relevo._dispatch.packer import check_options
 from relevo._event.codec import Document, content_of, subject_of
 from relevo._event.event import name_of
-from relevo._event.subject import SubjectTypes
+from relevo._event.subject import Subject, SubjectTypes
 from relevo._listener.call import Call, DispatchOptions
+from relevo.errors import SubjectError
 
 
 class _Recorder:
@@ -29,6 +30,16 @@ class _Recorder:
 
     def send_held(self, held: Sequence[Any]) -> None:
         """Do nothing: they are recorded."""
+
+
+class _NoSubjects(SubjectTypes):
+    """What a call has that no application made."""
+
+    def load(self, subject: Subject) -> Any:
+        raise SubjectError(
+            f"make_call cannot load the subject {subject}, since it has no application; pass what your listener "
+            f"expects: make_call(…, subject=…)"
+        )
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
@@ -84,7 +95,7 @@ def make_call(
         lost_leases=lost_leases,
         document=document,
         subject=subject,
-        subjects=SubjectTypes(),
+        subjects=_NoSubjects(),
         outgoing=recorder,
         event=event,
         dispatched=recorder.events,
