@@ -159,12 +159,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Generator[None]:
-    """Fail a test that leaves a logger of relevo changed: tests after it, in the same process, would see no records."""
+    """Fail a test that leaves a logger changed: tests after it, in the same process, would see no records."""
     yield
     changed = [each for each in _loggers() if each.level != logging.NOTSET or each.disabled or not each.propagate]
     for each in changed:
         each.setLevel(logging.NOTSET)
         each.disabled, each.propagate = False, True
+    if logging.root.level != logging.WARNING or logging.root.manager.disable:
+        changed.append(logging.root)
+        logging.root.setLevel(logging.WARNING)
+        logging.disable(logging.NOTSET)
     if changed:
         pytest.fail(f"it left changed: {', '.join(each.name for each in changed)}", pytrace=False)
 

@@ -22,12 +22,14 @@ has to have brought about, stands in ``<!-- invisible-code-block: python … -->
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from unittest import SkipTest
@@ -87,11 +89,12 @@ class Page:
         sys.path.insert(0, str(self.folder))
         left_out = 0
         try:
-            for example in self._document.examples():
-                try:
-                    example.evaluate()
-                except SkipTest:
-                    left_out += 1
+            with _logging_kept():
+                for example in self._document.examples():
+                    try:
+                        example.evaluate()
+                    except SkipTest:
+                        left_out += 1
         finally:
             sys.path.remove(str(self.folder))
             _forget_modules_of(self.folder)
@@ -143,6 +146,19 @@ class Page:
             if not matches(wanted, printed):
                 return f"$ {command}\nshould print:\n{wanted}\nbut printed:\n{printed}"
         return None
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Restore how this process logs, which a page may set up."""
+    root = logging.root
+    level, handlers, disabled = root.level, list(root.handlers), root.manager.disable
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.disable(disabled)
 
 
 def commands(text: str) -> list[tuple[str, str]]:
