@@ -517,6 +517,21 @@ def test_an_event_among_many_that_cannot_be_sent_is_named_by_its_index(way: int)
     assert transport.sizes == []
 
 
+def test_an_error_of_what_makes_the_events_has_no_index() -> None:
+    transport = Counting()
+    dispatcher = ways_of(transport)[1]
+
+    class Dispatching:
+        def __iter__(self) -> Iterator[Event]:
+            yield Event("a.b")
+            dispatcher.dispatch(Event("c.d", {"a": object()}))
+
+    with pytest.raises(EncodeError, match=r'^the event "c\.d" cannot be sent: ') as raised:
+        dispatcher.dispatch_many(Dispatching())
+
+    assert raised.value.index is None
+
+
 @pytest.mark.parametrize("way", [0, 1])
 def test_positions_of_a_later_batch_are_indexes_of_all_events(way: int) -> None:
     class Later(Partial):

@@ -81,12 +81,13 @@ class _Counted:
         self._events = events
         self._first = first
         self.index: int | None = None
-        """``None`` before the first event, and when no event is left: then an error may be about any of them."""
+        """``None`` while the next event is made, which may fail, and when none is left: the error may be about any."""
 
     def __iter__(self) -> Iterator[object]:
-        for self.index, event in enumerate(self._events, self._first):  # noqa: B020 - it is read meanwhile
+        for index, event in enumerate(self._events, self._first):
+            self.index = index
             yield event
-        self.index = None
+            self.index = None
 
 
 def _of_all(error: RelevoError, done: list[Dispatched], number: int) -> SendError:
