@@ -198,6 +198,21 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
     assert 'the transport "main" does not support waiting: it is plain too; use' in listed.stderr
 
 
+def test_an_event_that_may_wait_behind_an_outbox_is_not_said_to_be_none(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, take=False)\n"
+        "app = relevo.App(transports={'main': Plain()}, outboxes={'main': 'sqlite:///shop.db'}, routes={'*': 'main'})\n",
+    )
+
+    done = shop.run("handle 1")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert 'the transport "main" does not support take' in done.stderr
+
+
 def test_dead_letters_of_a_transport_that_cannot_lease_by_an_id_are_not_revived_with_now(shop: Shop) -> None:
     mine = dispatched(shop, "mail.sent")
     shop.run(f"handle {mine}")

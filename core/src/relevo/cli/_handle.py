@@ -38,6 +38,8 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
         raise unclaimed(unable[0], "take")
     wanted = {store: [name for each, names in places if each is store for name in names] for store in able}
     found = [(store, each) for store in wanted for each in store.find(event_id) if each.queue in wanted[store]]
+    if not found and unable and _dead_ref(app, event_id) is None:
+        raise unclaimed(unable[0], "take")  # it may wait there, as behind an outbox
     results = [handled(app, store, each) for store, each in found]
     if as_json:
         show_json([attrs.asdict(each) for each in results])
@@ -47,7 +49,15 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
 
 
 def _nowhere(app: App, event_id: str) -> str:
+    ref = _dead_ref(app, event_id)
+    if ref is not None:
+        return f"the event {event_id} is a dead letter; run relevo dead revive {ref} --now"
+    return f"no event has the id {event_id}"
+
+
+def _dead_ref(app: App, event_id: str) -> str | None:
+    """Return the ref of the first dead letter with *event_id*."""
     for _, entry in entries(app, None, ()):
         if isinstance(entry.envelope, Envelope) and entry.envelope.id == event_id:
-            return f"the event {event_id} is a dead letter; run relevo dead revive {entry.ref} --now"
-    return f"no event has the id {event_id}"
+            return entry.ref
+    return None
