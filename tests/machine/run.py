@@ -5,8 +5,9 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
     make test-all    (--all)
 
 Each Python runs the unit tests. What hardly depends on the version of Python runs on only one. With several Pythons,
-the oldest runs the conformance suite. The newest checks the types and runs the other slow tests, the report cards, and
-the tests of the project's files and pages. A single Python runs everything, so no test depends on a second one.
+the oldest runs the conformance suite, also on the servers. The newest checks the types and runs the other tests of
+servers, the slow tests, the report cards, and the tests of the project's files and pages. A single Python runs
+everything, so no test depends on a second one.
 ``--all`` runs everything on each, and the soaks. It also runs the SQL backend with older releases of its libraries.
 
 The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
@@ -37,9 +38,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 REPORT = ROOT / ".tox" / "coverage.json"
 
+SERVERS = "amqp or postgresql or mariadb or redis"
 WHOLE = "not soak"
-OLDEST = "not (card or soak or repository) and (conformance or not slow)"
-BETWEEN = "not (slow or conformance or card or soak or repository)"
+OLDEST = f"not (card or soak or repository) and (conformance or not (slow or {SERVERS}))"
+BETWEEN = f"not (slow or {SERVERS} or conformance or card or soak or repository)"
 NEWEST = "not soak and (card or not conformance)"
 OLDER = "not (slow or card or soak)"
 
