@@ -28,7 +28,9 @@ SHORT = attrs.evolve(PROFILES["quick"], rows=40, durable_histories=12)
 SHORTER = attrs.evolve(SHORT, operations=1)
 """The same with one operation at a time, for the database and the dialect on which each operation takes longest."""
 
-TestSqlite = suite(SqlHarness)
+TestSqlite = suite(SqlHarness, profile=attrs.evolve(PROFILES["quick"], rows=120))
+"""With the rows that hold the most pairs of features; `make test-all` runs the standard profile."""
+
 TestPortable = suite(PortableHarness, profile=SHORTER)
 
 
