@@ -207,7 +207,10 @@ def test_the_source_is_checked_and_listeners_are_several() -> None:
 def test_one_transport_has_one_name(make: Make) -> None:
     transport = MemoryTransport()
 
-    with pytest.raises(ConfigurationError, match="'main': the same transport has another name too; open it twice"):
+    with pytest.raises(
+        ConfigurationError,
+        match="'main': the same object is already a transport under another name; create a second one",
+    ):
         make(transports={"main": transport, "other": transport})
 
 

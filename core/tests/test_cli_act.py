@@ -550,7 +550,7 @@ def test_a_drain_of_events_in_memory_says_that_there_are_none(shop: Shop) -> Non
     ("command", "remedy"),
     [
         ("worker --max-time 0", "handle them in that process, or use another transport"),
-        ("dispatch mail.sent", "so the event ends with this command; use another transport"),
+        ("dispatch mail.sent", "so the event is lost when this command ends; use another transport"),
     ],
 )
 def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop, command: str, remedy: str) -> None:

@@ -142,7 +142,7 @@ INVALID = {
     '{"id": "\\u0000"}': "$.id: holds a NUL character, which PostgreSQL cannot store",
     '{"id": {"a": "\\ud800"}}': "$.id.a: holds the lone surrogate U+D800, which is not a character",
     '{"id": 9223372036854775808}': "$.id: the integer does not fit 64 bits; send it as text",
-    '{"id": 1e999}': "$.id: 1e999 is larger than a number can be; send it as text",
+    '{"id": 1e999}': "$.id: 1e999 is too large for a number; send it as text",
     "\\": "the arguments are not JSON: expecting value in column 1; write an object, as in '{\"image_id\": 7}'",
     '{"id": ' + "[" * 101 + "]" * 101 + "}": f"$.id{'[0]' * 26}[…: deeper than 100 levels",
     '{"id": "' + "x" * 1024 * 1024 + '"}': None,
@@ -552,7 +552,7 @@ def test_a_file_of_another_format_ends_it_before_anything_is_dispatched(shop: Sh
         assert lines(each)[1].startswith("relevo: line 100 and all before it are invalid: the arguments are not JSON: ")
         assert lines(each)[1].endswith(
             "a CSV file has to be converted to JSON Lines; no line is dispatched or rejected; "
-            "to go on, pass --from-line 1"
+            "to reject these lines and dispatch the rest, pass --from-line 1"
         )
         assert len(lines(each)) == 2
     found = json.loads(meant.stdout)

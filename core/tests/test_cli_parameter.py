@@ -52,7 +52,8 @@ def test_an_option_with_a_single_value_is_refused_the_second_time(shop: Shop, pa
 
     assert done.returncode == 2
     assert f"{option.opts[0]}'" in done.stderr
-    advice = "a command uses one transport; run it once for each" if option.opts[0] == "-t" else "pass it once"
+    one = "a command uses one transport; run it once for each transport"
+    advice = one if option.opts[0] == "-t" else "pass it once"
     assert f"it is given twice; {advice}" in told_in_one_line(done)
 
 
@@ -120,7 +121,7 @@ def test_a_time_is_written_in_ascii_digits(shop: Shop, option: str, text: str) -
     done = shop.run(f"{option} {text}")
 
     assert done.returncode == 2
-    assert "expected the time before now, such as" in told_in_one_line(done)
+    assert "expected a time before now such as" in told_in_one_line(done)
 
 
 @pytest.mark.parametrize(

@@ -182,8 +182,8 @@ def test_the_check_of_the_servers_warns_of_two_transports_that_are_one_store(sho
     checked, strict = shop.run("check --live"), shop.run("check --live --strict")
 
     told = (
-        '"high" and "async" are the same store, and the events of both are in its queue "default", where a worker of '
-        "either takes all; use one transport with two queues, as in a route to high/async"
+        '"high" and "async" are the same store: both use its queue "default", so a worker of one also takes the events '
+        "of the other; use one transport with two queues, as in a route to high/async"
     )
     assert told in checked.stdout
     assert f"transports high, async: {told}" in strict.stderr

@@ -295,7 +295,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "arguments with a number beyond all": (
         'dispatch a.b \'{"a": {"b c": 1e400}}\'',
         65,
-        "$.a['b c']: 1e400 is larger than a number can be; send it as text",
+        "$.a['b c']: 1e400 is too large for a number; send it as text",
     ),
     "arguments with a key that is there twice": (
         'dispatch a.b \'{"a": [{"b": 1, "c": 2, "b": 1}]}\'',
@@ -530,7 +530,7 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "command, why",
     [
-        ("", "relevo --help names all commands"),
+        ("", "relevo --help lists all commands"),
         ("wrker", 'there is no command "wrker"; did you mean "worker"?'),
         ("frobnicate", 'there is no command "frobnicate"'),
         ("retry 3", 'there is no command "retry"; it is called "relevo dead revive" here; see relevo --help'),

@@ -393,13 +393,16 @@ def test_a_key_of_another_tool_is_none_of_ours(key: str) -> None:
     assert CALLED_KEYS.get(key, "url") in {*keys_of(Settings), *keys_of(Retry), *keys_of(TransportConfig)}
 
 
+OF_A_QUEUE = 'write the options of a policy under the name of a queue: [retries."main/media"]'
+
+
 @pytest.mark.parametrize(
     "key, why",
     [
-        ("max_retries", "write runs = 4 for 3 retries; options are those of a queue"),
-        ("delay", 'it is called "first" here; options are those of a queue: [retries."main/media"]'),
-        ("multiplier", 'it is called "factor" here; options are those of a queue: [retries."main/media"]'),
-        ("runs", "there are: main; options are those of a queue"),
+        ("max_retries", f"write runs = 4 for 3 retries; {OF_A_QUEUE}"),
+        ("delay", f'it is called "first" here; {OF_A_QUEUE}'),
+        ("multiplier", f'it is called "factor" here; {OF_A_QUEUE}'),
+        ("runs", f"there are: main; {OF_A_QUEUE}"),
     ],
 )
 def test_an_option_of_a_retry_policy_belongs_to_a_queue(write: Write, tmp_path: Path, key: str, why: str) -> None:

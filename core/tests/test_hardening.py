@@ -167,11 +167,11 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
         ("shop:${PASSWORD}@mq", "shop@mq", "passwords", "mq: the password is missing; set"),
         ("shop:${PASSWORD}@mq", "shop:password@mq", "passwords", "mq: the password is well known; set"),
         ("shop:${PASSWORD}@db", "postgres:${PASSWORD}@db", "database-user", 'db: "postgres" administers'),
-        ('setup = "explicit"', "", "database-user", "must be able to create tables"),
+        ('setup = "explicit"', "", "database-user", "the user needs the privilege to create tables"),
         ("shop:${PASSWORD}@mq", "guest:${PASSWORD}@mq", "rabbitmq-user", "mq: the user guest"),
         ("@mq.example/shop", "@mq.example", "rabbitmq-user", "mq: the default virtual host"),
         (", max_body = 2_097_152", "", "body-size", "mq takes bodies of 16,777,216 bytes"),
-        ('execution = "process"\nmemory_limit = "512M"', "", "child-processes", "listeners run inline"),
+        ('execution = "process"\nmemory_limit = "512M"', "", "child-processes", 'with execution = "inline"'),
         ('memory_limit = "512M"', "", "child-processes", "may take all memory"),
         (", arguments = false", "", "error-mails", "mails show the arguments"),
     ],
@@ -405,7 +405,10 @@ def test_error_mails_of_a_plugin_made_in_code_are_not_claimed_to_be_checked(shop
 def test_a_met_point_says_what_was_checked(shop: Shop) -> None:
     found = verdicts(shop)
 
-    assert found["database-user"] == (True, "no administrator by its name; it needs no right to create tables")
+    assert found["database-user"] == (
+        True,
+        "the user is not an administrator, judging by its name, and needs no privilege to create tables",
+    )
     assert found["body-size"] == (True, "at most 2,097,152 bytes, and relevo sends 1,048,576")
 
 

@@ -214,8 +214,8 @@ def _to_a_pipe(path: Path) -> None:
     [
         (os.mkfifo, "a pipe"),
         (os.mkdir, "a directory"),
-        (_dangle, "a link that leads to none (No such file or directory)"),
-        (_loop, "a link that leads to none (Too many levels of symbolic links)"),
+        (_dangle, "a broken link (No such file or directory)"),
+        (_loop, "a broken link (Too many levels of symbolic links)"),
         (_to_a_pipe, "a pipe"),
     ],
 )

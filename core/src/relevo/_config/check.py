@@ -94,7 +94,7 @@ def transport_problems(transports: Mapping[str, Any]) -> Iterator[Problem]:
         if not isinstance(transport, Transport):
             fault = _no_transport(transport)
         elif sum(transport is each for each in transports.values()) > 1:
-            fault = "the same transport has another name too; open it twice"
+            fault = "the same object is already a transport under another name; create a second one"
         if fault is not None:
             yield _problem(("transports", name), f"transports: {shown(name)}: {fault}")
 
@@ -181,7 +181,8 @@ def _policy_hint(name: str) -> str:
     options = [field.name for field in attrs.fields(Retry)]
     answer = key_answer(name, options, table="retries")
     if answer or name in options:
-        return f'{answer and f"; {answer}"}; options are those of a queue: [retries."main/media"]'
+        remedy = 'write the options of a policy under the name of a queue: [retries."main/media"]'
+        return f"; {answer}; {remedy}" if answer else f"; {remedy}"
     return '; name a queue, as in "main/media"; for one listener, use @relevo.listener(…, retry=…)'
 
 
@@ -227,7 +228,7 @@ def retry_targets(names: Iterable[str], problems: Problems) -> dict[str, Target]
         with problems.at("retries", name):
             target = parsed_target(name, where="retries")
             if target in known:
-                what = f"{target} is set twice; remove one of them, since the queue {DEFAULT_QUEUE} need not be written"
+                what = f"{target} is set twice, with and without the name of the queue; remove one of them"
                 raise ConfigurationError(f"{dotted(('retries', name))}: {what}")
             known.add(target)
             found[name] = target

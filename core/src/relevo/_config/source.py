@@ -150,7 +150,7 @@ def _is_there(path: Path) -> bool:
         found = path.stat()
     except OSError as error:
         raise ConfigurationError(
-            f"{path}: expected a file; got a link that leads to none ({error.strerror}); fix it, or remove it"
+            f"{path}: expected a file; got a broken link ({error.strerror}); fix it, or remove it"
         ) from error
     if not S_ISREG(found.st_mode):
         raise ConfigurationError(f"{path}: expected a file; got {kind_of(found.st_mode)}; move it, or remove it")

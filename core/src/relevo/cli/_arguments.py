@@ -122,7 +122,7 @@ class ArgumentParser:
         found = float(text)
         if isfinite(found):
             return found
-        return self._fault(f"{shown(text)[1:-1]} is larger than a number can be; send it as text")
+        return self._fault(f"{shown(text)[1:-1]} is too large for a number; send it as text")
 
     def _whole(self, text: str) -> int:
         if len(text) > _SAFE:

@@ -283,7 +283,11 @@ class _Bulk:
             return
         advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
         why = f"line {number} and all before it are invalid: {_why(error)}{advice}"
-        raise _OtherFormatError(f"{why}; no line is dispatched or rejected; to go on, pass --from-line 1", EXIT_DATA)
+        raise _OtherFormatError(
+            f"{why}; no line is dispatched or rejected; "
+            "to reject these lines and dispatch the rest, pass --from-line 1",
+            EXIT_DATA,
+        )
 
     def _reject(self, faults: _Faults, bar: Bar) -> None:
         """Report the invalid lines *faults*, and append them to the file for them."""

@@ -77,8 +77,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
 
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
-    transport that no route leads to, of two transports that are one store, although their addresses differ if
-    --live is given, and of listeners whose two parameters are named like the data of an event.
+    transport that no route leads to, of two transports that are one store (with --live even if their addresses
+    differ), and of listeners whose two parameters are named like the data of an event.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
     commands that do not say which of several transports a worker serves, and ports that are open to others. With
     --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
@@ -222,8 +222,8 @@ def _store_ids(app: App, name: str, *, live: bool) -> set[str]:
 
 def _one_store(one: str, other: str, queue: str) -> str:
     return (
-        f'"{one}" and "{other}" are the same store, and the events of both are in its queue "{queue}", where a worker '
-        f"of either takes all; use one transport with two queues, as in a route to {one}/{other}"
+        f'"{one}" and "{other}" are the same store: both use its queue "{queue}", so a worker of one also takes the '
+        f"events of the other; use one transport with two queues, as in a route to {one}/{other}"
     )
 
 

@@ -94,7 +94,9 @@ def dead_letter_options(command: Any) -> Any:
     for option in (
         time_options("dead-lettered"),
         error_option("Only those with a failure whose error contains this text; all dead letters are read for it."),
-        listener_option("Only those in which this listener failed, or one as in shop.*; may be repeated."),
+        listener_option(
+            "Only those in which this listener failed, or one with a prefix, as in shop.*; may be repeated."
+        ),
         click.option(
             "--reason",
             "reasons",

@@ -74,7 +74,7 @@ def list_(
     Example: relevo dead list -t main -q feed
     """
     if full and (not as_json or by is not None):
-        raise click.UsageError("--full: it is for the list of --json; pass --json too, and leave --by out")
+        raise click.UsageError("--full: needs --json, and cannot be combined with --by")
     chosen = DeadLetterChoice.of(**conditions)
     places = stores(app, transport, queues)
     chosen.refuse_unknown(app, places)
@@ -149,8 +149,9 @@ def revive(
     """
     Make the dead letters REFS ready again; only the failed listeners run, and their counts start again.
 
-    Of a ref with an @, the number before it is enough if it is unique; other refs are passed whole.
-    One that its queue does not accept, or whose signature is invalid, would become a dead letter again, so it stays.
+    For a ref with an @, the number before the @ is enough if it is unique; pass other refs whole.
+    A dead letter that its queue does not accept, or whose signature is invalid, is not revived, since it would become a
+    dead letter again.
     Exits with 1 if one cannot be revived or does not exist; the others are revived. With --now it also exits with 1 if
     one fails again, and with 75 if one could not be handled now.
 
@@ -235,7 +236,7 @@ def discard(
     """
     Delete the dead letters REFS for good.
 
-    Of a ref with an @, the number before it is enough if it is unique; other refs are passed whole.
+    For a ref with an @, the number before the @ is enough if it is unique; pass other refs whole.
     Exits with 1 if one does not exist; the others are deleted.
 
     Example: relevo dead discard 1@default 2@default

@@ -162,7 +162,7 @@ def dispatch(
     _warn_if_unknown(app, name)
     for transport in dict.fromkeys(target.transport for target in done.targets if target.transport != NOW):
         if why := private_to_process(app.transports[transport]):
-            click.echo(f"relevo: {why}; so the event ends with this command; use another transport", err=True)
+            click.echo(f"relevo: {why}; so the event is lost when this command ends; use another transport", err=True)
     return 0
 
 

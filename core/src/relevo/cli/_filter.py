@@ -24,7 +24,7 @@ event_option = click.option(
     multiple=True,
     metavar="NAME",
     callback=refuse_invalid,
-    help="Only events with this name, or that begin as in image.*; may be repeated.",
+    help="Only events with this name, or with a prefix, as in image.*; may be repeated.",
 )
 state_option = click.option(
     "--state",
@@ -88,7 +88,7 @@ def last_moment(text: str, now: dt.datetime) -> dt.datetime | None:
 
 
 def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Read a moment: the time before now, such as 2h, the last time of day, such as 22:00, or a date and time."""
+    """Read a moment: a time before now such as 2h, the most recent time of day such as 22:00, or a date and time."""
     if value is None:
         return None
     now = dt.datetime.now(dt.UTC)
@@ -99,8 +99,8 @@ def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
     found = last_moment(value, now) if _TIME_OF_DAY.fullmatch(value) else _date(value)
     if found is None:
         raise click.BadParameter(
-            f'expected the time before now, such as "2h", the last time of day, such as "22:00", or a date and time, '
-            f'such as "2026-03-04 09:15"; in UTC, or with an offset, such as +02:00; got {shown(value)}',
+            f'expected a time before now such as "2h", a time of day such as "22:00", or a date and time such as '
+            f'"2026-03-04 09:15"; in UTC, or with an offset such as +02:00; got {shown(value)}',
             ctx,
             param,
         )
@@ -116,8 +116,8 @@ def time_options(what: str) -> Callable[[Any], Any]:
                 name,
                 metavar="TIME",
                 callback=_time,
-                help=f"Only those that were {what} {side}: 2h is 2 hours ago, 22:00 the last such time, else a date "
-                f"and time; all in UTC unless an offset follows, as in 22:00+02:00.",
+                help=f"Only those that were {what} {side}. TIME is 2h for two hours ago, 22:00 for the most recent "
+                f"22:00, or a date and time; in UTC unless an offset follows, as in 22:00+02:00.",
             )(command)
         return command
 

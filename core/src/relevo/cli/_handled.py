@@ -138,7 +138,7 @@ def _left(store: Transport, found: Found) -> str:
     """Return why nothing was leased, or what was leased was given back."""
     now = [each for each in store.find(found.envelope.id) if each.queue == found.queue]
     if not now:
-        return "it is gone: a worker was faster"
+        return "it is gone: a worker took it first"
     if now[0].status == "leased":
         return held_by(store, now[0])
     if now[0].lost_leases:

@@ -339,13 +339,11 @@ def _database_user(app: App) -> Verdict:
     ]
     if servers and parts_of(app).creates:
         faults.append(
-            'the user must be able to create tables; write setup = "explicit", and run relevo setup as its owner'
+            'with setup = "auto" the user needs the privilege to create tables; '
+            'write setup = "explicit", and run relevo setup as the owner of the tables'
         )
-    return (
-        _verdict(faults, "no administrator by its name; it needs no right to create tables")
-        if servers or unknown
-        else _absent("no database server")
-    )
+    fine = "the user is not an administrator, judging by its name, and needs no privilege to create tables"
+    return _verdict(faults, fine) if servers or unknown else _absent("no database server")
 
 
 def _rabbitmq_user(app: App) -> Verdict:
@@ -371,7 +369,11 @@ def _rabbitmq_user(app: App) -> Verdict:
 def _child_processes(app: App) -> Verdict:
     execution = app.execution
     if execution.chosen != "process":
-        return Verdict("warning", f'listeners run {execution.chosen}, without limits; write execution = "process"')
+        return Verdict(
+            "warning",
+            f'with execution = "{execution.chosen}" one listener can stop the whole worker, '
+            'by hanging or by taking all memory; write execution = "process"',
+        )
     missing = "" if execution.memory_limit else 'a child process may take all memory; set memory_limit = "512M"'
     return _verdict(
         [missing] if missing else [], f"at most {execution.time_limit:g} s and {execution.memory_limit} bytes"

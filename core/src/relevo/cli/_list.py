@@ -50,7 +50,9 @@ _Listed = tuple[Transport, WaitingEntry]
 @queue_option
 @state_option
 @event_option
-@listener_option("Only those in which this listener failed, or one as in shop.*; all events are read for it.")
+@listener_option(
+    "Only those in which this listener failed, or one with a prefix, as in shop.*; all events are read for it."
+)
 @error_option("Only those with a failure whose error contains this text; all events are read for it.")
 @time_options("sent")
 @by_option(*get_args(By))
@@ -77,12 +79,12 @@ def list_(
     """
     List the events that are neither done nor dead.
 
-    "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" says since
-    when it is leased, by which worker, as host:pid, and which listener runs. Workers announce that for events that they
-    hold for more than five seconds; it is at most 20 seconds old. Within a queue the order is the transport's own. An
-    event whose state changes meanwhile may be listed twice or not at all. To continue a --json list, pass the
-    "cursor" of its last event to --after. If a transport cannot list its events, as RabbitMQ, those of the others are
-    listed, the reason is reported, and the exit code is 78.
+    "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" shows how long
+    it has been leased, the worker as host:pid, and the running listener. Workers announce these for events that they
+    hold for more than five seconds; an announcement is at most 20 seconds old. Within a queue the order is the
+    transport's own. An event whose state changes meanwhile may be listed twice or not at all. To continue a --json
+    list, pass the "cursor" of its last event to --after. If a transport cannot list its events, such as RabbitMQ, those
+    of the others are listed, the reason is reported, and the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
     """

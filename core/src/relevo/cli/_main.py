@@ -168,7 +168,8 @@ def group(ctx: click.Context, *, config: str | None, app_name: str | None, debug
 
 def _short_help() -> str:
     rows = "\n".join(f"  {name:<10}{_COMMANDS[name][1]}" for name in _FIRST)
-    return f"Usage: relevo COMMAND …\n\n{rows}\n\nrelevo --help names all commands, relevo COMMAND --help says more."
+    more = "relevo --help lists all commands; relevo COMMAND --help describes one."
+    return f"Usage: relevo COMMAND …\n\n{rows}\n\n{more}"
 
 
 def main() -> NoReturn:

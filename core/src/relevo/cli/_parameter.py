@@ -16,9 +16,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 """All of them fit 64 bits."""
 
 
-_ADVICE: Mapping[str | None, str] = {
-    "transport": "a command uses one transport; run it once for each, a worker has a process of its own for each"
-}
+_ADVICE: Mapping[str | None, str] = {"transport": "a command uses one transport; run it once for each transport"}
 """What to do instead of giving an option twice, by the option's name."""
 
 

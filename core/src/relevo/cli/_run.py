@@ -102,10 +102,10 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
     """
     Handle the events that are due now or become due meanwhile, then exit.
 
-    Without a terminal it prints only if an event was dead-lettered or could not be settled; with -l warning also why
-    events will be retried. Exits with 1 if an event
-    was dead-lettered, and with 69 if a received event could not be settled. Exits with 75 if a deploy is in progress,
-    a plugin stops events, or another drain handles the same queues.
+    Without a terminal it prints only what needs attention, such as an event that was dead-lettered, that could not be
+    settled, or that is handled again after its process was killed. With -l warning it also prints why events will be
+    retried. Exits with 1 if an event was dead-lettered, and with 69 if a received event could not be settled. Exits
+    with 75 if a deploy is in progress, a plugin stops events, or another drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """

@@ -87,7 +87,7 @@ def _chosen(app: App, names: Sequence[str]) -> list[EventType]:
     for name in names:
         if name not in known:
             by_name = "; its listeners take it by name" if app.listeners.of(name) else did_you_mean(name, known)
-            raise click.BadParameter(f'no listener asks for a class that declares "{name}"{by_name}', param_hint="NAME")
+            raise click.BadParameter(f'no listener uses a class that declares "{name}"{by_name}', param_hint="NAME")
     return [known[name] for name in names or sorted(known)]
 
 

@@ -43,7 +43,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     Show how many events every queue holds: ready, leased, scheduled, dead.
 
     Ready events can be handled now. Leased ones are with a worker. Scheduled ones are due later, or are retried. Dead
-    ones are kept, see relevo dead list. Oldest is the age of the oldest ready event. What is not known is a -.
+    ones are kept, see relevo dead list. Oldest is the age of the oldest ready event. A - means that the number is
+    not known.
 
     An outbox has a row of its own, and a name: -t main.outbox. If a server cannot be reached, the others are shown, the
     error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
