@@ -1,4 +1,4 @@
-"""The files on the page "Run it in Docker" fit together. Docker is not needed: its files are only read."""
+"""The files on the page "Run in Docker" fit together. Docker is not needed: its files are only read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queries on the page "Watch it" find an event by an argument, on each database."""
+"""The queries on the page "Monitor relevo" find an event by an argument, on each database."""
 
 from __future__ import annotations
 
