@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
@@ -283,6 +284,36 @@ def test_a_key_in_place_of_a_certificate_and_the_reverse_are_not_to_be_converted
 
     assert str(of_certificate.value).endswith("; it has a private key; name the file of the certificate")
     assert str(of_key.value).endswith("; it has a certificate; name the file of the key")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+@pytest.mark.parametrize("name", ["certificate", "ca"])
+def test_a_file_of_certificates_with_a_key_in_it_is_as_private_as_a_key(
+    name: str, mode: int, servers: Servers, tmp_path: Path
+) -> None:
+    mine, file = servers.client, tmp_path / "both.pem"
+    file.write_text(mine.certificate.read_text() + mine.key.read_text())
+    os.chown(file, os.geteuid() or 54321, -1)  # a group may read what is root's
+    file.chmod(mode)
+    arguments: list[dict[str, Any]] = [{name: file}, *([{name: file, "key": mine.key}] if name != "ca" else [])]
+
+    for own in arguments:
+        with pytest.raises(ConfigurationError) as caught:
+            Tls(**own)
+        assert str(caught.value) == (
+            f"{name}: {file} has a private key and can be read by other users; run: chmod 600 {file}"
+        )
+
+    file.chmod(0o600)
+    for own in arguments:
+        Tls(**own)
+
+
+def test_a_certificate_without_a_key_may_be_read_by_all(servers: Servers) -> None:
+    mine = servers.client
+    mine.certificate.chmod(0o644)
+
+    assert Tls(ca=mine.ca, certificate=mine.certificate, key=mine.key).key_file == mine.key
 
 
 def test_the_remedy_for_another_format_does_not_overwrite_the_file(tmp_path: Path) -> None:

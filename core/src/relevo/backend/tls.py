@@ -29,7 +29,7 @@ def _path(value: Any) -> Path | None:
 
 
 def _certificates(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
-    """Check that the file at *path* has certificates."""
+    """Check that the file at *path* has certificates, and that no other user can read a private key in it."""
     if path is None:
         return
     text = _text(field.name, path)
@@ -48,6 +48,8 @@ def _certificates(_: object, field: attrs.Attribute[Any], path: Path | None) -> 
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
     except (ssl.SSLError, OSError) as error:
         raise ConfigurationError(f"{field.name}: {path} cannot be read as a certificate: {_words(error)}") from None
+    if _KEY.search(text):
+        _refuse_others(field.name, path, "has a private key and can be read by other users")
 
 
 def _key(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
@@ -70,9 +72,14 @@ def _key(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
             f"{field.name}: {path} has no private key in PEM format, which begins with -----BEGIN PRIVATE KEY-----; "
             f"{remedy}"
         )
+    _refuse_others(field.name, path, "can be read by other users")
+
+
+def _refuse_others(name: str, path: Path, fault: str) -> None:
+    """Raise an error with *fault* if other users can read the file at *path*; root may let a group read its own."""
     found = path.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO | (stat.S_IRGRP if found.st_uid else 0)):
-        raise ConfigurationError(f"{field.name}: {path} can be read by other users; run: chmod 600 {path}")
+        raise ConfigurationError(f"{name}: {path} {fault}; run: chmod 600 {path}")
 
 
 def _text(name: str, path: Path) -> str:
