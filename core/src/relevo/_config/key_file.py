@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import os
-import stat
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from relevo._config.schema import Config
+from relevo._config.trust import described, strangers_weakness
 from relevo._problem import Problem
 from relevo._user import others, own_groups
 from relevo.errors import ConfigurationError
 
 
 def key_file_problems(config: Config) -> Iterator[Problem]:
-    """Yield a problem if events are signed and others can write the file of *config*: they could replace the keys."""
-    who = _others(config, write=True)
-    if config.signing is not None and config.path is not None and who:
-        yield Problem(
-            ("signing",),
-            ConfigurationError(
-                f"signing: {config.path} can be written by {who}, who could replace the keys; expected a file and "
-                f"a folder that only their owner can write; run chmod go-w {config.path} {config.path.parent}"
-            ),
-        )
+    """
+    Yield a problem if events are signed and others can write or replace the file of *config*, and so the keys.
+
+    Its owner may be any user, since a program is often deployed by one user and run by another.
+    """
+    if config.signing is not None and config.path is not None and (fault := _fault(config.path)):
+        yield Problem(("signing",), ConfigurationError(f"signing: {fault}"))
+
+
+def _fault(path: Path) -> str | None:
+    """Return how other users could replace the keys in the file at *path*, with the remedy; ``None`` if they cannot."""
+    try:
+        weakness = strangers_weakness(path)
+    except OSError as error:
+        return f"{path} was replaced or removed while it was read: {error.strerror}; try again"
+    if weakness is None:
+        return None
+    return (
+        f"{described(weakness)}, so that other users could replace the keys in {path}; "
+        f"run {weakness.fix} {shlex.quote(str(weakness.step.path))}"
+    )
 
 
 def key_file_advice(config: Config) -> str | None:
     """Return how to protect the keys that are written in the file of *config*, if others can read them."""
-    who = _others(config, write=False)
+    who = _readers(config)
     if config.signing is None or not who or not _has_keys(config, len(config.signing.keys)):
         return None
     return (
@@ -45,16 +58,12 @@ def _has_keys(config: Config, number: int) -> bool:
     return False
 
 
-def _others(config: Config, *, write: bool) -> str | None:
-    """Return which other users can write the file of *config*, or read it, if it has one and the system says so."""
+def _readers(config: Config) -> str | None:
+    """Return which other users can read the file of *config*, if it has one and the system says so."""
     if config.path is None or os.name != "posix":
         return None
     try:
-        found, folder = config.path.stat(), config.path.resolve().parent.stat()
+        found = config.path.stat()
     except OSError:
         return None
-    who = others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=write)
-    if who is None and write and not folder.st_mode & stat.S_ISVTX:
-        who = others(folder.st_mode, folder.st_gid, own_groups=own_groups(folder.st_uid), write=True)
-        return who and f"{who} through its folder"
-    return who
+    return others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=False)

@@ -2,7 +2,8 @@
 Whether a configuration that the search found may be trusted.
 
 Modules are imported from its folder, so anyone who can write there can run code as the user. The search goes through
-folders of other users: a file of theirs, or one that they can replace, is refused. A file that is named is not checked.
+folders of other users: a file of theirs, or one that they can replace, is refused. A file that is named is not checked,
+unless it decides about signatures: then only its owner, this user and root may be able to change or replace it.
 """
 
 from __future__ import annotations
@@ -63,21 +64,25 @@ class Weakness(msgspec.Struct, frozen=True):
     """The command that changes it, without the path."""
 
 
-def weakness_on(steps: Sequence[WayPoint], searched: Path, user: RunningUser) -> Weakness | None:
+def weakness_on(
+    steps: Sequence[WayPoint], searched: Path | None, user: RunningUser, *, trusted: Collection[int] = ()
+) -> Weakness | None:
     """
     Return the step that other users control; ``None`` if the last one may be trusted.
 
     Args:
         steps: The way to it, from the root; the last one is a file or a folder.
 
-        searched: The folder that is searched for modules. A file put into it is imported, so that the sticky bit, which
-            keeps others from replacing what is there, is not enough.
+        searched: The folder that is searched for modules, if one is. A file put into it is imported, so that the sticky
+            bit, which keeps others from replacing what is there, is not enough.
 
         user: The user who runs the program.
+
+        trusted: Owners who are trusted as *user* and root are.
     """
     for step in reversed(steps):
         is_way = S_ISDIR(step.mode) and step.path != searched
-        if step.uid not in (ROOT, user.uid) and not (is_way and step.uid == user.unmapped):
+        if step.uid not in (ROOT, user.uid, *trusted) and not (is_way and step.uid == user.unmapped):
             return Weakness(step, "belongs to another user", f"chown {user.uid}")
         if S_ISLNK(step.mode) or (is_way and step.mode & S_ISVTX):
             continue
@@ -165,7 +170,7 @@ def _check(path: Path, file: Path, done: str) -> None:
     if user and weakness:
         named = f"--config {shlex.quote(str(file))}, RELEVO_CONFIG or App.from_config(path)"
         raise ConfigurationError(
-            f"{path}: not {done}, since {_described(weakness)}, and its code would run as {name_of(user.uid)}; "
+            f"{path}: not {done}, since {described(weakness)}, and its code would run as {name_of(user.uid)}; "
             f"if you trust it, name {'it' if path == file else 'the configuration'}: {named}; "
             f"otherwise {weakness.fix} {shlex.quote(str(weakness.step.path))}"
         )
@@ -180,10 +185,34 @@ def _judged(path: Path) -> tuple[RunningUser | None, Weakness | None]:
 def distrust_of(path: Path) -> str | None:
     """Return why the file at *path*, or modules in the folder there, are not to be trusted; ``None`` if they are."""
     _, weakness = _judged(path)
-    return None if weakness is None else _described(weakness)
+    return None if weakness is None else described(weakness)
 
 
-def _described(weakness: Weakness) -> str:
+def strangers_weakness(file: Path) -> Weakness | None:
+    """
+    Return how users other than root, this one and the owner of *file* could change or replace it; ``None`` if none can.
+
+    For a file that was named, by which its owner is trusted.
+
+    Raises:
+        OSError: It is not there any longer.
+    """
+    user = _this_user()
+    if user is None:
+        return None
+    steps = [*_way(file.absolute())]
+    return weakness_on([*map(_as_mounted, steps)], None, user, trusted=[steps[-1].uid])
+
+
+def _as_mounted(step: WayPoint) -> WayPoint:
+    """Return *step* without the right to write for others if it is mounted read-only, as Kubernetes does with 0777."""
+    if S_ISLNK(step.mode) or not os.statvfs(step.path).f_flag & os.ST_RDONLY:
+        return step
+    return msgspec.structs.replace(step, mode=step.mode & ~(S_IWGRP | S_IWOTH))
+
+
+def described(weakness: Weakness) -> str:
+    """Return what is wrong with the step of *weakness*, with its owner and mode."""
     step = weakness.step
     return f"{step.path} {weakness.why} (owner {name_of(step.uid)}, group {step.gid}, mode {S_IMODE(step.mode):04o})"
 
