@@ -13,6 +13,7 @@ from relevo import Envelope
 
 from .shop import CANARY, CONFIGURATION, LISTENERS, Shop, lines, opened, told_in_one_line
 
+KEY = "uBuXx0s6JESGnCIANG0FwdWJMNbTxj_zX7_oM2q_yPI"
 SECOND = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = "sqlite:///shop.db"\nother = "sqlite:///other.db"')
 SECOND += '"other.*" = "other/feed"\n'
 
@@ -591,6 +592,23 @@ def test_a_check_warns_of_a_time_limit_that_is_not_enforced(shop: Shop) -> None:
 
     assert (done.returncode, done.stderr, strict.returncode) == (0, "", 78)
     assert "time limits     warning  shop_listeners:count: time_limit=1 s is not enforced inline; set " in done.stdout
+
+
+@pytest.mark.parametrize(("source", "is_warned"), [('source = "shop"', False), ('source = "app"', True), ("", True)])
+def test_a_check_warns_of_signatures_without_a_source(
+    source: str,
+    is_warned: bool,  # noqa: FBT001 - a parameter of pytest
+    shop: Shop,
+) -> None:
+    signed = 'signing = "${KEY}"\n' + CONFIGURATION.replace('source = "shop"', source)
+    shop.write("relevo.toml", signed)
+
+    done, strict = (shop.run(command, KEY=KEY) for command in ("check", "check --strict"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ('signing source  warning  the source is "app"' in done.stdout) is is_warned
+    assert ('relevo: signing source: the source is "app"' in strict.stderr) is is_warned
+    assert strict.returncode == 78
 
 
 def test_a_check_warns_of_a_transport_that_no_other_process_sees(shop: Shop) -> None:

@@ -43,6 +43,7 @@ DOWN = TransportUnavailableError("main", "down")
 DRAIN = RunOptions(until_empty=True)
 OUTBOX = outbox_queue("main")
 PATIENCE = 300.0
+KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
 
 
 @pytest.fixture(name="outbox")
@@ -878,6 +879,25 @@ def test_a_time_limit_that_is_not_enforced_on_its_listener_alone_is_a_warning(
             LoopRunner(signals=False).run(app, RunOptions(max_seconds=0.0))
             LoopRunner(signals=False).run(app, DRAIN)
         assert caplog.text.count('set execution = "process"') == 1
+
+
+@pytest.mark.parametrize(
+    ("signing", "source", "is_warned"), [(KEY, "app", True), (KEY, "shop", False), (None, "app", False)]
+)
+def test_a_worker_that_verifies_signatures_without_a_source_says_so_at_its_start(
+    signing: str | None,
+    source: str,
+    is_warned: bool,  # noqa: FBT001 - a parameter of pytest
+    app: MakeApp,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = app(lambda event: None, with_outbox=False, signing=signing, source=source)
+
+    LoopRunner(signals=False).run(made, DRAIN)
+    assert caplog.text == ""  # cron would mail it each minute
+
+    LoopRunner(signals=False).run(made, RunOptions(max_seconds=0.0))
+    assert ('signing: the source is "app", as of every application without one' in caplog.text) is is_warned
 
 
 def test_an_objection_of_a_plugin_still_ends_a_worker(app: MakeApp) -> None:

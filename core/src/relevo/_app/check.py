@@ -21,6 +21,7 @@ from relevo._transport.delivery import MAX_STATE
 from relevo._transport.route import NOW, Routes, Target
 from relevo._transport.transport import Transport
 from relevo._worker.execution import Execution
+from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -70,6 +71,24 @@ def unenforced_limits(listeners: Iterable[Listener], execution: Execution) -> li
         for listener in listeners
         if listener.mark.time_limit is not None
     ]
+
+
+_DEFAULT_SOURCE = "app"
+
+
+def shared_source(signing: Signing | None, source: str) -> str | None:
+    """
+    Return why applications that share a key accept each other's events: the *source* is the default; else ``None``.
+
+    A signature is valid for the application that has the source of the event.
+    """
+    if signing is None or source != _DEFAULT_SOURCE:
+        return None
+    return (
+        f'the source is "{source}", as of every application without one, so that applications which share a key handle '
+        f'each other\'s signed events; set source to a name of its own, and list "{source}" under signing.accept until '
+        f"its earlier events are handled"
+    )
 
 
 _MOST_TYPES = 1000

@@ -202,7 +202,7 @@ class _Host:
     def serve(self) -> Report:
         """Handle events until a limit or a signal, but none during a deploy."""
         moved: list[Report] = []
-        _warn_of_limits(self._app, self._options)
+        _warn_at_start(self._app, self._options)
         while True:
             with self._guard.working():
                 if not self._guard.is_up() or self._is_over():
@@ -265,12 +265,18 @@ class _Host:
         return attrs.evolve(report, stopped_by=own, objection="") if own else report
 
 
-def _warn_of_limits(app: App, options: RunOptions) -> None:
-    """Log the time limits of listeners that have another effect where they run; not in each run from cron."""
-    from relevo._app.check import unenforced_limits  # noqa: PLC0415 - dispatching alone does not need it
+def _warn_at_start(app: App, options: RunOptions) -> None:
+    """
+    Log the time limits of listeners that have another effect where they run, and a source that others have too.
+
+    Not in each run from cron, which would mail it; ``relevo check`` reports the same.
+    """
+    from relevo._app.check import shared_source, unenforced_limits  # noqa: PLC0415 - dispatching alone does not need it
 
     for text in unenforced_limits(app.listeners, app.execution.overridden(options.execution, options.concurrency)):
         _log.warning("%s", text)
+    if why := shared_source(app.signing, app.source):
+        _log.warning("signing: %s", why)
 
 
 def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
-from relevo._app.check import misnamed, unenforced_limits, unheard, unheard_text
+from relevo._app.check import misnamed, shared_source, unenforced_limits, unheard, unheard_text
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._listener.importing import unregistered_classes
@@ -78,7 +78,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
     transport that no route leads to, of two transports that are one store (with --live even if their addresses
-    differ), and of listeners whose two parameters are named like the data of an event.
+    differ), of listeners whose two parameters are named like the data of an event, and of signatures without a source.
     Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
     commands that do not say which of several transports a worker serves, and ports that are open to others. With
     --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
@@ -89,8 +89,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     config = parts_of(app).config
     place = str(config.path or config.origins.default) if config else "made by the application"
     findings = [_Finding("configuration", place)]
-    if config is not None and (advice := key_file_advice(config)):
-        findings.append(_advice("signing keys", advice, is_strict=strict))
+    findings += [_advice(what, text, is_strict=strict) for what, text in _signing(app)]
     findings.append(_try("listeners", partial(_listeners, app)))
     if findings[-1].error is None:
         findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
@@ -140,6 +139,15 @@ def _hardened(name: str, verdict: Verdict) -> _Finding:
         error = ConfigurationError(f"{name}: {verdict.detail}; see {where}")
         return _Finding(name, verdict.detail, error, word="warning")
     return _Finding(name, verdict.detail, applies=verdict.status == "ok")
+
+
+def _signing(app: App) -> Iterator[tuple[str, str]]:
+    """Yield what weakens the signatures of *app*, with the name of the check."""
+    config = parts_of(app).config
+    if config is not None and (text := key_file_advice(config)):
+        yield "signing keys", text
+    if text := shared_source(app.signing, app.source):
+        yield "signing source", text
 
 
 def _listeners(app: App) -> str:
