@@ -204,7 +204,8 @@ def test_an_event_that_may_wait_behind_an_outbox_is_not_said_to_be_none(shop: Sh
         "import attrs, relevo, relevo_memory\n"
         "class Plain(relevo_memory.MemoryTransport):\n"
         "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, take=False)\n"
-        "app = relevo.App(transports={'main': Plain()}, outboxes={'main': 'sqlite:///shop.db'}, routes={'*': 'main'})\n",
+        "box = {'main': 'sqlite:///shop.db'}\n"
+        "app = relevo.App(transports={'main': Plain()}, outboxes=box, routes={'*': 'main'})\n",
     )
 
     done = shop.run("handle 1")
