@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -11,11 +12,14 @@ from collections.abc import Callable, Iterator
 from importlib.util import cache_from_source
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given, strategies as st
 
 import server_starter
 from relevo import App
+from relevo.__main__ import _is_plainly_own
 from relevo._config.opening import read
 from relevo._config.trust import RunningUser, WayPoint, unmapped_owner, weakness_on
 from relevo.errors import ConfigurationError
@@ -472,6 +476,109 @@ def test_no_command_of_root_runs_the_code_of_a_user_in_a_folder_above(shared: Pa
     assert not shared.joinpath("sprung").exists()
 
 
+# --- python -m ----------------------------------------------------------------------------------------
+
+INSTALLED = ["typing", "pathlib", "shlex", "msgspec", "attrs", "click"]
+"""Modules that are imported after Python's own start."""
+
+
+def run_module(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in *folder* with ``python -m relevo``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RELEVO_", "PYTHON"))}
+    return subprocess.run(
+        [sys.executable, "-m", "relevo", *words],
+        cwd=folder,
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(name="trapped")
+def _trapped(shared: Path) -> Path:
+    """Make a folder whose modules have the names of installed ones."""
+    for name in INSTALLED:
+        shared.joinpath(f"{name}.py").write_text(TRAP)
+    return shared
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+@pytest.mark.parametrize("words", [["--version"], ["config", "show"]])
+def test_python_does_not_import_from_a_working_directory_that_others_can_write(
+    trapped: Path, words: list[str], mode: int
+) -> None:
+    trapped.chmod(mode)
+
+    done = run_module(trapped, *words)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not trapped.joinpath("sprung").exists()
+
+
+@needs_root
+def test_python_does_not_import_from_a_working_directory_of_another_user(trapped: Path) -> None:
+    for path in (trapped, *trapped.iterdir()):
+        os.chown(path, OTHER, OTHER)
+
+    done = run_module(trapped, "--version")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not trapped.joinpath("sprung").exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o775])
+def test_a_working_directory_of_the_user_alone_is_judged_without_an_import(shop: Path, mode: int) -> None:
+    shop.chmod(mode)
+    words = [sys.executable, "-X", "importtime", "-m", "relevo", "--version"]
+
+    done = subprocess.run(words, cwd=shop, capture_output=True, text=True, timeout=60, check=True)
+
+    assert ("relevo._config.trust" in done.stderr) is (mode == 0o775)
+
+
+def owners_and_modes() -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.sampled_from([0, os.geteuid(), OTHER]), st.integers(0, 0o1777))
+
+
+@given(st.lists(owners_and_modes(), min_size=3, max_size=3))
+@example([(0, 0o755), (0, 0o1777), (os.geteuid(), 0o755)])
+@example([(0, 0o755), (0, 0o755), (os.geteuid(), 0o1777)])
+def test_what_is_accepted_without_an_import_would_be_accepted_after_it(found: list[tuple[int, int]]) -> None:
+    folders = [Path("/"), Path("/srv"), Path("/srv/shop")]
+    steps = [
+        WayPoint(path=path, uid=uid, gid=4321, mode=S_IFDIR | mode)
+        for path, (uid, mode) in zip(folders, found, strict=True)
+    ]
+    known = {str(step.path): SimpleNamespace(st_uid=step.uid, st_mode=step.mode) for step in steps}
+    user = RunningUser(uid=os.geteuid(), own_groups=lambda owner: {owner, os.geteuid(), 0})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "lstat", lambda path: known[path])
+        is_plain = _is_plainly_own("/srv/shop")
+
+    assert not is_plain or weakness_on(steps, folders[-1], user) is None
+    assert is_plain or weakness_on(steps, folders[-1], user) is not None, "no group here is private"
+
+
+def test_python_imports_from_a_working_directory_of_the_user_as_always(shop: Path) -> None:
+    below = shop / "below"
+    below.mkdir()
+    below.joinpath("here.py").write_text("import relevo\napp = relevo.App(transports={'main': 'memory://'})\n")
+    words = ["--config", "../relevo.toml", "-a", "here:app", "transports"]
+
+    done = run_module(below, *words)
+    shop.chmod(0o777)
+    distrusted = run_module(below, *words)
+
+    assert done.returncode == 0
+    assert distrusted.returncode == 78
+    assert 'there is no module "here"' in distrusted.stderr
+
+
+# --- users and containers -----------------------------------------------------------------------------
+
 READ_AS = """
 import ctypes, grp, os, pwd, sys
 from pathlib import Path
@@ -566,3 +673,121 @@ def test_a_module_that_is_missing_for_that_reason_is_told(tmp_path: Path) -> Non
     done = run(tmp_path, "-a", "shop:app", "transports", RELEVO_TRANSPORTS__MAIN=main)
     assert done.returncode == 78
     assert f"the working directory is not searched: {tmp_path} can be written by every user (owner " in done.stderr
+
+
+# --- access control lists -----------------------------------------------------------------------------
+
+ANY_ID = 0xFFFFFFFF
+
+
+def grant(path: Path, user: int) -> None:
+    """Let *user* write the file at *path* by its access control list, as ``setfacl -m u:USER:rw`` does."""
+    # linux/posix_acl_xattr.h: a version, then entries of a tag, permissions and an id, in the order of the tags.
+    entries = [(0x01, 6, ANY_ID), (0x02, 6, user), (0x04, 4, ANY_ID), (0x10, 6, ANY_ID), (0x20, 4, ANY_ID)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", value)
+    except (OSError, AttributeError) as error:
+        pytest.skip(f"no access control lists here: {error}")
+
+
+def can_write(path: Path, user: int) -> bool:
+    words = ["sh", "-c", ': >>"$1"', "sh", str(path)]
+    done = subprocess.run(words, user=user, group=user, extra_groups=[], stderr=subprocess.DEVNULL, check=False)
+    return done.returncode == 0
+
+
+@needs_root
+def test_an_access_control_list_is_refused_by_its_mask_which_shows_as_the_rights_of_the_group(shared: Path) -> None:
+    file = shared / "relevo.toml"
+    file.write_text('source = "shop"')
+    os.chown(file, 0, 4321)
+
+    grant(file, OTHER)
+
+    assert can_write(file, OTHER)
+    assert f"{file} can be written by other users of its group (owner root, group 4321, mode 0664)" in refused(shared)
+
+
+@needs_root
+def test_an_access_control_list_is_not_noticed_if_the_group_of_the_file_is_private(shared: Path) -> None:
+    file = shared / "relevo.toml"
+    file.write_text('source = "shop"')
+
+    grant(file, OTHER)
+
+    assert can_write(file, OTHER)
+    assert read(None, {}, start=shared).source == "shop", "docs/how-to/configure.md says that lists are not checked"
+
+
+# --- a private mount ----------------------------------------------------------------------------------
+
+
+def in_private_mount(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run the shell's *script* where a file system of its own is mounted on *folder*, ``$1``; ``relevo`` is ``$2``."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    shell = ["unshare", "--mount", "sh", "-ec"]
+    mount = 'mount -t tmpfs -o mode=0755 tmpfs "$1"\n'
+    words = ["sh", str(folder), str(Path(sys.executable).with_name("relevo"))]
+    probe = subprocess.run([*shell, mount, *words], capture_output=True, text=True, timeout=60, check=False)
+    if probe.returncode:
+        pytest.skip(f"no private mounts here: {probe.stderr.strip()}")
+    return subprocess.run([*shell, mount + script, *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+FILL = """
+mkdir "$1/work"
+printf 'source = "shop"\napp = "evil:app"\nlisteners = ["evil"]' >"$1/relevo.toml"
+printf 'import pathlib; pathlib.Path(__file__).with_name("sprung").touch()' >"$1/evil.py"
+cd "$1/work"
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("", None),
+        ('chmod 1777 "$1"', "{folder} can be written by every user (owner root, group 0, mode 1777)"),
+        (f'chown {OTHER} "$1"', f"{{folder}} belongs to another user (owner {OTHER}, group 0, mode 0755)"),
+        (
+            f'chown {OTHER} "$1/relevo.toml"',
+            f"{{folder}}/relevo.toml belongs to another user (owner {OTHER}, group 0, mode 0644)",
+        ),
+        (
+            f'chown {OTHER} "$1/evil.py"',
+            f"{{folder}}/evil.py belongs to another user (owner {OTHER}, group 0, mode 0644)",
+        ),
+    ],
+)
+def test_root_judges_what_the_search_finds_in_a_private_mount(shared: Path, change: str, why: str | None) -> None:
+    script = f'{FILL}{change}\n"$2" config show >/dev/null || code=$?\ntest ! -e "$1/sprung"\nexit ${{code:-0}}'
+
+    done = in_private_mount(shared, script)
+
+    if why is None:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 78
+        assert f"since {why.format(folder=shared)}, and its code would run as root" in done.stderr
+    assert [*shared.iterdir()] == [], "the mount is not private"
+
+
+SIGNED = """
+printf '%s\\n' 'source = "shop"' 'signing = "uBuXx0s6JESGnCIANG0FwdWJMNbTxj_zX7_oM2q_yPI"' '[transports]' \
+    'main = "memory://"' >"$1/relevo.toml"
+chmod 0600 "$1/relevo.toml"
+chmod 0777 "$1"
+"""
+SHOW = '"$2" --config "$1/relevo.toml" config show >/dev/null'
+
+
+@needs_root
+def test_keys_in_a_folder_that_all_can_write_are_refused_unless_it_is_mounted_read_only(shared: Path) -> None:
+    writable = in_private_mount(shared, SIGNED + SHOW)
+    read_only = in_private_mount(shared, f'{SIGNED}mount -o remount,ro "$1"\n{SHOW}')
+
+    assert writable.returncode == 78
+    assert f"signing: {shared} can be written by every user (owner root, group 0, mode 0777)" in writable.stderr
+    assert (read_only.returncode, read_only.stderr) == (0, "")

@@ -6,7 +6,8 @@ A dispatcher takes an :class:`Event` and calls its listeners at once, or sends i
 it; a :class:`Runner` hosts the worker.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False
+"""As in ``typing``, which is not imported: ``python -m relevo`` would search the working directory for it first."""
 
 if TYPE_CHECKING:
     from relevo._public import *  # noqa: F403 - the public names, for type checkers
