@@ -202,6 +202,30 @@ def test_the_worker_that_holds_an_event_and_the_listener_that_runs_are_listed(sh
     assert refused.stdout.endswith("; shop_listeners:thumbnails runs\n")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_error_of_an_event_is_that_of_the_failed_listener_that_runs_next(shop: Shop, order: int) -> None:
+    soon, later = 2_000_000_000.0, 2_000_000_060.0
+    listeners = {
+        "shop_listeners:soon": ListenerProgress(status="due", runs=3, due=soon, error="OSError: full"),
+        "shop_listeners:later": ListenerProgress(status="due", runs=1, due=later, error="ValueError: wrong"),
+        "shop_listeners:dead": ListenerProgress(status="dead", runs=1, why="gave-up", error="GiveUp: corrupt"),
+        "shop_listeners:done": ListenerProgress(status="done", runs=2, error="KeyError: skipped"),
+        "shop_listeners:fresh": ListenerProgress(),
+    }
+    state = dumped(Progress(v=STATE_VERSION, listeners=dict([*listeners.items()][::order])))
+    with SqlTransport.open(
+        SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}"), name="main", clock=SystemClock()
+    ) as transport:
+        transport.send([event("several", queue="default")])
+        taken = transport.take("default", "several", lease=60)
+        transport.settle([(each, Nack(delay=3600, state=state)) for each in taken])
+
+    (row,) = [row for row in listed(shop) if row["id"] == "several"]
+
+    assert row["error"] == "OSError: full"
+    assert ids(shop, "--error skipped") == set()
+
+
 def test_an_announcement_that_cannot_be_read_is_ignored(shop: Shop) -> None:
     options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
     with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:

@@ -34,6 +34,7 @@ from relevo._worker.progress import (
     dumped,
     failures_of,
     first_met,
+    foremost,
     give_back_unread,
     loaded,
     revived,
@@ -625,6 +626,40 @@ def test_the_listener_in_a_crash_loop_is_named_before_one_that_had_failed_for_go
         (B.id, Reason.CRASH_LOOP),
         (A.id, Reason.RETRIES_EXHAUSTED),
     ]
+
+
+def test_a_listener_that_failed_and_is_skipped_since_another_one_stopped_the_event_has_no_setback() -> None:
+    progress = _progress()
+    progress.fail(B, _raised(ValueError("one")), Retry(2), now=NOW, chance=0.0)
+    progress.finish(A)
+    progress.stop([B])
+
+    assert setbacks_of(dumped(progress)) == ()
+
+
+failed = st.builds(
+    Failure,
+    listener=st.sampled_from(["a", "b", "c"]),
+    error=st.sampled_from(["", "one", "two"]),
+    due=st.none() | st.floats(NOW, NOW + 100),
+)
+
+
+@given(st.lists(failed))
+@example([Failure(listener="a", error="one", due=NOW + 9), Failure(listener="b", error="two", due=NOW)])
+@example([Failure(listener="a", error="one"), Failure(listener="b", error="two", due=NOW)])
+def test_the_foremost_failure_is_that_of_the_listener_that_runs_next(failures: list[Failure]) -> None:
+    found = foremost(failures)
+
+    explained = [each for each in failures if each.error]
+    due = [each for each in explained if each.due is not None]
+    if not explained:
+        assert found is None
+    elif not due:
+        assert found is explained[0]
+    else:
+        assert found in due
+        assert found.due == min(each.due for each in due if each.due is not None)
 
 
 def test_an_unusable_state_has_no_setbacks() -> None:

@@ -229,7 +229,11 @@ class Progress(msgspec.Struct, omit_defaults=True):
 
     def setbacks(self) -> tuple[Failure, ...]:
         """Return the last failure of each listener that is dead, or runs again because it failed."""
-        failed = {key: each for key, each in self.listeners.items() if each.error or each.status == "dead"}
+        failed = {
+            key: each
+            for key, each in self.listeners.items()
+            if each.status == "dead" or (each.error and each.status == "due")
+        }
         return tuple(_failure(key, each, self.raised.get(key, _NOTHING_RAISED)) for key, each in failed.items())
 
     def conclude(self, listeners: Sequence[Listener], now: float, *, patience: float = PATIENCE) -> Outcome:
@@ -461,6 +465,16 @@ def setbacks_of(state: bytes) -> tuple[Failure, ...]:
         return loaded(state).setbacks() if len(state) <= MAX_STATE else ()
     except DecodeError:
         return ()
+
+
+def foremost(failures: Sequence[Failure]) -> Failure | None:
+    """
+    Return the one of *failures* with an error whose listener runs next; if none runs again, the first of the dead.
+
+    When each of them failed is not stored.
+    """
+    explained = [failure for failure in failures if failure.error]
+    return min(explained, key=lambda each: float("inf") if each.due is None else each.due, default=None)
 
 
 def revived(state: bytes) -> bytes:

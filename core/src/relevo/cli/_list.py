@@ -15,7 +15,7 @@ from relevo._app.app import App, parts_of
 from relevo._app.unrouted import unrouted_queues
 from relevo._transport.query import EventFilter, EventGroup, Status, WaitingEntry
 from relevo._transport.transport import Transport
-from relevo._worker.progress import setbacks_of
+from relevo._worker.progress import foremost, setbacks_of
 from relevo.cli._event import Holders, holders_in, living_row
 from relevo.cli._filter import (
     Tally,
@@ -81,10 +81,11 @@ def list_(
 
     "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" shows how long
     it has been leased, the worker as host:pid, and the running listener. Workers announce these for events that they
-    hold for more than five seconds; an announcement is at most 20 seconds old. Within a queue the order is the
-    transport's own. An event whose state changes meanwhile may be listed twice or not at all. To continue a --json
-    list, pass the "cursor" of its last event to --after. If a transport cannot list its events, such as RabbitMQ, those
-    of the others are listed, the reason is reported, and the exit code is 78.
+    hold for more than five seconds; an announcement is at most 20 seconds old. "error" is the last one of the failed
+    listener that runs next. Within a queue the order is the transport's own. An event whose state changes meanwhile may
+    be listed twice or not at all. To continue a --json list, pass the "cursor" of its last event to --after. If a
+    transport cannot list its events, such as RabbitMQ, those of the others are listed, the reason is reported, and the
+    exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
@@ -260,12 +261,12 @@ def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
     row = living_row(store, entry, known[store])
     for key in ("body", "size"):
         del row[key]
-    errors = [each["error"] for each in row["listeners"] if each["error"]]
+    failure = foremost(setbacks_of(entry.state))
     return {
         **row,
         "leased": None if entry.leased_at is None else when(entry.leased_at),
         "ordering_key": entry.envelope.ordering_key,
-        "error": errors[-1] if errors else None,
+        "error": None if failure is None else failure.error,
         "cursor": str(_Cursor(store.name, entry.queue, entry.cursor)),
     }
 
