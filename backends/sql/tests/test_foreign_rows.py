@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import sqlite3
 import threading
 import time
@@ -290,6 +291,37 @@ def test_what_is_no_json_is_refused_at_once_or_a_dead_letter(url: str, store: Sq
     app.worker(relevo.RunOptions(until_empty=True)).run()
 
     assert len(store.dead_letters(["default"])) == url.startswith("mariadb")
+
+
+@pytest.mark.parametrize("source", ["/listed", "/other", "shop"])
+def test_with_signatures_only_events_of_listed_sources_are_accepted(url: str, store: SqlTransport, source: str) -> None:
+    signing = relevo.Signing(secrets.token_urlsafe(32), unsigned=["/listed"])
+    app = relevo.App(transports={"main": store}, routes={"*": "main"}, source="shop", signing=signing)
+    seen: list[str | None] = []
+    app.listen(relevo.listener("image.created")(lambda event: seen.append(event.id)))
+
+    insert(url, store, document(id="inserted", source=source))
+    app.dispatch(relevo.Event("image.created", id="own"))
+    report = app.worker(relevo.RunOptions(until_empty=True)).run()
+
+    if source == "/listed":
+        assert (set(seen), report.reasons) == ({"inserted", "own"}, {})
+        return
+    assert (seen, report.reasons) == (["own"], {"forged": 1})
+    (dead,) = store.dead_letters(["default"])
+    assert (dead.reason, dead.error.startswith("it is not signed")) == ("forged", True)
+
+
+def test_an_inserted_event_cannot_claim_a_signature(url: str, store: SqlTransport) -> None:
+    """The column of the headers is not in the document, so an extension of that name is no signature."""
+    key = secrets.token_urlsafe(32)
+    signed = relevo.Signing(key).signed(Envelope(id="17", source="shop", name="image.created", body=b"{}"))
+    app = relevo.App(transports={"main": store}, routes={"*": "main"}, source="shop", signing=key)
+
+    insert(url, store, document(source="shop", **signed.headers))
+    report = app.worker(relevo.RunOptions(until_empty=True)).run()
+
+    assert report.reasons == {"forged": 1}
 
 
 def test_a_worker_that_waits_is_woken(url: str) -> None:
