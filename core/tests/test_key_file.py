@@ -13,6 +13,7 @@ import pytest
 from relevo._config.key_file import key_file_advice, key_file_problems
 from relevo._config.opening import read
 from relevo._config.trust import RunningUser, WayPoint, weakness_on
+from relevo._user import name_of
 from relevo.errors import ConfigurationError
 
 from .shop import CONFIGURATION, opened
@@ -42,7 +43,7 @@ def test_a_file_with_signing_that_every_user_can_write_is_refused(file: Path, te
     with pytest.raises(ConfigurationError) as caught:
         read(write(file, text, mode), {"KEY": KEY}, start=file.parent)
 
-    owner = pwd.getpwuid(os.geteuid()).pw_name
+    owner = name_of(os.geteuid())
     assert str(caught.value) == (
         f"{file}:1: signing: {file} can be written by every user (owner {owner}, group {file.stat().st_gid}, mode "
         f"{mode:04o}), so that other users could replace the keys in {file}; run chmod o-w {file}"
