@@ -76,7 +76,7 @@ def test_a_password_may_come_from_the_environment(tmp_path: Path) -> None:
 def test_a_value_that_supervisor_cannot_read_is_told(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "[inet_http_server]\nport=127.0.0.1:9001\nusername=me\npassword=8c1f%zq0b3d\n")
 
-    assert fault.startswith("[inet_http_server] password: supervisor cannot read it: ")
+    assert fault.startswith("[inet_http_server] password: a percent sign is neither %% nor a short placeholder")
     assert "8c1f" not in fault
 
 
@@ -172,6 +172,15 @@ def test_a_limit_that_supervisor_takes_for_a_failed_start_is_told(
         assert fault.endswith("write startsecs=0")
 
 
+def test_numbers_of_thousands_of_digits_are_read(tmp_path: Path) -> None:
+    many = "9" * 9000
+    text = f"{GOOD}stopwaitsecs={many}\nstartsecs={many}\nstartretries={many}\n"
+
+    (fault,) = faults(tmp_path, text.replace("worker", "worker --max-events 1 --max-failures 1"))
+
+    assert fault.endswith("write startsecs=0")
+
+
 def test_other_programs_are_none_of_our_business(tmp_path: Path) -> None:
     assert faults(tmp_path, "[program:web]\ncommand=/srv/gunicorn shop:app\n") == []
 
@@ -258,10 +267,129 @@ def test_a_configuration_has_a_limited_size_and_includes_a_limited_number_of_fil
         examine(path, time_limit=900.0, environ={})
 
 
-def test_neither_a_long_command_nor_a_wide_placeholder_takes_long(tmp_path: Path) -> None:
-    wide = "[inet_http_server]\nport=%(ENV_P)999999999s\nusername=me\n" + SECRET
-    (fault,) = faults(tmp_path, wide, P="1")
-    assert "port=%(ENV_P)999999999s: a placeholder is wider than 999 characters" in fault
+def test_all_files_together_have_a_limited_size_even_if_they_are_one(tmp_path: Path) -> None:
+    (tmp_path / "large.conf").write_bytes(b"#\n" * 100_000)
+
+    few = faults(tmp_path, "[include]\nfiles=large.conf ../*/large.conf\n")
+    many = faults(tmp_path, f"[include]\nfiles={'large.conf ' * 100}\n")
+
+    assert few == []
+    assert many == ["[include] files: expected at most 1 MiB; got more"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "%3000000000s",
+        "%99999999999s",
+        "%.3000000000s",
+        "%-3000000000s",
+        "%(ENV_P)999999999s",
+        "%(ENV_P)0000000009999s",
+        "%(ENV_P).999999999s",
+        "%(ENV_P)*s",
+        "%s",
+        "%r",
+        "%%%s",
+        "%(ENV_P)s %s",
+        "%",
+        "%(ENV_P)",
+        "%(%(%(",
+        "%(" * 4000,
+        "%(ENV_P" + "(" * 4000,
+        "%(ENV_P)" + "0" * 9000,
+    ],
+)
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("inet_http_server", "port"),
+        ("inet_http_server", "username"),
+        ("inet_http_server", "password"),
+        ("unix_http_server", "chmod"),
+        ("program:shop", "stopwaitsecs"),
+        ("program:shop", "stopsignal"),
+        ("program:shop", "startsecs"),
+        ("program:shop", "startretries"),
+        ("include", "files"),
+    ],
+)
+def test_only_short_placeholders_with_a_name_are_expanded(section: str, key: str, value: str, tmp_path: Path) -> None:
+    found = faults(tmp_path, f"[{section}]\ncommand=relevo worker\n{key}={value}\n", P="1", API_KEY="hunter2")
+
+    told = [each for each in found if each.startswith(f"[{section}] {key}")]
+    assert len(told) == 1
+    assert "a percent sign is neither %% nor a short placeholder with a name" in told[0]
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize("value", ["%(ENV_P)3s", "%(ENV_P)-3s", "%(ENV_P).4s", "%(ENV_P)03s", "%(ENV_P)r%%"])
+def test_what_supervisor_can_expand_is_expanded(value: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[unix_http_server]\nchmod={value}\n", P="no mode")
+
+    assert fault.startswith(f"[unix_http_server] chmod={value}: every user of this host can open the socket")
+
+
+@pytest.mark.parametrize("value", ["%(ENV_P)d", "%(ENV_P)c", "%(ENV_P)y"])
+def test_a_placeholder_for_another_type_says_nothing_of_the_value(value: str, tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[unix_http_server]\nchmod={value}\n", P="hunter2")
+
+    assert fault.endswith(
+        "supervisor cannot read it: a placeholder does not end as %(ENV_PORT)s does; write %% for a percent sign"
+    )
+
+
+def test_a_value_has_a_limited_number_of_placeholders(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f"[unix_http_server]\nchmod={'%(ENV_P)s' * 101}\n", P="x" * 100_000)
+
+    assert fault.endswith(": expected at most 100 placeholders; got 101")
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        ("inet_http_server", "port=%(ENV_API_KEY)s"),
+        ("inet_http_server", "port=*:%(ENV_API_KEY)s"),
+        ("unix_http_server", "chmod=%(ENV_API_KEY)s"),
+        ("program:shop", "stopwaitsecs=%(ENV_API_KEY)s"),
+        ("program:shop", "stopsignal=%(ENV_API_KEY)s"),
+        ("program:shop", "startsecs=%(ENV_FIVE)s"),
+        ("program:shop", "startretries=%(ENV_FIVE)s"),
+    ],
+)
+def test_a_value_is_shown_as_it_is_written(section: str, setting: str, tmp_path: Path) -> None:
+    text = f"[{section}]\ncommand=relevo worker --max-failures 3 --max-memory 1G\n{setting}\n"
+
+    found = faults(tmp_path, text, API_KEY="/../../hunter2/..", FIVE="5" + " " * 50)
+
+    assert any(setting[:80] in fault for fault in found)
+    assert "hunter2" not in str(found)
+    assert "5   " not in str(found)
+
+
+def test_only_the_first_problems_are_told(tmp_path: Path) -> None:
+    found = faults(tmp_path, "".join(f"[unix_http_server:{number}]\nchmod=0777\n" for number in range(1000)))
+
+    assert len(found) == 101
+    assert found[-1] == "only the first 100 problems are shown; fix them, and check again"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["many/*/../*/nothing", "many/*/../*/../*/../*/nothing", "many/*/../*/../*/nothing/*"]
+)
+def test_patterns_of_included_files_stand_for_a_limited_number_of_names(pattern: str, tmp_path: Path) -> None:
+    for number in range(101):
+        (tmp_path / "many" / str(number)).mkdir(parents=True)
+
+    (fault,) = faults(tmp_path, f"[include]\nfiles={pattern}\n")
+    (expanded,) = faults(tmp_path, "[include]\nfiles=%(ENV_P)s\n", P=pattern)
+
+    why = "more than 10000 files and folders would be looked at; name the folders"
+    assert fault == f"[include] files={pattern}: {why}"
+    assert expanded == f"[include] files=%(ENV_P)s: {why}"
+
+
+def test_a_long_command_does_not_take_long(tmp_path: Path) -> None:
     lines = "\n ".join(["relevo " * 1400] * 20)
     assert faults(tmp_path, f"[program:shop]\ncommand={lines}\n") == []
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import configparser
-import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha1
 from ipaddress import ip_address
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from platform import node
 
+import attrs
+
 from relevo._clock import seconds
 from relevo._file import regular_bytes
-from relevo._problem import with_lines
+from relevo._problem import MAX_PROBLEMS, with_lines
 from relevo._server import WELL_KNOWN, is_loopback, is_well_known
 from relevo._visible import visible
 from relevo.cli._output import shortened
+from relevo.cli._wildcard import Search, TooFarError
 from relevo.errors import ConfigurationError
 
 _STOPWAITSECS = 10.0
@@ -36,17 +38,55 @@ _OTHERS = 0o007
 """The bits of a mode that are for other users."""
 
 _MOST_FILES = 200
+_MOST_NAMES = 10_000
+"""The largest number of names that are looked at for the patterns of included files."""
+
 _MAX_FILE = 256 * 1024
 """Bytes; larger than any configuration, and small enough for a parser that takes quadratic time for a long line."""
+
+_MOST_BYTES = 1024 * 1024
+"""Of all files together, which takes the parser seconds."""
 
 _LONGEST_LINE = 10_000
 _LONGEST_VALUE = 80
 """The largest number of characters of a value that are shown."""
 
-_WIDE = re.compile(r"%\([^)]*\)[-+ #0.\d]*\d{4}")
-"""A placeholder with a width of thousands, which could fill the memory."""
+_LONGEST_NUMBER = 20
+"""Digits; Python takes long for thousands of them, or refuses them."""
+
+_PLACEHOLDER = re.compile(r"%%|%\([^()%]{1,200}+\)[-+ #0]*+[0-9]{0,3}+(?:\.[0-9]{0,3}+)?[A-Za-z]")
+"""
+A percent sign that Python's formatting may be given.
+
+A width of many digits would fill the memory, and a placeholder without a name stands for all names and values.
+"""
+
+_MOST_PLACEHOLDERS = 100
+"""In one value; each may stand for an environment variable of any size."""
 
 Sections = Mapping[str, Mapping[str, str]]
+
+
+@attrs.frozen
+class _Value:
+    """A value of a section."""
+
+    written: str
+    """As it is in the file."""
+
+    meant: str = attrs.field(repr=False)
+    """As supervisor expands it, perhaps to a secret of the environment: it is judged, and never shown."""
+
+    def __str__(self) -> str:
+        return _brief(self.written)
+
+    @classmethod
+    def default(cls, value: str) -> _Value:
+        """Return *value*, which supervisor takes if a section has none."""
+        return cls(value, value)
+
+
+_NOTHING = _Value.default("")
 
 
 class _NotExpandedError(Exception):
@@ -70,43 +110,60 @@ def examine(path: Path, *, time_limit: float, environ: Mapping[str, str], transp
         ConfigurationError: It cannot be read, or has problems; reports all of them, each in a line.
     """
     outside = {"host_node_name": node(), **{f"ENV_{name}": value for name, value in environ.items()}}
-    found: list[str] = []
-    for file, sections in _read(path, outside):
-        found += _faults(file, sections, time_limit, outside)
-        found += _undecided(file, sections, transports)
+    faults = (
+        fault
+        for file, sections in _read(path, outside)
+        for fault in chain(_faults(file, sections, time_limit, outside), _undecided(file, sections, transports))
+    )
+    found = list(islice(faults, MAX_PROBLEMS + 1))
+    if len(found) > MAX_PROBLEMS:
+        found[-1] = f"only the first {MAX_PROBLEMS} problems are shown; fix them, and check again"
     if found:
         raise with_lines(ConfigurationError(), found)
     return str(path)
 
 
 def _read(path: Path, outside: Mapping[str, object]) -> Iterator[tuple[Path, Sections]]:
-    sections = _parse(path)
+    content = regular_bytes(path, most=_MAX_FILE)
+    sections, left = _parse(path, content), _MOST_BYTES - len(content)
     yield path, sections
-    here = path.absolute().parent
     try:
-        included = _all_expanded(sections.get("include", {}), {**outside, "here": here}, "files")
+        included = _included(sections.get("include", {}), path.absolute().parent, outside)
     except _NotExpandedError as error:
         raise ConfigurationError(f"{path}: [include] {error}") from error
-    left = _MOST_FILES
-    for pattern in included.get("files", "").split():
-        names = list(islice(glob.iglob(str(here / pattern)), left + 1))  # noqa: PTH207 - it may be absolute
-        left -= len(names)
-        if left < 0:
-            raise ConfigurationError(f"{path}: [include] files: expected at most {_MOST_FILES} files; got more")
-        for each in sorted(names):
-            yield Path(each), _parse(Path(each))
+    for each in included:
+        content = regular_bytes(each, most=_MAX_FILE)
+        left -= len(content)
+        if left < 0:  # perhaps one file by many paths
+            raise ConfigurationError(f"{path}: [include] files: expected at most {_MOST_BYTES >> 20} MiB; got more")
+        yield each, _parse(each, content)
 
 
-def _parse(path: Path) -> Sections:
+def _included(section: Mapping[str, str], here: Path, outside: Mapping[str, object]) -> Sequence[Path]:
+    """Return the files that the *section* includes, in supervisor's order."""
+    values = _all_expanded(section, {**outside, "here": here}, "files")
+    files, search = values.get("files", _NOTHING), Search(_MOST_NAMES)
+    found: list[Path] = []
+    for pattern in files.meant.split():
+        try:
+            found += search.paths(here / pattern)
+        except TooFarError as error:
+            raise _NotExpandedError(f"files={files}: {error}; name the folders") from error
+        if len(found) > _MOST_FILES:
+            raise _NotExpandedError(f"files: expected at most {_MOST_FILES} files; got more")
+    return found
+
+
+def _parse(path: Path, content: bytes) -> Sections:
     """
-    Return the sections of the file at *path*.
+    Return the sections of the file at *path*, which has *content*.
 
     A configuration may include any file. An error says what is wrong with it and in which line, and quotes nothing: if
     the file is another user's, its content may be secret.
     """
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     try:
-        text = regular_bytes(path, most=_MAX_FILE).decode()
+        text = content.decode()
         for number, line in enumerate(text.split("\n"), 1):
             if len(line) > _LONGEST_LINE:
                 raise _invalid(path, number, f"expected at most {_LONGEST_LINE} characters; got {len(line)}")
@@ -167,13 +224,13 @@ def _brief(value: str) -> str:
     return visible(shortened(value, _LONGEST_VALUE))
 
 
-def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys: str) -> Mapping[str, str]:
-    """Return the values of *keys* in *section*, expanded."""
+def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys: str) -> Mapping[str, _Value]:
+    """Return the values of *keys* in *section*."""
     found = {}
     for key in keys:
         if key in section:
             try:
-                found[key] = _expanded(section[key], names)
+                found[key] = _Value(section[key], _expanded(section[key], names))
             except _NotExpandedError as error:
                 value = "" if key == "password" else f"={_brief(section[key])}"
                 raise _NotExpandedError(f"{key}{value}: {error}") from error
@@ -182,29 +239,37 @@ def _all_expanded(section: Mapping[str, str], names: Mapping[str, object], *keys
 
 def _expanded(value: str, names: Mapping[str, object]) -> str:
     """Return *value* expanded as supervisor does it, with Python's formatting."""
-    if _WIDE.search(value):
-        raise _NotExpandedError("a placeholder is wider than 999 characters; write %% for a percent sign")
+    rest, number = _PLACEHOLDER.subn("", value)
+    if "%" in rest:
+        raise _NotExpandedError(
+            "a percent sign is neither %% nor a short placeholder with a name, as in %(ENV_PORT)s; write %% for the "
+            "sign itself"
+        )
+    if number > _MOST_PLACEHOLDERS:
+        raise _NotExpandedError(f"expected at most {_MOST_PLACEHOLDERS} placeholders; got {number}")
     try:
         return value % names
     except KeyError as error:
         raise _NotExpandedError(
-            f"{error.args[0]} is not defined here; run this with the environment variables that supervisor has"
+            f"{_brief(error.args[0])} is not defined here; run this with the environment variables that supervisor has"
         ) from error
-    except (TypeError, ValueError) as error:
-        raise _NotExpandedError(f"supervisor cannot read it: {error}; write %% for a percent sign") from error
+    except (TypeError, ValueError):  # its text tells the length of a value
+        raise _NotExpandedError(
+            "supervisor cannot read it: a placeholder does not end as %(ENV_PORT)s does; write %% for a percent sign"
+        ) from None
 
 
-def _open_to_network(where: str, section: Mapping[str, str]) -> Iterator[str]:
+def _open_to_network(where: str, section: Mapping[str, _Value]) -> Iterator[str]:
     """Yield the problems of a port that others can reach: it allows to stop workers and read logs, maybe more."""
-    port = section.get("port", "")
-    is_open = _is_open(port.rpartition(":")[0].strip())
+    port = section.get("port", _NOTHING)
+    is_open = _is_open(port.meant.rpartition(":")[0].strip())
     if is_open is not False:
         yield (
-            f"{where} port={_brief(port)} {'is' if is_open else 'may be'} open on every address of this host: every "
+            f"{where} port={port} {'is' if is_open else 'may be'} open on every address of this host: every "
             f"client can stop the workers and read their logs; remove the section, [unix_http_server] is enough"
         )
-    password = section.get("password", "")
-    if section.get("username") == "":  # supervisor does not ask for a password then
+    password = section.get("password", _NOTHING).meant
+    if "username" in section and not section["username"].meant:  # supervisor does not ask for a password then
         password = ""  # nosec B105  # what supervisor then expects
     if _is_known(password):
         how = "the password is a well-known example" if password else "there is no password"
@@ -228,41 +293,49 @@ def _is_known(password: str) -> bool:
     return is_well_known(password)
 
 
-def _open_to_all_users(where: str, section: Mapping[str, str]) -> Iterator[str]:
-    mode = section.get("chmod", "0700")
+def _open_to_all_users(where: str, section: Mapping[str, _Value]) -> Iterator[str]:
+    mode = section.get("chmod", _Value.default("0700"))
     try:
-        is_closed = not int(mode, 8) & _OTHERS
+        is_closed = not int(mode.meant, 8) & _OTHERS
     except ValueError:
         is_closed = False
     if not is_closed:
-        yield f"{where} chmod={_brief(mode)}: every user of this host can open the socket; write chmod=0700"
+        yield f"{where} chmod={mode}: every user of this host can open the socket; write chmod=0700"
 
 
-def _killed_early(where: str, section: Mapping[str, str], time_limit: float) -> Iterator[str]:
+def _killed_early(where: str, section: Mapping[str, _Value], time_limit: float) -> Iterator[str]:
     """Yield the settings that kill a worker in the middle of an event."""
-    patience = section.get("stopwaitsecs", f"{_STOPWAITSECS:g}")
-    if not patience.strip().isdecimal() or float(patience) <= time_limit:
+    patience = section.get("stopwaitsecs", _Value.default(f"{_STOPWAITSECS:g}"))
+    number = _whole(patience.meant)
+    if number is None or number <= time_limit:
         yield (
-            f"{where} stopwaitsecs={_brief(patience)}: a worker is killed before a listener reaches its time limit of "
+            f"{where} stopwaitsecs={patience}: a worker is killed before a listener reaches its time limit of "
             f"{time_limit:g} s; write stopwaitsecs={time_limit + 30:.0f}"
         )
-    if (found := section.get("stopsignal", "TERM").upper()) not in ("TERM", "INT"):
-        yield f"{where} stopsignal={_brief(found)} does not let a worker finish its work; write stopsignal=TERM"
+    signal = section.get("stopsignal", _Value.default("TERM"))
+    if signal.meant.upper() not in ("TERM", "INT"):
+        yield f"{where} stopsignal={signal} does not let a worker finish its work; write stopsignal=TERM"
 
 
-def _given_up(where: str, command: str, section: Mapping[str, str]) -> Iterator[str]:
+def _given_up(where: str, command: str, section: Mapping[str, _Value]) -> Iterator[str]:
     """Yield the settings by which supervisor takes a worker that reached a limit for one that cannot be started."""
-    lives, retries = (section.get(key, default).strip() for key, default in _START.items())
-    if not lives.isdecimal() or not int(lives):  # supervisor refuses the first
+    lives, retries = (section.get(key, _Value.default(default)) for key, default in _START.items())
+    seconds_to_live = _whole(lives.meant)
+    if not seconds_to_live:  # supervisor refuses anything but a number
         return
     for option, value in _LIMIT.findall(command):
-        if option != "--max-time" or _is_within(value, int(lives)):
+        if option != "--max-time" or _is_within(value, seconds_to_live):
             yield (
-                f"{where} startsecs={_brief(lives)}: a worker that {option} ends earlier counts as not started, so "
-                f"supervisor waits longer each time, and gives up after startretries={_brief(retries)}; write "
-                f"startsecs=0"
+                f"{where} startsecs={lives}: a worker that {option} ends earlier counts as not started, so "
+                f"supervisor waits longer each time, and gives up after startretries={retries}; write startsecs=0"
             )
             return
+
+
+def _whole(text: str) -> int | None:
+    """Return the number in *text*, or its first digits if there are very many; ``None`` if it is not a whole number."""
+    digits = text.strip()
+    return int(digits[:_LONGEST_NUMBER]) if digits.isdecimal() else None
 
 
 def _is_within(duration: str, most: float) -> bool:
