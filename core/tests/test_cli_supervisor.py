@@ -156,7 +156,7 @@ def test_a_signal_that_a_worker_does_not_survive_is_told(tmp_path: Path) -> None
         ("--max-time 4", "startsecs=5\n", 1),
         ("--max-time 1h", "startsecs=5\n", 0),
         ("--max-time soon", "startsecs=5\n", 0),
-        ("--max-failures 3", "startsecs=5\n", 0),
+        ("--max-failures 3", "startsecs=5\nstartretries=1000000\n", 0),
         ("--max-events 1", "startsecs=0\n", 0),
         ("", "startsecs=5\n", 0),
     ],
@@ -170,6 +170,38 @@ def test_a_limit_that_supervisor_takes_for_a_failed_start_is_told(
     for fault in found:
         assert "counts as not started" in fault
         assert fault.endswith("write startsecs=0")
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("", 1),
+        ("startsecs=5\n", 1),
+        ("startretries=3\n", 1),
+        ("startretries=999\n", 1),
+        ("startretries=1000\n", 0),
+        ("startsecs=0\n", 0),
+        ("startretries=many\n", 0),  # supervisor does not start with it
+    ],
+)
+@pytest.mark.parametrize("limit", ["--max-failures 3", "--max-failures=3", "--max-time 1h --max-failures 3"])
+def test_a_worker_that_supervisor_gives_up_while_its_listeners_fail_is_told(
+    said: str, number: int, limit: str, tmp_path: Path
+) -> None:
+    found = faults(tmp_path, f"[program:shop]\ncommand=/srv/python -m relevo worker {limit}\nstopwaitsecs=930\n{said}")
+
+    assert len(found) == number
+    for fault in found:
+        assert "--max-failures ends a worker before startsecs=" in fault
+        assert fault.endswith("write startretries=1000000")
+
+
+def test_a_limit_that_needs_no_delay_is_told_before_failures(tmp_path: Path) -> None:
+    command = "/srv/python -m relevo worker --max-failures 3 --max-events 1"
+
+    (fault,) = faults(tmp_path, f"[program:shop]\ncommand={command}\nstopwaitsecs=930\n")
+
+    assert fault.endswith("write startsecs=0")
 
 
 def test_numbers_of_thousands_of_digits_are_read(tmp_path: Path) -> None:

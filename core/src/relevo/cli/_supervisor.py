@@ -31,6 +31,14 @@ _START = {"startsecs": "1", "startretries": "3"}
 _LIMIT = re.compile(r"(--max-events|--max-memory|--max-time)[=\s]\s*(\S+)")
 """The options of a worker that may end it soon after its start."""
 
+_MAX_FAILURES = re.compile(r"--max-failures[=\s]")
+
+_FEW_RETRIES = 1_000
+"""Supervisor waits a second longer before each retry, so that this many take almost six days."""
+
+_MANY_RETRIES = 1_000_000
+"""As in the section that ``relevo unit supervisor`` prints."""
+
 _TRANSPORT = re.compile(r"(?:^|\s)(?:-t|--transport\b|(?:-q|--queue)[=\s]*[^\s/=]+/)")
 """The options of a worker that choose its transport."""
 
@@ -320,7 +328,7 @@ def _killed_early(where: str, section: Mapping[str, _Value], time_limit: float) 
 def _given_up(where: str, command: str, section: Mapping[str, _Value]) -> Iterator[str]:
     """Yield the settings by which supervisor takes a worker that reached a limit for one that cannot be started."""
     lives, retries = (section.get(key, _Value.default(default)) for key, default in _START.items())
-    seconds_to_live = _whole(lives.meant)
+    seconds_to_live, number = _whole(lives.meant), _whole(retries.meant)
     if not seconds_to_live:  # supervisor refuses anything but a number
         return
     for option, value in _LIMIT.findall(command):
@@ -330,6 +338,12 @@ def _given_up(where: str, command: str, section: Mapping[str, _Value]) -> Iterat
                 f"supervisor waits longer each time, and gives up after startretries={retries}; write startsecs=0"
             )
             return
+    if _MAX_FAILURES.search(command) and number is not None and number < _FEW_RETRIES:
+        yield (
+            f"{where} startretries={retries}: while listeners fail, --max-failures ends a worker before "
+            f"startsecs={lives}, so supervisor gives up after that many retries, and events wait until it is started "
+            f"by hand; write startretries={_MANY_RETRIES}"
+        )
 
 
 def _whole(text: str) -> int | None:
