@@ -40,6 +40,9 @@ default = ["mail.*", "order.*", "shop.*"]
 "order.*" = "mq"
 "shop.*" = "main"
 """
+SHARED_GROUP = 4321
+"""A group that is no user's own."""
+
 ENVIRON: dict[str, Any] = {"KEY": KEY, "PASSWORD": "correct-horse-battery"}
 
 
@@ -261,6 +264,86 @@ def test_a_secret_in_a_configuration_that_everyone_can_read_is_reported_and_not_
     assert closed == {}
 
 
+OPTIONS = """
+import attrs
+from relevo._secret import Secret
+
+@attrs.frozen
+class Inner:
+    key: Secret | None = None
+
+@attrs.frozen
+class Options:
+    hook: Secret | None = None
+    pin: Secret | None = None
+    place: str = ""
+    names: tuple[str, ...] = ()
+    inner: Inner | None = None
+
+class Plugin:
+    Options = Options
+    @classmethod
+    def open(cls, options, *, source, clock):
+        return cls()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("mail", 'server = "smtp://me:p%40ssw0rd@localhost"'),
+        ("shop_plugin:Plugin", 'hook = "https://chat.example/p4ssw0rd"'),
+        ("shop_plugin:Plugin", 'pin = "p4ssw0rd"'),
+        ("shop_plugin:Plugin", 'pin = "p4$$sw0rd"'),
+        ("shop_plugin:Plugin", r'pin = "p4\"ssw0rd"'),
+        ("shop_plugin:Plugin", 'names = ["a", "https://me:p4ssw0rd@a.example"]'),
+        ("shop_plugin:Plugin", 'place = "https://a.example/?api_token=p4ssw0rd"'),
+        ("shop_plugin:Plugin", 'inner = { key = "p4ssw0rd" }'),
+    ],
+)
+def test_a_secret_of_a_plugin_in_a_configuration_that_others_can_read_is_reported(
+    name: str, option: str, shop: Shop
+) -> None:
+    shop.write("shop_plugin.py", OPTIONS)
+    shop.folder.joinpath("shop_plugin.py").chmod(0o600)
+    plugin = f'"{name}" = {{ {option} }}'
+    if name == "mail":
+        change(shop, "arguments = false }", f"arguments = false, {option} }}")
+    else:
+        change(shop, "arguments = false }", f"arguments = false }}, {plugin}")
+    file = shop.folder / "relevo.toml"
+    file.chmod(0o644)
+
+    done = shop.run("check --strict --config relevo.toml", **ENVIRON)
+    file.chmod(0o600)
+    closed = warnings(shop)
+
+    assert f"{file} holds a secret and every user can read it; write ${{VARIABLE}}, or chmod go-r" in done.stderr
+    assert "w0rd" not in done.stdout + done.stderr
+    assert closed == {}
+
+
+@pytest.mark.parametrize("option", ['server = "smtp://localhost"', 'server = "smtp://me:${PASSWORD}@localhost"'])
+def test_an_option_without_a_secret_of_its_own_may_be_read(option: str, shop: Shop) -> None:
+    change(shop, "arguments = false }", f"arguments = false, {option} }}")
+    shop.folder.joinpath("relevo.toml").chmod(0o644)
+
+    assert warnings(shop) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+@pytest.mark.parametrize(("mode", "is_open"), [(0o640, True), (0o600, False)])
+def test_a_secret_that_a_shared_group_can_read_is_reported(mode: int, *, is_open: bool, shop: Shop) -> None:
+    change(shop, "shop:${PASSWORD}@db", "shop:p%40ssw0rd@db")
+    file = shop.folder / "relevo.toml"
+    os.chown(file, 0, SHARED_GROUP)
+    file.chmod(mode)
+
+    found = warnings(shop).get("configuration-file", "")
+
+    assert (f"the group {SHARED_GROUP} can read it" in found) is is_open
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_a_folder_in_which_others_can_put_modules_is_reported(shop: Shop, mode: int) -> None:
     file = unsigned(shop)
@@ -300,8 +383,45 @@ def test_a_database_file_that_others_can_open_is_reported(shop: Shop) -> None:
     found = warnings(shop)
     file.chmod(0o640)
 
-    assert f"other users can read {file}" in found["sqlite-file"]
+    assert found["sqlite-file"] == f"every user can read {file}, mode 0644; chmod go-rwx"
     assert verdicts(shop)["sqlite-file"][0] is True
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(("mode", "can"), [(0o646, "every user can write"), (0o604, "every user can read")])
+def test_each_file_of_a_database_is_looked_at(suffix: str, mode: int, can: str, shop: Shop) -> None:
+    shop.folder.joinpath("shop.db").touch(mode=0o600)
+    file = shop.folder / f"shop.db{suffix}"
+    file.touch()
+    file.chmod(mode)
+
+    assert f"{can} {file}, mode {mode:04o}" in warnings(shop)["sqlite-file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+@pytest.mark.parametrize(("mode", "can"), [(0o640, "read"), (0o660, "write"), (0o600, None)])
+def test_a_database_file_that_a_shared_group_can_open_is_reported(mode: int, can: str | None, shop: Shop) -> None:
+    file = shop.folder / "shop.db"
+    file.touch()
+    os.chown(file, 0, SHARED_GROUP)
+    file.chmod(mode)
+
+    found = warnings(shop).get("sqlite-file")
+
+    assert found == (can and f"the group {SHARED_GROUP} can {can} {file}, mode {mode:04o}; chmod go-rwx")
+
+
+def test_a_folder_in_which_others_can_replace_a_database_is_reported(shop: Shop) -> None:
+    folder = shop.folder / "data"
+    folder.mkdir()
+    folder.chmod(0o777)
+    folder.joinpath("shop.db").touch(mode=0o600)
+    change(shop, "sqlite:///shop.db", "sqlite:///data/shop.db")
+
+    found = warnings(shop)
+
+    assert f"{folder} can be written by every user" in found["sqlite-file"]
+    assert found["sqlite-file"].endswith("; choose a folder of the service")
 
 
 def test_a_folder_of_locks_that_others_can_write_is_reported(shop: Shop) -> None:
@@ -313,7 +433,33 @@ def test_a_folder_of_locks_that_others_can_write_is_reported(shop: Shop) -> None
     found = warnings(shop)
 
     assert list(found) == ["lock-folder"]
-    assert found["lock-folder"] == f"others can write {locks}, mode 0777; choose a folder of the service"
+    assert found["lock-folder"].startswith(f"{locks} can be written by every user (owner ")
+    assert found["lock-folder"].endswith("mode 0777); choose a folder of the service")
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777, 0o1777])
+def test_a_folder_above_the_locks_that_others_can_replace_is_reported(mode: int, shop: Shop) -> None:
+    locks = shop.folder / "above" / "locks"
+    locks.mkdir(parents=True)
+    locks.parent.chmod(mode)
+    shop.write("relevo.toml", f'lock = "above/locks"\ndeploy = "above/locks/deploy"\n{HARD}')
+
+    found = warnings(shop)
+
+    if mode == 0o777:  # otherwise others cannot rename what is in it
+        assert f"{locks.parent} can be written by every user (owner " in found["lock-folder"]
+    else:
+        assert found == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_above_the_locks_of_another_user_is_reported(shop: Shop) -> None:
+    locks = shop.folder / "above" / "locks"
+    locks.mkdir(parents=True)
+    os.chown(locks.parent, 65534, 65534)
+    shop.write("relevo.toml", f'lock = "above/locks"\ndeploy = "above/locks/deploy"\n{HARD}')
+
+    assert f"{locks.parent} belongs to another user" in warnings(shop)["lock-folder"]
 
 
 def test_the_table_and_the_lines_name_the_point_and_the_exit_code_is_that_of_a_configuration(shop: Shop) -> None:

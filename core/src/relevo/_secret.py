@@ -119,6 +119,11 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
+def names_secret(name: str) -> bool:
+    """Return whether *name*, of a value in a table or in an address, is that of a secret."""
+    return _NAME.search(name) is not None
+
+
 def _masked_entry(name: Any, value: Any) -> Any:
     """Return *value*, which a table has under *name*, without passwords."""
     return MASK if isinstance(value, str) and _NAME.search(str(name)) else without_secrets(value)

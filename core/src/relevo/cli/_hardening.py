@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,13 +14,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import attrs
 
 from relevo._app.app import App, parts_of
+from relevo._config.bounded_toml import TomlError, loads
+from relevo._config.opening import options_class, plugin_options
+from relevo._config.table import keys_of
 from relevo._config.trust import distrust_of
 from relevo._event.validation import MAX_BODY
 from relevo._runner.lock_path import deploy_guard, drain_lock
-from relevo._secret import masked
+from relevo._secret import masked, names_secret
 from relevo._server import is_loopback, is_well_known
 from relevo._transport.route import Target
-from relevo._user import ROOT, others, own_groups
+from relevo._user import others, own_groups
 from relevo.cli._unseen import folder_of, stores, unknown_files, unknown_servers, unseen
 from relevo.errors import ConfigurationError
 
@@ -110,8 +114,9 @@ def _configuration_file(app: App) -> Verdict:
     except OSError as error:
         return Verdict("warning", f"{path} cannot be read: {error.strerror}")
     faults = [f"{distrust}; only root and the user of the service should own and write it"] if distrust else []
-    if found.st_mode & stat.S_IROTH and any(secret in text for secret in _secrets(app)):
-        faults.append(f"{path} holds a secret and every user can read it; write ${{VARIABLE}}, or chmod o-r")
+    who = others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=False)
+    if who and _holds_secret(text, app):
+        faults.append(f"{path} holds a secret and {who} can read it; write ${{VARIABLE}}, or chmod go-r")
     return _verdict(faults, f"{path}, mode {stat.S_IMODE(found.st_mode):04o}")
 
 
@@ -123,22 +128,91 @@ def _file_of(app: App) -> Path | None:
     return Path(place.options[1]) if place.options[:1] == ["--config"] else None
 
 
-def _open_to_others(path: Path) -> list[str]:
-    """Return why others than this user and root can write the folder at *path*, which may be shared, as /tmp is."""
-    found, fix, faults = path.stat(), "choose a folder of the service", []
-    if found.st_uid not in (ROOT, os.geteuid()):
-        faults.append(f"{path} belongs to the user {found.st_uid}; {fix}")
-    if others(found.st_mode, found.st_gid, own_groups=own_groups(found.st_uid), write=True):
-        faults.append(f"others can write {path}, mode {stat.S_IMODE(found.st_mode):04o}; {fix}")
-    return faults
+def _holds_secret(text: str, app: App) -> bool:
+    """Return whether *text*, the content of the file of *app*, has one of its keys and passwords."""
+    try:
+        texts = [text, *_texts_in(loads(text))]
+    except TomlError:  # the application was made from another file
+        texts = [text]
+    return any(secret in each for secret in _secrets(app) for each in texts)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts in *value*, of a file, as they are used: there a quote and a dollar sign are escaped."""
+    match value:
+        case str():
+            yield value.replace("$$", "$")
+        case Mapping():
+            yield from (text for each in value.values() for text in _texts_in(each))
+        case list():
+            yield from (text for each in value for text in _texts_in(each))
 
 
 def _secrets(app: App) -> set[str]:
     """Return the keys and passwords of the configuration."""
-    signing = parts_of(app).signing
-    keys = {key.reveal() for key in signing.keys} if signing else set()
-    addresses = {secret for server in _servers(app) for secret in (server.password, server.raw_password) if secret}
-    return keys | addresses
+    signing, config = parts_of(app).signing, parts_of(app).config
+    found = {key.reveal() for key in signing.keys} if signing else set()
+    for _, address in _addresses(app):
+        found.update(_passwords_in(address))
+    for entry in config.transports.values() if config else ():
+        found.update(_secrets_in(entry.options, _class_from(partial(options_class, entry))))
+    for name, plugin in config.plugins.items() if config else ():
+        found.update(_secrets_in(plugin.options, _class_from(partial(plugin_options, name))))
+    return found
+
+
+def _class_from(find: Callable[[], type | None]) -> type | None:
+    with suppress(ConfigurationError):
+        return find()
+    return None
+
+
+def _secrets_in(value: Any, table: type | None, *, is_secret: bool = False) -> Iterator[str]:
+    """
+    Yield the secrets in *value*: passwords of addresses, and what is secret by its name or its type.
+
+    Args:
+        value: The value of an option, or a table of options.
+
+        table: The class of the table, or of the tables in it; ``None`` if it is unknown.
+
+        is_secret: Whether *value* is secret.
+    """
+    match value:
+        case str() if "://" in value:
+            yield from _passwords_in(value)
+            if is_secret and value.startswith("http"):  # such as the address of a webhook
+                yield value
+        case str() if is_secret and value:
+            yield value
+        case list() | tuple():
+            for each in value:
+                yield from _secrets_in(each, table, is_secret=is_secret)
+        case Mapping():
+            known = keys_of(table) if table else {}
+            for name, each in value.items():
+                key = known.get(name)
+                is_named = is_secret or names_secret(name) or (key is not None and key.is_secret)
+                yield from _secrets_in(each, key.table if key else table, is_secret=is_named)
+
+
+def _passwords_in(address: str) -> Iterator[str]:
+    """Yield the passwords of *address*, in its query too, and how they are written in it, percent-encoded."""
+    with suppress(ValueError):  # no address; each backend has checked its own
+        parts = urlsplit(address)
+        pairs = [pair.partition("=") for pair in parts.query.split("&")]
+        found = [parts.password or "", *(value for name, _, value in pairs if names_secret(unquote(name)))]
+        yield from {text for each in found if each for text in (each, unquote(each))}
+
+
+def _distrusted(folder: Path) -> list[str]:
+    """Return why other users can change what is in *folder*, which may be shared, as /tmp is, or replace it."""
+    distrust = distrust_of(folder.absolute())
+    return [f"{distrust}; choose a folder of the service"] if distrust else []
+
+
+_SQLITE_FILES = ("", "-wal", "-shm", "-journal")
+"""What follows the name of the database in the names of its files; a journal has pages, and is applied to them."""
 
 
 def _sqlite_file(app: App) -> Verdict:
@@ -146,12 +220,22 @@ def _sqlite_file(app: App) -> Verdict:
     files = [path for path in _sqlite_paths(app) if path.exists()]
     if not files and not unknown:
         return _absent("there is no file yet" if any(_sqlite_paths(app)) else "no transport is on SQLite")
-    faults = [
-        f"other users can {'write' if mode & 0o002 else 'read'} {path}, mode {mode:04o}; chmod o-rwx"
-        for path in files
-        if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o007
-    ]
+    try:
+        faults = [fault for path in files if (fault := _open_file(path))]
+        faults += [fault for folder in sorted({path.parent for path in files}) for fault in _distrusted(folder)]
+    except (ConfigurationError, OSError) as error:
+        return Verdict("warning", str(error))
     return _verdict([*faults, *unknown], ", ".join(map(str, files)))
+
+
+def _open_file(path: Path) -> str | None:
+    """Return which other users can read or write the file at *path*."""
+    found = path.stat()
+    groups = own_groups(found.st_uid)
+    for can, write in (("write", True), ("read", False)):
+        if who := others(found.st_mode, found.st_gid, own_groups=groups, write=write):
+            return f"{who} can {can} {path}, mode {stat.S_IMODE(found.st_mode):04o}; chmod go-rwx"
+    return None
 
 
 def _sqlite_paths(app: App) -> Iterator[Path]:
@@ -161,13 +245,13 @@ def _sqlite_paths(app: App) -> Iterator[Path]:
         folder = folder_of(store)
         file = addresses.get(name, "").partition("?")[0].rpartition("/")[2].removeprefix("file:")
         if folder is not None and file:
-            yield from (folder / f"{file}{suffix}" for suffix in ("", "-wal", "-shm"))
+            yield from (folder / f"{file}{suffix}" for suffix in _SQLITE_FILES)
 
 
 def _lock_folder(app: App) -> Verdict:
     try:
         folders = {deploy_guard(app).path.parent, *(drain_lock(app, name, ()).path.parent for name in app.transports)}
-        faults = [fault for folder in sorted(folders) for fault in _open_to_others(folder)]
+        faults = [fault for folder in sorted(folders) for fault in _distrusted(folder)]
     except (ConfigurationError, OSError) as error:
         return Verdict("warning", str(error))
     return _verdict(faults, ", ".join(map(str, sorted(folders))))
@@ -198,9 +282,6 @@ class _Server:
 
     user: str
     password: str | None
-    raw_password: str | None
-    """As it stands in the address, percent-encoded."""
-
     path: str
     query: dict[str, list[str]]
     tls: Mapping[str, Any] | None
@@ -266,7 +347,6 @@ def _servers(app: App) -> Iterator[_Server]:
                     host=(parts.hostname or "").lower(),
                     user=query["user"][-1] if "user" in query else unquote(parts.username or ""),
                     password=None if password is None else unquote(password),
-                    raw_password=password,
                     path=unquote(parts.path[1:]),
                     query=query,
                     tls=tls if isinstance(tls, Mapping) else None,
