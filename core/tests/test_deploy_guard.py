@@ -10,6 +10,7 @@ import pytest
 
 from relevo._hook import Hooks
 from relevo._runner.deploy import STALE, DeployGuard
+from relevo._runner.host_lock import HostLock
 from relevo.errors import ConfigurationError
 from relevo.testing import FakeClock
 
@@ -153,6 +154,30 @@ def test_a_worker_without_a_folder_to_be_seen_in_says_so_and_works(
 
     assert worked == [1]
     assert "relevo deploy begin --wait will not wait for this process" in caplog.text
+
+
+def test_a_worker_that_cannot_be_counted_begins_nothing_and_can_be_stopped(
+    guard: DeployGuard, clock: FakeClock
+) -> None:
+    holder = HostLock(guard.path.with_name("shop.deploy.working"))
+    holder.acquire()
+    stops = iter([False, False, True])
+
+    with guard.working(lambda: next(stops)) as may_begin:
+        assert not may_begin
+    holder.release()
+    with guard.working(lambda: True) as may_begin:
+        assert may_begin
+
+    assert next(stops, None) is None
+
+
+def test_an_error_inside_is_not_taken_for_one_of_the_lock(guard: DeployGuard, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigurationError, match="no such queue"), guard.working():
+        raise ConfigurationError("no such queue")
+
+    assert caplog.text == ""
+    assert guard.wait(0.0)
 
 
 # --- one that was forgotten -----------------------------------------------------------------------------------

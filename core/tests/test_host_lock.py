@@ -156,12 +156,63 @@ def test_a_missing_folder_is_told_with_the_mend(tmp_path: Path) -> None:
         HostLock(tmp_path / "nowhere" / "a.lock").acquire()
 
 
-def test_only_its_owner_may_write_to_the_file(tmp_path: Path) -> None:
+def test_only_its_owner_can_open_the_file(tmp_path: Path) -> None:
     lock = HostLock(tmp_path / "a.lock")
 
     lock.acquire()
 
-    assert lock.path.stat().st_mode & 0o137 == 0
+    assert lock.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o666, 0o700])
+def test_a_file_of_an_earlier_release_is_closed_to_others(mode: int, tmp_path: Path) -> None:
+    lock = HostLock(tmp_path / "a.lock")
+    lock.path.touch()
+    lock.path.chmod(mode)
+
+    assert lock.acquire()
+    assert lock.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_mode_of_a_file_is_changed_even_while_another_one_holds_it(tmp_path: Path) -> None:
+    holder, lock = HostLock(tmp_path / "a.lock"), HostLock(tmp_path / "a.lock")
+    holder.acquire()
+    lock.path.chmod(0o640)
+
+    assert not lock.acquire()
+    assert lock.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_group_that_can_write_to_the_folder_can_share_the_lock(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2770)
+    lock = HostLock(tmp_path / "a.lock")
+
+    lock.acquire()
+
+    assert lock.path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another group")
+def test_a_group_that_is_not_that_of_the_folder_cannot_share_the_lock(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 4321)
+    tmp_path.chmod(0o770)  # without the setgid bit a new file has the group of its user
+    lock = HostLock(tmp_path / "a.lock")
+
+    lock.acquire()
+
+    assert lock.path.stat().st_gid != 4321
+    assert lock.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_file_of_another_user_keeps_its_mode(tmp_path: Path) -> None:
+    lock = HostLock(tmp_path / "a.lock")
+    lock.path.touch()
+    lock.path.chmod(0o640)
+    os.chown(lock.path, 65534, 65534)
+
+    assert lock.acquire()
+    assert lock.path.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_file_system_that_locks_nothing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -855,6 +855,40 @@ def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_limit_of_time(
     assert caplog.text.count("a deploy has kept events from being handled") == 2
 
 
+@pytest.mark.parametrize("until_empty", [False, True])
+@pytest.mark.parametrize("end", ["time", "asked"])
+def test_a_run_ends_while_another_process_keeps_it_from_being_counted(
+    end: str,
+    *,
+    until_empty: bool,
+    app: MakeApp,
+    put: Callable[[str], None],
+    outbox: MemoryTransport,
+    clock: FakeClock,
+    tmp_path: Path,
+) -> None:
+    made = app(lambda event: None, deploy=tmp_path / "shop.deploy")
+    put("1")
+    holder = host_lock.HostLock(tmp_path / "shop.deploy.working")
+    holder.acquire()
+    advance, began = clock.sleep, clock.now()
+
+    def sleep(seconds: float) -> None:
+        advance(seconds)
+        if clock.now() - began > 2.0:
+            assert end == "asked", "the run waits longer than its limit of time"
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert clock.now() - began < 3.0, "the run waits although it was stopped"
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    options = RunOptions(until_empty=until_empty, max_seconds=1.0 if end == "time" else None)
+
+    report = LoopRunner().run(made, options)
+
+    assert (report.handled, report.stopped_by) == (0, end)
+    assert outbox.stats(OUTBOX).ready == 1
+
+
 @pytest.mark.parametrize(
     ("execution", "said"),
     [

@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
@@ -137,17 +137,29 @@ class DeployGuard:
         return True
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count as busy for :meth:`wait`; check for a deploy only inside the block."""
+    def working(self, is_over: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+        """
+        Count as busy for :meth:`wait`, and yield whether events may begin; check for a deploy only inside the block.
+
+        Args:
+            is_over: Returns whether the worker has to end, even while another process holds the lock alone.
+        """
+        may_begin = self._count_as_busy(is_over)
+        try:
+            yield may_begin
+        finally:
+            self._working.release()
+
+    def _count_as_busy(self, is_over: Callable[[], bool]) -> bool:
+        """Take the lock together with other workers; return whether events may begin, even without it."""
         try:
             while not self._working.acquire(shared=True):  # another process is checking for busy workers
+                if is_over():
+                    return False
                 self._clock.sleep(0.01)
         except ConfigurationError as error:
             _log.warning("relevo deploy begin --wait will not wait for this process: %s", error)
-        try:
-            yield
-        finally:
-            self._working.release()
+        return True
 
     def warn_if_stale(self) -> None:
         """Log a warning if a deploy has been in progress for long, once an hour for all processes together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +16,8 @@ from relevo.errors import ConfigurationError
 _OPEN = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """A link is refused, since its creator could choose which file is created."""
 
-_MODE = 0o640
+_OWN, _OF_GROUP = 0o600, 0o640
+"""Modes of the file. A user who can read it can lock it, and keep this application from working."""
 
 
 class HostLock:
@@ -82,19 +84,37 @@ class HostLock:
 
     def _open(self) -> int:
         try:
-            return os.open(self.path, _OPEN, _MODE)
+            folder = self.path.parent.stat()
+            file = os.open(self.path, _OPEN, _OF_GROUP if folder.st_mode & stat.S_IWGRP else _OWN)
         except OSError as error:
             is_link = error.errno == errno.ELOOP
             fix = "it is a link, remove it or set another folder" if is_link else "set a folder that is writable"
             raise ConfigurationError(
                 f'the lock {self.path} cannot be opened: {error.strerror}; {fix}: lock = "…"'
             ) from error
+        _close_to_others(file, folder)
+        return file
 
     def _is_still(self, file: int) -> bool:
         """Return whether *file* is still the file at the path."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(file), self.path.stat())
         return False
+
+
+def _close_to_others(file: int, folder: os.stat_result) -> None:
+    """
+    Let only this user open *file*, if it belongs to this user: earlier releases let each group read it.
+
+    A group that can write to the *folder* keeps its access. Its members can replace the file, and they may be the other
+    users of the application.
+    """
+    found = os.fstat(file)
+    is_shared = folder.st_mode & stat.S_IWGRP and folder.st_gid == found.st_gid
+    mode = _OF_GROUP if is_shared else _OWN
+    if found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode) and found.st_mode & 0o777 & ~mode:
+        with suppress(OSError):  # as on a file system that is mounted without modes
+            os.fchmod(file, mode)
 
 
 def _running() -> str:

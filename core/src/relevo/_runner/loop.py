@@ -138,7 +138,9 @@ class _Host:
 
     def drain(self) -> Report:
         """Drain the outbox and the queues in turn until both are empty; do nothing during a deploy."""
-        with self._guard.working():
+        with self._guard.working(self._is_over) as may_begin:
+            if not may_begin:
+                return self._named(self._worker.run())  # which ends at once
             if (objection := self._app.hooks.objection()) is not None:
                 self._guard.warn_if_stale()
                 return self._named(Report(stopped_by="objection", objection=objection))
@@ -204,7 +206,9 @@ class _Host:
         moved: list[Report] = []
         _warn_at_start(self._app, self._options)
         while True:
-            with self._guard.working():
+            with self._guard.working(self._is_over) as may_begin:
+                if not may_begin:
+                    return _with_relayed(self._named(self._worker.run()), moved)  # which ends at once
                 if not self._guard.is_up() or self._is_over():
                     self._prepare()
                     # A stopped relay cannot be restarted, and the worker continues after a deploy: make a new one.
