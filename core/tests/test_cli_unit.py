@@ -253,5 +253,32 @@ def test_a_last_line_without_an_end_is_no_part_of_what_follows() -> None:
     assert merged("@daily backup", "a", "b") == "@daily backup\n# relevo a begin\nb\n# relevo a end\n"
 
 
+@pytest.mark.parametrize("folder", ["a\nb", "\x9b31m", "\x85", "gpj.\u202eexe", "\u2066a", "a\\b"])
+@pytest.mark.parametrize("unit", ["cron", "cron --install", "cron --remove", "loop", "supervisor", "systemd"])
+def test_a_path_that_a_terminal_obeys_is_refused(unit: str, folder: str, crontab: Path, tmp_path: Path) -> None:
+    if "\\" in folder and not unit.startswith("cron"):
+        pytest.skip("they can quote it")
+    (tmp_path / folder).mkdir()
+    crontab.write_text("@daily backup\n")
+
+    done = opened(tmp_path / folder).run(f"unit {unit}")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "give the folder another name" in done.stderr
+    assert done.stderr.replace("\n", "").isprintable()
+    assert crontab.read_text() == "@daily backup\n"
+
+
+def test_a_folder_without_a_configuration_begins_no_line_of_a_crontab(crontab: Path, tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "a\n* * * * * other\n#")
+    shop.folder.mkdir()
+
+    done = shop.run("unit cron --install", RELEVO_TRANSPORTS__MAIN=f"sqlite:///{tmp_path}/shop.db")
+
+    assert done.returncode == 78
+    assert "a crontab cannot hold" in done.stderr
+    assert not crontab.exists()
+
+
 def test_the_command_is_quoted_for_a_shell(shop: Shop) -> None:
     assert shlex.split(shop.run("unit cron").stdout)[-2:] == ["--max-time", "55s"]

@@ -135,7 +135,7 @@ def test_whatever_a_folder_is_called_supervisor_gets_it(folder: str, made: Calla
     assert str(tmp_path / folder / "relevo.toml") in shlex.split(section["command"])
 
 
-@pytest.mark.parametrize("folder", ["a ;b", "a #b", "two\nlines"])
+@pytest.mark.parametrize("folder", ["a ;b", "a #b", "two\nlines", "\x9b31m", "gpj.\u202eexe", "\u2066a"])
 def test_a_folder_that_supervisor_cannot_name_is_refused(folder: str, made: Callable[..., App]) -> None:
     with pytest.raises(ConfigurationError, match=r"supervisor would misread .* in"):
         supervisor(made(folder), RunOptions())

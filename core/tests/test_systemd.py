@@ -274,7 +274,7 @@ def test_the_longest_listener_says_how_long_a_stop_may_take(made: Callable[..., 
     assert values(SystemdRunner().unit(app, RunOptions()))["TimeoutStopSec"] == "3630"
 
 
-@pytest.mark.parametrize("folder", ["two\nlines", "end ", "back\\"])
+@pytest.mark.parametrize("folder", ["two\nlines", "end ", "back\\", "\x9b31m", "gpj.\u202eexe", "\u2066a"])
 def test_a_folder_that_systemd_cannot_name_is_refused(folder: str, made: Callable[..., App]) -> None:
     with pytest.raises(ConfigurationError, match="a unit of systemd cannot hold"):
         SystemdRunner().unit(made(folder), RunOptions())

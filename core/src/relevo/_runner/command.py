@@ -41,6 +41,11 @@ def folder_of(app: App) -> Path:
     return parts.loaded_from.folder or (parts.config.directory if parts.config is not None else Path.cwd())
 
 
+def unprintable_in(text: str) -> str | None:
+    """Return the first character of *text* that a terminal obeys or hides, such as a mark that changes directions."""
+    return next((each for each in text if not each.isprintable()), None)
+
+
 def _found_by(app: App) -> Sequence[str]:
     parts = parts_of(app)
     if parts.loaded_from.options or parts.config is None or parts.config.path is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import TYPE_CHECKING
 
 import attrs
 
 from relevo._app.app import parts_of
-from relevo._runner.command import command
+from relevo._runner.command import command, unprintable_in
 from relevo._worker.run import RunOptions
 from relevo.errors import ConfigurationError
 
@@ -44,9 +43,7 @@ def cron(app: App, options: RunOptions) -> str:
     folder = parts_of(app).loaded_from.folder
     if folder is not None:
         line = f"cd {shlex.quote(str(folder))} && exec {line}"
-    if found := re.search(r"[\\\x00-\x1f\x7f]", line):
-        raise ConfigurationError(
-            f"a crontab cannot hold {found[0]!r}, which is in {line!r}; give the folder another name"
-        )
+    if found := "\\" if "\\" in line else unprintable_in(line):
+        raise ConfigurationError(f"a crontab cannot hold {found!r}, which is in {line!r}; give the folder another name")
     escaped = line.replace("%", r"\%")  # cron replaces a bare one by a line break
     return f"{_EVERY_MINUTE} {escaped}"

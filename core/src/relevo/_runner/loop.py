@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from relevo._runner.command import command
+from relevo._runner.command import command, unprintable_in
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._signal import take_ends
 from relevo._transport.route import outbox_queue
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import GRACE, Worker
-from relevo.errors import RelevoError, TransportUnavailableError
+from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -99,8 +99,18 @@ class LoopRunner(Runner):
             return host.drain() if options.until_empty else host.serve()
 
     def unit(self, app: App, options: RunOptions) -> str:
-        """Return the command that a host system has to run, quoted for a shell; it works in any folder."""
-        return shlex.join(command(app, options))
+        """
+        Return the command that a host system has to run, quoted for a shell; it works in any folder.
+
+        Raises:
+            ConfigurationError: A path contains a character that a terminal obeys or hides.
+        """
+        line = shlex.join(command(app, options))
+        if found := unprintable_in(line):
+            raise ConfigurationError(
+                f"a command cannot show {found!r}, which is in {line!r}; give the folder another name"
+            )
+        return line
 
 
 @attrs.define(eq=False, repr=False)

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relevo._runner.command import command, folder_of
+from relevo._runner.command import command, folder_of, unprintable_in
 from relevo._worker.run import RunOptions
 from relevo.errors import ConfigurationError
 
@@ -143,6 +143,7 @@ def _digest(here: Path) -> str:
 def _value(text: object) -> str:
     """Return *text* escaped as a value for supervisor."""
     value = str(text)
-    if found := re.search(r"[\x00-\x1f\x7f]|(?:^|\s)[;#]", value):
-        raise ConfigurationError(f"supervisor would misread {found[0]!r} in {value!r}; give the folder another name")
+    comment = re.search(r"(?:^|\s)[;#]", value)
+    if found := unprintable_in(value) or (comment and comment[0]):
+        raise ConfigurationError(f"supervisor would misread {found!r} in {value!r}; give the folder another name")
     return value.replace("%", "%%")

@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from relevo._runner.command import command, folder_of
+from relevo._runner.command import command, folder_of, unprintable_in
 from relevo._runner.loop import LoopRunner
 from relevo._worker.run import RunOptions
 from relevo.errors import ConfigurationError
@@ -113,6 +113,6 @@ def _word(text: str) -> str:
 def _value(text: object) -> str:
     """Return *text* escaped as a value for systemd."""
     value = str(text)
-    if re.search(r"[\x00-\x1f\x7f]", value) or value != value.strip() or value.endswith("\\"):
+    if unprintable_in(value) or value != value.strip() or value.endswith("\\"):
         raise ConfigurationError(f"a unit of systemd cannot hold {value!r}; give the folder another name")
     return value.replace("%", "%%")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess  # nosec B404  # the programs that are started are named in this module
 
+from relevo._runner.command import unprintable_in
 from relevo.errors import ConfigurationError
 
 
@@ -16,8 +17,10 @@ def merged(text: str, name: str, line: str | None) -> str:
     as in cron; Python's other line boundaries do not count.
 
     Raises:
-        ConfigurationError: The block has a beginning and no end.
+        ConfigurationError: The block has a beginning and no end, or *name* has a character that a crontab cannot hold.
     """
+    if found := unprintable_in(name):  # a line break would begin a line of the crontab
+        raise ConfigurationError(f"a crontab cannot hold {found!r}, which is in {name!r}; give the folder another name")
     begin, end = f"# relevo {name} begin", f"# relevo {name} end"
     lines = text.removesuffix("\n").split("\n") if text else []
     block = [] if line is None else [begin, line, end]
@@ -48,9 +51,9 @@ def install(name: str, line: str | None) -> bool:
 
 def _crontab(what: str, *, given: str = "") -> str:
     environ = {**os.environ, "LC_ALL": "C"}
-    command = ["crontab", what]  # the first one in the user's PATH; S603: all words are ours
+    command = ["crontab", what]  # the first one in the user's PATH
     try:
-        done = subprocess.run(command, input=os.fsencode(given), capture_output=True, check=False, env=environ)  # noqa: S603  # nosec B603
+        done = subprocess.run(command, input=os.fsencode(given), capture_output=True, check=False, env=environ)  # noqa: S603 - our own words  # nosec B603
     except FileNotFoundError as error:
         raise ConfigurationError(
             "there is no crontab command; install cron, or add the line to your scheduler's configuration"
