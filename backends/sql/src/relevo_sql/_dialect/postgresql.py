@@ -197,7 +197,7 @@ class PostgresqlDialect(Dialect):
         ).all()
         constraints: defaultdict[str, set[str]] = defaultdict(set)
         for table, constraint in connection.exec_driver_sql(
-            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "  # noqa: S608  # nosec B608
+            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "  # noqa: S608 - as above  # nosec B608
             f"WHERE c.contype = 'c' AND r.relnamespace = {self._namespace}"
         ):
             constraints[str(table)].add(str(constraint))
