@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 from collections.abc import Callable
@@ -108,6 +109,21 @@ def test_a_password_is_not_shown_where_the_host_was_forgotten() -> None:
         ("url=me:p@:/?#w@host", "url=me:***:/***@host"),
         ("me:/pw@host and me:p/w@host", "me:/***@host and me:***@host"),
         (":pw@:// and :pw@host and me:pw@", ":***@:// and :***@host and me:***@"),
+        ("see amqp://me:1234/pw@h/v: refused", "see amqp://me:***@h/v: refused"),
+        ("amqp://me:1/2/pw@h and https://me:1/pw@h/", "amqp://me:***@h and https://me:***@h/"),
+        ("amqp://me:/pw@h and amqp://me:12:/pw@h", "amqp://me:***@h and amqp://me:***@h"),
+        ("image/amqp%3A%2F%2Fme%3Apw%20x%40h is missing", "image/amqp://me:***@h is missing"),
+        ("https://h/?to=x%3a//me%3apw%40i&a=b and me%3Apw%40h", "https://h/?to=x://me:***@i&a=b and me:***@h"),
+        ("https://h/?to=x://me:pw@i&and=x://me:pw@j", "https://h/?to=x://me:***@i&and=x://me:***@j"),
+        ("api_key=pw API-KEY=pw db_token=pw token = 'p w'", "api_key=*** API-KEY=*** db_token=*** token = ***"),
+        ("{'api_key': 'p w', 'b': 1}", "{'api_key': '***', 'b': 1}"),
+        (r'{"db_password": "p\"w", "b": "c"}', '{"db_password": "***", "b": "c"}'),
+        (r"'{\"token\": \"pw\", \"b\": \"c\"}'", r"'{\"token\": \"***\", \"b\": \"c\"}'"),
+        ('{"secret": "pw that was cut', '{"secret": "***'),
+        ("headers = {'Authorization': b'Bearer pw'}", "headers = {'Authorization': b'***'}"),
+        ("Authorization: Bearer pw, Cookie: a=pw; b=pw", "Authorization: Bearer ***, Cookie: a=***"),
+        ("DB_PASSWORD: 'p w'", "DB_PASSWORD: '***'"),
+        ("Command '['dump', '--password', 'p w', 'x']' failed", "Command '['dump', '--password', '***', 'x']' failed"),
     ],
 )
 def test_a_password_is_masked_wherever_it_stands_in_a_text(text: str, expected: str) -> None:
@@ -128,6 +144,15 @@ def test_a_password_is_masked_wherever_it_stands_in_a_text(text: str, expected: 
         "a:b, <a:b>, a: me@example.org, Me <me@example.org>, (mailto:me@example.org), git@example.org:me/shop",
         '{"a:b":"me@example.org"}',
         "user:password@host, a:@b, @a:b",
+        "http://localhost:4873/@scope/name@1.0 and https://host:8443/a?mail=me@example.org",
+        "git+https://host/shop@v1 and sqlite:////srv/me@home/shop.db",
+        "12%3A30, https://host/?next=https%3A%2F%2Fhost%2F%40me, 100%3",
+        """unexpected token: "}", or a key: 'x'; no secret: "why" """,
+        "token = next(tokens); max_tokens=7, keys=['a'], primary_key=True, author='Ada', sort_key=3, design=4",
+        "authorization: expected text, cookie: expected text, password: expected text",
+        "Option '--password' requires an argument; --token is missing; '--secret', and '--key'",
+        "['password', 'name'], {'tokens': 'a', 'key': 'b'}",
+        "WHERE token = :token AND api_key = ? AND token IS NULL",
     ],
 )
 def test_a_text_without_a_password_stays(text: str) -> None:
@@ -140,6 +165,69 @@ def test_no_password_of_an_address_is_left_in_a_text(noise: str, form: str) -> N
 
     assert "hunter2" not in masked(form.format(address))
     assert "hunter2" not in shown(form.format(address), 1000) + shown({"x": [(address,)]}, 1000)
+
+
+NO_END = st.characters(exclude_categories=["Z", "C"], exclude_characters='"<>`@')
+"""What does not end a word."""
+
+
+@given(
+    st.text("0123456789"),
+    st.text("/:") | st.just("/"),
+    st.text(NO_END),
+    st.sampled_from(["amqp", "postgresql", "x+y"]),
+    st.sampled_from(["{}", "see {} x", "['{}']", '{{"a": "{}"}}']),
+)
+def test_no_password_that_begins_like_a_port_is_left_in_a_text(
+    digits: str, slashes: str, noise: str, scheme: str, form: str
+) -> None:
+    address = f"{scheme}://me:{digits}{slashes}{noise}hunter2@host/v"
+
+    assert "hunter2" not in masked(form.format(address))
+
+
+SETTINGS = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "password",
+                "api_key",
+                "token",
+                "-",
+                "--",
+                "_",
+                "=",
+                ":",
+                " ",
+                ", ",
+                "'",
+                '"',
+                "\\",
+                "\n",
+                "hunter2",
+                "://",
+            ),
+            *("Authorization", "Cookie", "Bearer", "a", "@", "%3A", "%40", "{", "}"),
+        ]
+    ),
+    max_size=14,
+).map("".join)
+
+
+@given(SETTINGS)
+def test_masking_what_looks_like_settings_twice_changes_nothing_more(text: str) -> None:
+    once = masked(text)
+
+    assert masked(once) == once
+
+
+@given(st.text(st.characters(exclude_characters="\n")))
+def test_no_secret_of_a_table_is_left_in_its_text(noise: str) -> None:
+    table = {"a": 1, "api_key": f"hunter2{noise}hunter2", "b": [{"access_token": f"hunter2{noise}hunter2"}]}
+    plain = json.dumps(table)
+
+    for text in (repr(table), plain, json.dumps(table, ensure_ascii=False), json.dumps(plain)):
+        assert "hunter2" not in masked(f"got {text}")
 
 
 @given(st.text(), st.text())
@@ -209,6 +297,15 @@ def test_the_middle_of_a_very_long_text_is_left_out_before_it_is_masked(show: Ca
 
     assert "secret" not in found
     assert len(found) < 70_000
+
+
+def test_an_address_whose_password_has_a_space_is_not_cut_in_two() -> None:
+    for padding in range(30):
+        text = "x" * padding + "\namqp://me:a23 45@host" * 10_000
+
+        assert "a23" not in masked(abridged(text))
+        assert "45@" not in masked(abridged(text))
+        assert len(abridged(text)) <= 1 << 16
 
 
 def test_an_address_is_not_cut_in_two() -> None:
