@@ -12,15 +12,17 @@ import click
 import msgspec
 import pytest
 
-from relevo import App, Event, RelevoError, RunOptions
+from relevo import App, DeadLetter, Delivery, Envelope, Event, Failure, RelevoError, RunOptions, Subject, listener
 from relevo._config.opening import draft_config
 from relevo._config.schema import KEYS
 from relevo._config.table import keys_of
+from relevo._execution.spawned import end_of_output
 from relevo.cli._main import group
-from relevo.ext.mail._options import MailOptions
+from relevo.ext.mail import Mail, MailOptions
 from relevo_memory import MemoryTransport
 
 from .shop import CONFIGURATION, Done, Shop, opened
+from .smtp import Inbox, serving
 
 CANARY = "c4n4ry"
 """At both ends of each password: what is cut off by one of its special characters has it too."""
@@ -38,7 +40,11 @@ TEXTS = {
     "an address without a host": f"amqp://me:{CANARY}",
     "an address without a scheme": f"me:{RAW}@127.0.0.1:1",
     "an address in a sentence": f"use amqp://me:{ENCODED}@127.0.0.1:1/ or sqlite:///x.db",
+    "an address whose password begins like a port": f"amqp://me:12/{CANARY}@127.0.0.1:1/",
+    "an address that is percent-encoded": f"amqp%3A%2F%2Fme%3A{CANARY}%40127.0.0.1%3A1",
     "the arguments of a driver": f"host=127.0.0.1 password={CANARY} dbname=shop",
+    "a table": f"{{'api_key': '{CANARY}'}}",
+    "a header": f"Authorization: Bearer {CANARY}",
 }
 """All ways to write a password into a text from which it can be told to be one."""
 
@@ -309,6 +315,106 @@ def look(event):
     for each in (pid, os.getppid()):
         print("looked at", *(pathlib.Path(f"/proc/{each}/{name}").read_bytes() for name in ("cmdline", "comm")))
 """
+
+
+# --- mails ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="inbox")
+def _inbox() -> Iterator[Inbox]:
+    with serving(Inbox()) as inbox:
+        yield inbox
+
+
+def _assert_mailed_without(inbox: Inbox) -> str:
+    """Return the text of the mail in *inbox*, in which no password is, also not across the ends of its lines."""
+    (mail,) = inbox.wait_for(1)
+    text = str(mail.get_content())
+    for each in (text, *map(str, mail.values())):
+        assert CANARY not in "".join(each.split()), each
+    return text
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("padding", [0, 300, 2980, 70_000])
+def test_no_mail_shows_a_password(inbox: Inbox, tmp_path: Path, text: str, padding: int) -> None:
+    long = f"{'x ' * (padding // 2)}{text}"
+    around = {"text": text, "long": long, text: "key", "list": [text, {text: [text]}]}
+    body = {"id": "1", "source": "shop", "type": text, "specversion": "1.0", "subject": text, "data": around}
+    body |= {"relevocontext": json.dumps(around), "correlationid": text, "causationid": long}
+    envelope = Envelope(id=text, source="shop", name=text, body=json.dumps(body).encode())
+    delivery = Delivery(envelope=envelope, queue=text, receipt=1, enqueued_at=0.0)
+    failure = Failure(
+        listener=long, kind=text, error=f"{text}\n{long}", traceback=f"{long}\n{text}", reason=text, output=long
+    )
+    options = MailOptions(to="dev@example.org", server=f"smtp://127.0.0.1:{inbox.port}", book=tmp_path / "book")
+    plugin = Mail(options, source=text)
+
+    plugin.relevo_dead_lettered(delivery, DeadLetter(reason=text, error=text, failures=(failure,)))
+    plugin.close()
+
+    assert "Arguments" in _assert_mailed_without(inbox)
+
+
+def test_the_subject_of_an_event_is_mailed_without_a_password(inbox: Inbox, shop: Shop) -> None:
+    @listener("image.created", retry=1)
+    def fail(event: Event) -> None:
+        raise ValueError("no")
+
+    options = MailOptions(to="dev@example.org", server=f"smtp://127.0.0.1:{inbox.port}", book=shop.folder / "book")
+    with App(
+        transports={"main": MemoryTransport()},
+        routes={"*": "main"},
+        listeners=[fail],
+        plugins=[Mail(options)],
+    ) as app:
+        app.dispatch(Event("image.created", subject=Subject("image", URL)))
+        app.worker(RunOptions(until_empty=True)).run()
+
+    assert "me:***@127.0.0.1" in _assert_mailed_without(inbox)
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_what_a_child_process_prints_is_mailed_without_a_password(inbox: Inbox, shop: Shop, text: str) -> None:
+    shop.write("shop_listeners.py", _PRINTS.format(text=text))
+    server = f"smtp://127.0.0.1:{inbox.port}"
+    mail = f'plugins.mail = {{ to = "dev@example.org", server = "{server}", book = "book" }}\n'
+    shop.write("relevo.toml", mail + CONFIGURATION.replace('app = "shop:app"', 'execution = "process"'))
+
+    done = shop.process("relevo dispatch mail.sent; relevo drain")
+
+    assert done.returncode == 1, done.stderr
+    assert "a printed line" in _assert_mailed_without(inbox)
+    dead = shop.run("dead list --json -t main")
+    assert "a printed line" in dead.stdout
+    _assert_silent(dead)
+
+
+_PRINTS = """
+import relevo
+
+TEXT = {text!r}
+
+@relevo.listener("mail.sent")
+def fail(event):
+    print("x" * 5000, TEXT)
+    print("a printed line")
+    print(TEXT)
+    raise relevo.GiveUp("no")
+"""
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_output_that_is_cut_off_in_a_password_shows_no_part_of_it(text: str) -> None:
+    printed = f"see {text}\nand {text}"
+
+    for place in range(len(text) + 4):
+        assert CANARY not in end_of_output(printed[place:], is_cut=True)
+    if " " not in text:  # otherwise the rest of it has a word that is a whole one
+        for place in range(1, len(text)):
+            assert CANARY not in end_of_output(f"{text[place:]} is on the only line", is_cut=True)
+    assert end_of_output("begun\n", is_cut=False) == "begun"
+    assert end_of_output("gun\n", is_cut=True) == ""
 
 
 # --- connections in the clear --------------------------------------------------------------------------

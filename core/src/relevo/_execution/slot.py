@@ -180,7 +180,7 @@ class Slot:
                 return
             task.given_to, task.moved = child, time.monotonic()
             task.starts += 1
-            child.tail.clear()
+            child.forget_output()
             with contextlib.suppress(OSError):  # it just died; the thread sees that, and that it had not begun this
                 child.pipe.send_frame(task.frame)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from relevo._execution.cell import TRACE_SIGNAL, Cell
 from relevo._execution.pipe import CUT_OFF, GarbledError, Hello, Pipe
 from relevo._process_identity import process_identity
+from relevo._secret import masked
 
 TAIL = 4096
 """Bytes of a child's output that are kept, to show why it died."""
@@ -39,7 +40,10 @@ class Spawned:
     def __init__(self, hello: Hello, print_line: Callable[[str], None]):
         self._print_line = print_line
         self._line = bytearray()
-        self.tail = bytearray()
+        self._tail = bytearray()
+        self._is_tail_cut = False
+        """Whether the tail begins in the middle of a line."""
+
         self.served = 0
         self.since = time.monotonic()
         """When it was started, in monotonic seconds."""
@@ -114,7 +118,10 @@ class Spawned:
         if not data:
             self.output_ended = True
             return False
-        self.tail = (self.tail + data)[-TAIL:]
+        self._tail += data
+        if len(self._tail) > TAIL:
+            self._is_tail_cut = True
+            del self._tail[:-TAIL]
         self._line += data
         *lines, rest = self._line.split(b"\n")
         for line in lines:
@@ -126,8 +133,13 @@ class Spawned:
         return True
 
     def printed(self) -> str:
-        """Return its last output."""
-        return bytes(self.tail).decode("utf-8", "backslashreplace").strip()
+        """Return its last output, without passwords."""
+        return end_of_output(bytes(self._tail).decode("utf-8", "backslashreplace"), is_cut=self._is_tail_cut)
+
+    def forget_output(self) -> None:
+        """Forget the output so far, since the next event begins."""
+        self._tail.clear()
+        self._is_tail_cut = False
 
     def dismiss(self) -> None:
         """Let it end once it has finished its work."""
@@ -174,6 +186,19 @@ class Spawned:
         if not by_itself or code is None or code == CUT_OFF:
             return "closed the connection to its parent"
         return _how(code)
+
+
+def end_of_output(text: str, *, is_cut: bool) -> str:
+    """
+    Return *text* without passwords.
+
+    If its beginning *is_cut* off, it begins with the next line, or with the next word if there is only one line: half
+    an address is not recognised as one.
+    """
+    if is_cut:
+        _, _, rest = text.partition("\n")
+        text = rest if rest.strip() else text.rstrip().partition(" ")[2]
+    return masked(text).strip()
 
 
 def _how(code: int) -> str:

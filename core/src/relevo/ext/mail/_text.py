@@ -11,12 +11,13 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
+from itertools import islice
 from uuid import uuid4
 
 import attrs
 
 from relevo._event.codec import Document, context_of, decoded, generic
-from relevo._secret import MASK, masked_url
+from relevo._secret import MASK, abridged, masked as without_passwords
 from relevo._transport.envelope import Envelope
 from relevo.errors import RelevoError
 from relevo.ext.mail._book import FailureGroup
@@ -32,12 +33,15 @@ _LONGEST_VALUE = 200
 _LONGEST_TRACE = 3000
 _MARGIN = 10
 
-_ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s'\"<>]*@[^\s'\"<>]+")
 _CALLED = r"passw|passphrase|pwd|secret|token|api[_-]?key|private[_-]?key|credential|authorization|cookie"
-_NAME = rf"[\w-]{{0,30}}(?:{_CALLED})[\w-]{{0,30}}"
+_NAME = rf"(?:{_CALLED})[\w-]{{0,30}}"
 _SAID = re.compile(rf"(?i)({_NAME})(['\"]?\s*[=:]\s*['\"]?)((?:bearer |basic )?[^\s'\",;&)}}\]]+)")
-_OPTION = re.compile(rf"(?i)(?<![\w-])(--?{_NAME})(['\"]?,?\s+['\"]?)((?!-)[^\s'\",;)}}\]]+)")
-"""As in a command that failed, printed as a line or as a list."""
+_OPTION = re.compile(rf"(?i)(?<![\w-])(--?[\w-]{{0,30}}{_NAME})(['\"]?,?\s+['\"]?)((?!-)[^\s'\",;)}}\]]+)")
+"""
+As in a command that failed.
+
+These forms are those of sentences too. Other texts than a mail show them, since a mail leaves the machine.
+"""
 
 _SECRET_KEY = re.compile(rf"(?i){_CALLED}|signature|(?<![a-z])(?:auth|pin)(?![a-z])")
 """The name of a secret value; in a text, auth and pin are followed by other things too."""
@@ -69,15 +73,20 @@ class MailSection:
 
 def line(text: str, limit: int = _LONGEST_VALUE) -> str:
     """Return *text* in one printable line, with its secrets masked, cut at *limit* characters."""
-    flat = " ".join("".join(each if each.isprintable() else " " for each in masked(text[: limit * 8])).split())
+    flat = " ".join("".join(each if each.isprintable() else " " for each in masked(text)).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
 def masked(text: str) -> str:
-    """Return *text* without passwords, as far as they can be distinguished from other words."""
-    hidden = _ADDRESS.sub(lambda match: masked_url(match[0]), text)
-    for pattern in (_SAID, _OPTION):
-        hidden = pattern.sub(lambda match: f"{match[1]}{match[2]}{MASK}", hidden)
+    """
+    Return *text* without passwords, and without what may be one by its name.
+
+    Mask before a text is cut: half an address is not recognised as one.
+    """
+    hidden = without_passwords(abridged(text))
+    for pattern, marks in ((_SAID, ":="), (_OPTION, "-")):
+        if any(mark in hidden for mark in marks):
+            hidden = pattern.sub(lambda match: f"{match[1]}{match[2]}{MASK}", hidden)
     return hidden
 
 
@@ -91,7 +100,7 @@ def compose(sections: Sequence[MailSection], letterhead: Letterhead, *, now: flo
     """Return the mail about *sections*, of which there is at least one."""
     first = sections[0]
     root = first.key.rpartition(" ")[2]
-    domain = re.sub(r"[^A-Za-z0-9.-]+", "-", letterhead.source).strip(".-") or "app"
+    domain = re.sub(r"[^A-Za-z0-9.-]+", "-", masked(letterhead.source)).strip(".-") or "app"
     others = f" (and {len(sections) - 1} more)" if sections[1:] else ""
     source = line(letterhead.source, _LONGEST_WHO)
     subject = line(f"{source}: {first.group.what}", _LONGEST_SUBJECT - len(others)) + others
@@ -129,7 +138,7 @@ def _body(sections: Sequence[MailSection], letterhead: Letterhead) -> Iterator[s
         yield "-" * 20
         yield ""
     for section in brief[:_MOST_LINES]:
-        yield from _wrapped(f"{section.group.what} ({_times(section.group)})", margin=2)
+        yield from _wrapped(f"{line(section.group.what, 2 * _LONGEST_SUBJECT)} ({_times(section.group)})", margin=2)
         yield ""
     if brief[_MOST_LINES:]:
         yield from _wrapped(f"… and {len(brief) - _MOST_LINES} more.")
@@ -183,10 +192,11 @@ def _block(text: str, *, cut: str) -> Iterator[str]:
     if not text:
         return
     yield ""
+    text = masked(text)
     if len(text) > _LONGEST_TRACE:
         yield cut
         text = text[-_LONGEST_TRACE:].partition("\n")[2] or text[-_LONGEST_TRACE:]
-    for each in masked(text).splitlines():
+    for each in text.splitlines():
         yield from _wrapped(each, indent=2, margin=4)
 
 
@@ -258,12 +268,15 @@ def _values(title: str, values: Mapping[str, object]) -> Iterator[str]:
 
 def _without_secrets(value: object) -> object:
     if isinstance(value, dict):
-        return {key: MASK if _SECRET_KEY.search(str(key)) else _without_secrets(each) for key, each in value.items()}
+        return {
+            masked(str(key)): MASK if _SECRET_KEY.search(str(key)) else _without_secrets(each)
+            for key, each in islice(value.items(), _MOST_VALUES)
+        }
     if isinstance(value, list):
         return [_without_secrets(each) for each in value[:_MOST_VALUES]]
     if isinstance(value, bytes):  # binary data of another program
         return f"{len(value)} bytes"
-    return value[: _LONGEST_VALUE * 2] if isinstance(value, str) else value
+    return masked(value)[: _LONGEST_VALUE * 2] if isinstance(value, str) else value
 
 
 def _wrapped(text: str, *, indent: int = 0, margin: int = 0) -> Iterable[str]:
