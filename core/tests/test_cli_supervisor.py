@@ -247,6 +247,7 @@ def test_what_the_environment_says_is_included_is_looked_at_too(tmp_path: Path) 
         (b"[program:shop]\n hunter2\n", "line 2: expected key=value"),
         (b"[program:shop]\nkey=\xff\xfehunter2\n", "it is not UTF-8 text"),
         (b"[program:shop]\na" + b" " * 20_000 + b"hunter2\n", "line 2: expected at most 10000 characters; got 20008"),
+        (b"[program:shop]\n" + b"x\n" * 20_000, "line 20001: expected at most 20000 lines"),
     ],
 )
 def test_of_a_file_that_is_no_configuration_only_the_line_number_is_shown(

@@ -56,6 +56,9 @@ _MOST_BYTES = 1024 * 1024
 """Of all files together, which takes the parser seconds."""
 
 _LONGEST_LINE = 10_000
+_MOST_LINES = 20_000
+"""The parser takes a square of the number of invalid lines."""
+
 _LONGEST_VALUE = 80
 """The largest number of characters of a value that are shown."""
 
@@ -173,6 +176,8 @@ def _parse(path: Path, content: bytes) -> Sections:
     try:
         text = content.decode()
         for number, line in enumerate(text.split("\n"), 1):
+            if number > _MOST_LINES:
+                raise _invalid(path, number, f"expected at most {_MOST_LINES} lines")
             if len(line) > _LONGEST_LINE:
                 raise _invalid(path, number, f"expected at most {_LONGEST_LINE} characters; got {len(line)}")
         parser.read_string(text, str(path))
