@@ -11,9 +11,9 @@ import base64
 import http.client
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -29,6 +29,16 @@ _KNOWN_WITHIN = 10.0
 """Seconds after a start or a declaration until a queue has a leader and statistics, which are updated every 5 s."""
 
 _PAUSE = 0.5
+_LARGEST = 16 * 1024 * 1024
+"""Bytes of an answer; the names of 100,000 queues are shorter."""
+
+_BLOCK = 1 << 16
+_LONGEST = 300
+"""Characters of a text in an answer; names have at most 255 bytes."""
+
+_MOST = 2**63 - 1
+"""Messages in a queue."""
+
 _SHOWN = 3
 """The most queues that are named for one policy."""
 
@@ -50,6 +60,10 @@ EFFECTS: Mapping[str, str] = MappingProxyType(
 
 class ManagementError(Exception):
     """Raised when the management plugin gives no answer; the message has the reason and the remedy."""
+
+
+_Table = Mapping[str, Any]
+_Answer = TypeVar("_Answer")
 
 
 @attrs.frozen
@@ -74,9 +88,20 @@ class Management:
         timeout: Seconds for an answer.
 
         tls: How the connection is encrypted, if it is.
+
+        known_within: Seconds to wait for what the plugin does not know about a new queue yet.
     """
 
-    def __init__(self, address: Address, url: str | None, *, timeout: float, tls: Tls | None = None):
+    def __init__(
+        self,
+        address: Address,
+        url: str | None,
+        *,
+        timeout: float,
+        tls: Tls | None = None,
+        known_within: float = _KNOWN_WITHIN,
+    ):
+        self._known_within = known_within
         self._tls = tls or Tls()
         self._address = address
         self._timeout = timeout
@@ -93,14 +118,14 @@ class Management:
         Raises:
             ManagementError: The plugin did not answer.
         """
-        deadline = time.monotonic() + _KNOWN_WITHIN
+        deadline = time.monotonic() + self._known_within
         statuses = [status for name in names if (status := self._look(name, deadline)) is not None]
         found = [_lost(status.name, self._address.vhost) for status in statuses if not status.has_leader]
-        matched: dict[tuple[str, str, object], list[str]] = {}
+        matched: dict[tuple[str, str, str], list[str]] = {}
         for status in statuses:
             for key, value in status.definition.items():
                 if key in EFFECTS and (key, value) != ("overflow", "reject-publish"):
-                    matched.setdefault((" and ".join(status.policies), key, value), []).append(status.name)
+                    matched.setdefault((" and ".join(status.policies), key, _shown(value)), []).append(status.name)
         return found + [_set(policies, key, value, queues) for (policies, key, value), queues in matched.items()]
 
     def held(self, prefixes: Sequence[str]) -> dict[str, int]:
@@ -111,11 +136,11 @@ class Management:
             ManagementError: The plugin did not answer.
         """
         found: dict[str, int] = {}
-        queues = self._get(f"/api/queues/{quote(self._address.vhost, safe='')}?columns=name,messages")
-        for queue in queues if isinstance(queues, list) else ():
-            name, number = str(queue.get("name")), queue.get("messages")
+        queues = self._get(f"/api/queues/{quote(self._address.vhost, safe='')}?columns=name,messages", _tables)
+        for queue in queues or ():
+            name, number = _text(queue, "name"), queue.get("messages")
             for prefix in prefixes:
-                if name.startswith(prefix) and isinstance(number, int) and number:
+                if name.startswith(prefix) and isinstance(number, int) and 0 < number <= _MOST:
                     rest = name.removeprefix(prefix)
                     found[rest] = found.get(rest, 0) + number
         return found
@@ -123,8 +148,8 @@ class Management:
     def _look(self, name: str, deadline: float) -> _QueueStatus | None:
         place = f"{quote(self._address.vhost, safe='')}/{quote(name, safe='')}"
         while True:
-            members = self._get(f"/api/queues/quorum/{place}/status")
-            queue = self._get(f"/api/queues/{place}")
+            members = self._get(f"/api/queues/quorum/{place}/status", _tables)
+            queue = self._get(f"/api/queues/{place}", _table)
             if members is None or queue is None:
                 return None
             has_leader = any(member.get("Raft State") == "leader" for member in members)
@@ -139,14 +164,41 @@ class Management:
                 break
             time.sleep(_PAUSE)
         policies = [
-            f'the {kind} "{queue[key]}"'
+            f'the {kind} "{named}"'
             for kind, key in (("policy", "policy"), ("operator policy", "operator_policy"))
-            if queue.get(key)
+            if (named := _text(queue, key))
         ]
-        return _QueueStatus(name, tuple(policies), definition or {}, has_leader)
+        return _QueueStatus(name, tuple(policies), definition if isinstance(definition, dict) else {}, has_leader)
 
-    def _get(self, path: str) -> Any:
-        """Return the answer, or ``None`` if the path does not exist; redirections are not followed."""
+    def _get(self, path: str, kind: Callable[[object], _Answer]) -> _Answer | None:
+        """
+        Return what *kind* makes of the answer, or ``None`` if the path does not exist; redirections are not followed.
+
+        Any program may answer. So the answer is read up to a limit, and checked.
+        """
+        status, reason, body = self._fetch(path)
+        if status == http.HTTPStatus.NOT_FOUND:
+            return None
+        if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+            raise ManagementError(
+                f'its management plugin refuses the user "{self._address.user}"; give it the tag with '
+                f"rabbitmqctl set_user_tags {self._address.user} management"
+            )
+        what = f"{status} {reason[:_LONGEST]}"
+        if status == http.HTTPStatus.OK and len(body) <= _LARGEST:
+            try:
+                return kind(json.loads(body))
+            except (ValueError, RecursionError):
+                what = "its answer is not about queues"
+        elif status == http.HTTPStatus.OK:
+            what = f"its answer has more than {_LARGEST >> 20} MiB"
+        raise ManagementError(
+            f"the server at {self._host}:{self._port} is not a management plugin: {what}; "
+            f"set the option management to its address"
+        )
+
+    def _fetch(self, path: str) -> tuple[int, str, bytes]:
+        """Return the status of the answer, its reason, and its body."""
         connection: http.client.HTTPConnection
         if self._encrypted:
             context = self._tls.context()
@@ -156,35 +208,56 @@ class Management:
         try:
             connection.request("GET", self._path + path, headers={"Authorization": self._credentials()})
             response = connection.getresponse()
-            body = response.read()
+            return response.status, response.reason, _limited(response)
         except (OSError, http.client.HTTPException) as error:
+            why = str(error)[:_LONGEST]
             raise ManagementError(
-                f"its management plugin at {self._host}:{self._port} does not answer: {error}; enable it with "
+                f"its management plugin at {self._host}:{self._port} does not answer: {why}; enable it with "
                 f"rabbitmq-plugins enable rabbitmq_management, or set the option management to its address"
             ) from error
         finally:
             connection.close()
-        if response.status == http.HTTPStatus.NOT_FOUND:
-            return None
-        if response.status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-            raise ManagementError(
-                f'its management plugin refuses the user "{self._address.user}"; give it the tag with '
-                f"rabbitmqctl set_user_tags {self._address.user} management"
-            )
-        try:
-            answer = json.loads(body)
-        except ValueError:
-            answer = None
-        if response.status != http.HTTPStatus.OK or not isinstance(answer, (list, dict)):
-            raise ManagementError(
-                f"the server at {self._host}:{self._port} is not a management plugin: {response.status} "
-                f"{response.reason}; set the option management to its address"
-            )
-        return answer
 
     def _credentials(self) -> str:
         pair = f"{self._address.user}:{self._address.password.reveal()}"
         return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def _limited(response: http.client.HTTPResponse) -> bytes:
+    """
+    Return the body of *response*, or the beginning of one that is too large.
+
+    It is read into a buffer, since ``read(size)`` reads everything after a chunk of a negative length.
+    """
+    body, block = bytearray(), bytearray(_BLOCK)
+    while len(body) <= _LARGEST and (count := response.readinto(block)):
+        body += block[:count]
+    return bytes(body)
+
+
+def _table(answer: object) -> _Table:
+    """Return *answer* if it is a table; raise ``ValueError`` otherwise."""
+    if not isinstance(answer, dict):
+        raise ValueError("expected a table")  # noqa: TRY004 - as for text that is not JSON
+    return answer
+
+
+def _tables(answer: object) -> Sequence[_Table]:
+    """Return *answer* if it is a list of tables; raise ``ValueError`` otherwise."""
+    if not isinstance(answer, list):
+        raise ValueError("expected a list")  # noqa: TRY004 - as above
+    return [_table(each) for each in answer]
+
+
+def _text(table: _Table, key: str) -> str:
+    """Return the beginning of the text under *key*; empty if there is none."""
+    value = table.get(key)
+    return value[:_LONGEST] if isinstance(value, str) else ""
+
+
+def _shown(value: object) -> str:
+    """Return the *value* of a policy, which is a number or a text."""
+    return str(value)[:_LONGEST] if isinstance(value, (str, int, float)) else "a value of another type"
 
 
 def _lost(name: str, vhost: str) -> str:
@@ -195,7 +268,7 @@ def _lost(name: str, vhost: str) -> str:
     )
 
 
-def _set(policies: str, key: str, value: object, queues: Sequence[str]) -> str:
+def _set(policies: str, key: str, value: str, queues: Sequence[str]) -> str:
     named = ", ".join(f'"{name}"' for name in queues[:_SHOWN])
     more = f" and {len(queues) - _SHOWN} more" if len(queues) > _SHOWN else ""
     return (
