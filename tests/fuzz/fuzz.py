@@ -3,8 +3,9 @@ Run many cases on each surface, and print what went wrong, the slowest case, and
 
     .venv/bin/python tests/fuzz/fuzz.py --cases 1000000
 
-Each surface has a process of its own, with a limit of memory and a limit of time for each case. The exit code is 1 if
-an error that is not documented was raised, a case hung, or memory grew.
+Each surface has a process of its own, with a limit of memory and a limit of time for each case. It begins with the
+oversized inputs, once each. The exit code is 1 if an error that is not documented was raised, a case hung, an oversized
+input took too long, or memory grew.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def examine(name: str, cases: int, seed: int, *, apart: bool = True) -> Result:
     if apart:
         _limit_memory()
         _be_quiet()
+    oversized = [each for name in surface.oversized if (each := _oversized_failure(surface, name)) is not None]
     found: dict[tuple[str, str], tuple[bytes, int]] = {}
     known, slowest, slowest_case, before = 0, 0.0, b"", _resident()
     began = time.monotonic()
@@ -109,11 +111,22 @@ def examine(name: str, cases: int, seed: int, *, apart: bool = True) -> Result:
             before = _resident()
     growth = (_resident() - before) / 1024**2
     seconds = time.monotonic() - began
-    failures = [_failure(surface, *each) for each in found.items()]
+    failures = [*oversized, *(_failure(surface, *each) for each in found.items())]
     return Result(
         name=name, cases=cases, seconds=seconds, slowest=slowest, slowest_case=slowest_case, growth=growth,
         known=known, failures=failures,
     )  # fmt: skip
+
+
+def _oversized_failure(surface: Surface, name: str) -> Failure | None:
+    """Run the oversized input *name* once; return what is wrong, with the name in place of the input."""
+    faulthandler.dump_traceback_later(3 * HANG, exit=True, file=2)
+    error = surface.run_oversized(name)
+    faulthandler.cancel_dump_traceback_later()
+    if error is None or surface.is_known(error):
+        return None
+    where = innermost(error) if error.__traceback__ is not None else surface.name
+    return Failure(what=repr(error)[:300], where=where, data=f"<{name}>".encode(), times=1)
 
 
 def _failure(surface: Surface, key: tuple[str, str], found: tuple[bytes, int]) -> Failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,9 @@ from mutation import Shape
 HANG = 30.0
 """Seconds after which a case counts as hanging; a busy machine is slow, so the limit is generous."""
 
+LONGEST = 2.0
+"""Seconds of processor time that an oversized input may take: ten times what the slowest takes."""
+
 _TESTS = str(Path(__file__).parent)
 
 
@@ -26,6 +30,10 @@ class HangError(BaseException):
 
 class DifferentError(AssertionError):
     """Raised by a target if a result is wrong, although nothing was raised."""
+
+
+class SlowError(AssertionError):
+    """Returned for an oversized input that takes longer than :data:`LONGEST`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +66,9 @@ class Surface:
         weight: The share of the cases; a slow surface has a smaller one.
 
         known: Defects that are not fixed yet.
+
+        oversized: Makers of inputs by their names, so large that a square of their size is seconds. They are not
+            changed, since changed inputs are small, so that there are many.
     """
 
     name: str
@@ -67,6 +78,7 @@ class Surface:
     errors: tuple[type[BaseException], ...] = ()
     weight: float = 1.0
     known: Sequence[Known] = ()
+    oversized: Mapping[str, Callable[[], bytes]] = attrs.field(factory=dict)
 
     def run(self, data: bytes, *, limited: bool = True) -> BaseException | None:
         """Run one case, with a time limit if *limited*; return an error that is not documented, if one is raised."""
@@ -80,6 +92,16 @@ class Surface:
         except BaseException as error:  # noqa: BLE001 - what this is about
             return error
         return None
+
+    def run_oversized(self, name: str) -> BaseException | None:
+        """Run the oversized input *name*; return an error that is not documented, or that it took too long."""
+        data = self.oversized[name]()
+        start = time.process_time()
+        error = self.run(data)
+        took = time.process_time() - start
+        if error is None and took > LONGEST:
+            return SlowError(f"{name} ({len(data)} bytes) took {took:.1f} s of processor time")
+        return error
 
     def is_known(self, error: BaseException) -> bool:
         """Return whether *error* shows a known defect."""

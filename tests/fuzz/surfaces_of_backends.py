@@ -18,11 +18,13 @@ import msgspec
 import pika
 
 from mutation import packed, parts
+from oversized import MANY, keys, of_json, of_texts
 from relevo import MAX_STATE, Ack, DeadLetter, Envelope, Secret, masked_url
 from relevo.errors import ConfigurationError, EncodeError, RelevoError
 from relevo.testing import FakeClock
 from relevo.wire import pack
 from relevo_amqp import AmqpOptions
+from relevo_amqp._management import Management, ManagementError
 from relevo_amqp._mapping import (
     UnfitError,
     expelled,
@@ -34,6 +36,7 @@ from relevo_amqp._mapping import (
     word_of,
     written,
 )
+from relevo_amqp._options import Address
 from relevo_redis import RedisOptions
 from relevo_redis._event import delivery as redis_delivery, entry as redis_entry, found as redis_found, grave
 from relevo_sql import SqlOptions, SqlTransport
@@ -240,6 +243,55 @@ def _message(*, body: bytes | None = None, headers: Any = None, **changes: Any) 
     )
 
 
+# --- answers of the management plugin -----------------------------------------------------------------------------
+
+
+class _Plugin(Management):
+    """A management plugin that answers as it is told."""
+
+    def __init__(self, answers: _Answers) -> None:
+        super().__init__(Address.parse("amqp://localhost"), None, timeout=1.0, known_within=0.0)
+        self._answers = answers
+
+    def _fetch(self, path: str) -> tuple[int, str, bytes]:
+        answers = self._answers
+        body = answers.members if path.endswith("/status") else answers.queues if "?" in path else answers.queue
+        return answers.status, answers.reason, body
+
+
+class _Answers(msgspec.Struct, array_like=True):
+    status: int
+    reason: str
+    members: bytes
+    queue: bytes
+    queues: bytes
+
+
+def management(data: bytes) -> None:
+    """Read the answers of a management plugin; each problem is short."""
+    answers = parts(data, _Answers)
+    if answers is None:
+        return
+    plugin = _Plugin(answers)
+    try:
+        found = [*plugin.problems(["q", "r"]), str(plugin.held(["q", "relevo.q."]))]
+    except ManagementError as error:
+        found = [str(error)]
+    if max(map(len, found)) > 10_000 + len(answers.queues):
+        raise DifferentError(found)
+
+
+def _answers(**changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "status": 200,
+        "reason": "OK",
+        "members": b'[{"Raft State":"leader"},{"Raft State":"follower"}]',
+        "queue": b'{"name":"q","policy":"p","operator_policy":null,"effective_policy_definition":{"max-length":7}}',
+        "queues": b'[{"name":"relevo.q.old","messages":3},{"name":"q"}]',
+    }
+    return msgspec.msgpack.encode(list({**fields, **changes}.values()))
+
+
 # --- values of Redis --------------------------------------------------------------------------------------------
 
 
@@ -294,6 +346,15 @@ SURFACES = (
             "times beyond every calendar": _row(enqueued_at=2**63 - 1, died_at=1e300, lease_until="soon", state=1),
             "deaths nested too deeply": _row(deaths="[" * 5000, begun="[" * 5000, headers="[" * 5000),
         },
+        oversized={
+            **of_json(
+                lambda data: _row(headers=data.decode(), begun=data.decode(), deaths=data.decode(), progress=data)
+            ),
+            **{
+                f"{name}, as a text": make
+                for name, make in of_texts(lambda text: _row(name=text, error=text, queue=text)).items()
+            },
+        },
     ),
     Surface(
         name="stored row",
@@ -311,6 +372,9 @@ SURFACES = (
             "evidence": msgspec.msgpack.encode({"begun": ROW["begun"], "deaths": ROW["deaths"], "lost_leases": 1}),
         },
         weight=0.1,
+        oversized=of_json(
+            lambda data: msgspec.msgpack.encode({"headers": data.decode(), "begun": data.decode(), "progress": data})
+        ),
     ),
     Surface(
         name="message",
@@ -366,6 +430,58 @@ SURFACES = (
             "headers that cannot be decoded": _message(headers={"x-relevo-undecodable": "struct.error"}),
         },
         weight=2.0,
+        oversized={
+            "80,000 headers": lambda: _message(headers={**OURS, **{f"k{each}": 1 for each in range(MANY)}}),
+            "80,000 attributes": lambda: _message(headers={**_BINARY, **{f"ce-k{each}": "1" for each in range(MANY)}}),
+            **of_json(
+                lambda data: _message(
+                    headers={
+                        **OURS,
+                        "relevo-headers": data.decode(),
+                        "relevo-begun": data.decode(),
+                        "relevo-state": data,
+                    }
+                )
+            ),
+            **{f"{name}, as a body": make for name, make in of_json(lambda data: _message(body=data)).items()},
+            **of_texts(
+                lambda text: _message(headers={**OURS, "relevo-id": text, "relevo-due": text, "relevo-ref": text})
+            ),
+        },
+    ),
+    Surface(
+        name="management",
+        target=management,
+        shape="msgpack",
+        seeds={
+            "a policy": _answers(),
+            "no policy, of an old release": _answers(queue=b'{"effective_policy_definition":[]}'),
+            "no statistics": _answers(queue=b"{}"),
+            "no leader": _answers(members=b"[]"),
+            "no queue": _answers(status=404),
+            "a refusal": _answers(status=401),
+            "another server": _answers(status=302, reason="Found", members=b"<html>"),
+            "an operator's policy": _answers(
+                queue=b'{"operator_policy":"o","effective_policy_definition":{"overflow":"drop-head","expires":[1]}}'
+            ),
+            "members that are no tables": _answers(members=b'["leader"]'),
+            "nested too deeply": _answers(queues=b"[" * 5000),
+            "5,000 digits": _answers(queues=b'[{"name":"q","messages":' + b"9" * 5000 + b"}]"),
+        },
+        weight=0.5,
+        oversized={
+            **of_json(lambda data: _answers(members=data)),
+            **{
+                f"{name}, about a queue": make
+                for name, make in of_json(
+                    lambda data: _answers(queue=b'{"effective_policy_definition":' + data + b"}")
+                ).items()
+            },
+            **{f"{name}, about queues": make for name, make in of_json(lambda data: _answers(queues=data)).items()},
+            "80,000 queues": lambda: _answers(
+                queues=b"[" + b",".join(b'{"name":"relevo.q.%d","messages":1}' % each for each in range(MANY)) + b"]"
+            ),
+        },
     ),
     Surface(
         name="redis row",
@@ -381,6 +497,12 @@ SURFACES = (
             ),
         },
         weight=0.5,
+        oversized={
+            "a state of 80,000 keys": lambda: packed(
+                b"1", b"ready", b"1", b"0", b"1795000000000000", b"1795000000000001", _BLOB, keys(), b"no"
+            ),
+            **of_texts(lambda text: packed(*[text.encode()] * 6, _BLOB, text.encode(), text.encode())),
+        },
     ),
     Surface(
         name="address",
@@ -407,6 +529,14 @@ SURFACES = (
             }.items()
         },
         weight=0.1,
+        oversized={
+            **of_texts(),
+            "a password of 1,000,000 characters": lambda: b"amqp://shop:" + b"x" * 1_000_000 + b"@mq.example/",
+            "20,000 parts of a path": lambda: b"sqlite:///" + b"a/" * 20_000,
+            "80,000 pairs of a query": lambda: b"postgresql://db.example/shop?" + b"a=b&" * MANY,
+            "a host of 20,000 parts": lambda: b"amqp://" + b"a." * 20_000 + b"example/",
+            "a port of 5,000 digits": lambda: b"amqp://mq.example:" + b"9" * 5000,
+        },
         known=(Known(error=DifferentError, function="address", why="a password before :// is shown"),),
     ),
 )

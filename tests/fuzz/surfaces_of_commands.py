@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mutation import packed, parts
+from oversized import MANY, of_json, of_lines, of_texts
 from relevo import Ack, DeadLetter, DeadLetterEntry, Envelope
 from relevo._schema.compatibility import compare
 from relevo._schema.schema import schemas
@@ -81,7 +83,16 @@ def command(data: bytes) -> None:
     words = [str(each) for each in given or ()]
     if _ENDLESS & set(words) or any(each.startswith(_ELSEWHERE) or "\0" in each for each in words):
         return
-    with _in_shop(), _arguments(words) as error:
+    _run(words)
+
+
+def dispatched_lines(data: bytes) -> None:
+    """Dispatch an event for each line of standard input; the same holds for what the command says."""
+    _run(["dispatch", "image.created", "--lines", "-", "--json"], data)
+
+
+def _run(words: list[str], given: bytes = b'{"image_id": 7}') -> None:
+    with _in_shop(), _arguments(words, given) as error:
         try:
             main()
         except SystemExit as ended:
@@ -142,12 +153,12 @@ def _streams() -> tuple[_Standard, _Standard]:
 
 
 @contextmanager
-def _arguments(words: list[str]) -> Iterator[_Standard]:
-    """Give *words* to the command in the block; yield standard error."""
+def _arguments(words: list[str], standard_input: bytes) -> Iterator[_Standard]:
+    """Give *words* and *standard_input* to the command in the block; yield standard error."""
     before, given, log = sys.argv, sys.stdin, logging.getLogger("relevo")
     handlers, level = list(log.handlers), log.level
     sys.argv = ["relevo", *words]
-    sys.stdin = io.TextIOWrapper(io.BytesIO(b'{"image_id": 7}'), "utf-8")
+    sys.stdin = io.TextIOWrapper(io.BytesIO(standard_input), "utf-8")
     out, error = (stream.emptied() for stream in _streams())
     try:
         with redirect_stdout(out), redirect_stderr(error):
@@ -200,11 +211,25 @@ COMMANDS = (
 
 def supervisor(data: bytes) -> None:
     """Check a configuration of supervisor; errors show no bytes that a terminal obeys."""
-    path = folder() / "supervisord.conf"
+    path = _programs() / "supervisord.conf"
     path.write_bytes(data)
-    if b"include" in data.lower():  # it may name any file of this machine
+    if b"include" in data.lower() and _ELSEWHERE_IN_FILES.search(data):  # it may name any file of this machine
         return
     examine(path, time_limit=900.0, environ={"HOME": "/srv/shop"})
+
+
+_ELSEWHERE_IN_FILES = re.compile(rb"[/%~]|\.\.")
+
+
+@cache
+def _programs() -> Path:
+    """Return a folder with files that a configuration may include, which are beside it."""
+    made = folder() / "supervisor"
+    made.mkdir()
+    made.joinpath("program.ini").write_bytes(b"[program:mail]\ncommand = relevo drain\nstopwaitsecs = 5\n")
+    made.joinpath("broken.ini").write_bytes(b"stopwaitsecs = \xff\x1b[31m\n")
+    made.joinpath("folder.ini").mkdir()
+    return made
 
 
 def crontab(data: bytes) -> None:
@@ -293,6 +318,38 @@ SURFACES = (
         shape="msgpack",
         seeds={each: packed(*each.split(" ")) for each in COMMANDS},
         weight=0.1,
+        oversized={
+            **of_json(lambda data: packed("dispatch", "image.created", data.decode())),
+            **of_texts(lambda text: packed("status", "-q", text)),
+            **{
+                f"{name}, dispatched": make
+                for name, make in of_texts(lambda text: packed("dispatch", text, "{}")).items()
+            },
+            # Click takes a square of the number of arguments, which only an operator writes.
+            "8,000 options": lambda: packed("list", *["--event", "a.b"] * 8_000),
+            "8,000 references": lambda: packed("dead", "revive", "--yes", *map(str, range(8_000))),
+        },
+    ),
+    Surface(
+        name="dispatch lines",
+        target=dispatched_lines,
+        shape="lines of json",
+        seeds={
+            "lines": b'{"image_id": 7}\n\n{"image_id": 8}\r\n{"image_id": 9}',
+            "invalid lines": b'{"image_id": "x"}\n{"image_id": 8}\n[]\n{"image_id": NaN}\nid,path\n',
+            "another format": b"id,path\n" * 150,
+            "a byte order mark": b'\xef\xbb\xbf{"image_id": 7}\n',
+            "bytes that are not UTF-8": b'{"image_id": 7}\n\xff\xfe\n',
+            "control characters": b'{"image_id": 7}\n{"\x1b[31m": 1}\n',
+            "nothing": b"",
+        },
+        weight=0.1,
+        oversized={
+            **of_json(lambda data: b'{"image_id": 7}\n' + data + b"\n" + b'{"image_id":' + data + b"}\n"),
+            "200,000 empty lines": lambda: b"\n" * 200_000,
+            "80,000 invalid lines after a valid one": lambda: b'{"image_id": 7}\n' + b"x\n" * MANY,
+            "80,000 lines of another format": lambda: b"id,path\n" * MANY,
+        },
     ),
     Surface(
         name="supervisor",
@@ -308,8 +365,18 @@ SURFACES = (
             "5,000 digits of a start": b"[program:x]\ncommand=relevo worker\nstartsecs=" + b"9" * 5000,
             "a width without a name": b"[unix_http_server]\nchmod=%9999999999s",
             "names within names": b"[unix_http_server]\nchmod=" + b"%(" * 4000,
+            "included files": SUPERVISOR.replace(b"/", b"").replace(b"%(ENV_HOME)s", b"x")
+            + b"[include]\nfiles = *.ini no-such.conf\n",
+            "a file that includes itself": b"[include]\nfiles = *.conf supervisord.conf\n",
         },
         weight=0.3,
+        oversized={
+            **of_lines(),
+            **{f"{name}, after a file": make for name, make in of_lines(lambda data: SUPERVISOR + data).items()},
+            "80,000 included files": lambda: b"[include]\nfiles = " + b"no-such.conf\n " * MANY,
+            "80,000 lines of a value": lambda: SUPERVISOR + b"environment = A=1\n" + b" ,B=2\n" * MANY,
+            "80,000 percent signs": lambda: SUPERVISOR + b"environment = " + b"%%(ENV_HOME)s" * MANY,
+        },
     ),
     Surface(
         name="crontab",
@@ -318,6 +385,12 @@ SURFACES = (
         errors=(ConfigurationError,),
         seeds={"a crontab": CRONTAB, "none": b"", "an end without a beginning": b"# relevo shop end\n"},
         weight=0.2,
+        oversized={
+            **of_lines(),
+            "80,000 entries": lambda: b"5 0 * * * other\n" * MANY,
+            "20,000 blocks": lambda: CRONTAB * 20_000,
+            "80,000 beginnings": lambda: b"# relevo shop begin\n" * MANY,
+        },
     ),
     Surface(
         name="schema",
@@ -330,6 +403,18 @@ SURFACES = (
             "no object": b"[]",
         },
         weight=0.5,
+        oversized={
+            **of_json(),
+            **{
+                f"{name}, as definitions": make
+                for name, make in of_json(lambda data: b'{"$defs":' + data + b"}").items()
+            },
+            "80,000 definitions": lambda: (
+                b'{"$defs":{'
+                + b",".join(b'"d%d":{"$ref":"#/$defs/d%d"}' % (each, each + 1) for each in range(MANY))
+                + b"}}"
+            ),
+        },
     ),
     Surface(
         name="history",
@@ -338,5 +423,6 @@ SURFACES = (
         errors=(ValueError,),
         seeds={"a history": _history(), "its header alone": _history().partition(b"\n")[0]},
         weight=0.3,
+        oversized=of_json(lambda data: _history() + b"\n" + data),
     ),
 )

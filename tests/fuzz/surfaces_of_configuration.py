@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import atexit
 import tempfile
-import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mutation import packed, parts
+from oversized import MANY, PARTS, of_json, of_lines, of_texts
 from relevo import Retry, Routes, masked_url
 from relevo._clock import seconds
+from relevo._config.bounded_toml import TomlError, loads
 from relevo._config.opening import read as read_configuration
 from relevo._config.toml_line import lines_of
 from relevo._event.codec import checked_source
@@ -106,11 +107,11 @@ ENVIRON = {
 
 
 def lines(data: bytes) -> None:
-    """Find the lines of the keys of a document that Python can read; each key has one."""
+    """Find the lines of the keys of a document that a configuration may be; each key has one."""
     text = data.decode("utf-8", "replace")
     try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError):  # an integer may have too many digits
+        values = loads(text)
+    except (TomlError, ValueError):
         return
     missing = values.keys() - {keys[0] for keys in lines_of(text)}
     if missing:
@@ -166,6 +167,10 @@ def arguments(data: bytes) -> None:
     arguments_of("image.created", data.decode("utf-8", "surrogateescape"))
 
 
+def _in_object(data: bytes) -> bytes:
+    return b'{"a":' + data + b"}"
+
+
 SURFACES = (
     Surface(
         name="configuration",
@@ -188,6 +193,27 @@ SURFACES = (
             "2,000 unknown keys": packed(b"".join(b"k%d = 1\n" % number for number in range(2000)), {}),
         },
         weight=0.15,
+        oversized={
+            **of_lines(lambda content: packed(content, {})),
+            **{
+                f"{name}, after a file": make
+                for name, make in of_lines(lambda content: packed(FILE + content, {})).items()
+            },
+            "80,000 variables": lambda: packed(FILE, {f"RELEVO_K{each}": "1" for each in range(MANY)}),
+            "80,000 keys of variables": lambda: packed(
+                FILE, {f"RELEVO_TRANSPORTS__K{each}": "1" for each in range(MANY)}
+            ),
+            "a variable of 20,000 parts": lambda: packed(FILE, {"RELEVO_TRANSPORTS" + "__A" * PARTS: "1"}),
+            **{
+                f"{name}, in a variable": make
+                for name, make in of_lines(
+                    lambda content: packed(FILE, {"RELEVO_ROUTES": content.decode().partition("=")[2]})
+                ).items()
+            },
+            **of_texts(
+                lambda text: packed(FILE, {"RELEVO_SOURCE": text, "RELEVO_LISTENERS": text, "RELEVO_LEASE": text})
+            ),
+        },
     ),
     Surface(
         name="lines",
@@ -195,6 +221,7 @@ SURFACES = (
         shape="text",
         seeds={"every key": FILE, "nothing": b"", "lists of tables": b"[[a]]\nb = [1, {c = 2}]\n[[a.b]]\n'c' = 3\n"},
         weight=0.3,
+        oversized=of_lines(),
     ),
     Surface(
         name="value",
@@ -211,6 +238,7 @@ SURFACES = (
             "control characters": packed("a\nb", "a\x1b[31m", "a\0", "\ud7ff"),
         },
         weight=0.5,
+        oversized=of_texts(packed),
     ),
     Surface(
         name="arguments",
@@ -226,5 +254,6 @@ SURFACES = (
             "invalid bytes": b'{"a": "\xff"}',
         },
         weight=0.5,
+        oversized={**of_json(), **{f"{name}, in an object": make for name, make in of_json(_in_object).items()}},
     ),
 )

@@ -1,10 +1,11 @@
-"""Surfaces of events: envelopes, their headers and bodies, states, signatures, and a delivery as a whole."""
+"""Surfaces of events: envelopes, bodies, states, signatures, a delivery as a whole, and what is told about them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from email import message_from_bytes, policy
 from functools import cache
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import attrs
 import msgspec
 
 from mutation import packed, parts
+from oversized import MANY, keys, of_json, of_texts
 from relevo import (
     Ack,
     Call,
@@ -19,6 +21,7 @@ from relevo import (
     Delivery,
     Envelope,
     Event,
+    Failure,
     ListenerTable,
     Lost,
     Nack,
@@ -36,14 +39,19 @@ from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Mark
 from relevo._process_identity import ProcessIdentity
 from relevo._transport.acceptance import QueueTable
+from relevo._transport.coordinator import MAX_ANNOUNCEMENT
 from relevo._transport.delivery import MAX_ERROR, MAX_STATE
 from relevo._transport.transport import DeadLetterEntry
 from relevo._worker.acceptance import accepting
+from relevo._worker.announcement import Announcement, HeldEvent, holders
 from relevo._worker.caller import Caller
 from relevo._worker.decision import sanitised
 from relevo._worker.executor import Handle
 from relevo._worker.progress import dumped, failures_of, give_back_unread, loaded, revived
 from relevo.errors import CodecError, ConfigurationError, DecodeError, EncodeError, RelevoError
+from relevo.ext.mail._book import FailureGroup
+from relevo.ext.mail._incident import incidents_of, loss, packed as packed_incident, retried_incident, unpacked
+from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, compose, summary
 from relevo.testing import FakeClock
 from relevo.wire import pack, unpack
 from surface import DifferentError, Surface
@@ -327,6 +335,79 @@ def _loaded(subject_id: str) -> int | None:
     return 7 if subject_id == "7" else None
 
 
+def _headers() -> dict[str, str]:
+    return {f"k{each}": "v" for each in range(MANY)}
+
+
+# --- mails -------------------------------------------------------------------------------------------------------
+
+
+class _Mailed(msgspec.Struct, array_like=True):
+    """What a mail is made of; listeners, events and children can have written it."""
+
+    source: str
+    listener: str
+    error: str
+    trace: str
+    output: str
+    reason: str
+    body: bytes
+
+
+def mailed(data: bytes) -> None:
+    """Write a mail about three failures; its headers stay headers, and its lines are narrow and printable."""
+    given = parts(data, _Mailed)
+    if given is None:
+        return
+    envelope = Envelope(id="1", source=given.source, name=given.listener, body=given.body)
+    delivery = Delivery(envelope=envelope, queue=given.reason, receipt=None, enqueued_at=NOW)
+    failure = Failure(
+        listener=given.listener, kind=given.reason, error=given.error, traceback=given.trace, reason=given.reason,
+        output=given.output,
+    )  # fmt: skip
+    incidents = [
+        *incidents_of(delivery, DeadLetter(reason=given.reason, error=given.error, failures=(failure,)), at=NOW),
+        retried_incident(delivery, failure, "shop.py:take", at=NOW),
+        loss(delivery, given.error, at=NOW),
+    ]
+    sections = [
+        MailSection(key=each.key, group=FailureGroup(summary(each), NOW, NOW, 1), incident=each) for each in incidents
+    ]
+    letterhead = Letterhead(
+        source=given.source, host="web1", process=1, sender="shop@web1", recipients=["dev@example.org"], arguments=True
+    )
+    mail = compose(sections, letterhead, now=NOW)
+    again = message_from_bytes(mail.as_bytes(), policy=policy.default)
+    if sorted(again.keys()) != sorted(mail.keys()) or again["To"] != "dev@example.org":
+        raise DifferentError(mail.as_bytes())
+    for line in again.get_content().splitlines():
+        if len(line) > WIDTH or not line.isprintable():
+            raise DifferentError(line)
+    for each in incidents:
+        unpacked(packed_incident(each, arguments=True) or b"")
+
+
+def _mailed(**changes: Any) -> bytes:
+    fields = {
+        "source": "shop", "listener": "take", "error": "ValueError: no", "trace": "Traceback\n  File", "output": "line",
+        "reason": "gave-up", "body": _body(),
+    }  # fmt: skip
+    return msgspec.msgpack.encode(list({**fields, **changes}.values()))
+
+
+# --- announcements of workers --------------------------------------------------------------------------------------
+
+
+def announced(data: bytes) -> None:
+    """Read what a worker holds; one that is read fits into an announcement again."""
+    for key, holder in holders([data]).items():
+        str((key, holder))
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        read = msgspec.json.decode(data, type=Announcement)
+        if len(read.packed()) > MAX_ANNOUNCEMENT:
+            raise DifferentError(read)
+
+
 def _fields(**changes: Any) -> bytes:
     base = Envelope(id=BODY["id"], source="shop", name="image.created", body=_body(), expires=4e9)
     fields = {
@@ -350,6 +431,11 @@ SURFACES = (
             "nested too deeply": b"\x91" * 3000,
             "text that is not UTF-8": b"\x9a\x01\xa1\xff",
         },
+        oversized={
+            "80,000 headers": lambda: _blob(headers=_headers()),
+            "100,000 levels": lambda: b"\x91" * 100_000,
+            "a body of 80,000 keys": lambda: _blob(body=keys()),
+        },
     ),
     Surface(
         name="body",
@@ -367,6 +453,13 @@ SURFACES = (
             "nested too deeply": b'{"data":' * 3000,
             "a lone surrogate": _body().replace(b"sea.jpg", b"\\ud800"),
         },
+        oversized={
+            **of_json(lambda data: _body(data=None).replace(b'"data":null', b'"data":' + data)),
+            **{f"{name}, as a document": make for name, make in of_json().items()},
+            **{f"{name}, as a subject": make for name, make in of_texts(lambda text: _body(subject=text)).items()},
+            "a context of 80,000 keys": lambda: _body(relevocontext=keys().decode()),
+            "a context of 100,000 levels": lambda: _body(relevocontext="[" * 100_000),
+        },
     ),
     Surface(
         name="dispatch",
@@ -379,6 +472,11 @@ SURFACES = (
             "keys that are not text": packed("a", {1: 1}, None, None),
             "a NUL": packed("a", {"a": "\0"}, "image/%00", {}),
         },
+        oversized={
+            "80,000 arguments": lambda: packed("a", {f"k{each}": each for each in range(MANY)}, None, None),
+            "a context of 80,000 keys": lambda: packed("a", {}, None, {f"k{each}": each for each in range(MANY)}),
+            **of_texts(lambda text: packed(text, {"a": text}, f"image/{text}", {"a": text})),
+        },
     ),
     Surface(
         name="moments",
@@ -389,6 +487,7 @@ SURFACES = (
             "an integer of 400 digits": packed("9" * 400),
             "infinity": packed(float("inf"), float("nan"), "9" * 400 + "d"),
         },
+        oversized=of_texts(packed),
         weight=0.5,
     ),
     Surface(
@@ -407,6 +506,17 @@ SURFACES = (
             "runs beyond 32 bits": b'{"v":1,"listeners":{"a":["due",4294967296]}}',
             "nested too deeply": b'{"v":1,"x":' + b"[" * 5000,
             "a version that is too large": b'{"v":' + b"9" * 5000 + b"}",
+        },
+        oversized={
+            **of_json(lambda data: b'{"v":1,"listeners":' + data + b"}"),
+            **{
+                f"{name}, of a newer release": make
+                for name, make in of_json(lambda data: b'{"v":2,"x":' + data + b"}").items()
+            },
+            "80,000 listeners": lambda: (
+                b'{"v":1,"listeners":' + keys().replace(b":", b':["dead",5,0.0,"gave-up","no"],"x') + b"}"
+            ),
+            "50,000 seals": lambda: b"s1" * 50_000 + STATE,
         },
     ),
     Surface(
@@ -433,6 +543,7 @@ SURFACES = (
             "a worker of 64 digits": b"a" * 64 + b"::::",
             "another alphabet's digits": "ab:cd:١:2:3".encode(),
         },
+        oversized={**of_json(), **of_json(lambda data: b'["ab:cd:1:2:3",' + data + b',"take",false]'), **of_texts()},
         weight=0.5,
     ),
     Surface(
@@ -453,5 +564,64 @@ SURFACES = (
             "another event's name": _fields(name="mail.sent"),
         },
         weight=2.0,
+        oversized={
+            "80,000 headers": lambda: _fields(headers=_headers()),
+            "a body of 80,000 keys": lambda: _fields(body=_body(data={f"k{each}": each for each in range(MANY)})),
+            "a state of 80,000 keys": lambda: _fields(state=b'{"v":1,"listeners":' + keys() + b"}"),
+            "a state of 100,000 levels": lambda: _fields(state=b'{"v":1,"x":' + b"[" * 100_000),
+            "an error of 1,000,000 characters": lambda: _fields(
+                body=_body(data={"image_id": 7, "fail": "x" * 1_000_000})
+            ),
+            **of_texts(
+                lambda text: _fields(name=text, source=text, id=text, queue=text, body=_body(data={"fail": text}))
+            ),
+        },
+    ),
+    Surface(
+        name="mail",
+        target=mailed,
+        shape="msgpack",
+        seeds={
+            "a dead letter": _mailed(),
+            "a subject": _mailed(body=_body(subject="image/amqp%3A%2F%2Fme%3Apw%40mq")),
+            "passwords": _mailed(error="see amqp://me:pw@mq/ and password=pw", output="{'api_key': 'pw'}"),
+            "control characters": _mailed(listener="a\r\nBcc: b@c", error="\x1b[31m\u202e\0", source="=?utf-8?q?a?="),
+            "a lone surrogate": _mailed(body=_body().replace(b"sea.jpg", b"\\ud800")),
+            "data that is no object": _mailed(body=_body(data=[1])),
+        },
+        weight=0.3,
+        oversized={
+            "80,000 arguments": lambda: _mailed(body=_body(data={f"k{each}": each for each in range(MANY)})),
+            "an argument of 80,000 keys": lambda: _mailed(
+                body=_body(data={"a": {f"k{each}": each for each in range(MANY)}})
+            ),
+            "a context of 80,000 keys": lambda: _mailed(body=_body(relevocontext=keys().decode())),
+            **of_texts(lambda text: _mailed(error=text, output=text, body=_body(data={text: text}))),
+        },
+    ),
+    Surface(
+        name="announcement",
+        target=announced,
+        shape="json",
+        seeds={
+            "an announcement": Announcement(
+                1, "web1", 4711, [HeldEvent("default", "shop", "1", "take"), HeldEvent("feed", "shop", "2")]
+            ).packed(),
+            "nothing that is held": b'{"v":1,"host":"web1","pid":1}',
+            "of a newer release": b'{"v":2,"host":"web1","pid":1,"held":[["q","s","i","l",7]],"more":{}}',
+            "a process of 5,000 digits": b'{"v":1,"host":"web1","pid":' + b"9" * 5000 + b"}",
+            "a lone surrogate": b'{"v":1,"host":"\\ud800","pid":1}',
+        },
+        weight=0.5,
+        oversized={
+            **of_json(),
+            **{
+                f"{name}, held": make
+                for name, make in of_json(lambda data: b'{"v":1,"host":"a","pid":1,"held":' + data + b"}").items()
+            },
+            "80,000 events": lambda: (
+                b'{"v":1,"host":"a","pid":1,"held":[' + b",".join([b'["q","s","i","l"]'] * MANY) + b"]}"
+            ),
+        },
     ),
 )

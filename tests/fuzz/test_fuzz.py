@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
+import surface as surface_module
 from fuzz import examine, inputs
 from mutation import mutated, shapes, shortest
-from surface import HangError, Known, Surface, innermost
+from surface import HangError, Known, SlowError, Surface, innermost
 from surfaces import SURFACES
 
 BY_NAME = {surface.name: surface for surface in SURFACES}
@@ -26,6 +28,14 @@ def checked(surface: Surface, data: bytes) -> None:
 @pytest.mark.parametrize(("name", "seed"), [(surface.name, seed) for surface in SURFACES for seed in surface.seeds])
 def test_a_seed_raises_nothing_undocumented(name: str, seed: str) -> None:
     checked(BY_NAME[name], BY_NAME[name].seeds[seed])
+
+
+@pytest.mark.parametrize(("name", "seed"), [(surface.name, seed) for surface in SURFACES for seed in surface.oversized])
+def test_an_oversized_input_takes_little_time_and_raises_nothing_undocumented(name: str, seed: str) -> None:
+    error = BY_NAME[name].run_oversized(seed)
+
+    if error is not None and not BY_NAME[name].is_known(error):
+        raise error
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -83,6 +93,17 @@ def test_only_an_undocumented_error_is_returned() -> None:
     assert isinstance(found, KeyError)
     assert innermost(found) == "fragile"
     assert FRAGILE.is_known(found)
+
+
+def test_an_oversized_input_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = attrs.evolve(FRAGILE, oversized={"large": lambda: b"a" * 1000, "wrong": lambda: b"!"})
+    monkeypatch.setattr(surface_module, "LONGEST", -1.0)
+
+    found = slow.run_oversized("large")
+
+    assert isinstance(found, SlowError)
+    assert "large (1000 bytes) took" in str(found)
+    assert isinstance(slow.run_oversized("wrong"), KeyError)
 
 
 def test_the_shortest_input_that_fails_is_found() -> None:
