@@ -50,8 +50,18 @@ TEXTS = {
 
 URL = TEXTS["an address with reserved characters"]
 
+HARDEST = ("an address without a scheme", "an address in a sentence")
+"""Those that are tried in each place in ``make test``; ``make test-all`` tries all."""
+
 SAMPLES = [
-    pytest.param(text, marks=[] if text == URL else pytest.mark.slow("runs hundreds of commands"), id=what)
+    pytest.param(
+        text,
+        marks=[
+            *([] if text == URL else [pytest.mark.slow("runs hundreds of commands")]),
+            *([] if text == URL or what in HARDEST else [pytest.mark.soak]),
+        ],
+        id=what,
+    )
     for what, text in TEXTS.items()
 ]
 
