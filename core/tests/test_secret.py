@@ -207,7 +207,7 @@ SETTINGS = st.lists(
                 "hunter2",
                 "://",
             ),
-            *("Authorization", "Cookie", "Bearer", "a", "@", "%3A", "%40", "{", "}"),
+            *("Authorization", "Cookie", "Bearer", "a", "@", "{", "}"),
         ]
     ),
     max_size=14,

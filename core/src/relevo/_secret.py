@@ -71,7 +71,7 @@ def masked(text: str) -> str:
     HTTP.
     """
     hidden = _masked(text)
-    return _ENCODED.sub(_masked_encoded, hidden) if "%3" in hidden else hidden
+    return _WORDS.sub(_masked_encoded, hidden) if "%3" in hidden else hidden
 
 
 def _masked(text: str) -> str:
@@ -172,11 +172,9 @@ _EXAMPLE = re.compile(r"user:(?:password|\$\{\w+\})")
 _FORGOTTEN = re.compile(r"(?!mailto:)[^\s:/@]+:.+@", re.DOTALL)
 """The credentials of an address whose scheme was forgotten, as a value of its own."""
 
-_ENCODED = re.compile(r"""[^\s"'<>`]+""")
-"""A word, which may have an address that is percent-encoded, as in the subject of an event."""
-
-_PLAIN = ":/@*?&=#[]"
-"""What stays readable of an encoded address whose password was masked."""
+_WORDS = re.compile(r"""[^\s"<>`]+""")
+_NOT_OF_WORDS = frozenset(' "<>`%')
+"""What stays encoded of an address whose password was masked, with what is not printable."""
 
 _NAMES = (
     *("passw", "passphrase", "pwd", "secret", "token", "credential", "authorization", "cookie"),
@@ -193,7 +191,7 @@ _VALUE = r"""[^\s'"&,;<>)\]}]+"""
 _IN_QUOTES = r"""(?P<quote>\\*['"])(?:(?!(?P=quote))(?:\\\\\\.|\\.|[^\n\\]))*+(?P<end>(?P=quote))?"""
 """A value in quotes, which are escaped themselves in a text that is quoted in another one; the end may be cut off."""
 
-_OF_SETTING = rf"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|(?!=){_VALUE})"""
+_OF_SETTING = rf"""(?:(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")(?:{_VALUE})?|(?!=){_VALUE})"""
 _SETTING = re.compile(
     rf"""(?i)((?:{_CALLED}|(?<=[?&])[\w-]{{0,40}}(?:secret|token|key|auth|signature|sig))\s?={{1,2}}\s?){_OF_SETTING}"""
 )
@@ -245,7 +243,12 @@ def _masked_encoded(word: re.Match[str]) -> str:
 
     plain = unquote(word[0])
     hidden = _masked(plain)
-    return word[0] if hidden == plain else quote(hidden, safe=_PLAIN, errors="backslashreplace")
+    if hidden == plain:
+        return word[0]
+    return "".join(
+        each if each.isprintable() and each not in _NOT_OF_WORDS else quote(each, errors="backslashreplace")
+        for each in hidden
+    )
 
 
 def _masked_address(text: str, start: int, last_at: int) -> tuple[str, int]:
