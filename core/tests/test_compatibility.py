@@ -354,6 +354,8 @@ def test_an_event_without_its_name_or_version_is_reported(about: object) -> None
         ("allOf", 3),
         ("anyOf", [None]),
         ("enum", None),
+        ("type", "one of"),
+        ("type", ["string", "anything"]),
         ("title", []),
         ("pattern", "("),
         ("multipleOf", 0),

@@ -35,6 +35,8 @@ def test_an_address_is_understood(url: str) -> None:
         "redis://:secret@localhost:port",
         "unix://:secret@/tmp/redis.sock",
         "redis://:sec/ret@localhost",
+        "redis://:secret[@localhost",
+        "redis://:secret\u2100@localhost",
     ],
 )
 def test_what_is_no_address_is_refused_without_its_password(url: str) -> None:

@@ -115,11 +115,12 @@ class _Side:
 
 
 _NODE = dict[str, Any] | bool
+_Type = Literal["array", "boolean", "integer", "null", "number", "object", "string"]
 _KEYWORDS: Mapping[str, Any] = {
     **dict.fromkeys(("$ref", "title", "format", "contentEncoding", "pattern"), str),
     **dict.fromkeys(("allOf", "anyOf", "oneOf"), list[_NODE]),
     **dict.fromkeys((*_LOWER, *_UPPER), float),
-    "type": str | Annotated[list[str], msgspec.Meta(min_length=1)],
+    "type": _Type | Annotated[list[_Type], msgspec.Meta(min_length=1)],
     "enum": list[Any],
     "multipleOf": Annotated[float, msgspec.Meta(gt=0)],
     "properties": dict[str, _NODE],

@@ -23,9 +23,18 @@ _ADDRESS = re.compile(
 
 def _check_url(_: object, field: attrs.Attribute[Secret], value: Secret) -> None:
     match = _ADDRESS.fullmatch(value.reveal())
-    if match is None or int(match[1] or 1) not in range(1, 65_536):
+    if match is None or int(match[1] or 1) not in range(1, 65_536) or not _is_taken(value.reveal()):
         got = shown(masked_url(value.reveal()))
         raise ConfigurationError(f"{field.name}: expected redis://user:password@host:port/database; got {got}")
+
+
+def _is_taken(address: str) -> bool:
+    """Return whether the driver takes *address*, whose password may have characters that it does not expect."""
+    try:
+        _driver.parse_url(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_prefix(_: object, field: attrs.Attribute[str], value: str) -> None:
