@@ -288,6 +288,18 @@ class Plugin:
 """
 
 
+@pytest.mark.parametrize("option", ['password_file = "/run/secrets/shop"', 'token_url = "https://a.example/"'])
+def test_an_option_that_says_where_a_secret_is_is_none(option: str, shop: Shop) -> None:
+    shop.write("shop_plugin.py", OPTIONS)
+    shop.folder.joinpath("shop_plugin.py").chmod(0o600)
+    change(shop, "arguments = false }", f'arguments = false }}, "shop_plugin:Plugin" = {{ {option} }}')
+    shop.folder.joinpath("relevo.toml").chmod(0o644)
+
+    done = shop.run("check --strict --config relevo.toml", **ENVIRON)
+
+    assert "holds a secret" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [

@@ -518,6 +518,21 @@ def test_python_does_not_import_from_a_working_directory_that_others_can_write(
 
 
 @needs_root
+def test_a_working_directory_that_cannot_be_judged_is_left_out(tmp_path: Path) -> None:
+    below = tmp_path / "closed" / "here"
+    below.mkdir(parents=True)
+    below.parent.chmod(0o700)
+    words = "import os, runpy, sys; os.setuid(65534); sys.argv = ['relevo', '--version']; sys.path[0] = os.getcwd()"
+    words += "; runpy.run_module('relevo', run_name='__main__')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", words], cwd=below, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert "PermissionError" not in done.stderr
+
+
+@needs_root
 def test_python_does_not_import_from_a_working_directory_of_another_user(trapped: Path) -> None:
     for path in (trapped, *trapped.iterdir()):
         os.chown(path, OTHER, OTHER)

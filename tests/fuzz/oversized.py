@@ -96,6 +96,7 @@ _TEXTS: Mapping[str, Callable[[], str]] = {
     "20,000 names of settings": lambda: "secretpasswordtoken" * PARTS,
     "80,000 dashes": lambda: "-" * MANY + " --a" * MANY,
     "80,000 backslashes": lambda: "'token': " + "\\" * MANY + "'",
+    "80,000 backslashes around a quote": lambda: "'token': " + "\\" * MANY + "'" + "\\" * MANY,
     "80,000 brackets": lambda: "[" * MANY + "://" + "]" * MANY,
     "80,000 lines": lambda: "a:/b@c\n" * MANY,
 }

@@ -87,6 +87,17 @@ def test_an_answer_that_is_not_about_queues_is_refused(body: bytes, about: str) 
     assert "set the option management" in str(caught.value)
 
 
+def test_an_answer_that_was_cut_off_is_no_answer() -> None:
+    def cut(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "100")
+        request.end_headers()
+        request.wfile.write(b"[{")
+
+    with answering(cut) as management, pytest.raises(ManagementError, match="does not answer: IncompleteRead"):
+        management.problems(["q"])
+
+
 @pytest.mark.parametrize("body", [b"[]", b'[{"name": "q"}]', b"7"])
 def test_an_answer_about_one_queue_that_is_no_table_is_refused(body: bytes) -> None:
     def answer(request: BaseHTTPRequestHandler) -> None:

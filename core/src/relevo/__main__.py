@@ -20,7 +20,11 @@ def _leave_working_directory() -> None:
     if sys.flags.safe_path or sys.path[:1] != [here]:
         return
     del sys.path[0]  # also while the judgement is imported
-    if _is_plainly_own(here) or _is_trusted(here):
+    try:
+        trusted = _is_plainly_own(here) or _is_trusted(here)
+    except OSError:  # this user cannot search a folder above it
+        return
+    if trusted:
         sys.path.insert(0, here)
 
 

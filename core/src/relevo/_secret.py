@@ -135,11 +135,6 @@ def names_secret(name: str) -> bool:
     return _NAME.search(name) is not None
 
 
-def _masked_entry(name: Any, value: Any) -> Any:
-    """Return *value*, which a table has under *name*, without passwords."""
-    return MASK if isinstance(value, str) and _NAME.search(str(name)) else without_secrets(value)
-
-
 _NAME = re.compile(r"(?i)passw(?:or)?d|passphrase|pwd|secret|token")
 """The name of a text in a table that is a secret."""
 
@@ -160,8 +155,8 @@ A host with a valid port, or with the word that stands for one in a remedy, and 
 Its parts are possessive: otherwise a long word that does not match would take a square of the time.
 """
 
-_WEB_PATH = re.compile(r"[^@?#]*(?:/@|[?#])")
-"""The beginning of a web page's address whose ``@`` is in the query, or begins a name as in ``/@name``."""
+_WEB_PLACE = re.compile(r"[^/?#@]*:\d{1,5}[/?#]", re.ASCII)
+"""The host and the port of a web page's address; an ``@`` after them is common, as in the path of a user's page."""
 
 _NESTED = re.compile(r"(:/{1,2}[^\s:/@&?#]{0,200}:)[^\s&]{1,500}@")
 """The credentials of an address in the query of another one."""
@@ -188,7 +183,7 @@ _OF_QUERIES = ("key", "auth", "sig")
 _CALLED = r"passw(?:or)?d|passphrase|pwd"
 _KEY = r"(?:api|private|access|secret|auth)[_-]?key"
 _VALUE = r"""[^\s'"&,;<>)\]}]+"""
-_IN_QUOTES = r"""(?P<quote>\\*['"])(?:(?!(?P=quote))(?:\\\\\\.|\\.|[^\n\\]))*+(?P<end>(?P=quote))?"""
+_IN_QUOTES = r"""(?P<quote>\\{0,15}['"])(?:(?!(?P=quote))(?:\\\\\\.|\\.|[^\n\\]))*+(?P<end>(?P=quote))?"""
 """A value in quotes, which are escaped themselves in a text that is quoted in another one; the end may be cut off."""
 
 _OF_SETTING = rf"""(?:(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")(?:{_VALUE})?|(?!=){_VALUE})"""
@@ -203,8 +198,9 @@ _KEY_SETTING = re.compile(rf"""(?i)((?:secret|token|{_KEY})(?:={{1,2}}|\s={{1,2}
 _ENTRY = re.compile(
     r"(?i)(?=[pstacr-])"
     rf"""((?:(?:(?:passw(?:or)?d|secret)\w{{0,30}}|passphrase|pwd|{_KEY}|token|credentials?|authorization|cookie)"""
-    rf"""\\*['"]\s?[:=]|(?:{_CALLED}|{_KEY}|(?:access|auth|api|refresh|session)[_-]?token)\s?:)\s?[a-z]{{0,2}}"""
-    rf"""|(?<![\w-])--?[\w-]{{0,30}}(?:{_CALLED}|secret|token|{_KEY})\\*['"],\s?){_IN_QUOTES}"""
+    rf"""\\{{0,15}}['"]\s?[:=]|(?:{_CALLED}|{_KEY}|(?:access|auth|api|refresh|session)[_-]?token)\s?:)"""
+    r"""\s{0,8}[a-z]{0,2}"""
+    rf"""|(?<![\w-])--?[\w-]{{0,30}}(?:{_CALLED}|secret|token|{_KEY})\\{{0,15}}['"],\s?){_IN_QUOTES}"""
 )
 """
 A secret in a table as Python and JSON write it, and in the arguments of a command.
@@ -237,7 +233,8 @@ def _masked_settings(text: str) -> str:
 
 def _masked_encoded(word: re.Match[str]) -> str:
     """Return *word* as it is, or decoded and without its password if it has one."""
-    if "%3A" not in word[0].upper():
+    upper = word[0].upper()
+    if "%3A" not in upper and "%3D" not in upper:
         return word[0]
     from urllib.parse import quote, unquote  # noqa: PLC0415 - a tenth of relevo's import time, and rarely needed
 
@@ -315,12 +312,11 @@ def _may_be_password(text: str, start: int, word: str) -> bool:
     """
     Return whether *word*, which begins with a host at *start* and has an ``@`` later, may be a user and a password.
 
-    What looks like a port may be the digits that a password begins with. Only in the addresses of web pages, an ``@``
-    after a port is common.
+    What looks like a port may be the digits that a password begins with, except in the address of a web page.
     """
     if ":" not in word.partition("/")[0].rpartition("]")[2]:
         return False
-    return not (text.endswith(("http://", "https://"), 0, start) and _WEB_PATH.match(word))
+    return not (text.endswith(("http://", "https://"), 0, start) and _WEB_PLACE.match(word))
 
 
 def _user(credentials: str) -> str:

@@ -232,6 +232,8 @@ def _limited(response: http.client.HTTPResponse) -> bytes:
     body, block = bytearray(), bytearray(_BLOCK)
     while len(body) <= _LARGEST and (count := response.readinto(block)):
         body += block[:count]
+    if response.length and len(body) <= _LARGEST:  # unlike read(), readinto() does not notice it
+        raise http.client.IncompleteRead(bytes(body), response.length)
     return bytes(body)
 
 

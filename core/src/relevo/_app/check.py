@@ -86,8 +86,8 @@ def shared_source(signing: Signing | None, source: str) -> str | None:
         return None
     return (
         f'the source is "{source}", as of every application without one, so that applications which share a key handle '
-        f'each other\'s signed events; set source to a name of its own, and list "{source}" under signing.accept until '
-        f"its earlier events are handled"
+        f'each other\'s signed events; set source to a name of its own, list "{source}" under signing.accept until its '
+        f'earlier events are handled, and on RabbitMQ keep its queues with prefix = "{source}"'
     )
 
 

@@ -20,6 +20,16 @@ _OWN, _OF_GROUP = 0o600, 0o640
 """Modes of the file. A user who can read it can lock it, and keep this application from working."""
 
 
+_REMEDIES = {
+    errno.ELOOP: "it is a link, remove it or set another folder",
+    errno.EACCES: (
+        "if several users run the application, give the folder a group of theirs and mode 2770, and remove the lock; "
+        "otherwise set a folder that is writable"
+    ),
+}
+"""What to do about an error of the system, by its number."""
+
+
 class HostLock:
     """
     A lock on a file, which the kernel releases when the process that holds it ends, even by ``kill -9``.
@@ -87,8 +97,7 @@ class HostLock:
             folder = self.path.parent.stat()
             file = os.open(self.path, _OPEN, _OF_GROUP if folder.st_mode & stat.S_IWGRP else _OWN)
         except OSError as error:
-            is_link = error.errno == errno.ELOOP
-            fix = "it is a link, remove it or set another folder" if is_link else "set a folder that is writable"
+            fix = _REMEDIES.get(error.errno or 0, "set a folder that is writable")
             raise ConfigurationError(
                 f'the lock {self.path} cannot be opened: {error.strerror}; {fix}: lock = "…"'
             ) from error

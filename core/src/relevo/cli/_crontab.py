@@ -19,7 +19,7 @@ def merged(text: str, name: str, line: str | None) -> str:
     Raises:
         ConfigurationError: The block has a beginning and no end, or *name* has a character that a crontab cannot hold.
     """
-    if found := unprintable_in(name):  # a line break would begin a line of the crontab
+    if line is not None and (found := unprintable_in(name)):  # a line break would begin a line of the crontab
         raise ConfigurationError(f"a crontab cannot hold {found!r}, which is in {name!r}; give the folder another name")
     begin, end = f"# relevo {name} begin", f"# relevo {name} end"
     lines = text.removesuffix("\n").split("\n") if text else []

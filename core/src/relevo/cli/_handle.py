@@ -38,20 +38,20 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
         raise unclaimed(unable[0], "take")
     wanted = {store: [name for each, names in places if each is store for name in names] for store in able}
     found = [(store, each) for store in wanted for each in store.find(event_id) if each.queue in wanted[store]]
-    if not found and unable and _dead_ref(app, event_id) is None:
+    dead = None if found else _dead_ref(app, event_id)
+    if not found and unable and dead is None:
         raise unclaimed(unable[0], "take")  # it may wait there, as behind an outbox
     results = [handled(app, store, each) for store, each in found]
     if as_json:
         show_json([attrs.asdict(each) for each in results])
     else:
         show_handled(results)
-    return code_of(results) if found else not_found([_nowhere(app, event_id)])
+    return code_of(results) if found else not_found([_nowhere(event_id, dead)])
 
 
-def _nowhere(app: App, event_id: str) -> str:
-    ref = _dead_ref(app, event_id)
-    if ref is not None:
-        return f"the event {event_id} is a dead letter; run relevo dead revive {ref} --now"
+def _nowhere(event_id: str, dead: str | None) -> str:
+    if dead is not None:
+        return f"the event {event_id} is a dead letter; run relevo dead revive {dead} --now"
     return f"no event has the id {event_id}"
 
 

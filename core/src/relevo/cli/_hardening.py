@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -192,8 +193,12 @@ def _secrets_in(value: Any, table: type | None, *, is_secret: bool = False) -> I
             known = keys_of(table) if table else {}
             for name, each in value.items():
                 key = known.get(name)
-                is_named = is_secret or names_secret(name) or (key is not None and key.is_secret)
+                is_named = is_secret or (key.is_secret if key else names_secret(name) and not _NAMES_PLACE.search(name))
                 yield from _secrets_in(each, key.table if key else table, is_secret=is_named)
+
+
+_NAMES_PLACE = re.compile(r"_(?:file|path|url|env|name|header)$")
+"""The end of the name of an option that says where a secret is, as ``password_file`` does."""
 
 
 def _passwords_in(address: str) -> Iterator[str]:
@@ -221,11 +226,17 @@ def _sqlite_file(app: App) -> Verdict:
     if not files and not unknown:
         return _absent("there is no file yet" if any(_sqlite_paths(app)) else "no transport is on SQLite")
     try:
-        faults = [fault for path in files if (fault := _open_file(path))]
+        faults = [fault for path in files for fault in _faults_of_file(path)]
         faults += [fault for folder in sorted({path.parent for path in files}) for fault in _distrusted(folder)]
     except (ConfigurationError, OSError) as error:
         return Verdict("warning", str(error))
     return _verdict([*faults, *unknown], ", ".join(map(str, files)))
+
+
+def _faults_of_file(path: Path) -> Iterator[str]:
+    with suppress(FileNotFoundError):  # a journal goes with the last connection
+        if fault := _open_file(path):
+            yield fault
 
 
 def _open_file(path: Path) -> str | None:
