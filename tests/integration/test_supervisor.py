@@ -12,7 +12,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -140,7 +141,25 @@ def _supervisord(shop: Shop) -> Iterator[Callable[[str], subprocess.Popen[bytes]
     yield supervisord
     for each in started:
         each.terminate()
-        each.wait(timeout=PATIENCE)
+        until(partial(_has_ended, each))
+
+
+def _has_ended(supervisor: subprocess.Popen[bytes]) -> bool:
+    """
+    Return whether *supervisor*, which was told to end, has ended; tell its workers again if it has not.
+
+    A child that it has forked and that is not a worker yet takes a TERM for one of supervisor's own, and forgets it.
+    Then supervisor waits for as long as a listener may take.
+    """
+    try:
+        supervisor.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        with suppress(OSError):  # it, or a worker, has ended meanwhile
+            for path in Path(f"/proc/{supervisor.pid}/task").glob("*/children"):
+                for child in path.read_text().split():
+                    os.kill(int(child), signal.SIGTERM)
+        return False
+    return True
 
 
 def until(what: Callable[[], object]) -> None:
