@@ -198,6 +198,35 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
     assert 'the transport "main" does not support waiting: it is plain too; use' in listed.stderr
 
 
+@pytest.mark.parametrize("command", ["show {} --json", "cancel {}", "handle {}"])
+def test_the_end_of_an_id_is_enough_as_a_narrow_table_shows_it(shop: Shop, command: str) -> None:
+    mine = dispatched(shop, """image.created '{"image_id": 7}'""")
+
+    done = shop.run(command.format(f"…{mine[-12:]}"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_end_of_the_id_of_a_dead_letter_is_enough_too(shop: Shop) -> None:
+    event_id = json.loads(shop.run("""dispatch image.created '{"image_id": 7, "bad": true}' --json""").stdout)["id"]
+    shop.run("drain")
+
+    shown = json.loads(shop.run(f"show …{event_id[-12:]} --json").stdout)
+
+    assert {row["id"] for row in shown} == {event_id}
+
+
+def test_an_end_that_several_ids_have_is_refused_and_one_that_none_has_is_not_found(shop: Shop) -> None:
+    ids = [dispatched(shop, "mail.sent") for _ in range(40)]
+    end = next(each[-1] for each in ids if sum(other[-1] == each[-1] for other in ids) > 1)
+
+    several, none, plain = shop.run(f"show …{end}"), shop.run("show …nothing"), shop.run(f"show {ids[0][-12:]}")
+
+    assert (several.returncode, none.returncode, plain.returncode) == (2, 1, 1)
+    assert f'events have an id that ends with "{end}"; pass the whole id' in " ".join(several.stderr.split())
+    assert "no event has the id …nothing" in none.stderr
+
+
 def test_an_event_that_may_wait_behind_an_outbox_is_not_said_to_be_none(shop: Shop) -> None:
     shop.write(
         "shop.py",

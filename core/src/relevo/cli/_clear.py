@@ -8,6 +8,7 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.transport import Transport
+from relevo.cli._event_id import whole_id
 from relevo.cli._handled import held_by
 from relevo.cli._main import not_found, refuse_invalid
 from relevo.cli._option import ask, id_argument, json_option, transport_option, with_app, yes_option
@@ -29,6 +30,7 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
+    event_id = whole_id(app, event_id, transport)
     places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
     able = [store for store in places if store.capabilities.cancel]
     if not able:

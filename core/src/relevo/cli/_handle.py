@@ -8,6 +8,7 @@ import click
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
+from relevo.cli._event_id import whole_id
 from relevo.cli._handled import can_handle, code_of, handled, show_handled
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, queue_option, transport_option, with_app
@@ -31,6 +32,7 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
 
     Example: relevo handle 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
+    event_id = whole_id(app, event_id, transport)
     places = stores(app, transport, queues)
     able = [store for store, _ in places if can_handle(store)]
     unable = [store for store, _ in places if store not in able]

@@ -108,6 +108,12 @@ def list_(
     return max(map(exit_code, unable), default=0)
 
 
+def listed(app: App, transport: str | None) -> Iterator[_Listed]:
+    """Yield the events of *transport*, or of all, that are neither done nor dead, where they can be listed."""
+    able = [(store, queues) for store, queues in stores(app, transport) if store.capabilities.waiting]
+    yield from _entries(_with_unrouted(app, able, None), _Choice(), None, _PAGE)
+
+
 @attrs.frozen
 class _Cursor:
     """The place of a row in a list."""

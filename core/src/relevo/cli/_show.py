@@ -8,6 +8,7 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
 from relevo.cli._event import dead_row, holders_in, living_row, show_whole
+from relevo.cli._event_id import whole_id
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, transport_option, with_app
 from relevo.cli._output import echo, show_json
@@ -28,6 +29,7 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
 
     Example: relevo show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
+    event_id = whole_id(app, event_id, transport)
     places = dict.fromkeys(store for store, _ in stores(app, transport))
     able = [store for store in places if store.capabilities.find]
     rows = [living_row(store, found, holders_in(store)) for store in able for found in store.find(event_id)]
