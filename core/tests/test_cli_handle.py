@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from relevo import Envelope, SystemClock
@@ -217,14 +218,29 @@ def test_the_end_of_the_id_of_a_dead_letter_is_enough_too(shop: Shop) -> None:
 
 
 def test_an_end_that_several_ids_have_is_refused_and_one_that_none_has_is_not_found(shop: Shop) -> None:
-    ids = [dispatched(shop, "mail.sent") for _ in range(40)]
-    end = next(each[-1] for each in ids if sum(other[-1] == each[-1] for other in ids) > 1)
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    mine = dispatched(shop, "mail.sent")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        (found,) = transport.find(mine)
+        transport.send([attrs.evolve(found.envelope, id=f"{number}-0abcdef") for number in (1, 2)])
 
-    several, none, plain = shop.run(f"show …{end}"), shop.run("show …nothing"), shop.run(f"show {ids[0][-12:]}")
+    several, none, plain = shop.run("show …0abcdef"), shop.run("show …nothing"), shop.run(f"show {mine[-12:]}")
 
     assert (several.returncode, none.returncode, plain.returncode) == (2, 1, 1)
-    assert f'events have an id that ends with "{end}"; pass the whole id' in " ".join(several.stderr.split())
+    assert '2 events have an id that ends with "0abcdef"; pass the whole id' in " ".join(several.stderr.split())
     assert "no event has the id …nothing" in none.stderr
+
+
+@pytest.mark.parametrize("end", ["", "five characters"])
+@pytest.mark.parametrize("command", ["show", "cancel", "handle"])
+def test_an_end_that_is_too_short_means_no_event(shop: Shop, command: str, end: str) -> None:
+    mine = dispatched(shop, "mail.sent")
+
+    done = shop.run(f"{command} …{mine[-5:] if end else end}")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected at least 6 characters of the end of an id" in " ".join(done.stderr.split())
+    assert [each for each, _ in living(shop)] == [mine]
 
 
 def test_an_event_that_may_wait_behind_an_outbox_is_not_said_to_be_none(shop: Shop) -> None:

@@ -27,7 +27,7 @@ def answering(answer: Answer) -> Iterator[Management]:
     """Return a plugin whose requests *answer* answers."""
 
     class Plugin(BaseHTTPRequestHandler):
-        """Answers as it is told."""
+        """Answers with what the test gives."""
 
         protocol_version = "HTTP/1.1"
 

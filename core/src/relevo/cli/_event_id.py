@@ -13,6 +13,13 @@ CUT = "…"
 """What a table shows in place of the beginning of an id."""
 
 
+_SHORTEST = 6
+"""
+Characters of an end that are needed. Fewer may be the end of another event too: if the one that was meant is done
+meanwhile, that other one would be handled or cancelled in its place.
+"""
+
+
 def whole_id(app: App, given: str, transport: str | None) -> str:
     """
     Return the id that *given* means: itself, or if it begins with ``…`` the only one that ends so.
@@ -20,11 +27,17 @@ def whole_id(app: App, given: str, transport: str | None) -> str:
     It is *given* if no event has such an id. All events are read for it.
 
     Raises:
-        click.BadParameter: Several events have such an id.
+        click.BadParameter: Several events have such an id, or *given* is too short.
     """
     if not given.startswith(CUT):
         return given
     end = given.removeprefix(CUT)
+    if len(end) < _SHORTEST:
+        raise click.BadParameter(
+            f'expected at least {_SHORTEST} characters of the end of an id; got "{end}"; relevo list --json shows '
+            f"whole ids",
+            param_hint="ID",
+        )
     found = {entry.envelope.id for _, entry in listed(app, transport) if entry.envelope.id.endswith(end)}
     for _, dead in entries(app, transport, ()):
         if isinstance(dead.envelope, Envelope) and dead.envelope.id.endswith(end):

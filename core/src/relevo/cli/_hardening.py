@@ -193,7 +193,8 @@ def _secrets_in(value: Any, table: type | None, *, is_secret: bool = False) -> I
             known = keys_of(table) if table else {}
             for name, each in value.items():
                 key = known.get(name)
-                is_named = is_secret or (key.is_secret if key else names_secret(name) and not _NAMES_PLACE.search(name))
+                is_declared = key is not None and key.is_secret
+                is_named = is_secret or is_declared or (names_secret(name) and not _NAMES_PLACE.search(name))
                 yield from _secrets_in(each, key.table if key else table, is_secret=is_named)
 
 
