@@ -151,6 +151,18 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_lock_of_another_user_names_what_several_users_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)  # root may open every file
+
+    with pytest.raises(
+        ConfigurationError, match=r"give the folder a group of theirs and mode 2770, and remove the lock"
+    ):
+        HostLock(tmp_path / "a.lock").acquire()
+
+
 def test_a_missing_folder_is_told_with_the_mend(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r'No such file or directory; set a folder .*: lock = "…"'):
         HostLock(tmp_path / "nowhere" / "a.lock").acquire()
