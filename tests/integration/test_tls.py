@@ -297,12 +297,11 @@ def test_a_file_of_certificates_with_a_key_in_it_is_as_private_as_a_key(
     file.chmod(mode)
     arguments: list[dict[str, Any]] = [{name: file}, *([{name: file, "key": mine.key}] if name != "ca" else [])]
 
+    remedy = f"run: chmod 600 {file}" if name != "ca" else "remove the key from it: certificates are enough"
     for own in arguments:
         with pytest.raises(ConfigurationError) as caught:
             Tls(**own)
-        assert str(caught.value) == (
-            f"{name}: {file} has a private key and can be read by other users; run: chmod 600 {file}"
-        )
+        assert str(caught.value) == f"{name}: {file} has a private key and can be read by other users; {remedy}"
 
     file.chmod(0o600)
     for own in arguments:

@@ -49,7 +49,8 @@ def _certificates(_: object, field: attrs.Attribute[Any], path: Path | None) -> 
     except (ssl.SSLError, OSError) as error:
         raise ConfigurationError(f"{field.name}: {path} cannot be read as a certificate: {_words(error)}") from None
     if _KEY.search(text):
-        _refuse_others(field.name, path, "has a private key and can be read by other users")
+        remedy = "remove the key from it: certificates are enough" if field.name == "ca" else ""
+        _refuse_others(field.name, path, "has a private key and can be read by other users", remedy)
 
 
 def _key(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
@@ -75,11 +76,11 @@ def _key(_: object, field: attrs.Attribute[Any], path: Path | None) -> None:
     _refuse_others(field.name, path, "can be read by other users")
 
 
-def _refuse_others(name: str, path: Path, fault: str) -> None:
+def _refuse_others(name: str, path: Path, fault: str, remedy: str = "") -> None:
     """Raise an error with *fault* if other users can read the file at *path*; root may let a group read its own."""
     found = path.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO | (stat.S_IRGRP if found.st_uid else 0)):
-        raise ConfigurationError(f"{name}: {path} {fault}; run: chmod 600 {path}")
+        raise ConfigurationError(f"{name}: {path} {fault}; {remedy or f'run: chmod 600 {path}'}")
 
 
 def _text(name: str, path: Path) -> str:
