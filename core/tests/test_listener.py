@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Optional, Protocol, cast
 
 import attrs
 import pytest
@@ -319,6 +319,84 @@ def only_a_call(call: Call) -> None: ...
 def test_what_cannot_be_called_with_an_event_is_refused(function: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"it must take \(event\) or \(event, call\)"):
         registered(function)
+
+
+def one_field(order_id: int) -> None: ...
+
+
+def fields_with_defaults(key: str, region: str = "eu") -> None: ...
+
+
+def perhaps_a_field(path: str | None) -> None: ...
+
+
+def optional_field(path: Optional[list[str]]) -> None: ...  # noqa: UP045 - it is written so too
+
+
+def evaluated_field(order_id: object, to: object) -> None: ...
+
+
+evaluated_field.__annotations__ = {"order_id": int | None, "to": str}
+
+
+@pytest.mark.parametrize(
+    "function, annotation",
+    [
+        (one_field, "order_id is annotated as int"),
+        (fields_with_defaults, "key is annotated as str"),
+        (perhaps_a_field, r"path is annotated as str \| None"),
+        (optional_field, r"path is annotated as Optional\[list\[str\]\]"),
+        (evaluated_field, r"order_id is annotated as int \| None"),
+    ],
+)
+def test_a_parameter_that_is_annotated_as_data_is_refused(function: Any, annotation: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"called with the event, and {annotation}; read the data from the"):
+        registered(function)
+
+
+def with_session(event: object, session: ListenerTable) -> None: ...
+
+
+def with_number(event: object, number: int) -> None: ...
+
+
+def with_dependency(event: object, session: Annotated[ListenerTable, "injected"]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function, annotation",
+    [
+        (with_session, "session is annotated as ListenerTable"),
+        (with_number, "number is annotated as int"),
+        (with_dependency, "session is annotated as ListenerTable"),
+    ],
+)
+def test_a_second_parameter_that_is_annotated_as_no_call_is_refused(function: Any, annotation: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{annotation}; annotate it as relevo.Call, and get what"):
+        registered(function)
+
+
+class SeenOfACall(Protocol):
+    attempt: int
+
+
+class OwnCall(Call):
+    pass
+
+
+def with_call(event: dict[str, Any], call: Call) -> None: ...
+def with_own_call(event: object, call: OwnCall) -> None: ...
+def with_call_or_none(event: object, call: Call | None) -> None: ...
+def with_anything(event: Any, call: Any) -> None: ...
+def with_protocol(event: Event, call: SeenOfACall) -> None: ...
+def with_unknown(event: Nowhere, call: Nowhere) -> None: ...  # type: ignore[name-defined] # noqa: F821
+
+
+@pytest.mark.parametrize(
+    "function", [with_call, with_own_call, with_call_or_none, with_anything, with_protocol, with_unknown]
+)
+def test_annotations_that_may_be_right_are_accepted(function: Any) -> None:
+    assert registered(function).takes_call
 
 
 @pytest.mark.parametrize(

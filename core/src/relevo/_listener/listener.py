@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType, ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._event.event import EventType, EventTypes, checked_name, declared, name_of
+from relevo._listener.call import Call
 from relevo._listener.namesake import Definition, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
@@ -404,6 +406,32 @@ def default_id(function: Callable[..., object]) -> str:
     return f"{module}:{name}"
 
 
+_PLAIN = r"(?:\w+\.)*(?:int|str|float|bool|bytes|list|tuple|set|datetime|Decimal|UUID|None)(?:\[.*\])?"
+_DATA = re.compile(rf"(?:typing\.)?Optional\[{_PLAIN}\]|{_PLAIN}(?: *\| *{_PLAIN})*")
+"""Annotations of data, such as ``int | None``: a listener gets the event, which has the data."""
+
+
+def _annotated_as_data(parameters: Sequence[inspect.Parameter]) -> str:
+    """Return the annotation of the first of *parameters* if it is one of data; empty if it may be an event."""
+    annotation = parameters[0].annotation if parameters else ""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return text if _DATA.fullmatch(text) else ""
+
+
+def _annotated_as_other(function: Callable[..., object], parameter: inspect.Parameter) -> str:
+    """Return the class that annotates *parameter* of *function* if a call is not of it; empty if it may be."""
+
+    def alone() -> None: ...  # the other annotations may be of modules that are only imported for type checkers
+
+    alone.__annotations__ = {"call": parameter.annotation}
+    try:
+        found = get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", None))["call"]
+        may_be = found in (Any, parameter.empty) or getattr(found, "_is_protocol", False)
+        return "" if may_be or issubclass(Call, found) or issubclass(found, Call) else str(found.__qualname__)
+    except Exception:  # noqa: BLE001 - what cannot be evaluated, or is no plain class, may be right
+        return ""
+
+
 def takes_call(function: Callable[..., object]) -> bool:
     """
     Return whether *function* takes an event and a call, instead of an event alone.
@@ -434,4 +462,14 @@ def takes_call(function: Callable[..., object]) -> bool:
         )
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
+    if annotation := _annotated_as_data(positional):
+        raise ConfigurationError(
+            f"{name} cannot be a listener: it is called with the event, and {first} is annotated as {annotation}; "
+            f'read the data from the event, as in event["{first}"]'
+        )
+    if len(needed) == 2 and (annotation := _annotated_as_other(function, needed[1])):
+        raise ConfigurationError(
+            f"{name} cannot be a listener: it is called with (event, call), and {needed[1].name} is annotated as "
+            f"{annotation}; annotate it as relevo.Call, and get what else it needs inside"
+        )
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")
