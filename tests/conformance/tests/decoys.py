@@ -345,12 +345,30 @@ class NoIdentities(set[Any]):
         pass
 
 
-class Doubling(BreakableStore):
+class Repeating(BreakableStore):
+    """An event that is sent twice is there twice."""
+
     def _queue(self, name: str) -> EventQueue:
         queue = super()._queue(name)
         queue._identities = NoIdentities()
         return queue
 
+
+class Forgetful(MemoryTransport):
+    """Claims atomic batches, but not that the same event is stored once."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, dedupe=False)
+
+
+@decoy
+class StoresWhatIsSentAgainHarness(MemoryHarness):
+    """An event that is sent twice is delivered twice."""
+
+    transport: ClassVar[type[MemoryTransport]] = Forgetful
+    store_type: ClassVar[type[BreakableStore]] = Repeating
+
+
+class Doubling(Repeating):
     def bring_back(self, delivery: Delivery) -> None:
         """Let the event of *delivery* be delivered again, as after a lost lease."""
         queue = self._queue(delivery.queue)

@@ -534,3 +534,46 @@ def test_what_commits_late_is_not_earlier_than_what_was_sent_meanwhile() -> None
     script.drain()
 
     assert script.violations() == []
+
+
+MERGES_NOTHING = attrs.evolve(EVERYTHING, dedupe=False)
+
+
+@pytest.mark.parametrize("again", [(2,), (1,), (1, 2), (2, 2)])
+def test_a_delivery_that_another_send_explains_tears_no_batch(again: tuple[int, ...]) -> None:
+    script = Script(MERGES_NOTHING)
+    script.call(history.Break("before"))
+    script.send(event(1), event(2), fates=["unknown", "unknown"])
+    script.call(history.Mend())
+    for number in again:
+        script.send(event(number))
+    for number in again:
+        script.ack(*script.receive(event(number)))
+    script.receive()
+    script.drain()
+
+    assert script.broken() == set()
+
+
+def test_more_deliveries_than_other_sends_explain_tear_a_batch() -> None:
+    script = Script(MERGES_NOTHING)
+    script.call(history.Break("after"))
+    script.send(event(1), event(2), fates=["unknown", "unknown"])
+    script.call(history.Mend())
+    script.send(event(2))
+    for _ in range(2):
+        script.ack(*script.receive(event(2)))
+    script.drain()
+
+    assert script.broken() == {promise.BATCH_IS_ATOMIC.id}
+
+
+def test_a_refused_send_explains_no_delivery() -> None:
+    script = Script(MERGES_NOTHING)
+    script.call(history.Break("after"))
+    script.send(event(1), event(2), fates=["unknown", "unknown"])
+    script.send(event(2), fates=["refused"])
+    script.ack(*script.receive(event(2)))
+    script.drain()
+
+    assert script.broken() == {promise.BATCH_IS_ATOMIC.id}
