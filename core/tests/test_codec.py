@@ -339,6 +339,41 @@ def test_subclasses_of_simple_types_come_back_as_what_they_hold() -> None:
     assert type(back.size) is str
 
 
+class FrozenTime(dt.datetime):
+    """Replaces the class in modules, as freezegun does."""
+
+
+@event("time.frozen")
+@attrs.frozen
+class TimeFrozen:
+    at: dt.datetime
+    on: list[dt.date]
+
+
+def test_a_time_can_be_encoded_where_a_test_replaced_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (each for name, each in sys.modules.items() if name.startswith("relevo.")):
+        for name in [name for name, value in vars(module).items() if value is dt.datetime]:
+            monkeypatch.setattr(module, name, FrozenTime)
+
+    body = encoded(
+        Content("a.b", b"{}", None), event_id="1", source="shop", now=1_893_456_000.5, subject=None, around=Ambient()
+    )
+
+    assert decoded(body).time == "2030-01-01T00:00:00.500000Z"
+
+
+@pytest.mark.parametrize("zone", [None, dt.UTC, dt.timezone(dt.timedelta(hours=-2))])
+def test_subclasses_of_times_are_sent_as_times(zone: dt.tzinfo | None) -> None:
+    class FrozenDate(dt.date):
+        pass
+
+    frozen, plain = FrozenTime(2030, 1, 2, 3, 4, 5, 6, zone), dt.datetime(2030, 1, 2, 3, 4, 5, 6, zone)
+
+    data = content_of(TimeFrozen(frozen, [FrozenDate(2030, 1, 2)])).data
+
+    assert data == content_of(TimeFrozen(plain, [dt.date(2030, 1, 2)])).data
+
+
 @attrs.frozen
 class _Base:
     anything: Any

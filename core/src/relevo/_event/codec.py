@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import date, datetime, time, timedelta
 from typing import Any, get_type_hints
 
 import msgspec
@@ -34,6 +34,13 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#type-system"""
 
 _SOURCE = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
+_EPOCH: datetime = msgspec.msgpack.decode(b"\xd6\xff\0\0\0\0")
+"""
+An object, and not of the class that is imported above: freezegun replaces the class by one that msgspec does not encode.
+
+https://github.com/msgpack/msgpack/blob/master/spec.md#timestamp-extension-type
+"""
+
 _NO_DATA = msgspec.Raw(b"")
 _NULL = msgspec.Raw(b"null")
 _NOTHING = (b"", b"null")
@@ -155,16 +162,20 @@ def _builtin(event: Any, field: str, kind: EventType) -> Any:
     try:
         if kind.is_model:
             return event.model_dump(mode="json", by_alias=True, include={field}, warnings=False).popitem()[1]
-        return msgspec.to_builtins(getattr(event, field), str_keys=True, enc_hook=_simple)
+        return msgspec.to_builtins(getattr(event, field), str_keys=True, enc_hook=built_in)
     except Exception as error:
         raise EncodeError(kind.name, f"$.{field}", str(error)) from error
 
 
-def _simple(value: object) -> object:
-    """Return *value*, of a class that msgspec does not know, as the str, int or float that it derives from."""
+def built_in(value: object) -> object:
+    """Return *value*, of a class that msgspec does not know, in the form of the built-in class that it derives from."""
     if isinstance(value, (str, int, float)):
         return plain(value, event_name="")
-    raise TypeError(f"{type_name(type(value))} has no form in JSON{conversion(type(value))}")
+    advice = conversion(type(value))
+    if isinstance(value, (date, time)) and not advice:  # freezegun has such classes, and Pendulum
+        text = value.isoformat()
+        return f"{text.removesuffix('+00:00')}Z" if text.endswith("+00:00") else text
+    raise TypeError(f"{type_name(type(value))} has no form in JSON{advice}")
 
 
 def encoded(
@@ -189,7 +200,7 @@ def encoded(
     Raises:
         EncodeError: The body is too large, or the context or the subject has no exact form in JSON.
     """
-    when: Any = datetime.fromtimestamp(now, UTC)  # encoded as text
+    when: Any = _EPOCH + timedelta(0, now)  # encoded as text
     document = Document(
         id=event_id,
         source=source,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from relevo._event.codec import content_of, typed_from
+from relevo._event.codec import built_in, content_of, typed_from
 from relevo._event.event import Event, EventType, checked_name, declared, name_of
 from relevo._event.subject import Subject
 from relevo._listener.listener import is_function
 from relevo._transport.route import NOW, Target, parsed_target
-from relevo.errors import ConfigurationError, DecodeError, SubjectError, did_you_mean, shown
+from relevo.errors import ConfigurationError, DecodeError, EncodeError, SubjectError, did_you_mean, shown
 from relevo.testing._record import DispatchedEvent, Record, format_dispatched, format_event, format_subject
 
 if TYPE_CHECKING:
@@ -317,8 +317,8 @@ def _has_field(kind: EventType, key: str, wanted: object) -> Check:
 
 def _simple(value: object) -> object:
     try:
-        return msgspec.to_builtins(value, str_keys=True)
-    except (TypeError, ValueError, msgspec.MsgspecError):
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=built_in)
+    except (TypeError, ValueError, msgspec.MsgspecError, EncodeError):
         return value
 
 
