@@ -41,6 +41,7 @@ def test_a_listener_is_called_alone_and_what_it_dispatched_is_recorded() -> None
 
     assert order.is_billed
     assert call.dispatched == [Event("bill.sent", {"order": 7})]
+    assert call.dispatch_options == [{"delay": "1h"}]
     assert again.dispatched == []
     assert (again.attempt, again.lost_leases, again.queue, again.event_id) == (2, 1, "feed", "e7")
 
@@ -54,6 +55,18 @@ def test_a_call_has_the_arguments_and_the_subject_of_its_event() -> None:
     assert make_call().subject is None
     with pytest.raises(SubjectError, match=r"subject order/7, .*: make_call\(…, subject=…\)"):
         make_call(subject=Subject("order", "7")).subject  # noqa: B018 - it is loaded when it is read
+
+
+def test_a_call_has_the_context_around_it_and_its_own() -> None:
+    with relevo.context(user="bob", size=1, correlation_id="request-7"):
+        call = make_call(Event("order.placed", {"by": "me"}), context={"size": 2})
+
+    assert call.context == {"user": "bob", "size": 2}
+    assert call.arguments == {"user": "bob", "size": 2, "by": "me"}
+    assert call.correlation_id == "request-7"
+    assert make_call().context == {}
+    with pytest.raises(EncodeError, match=r"context\.user"):
+        make_call(context={"user": object()})
 
 
 def test_what_a_real_dispatch_refuses_is_refused() -> None:

@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
@@ -548,6 +549,50 @@ def test_a_misspelt_name_does_not_pass_as_dispatched_no_times(make: Make) -> Non
             t.dispatched("image.craeted", times=0)
 
 
+def test_a_misspelt_argument_is_not_refuted(make: Make) -> None:
+    app = make(hearing("order.placed", []))
+
+    with app.testing() as t:
+        t.refute_dispatched("order.placed", prise=12)
+        app.dispatch("order.placed", {"price": 12, "delay": 3})
+
+        t.refute_dispatched("order.placed", price=13)
+        t.refute_dispatched("order.placed", delay=4)
+        t.refute_dispatched(Event("order.placed", {"price": 12, "gift": True}))
+        for ask in (t.refute_dispatched, partial(t.dispatched, times=0)):
+            with pytest.raises(ConfigurationError) as caught:
+                ask("order.placed", prise=12)
+            assert str(caught.value) == 'no "order.placed" has "prise"; did you mean "price"?'
+            with pytest.raises(
+                ConfigurationError, match=r'"wrapped"; .*: lambda event: event\.arguments\.get\("wrapped"\)'
+            ):
+                ask("order.placed", wrapped=True)
+
+
+@pytest.mark.parametrize("key", ["times", "delay", "at", "session", "urgency", "ordering_key", "expires"])
+def test_what_is_no_argument_of_an_event_is_not_refuted(make: Make, key: str) -> None:
+    given: dict[str, Any] = {key: 1}
+    with make(hearing("mail.wanted", [])).testing() as t:
+        with pytest.raises(ConfigurationError, match=f'no "mail.wanted" has "{key}"; (write|an event|ask)'):
+            t.refute_dispatched("mail.wanted", **given)
+
+        t.app.dispatch("mail.wanted", {"to": "bob"}, delay="1h")
+        with pytest.raises(ConfigurationError, match=f'no "mail.wanted" has "{key}"; (write|an event|ask)'):
+            t.refute_dispatched("mail.wanted", **given)
+        if key != "times":
+            with pytest.raises(AssertionError, match=f'\nno "mail.wanted" has "{key}"; (an event|ask)'):
+                t.dispatched("mail.wanted", **given)
+
+
+@pytest.mark.parametrize("times", ["1", True, 1.0, -1])
+def test_times_is_a_number(make: Make, times: Any) -> None:
+    with (
+        make().testing() as t,
+        pytest.raises(ConfigurationError, match=r"^times: expected a whole number from 0; got "),
+    ):
+        t.dispatched("a.b", times=times)
+
+
 def test_a_field_that_the_class_of_a_name_does_not_have_is_an_error(make: Make) -> None:
     hear = listener(ImageCreated, id="typed")(lambda event: None)
     misspelt: Any = {"imag_id": 7}
@@ -822,7 +867,64 @@ def test_an_error_at_a_dispatch_to_now_reaches_the_dispatch_and_not_the_drain(ma
         with pytest.raises(ValueError, match="no"):
             app.dispatch(Event("a.b"))
         assert t.drain().handled == 0
-        t.dispatched("a.b")
+        (found,) = t.dispatched("a.b")
+
+    assert found.failed
+    assert repr(found) == "<a.b() to now, failed>"
+
+
+def test_an_event_in_process_counts_although_its_session_is_rolled_back(make: Make, session: Any) -> None:
+    heard: list[Any] = []
+    app = make(hearing("a.b", heard), routes={"*": "now"})
+
+    with app.testing() as t:
+        app.dispatch("a.b", session=session)
+        session.rollback()
+        (found,) = t.dispatched("a.b")
+
+    assert len(heard) == 1
+    assert not found.failed
+
+
+@pytest.mark.parametrize("route", ["now", "main", ["now", "main"]])
+def test_a_dispatched_event_has_its_context(make: Make, route: Any) -> None:
+    app = make(hearing("a.b", []), routes={"*": route})
+
+    with app.testing() as t:
+        with relevo.context(user=7, n=1):
+            app.dispatch("a.b", {"n": 2})
+        app.dispatch("a.b", {"n": 3})
+        found = t.dispatched("a.b")
+
+    assert [each.context for each in found] == [{"user": 7}, {}]
+
+
+def test_a_revived_event_is_handled_again(make: Make) -> None:
+    heard: list[Any] = []
+    error: list[Exception] = [GiveUp("not yet")]
+
+    @listener("a.b", id="mended")
+    def mended(event: Event) -> None:
+        if error:
+            raise error[0]
+        heard.append(event["n"])
+
+    with make(mended, hearing("a.b", heard)).testing() as t:
+        t.app.dispatch_many([Event("a.b", {"n": n}) for n in range(2)])
+        t.drain(raises=False)
+        assert len(heard) == 2
+        error.clear()
+        heard.clear()
+        first, second = t.dead
+
+        t.revive(first)
+        t.drain()
+        assert (heard, t.dead) == ([0], [second])
+        with pytest.raises(ConfigurationError, match=r"revive: <a\.b\(n=0\) in .*> was revived or discarded before"):
+            t.revive(first)
+        t.revive()
+        t.drain()
+        assert (heard, t.dead) == ([0, 1], [])
 
 
 def test_asking_to_be_called_later_is_no_error_and_giving_up_is_one(make: Make) -> None:
@@ -904,6 +1006,8 @@ def test_dead_letters_of_outboxes_are_listed_too(make: Make, session: Any) -> No
         t.travel("2s")
         report = t.drain(raises=False)
         (dead,) = t.dead
+        t.revive(dead)
+        assert t.dead == []
 
     assert (report.dead, report.reasons) == (1, {"expired": 1})
     assert (dead.transport, dead.queue, dead.reason) == ("main", "outbox/main", "expired")

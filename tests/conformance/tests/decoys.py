@@ -354,7 +354,7 @@ class Repeating(BreakableStore):
         return queue
 
 
-class Forgetful(MemoryTransport):
+class Unmerged(MemoryTransport):
     """Claims atomic batches, but not that the same event is stored once."""
 
     capabilities = attrs.evolve(MemoryTransport.capabilities, dedupe=False)
@@ -364,7 +364,7 @@ class Forgetful(MemoryTransport):
 class StoresWhatIsSentAgainHarness(MemoryHarness):
     """An event that is sent twice is delivered twice."""
 
-    transport: ClassVar[type[MemoryTransport]] = Forgetful
+    transport: ClassVar[type[MemoryTransport]] = Unmerged
     store_type: ClassVar[type[BreakableStore]] = Repeating
 
 

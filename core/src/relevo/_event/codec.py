@@ -36,7 +36,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SOURCE = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
 _EPOCH: datetime = msgspec.msgpack.decode(b"\xd6\xff\0\0\0\0")
 """
-An object, and not of the class that is imported above: freezegun replaces the class by one that msgspec does not encode.
+Not made with the class that is imported above: freezegun replaces that by one which msgspec does not encode.
 
 https://github.com/msgpack/msgpack/blob/master/spec.md#timestamp-extension-type
 """

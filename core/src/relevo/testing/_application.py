@@ -12,7 +12,8 @@ import attrs
 
 from relevo._app.app import parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
-from relevo.errors import ConfigurationError, did_you_mean
+from relevo._transport.route import RESERVED
+from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo.testing._clock import FakeClock, StandingClock
 from relevo.testing._drain import DeadEvent, RaisedError, Unheard, dead_events, drain, format_dead, format_raised
 from relevo.testing._query import Predicate, Query, absence, listing, query_for
@@ -139,8 +140,8 @@ class AppTesting:
 
             target: A target that it was sent to, ``transport`` or ``transport/queue``.
 
-            times: The exact number of events; by default at least one. With 0, an unknown name is an error as in
-                :meth:`refute_dispatched`.
+            times: The exact number of events; by default at least one. With 0, an unknown name or argument is an error
+                as in :meth:`refute_dispatched`.
 
             arguments: Some of its arguments, or of its fields. With a name, values are compared in their JSON form.
 
@@ -153,8 +154,14 @@ class AppTesting:
                 a name, the fields are those of its declared class, if there is one, and of events with that name.
         """
         __tracebackhide__ = True
-        query = self._query(event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
-        if times == 0:
+        given: object = times
+        if given is not None and (type(given) is not int or given < 0):
+            raise ConfigurationError(f"times: expected a whole number from 0; got {shown(given)}")
+        absent = times == 0
+        query = self._query(
+            event, predicate, absent=absent, subject=subject, queue=queue, target=target, arguments=arguments
+        )
+        if absent:
             self._refuse_if_unknown(query)
         found = query.found(self._record)
         if times is None and not found:
@@ -182,15 +189,18 @@ class AppTesting:
         Check that no dispatched event matches; without arguments, that no event was dispatched.
 
         The arguments are those of :meth:`dispatched`. So that a misspelt name does not pass, a name that only a
-        pattern matches must have a listener, or must have been dispatched with other arguments.
+        pattern matches must have a listener, or must have been dispatched with other arguments. If it was, and has no
+        declared class, each argument must be one of those with which it was dispatched.
 
         Raises:
             AssertionError: An event matches; it is listed.
 
-            ConfigurationError: As in :meth:`dispatched`, and if the name is unknown.
+            ConfigurationError: As in :meth:`dispatched`, and if the name or an argument is unknown.
         """
         __tracebackhide__ = True
-        query = self._query(event, predicate, subject=subject, queue=queue, target=target, arguments=arguments)
+        query = self._query(
+            event, predicate, absent=True, subject=subject, queue=queue, target=target, arguments=arguments
+        )
         self._refuse_if_unknown(query)
         found = query.found(self._record)
         if found:
@@ -281,6 +291,24 @@ class AppTesting:
         """The dead letters of every queue, outboxes included, with their reasons."""
         self._refuse_outside()
         return dead_events(self.app)
+
+    def revive(self, *dead: DeadEvent) -> None:
+        """
+        Put dead letters back to be handled again, as ``relevo dead revive`` does: only what failed runs again.
+
+        Args:
+            dead: Some of :attr:`dead`; by default all.
+
+        Raises:
+            ConfigurationError: One of them is no longer there.
+        """
+        for each in dead or self.dead:
+            self._refuse_outside()
+            app = self.app
+            kept = app.outboxes if each.queue.startswith(RESERVED) else app.transports
+            state = app.revived(each.entry, transport=each.transport)
+            if kept[each.transport].revive({each.entry.ref: state}):
+                raise ConfigurationError(f"revive: {each!r} was revived or discarded before; read t.dead again")
 
     def travel(self, by: Duration | None = None, *, to: Moment | None = None) -> None:
         """

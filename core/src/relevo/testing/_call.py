@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,8 +10,10 @@ import msgspec
 
 from relevo._dispatch.packer import check_options
 from relevo._event.codec import Document, content_of, subject_of
+from relevo._event.context import ambient
 from relevo._event.event import name_of
 from relevo._event.subject import Subject, SubjectTypes
+from relevo._event.validation import json_of
 from relevo._listener.call import Call, DispatchOptions
 from relevo.errors import SubjectError
 
@@ -21,11 +23,13 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.events: list[Any] = []
+        self.options: list[DispatchOptions] = []
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
         check_options(name_of(event), options)
         content_of(event)  # raises if it cannot be sent
         self.events.append(event)
+        self.options.append(options)
         return event
 
     def send_held(self, held: Sequence[Any]) -> None:
@@ -49,6 +53,9 @@ class RecordedCall(Call):
     dispatched: list[Any]
     """The events that the listener dispatched by this call, in order; nothing is sent."""
 
+    dispatch_options: list[DispatchOptions]
+    """The options of each of these dispatches, as they were written, such as ``{"delay": "1h"}``."""
+
 
 def make_call(
     event: object = None,
@@ -58,6 +65,7 @@ def make_call(
     lost_leases: int = 0,
     queue: str = "default",
     event_id: str = "1",
+    context: Mapping[str, Any] | None = None,
 ) -> RecordedCall:
     """
     Return a call for a listener in a unit test, which needs no application.
@@ -77,12 +85,23 @@ def make_call(
 
         event_id: The id of the event.
 
+        context: The context of the event; it is added to that of :func:`relevo.context` around this call.
+
     Raises:
-        EncodeError: A value of *event* has no exact form in JSON.
+        EncodeError: A value of *event* or *context* has no exact form in JSON.
 
         ConfigurationError: *event* is not an event.
     """
-    document = Document(id=event_id, source="test", type="", specversion="1.0", data=msgspec.Raw(b"{}"))
+    around = ambient()
+    document = Document(
+        id=event_id,
+        source="test",
+        type="",
+        specversion="1.0",
+        correlationid=around.correlation,
+        relevocontext=json_of({**around.context, **(context or {})}, "event", "context").decode(),
+        data=msgspec.Raw(b"{}"),
+    )
     if event is not None:
         content = content_of(event)
         document.type, document.data = content.name, msgspec.Raw(content.data)
@@ -99,4 +118,5 @@ def make_call(
         outgoing=recorder,
         event=event,
         dispatched=recorder.events,
+        dispatch_options=recorder.options,
     )

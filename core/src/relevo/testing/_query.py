@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 _MOST = 10
 _LONGEST = 160
 
+_FOUND = "ask what was found: [d] = t.dispatched(…); d."
+
+_NOT_COMPARED: Mapping[str, str] = {
+    "times": "write dispatched(…, times=…) for the number of events",
+    "session": "an event counts when its session commits",
+    "delay": f"{_FOUND}delay",
+    "at": f"{_FOUND}delay, the seconds until then",
+    "urgency": f"{_FOUND}envelope.urgency",
+    "ordering_key": f"{_FOUND}envelope.ordering_key",
+    "expires": f"{_FOUND}envelope.expires",
+}
+"""What is no argument of an event as a rule, and how to ask for it."""
 
 Check = Callable[[DispatchedEvent], bool]
 Predicate = Callable[[Any], object]
@@ -92,6 +104,7 @@ def query_for(
     predicate: Predicate | None,
     *,
     known: Sequence[Event],
+    absent: bool,
     subject: Any,
     queue: str | None,
     target: str | None,
@@ -108,6 +121,8 @@ def query_for(
         predicate: The check of the caller.
 
         known: The dispatched events; they may have arguments that their declared class does not have.
+
+        absent: Whether no event is expected. Then an argument that none of the *known* ones has is an error.
 
         subject: The subject.
 
@@ -128,7 +143,10 @@ def query_for(
     if name is not None:
         _refuse_unless_routed(name, app.routes.targets(name), queue=queue, target=target)
         own = whole.arguments if isinstance(whole, Event) else {}
-        _refuse_unknown_fields(name, _fields(app, name, kind, known), {**own, **arguments})
+        fields = _fields(app, name, kind, known)
+        _refuse_unknown_fields(name, fields, {**own, **arguments})
+        if absent and fields is None:
+            _refuse_unused_arguments(name, known, arguments)
     checks = _event_checks(kind, whole)
     if isinstance(whole, Event) and subject is None:
         subject = whole.subject
@@ -207,7 +225,7 @@ def _hints(query: Query, events: Sequence[DispatchedEvent]) -> Iterator[str]:
     for key, wanted in query.arguments.items():
         if query.kind is None:
             if sent and key not in sent:
-                yield f'no "{query.name}" has "{key}"{did_you_mean(key, sent)}'
+                yield f'no "{query.name}" has "{key}"{_advice(key, sent)}'
             continue
         typed = [_typed(each, query.kind) for each in alike]
         for found in [getattr(each, key) for each in typed if each is not None]:
@@ -270,7 +288,22 @@ def _fields(app: App, name: str, kind: EventType | None, known: Sequence[Event])
 def _refuse_unknown_fields(name: str, fields: Collection[str] | None, arguments: Iterable[str]) -> None:
     for key in arguments:
         if fields is not None and key not in fields:
-            raise ConfigurationError(f'"{name}" has no field "{key}"{did_you_mean(key, fields)}')
+            raise ConfigurationError(f'"{name}" has no field "{key}"{_advice(key, fields)}')
+
+
+def _refuse_unused_arguments(name: str, known: Iterable[Event], arguments: Iterable[str]) -> None:
+    """Refuse arguments that no event of this *name* had: a misspelt one would always be absent."""
+    alike = [each for each in known if each.name == name]
+    sent = _arguments_of(name, alike)
+    for key in arguments:
+        if key not in sent and (alike or key in _NOT_COMPARED):
+            other = f'; if only some have it, write a predicate: lambda event: event.arguments.get("{key}") == …'
+            raise ConfigurationError(f'no "{name}" has "{key}"{_advice(key, sent) or other}')
+
+
+def _advice(key: str, known: Iterable[str]) -> str:
+    """Return what to write instead of *key*, which is none of the *known* arguments; empty if that is not clear."""
+    return f"; {_NOT_COMPARED[key]}" if key in _NOT_COMPARED else did_you_mean(key, known)
 
 
 def _arguments_of(name: str | None, events: Iterable[Event]) -> set[str]:

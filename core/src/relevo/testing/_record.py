@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -11,11 +12,13 @@ import attrs
 import msgspec
 
 from relevo._dispatch.gathering import ReadyEvent
-from relevo._event.codec import Document, content_of, decoded, generic, subject_of
+from relevo._event.codec import Document, content_of, context_of, decoded, generic, subject_of
 from relevo._event.event import Event
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Target
 from relevo.errors import DecodeError, shown
+
+_NO_CONTEXT: Mapping[str, Any] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -23,7 +26,8 @@ class DispatchedEvent:
     """
     An event that was dispatched; one entry for all queues of its route.
 
-    An event in a session's transaction counts as dispatched when the transaction commits.
+    An event in a session's transaction counts as dispatched when the transaction commits. One that listeners are called
+    with in process counts at once: after a rollback too, and when a listener raised.
     """
 
     event: Any
@@ -37,6 +41,12 @@ class DispatchedEvent:
 
     delay: float = 0.0
     """Seconds from the dispatch, or the commit, before which it is not handled."""
+
+    context: Mapping[str, Any] = attrs.field(factory=dict)
+    """The context that it was dispatched with, as its listeners find it in :attr:`Call.context`."""
+
+    failed: bool = False
+    """Whether a listener in process raised an error, which the dispatch raised too; nothing was sent then."""
 
     envelope: Envelope | None = None
     """The envelope for the first target; ``None`` if listeners were only called in process."""
@@ -77,9 +87,9 @@ class Record:
         with self._lock:
             return tuple(event for event, kept in self._enlisted.values() if kept() is None)
 
-    def add_dispatched(self, ready: ReadyEvent) -> None:
+    def add_dispatched(self, ready: ReadyEvent, context: Mapping[str, Any] = _NO_CONTEXT) -> None:
         """
-        Record a dispatch: the event is passed to in-process listeners, was sent before, or is enlisted.
+        Record a dispatch: the event is passed to in-process listeners with *context*, was sent before, or is enlisted.
 
         What a session has enlisted lives as long as its transaction: a rollback drops it.
         """
@@ -87,16 +97,31 @@ class Record:
         with self._lock:
             self._routes[result.id] = result.targets
             if any(target.transport == NOW for target in result.targets):
-                self._add(result.id, Target(NOW), DispatchedEvent(event=_plain(event), id=result.id, targets=()))
+                new = DispatchedEvent(event=_plain(event), id=result.id, targets=(), context=context)
+                self._add(result.id, Target(NOW), new)
             elif result.id in self._positions:
                 self._sort(self._positions[result.id])
             else:
                 kept: Any = ready.packed.envelopes[0] if ready.packed and ready.packed.envelopes else ready
                 self._enlisted[result.id] = _plain(event), ref(kept)
 
+    def add_failed(self, ready: ReadyEvent) -> None:
+        """Mark the event *ready*, of which an in-process listener raised."""
+        with self._lock:
+            position = self._positions[ready.dispatched.id]
+            self._events[position] = attrs.evolve(self._events[position], failed=True)
+
     def add_sent(self, envelope: Envelope, target: Target, delay: float) -> None:
         """Record that *envelope* was stored for *target*, there or in its outbox."""
-        new = DispatchedEvent(event=_read(envelope), id=envelope.id, targets=(), delay=delay, envelope=envelope)
+        document = _read(envelope)
+        new = DispatchedEvent(
+            event=generic(document),
+            id=envelope.id,
+            targets=(),
+            delay=delay,
+            context=context_of(document),
+            envelope=envelope,
+        )
         with self._lock:
             self._enlisted.pop(envelope.id, None)
             self._add(envelope.id, target, new)
@@ -129,7 +154,8 @@ class Record:
 def format_dispatched(dispatched: DispatchedEvent) -> str:
     """Return *dispatched* in one line."""
     where = ", ".join(map(str, dispatched.targets))
-    return f"{format_event(dispatched.event)} to {where}" + (f", in {dispatched.delay:g} s" if dispatched.delay else "")
+    when = f", in {dispatched.delay:g} s" if dispatched.delay else ""
+    return f"{format_event(dispatched.event)} to {where}{when}{', failed' if dispatched.failed else ''}"
 
 
 def format_event(event: Any) -> str:
@@ -153,9 +179,10 @@ def _plain(event: object) -> Event:
     return Event(content.name, msgspec.json.decode(content.data), subject=subject_of(event))
 
 
-def _read(envelope: Envelope) -> Event:
+def _read(envelope: Envelope) -> Document:
     try:
-        return generic(decoded(envelope.body))
+        document = decoded(envelope.body)
+        generic(document)
     except DecodeError:  # a test sent an invalid event on purpose
-        bare = Document(id=envelope.id, source=envelope.source, type=envelope.name, specversion="1.0")
-        return generic(bare)
+        return Document(id=envelope.id, source=envelope.source, type=envelope.name, specversion="1.0")
+    return document

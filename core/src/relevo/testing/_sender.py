@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from relevo._dispatch.gathering import Gathering, ReadyEvent
+from relevo._dispatch.packer import surroundings
 from relevo._dispatch.sender import Sender
 from relevo._event.event import Event
 from relevo._listener.call import DispatchOptions
@@ -19,6 +20,8 @@ from relevo.testing._record import Record
 class RecordingSender(Sender):
     """
     Sends as usual, and records every event: before its in-process listeners are called, else after it was sent.
+
+    So an event precedes those that its listeners dispatch. It is marked if one of them raises.
 
     The arguments of an event that is only called in process must be encodable here too, so that a test finds what a
     change of its route would break.
@@ -42,8 +45,13 @@ class RecordingSender(Sender):
         self.packer.pack(attrs.evolve(event, subject=None) if isinstance(event, Event) else event, options, ())
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
-        self._record.add_dispatched(ready)
-        super().call(ready, gathering)
+        around = surroundings(ready.event, self._hooks) if ready.packed is None else ready.packed.around
+        self._record.add_dispatched(ready, around.context)
+        try:
+            super().call(ready, gathering)
+        except BaseException:
+            self._record.add_failed(ready)
+            raise
 
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         for each in ready:
