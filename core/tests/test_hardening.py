@@ -242,6 +242,40 @@ def test_the_address_of_an_outbox_is_looked_at_too(shop: Shop) -> None:
     assert "mq.outbox: " in found["passwords"]
 
 
+def test_a_transport_of_another_package_judges_its_connection_itself(shop: Shop) -> None:
+    shop.write(
+        "spool.py",
+        "import attrs, relevo_memory\n"
+        "@attrs.frozen\n"
+        "class Options:\n"
+        "    url: str\n"
+        "class Spool(relevo_memory.MemoryTransport):\n"
+        "    Options = Options\n"
+        "    @classmethod\n"
+        "    def open(cls, options, *, name, clock):\n"
+        "        return cls(name=name, clock=clock)\n"
+        "    def risks(self):\n"
+        "        return ['the folder is open'] if self.name == 'open' else []\n",
+    )
+    described = shop.folder / "spool-1.dist-info"
+    described.mkdir()
+    described.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: spool\nVersion: 1\n")
+    described.joinpath("entry_points.txt").write_text(
+        "[relevo.transports]\nspool = spool:Spool\n[relevo.schemes]\nspool = spool\n"
+    )
+    shop.write("relevo.toml", '[transports]\nmain = "spool://var.db"\n')
+
+    found = verdicts(shop)
+    shop.write("relevo.toml", '[transports]\nopen = "spool://var.db"\n')
+    warned = warnings(shop)
+
+    assert found["encrypted-connections"] == (None, "no server on another machine is known")
+    assert found["database-user"][0] is None
+    assert found["passwords"] == (True, "no password is well known")
+    assert warned["encrypted-connections"] == "open: the folder is open"
+    assert "passwords" not in warned
+
+
 @pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o644, False), (0o660, False), (0o646, True)])
 def test_a_configuration_that_others_can_write_is_reported(shop: Shop, mode: int, is_open: bool) -> None:  # noqa: FBT001 - pytest passes it by name
     file = unsigned(shop)

@@ -24,6 +24,7 @@ from relevo._runner.lock_path import deploy_guard, drain_lock
 from relevo._secret import masked, names_secret
 from relevo._server import is_loopback, is_well_known
 from relevo._transport.route import Target
+from relevo._transport.transport import Transport
 from relevo._user import others, own_groups
 from relevo.cli._unseen import folder_of, stores, unknown_files, unknown_servers, unseen
 from relevo.errors import ConfigurationError
@@ -288,6 +289,7 @@ _ADMINISTRATORS = {"root", "postgres", "sa", "system", "sys", "admin", "administ
 @attrs.frozen(kw_only=True)
 class _Server:
     name: str
+    store: Transport
     scheme: str
     host: str
     """As it stands before the path; parameters may name others."""
@@ -310,7 +312,12 @@ class _Server:
 
     @property
     def is_sql(self) -> bool:
-        return not self.scheme.startswith(("amqp", "redis"))
+        return "tls" in keys_of(type(self.store).Options)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its address says how it is connected; another scheme may name a folder in the place of the host."""
+        return self.is_sql or self.scheme.startswith(("amqp", "redis"))
 
     @property
     def is_verified(self) -> bool:
@@ -344,6 +351,7 @@ def _servers(app: App) -> Iterator[_Server]:
     """Yield the servers that the configuration names, by the addresses of transports and outboxes."""
     config = parts_of(app).config
     entries = config.transports if config else {}
+    found = dict(stores(app))
     for name, address in _addresses(app):
         with suppress(ValueError):  # each backend has checked its own addresses
             parts = urlsplit(address)
@@ -355,6 +363,7 @@ def _servers(app: App) -> Iterator[_Server]:
                 tls = entries[name].options.get("tls") if name in entries else None
                 yield _Server(
                     name=name,
+                    store=found[name],
                     scheme=scheme,
                     host=(parts.hostname or "").lower(),
                     user=query["user"][-1] if "user" in query else unquote(parts.username or ""),
@@ -367,8 +376,9 @@ def _servers(app: App) -> Iterator[_Server]:
 
 def _encrypted_connections(app: App) -> Verdict:
     unknown = unknown_servers(app)
-    servers = [each for each in _servers(app) if each.far]
-    faults = [f"{name}: {masked(risk)}" for name, store in unknown.items() for risk in store.risks()]
+    servers = [each for each in _servers(app) if each.far and each.is_known]
+    others = {**unknown, **{each.name: each.store for each in _servers(app) if not each.is_known}}
+    faults = [f"{name}: {masked(risk)}" for name, store in others.items() for risk in store.risks()]
     faults += [
         f"{each.name}: the connection to {_hosts(each)} is unencrypted, or its certificate is not verified; "
         + (
@@ -390,7 +400,8 @@ def _encrypted_connections(app: App) -> Verdict:
         if each.is_verified and each.accepts_any_host
     ]
     faults += unseen(unknown)
-    return _verdict(faults, "verified with TLS") if servers or unknown else _absent("every server is on this machine")
+    is_judged = servers or unknown or faults
+    return _verdict(faults, "verified with TLS") if is_judged else _absent("no server on another machine is known")
 
 
 def _hosts(server: _Server) -> str:
@@ -400,12 +411,11 @@ def _hosts(server: _Server) -> str:
 def _passwords(app: App) -> Verdict:
     servers, unknown = list(_servers(app)), unknown_servers(app)
     faults = unseen(unknown)
-    found = dict(stores(app))
     for each in servers:
         if fault := _weak_password(each):
             faults.append(f"{each.name}: the password is {fault}; set a random one")
-        elif each.password is None:  # a database may know its user in another way, as its transport knows
-            faults += [f"{each.name}: {masked(risk)}" for risk in found[each.name].risks()]
+        elif each.password is None and each.is_known:  # a database may know its user in another way
+            faults += [f"{each.name}: {masked(risk)}" for risk in each.store.risks()]
     return _verdict(faults, "no password is well known") if servers or unknown else _absent("no transport has a server")
 
 
