@@ -14,7 +14,8 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import relevo
-from relevo_sql import SqlTransport
+from relevo_memory import MemoryTransport
+from relevo_sql import database_url
 
 
 class Base(orm.DeclarativeBase):
@@ -47,8 +48,8 @@ class Shop:
 
 
 SQLITE = "sqlite:///shop.db"
-SYNCHRONOUS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
-ASYNCHRONOUS = {"postgresql": "postgresql+asyncpg", "mariadb": "mariadb+asyncmy", "sqlite": "sqlite+aiosqlite"}
+SERVERS = {"postgresql", "mariadb"}
+ASYNCHRONOUS = {"postgresql": "asyncpg", "mysql": "asyncmy", "sqlite": "aiosqlite"}
 
 ON_A_SERVER = pytest.mark.slow("about a server, not Python")
 KINDS = [
@@ -66,7 +67,7 @@ KINDS = [
 def _fresh_shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable[[relevo.App], None]) -> Iterator[Shop]:
     transport, _, name = request.param.rpartition(", ")
     transport = transport or name
-    database: str = request.getfixturevalue(f"{name}_database") if name in SYNCHRONOUS else SQLITE
+    database: str = request.getfixturevalue(f"{name}_database") if name in SERVERS else SQLITE
     if transport == "amqp":
         url = request.getfixturevalue("rabbitmq_url")
         prefix = f"upload-{uuid.uuid4().hex[:8]}"
@@ -77,8 +78,7 @@ def _fresh_shop(request: pytest.FixtureRequest, tmp_path: Path, forget: Callable
         f'[transports]\nmain = {main}\n[routes]\n"*" = ["main/media", "main/feed"]\n', "utf-8"
     )
     app = relevo.App.from_config(tmp_path / "relevo.toml", environ={})
-    own = sa.make_url(f"sqlite:///{tmp_path / 'shop.db'}" if database is SQLITE else database)
-    engine = sa.create_engine(own.set(drivername=SYNCHRONOUS.get(name, "sqlite")))
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}" if transport == "memory" else database_url(app))
     Base.metadata.create_all(engine)
     seen: list[tuple[str, str]] = []
     app.add_subject(_images(engine))
@@ -136,8 +136,11 @@ def test_whatever_kind_of_session_the_application_has(shop: Shop) -> None:
     scoped.commit()
     scoped.remove()
 
+    kind, is_in_database = shop.engine.url.get_backend_name(), not isinstance(shop.app.transport(), MemoryTransport)
+
     async def asynchronously(driver: str) -> None:
-        engine = create_async_engine(shop.engine.url.set(drivername=driver))
+        own = shop.engine.url.set(drivername=f"{kind}+{driver}")
+        engine = create_async_engine(database_url(shop.app, driver=driver) if is_in_database else own)
         async with AsyncSession(engine) as session:
             image = Image(name="async")
             session.add(image)
@@ -145,17 +148,14 @@ def test_whatever_kind_of_session_the_application_has(shop: Shop) -> None:
             await session.commit()
         await engine.dispose()
 
-    expected = {"scoped"}
-    if driver := ASYNCHRONOUS.get(shop.engine.url.get_backend_name()):
-        asyncio.run(asynchronously(driver))
-        expected.add("async")
-    if isinstance(shop.app.transport(), SqlTransport) or shop.app.outboxes:
+    asyncio.run(asynchronously(ASYNCHRONOUS[kind]))
+    if is_in_database:
         with shop.engine.begin() as connection:
             shop.app.dispatch(relevo.Event("image.created", subject=relevo.Subject("image", "1")), session=connection)
 
     shop.drain()
 
-    assert {name for _, name in shop.seen} == expected
+    assert {name for _, name in shop.seen} == {"scoped", "async"}
     assert {queue for queue, _ in shop.seen} == {"media", "feed"}
 
 

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 import relevo
-from relevo_sql import SqlTransport
+from relevo_sql import database_url
 
 from .workspace import ROOT
 
@@ -21,9 +21,7 @@ def check(database: str, url: str) -> None:
     """Dispatch events to *url*, and check that the query for *database* finds one of them, alive and dead."""
     with relevo.App(transports={"main": url}) as app:
         app.setup()
-        transport = app.transport()
-        assert isinstance(transport, SqlTransport)
-        engine = sa.create_engine(transport.url)
+        engine = sa.create_engine(database_url(app))
         sought = app.dispatch("image.created", {"path": "sea.jpg"})
         app.dispatch("image.created", {"path": "hill.jpg"})
         app.dispatch("image.deleted", {"path": "sea.jpg"})

@@ -16,7 +16,7 @@ from relevo.backend.tls import Tls, is_loopback
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo_sql._dialect import dialect_named, require_dialect
 from relevo_sql._dialect.sqlite import in_memory
-from relevo_sql._hosted import check_parameters, mysql_mode, postgresql_named
+from relevo_sql._hosted import MODE, check_parameters, mysql_mode, postgresql_named
 
 _URI = ("cache", "immutable", "mode", "nolock", "psow", "vfs")
 """The parameters of a ``file:`` URI that SQLite itself knows: https://www.sqlite.org/uri.html"""
@@ -165,23 +165,26 @@ _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mysql+pymysql", "mys
 
 
 _LIBPQ = {
-    "connect_timeout": "10",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",  # milliseconds
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # milliseconds
 }
-_LIMITS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+_LIMITS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "psycopg": _LIBPQ,
         "psycopg2": _LIBPQ,
         # A setup waits up to 60 s for the lock of another one.
-        "pymysql": {"connect_timeout": "10", "read_timeout": "70", "write_timeout": "70"},
+        "pymysql": {"connect_timeout": 10, "read_timeout": 70, "write_timeout": 70},
     }
 )
 """
 By driver, how long a server that does not answer is waited for, unless the address says something else. Otherwise it
 would be the system's own limit, which is hours, or for ever if the server accepts the connection.
+
+They are arguments of relevo's connections and no part of the address, from which an application makes its own engine:
+a query of the application may take longer, and its driver may know none of them.
 
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS and
 https://pymysql.readthedocs.io/en/latest/modules/connections.html
@@ -193,7 +196,8 @@ def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
     driver = url.get_driver_name()
     ssl: object = None
     if driver == "pymysql":
-        url, ssl = mysql_mode(url)
+        encrypted, ssl = mysql_mode(url)
+        url = encrypted if tls is None else url.difference_update_query(MODE)  # tls takes precedence
     if tls is not None:
         _check_tls(url, driver)
         if driver != "pymysql":
@@ -202,9 +206,13 @@ def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
     if driver in _LIMITS and isinstance(user, str) and isinstance(password, str):
         # To their place, where SQLAlchemy does not show the password.
         url = url.set(username=user, password=password).difference_update_query(("user", "password"))
-    limits = _LIMITS.get(driver, {})
-    url = url.update_query_dict({name: value for name, value in limits.items() if name not in url.query})
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.pool.NullPool,
+        hide_parameters=True,
+        enable_from_linting=False,
+        connect_args={name: value for name, value in _LIMITS.get(driver, {}).items() if name not in url.query},
+    )
     if driver == "pymysql" and (tls is not None or ssl is not None):
 
         @sa.event.listens_for(engine, "do_connect")

@@ -233,7 +233,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
 
     @property
     def url(self) -> sa.URL:
-        """The address of the database, from which an application can make its own engine; with the password, if any."""
+        """The address of the database, with the password, if any; see ``relevo_sql.database_url``."""
         return self._database.engine.url
 
     @property
