@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from relevo import App, Event, Report, RunOptions
+import pytest
+
+from relevo import App, Dispatched, Event, Report, RunOptions, Target
 from relevo_memory import MemoryTransport
 
 from .application import Make, Plain
@@ -71,3 +74,29 @@ def test_events_in_an_outbox_are_moved_first(make: Make, tmp_path: Path) -> None
 
 def test_without_a_transport_there_is_nothing_to_handle() -> None:
     assert App(routes={"*": "now"}).drain() == Report()
+
+
+def test_to_await_what_is_no_coroutine_does_its_work_once(make: Make) -> None:
+    heard: list[str] = []
+    app = make()
+    app.add_listener("a.b", lambda event: heard.append(event.name), id="one")
+
+    async def inside() -> tuple[Dispatched, Report]:
+        return await app.dispatch("a.b"), await app.drain()  # type: ignore[misc]  # as it is easily written
+
+    done, report = asyncio.run(inside())
+
+    assert heard == ["a.b"]
+    assert (done.targets, report.done) == ((Target("main"),), 1)
+
+
+@pytest.mark.parametrize("route", ["main", "now"])
+def test_a_listener_may_return_what_it_dispatched(make: Make, route: str) -> None:
+    app = make(routes={"first": route, "second": "main"})
+    app.add_listener("first", lambda event: app.dispatch("second"), id="chain")
+    app.add_listener("second", lambda event: None, id="end")
+    app.dispatch("first")
+
+    report = app.drain()
+
+    assert (report.retried, report.dead, report.done) == (0, 0, 2 if route == "main" else 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import msgspec
 
+from relevo._awaited import Finished
 from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 # One is made for each dispatch, while the caller waits: a Struct takes a fifth of the time of an attrs class.
-class Dispatched(msgspec.Struct, frozen=True, kw_only=True):
+class Dispatched(Finished, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a dispatch."""
 
     id: str

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import attrs
 
+from relevo._awaited import is_pending
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import check_options, checked_expires, surroundings
@@ -152,7 +153,7 @@ class LocalDispatcher(Dispatcher):
 
 
 def _refuse_awaitable(result: object, listener: Listener) -> None:
-    if result is not None and hasattr(result, "__await__"):
+    if is_pending(result):
         getattr(result, "close", int)()  # avoids a second warning from Python
         raise TypeError(f"{listener.id} returned an awaitable, which is not awaited; its work was not done")
 

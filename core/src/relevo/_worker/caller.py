@@ -11,6 +11,7 @@ from typing import Final, Literal
 import attrs
 import msgspec
 
+from relevo._awaited import is_pending
 from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import Ambient, enter, leave
@@ -333,7 +334,7 @@ class Caller:
 def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
     result = listener.function(event) if call is None else listener.function(event, call)
-    if result is not None and hasattr(result, "__await__"):
+    if is_pending(result):
         getattr(result, "close", int)()  # so that Python does not warn about it as well
         raise TypeError(_NOT_AWAITED)
     if call is not None:

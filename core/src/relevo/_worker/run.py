@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import attrs
 import msgspec
 
+from relevo._awaited import Finished
 from relevo._worker.execution import size_text
 
 
@@ -127,7 +128,7 @@ def flags() -> dict[str, Flag]:
 
 
 @attrs.frozen(kw_only=True)
-class Report:
+class Report(Finished):
     """The result of a run."""
 
     handled: int = 0
