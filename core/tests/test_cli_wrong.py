@@ -176,7 +176,10 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
     ),
     "a listener that is async": (
         "import relevo\n@relevo.listener('a.b')\nasync def f(e): ...\n",
-        "shop_listeners:f cannot be a listener: calling an async function",
+        (
+            "shop_listeners:f cannot be a listener: calling an async function or a generator does not run it; use def, "
+            "with a synchronous engine and client, or with asyncio.run(…) inside; if a loop runs already, "
+        ),
     ),
 }
 

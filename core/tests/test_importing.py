@@ -250,6 +250,13 @@ def test_a_fault_that_relevo_finds_in_a_module_is_one_line_with_its_place(write:
     assert "\n" not in str(caught.value)
 
 
+def test_a_fault_that_a_backend_finds_has_the_place_of_its_call(write: Write) -> None:
+    write("\nfrom relevo_sql import orm_subject\n\norm_subject(int, print)\n")
+
+    with pytest.raises(ConfigurationError, match=r"cannot be imported: \S*shop.py:\d: orm_subject: "):
+        marked_in("shop")
+
+
 def test_a_server_that_is_down_during_an_import_is_no_fault_of_the_module(write: Write) -> None:
     write("raise relevo.TransportUnavailableError('main', 'no route')\n")
 

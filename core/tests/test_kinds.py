@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from typing import Annotated, Any
 
 import attrs
@@ -22,7 +23,7 @@ from hypothesis import given, strategies as st
 from relevo import Event, Subject, event
 from relevo._event.codec import content_of, decoded, encoded, generic, generic_from, subject_of, typed, typed_from
 from relevo._event.context import Ambient
-from relevo._event.event import EventTypes, declared
+from relevo._event.event import EventTypes, declared, reader
 from relevo.errors import ConfigurationError, DecodeError, EncodeError
 
 BASE64 = pydantic.ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
@@ -499,8 +500,39 @@ def test_a_private_attribute_of_a_model_is_refused_as_it_would_not_travel() -> N
     class Private(pydantic.BaseModel):
         _secret: int = 3
 
-    with pytest.raises(ConfigurationError, match='"_secret"; fields with a leading underscore are not sent'):
+    with pytest.raises(ConfigurationError, match='private attribute "_secret", which is not sent; make it a field, or'):
         event("some.event")(Private)
+
+
+def test_a_cached_property_of_a_model_does_not_travel_and_is_computed_again() -> None:
+    @event("model.cached")
+    class Cached(pydantic.BaseModel):
+        name: str
+
+        @cached_property
+        def upper(self) -> str:
+            return self.name.upper()
+
+    given = Cached(name="sea")
+
+    assert given.upper == "SEA"
+    assert declared(Cached).fields == {"name": "name"}
+    assert reader(Cached)(given.model_dump_json().encode()).upper == "SEA"
+
+
+def test_a_default_without_a_form_in_json_is_no_warning_at_the_registration() -> None:
+    @event("model.default")
+    class WithDefault(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+        data: bytes = b"\xff"
+
+    @event("model.raw")
+    class Raw(pydantic.BaseModel):
+        data: bytes = b"\xff"
+
+    assert reader(WithDefault)(b"{}") == WithDefault()
+    with pytest.raises(ConfigurationError, match="bytes need ser_json_bytes"):
+        reader(Raw)
 
 
 # --- models of pydantic, in particular ----------------------------------------------------------------------

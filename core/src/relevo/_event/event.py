@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import count
@@ -152,7 +153,7 @@ def fields_of(cls: Any) -> dict[str, str] | None:
     own = getattr(cls, "__dict__", {})
     if is_model(cls):
         sent = {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
-        return None if cls.__pydantic_root_model__ else {**sent, **dict.fromkeys(cls.__private_attributes__, "")}
+        return None if cls.__pydantic_root_model__ else sent
     if isinstance(cls, type(msgspec.Struct)) and not cls.__struct_config__.array_like:
         return dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
     if "__attrs_attrs__" in own:
@@ -217,8 +218,10 @@ def _culprit(cls: type) -> str:
 
 
 def _model_reader(cls: Any) -> Callable[[bytes], Any]:
-    for mode in ("serialization", "validation"):  # raises if a field has no form in JSON
-        schema = cls.model_json_schema(mode=mode)
+    for mode in ("serialization", "validation"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a default without a form in JSON, which only the schema lacks
+            schema = cls.model_json_schema(mode=mode)  # raises if a field has no form in JSON
         own = schema.get("$defs", {}).get(cls.__name__, schema).get("properties", ())
         if lost := [name for name, sent in declared(cls).fields.items() if sent not in own]:
             raise ValueError(f'"{lost[0]}" is written and read under different names; use one alias, and no exclude')

@@ -102,6 +102,11 @@ def event(
             raise ConfigurationError(
                 f'the event "{name}" has no field "{subject}" for its subject{did_you_mean(subject, fields)}'
             )
+        if is_model(cls) and (private := next(iter(cls.__private_attributes__), None)):  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                f'the event "{name}" has the private attribute "{private}", which is not sent; make it a field, or a '
+                f"functools.cached_property that is computed from the fields"
+            )
         if hidden := [field for field in fields if field.startswith("_")]:
             raise ConfigurationError(
                 f'the event "{name}" has the field "{hidden[0]}"; '

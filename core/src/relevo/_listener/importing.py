@@ -92,8 +92,14 @@ def _own(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _place(trace: TracebackType | None) -> str:
-    frames = [frame for frame in traceback.extract_tb(trace) if not _is_machinery(frame.filename)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    """Return the innermost place outside of relevo and its backends, as ``file:line: ``; empty if there is none."""
+    places = [
+        f"{frame.f_code.co_filename}:{line}: "
+        for frame, line in traceback.walk_tb(trace)
+        if not _is_machinery(frame.f_code.co_filename)
+        and not str(frame.f_globals.get("__name__")).startswith("relevo_")
+    ]
+    return places[-1] if places else ""
 
 
 def _is_machinery(filename: str) -> bool:

@@ -444,7 +444,8 @@ def takes_call(function: Callable[..., object]) -> bool:
     if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
         raise ConfigurationError(
             f"{name} cannot be a listener: calling an async function or a generator does not run it; "
-            f"use def, with asyncio.run(…) inside"
+            f"use def, with a synchronous engine and client, or with asyncio.run(…) inside; if a loop runs already, as "
+            f"in a notebook, handle events with: await asyncio.to_thread(app.drain)"
         )
     try:
         parameters = inspect.signature(function).parameters.values()
