@@ -153,6 +153,28 @@ def test_a_session_that_has_only_read_or_was_rolled_back_is_not_to_blame(
     other.dispose()
 
 
+def test_progress_beside_a_session_that_a_listener_left_open_fails_at_once_and_names_it(
+    app: App, engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Session(engine) as session:
+
+        @app.listener("note.added", priority=1)
+        def leave_open(event: relevo.Event) -> None:
+            session.add(Note(text="a"))
+            session.flush()
+
+        @app.listener("note.added")
+        def close(event: relevo.Event) -> None:
+            session.rollback()
+
+        app.dispatch("note.added")
+        report = app.drain()
+
+    assert (report.done, report.dead, report.unsettled) == (1, 0, 0)
+    (message,) = [each for each in caplog.messages if "could not be stored" in each]
+    assert "is locked by a session of this thread, which has written to it and has not committed; a listener" in message
+
+
 def test_a_session_on_another_file_is_not_to_blame(path: Path, engine: sa.Engine) -> None:
     with App(transports={"main": f"sqlite:///{path}.events"}) as app, Session(engine) as session:
         session.add(Note(text="a"))

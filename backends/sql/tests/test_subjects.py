@@ -397,6 +397,33 @@ def test_changes_of_a_subject_are_not_lost_in_silence(
         assert session.get_one(Book, 1).title == "Persuasion"
 
 
+@pytest.mark.parametrize("removes", [False, True])
+def test_changes_of_a_subject_in_a_scoped_session_are_not_lost_in_silence_either(
+    sessions: Sessions, caplog: pytest.LogCaptureFixture, *, removes: bool
+) -> None:
+    scoped = orm.scoped_session(sessions)
+    scoped.add(Image(name="cat"))
+    scoped.commit()
+    app = App(transports={"main": MemoryTransport()}, subjects=[orm_subject(Image, scoped)])
+
+    @app.listener("image.renamed")
+    def rename(event: Event, call: Call) -> None:
+        call.subject.name = "dog"
+        if event["commits"]:
+            scoped.commit()
+        if removes:  # as an application context does at its end
+            scoped.remove()
+
+    app.dispatch("image.renamed", {"commits": True}, subject=Subject("image", "1"))
+    app.drain()
+    assert caplog.messages == []
+
+    app.dispatch("image.renamed", {"commits": False}, subject=Subject("image", "1"))
+    app.drain()
+    assert ["changed call.subject (Image) and did not commit it" in each for each in caplog.messages] == [True]
+    scoped.remove()
+
+
 def test_a_subject_is_released_in_process_too_and_an_error_in_that_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -69,6 +69,11 @@ _OWN = (
     "waits; pass it with session=…, or dispatch before it writes, or after it has committed"
 )
 
+_LEFT_OPEN = (
+    "is locked by a session of this thread, which has written to it and has not committed; a listener has to commit or "
+    "close its session, and a scoped_session has to be removed after each listener"
+)
+
 
 class Database(ForkAware):
     """
@@ -372,7 +377,7 @@ class Database(ForkAware):
                 if kind is ErrorKind.LOST and not was_lost:
                     was_lost = True  # nothing was committed, or it may be repeated; and a new connection may do
                     continue
-                if kind is ErrorKind.BUSY and (sends or create) and (why := self.blocked_send()):
+                if kind is ErrorKind.BUSY and (why := self._blocked(_OWN if sends or create else _LEFT_OPEN)):
                     raise LockedError(self.name, why) from getattr(error, "orig", None) or error
                 if kind not in _LOCKED or time.monotonic() >= deadline:
                     found = self._translated(error, patience, sends=sends, create=create)
@@ -381,8 +386,12 @@ class Database(ForkAware):
 
     def blocked_send(self) -> str | None:
         """Return that a session of the caller keeps the write lock, which a send cannot wait for; else ``None``."""
+        return self._blocked(_OWN)
+
+    def _blocked(self, why: str) -> str | None:
+        """Return *why* with the place if a session of the caller keeps the write lock; else ``None``."""
         is_blocked = self.dialect.is_file and is_blocked_by_own_session(self.location)
-        return f"{self.place} {_OWN}" if is_blocked else None
+        return f"{self.place} {why}" if is_blocked else None
 
     def _with_any_text(self, work: Callable[[sa.Connection], T], connection: sa.Connection) -> T:
         """Do *work* with bytes in place of text where a row holds invalid text."""

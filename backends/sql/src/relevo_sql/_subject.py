@@ -105,9 +105,16 @@ def _load(cls: type, key: tuple[object, ...], session: sqlalchemy.orm.Session) -
 
 
 def _release(instance: object) -> None:
-    """Close the session of *instance*; log its changes, which are lost."""
-    session = _sessions.pop(sa.inspect(instance), None)
+    """Close the session of *instance*, unless it is scoped; log its changes, which are lost."""
+    state = sa.inspect(instance)
+    session = _sessions.pop(state, None)
     if session is None:
+        if state.modified:
+            _log.warning(
+                "a listener changed call.subject (%s) and did not commit it, so the changes are lost, or another "
+                "listener commits them: commit the scoped_session in the listener",
+                type(instance).__name__,
+            )
         return
     changed = {type(each).__name__ for each in session.dirty if session.is_modified(each)}
     if changed or session.new or session.deleted:
