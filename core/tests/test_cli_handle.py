@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from relevo import Envelope, SystemClock
+from relevo import DeadLetter, Delivery, Envelope, LoopRunner, Report, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 
 from .shop import Shop, lines, opened
@@ -120,6 +123,102 @@ def test_an_event_that_fails_for_the_last_time_is_a_dead_letter_which_can_be_rev
     assert shop.run("dead list --json").stdout == "[]\n"
 
 
+def test_no_worker_takes_what_is_revived_and_handled_now(shop: Shop) -> None:
+    """Workers that run the old code poll as fast as they can."""
+    with transport(shop) as store:
+        sent = [envelope(f"race-{number}", f"race-{number // 2}" if number < 6 else None) for number in range(20)]
+        for batch in (sent[0::2], sent[1::2]):  # of a key only one is handed out
+            store.send(batch)
+            store.settle([(one, DEAD) for one in store.receive(["media"], limit=10, lease=60, wait=0)])
+    with polled(shop, 2) as taken:
+        done = shop.run("dead revive --all --now --json")
+
+    result = json.loads(done.stdout)
+    assert taken == []
+    assert (done.returncode, result["revived"]) == (0, 20)
+    assert {(row["id"], row["outcome"]) for row in result["handled"]} == {(one.id, "done") for one in sent}
+
+
+@contextmanager
+def polled(shop: Shop, workers: int) -> Iterator[list[Delivery]]:
+    """Receive all that can be received in threads while the block runs."""
+    taken: list[Delivery] = []
+    begun, over = threading.Barrier(workers + 1), threading.Event()
+
+    def poll() -> None:
+        with transport(shop) as store:
+            begun.wait(60)
+            while not over.is_set():
+                taken.extend(store.receive(["media"], limit=10, lease=60, wait=0))
+
+    threads = [threading.Thread(target=poll) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    begun.wait(60)
+    try:
+        yield taken
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_what_is_revived_is_not_lost_if_the_command_ends_before_it_is_handled(shop: Shop) -> None:
+    with transport(shop) as store:
+        store.send([envelope("early"), envelope("late")])
+        store.settle([(one, DEAD) for one in store.receive(["media"], limit=10, lease=60, wait=0)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoopRunner, "run", _killed)
+        done = shop.run("dead revive --all --now")
+    assert done.returncode == 137
+
+    with transport(shop) as store:
+        (found,) = store.find("early")
+        (dead,) = store.dead_letters(["media"])
+        assert (found.status, dead.envelope) == ("scheduled", envelope("late"))
+        assert found.until is not None
+        assert found.until <= SystemClock().now() + 60
+
+
+def _killed(*_: object) -> Report:
+    raise SystemExit(137)
+
+
+def test_what_another_worker_made_a_dead_letter_is_not_said_to_be_gone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transport(shop) as store:
+        store.send([envelope("quick")])
+
+        def overtaken(*_: object) -> Report:
+            store.dead_letter(store.receive(["media"], limit=1, lease=60, wait=0)[0], reason="retries-exhausted")
+            return Report()
+
+        monkeypatch.setattr(LoopRunner, "run", overtaken)
+
+        done = shop.run("handle quick")
+
+        (entry,) = store.dead_letters(["media"])
+    said = f"not handled: a worker took it first; it is the dead letter {entry.ref}\n"
+    assert (done.returncode, done.stdout) == (75, f"image.created quick in main/media: {said}")
+
+
+def test_what_another_worker_retries_is_said_to_wait(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with transport(shop) as store:
+        store.send([envelope("quick")])
+
+        def overtaken(*_: object) -> Report:
+            store.nack(store.receive(["media"], limit=1, lease=60, wait=0)[0], delay=3600)
+            return Report()
+
+        monkeypatch.setattr(LoopRunner, "run", overtaken)
+
+        done = shop.run("handle quick")
+
+    assert done.returncode == 75
+    assert "quick in main/media: not handled: a worker took it first; it waits until 20" in done.stdout
+
+
 def test_what_a_worker_holds_is_refused(shop: Shop) -> None:
     mine = dispatched(shop, """image.created '{"image_id": 7}'""")
     with transport(shop) as worker:
@@ -147,10 +246,15 @@ def test_what_waits_for_its_turn_is_refused_and_stays_as_it_is(shop: Shop) -> No
 
 
 def of_key(event_id: str) -> Envelope:
+    return envelope(event_id, "a")
+
+
+def envelope(event_id: str, key: str | None = None) -> Envelope:
     body = json.dumps({"specversion": "1.0", "id": event_id, "source": "shop", "type": "image.created"} | DATA).encode()
-    return Envelope(id=event_id, source="shop", name="image.created", body=body, queue="media", ordering_key="a")
+    return Envelope(id=event_id, source="shop", name="image.created", body=body, queue="media", ordering_key=key)
 
 
+DEAD = DeadLetter(reason="retries-exhausted", error="OSError: no route")
 DATA: dict[str, Any] = {"data": {"image_id": 7}}
 
 

@@ -309,6 +309,10 @@ class MemoryStore:
         living event started from the beginning, so it does all that the revived one would. If the living event has
         another content, the dead letter stays.
         """
+        return self.revive_later(refs, now, due=now)
+
+    def revive_later(self, refs: Mapping[str, bytes], now: float, *, due: float) -> list[str]:
+        """Do as :meth:`revive`, but schedule those that are *due* later than *now*."""
         with self.changed:
             missing = []
             for ref, state in refs.items():
@@ -320,6 +324,8 @@ class MemoryStore:
                 queue = self._at(event.queue, now)
                 if not queue.knows(event):
                     event.status = after(event.status, Action.REVIVE)
+                    if due > now:  # as a new event that is sent with a delay
+                        event.status, event.due = State.SCHEDULED, due
                     event.counters = event.counters.after(Action.REVIVE)
                     event.begun, event.deaths = None, ()
                     event.state = state

@@ -216,6 +216,10 @@ class MemoryTransport(Transport, Coordinator):
         with self._open() as now:
             return self.store.revive(refs, now)
 
+    def _revive_later(self, refs: Mapping[str, bytes], delay: float) -> Sequence[str]:
+        with self._open() as now:
+            return self.store.revive_later(refs, now, due=now + delay)
+
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         with self._open():
             return self.store.discard(refs)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._row import are_copies, entry_of
+from relevo_sql._row import are_copies, entry_of, micros
 from relevo_sql._schema import IDENTITY
 
 PAGE_BYTES = 16 * 1024 * 1024
@@ -62,11 +62,12 @@ class DeadLetterStore:
 
         return self._database.read(list_them) if limit > 0 else []
 
-    def revive(self, refs: Mapping[str, bytes]) -> list[str]:
+    def revive(self, refs: Mapping[str, bytes], *, delay: float = 0.0) -> list[str]:
         """Make them ready as new events, each with the given state; return the refs that were not revived."""
 
         def wake(connection: sa.Connection) -> list[str]:
             now = self._database.now(self._clock, connection)
+            due = now + micros(max(0.0, delay))
             missing = []
             for ref, state in refs.items():
                 number, queue = _parsed(ref)
@@ -76,7 +77,7 @@ class DeadLetterStore:
                     missing.append(ref)
                     continue
                 identity = dict(zip(IDENTITY, found[0][1:], strict=True))
-                if self._wake(connection, identity, ref=number, queue=queue, kept=state, now=now):
+                if self._wake(connection, identity, ref=number, queue=queue, kept=state, now=now, due=due):
                     self._statements.discard.run(connection, ref=number, queue=queue)
                 else:
                     missing.append(ref)
@@ -84,16 +85,19 @@ class DeadLetterStore:
 
         return self._database.write(wake, durable=True) if refs else []
 
-    def _wake(self, connection: sa.Connection, identity: Mapping[str, Any], **values: object) -> bool:
+    def _wake(
+        self, connection: sa.Connection, identity: Mapping[str, Any], *, now: int, due: int, **values: object
+    ) -> bool:
         """
-        Make a copy of a dead letter ready; return whether it is alive now.
+        Make a copy of a dead letter ready, or scheduled if it is *due* later; return whether it is alive now.
 
         A copy of the same event that was sent again stays: it started from the beginning, so it does all that this one
         would. If the living event has another content, the dead letter has to wait until that one is gone.
         """
         derived = self._database.dialect.derive(identity)
         for _ in range(_TRIES):
-            self._statements.revive.run(connection, **values, **derived)
+            copy = self._statements.revive_later if due > now else self._statements.revive
+            copy.run(connection, now=due, **values, **derived)
             if None in identity.values():  # it equals no other
                 return True
             living = self._statements.living.rows(connection, ref=values["ref"], queue=values["queue"])

@@ -328,6 +328,8 @@ class Statements:
         which = _one_dead(dialect)
         self.lock_dead = prepared.lock(dead, (which,), *IDENTITY)
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=which))
+        later = again | {"state": _state(SCHEDULED)}
+        self.revive_later = prepared(dialect.insert_new(event, later, IDENTITY, where=which))
         self.living = prepared(twins.where(which))
         self.discard = prepared(sa.delete(dead).where(which))
 

@@ -396,8 +396,11 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         ]
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        return self._revive_later(refs, 0.0)
+
+    def _revive_later(self, refs: Mapping[str, bytes], delay: float) -> Sequence[str]:
         self._require_open()
-        missing = self._dead_letters.revive(refs)
+        missing = self._dead_letters.revive(refs, delay=delay)
         self._doorbell.ring()
         return missing
 

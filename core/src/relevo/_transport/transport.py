@@ -110,8 +110,8 @@ class Transport(ABC):
     :class:`ConfigurationError`. Nothing is changed, and no other error is raised. Refs and ids may be any text; the
     names of queues were checked: 1 to 128 characters, none of them a space or a control character.
 
-    Three methods check the size of a state first: ``settle``, ``checkpoint`` and ``revive``. A transport implements
-    the methods that they call: ``_settle``, ``_checkpoint`` and ``_revive``.
+    Four methods check the size of a state first: ``settle``, ``checkpoint``, ``revive`` and ``revive_later``. A
+    transport implements the methods that they call: ``_settle``, ``_checkpoint``, ``_revive`` and ``_revive_later``.
 
     A process may fork while it has an instance, as a server does that imports the application first.
     An instance on which only ``open`` and ``setup`` were called must work in parent and child, so these two leave
@@ -631,17 +631,47 @@ class Transport(ABC):
         Promises:
             revived-is-received · state-is-bounded
         """
+        self._check_revived(refs)
+        return self._revive(refs)
+
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        """Implement :meth:`revive`; the states have been checked."""
+        raise self._unsupported("dead_letters")
+
+    def revive_later(self, refs: Mapping[str, bytes], *, delay: float) -> Sequence[str]:
+        """
+        Make dead letters ready again in *delay* seconds, else as :meth:`revive`; until then only ``take`` leases them.
+
+        Args:
+            refs: From each dead letter's ``ref`` to its new ``state``.
+
+            delay: Seconds until they are due.
+
+        Returns:
+            The refs that were not found, as from :meth:`revive`.
+
+        Raises:
+            ConfigurationError: As from :meth:`revive`.
+
+            UnsupportedError: ``take`` or ``dead_letters`` is not claimed.
+
+        Promises:
+            taken-by-its-id · revived-is-received · state-is-bounded
+        """
+        self._check_revived(refs)
+        return self._revive_later(refs, delay)
+
+    def _revive_later(self, refs: Mapping[str, bytes], delay: float) -> Sequence[str]:
+        """Implement :meth:`revive_later`; the states have been checked."""
+        raise self._unsupported("take")
+
+    def _check_revived(self, refs: Mapping[str, bytes]) -> None:
         given: object = refs
         if not isinstance(given, Mapping):
             raise ConfigurationError(
                 f"revive: expected a mapping from refs to states; got {shown(given)}; write {{ref: app.revived(entry)}}"
             )
         self._check_states(refs.values())
-        return self._revive(refs)
-
-    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
-        """Implement :meth:`revive`; the states have been checked."""
-        raise self._unsupported("dead_letters")
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         """Delete dead letters for good; return the refs that were not found, in any order."""

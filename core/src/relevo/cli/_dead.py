@@ -12,7 +12,7 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
-from relevo._transport.transport import Transport
+from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.progress import NewerStateError
 from relevo.cli._choice import (
     KEYS,
@@ -159,31 +159,19 @@ def revive(
     """
     choice = DeadLetterChoice.of(**conditions)
     chosen, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
-    stayed: dict[Named, str] = {}
-    states: dict[Named, bytes] = {}  # refs of two stores may be equal
-    events: dict[Named, _Revived] = {}
+    revival = _Revival(app)
     tally = Tally()
     for store, entry in chosen:
         if now and not can_handle(store):
             raise unclaimed(store, "take")  # nothing is revived yet
-        try:
-            states[store, entry.ref] = app.revived(entry, transport=store.name)
-            if isinstance(entry.envelope, Envelope):
-                events[store, entry.ref] = store, entry.queue, entry.envelope.id
-            if by is not None:
-                tally.add(store.name, keys_of(entry, by), entry.died_at)
-        except NotAcceptedError as error:
-            stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}"
-        except NewerStateError as error:
-            stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
-        except DecodeError as error:
-            stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}"
+        if revival.admits(store, entry) and by is not None:
+            tally.add(store.name, keys_of(entry, by), entry.died_at)
     gone = _each(
-        states,
-        lambda store, some: store.revive({each: states[store, each] for each in some}),
+        revival.states,
+        revival.at_once if now else revival.for_workers,
         why="is gone, or has to wait: another event with its id is in its queue",
     )
-    results = _handled(app, (event for each, event in events.items() if each not in gone)) if now else []
+    results = revival.handled
     more: dict[str, Any] = {}
     if by is not None:
         more["groups"] = group_rows(by, tally.groups, "died")
@@ -191,24 +179,71 @@ def revive(
             show_groups(by, tally.groups, "died", empty="no dead letters")
     if now:
         more["handled"] = [attrs.asdict(each) for each in results]
-    left = _report("revived", len(states), as_json=as_json, more=more, gone=gone, unknown=unknown, stayed=stayed)
+    left = _report(
+        "revived",
+        len(revival.states),
+        as_json=as_json,
+        more=more,
+        gone=gone,
+        unknown=unknown,
+        stayed=revival.stayed,
+    )
     if not as_json:
         show_handled(results)
     return left or code_of(results)
 
 
-_Revived = tuple[Transport, str, str]
-"""The store of an event, its queue and its id."""
+_ASIDE = 60.0
+"""Seconds for which no worker takes an event that is revived and handled; then it is due, if the command was killed."""
 
 
-def _handled(app: App, events: Iterable[_Revived]) -> list[Handled]:
-    """Handle each of *events* now; of two with one id in a queue, one is there."""
-    return [
-        handled(app, store, found)
-        for store, queue, event_id in dict.fromkeys(events)
-        for found in store.find(event_id)
-        if found.queue == queue
-    ]
+@attrs.frozen
+class _Revival:
+    """The dead letters that a command revives, by store and ref: refs of two stores may be equal."""
+
+    app: App
+    states: dict[Named, bytes] = attrs.field(factory=dict)
+    events: dict[Named, tuple[str, str]] = attrs.field(factory=dict)
+    """The queue and the id of each that is readable."""
+
+    stayed: dict[Named, str] = attrs.field(factory=dict)
+    """Why the others are not revived."""
+
+    handled: list[Handled] = attrs.field(factory=list)
+
+    def admits(self, store: Transport, entry: DeadLetterEntry) -> bool:
+        """Add *entry* if it can be revived; return whether it can."""
+        try:
+            self.states[store, entry.ref] = self.app.revived(entry, transport=store.name)
+        except NewerStateError as error:
+            self.stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}; revive it with that release"
+            return False
+        except (NotAcceptedError, DecodeError) as error:
+            self.stayed[store, entry.ref] = f"the dead letter {entry.ref} stays: {error}"
+            return False
+        if isinstance(entry.envelope, Envelope):
+            self.events[store, entry.ref] = entry.queue, entry.envelope.id
+        return True
+
+    def for_workers(self, store: Transport, refs: Sequence[str]) -> Sequence[str]:
+        """Make *refs* ready; return those that were not revived."""
+        return store.revive({ref: self.states[store, ref] for ref in refs})
+
+    def at_once(self, store: Transport, refs: Sequence[str]) -> Sequence[str]:
+        """Revive and handle *refs* one after another, each before a worker can; return those that were not revived."""
+        return [ref for ref in refs if not self._is_alive(store, ref)]
+
+    def _is_alive(self, store: Transport, ref: str) -> bool:
+        event, state = self.events.get((store, ref)), {ref: self.states[store, ref]}
+        is_handled = event is not None and store.name in self.app.transports
+        if store.revive_later(state, delay=_ASIDE) if is_handled else store.revive(state):
+            return False
+        if event is not None:
+            queue, event_id = event
+            self.handled.extend(
+                handled(self.app, store, found) for found in store.find(event_id) if found.queue == queue
+            )
+        return True
 
 
 @dead.command("discard", short_help="Delete dead letters for good.")

@@ -11,11 +11,13 @@ from relevo._app.app import App
 from relevo._hook import hookimpl
 from relevo._runner.loop import LoopRunner
 from relevo._transport.delivery import Ack, DeadLetter, Lost, Nack, Outcome, Release, Settlement
-from relevo._transport.query import Found
+from relevo._transport.envelope import Envelope
+from relevo._transport.query import DeadLetterFilter, Found
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.progress import loaded
 from relevo._worker.run import RunOptions
+from relevo.cli._choice import DeadLetterChoice
 from relevo.cli._event import holder_of, holders_in
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER
 from relevo.cli._output import echo, first_line, when
@@ -135,15 +137,35 @@ def held_by(store: Transport, found: Found) -> str:
 
 
 def _left(store: Transport, found: Found) -> str:
-    """Return why nothing was leased, or what was leased was given back."""
-    now = [each for each in store.find(found.envelope.id) if each.queue == found.queue]
-    if not now:
-        return "it is gone: a worker took it first"
-    if now[0].status == "leased":
-        return held_by(store, now[0])
-    if now[0].lost_leases:
+    """Return why nothing was leased, or what was leased was given back: where the event is now."""
+    envelope = found.envelope
+    same = [
+        each for each in store.find(envelope.id) if (each.queue, each.envelope.source) == (found.queue, envelope.source)
+    ]
+    if not same:
+        ref = _dead_ref(store, found)
+        return f"a worker took it first; it is the dead letter {ref}" if ref else "it is gone: a worker took it first"
+    now = same[0]
+    if now.status == "leased":
+        return held_by(store, now)
+    if now.lost_leases:
         return "the process that began it before may still be alive; try again in half a minute"
-    return "it waits for an earlier event with its ordering key"
+    if envelope.ordering_key is not None:
+        return "it waits for an earlier event with its ordering key"
+    return "a worker took it first" + (f"; it waits until {when(now.until)}" if now.until else " and gave it back")
+
+
+def _dead_ref(store: Transport, found: Found) -> str | None:
+    """Return the ref of the dead letter that *found* has become."""
+    if not store.capabilities.dead_letters:
+        return None
+    envelope = found.envelope
+    choice = DeadLetterChoice(where=DeadLetterFilter(names=(envelope.name,)))
+    for entry in choice.entries(store, [found.queue]):
+        dead = entry.envelope
+        if isinstance(dead, Envelope) and (dead.id, dead.source) == (envelope.id, envelope.source):
+            return entry.ref
+    return None
 
 
 class _Outcomes:

@@ -520,6 +520,24 @@ class TakeContract(Contract):
             assert (released.attempt, released.state) == (2, b"once")
             assert worker.ack(released)
 
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED)
+    def test_what_is_revived_with_a_delay_is_not_received_but_taken(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            plain, keyed = bench.envelope(), bench.envelope(ordering_key=None if claims.order == "none" else "a")
+            worker.send([plain, keyed])
+            worker.settle([(one, DeadLetter(reason="gave-up")) for one in bench.so_many(worker, 2)])
+            refs = [entry.ref for entry in bench.dead_letters(worker, 2)]
+
+            assert list(worker.revive_later(dict.fromkeys(refs, b"revived"), delay=3600.0)) == []
+
+            assert other.receive([bench.queue], lease=bench.times.lease) == []
+            for envelope in (plain, keyed):
+                (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+                assert (taken.envelope, taken.attempt, taken.state) == (envelope, 1, b"revived")
+                assert worker.ack(taken)
+
     @proves(promise.TAKEN_BY_ITS_ID, promise.LEASED_IS_HIDDEN, promise.LOST_LEASES_ARE_COUNTED)
     def test_a_held_event_is_not_taken_until_its_holder_is_lost(self) -> None:
         with self.bench() as bench:

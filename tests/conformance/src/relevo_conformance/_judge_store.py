@@ -203,7 +203,7 @@ def taking_dead_began(world: World, operation: Operation, call: history.Revive |
         copy = world.refs.get(ref)
         if copy is None or copy.ref != ref:
             continue
-        change: Change = _revival(call.refs[ref]) if isinstance(call, history.Revive) else _discarding
+        change: Change = _revival(call, ref, operation.began) if isinstance(call, history.Revive) else _discarding
         operation.positions[position] = copy
         copy.branch((operation.op, position), change)
 
@@ -226,7 +226,7 @@ def taking_dead_ended(
             if returned.end != "refused" and isinstance(call, history.Revive):
                 copy.refs_are_known = False
                 _was_revived(world, operation, copy)
-                _may_be_dead_and_alive(world, operation, copy, call.refs[ref])
+                _may_be_dead_and_alive(world, operation, copy, _revival(call, ref, operation.began))
         elif ref in missing:
             if copy.surely(partial(_dead_without, (operation.op, position))) and not _is_blocked(world, call, copy):
                 world.report(broken, operation.op, f"{copy} is dead, but was reported as missing")
@@ -259,15 +259,21 @@ def _dead_without(tag: Tag, one: Situation) -> bool:
     return one.state is State.DEAD or tag in one.tags
 
 
-def _may_be_dead_and_alive(world: World, operation: Operation, copy: Copy, state: bytes) -> None:
+def _may_be_dead_and_alive(world: World, operation: Operation, copy: Copy, revival: Change) -> None:
     """Allow an event that was revived during a fault to be a dead letter still, if settling has two steps."""
     if operation.worker in world.broken and world.capabilities.settlement == "sent":
-        alive = (_revival(state)(one) for one in copy.possible)
+        alive = (revival(one) for one in copy.possible)
         world.double(operation.worker, copy, [one for one in alive if one is not None])
 
 
-def _revival(state: bytes) -> Change:
-    return lambda one: one.step(Action.REVIVE, kept=state) if one.state is State.DEAD else None
+def _revival(call: history.Revive, ref: str, began: float) -> Change:
+    def change(one: Situation) -> Situation | None:
+        if one.state is not State.DEAD:
+            return None
+        ready = one.step(Action.REVIVE, kept=call.refs[ref])
+        return attrs.evolve(ready, state=State.SCHEDULED, due=began + call.delay) if call.delay else ready
+
+    return change
 
 
 def _discarding(one: Situation) -> Situation | None:

@@ -184,6 +184,7 @@ class Revive:
     """Make dead letters ready again."""
 
     refs: Mapping[str, bytes]
+    delay: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

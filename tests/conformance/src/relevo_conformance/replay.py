@@ -395,7 +395,11 @@ class _Player:
         found = {self._ref(record, ref): state for ref, state in call.refs.items()}
         refs = {ref: state for ref, state in found.items() if ref is not None}
         if refs or not call.refs:
-            self.worker(record.worker).revive(refs)
+            worker = self.worker(record.worker)
+            if call.delay:
+                worker.revive_later(refs, delay=call.delay)
+            else:
+                worker.revive(refs)
 
     def discard(self, record: history.Invoked, call: history.Discard) -> None:
         refs = [ref for ref in (self._ref(record, old) for old in call.refs) if ref is not None]

@@ -214,6 +214,16 @@ class RecordedWorker:
         call = history.Revive(refs=dict(refs))
         return self._note(call, lambda: self.transport.revive(refs), lambda found: history.Missing(tuple(found)))
 
+    def revive_later(self, refs: Mapping[str, bytes], *, delay: float) -> Sequence[str]:
+        """Make dead letters ready in *delay* seconds; return the refs that were not found."""
+        self.recorder.until(delay)
+        call = history.Revive(refs=dict(refs), delay=delay)
+        return self._note(
+            call,
+            lambda: self.transport.revive_later(refs, delay=delay),
+            lambda found: history.Missing(tuple(found)),
+        )
+
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         """Delete dead letters; return the refs that were not found."""
         refs = tuple(refs)
