@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from relevo import Event, Hooks, hookimpl
-from relevo._hook import HookSpecs, observe
+from relevo._hook import HookSpecs, notify, observe
 from relevo.errors import PluginError
 
 
@@ -162,6 +162,92 @@ def test_a_function_that_fits_no_hook_is_refused() -> None:
 
     assert not hooks.plugins
     hooks.add(_Timer())
+
+
+def test_a_function_whose_body_would_never_run_is_refused_with_the_remedy() -> None:
+    class Bare:
+        @hookimpl
+        def relevo_around_call(self) -> Iterator[None]:
+            yield
+
+    class Late:
+        @hookimpl
+        def relevo_dead_lettered(self) -> Iterator[None]:
+            yield
+
+    class Waiting:
+        @hookimpl
+        async def relevo_around_send(self) -> None: ...
+
+    class Streaming:
+        @hookimpl
+        async def relevo_enrich(self) -> AsyncIterator[None]:
+            yield
+
+    generator = "is a generator function, and a call would not run it; "
+    hooks = Hooks()
+    for plugin, fault in [
+        (Bare(), f"relevo_around_call {generator}put @contextlib.contextmanager above it"),
+        (Late(), f"relevo_dead_lettered {generator}return instead of yield"),
+        (Waiting(), "relevo_around_send is async, and no hook is awaited; expected a plain function"),
+        (Streaming(), "relevo_enrich is async, and no hook is awaited; expected a plain function"),
+    ]:
+        with pytest.raises(PluginError, match=f"{type(plugin).__name__}: {fault}$"):
+            hooks.add(plugin)
+
+    assert not hooks.plugins
+
+
+def test_the_order_of_the_two_decorators_of_a_hook_makes_no_difference() -> None:
+    seen: list[str] = []
+
+    class Swapped:
+        @contextlib.contextmanager
+        @hookimpl
+        def relevo_around_handle(self) -> Iterator[None]:
+            seen.append("begins")
+            yield
+            seen.append("ends")
+
+    with _around(Hooks([Swapped()])):
+        pass
+
+    assert seen == ["begins", "ends"]
+
+
+def test_a_deciding_hook_may_be_a_wrapper_of_pluggy() -> None:
+    class Wrapper:
+        @hookimpl(wrapper=True)
+        def relevo_may_run(self) -> Generator[None, str | None, str | None]:
+            found = yield
+            return found or "wrapped"
+
+    assert Hooks([Wrapper()]).objection() == "wrapped"
+
+
+def test_a_result_of_an_observer_that_is_no_context_manager_is_reported_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Three:
+        @hookimpl
+        def relevo_around_handle(self) -> int:
+            return 3
+
+        @hookimpl
+        def relevo_dead_lettered(self) -> int:
+            return 3
+
+    hooks = Hooks([Three()])
+    for _ in range(2):
+        with _around(hooks):
+            hooks.add(_Timer())
+    notify(hooks.observers("relevo_dead_lettered"), delivery="delivery", outcome="outcome")
+
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "relevo.hook")
+    assert record.getMessage().endswith(
+        "Three: relevo_around_handle returned 3, which is ignored; expected a context manager or None"
+    )
 
 
 def test_a_plugin_cannot_be_registered_twice() -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache
-from inspect import Parameter, signature
+from functools import cache, partial
+from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from logging import getLogger
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from relevo._transport.envelope import Envelope
 
 PROJECT = "relevo"
+_AROUND = f"{PROJECT}_around_"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -125,12 +126,13 @@ class Hooks:
         plugins: Modules or objects with functions marked by ``@relevo.hookimpl``.
 
     Raises:
-        PluginError: A function matches no hook or has wrong arguments, or a plugin is a class.
+        PluginError: A function matches no hook, has wrong arguments or is a generator or async, or a plugin is a class.
     """
 
     def __init__(self, plugins: Iterable[object] = ()):
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(HookSpecs)
+        self._odd: set[str] = set()
         self._look_up()
         for plugin in plugins:
             self.add(plugin)
@@ -140,7 +142,8 @@ class Hooks:
         Register *plugin*.
 
         Raises:
-            PluginError: One of its functions matches no hook or has wrong arguments, or it is a class.
+            PluginError: One of its functions matches no hook, has wrong arguments or is a generator or async, or it is
+                a class.
         """
         if isinstance(plugin, type):  # its hooks would be called without an instance
             raise PluginError(f"the plugin {shown(plugin)} is a class; pass an instance: {plugin.__qualname__}()")
@@ -156,7 +159,7 @@ class Hooks:
             self._look_up()
 
     def _faults(self, plugin: object) -> Iterator[str]:
-        """Yield which functions of *plugin* match no hook, before it is registered."""
+        """Yield which functions of *plugin* match no hook, or would not run, before it is registered."""
         specs = {name: getattr(self._manager.hook, name) for name in vars(HookSpecs) if name.startswith(f"{PROJECT}_")}
         for name in dir(plugin):
             options = self._manager.parse_hookimpl_opts(plugin, name)
@@ -169,6 +172,8 @@ class Hooks:
                 if wrong:
                     takes = f"takes only {', '.join(known)}" if known else "takes no arguments"
                     yield f"{hook} has no argument {', '.join(wrong)}; it {takes}"
+                elif not (options["wrapper"] or options["hookwrapper"]) and (why := _idle(hook, getattr(plugin, name))):
+                    yield f"{hook} {why}"
             elif not options.get("optionalhook"):
                 others = f"; there are {', '.join(specs)}"
                 yield f"there is no hook {hook}{did_you_mean(hook, specs) or others}"
@@ -199,11 +204,18 @@ class Hooks:
         """
         found = []
         for implementation in reversed(getattr(self._manager.hook, name).get_hookimpls()):
+            where = f"the plugin {_named(implementation.plugin)}: {name}"
             if implementation.wrapper or implementation.hookwrapper:
-                plugin = _named(implementation.plugin)
-                raise PluginError(f"the plugin {plugin}: {name} cannot be a wrapper; return a context manager")
-            found.append(_observer(implementation.function, frozenset(implementation.argnames)))
+                raise PluginError(f"{where} cannot be a wrapper; return a context manager")
+            warn = partial(self._warn_of_result, where) if name.startswith(_AROUND) else None
+            found.append(_observer(implementation.function, frozenset(implementation.argnames), warn))
         return tuple(found)
+
+    def _warn_of_result(self, where: str, result: object) -> None:
+        """Log once that the hook *where* returned *result*, which has no effect."""
+        if where not in self._odd:
+            self._odd.add(where)
+            _log.warning("%s returned %s, which is ignored; expected a context manager or None", where, shown(result))
 
     def enrichment(self, event: object) -> Mapping[str, Any]:
         """Return the values that plugins add to the context of *event*; the plugin registered first wins."""
@@ -222,6 +234,16 @@ def _named(plugin: object) -> str:
     """Return the name of *plugin*, a module or an object, for an error."""
     cls = type(plugin)
     return plugin.__name__ if isinstance(plugin, ModuleType) else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _idle(hook: str, function: Callable[..., object]) -> str | None:
+    """Return why a call of *function* as *hook* would not run its body, with the remedy; ``None`` if it would."""
+    if iscoroutinefunction(function) or isasyncgenfunction(function):
+        return "is async, and no hook is awaited; expected a plain function"
+    if not isgeneratorfunction(function):  # one below contextmanager is not
+        return None
+    remedy = "put @contextlib.contextmanager above it" if hook.startswith(_AROUND) else "return instead of yield"
+    return f"is a generator function, and a call would not run it; {remedy}"
 
 
 def _required(function: Callable[..., object]) -> list[str]:
@@ -269,9 +291,15 @@ def _guard(manager: AbstractContextManager[object]) -> Iterator[None]:
             _log.exception("an observing hook failed; the event goes on without it")
 
 
-def _observer(function: Callable[..., Any], wanted: frozenset[str]) -> Observer:
+def _observer(
+    function: Callable[..., Any], wanted: frozenset[str], warn: Callable[[object], None] | None = None
+) -> Observer:
     def call(**arguments: object) -> AbstractContextManager[object] | None:
         result = function(**{name: value for name, value in arguments.items() if name in wanted})
-        return result if hasattr(result, "__enter__") else None
+        if hasattr(result, "__enter__"):
+            return cast("AbstractContextManager[object]", result)
+        if result is not None and warn is not None:
+            warn(result)
+        return None
 
     return call
