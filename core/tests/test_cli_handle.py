@@ -363,6 +363,28 @@ def test_an_event_that_may_wait_behind_an_outbox_is_not_said_to_be_none(shop: Sh
     assert 'the transport "main" does not support take' in done.stderr
 
 
+def test_an_event_in_an_outbox_that_is_a_transport_too_is_left_to_the_relay(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        'source = "shop"\nlisteners = ["shop_listeners"]\n[transports]\nmain = "sqlite:///shop.db"\n'
+        'far = { url = "sqlite:///far.db", outbox = "main" }\n[routes]\n"*" = "far"\n',
+    )
+    with transport(shop) as store:
+        store.setup(["outbox/far"])
+        bound, dead = envelope("bound"), envelope("dead")
+        store.send([attrs.evolve(each, queue="outbox/far") for each in (bound, dead)])
+        held = store.take("outbox/far", "dead", lease=60)[0]
+        store.dead_letter(held, reason="refused")
+
+        done, revived = shop.run("handle bound"), shop.run("dead revive --all --now")
+
+        left = {each: store.find(each)[0] for each in ("bound", "dead")}
+    for each, said in (("bound", done), ("dead", revived)):
+        assert said.returncode == 75
+        assert f"{each} in main/outbox/far: not handled: it waits in an outbox; relevo relay moves it" in said.stdout
+        assert (left[each].status, left[each].attempt) == ("ready", 1)
+
+
 def test_dead_letters_of_a_transport_that_cannot_lease_by_an_id_are_not_revived_with_now(shop: Shop) -> None:
     mine = dispatched(shop, "mail.sent")
     shop.run(f"handle {mine}")

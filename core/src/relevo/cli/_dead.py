@@ -25,7 +25,7 @@ from relevo.cli._choice import (
 )
 from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._filter import Tally, by_option, group_rows, limit_option, show_groups, show_listed
-from relevo.cli._handled import Handled, can_handle, code_of, handled, show_handled
+from relevo.cli._handled import Handled, can_handle, code_of, handled, is_in_outbox, show_handled
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
@@ -234,15 +234,15 @@ class _Revival:
         return [ref for ref in refs if not self._is_alive(store, ref)]
 
     def _is_alive(self, store: Transport, ref: str) -> bool:
-        event, state = self.events.get((store, ref)), {ref: self.states[store, ref]}
-        is_handled = event is not None and store.name in self.app.transports
-        if store.revive_later(state, delay=_ASIDE) if is_handled else store.revive(state):
+        state = {ref: self.states[store, ref]}
+        if (store, ref) not in self.events:
+            return not store.revive(state)
+        queue, event_id = self.events[store, ref]
+        is_moved = is_in_outbox(self.app, store, queue)
+        if store.revive(state) if is_moved else store.revive_later(state, delay=_ASIDE):
             return False
-        if event is not None:
-            queue, event_id = event
-            self.handled.extend(
-                handled(self.app, store, found) for found in store.find(event_id) if found.queue == queue
-            )
+        here = [found for found in store.find(event_id) if found.queue == queue]
+        self.handled.extend(handled(self.app, store, found) for found in here)
         return True
 
 

@@ -13,6 +13,7 @@ from relevo._runner.loop import LoopRunner
 from relevo._transport.delivery import Ack, DeadLetter, Lost, Nack, Outcome, Release, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.query import DeadLetterFilter, Found
+from relevo._transport.route import RESERVED
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.progress import loaded
@@ -49,10 +50,15 @@ def can_handle(store: Transport) -> bool:
     return store.capabilities.take and store.capabilities.find
 
 
+def is_in_outbox(app: App, store: Transport, queue: str) -> bool:
+    """Return whether *queue* of *store* is an outbox, whose events are moved and not handled."""
+    return store.name not in app.transports or queue.startswith(RESERVED)
+
+
 def handled(app: App, store: Transport, found: Found) -> Handled:
     """Handle the event *found* in *store* now, unless a worker holds it."""
     about = {"transport": store.name, "queue": found.queue, "event": found.envelope.name, "id": found.envelope.id}
-    if store.name not in app.transports:
+    if is_in_outbox(app, store, found.queue):
         return Handled(**about, outcome="refused", why="it waits in an outbox; relevo relay moves it")
     if found.status == "leased":
         return Handled(**about, outcome="refused", why=held_by(store, found))
