@@ -99,7 +99,7 @@ def test_what_cannot_be_dispatched_says_what_would(
 
 
 def test_an_argument_that_is_passed_as_an_option_says_where_it_belongs(make: Make) -> None:
-    told = r'no option size=…; arguments of an event are one mapping: dispatch\("order", {"size": …}'
+    told = r'no option size=…; the arguments of an event are one mapping: dispatch\("order", {"size": …}'
 
     for dispatcher in (LocalDispatcher(), make()):
         with pytest.raises(TypeError, match=told):

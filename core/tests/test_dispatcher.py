@@ -587,7 +587,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
                 ConfigurationError,
                 "expires: expected a moment in the future",
             )
-            for past in (1.0, "0s", timedelta(0), datetime(2001, 1, 1, tzinfo=UTC))
+            for past in (0, -1.0, 978307200, "0s", timedelta(0), datetime(2001, 1, 1, tzinfo=UTC))
         ),
         *(
             (
@@ -598,6 +598,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
             )
             for far in (10**400, float("inf"), 1.8e12)
         ),
+        (Event("a.b"), {"expires": 60}, ConfigurationError, 'got 60, before the year 2000; write expires="60s" for'),
         (Event("a.b"), {"at": True}, ConfigurationError, "expected a datetime with a zone, "),
         (Event("a.b"), {"at": "5m", "delay": 1}, ConfigurationError, "delay= or at=, not both"),
         (Event("a.b"), {"at": 60}, ConfigurationError, "since the epoch; got 60, before the year 2000; write delay=60"),
@@ -611,7 +612,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (ImageCreated, {}, ConfigurationError, "dispatch an instance of it"),
         (ImageCreated("seven"), {}, EncodeError, "Expected `int`, got `str`"),  # type: ignore[arg-type]
     ],
-    ids=range(32),
+    ids=range(35),
 )
 def test_what_cannot_be_sent_is_refused_in_one_line_and_nothing_is_written(
     dispatcher: DeferredDispatcher,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import re
 from typing import Any
 
@@ -10,9 +12,10 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, LocalDispatcher, RetryLater
-from relevo._synonym import APP, DISPATCH, LISTENER, RETRY_LATER
+from relevo import App, Call, Dispatched, Event, LocalDispatcher, Retry, RetryLater
+from relevo._synonym import APP, ATTRIBUTES, CALLED_KEYS, DISPATCH, EVENT, KEYS, LISTENER, RETRY, RETRY_LATER
 from relevo.errors import ConfigurationError
+from relevo.testing import make_call
 from relevo_memory import MemoryTransport
 
 from .application import Make
@@ -43,10 +46,22 @@ def test_a_dispatch_says_what_it_has_instead(make: Make, event: object, name: st
     assert app.transport().stats("default").ready == 0
 
 
+@pytest.mark.parametrize(("name", "near"), [("path", ""), ("sensor", ""), ("date", ""), ("delays", "delay")])
+def test_an_argument_of_an_event_belongs_into_the_mapping(make: Make, name: str, near: str) -> None:
+    given: Any = {name: 5}
+
+    with pytest.raises(TypeError) as error:
+        make().dispatch("image.created", **given)
+
+    mapping = f'the arguments of an event are one mapping: dispatch("image.created", {{"{name}": …}})'
+    hint = f'; did you mean "{near}"?' if near else ""
+    assert told(error) == f"a dispatch has no option {name}=…; {mapping}{hint}"
+
+
 @pytest.mark.parametrize("name", LISTENER)
 def test_a_listener_says_what_it_has_instead(make: Make, name: str) -> None:
     app = make()
-    given: Any = {name: 5}
+    given: Any = {name: "5"}
     expected = f"a listener has no option {name}=…; {LISTENER[name]}"
 
     with pytest.raises(TypeError) as error:
@@ -70,6 +85,47 @@ def test_a_later_retry_says_what_it_has_instead(name: str) -> None:
     assert told(error) == f"RetryLater has no option {name}=…; {RETRY_LATER[name]}"
 
 
+@pytest.mark.parametrize(("made", "answers"), [(Retry, RETRY), (Event, EVENT)])
+def test_a_retry_policy_and_an_event_say_what_they_have_instead(made: Any, answers: dict[str, str]) -> None:
+    for name, answer in answers.items():
+        with pytest.raises(TypeError) as error:
+            made("a.b", **{name: "5"})
+        assert told(error) == f"{made.__name__} has no option {name}=…; {answer}"
+
+
+@pytest.mark.parametrize(
+    ("retries", "text"),
+    [
+        (0, "{}=1: the first run, and 0 more"),
+        (5, "{}=6: the first run, and 5 more"),
+        (None, "a large number of runs: {}=1000"),
+        (-1, "{}=4: the first run, and 3 more"),
+        (True, "{}=4: the first run, and 3 more"),
+    ],
+)
+def test_a_number_of_retries_is_told_as_the_number_of_runs(retries: object, text: str) -> None:
+    given: Any = {"max_retries": retries}
+
+    with pytest.raises(TypeError, match=f"write {text.format('retry')}$"):
+        relevo.listener("image.created", **given)
+    with pytest.raises(TypeError, match=f"write {text.format('runs')}$"):
+        Retry(**given)
+
+
+def test_options_of_a_retry_policy_in_a_mapping_are_refused() -> None:
+    given: Any = {"max_retries": 3}
+
+    with pytest.raises(ConfigurationError, match=r"retry: expected relevo.Retry.*; write retry=relevo.Retry\(5, first"):
+        relevo.listener("image.created", retry=given)
+
+
+def test_an_argument_that_an_event_has_not_belongs_into_its_mapping() -> None:
+    given: Any = {"path": "sea.jpg"}
+
+    with pytest.raises(TypeError, match=r'one mapping: relevo.Event\("image.created", \{"path": …\}\)$'):
+        Event("image.created", **given)
+
+
 @pytest.mark.parametrize("name", APP)
 def test_an_application_says_what_it_has_instead(name: str) -> None:
     given: Any = {name: "amqp://127.0.0.1"}
@@ -78,6 +134,81 @@ def test_an_application_says_what_it_has_instead(name: str) -> None:
         App(**given)
 
     assert told(error) == f"App has no option {name}=…; {APP[name]}"
+
+
+@pytest.mark.parametrize("name", ["subscribers", "imports", "task_routes", "visibility_timeout", "worker_pool"])
+def test_an_application_has_the_names_of_the_configuration(name: str) -> None:
+    given: Any = {name: 5}
+
+    with pytest.raises(TypeError) as error:
+        App(**given)
+
+    assert told(error) == f"App has no option {name}=…; it is called {CALLED_KEYS[name]}= here"
+
+
+def test_an_application_answers_to_each_key_of_other_tools() -> None:
+    answered = {*APP, *CALLED_KEYS}
+
+    assert KEYS[""].keys() <= answered
+
+
+def owners() -> dict[str, Any]:
+    """Return what has the attributes, by its name in the table."""
+    return {
+        "App": App(routes={"*": "now"}),
+        "Call": make_call(),
+        "Dispatched": Dispatched(id="1", targets=()),
+        "relevo": relevo,
+    }
+
+
+def test_an_attribute_of_another_tool_is_answered() -> None:
+    assert owners().keys() == ATTRIBUTES.keys()
+    for owner, thing in owners().items():
+        for name, answer in ATTRIBUTES[owner].items():
+            assert not hasattr(thing, name)
+            with pytest.raises(AttributeError) as error:
+                getattr(thing, name)
+            assert str(error.value) == f"{owner} has no {name}; {answer}"
+
+
+def test_another_missing_attribute_is_told_as_python_does() -> None:
+    for owner, thing in owners().items():
+        with pytest.raises(AttributeError, match="has no attribute 'shape'"):
+            thing.shape  # noqa: B018
+        assert getattr(thing, "shape", None) is None, owner
+
+
+def test_an_import_of_another_tool_is_answered() -> None:
+    with pytest.raises(ImportError, match=r"^relevo has no shared_task; write @relevo.listener"):
+        from relevo import shared_task  # type: ignore[attr-defined]  # noqa: F401, PLC0415
+    with pytest.raises(ImportError, match="cannot import name 'shape'"):
+        from relevo import shape  # type: ignore[attr-defined]  # noqa: F401, PLC0415
+
+
+def test_an_answer_names_attributes_that_there_are() -> None:
+    things = {"app": App, "call": Call, "relevo": relevo}
+
+    for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, LISTENER, RETRY, RETRY_LATER]:
+        for answer in answers.values():
+            for thing, name in re.findall(r"\b(app|call|relevo)\.([A-Za-z_]+)", answer):
+                assert name == "toml" or hasattr(things[thing], name), answer
+
+
+def test_what_is_dispatched_is_still_copied_and_pickled() -> None:
+    dispatched = Dispatched(id="1", targets=())
+
+    assert copy.copy(dispatched) == copy.deepcopy(dispatched) == pickle.loads(pickle.dumps(dispatched)) == dispatched  # noqa: S301 - our own
+
+
+def test_an_error_of_a_property_is_not_lost() -> None:
+    class Broken(App):
+        @property
+        def shop(self) -> str:
+            return "".path  # type: ignore[attr-defined, no-any-return]
+
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'path'"):
+        _ = Broken(routes={"*": "now"}).shop
 
 
 def test_an_application_takes_its_name_as_source() -> None:
@@ -94,10 +225,14 @@ def test_an_answer_names_arguments_that_there_are() -> None:
     owners: list[tuple[Any, Any]] = [
         (DISPATCH, App.dispatch),
         (LISTENER, relevo.listener),
+        (EVENT, Event.__init__),
+        (RETRY, Retry.__init__),
         (RETRY_LATER, RetryLater.__init__),
         (APP, App.__init__),
     ]
-    elsewhere = {"routes", "id", "give_up_on", "first", "factor", "cap", "retry"}
+    dispatch = {"delay", "at", "urgency", "expires"}
+    elsewhere = {"routes", "transports", "id", "retry", "time_limit", "version", *dispatch}
+    elsewhere |= {*Retry.__init__.__annotations__, *relevo.Execution.__init__.__annotations__}
 
     for answers, owner in owners:
         assert answers.keys().isdisjoint(owner.__annotations__)

@@ -22,7 +22,15 @@ else:
 
         globals().update({each: getattr(_public, each) for each in _public.__all__}, __all__=_public.__all__)
         if name not in globals():
-            raise AttributeError(f"module 'relevo' has no attribute {name!r}")
+            import sys  # noqa: PLC0415 - only an error needs it
+
+            from relevo._synonym import attribute_answer  # noqa: PLC0415 - as above
+
+            answer = attribute_answer("relevo", name)
+            caller = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - no other way to know
+            if answer and caller == "importlib._bootstrap":  # of "from relevo import task", which drops other errors
+                raise ImportError(answer, name="relevo")
+            raise AttributeError(answer or f"module 'relevo' has no attribute {name!r}")
         return globals()[name]
 
     def __dir__() -> list[str]:

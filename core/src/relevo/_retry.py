@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from math import isfinite, nan
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Never
 
 import attrs
 
 from relevo._clock import Duration, seconds
-from relevo.errors import ConfigurationError, GiveUp, RetryLater, shown
+from relevo._synonym import RETRY, counted
+from relevo.errors import ConfigurationError, GiveUp, RetryLater, no_option, shown
 
 IS_FACTOR: Mapping[str, bool] = MappingProxyType({"is_factor": True})
 """Marks a number that is not a duration, so that configuration does not read text such as "2s"."""
@@ -64,7 +65,7 @@ def _exceptions(value: type[BaseException] | Iterable[type[BaseException]]) -> t
     return kinds
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class Retry:
     """
     How often a listener is run, and how long it waits in between.
@@ -87,6 +88,8 @@ class Retry:
 
     Raises:
         ConfigurationError: A number is out of range, or *give_up_on* holds something other than exception classes.
+
+        TypeError: There is no such argument; the error names the one that is meant.
     """
 
     runs: int = attrs.field(default=5, converter=_runs)
@@ -97,6 +100,22 @@ class Retry:
     give_up_on: tuple[type[BaseException], ...] = attrs.field(
         default=(), converter=_exceptions, kw_only=True, metadata=IS_CODE
     )
+
+    def __init__(
+        self,
+        runs: int = 5,
+        *,
+        first: Duration = 2.0,
+        factor: float = 4.0,
+        cap: Duration = 3600.0,
+        jitter: float = 0.1,
+        give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
+        **unknown: Never,
+    ):
+        if unknown:
+            name = next(iter(unknown))
+            raise no_option("Retry", name, attrs.fields_dict(Retry), counted(RETRY, unknown))
+        self.__attrs_init__(runs, first=first, factor=factor, cap=cap, jitter=jitter, give_up_on=give_up_on)
 
     def __attrs_post_init__(self) -> None:
         if self.cap < self.first:

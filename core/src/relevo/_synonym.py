@@ -1,45 +1,102 @@
-"""Arguments and configuration keys of other tools, such as Celery and Symfony, and what relevo has instead."""
+"""Arguments, attributes and configuration keys of other tools, such as Celery, and what relevo has instead."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from types import MappingProxyType
 
-_DATA = 'the data of an event is one mapping: dispatch("image.created", {"path": "sea.jpg"})'
+_MAPPING = 'the arguments of an event are one mapping: dispatch("image.created", {"path": "sea.jpg"})'
 _OWN_ID = 'an event gets its id at the dispatch; relevo.Event("image.created", {…}, id=…) has its own'
 _ROUTED = 'routes choose the queue: App(routes={"image.*": "main/media"})'
+_NO_RESULTS = "leave it out; relevo stores no results"
+_NO_FORMAT = "leave it out; events are JSON"
+_UTC = "leave it out; times are in UTC"
+_ACKNOWLEDGED = "leave it out; an event is always acknowledged after its listeners"
+_TO_TRANSPORT = "leave it out; the application has its transports: App(transports={…})"
+_RETRIED = "leave it out; the listener has the retry policy: @relevo.listener(…, retry=8)"
+_LIMITED = "a listener has the limit: @relevo.listener(…, time_limit=…)"
 DISPATCH: Mapping[str, str] = MappingProxyType(
     {
-        "args": _DATA,
+        "args": _MAPPING,
+        "bus": "leave it out; the application, relevo.App, is the only bus",
+        "compression": _NO_FORMAT,
+        "connection": _TO_TRANSPORT,
         "countdown": "it is called delay= here",
         "eta": "it is called at= here",
-        "headers": "put them into the data, or dispatch inside relevo.context(…)",
-        "id": f'{_OWN_ID}; data is one mapping: dispatch("image.created", {{"id": …}})',
-        "kwargs": _DATA,
+        "exchange": _ROUTED,
+        "headers": "put them into the arguments, or dispatch inside relevo.context(…)",
+        "id": f'{_OWN_ID}; an argument is in the mapping: dispatch("image.created", {{"id": …}})',
+        "ignore_result": _NO_RESULTS,
+        "kwargs": _MAPPING,
+        "link": "a listener dispatches the next event: call.dispatch(…)",
+        "link_error": "the hook relevo_dead_lettered is called for an event that is given up",
         "priority": 'write urgency="high" for an event that overtakes others',
+        "producer": _TO_TRANSPORT,
         "queue": _ROUTED,
+        "reply_to": _NO_RESULTS,
+        "retry": _RETRIED,
+        "retry_policy": _RETRIED,
         "routing_key": _ROUTED,
+        "serializer": _NO_FORMAT,
+        "shadow": "leave it out; an event has one name",
+        "soft_time_limit": _LIMITED,
         "stamps": "write delay=, at=, urgency= or expires=",
         "task_id": _OWN_ID,
+        "time_limit": _LIMITED,
+        "transport": _ROUTED,
+        "transports": _ROUTED,
     }
 )
 """By the arguments of a dispatch."""
 
+EVENT: Mapping[str, str] = MappingProxyType(
+    {
+        "args": "it is called arguments= here",
+        "data": "it is called arguments= here",
+        "event_id": "it is called id= here",
+        "kwargs": "it is called arguments= here",
+        "payload": "it is called arguments= here",
+        "task": "it is called name= here",
+        "task_id": "it is called id= here",
+        "countdown": "the dispatch has it: dispatch(…, delay=…)",
+        "eta": "the dispatch has it: dispatch(…, at=…)",
+        "expires": "the dispatch has it: dispatch(…, expires=…)",
+        "priority": 'the dispatch has it: dispatch(…, urgency="high")',
+        "queue": _ROUTED,
+        "version": "a declared class has versions: @relevo.event(…, version=2)",
+    }
+)
+"""By the arguments of ``Event``."""
+
 _BACKOFF = "write retry=relevo.Retry(first=…, factor=…, cap=…)"
+_JITTER = "write retry=relevo.Retry(jitter=…), a share from 0 to 1"
+_GIVE_UP_ON = "write retry=relevo.Retry(give_up_on=…)"
 LISTENER: Mapping[str, str] = MappingProxyType(
     {
-        "acks_late": "leave it out; an event is always acknowledged after its listeners",
+        "acks_late": _ACKNOWLEDGED,
         "autoretry_for": "leave it out; every error is retried, except those of retry=relevo.Retry(give_up_on=…)",
+        "base": "leave it out; a listener is a function, or a method of your own object",
         "bind": "leave it out; a second parameter, call, has the attempt and the event's id",
+        "bus": "leave it out; register the listener with the application: app.listen(…)",
         "default_retry_delay": _BACKOFF,
+        "dont_autoretry_for": _GIVE_UP_ON,
+        "expires": "the dispatch has it: dispatch(…, expires=…)",
         "from_transport": "it is called queue= here",
-        "ignore_result": "leave it out; relevo stores no results",
-        "max_retries": "write retry=4 for 4 runs, which are 3 retries",
+        "ignore_result": _NO_RESULTS,
+        "max_retries": "write retry=4: the first run, and 3 more",
         "name": "the first argument is the event; write id= for the name of the listener",
         "rate_limit": "relevo has no rate limit; a listener can raise relevo.RetryLater(delay)",
+        "reject_on_worker_lost": "leave it out; after a crash an event is always delivered again",
+        "retries": "it is called retry= here; it counts the runs",
         "retry_backoff": _BACKOFF,
         "retry_backoff_max": _BACKOFF,
+        "retry_jitter": _JITTER,
+        "retry_kwargs": "write retry=4 for 4 runs, or retry=relevo.Retry(…)",
+        "serializer": _NO_FORMAT,
         "soft_time_limit": "relevo has one limit; write time_limit=",
+        "throws": f"leave it out; {_GIVE_UP_ON} for errors that are not retried",
+        "track_started": _NO_RESULTS,
+        "transport": _ROUTED,
     }
 )
 """By the arguments of a listener."""
@@ -54,19 +111,27 @@ RETRY_LATER: Mapping[str, str] = MappingProxyType(
 )
 """By the arguments of ``RetryLater``."""
 
-_STORES = 'write transports={"main": "sqlite:///shop.db"}'
-APP: Mapping[str, str] = MappingProxyType(
+RETRY: Mapping[str, str] = MappingProxyType(
     {
-        "backend": "leave it out; relevo stores no results",
-        "broker": _STORES,
-        "include": 'write listeners=["shop.listeners"]',
-        "main": "it is called source= here",
-        "name": "it is called source= here",
-        "result_backend": "leave it out; relevo stores no results",
-        "url": _STORES,
+        "autoretry_for": "leave it out; every error is retried, except those of give_up_on=",
+        "backoff": "it is called factor= here",
+        "countdown": "it is called first= here",
+        "default_retry_delay": "it is called first= here",
+        "delay": "it is called first= here; a number is in seconds",
+        "dont_autoretry_for": "it is called give_up_on= here",
+        "interval_max": "it is called cap= here",
+        "interval_start": "it is called first= here",
+        "interval_step": "write factor=, which multiplies the wait",
+        "max_delay": "it is called cap= here; a number is in seconds",
+        "max_retries": "write runs=4: the first run, and 3 more",
+        "multiplier": "it is called factor= here",
+        "retries": "write runs=4: the first run, and 3 more",
+        "retry_backoff": "it is called factor= here",
+        "retry_backoff_max": "it is called cap= here",
+        "retry_jitter": "it is called jitter= here, a share from 0 to 1",
     }
 )
-"""By the arguments of ``App``."""
+"""By the arguments of ``Retry``."""
 
 CALLED_KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -76,6 +141,9 @@ CALLED_KEYS: Mapping[str, str] = MappingProxyType(
         "include": "listeners",
         "max_delay": "cap",
         "multiplier": "factor",
+        "redeliver_timeout": "lease",
+        "routing": "routes",
+        "subscribers": "listeners",
         "task_routes": "routes",
         "task_time_limit": "time_limit",
         "visibility_timeout": "lease",
@@ -86,30 +154,74 @@ CALLED_KEYS: Mapping[str, str] = MappingProxyType(
 )
 """What keys of the configuration are called here, in a table that has this key."""
 
-_NO_RESULTS = "leave it out; relevo stores no results"
-_NO_FORMAT = "leave it out; events are JSON"
-_UTC = "leave it out; times are in UTC"
 _POLICY = "retry policies are those of queues: [retries]"
 _FAILED = "leave it out; a transport keeps its dead letters itself"
+_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "accept_content": _NO_FORMAT,
+        "backend": _NO_RESULTS,
+        "beat_schedule": "relevo has no schedules; let cron run: relevo dispatch NAME",
+        "bus": "leave it out; the application, relevo.App, is the only bus",
+        "buses": "leave it out; the application, relevo.App, is the only bus",
+        "default_bus": "leave it out; the application, relevo.App, is the only bus",
+        "enable_utc": _UTC,
+        "failure_transport": _FAILED,
+        "middleware": "plugins have hooks; write plugins",
+        "middlewares": "plugins have hooks; write plugins",
+        "result_backend": _NO_RESULTS,
+        "result_expires": _NO_RESULTS,
+        "result_serializer": _NO_RESULTS,
+        "serializer": _NO_FORMAT,
+        "task_acks_late": _ACKNOWLEDGED,
+        "task_reject_on_worker_lost": "leave it out; after a crash an event is always delivered again",
+        "task_serializer": _NO_FORMAT,
+        "task_soft_time_limit": "relevo has one limit, time_limit",
+        "timezone": _UTC,
+        "worker_hijack_root_logger": "leave it out; relevo changes no logger of yours",
+        "worker_prefetch_multiplier": "leave it out; a worker adapts how many events it receives at once",
+    }
+)
+"""What to do instead of settings of other tools, in Python and in a file."""
+
+_STORES = 'write transports={"main": "sqlite:///shop.db"}'
+_EXECUTION = "write execution=relevo.Execution({}=…)"
+APP: Mapping[str, str] = MappingProxyType(
+    {
+        **_SETTINGS,
+        "broker": _STORES,
+        "broker_url": _STORES,
+        "concurrency": _EXECUTION.format("concurrency"),
+        "config_source": 'App.from_config("relevo.toml") reads a file',
+        "dsn": _STORES,
+        "main": "it is called source= here",
+        "memory_limit": _EXECUTION.format("memory_limit"),
+        "name": "it is called source= here",
+        "recycle_after": _EXECUTION.format("recycle_after"),
+        "retry_strategy": 'write retries={"main": relevo.Retry(…)}',
+        "task_always_eager": 'write routes={"*": "now"}; or test with app.testing()',
+        "task_cls": "leave it out; a listener is a function, or a method of your own object",
+        "task_default_queue": _ROUTED,
+        "task_time_limit": _EXECUTION.format("time_limit"),
+        "time_limit": _EXECUTION.format("time_limit"),
+        "url": _STORES,
+        "worker_concurrency": _EXECUTION.format("concurrency"),
+        "worker_max_memory_per_child": _EXECUTION.format("memory_limit"),
+        "worker_max_tasks_per_child": _EXECUTION.format("recycle_after"),
+    }
+)
+"""By the arguments of ``App`` that are not in :data:`CALLED_KEYS`."""
+
+_ROUTED_IN_FILE = 'routes choose the queue: write it under [routes]: "*" = "main/media"'
 KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "": {
-            "accept_content": _NO_FORMAT,
-            "beat_schedule": "relevo has no schedules; let cron run: relevo dispatch NAME",
+            **_SETTINGS,
             "broker_url": 'write it under [transports]: main = "sqlite:///shop.db"',
             "dsn": 'write it under [transports]: main = "sqlite:///shop.db"',
-            "enable_utc": _UTC,
-            "failure_transport": _FAILED,
-            "result_backend": _NO_RESULTS,
-            "result_expires": _NO_RESULTS,
-            "task_acks_late": "leave it out; an event is always acknowledged after its listeners",
+            "retry_strategy": _POLICY,
             "task_always_eager": 'write it under [routes]: "*" = "now"; or test with app.testing()',
-            "task_default_queue": 'routes choose the queue: write it under [routes]: "*" = "main/media"',
-            "task_serializer": _NO_FORMAT,
-            "task_soft_time_limit": "relevo has one limit, time_limit",
-            "timezone": _UTC,
+            "task_default_queue": _ROUTED_IN_FILE,
             "worker_max_memory_per_child": 'write memory_limit = "512M"',
-            "worker_prefetch_multiplier": "leave it out; a worker adapts how many events it receives at once",
         },
         "retries": {
             "max_retries": "write runs = 4 for 3 retries",
@@ -120,9 +232,10 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "failure_transport": _FAILED,
             "max_retries": _POLICY,
             "options": "write the options beside url",
-            "queue": 'routes choose the queue: write it under [routes]: "*" = "main/media"',
-            "queue_name": 'routes choose the queue: write it under [routes]: "*" = "main/media"',
+            "queue": _ROUTED_IN_FILE,
+            "queue_name": _ROUTED_IN_FILE,
             "rate_limit": "relevo has no rate limit; a listener can raise relevo.RetryLater(delay)",
+            "redeliver_timeout": "write lease outside of the transports",
             "retry_strategy": _POLICY,
             "serializer": _NO_FORMAT,
             "visibility_timeout": "write lease outside of the transports",
@@ -130,6 +243,158 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 """What to do instead of other keys, by the first key of their table."""
+
+_LISTENS = 'write @relevo.listener("order.paid") above a function'
+_LISTENED = 'write app.listen(function), or @app.listener("order.paid") above it'
+_SENDS = 'write app.dispatch("order.paid", {"order": 7})'
+_RESULT = "relevo stores no results; a listener writes its result to your database, or dispatches an event"
+_STEPS = "relevo has no workflows; a listener dispatches the next event: call.dispatch(…)"
+_CONFIGURES = "write App(…) with the settings, or App.from_config() to read relevo.toml"
+_RUNS = "write app.drain(), or app.worker(); on the command line: relevo worker"
+_NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
+ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "App": {
+            "AsyncResult": _RESULT,
+            "Task": _LISTENS,
+            "add_event_listener": "write app.add_listener(event, function)",
+            "add_handler": "write app.add_listener(event, function)",
+            "add_periodic_task": "relevo has no schedules; let cron run: relevo dispatch NAME",
+            "add_subscriber": "write app.listen(subscriber)",
+            "apply_async": _SENDS,
+            "autodiscover_tasks": 'write App(listeners=["shop.listeners"])',
+            "backend": _RESULT,
+            "chain": _STEPS,
+            "chord": _STEPS,
+            "conf": _CONFIGURES,
+            "config_from_object": _CONFIGURES,
+            "control": _NO_REMOTE,
+            "delay": _SENDS,
+            "emit": _SENDS,
+            "enqueue": _SENDS,
+            "fire": _SENDS,
+            "group": _STEPS,
+            "handler": _LISTENED,
+            "on": _LISTENED,
+            "publish": _SENDS,
+            "register": _LISTENED,
+            "register_task": _LISTENED,
+            "run": _RUNS,
+            "send": _SENDS,
+            "send_task": _SENDS,
+            "start": _RUNS,
+            "subscribe": _LISTENED,
+            "task": 'write @app.listener("order.paid") above the function',
+            "tasks": "write app.listeners",
+            "trigger": _SENDS,
+            "worker_main": _RUNS,
+        },
+        "Call": {
+            "ack": "return, and the event is acknowledged when all its listeners have succeeded",
+            "apply_async": "write call.dispatch(…)",
+            "delay": "write call.dispatch(…)",
+            "id": "write call.event_id",
+            "message": "it is the first argument of the listener, the event",
+            "nack": "raise relevo.RetryLater(delay)",
+            "reject": "raise relevo.GiveUp(reason)",
+            "replace": "write call.dispatch(…), and return",
+            "request": "write call.event_id, call.attempt, call.queue or call.context",
+            "retries": "write call.attempt - 1",
+            "retry": "write: raise relevo.RetryLater(delay)",
+            "task_id": "write call.event_id",
+            "update_state": _RESULT,
+        },
+        "Dispatched": dict.fromkeys(
+            (
+                "children",
+                "collect",
+                "failed",
+                "forget",
+                "get",
+                "ready",
+                "result",
+                "state",
+                "status",
+                "successful",
+                "wait",
+            ),
+            _RESULT,
+        )
+        | {
+            "event_id": "it is called id here",
+            "revoke": "write on the command line: relevo cancel ID",
+            "task_id": "it is called id here",
+        },
+        "relevo": {
+            "Celery": "it is called relevo.App here",
+            "Task": _LISTENS,
+            "chain": _STEPS,
+            "chord": _STEPS,
+            "crontab": "relevo has no schedules; let cron run: relevo dispatch NAME",
+            "group": _STEPS,
+            "handler": _LISTENS,
+            "shared_task": _LISTENS,
+            "signature": _STEPS,
+            "subscribe": _LISTENS,
+            "task": _LISTENS,
+        },
+    }
+)
+"""What to write instead of attributes of other tools, by the class, or the module, that has no such attribute."""
+
+
+def attribute_answer(owner: str, name: str) -> str:
+    """
+    Return the text of the error for an attribute of other tools; empty if nothing is known of it.
+
+    Args:
+        owner: A key of :data:`ATTRIBUTES`.
+
+        name: The attribute.
+    """
+    answer = ATTRIBUTES[owner].get(name)
+    return f"{owner} has no {name}; {answer}" if answer else ""
+
+
+def missing_attribute(thing: object, owner: str, name: str) -> object:
+    """
+    Raise the error for the attribute *name* of *thing*, which Python has not found.
+
+    A property of it may have raised :class:`AttributeError`, which Python has dropped: that one is raised again.
+
+    Args:
+        thing: The object.
+
+        owner: A key of :data:`ATTRIBUTES`.
+
+        name: The attribute.
+
+    Raises:
+        AttributeError: There is no such attribute.
+    """
+    if text := attribute_answer(owner, name):
+        raise AttributeError(text, name=name, obj=None)  # Python would add "did you mean" for another object
+    return object.__getattribute__(thing, name)
+
+
+def counted(answers: Mapping[str, str], given: Mapping[str, object]) -> Mapping[str, str]:
+    """
+    Return *answers* with the number of runs where another tool counts retries.
+
+    Args:
+        answers: Those of a listener or of ``Retry``.
+
+        given: The arguments.
+    """
+    argument = "retry" if answers is LISTENER else "runs"
+    retries = given.get("max_retries", -1)
+    if retries is None:
+        text = f"relevo retries no event forever; write a large number of runs: {argument}=1000"
+    elif type(retries) is int and retries >= 0:
+        text = f"write {argument}={retries + 1}: the first run, and {retries} more"
+    else:
+        return answers
+    return {**answers, "max_retries": text}
 
 
 def key_answer(name: str, known: Container[str], *, table: str) -> str:

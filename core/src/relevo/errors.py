@@ -297,6 +297,10 @@ def nearest(wanted: str, known: Iterable[str], least: float = 0.6) -> str | None
     return next(iter(get_close_matches(wanted, list(known), n=1, cutoff=least)), None)
 
 
+_NEAR = 0.8
+"""How like an argument a known one has to be, from 0 to 1; "sensor" is like "session" by 0.77."""
+
+
 def no_option(
     what: str, name: str, known: Iterable[str], answers: Mapping[str, str], *, otherwise: str = ""
 ) -> TypeError:
@@ -312,9 +316,11 @@ def no_option(
 
         answers: What to write instead of the arguments of other tools.
 
-        otherwise: What to write if it is neither one of those, nor like a known one.
+        otherwise: What to write if it is not one of those; the argument that it is like follows.
     """
-    hint = f"; {answers[name]}" if name in answers else did_you_mean(name, known) or (otherwise and f"; {otherwise}")
+    hint = (
+        f"; {answers[name]}" if name in answers else (otherwise and f"; {otherwise}") + did_you_mean(name, known, _NEAR)
+    )
     return TypeError(f"{what} has no option {name}=…{hint}")
 
 

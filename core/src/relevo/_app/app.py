@@ -46,7 +46,7 @@ from relevo._listener.listener import ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
 from relevo._secret import without_secrets
-from relevo._synonym import APP
+from relevo._synonym import APP, CALLED_KEYS, missing_attribute
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope, Urgency
@@ -250,6 +250,12 @@ class App(Dispatcher):
         for transport in (*parts.transports.values(), *parts.outboxes.values()):
             transport.source = parts.source
         self._assembly = _Assembly.of(parts)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            return missing_attribute(self, "App", name)
 
     @classmethod
     def from_config(
@@ -739,7 +745,8 @@ def _refuse_unknown(names: Sequence[object], options: Mapping[str, object]) -> N
         raise TypeError(f"App takes no positional arguments; got {shown(names[0])}; write source= for its name")
     if options:
         known = [name for name, kind in App.__init__.__annotations__.items() if kind != "Never"]
-        raise no_option("App", next(iter(options)), known, APP)
+        renamed = {key: f"it is called {name}= here" for key, name in CALLED_KEYS.items() if name in known}
+        raise no_option("App", next(iter(options)), known, {**APP, **renamed})
 
 
 def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems) -> None:

@@ -16,6 +16,7 @@ from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
 from relevo._listener.decorator import marking, refuse_unknown
 from relevo._listener.listener import Listener, ListenerTable, Mark, takes_call
+from relevo._synonym import missing_attribute
 from relevo._transport.route import Target
 from relevo.errors import ConfigurationError, shown
 
@@ -35,6 +36,12 @@ class Dispatched(Finished, msgspec.Struct, frozen=True, kw_only=True):
 
     targets: tuple[Target, ...]
     """The targets of the event."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            return missing_attribute(self, "Dispatched", name)
 
 
 class Dispatcher(ABC):

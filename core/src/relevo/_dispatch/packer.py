@@ -271,7 +271,7 @@ def surroundings(event: object, hooks: Hooks) -> Ambient:
 def refuse_unknown(event_name: str, options: Mapping[str, object]) -> None:
     """Raise :class:`TypeError` if *options* has one that a dispatch has not."""
     if unknown := sorted(options.keys() - DispatchOptions.__annotations__.keys()):
-        data = f'arguments of an event are one mapping: dispatch("{event_name}", {{"{unknown[0]}": …}})'
+        data = f'the arguments of an event are one mapping: dispatch("{event_name}", {{"{unknown[0]}": …}})'
         raise no_option("a dispatch", unknown[0], DispatchOptions.__annotations__, DISPATCH, otherwise=data)
 
 
@@ -294,9 +294,14 @@ def checked_expires(expires: Moment | None, *, now: float) -> float | None:
     if expires is None:
         return None
     end = moment(expires, now=now, what="expires")
+    if isinstance(expires, (int, float)) and 0 < end < _YEAR_2000 <= now:
+        raise ConfigurationError(
+            f"expires: expected seconds since the epoch; got {shown(expires)}, before the year 2000; write "
+            f'expires="{shown(expires)}s" for a time from now'
+        )
     if end <= now:
         raise ConfigurationError(
-            f"expires: expected a moment in the future; got {shown(expires)}, {now - end:g} s ago; "
+            f"expires: expected a moment in the future; got {shown(expires)}, {now - end:.10g} s ago; "
             f'pass a later one, or the time from now such as "1h"'
         )
     return end

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, get_type_hints
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Never, get_type_hints
 
 import attrs
 import msgspec
 
-from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, shown
+from relevo._synonym import EVENT
+from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, no_option, shown
 
 if TYPE_CHECKING:
     from relevo._retry import Retry
@@ -54,7 +56,7 @@ def _is_mapping(event: Any, _: object, value: object) -> None:
         raise EncodeError(event.name, "", f"arguments: expected a mapping with text keys; got {type(value).__name__}")
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class Event:
     """
     An event with a name and arguments.
@@ -76,12 +78,29 @@ class Event:
         EventNameError: *name* is invalid.
 
         EncodeError: *arguments* is not a mapping.
+
+        TypeError: There is no such argument; the error names the one that is meant.
     """
 
     name: str = attrs.field(validator=lambda _, __, value: checked_name(value))
     arguments: Mapping[str, Any] = attrs.field(factory=dict, converter=_own, validator=_is_mapping, hash=False)
     subject: Any = attrs.field(default=None, kw_only=True)
     id: str | None = attrs.field(default=None, kw_only=True)
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        subject: Any = None,
+        id: str | None = None,  # noqa: A002 - part of the public signature
+        **unknown: Never,
+    ):
+        if unknown:
+            wrong = next(iter(unknown))
+            data = f'its arguments are one mapping: relevo.Event("image.created", {{"{wrong}": …}})'
+            raise no_option("Event", wrong, attrs.fields_dict(Event), EVENT, otherwise=data)
+        self.__attrs_init__(name, arguments, subject=subject, id=id)
 
     def __getitem__(self, key: str) -> Any:
         return self.arguments[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 from threading import RLock
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import attrs
 
@@ -14,6 +14,7 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectTypes
+from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, RelevoError, shown
 
@@ -215,6 +216,12 @@ class Call:
                 )
             key = f"{self.source} {self.listener_id} {len(self._held)}"
             self._held.append(self._outgoing.hold(event, key=key, options=options))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            return missing_attribute(self, "Call", name)
 
     def __repr__(self) -> str:
         event = f" for {shown(self.event_id)}" if self.event_id else ""

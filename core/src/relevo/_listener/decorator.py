@@ -25,7 +25,7 @@ from relevo._event.event import (
 from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marked_methods, marks_of
 from relevo._listener.namesake import HIDES, Definition, hidden, note_replaced
 from relevo._retry import Retry
-from relevo._synonym import LISTENER
+from relevo._synonym import LISTENER, counted
 from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ def listener(
 def refuse_unknown(options: Mapping[str, object]) -> None:
     """Raise :class:`TypeError` if *options* has one that a listener has not."""
     known = attrs.fields_dict(Mark)
-    if unknown := sorted(options.keys() - known.keys()):
-        raise no_option("a listener", unknown[0], known, LISTENER)
+    if name := min(options.keys() - known.keys(), default=""):
+        raise no_option("a listener", name, known, counted(LISTENER, options))
 
 
 def marking(

@@ -65,7 +65,8 @@ class Mark:
             raise ConfigurationError(f"{where}: priority: expected an integer; got {shown(self.priority)}")
         if not (retry is None or isinstance(retry, Retry)):
             raise ConfigurationError(
-                f"{where}: retry: expected relevo.Retry(…) or a number of runs; got {shown(retry)}"
+                f"{where}: retry: expected relevo.Retry(…) or a number of runs; got {shown(retry)}; write "
+                f'retry=relevo.Retry(5, first="2s", factor=4)'
             )
         if self.missing not in get_args(Missing):
             raise ConfigurationError(f"{where}: missing: expected fail, skip or tombstone; got {shown(self.missing)}")
@@ -129,9 +130,12 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
         yield from found
         if not found:
             place = defined_at(thing)
+            what = f"{shown(thing)}{place and f' ({place})'}"
+            if inspect.isclass(thing) and marked_methods(thing):
+                raise ConfigurationError(f"{what} is a class; pass an instance of it: app.listen({thing.__name__}(…))")
             raise ConfigurationError(
-                f"{shown(thing)}{place and f' ({place})'} has no listener; put @relevo.listener(…) above a function, "
-                f"or above methods and pass an instance"
+                f"{what} has no listener; put @relevo.listener(…) above a function, or above methods and pass an "
+                f"instance"
             )
 
 
