@@ -81,6 +81,8 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"patience": "soon"}, "patience: expected seconds as a number, or text such as .*; got 'soon'"),
         ({"lease": -1}, "lease: expected 0 s or more; got -1"),
         ({"plugins": "shop.plugin"}, "plugins: expected a list; got the text"),
+        ({"routes": {"*": "sync"}}, "no transport is called 'sync'; write \"now\""),
+        ({"routes": {"*": "sync://"}}, '"transport/queue" or "now"; got \'sync://\'; write "now"'),
         ({"outboxes": {"mian": MemoryTransport()}}, 'outboxes: no transport is called "mian"; did you mean "main"'),
         (
             {"outboxes": {"main": "maim"}},
@@ -111,7 +113,7 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"ids": "x"}, "ids: expected a function; got 'x'; pass the function itself"),
         ({"subjects": 3}, "subjects: expected a list; got 3; put it into a list"),
     ],
-    ids=range(30),
+    ids=range(32),
 )
 def test_parts_that_do_not_fit_are_refused_at_once(make: Make, how: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):

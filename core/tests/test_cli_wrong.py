@@ -248,7 +248,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "an app without its name": (
         "status -a shop",
         78,
-        'app: expected "module:name", as in "shop:app"; got \'shop\'',
+        "app: expected \"shop:app\"; got 'shop'",
     ),
     "a path as an app": (
         "status -a ./shop.py:app",
@@ -555,8 +555,27 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("worker -P threads", 'there is no option -P; write "--execution threads", or "--execution process"'),
         ("worker --execution prefork", "'prefork' is not one of 'inline', 'threads', 'process'; write \"--execution p"),
         ("worker -vv", 'there is no option -v; write "-l info" or "-l debug"'),
+        ("worker --execution solo", '; write "--execution inline"'),
+        ("list --state active", "'active' is not one of 'ready', 'leased', 'scheduled'; write \"--state leased\""),
+        ("worker -O fair", "there is no option -O; there is nothing to set; a worker adapts"),
+        ("worker --burst", 'there is no option --burst; "relevo drain" handles what is due, and exits'),
+        ("drain --workers 4", 'there is no option --workers; it is called "--concurrency" here'),
+        ("dead list --class-filter a.b", 'there is no option --class-filter; it is called "--event" here'),
+        (
+            "-l info drain",
+            'relevo: there is no option -l; write it behind the command: "relevo drain -l …"; see relevo',
+        ),
+        (
+            "-t main dead list",
+            'there is no option -t; write it behind the command: "relevo dead list -t …"; see relevo',
+        ),
+        ("-z dead list", "relevo: there is no option -z; see relevo --help"),
+        ("report", 'there is no command "report"; it is called "relevo config show" here'),
         ("worker -B", "there is no option -B; relevo has no schedules"),
-        ("worker async", 'unexpected extra argument (async); a transport is chosen with "-t NAME"; see relevo worker'),
+        (
+            "worker async",
+            'unexpected extra argument (async); a transport is chosen with "-t NAME", a queue with "-q NAME"; see',
+        ),
         ("purge mail async", "unexpected extra argument (async); see relevo purge --help"),
         ("purge -q mail", 'there is no option -q; write the queue without an option: "relevo purge QUEUE"'),
         ("purge mail --force", 'there is no option --force; it is called "--yes" here'),

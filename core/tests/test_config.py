@@ -603,7 +603,7 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 EVERYTHING: list[tuple[str, str]] = [
     # a line of the file; what is told of it, if anything
     ('source = "my shop"', "source: expected the application's name as text without spaces"),
-    ('app = "nope"', 'app: expected "module:name", as in "shop:app"; got \'nope\''),
+    ('app = "nope"', 'app: expected "module:name", as in "nope:app"; got \'nope\''),
     ('listeners = "shop"', "listeners: expected a list such as"),
     ('plugins = ["relevo", "no.such.plugin"]', 'plugins: there is no module "no"'),
     ('setup = "Auto"', 'setup: expected "auto" or "explicit"'),

@@ -1308,7 +1308,7 @@ def test_an_application_that_is_named_needs_no_configuration(project: Path) -> N
 @pytest.mark.parametrize(
     "name, why",
     [
-        ("tested_shop", r'app: expected "module:name", as in "shop:app"; got \'tested_shop\''),
+        ("tested_shop", r'app: expected "module:name", as in "tested_shop:app"; got \'tested_shop\''),
         (":app", 'app: expected "module:name"'),
         ("tested_shop:number", 'app: "tested_shop:number": expected a relevo.App; got int'),
         ("tested_shop:ap", 'app: "tested_shop" has no "ap"; did you mean "app"'),

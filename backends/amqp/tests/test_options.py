@@ -74,6 +74,10 @@ def test_what_is_no_address_is_refused_and_its_password_is_not_shown(url: str) -
         ("amqp://user:canary", "the text after the colon is not a number from 1 to 65535"),
         ("amqp://user:ca#nary@host/", "'amqp://user:***@host/' is not .* write / as %2F, . as %3F and # as %23"),
         ("amqp://user:ca?nary@host/", "write / as %2F, . as %3F and # as %23"),
+        (
+            "amqp://guest:canary@127.0.0.1:5672//",
+            "leave the last slash out, which means the default virtual host; write",
+        ),
         ("amqp://user:12/nary@host/", "write / as %2F, . as %3F and # as %23"),
     ],
 )

@@ -81,6 +81,10 @@ class Address:
                 f"{wrong}: nothing may follow the virtual host; write options beside the address, as in "
                 f'{{ url = "…", heartbeat = 30 }}'
             )
+        if parts.path == "//":
+            raise ConfigurationError(
+                f"{wrong}: leave the last slash out, which means the default virtual host; {remedy}"
+            )
         if parts.path.count("/") > 1:
             raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {remedy}")
         if _ESCAPED.search(parts.netloc + parts.path):

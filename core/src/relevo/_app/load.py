@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from relevo._app.app import App
 from relevo._config.check import checked_app_name
 from relevo._config.trust import distrust_of
 from relevo._listener.importing import import_object
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, shown
 
 _VARIABLE = "RELEVO_CONFIG"
 
@@ -23,12 +23,30 @@ def app_named(name: str) -> App:
     Raises:
         ConfigurationError: It cannot be imported, or is not an application.
     """
-    app = import_object(checked_app_name(name), where="app")
+    app = import_object(_whole(name), where="app")
     if not isinstance(app, App):
         raise ConfigurationError(
             f'app: "{name}": expected a relevo.App; got {type(app).__name__}; name the App in that module'
         )
     return app
+
+
+def _whole(name: str) -> str:
+    """
+    Return *name* if it is ``module:name``.
+
+    Raises:
+        ConfigurationError: It is not; names the application if it is that of a module with a single one.
+    """
+    try:
+        return checked_app_name(name)
+    except ConfigurationError as error:
+        found: list[str] = []
+        with suppress(ConfigurationError):  # there is no such module, or its import fails
+            found = [each for each, value in vars(import_object(name, where="app")).items() if isinstance(value, App)]
+        if len(found) != 1:
+            raise
+        raise ConfigurationError(f'app: expected "{name}:{found[0]}"; got {shown(name)}') from error
 
 
 @contextmanager

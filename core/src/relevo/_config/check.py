@@ -74,7 +74,10 @@ def checked_app_name(name: object) -> str:
         ConfigurationError: It is not ``module:name``.
     """
     if not isinstance(name, str) or not all(name.partition(":")) or "://" in name:
-        raise ConfigurationError(f'app: expected "module:name", as in "shop:app"; got {shown(name)}')
+        is_module = isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+        raise ConfigurationError(
+            f'app: expected "module:name", as in "{name if is_module else "shop"}:app"; got {shown(name)}'
+        )
     return name
 
 
@@ -135,7 +138,8 @@ def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Probl
     for pattern, targets in routes.table.items():
         for target in targets:
             if target.transport not in known:
-                what = f"no transport is called {shown(target.transport)}{known_names(target.transport, known)}"
+                instead = f'; write "{NOW}"' if target.transport == "sync" else known_names(target.transport, known)
+                what = f"no transport is called {shown(target.transport)}{instead}"
                 yield _problem(("routes", pattern), f"{dotted(('routes', pattern))}: {what}")
 
 

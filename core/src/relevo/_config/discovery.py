@@ -49,7 +49,7 @@ _ADVICE = {
     "pyamqp": "write amqp://",
     "rabbitmq": "write amqp://",
     "mysql2": "write mysql://",
-    "doctrine": "write the address of the database, such as postgresql://shop@db/shop",
+    "doctrine": "write the address of the database, such as postgresql://localhost/shop",
     "sync": 'handle events at once by a route to "now"',
 }
 """What to do instead, by the scheme of other tools and of services that relevo has no transport for."""

@@ -122,7 +122,8 @@ class SubjectTypes:
                 return self._by_class[cls]
         raise SubjectError(
             f"{type(subject).__qualname__} is not registered as a subject; "
-            f"register it with app.add_subject(…), or pass relevo.Subject(type, id)"
+            f"register it with app.add_subject(…), for a mapped class with app.add_subject(relevo_sql.orm_subject(…)), "
+            f"or pass relevo.Subject(type, id)"
         )
 
     def named(self, subject: object) -> Subject | None:

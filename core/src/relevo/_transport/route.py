@@ -65,8 +65,9 @@ def parsed_target(text: object, *, where: str) -> Target:
     """Return the target in *text*, ``transport`` or ``transport/queue``."""
     transport, slash, queue = text.partition("/") if isinstance(text, str) else ("", "", "")
     if not transport or (slash and transport == NOW) or "://" in str(text):
+        fix = f'; write "{NOW}"' if transport == "sync:" else ""
         raise ConfigurationError(
-            f'{where}: expected a target, "transport", "transport/queue" or "{NOW}"; got {shown(text)}'
+            f'{where}: expected a target, "transport", "transport/queue" or "{NOW}"; got {shown(text)}{fix}'
         )
     if queue == NOW:
         raise ConfigurationError(

@@ -15,7 +15,7 @@ from relevo._transport.delivery import Failure
 from relevo._transport.query import EventGroup, Names
 from relevo.cli._main import refuse_invalid
 from relevo.cli._output import Column, echo, show_json, show_json_list, show_lines, show_table, when
-from relevo.cli._parameter import Whole
+from relevo.cli._parameter import Choice, Whole
 from relevo.errors import ConfigurationError, shown
 
 event_option = click.option(
@@ -30,7 +30,7 @@ state_option = click.option(
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(["ready", "leased", "scheduled"]),
+    type=Choice(["ready", "leased", "scheduled"]),
     help="Only events in this state; may be repeated.",
 )
 

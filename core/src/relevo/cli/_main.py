@@ -344,13 +344,26 @@ def _misused(error: click.UsageError) -> str:
     options = [name for param in params for name in param.opts]
     if isinstance(error, click.NoSuchOption):
         answer = option_for(error.option_name, where, options)
-        hint = f"; {answer}" if answer else _near_option(error.option_name, options)
+        later = "" if answer else _command_with(error)
+        hint = f"; {answer or later}" if answer or later else _near_option(error.option_name, options)
         what = f"there is no option {error.option_name}{hint}"
     else:
         what = " ".join(error.format_message().split()).rstrip(".")
         if _EXTRA in what and "-t" in options and not any(isinstance(param, click.Argument) for param in params):
-            what = f'{what}; a transport is chosen with "-t NAME"'
+            what += '; a transport is chosen with "-t NAME"' + (', a queue with "-q NAME"' if "-q" in options else "")
     return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}; see {path} --help"
+
+
+def _command_with(error: click.NoSuchOption) -> str:
+    """Return where to write the option of *error* if it stands before the command that has it, or nothing."""
+    context = error.ctx
+    command = context.command if context else None
+    path = context.command_path if context else ""
+    for word in sys.argv[1:]:
+        if isinstance(command, click.Group) and context and (found := command.get_command(context, word)):
+            command, path = found, f"{path} {word}"
+    has_it = command is not None and any(error.option_name in param.opts for param in command.params)
+    return f'write it behind the command: "{path} {error.option_name} …"' if has_it else ""
 
 
 _EXTRA = "Got unexpected extra argument"

@@ -15,6 +15,8 @@ from relevo.errors import shown
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 """All of them fit 64 bits."""
 
+_DIGITS = re.compile(r"-?[0-9]+")
+
 
 _ADVICE: Mapping[str | None, str] = {"transport": "a command uses one transport; run it once for each transport"}
 """What to do instead of giving an option twice, by the option's name."""
@@ -25,7 +27,8 @@ class Whole(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, str) and not _WHOLE.fullmatch(value):
-            self.fail(f"expected a whole number in at most 18 digits; got {shown(value)}", param, ctx)
+            length = " of at most 18 digits" if _DIGITS.fullmatch(value) else " in digits from 0 to 9"
+            self.fail(f"expected a whole number{length}; got {shown(value)}", param, ctx)
         found: int = super().convert(value, param, ctx)
         return found
 

@@ -33,7 +33,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "registered": "listeners",
         "revoke": "cancel",
         "control revoke": "cancel",
-        "report": "config",
+        "report": "config show",
         "setup-transports": "setup",
         "setup-fabric": "setup",
     }
@@ -76,6 +76,10 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
         "-Q": "-q",
         "-A": "-a",
         "-m": "--max-events",
+        "--class-filter": "--event",
+        "--concurrent": "--concurrency",
+        "--max": "--limit",
+        "--workers": "--concurrency",
     }
 )
 
@@ -84,6 +88,20 @@ _ROUTED = "the routes in the configuration choose the queue of an event"
 _ARGUMENTS = "write the arguments as JSON after the name: `relevo dispatch NAME '{…}'`"
 _MADE_ID = "relevo makes the id; `relevo dispatch` prints it"
 _MORE_LOG = "write `-l info` or `-l debug` for more log lines"
+_ADAPTS = "there is nothing to set; a worker adapts how many events it receives at once"
+_BURST = "`relevo drain` handles what is due, and exits"
+_NO_NAME = "leave it out; a worker is known by its host and its process"
+_EVENTS = "leave it out; `relevo status` and `relevo list` read the transport"
+_BACKGROUND = "`relevo unit systemd` and `relevo unit supervisor` print what runs a worker in the background"
+_QUEUES = "write `-q QUEUE` for each queue that this worker handles"
+_LOGS = "a worker logs to standard error; systemd and supervisor keep that"
+_PID = "leave it out; systemd and supervisor know the process"
+_PURGES = "`relevo purge QUEUE` removes the waiting events of a queue"
+_ALONE = "leave it out; workers do not talk to each other"
+_RENEWED = "there is nothing to set; a worker renews its leases while listeners run"
+_ONE_APP = "leave it out; there is one application, and no buses"
+_PROCESS = "write `--execution process`"
+_THREADS = "write `--execution threads`"
 _LISTS_ALL = "it lists all queues; a table stops after 100 lines, and `--limit N` changes that"
 _OPTION_ANSWERS: Mapping[str, str] = MappingProxyType(
     {
@@ -108,12 +126,48 @@ _OPTION_ANSWERS: Mapping[str, str] = MappingProxyType(
         "worker --autoscale": "a worker does not change its size; `-c N` sets it",
         "worker -B": _SCHEDULE,
         "worker --beat": _SCHEDULE,
-        "--execution prefork": "write `--execution process`",
+        "--execution eventlet": _THREADS,
+        "--execution gevent": _THREADS,
+        "--execution prefork": _PROCESS,
+        "--execution processes": _PROCESS,
+        "--execution solo": "write `--execution inline`",
+        "--state active": "write `--state leased`",
+        "--state delayed": "write `--state scheduled`",
+        "--state failed": "write `relevo dead list`",
+        "--state pending": "write `--state ready`",
+        "--state reserved": "write `--state leased`",
+        "--state waiting": "write `--state ready`",
+        "--bus": _ONE_APP,
+        "dead list --stats": "write `--by reason`",
+        "worker --burst": _BURST,
+        "worker --detach": _BACKGROUND,
+        "worker -D": _BACKGROUND,
+        "worker --discard": _PURGES,
+        "worker --exclude-queues": _QUEUES,
+        "worker -X": _QUEUES,
+        "worker -E": _EVENTS,
+        "worker --task-events": _EVENTS,
+        "worker --fetch-size": _ADAPTS,
+        "worker --hostname": _NO_NAME,
+        "worker -n": _NO_NAME,
+        "worker --keepalive": _RENEWED,
+        "worker --logfile": _LOGS,
+        "worker -f": _LOGS,
+        "worker --no-reset": "leave it out; a worker resets nothing between two events",
+        "worker -O": _ADAPTS,
+        "worker --once": _BURST,
+        "worker --pidfile": _PID,
+        "worker --prefetch": _ADAPTS,
+        "worker --prefetch-count": _ADAPTS,
+        "worker --purge": _PURGES,
+        "worker --without-gossip": _ALONE,
+        "worker --without-heartbeat": _ALONE,
+        "worker --without-mingle": _ALONE,
         "worker --max-memory-per-child": "set `memory_limit` in the configuration",
         "worker --max-tasks-per-child": "set `recycle_after` in the configuration",
         "worker -P": _EXECUTION,
         "worker --pool": _EXECUTION,
-        "worker --prefetch-multiplier": "there is nothing to set; a worker adapts how many events it receives at once",
+        "worker --prefetch-multiplier": _ADAPTS,
         "worker --sleep": "a worker without events waits; `poll` of a SQL transport in the configuration sets how long",
         "worker --soft-time-limit": "relevo has one limit; set `time_limit` in the configuration",
         "worker --time-limit": "for a run of a listener, set `time_limit` in the configuration; for the whole process, "
