@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from relevo.cli._arguments import MAX_LINE
 from relevo.cli._lines import CHUNK, Lines
 from relevo.cli._position import FirstLine, Ids
+from relevo.cli._progress import progress
 
 from .shop import Shop, lines, opened, told_in_one_line
 
@@ -75,6 +77,7 @@ def test_the_lines_of_standard_input_have_the_options_of_the_command(shop: Shop)
         "lines": 2,
         "dispatched": 2,
         "rejected": 0,
+        "earlier": {"lines": 0, "rejected": 0},
         "rejects": [],
         "targets": ["main/media", "main/feed"],
     }
@@ -107,7 +110,8 @@ def test_each_line_is_validated_with_the_class_of_the_listeners(shop: Shop) -> N
         assert set(database.execute("SELECT body ->> '$.dataversion' FROM relevo_event")) == {(3,)}
 
 
-def test_on_a_route_in_process_an_error_of_a_listener_names_the_line(shop: Shop) -> None:
+def called_in_process(shop: Shop) -> None:
+    """Route the events to a listener that is called at once, and raises for 0."""
     shop.write("relevo.toml", (shop.folder / "relevo.toml").read_text().replace('"*" = "main"', '"*" = "now"'))
     shop.write(
         "shop_listeners.py",
@@ -116,6 +120,10 @@ def test_on_a_route_in_process_an_error_of_a_listener_names_the_line(shop: Shop)
         "def load(event):\n"
         "    print('loaded', event['id'], 6 // event['id'])\n",
     )
+
+
+def test_on_a_route_in_process_an_error_of_a_listener_names_the_line(shop: Shop) -> None:
+    called_in_process(shop)
     shop.write("rows.jsonl", numbered([3, 2, 0, 1]))
 
     done = shop.run(f"{COMMAND} --resume position")
@@ -504,7 +512,7 @@ def test_a_file_that_has_grown_continues_with_its_new_lines(shop: Shop) -> None:
     assert stored(shop) == list(range(5))
 
 
-@pytest.mark.parametrize("text", [numbered([0, 7, 2, 3]), numbered([0, 1]), "", numbered([1, 2, 3])])
+@pytest.mark.parametrize("text", [numbered([0, 7, 2, 3]), numbered([1, 2, 3])])
 def test_a_position_of_other_lines_is_refused(shop: Shop, text: str) -> None:
     shop.write("rows.jsonl", numbered(range(3)))
     shop.run(f"{COMMAND} --resume position")
@@ -521,6 +529,98 @@ def test_a_position_of_other_lines_is_refused(shop: Shop, text: str) -> None:
         "line that is unchanged keeps the id of its event, but an event that was handled meanwhile is handled twice"
     ) in lines(done)[-1]
     assert (stored(shop), (shop.folder / "position").read_bytes()) == ([0, 1, 2], before)
+
+
+@pytest.mark.parametrize("text", [numbered([0, 1]), ""])
+def test_a_shorter_file_is_not_offered_to_continue_after_its_end(shop: Shop, text: str) -> None:
+    shop.write("rows.jsonl", numbered(range(3)))
+    shop.run(f"{COMMAND} --resume position")
+    key = json.loads((shop.folder / "position").read_text().splitlines()[0])["key"]
+    shop.write("rows.jsonl", text)
+
+    done = shop.run(f"{COMMAND} --resume position")
+
+    assert (done.returncode, stored(shop)) == (2, [0, 1, 2])
+    assert f"rows.jsonl has {text.count('id')} lines, and 3 were dispatched; pass another path" in lines(done)[-1]
+    assert f"--from-line 1:{key}" in lines(done)[-1]
+    assert "--from-line 4" not in lines(done)[-1]
+
+
+def test_a_position_of_another_store_is_refused_and_the_advice_dispatches_there(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered(range(3)))
+    shop.run(f"{COMMAND} --resume position")
+    before = (shop.folder / "position").read_bytes()
+    (shop.folder / "shop.db").rename(shop.folder / "rehearsal.db")
+
+    done = shop.run(f"{COMMAND} --resume position")
+    whole = shop.run(f"{COMMAND} --resume other")
+
+    assert (done.returncode, (shop.folder / "position").read_bytes()) == (2, before)
+    assert "dispatched to main/default, which was another store then; to dispatch all" in lines(done)[-1]
+    key = json.loads(before.splitlines()[0])["key"]
+    assert "to dispatch all lines here, pass another path; to dispatch only those after line 3 here" in lines(done)[-1]
+    assert f"remove position, and pass --from-line 4:{key}" in lines(done)[-1]
+    assert (whole.returncode, stored(shop)) == (0, [0, 1, 2])
+
+
+def test_a_position_of_another_queue_is_refused(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered(range(3)))
+    shop.run(f"{COMMAND} --resume position")
+    shop.write("relevo.toml", (shop.folder / "relevo.toml").read_text().replace('"*" = "main"', '"*" = "main/rows"'))
+
+    done = shop.run(f"{COMMAND} --resume position")
+
+    assert done.returncode == 2
+    assert "dispatched to main/default; the event is routed to main/rows now" in lines(done)[-1]
+
+
+def test_a_position_of_an_earlier_release_is_continued_and_says_that_it_does_not_know_the_store(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered(range(3)))
+    shop.run(f"{COMMAND} --resume position")
+    head, *others = (shop.folder / "position").read_text().splitlines(keepends=True)
+    known = json.loads(head)
+    del known["to"]
+    shop.write("position", "".join([json.dumps(known, separators=(",", ":")) + "\n", *others]))
+    shop.write("rows.jsonl", numbered(range(5)))
+
+    done = shop.run(f"{COMMAND} --resume position")
+
+    assert "relevo: position does not say to which store lines 1 to 3 were dispatched" in done.stderr
+    assert (done.returncode, stored(shop)) == (0, list(range(5)))
+
+
+def test_the_counts_of_a_continued_command_are_told_apart(shop: Shop) -> None:
+    shop.write("rows.jsonl", "bad\n" + numbered([1, 2]))
+    shop.run(f"{COMMAND} --resume position")
+    shop.write("rows.jsonl", "bad\n" + numbered([1, 2, 3]) + "worse\n")
+
+    done = shop.run(f"{COMMAND} --resume position")
+    again = shop.run(f"{COMMAND} --resume position --json")
+
+    assert done.stdout.startswith("1 dispatched in ")
+    assert done.stdout.endswith(" s, 2 rejected in all (1 now), lines 1 to 3 were done earlier → main/default\n")
+    found = json.loads(again.stdout)
+    assert (found["lines"], found["dispatched"], found["rejected"]) == (5, 0, 0)
+    assert found["earlier"] == {"lines": 5, "rejected": 2}
+    assert (done.returncode, again.returncode) == (65, 65)
+
+
+@pytest.mark.parametrize("way", ["rows.jsonl", "-"])
+def test_an_unfinished_last_line_is_tried_again_once_it_is_complete(shop: Shop, way: str) -> None:
+    begun, complete = numbered([0, 1]) + '{"id": 2, "sk', numbered([0, 1]) + '{"id": 2, "sku": 7}\n' + numbered([3])
+    command = f"dispatch row.imported --lines {way} --resume position --rejects rejects.jsonl"
+    shop.write("rows.jsonl", begun)
+
+    done = shop.run(command, given=begun.encode())
+    shop.write("rows.jsonl", complete)
+    again = shop.run(command, given=complete.encode())
+
+    assert (done.returncode, again.returncode) == (65, 0)
+    assert "relevo: line 3: the arguments are not JSON: " in done.stderr
+    assert "it has no newline at its end, so it may be unfinished: it is not rejected" in done.stderr
+    assert again.stdout.startswith("2 dispatched in ")
+    assert stored(shop) == [0, 1, 2, 3]
+    assert (shop.folder / "rejects.jsonl").read_text() == ""
 
 
 def test_a_file_that_was_repaired_is_dispatched_again_with_the_same_ids(shop: Shop) -> None:
@@ -557,6 +657,85 @@ def test_a_file_of_another_format_ends_it_before_anything_is_dispatched(shop: Sh
         assert len(lines(each)) == 2
     found = json.loads(meant.stdout)
     assert (meant.returncode, found["rejected"], len(found["rejects"])) == (65, 2500, 100)
+
+
+def test_a_compressed_file_ends_it_with_the_command_that_reads_it(shop: Shop) -> None:
+    shop.write("rows.jsonl.gz", gzip.compress(numbered([1, 2]).encode()))
+
+    done = shop.run("dispatch row.imported --lines rows.jsonl.gz")
+
+    assert (done.returncode, done.stdout) == (65, "")
+    assert "the file is compressed; no line is dispatched; pass its lines, as in: zcat FILE | relevo" in done.stderr
+
+
+@pytest.mark.parametrize("text", ['[{"id": 1}, {"id": 2}]\n', "[\n" + '  {"id": 1},\n' * 200 + "]\n"])
+def test_an_array_is_reported_with_the_program_that_makes_lines_of_it(shop: Shop, text: str) -> None:
+    shop.write("rows.json", text)
+
+    done = shop.run("dispatch row.imported --lines rows.json")
+
+    assert done.returncode == 65
+    assert "a JSON array has to be converted to JSON Lines, as jq -c '.[]' does" in done.stderr
+
+
+def test_a_file_without_the_option_for_lines_is_reported_with_it(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered([1]))
+
+    done = shop.run("dispatch row.imported rows.jsonl")
+
+    assert done.returncode == 65
+    assert "rows.jsonl is a file; to dispatch an event for each of its lines, pass --lines rows.jsonl" in done.stderr
+
+
+def test_a_name_that_is_probably_misspelt_ends_it_before_line_1_unless_the_line_is_given(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered([1]))
+
+    done = shop.run("dispatch mail.snet --lines rows.jsonl --resume position")
+    meant = shop.run("dispatch mail.snet --lines rows.jsonl --resume position --from-line 1")
+    again = shop.run("dispatch mail.snet --lines rows.jsonl --resume position")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert told_in_one_line(done) == (
+        'relevo: nothing here handles "mail.snet"; did you mean "mail.sent"?; no line is dispatched; '
+        "to dispatch them nevertheless, pass --from-line 1\n"
+    )
+    assert (meant.returncode, again.returncode, stored(shop)) == (0, 0, [1])
+
+
+def test_many_invalid_lines_are_not_all_reported(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered([1]) + "bad\n" * 50)
+
+    done = shop.run(f"{COMMAND} --rejects rejects.jsonl")
+
+    assert len(re.findall(r"line \d+:", done.stderr)) == 20
+    assert lines(done)[-1] == "relevo: 30 more lines were rejected; they are in rejects.jsonl"
+
+
+def test_where_the_dispatch_is_refused_no_line_is_in_doubt(shop: Shop) -> None:
+    shop.run("setup")
+    shop.write("relevo.toml", (shop.folder / "relevo.toml").read_text().replace("sqlite:///shop.db", "sqlite:///x.db"))
+    shop.write("relevo.toml", 'setup = "explicit"\n' + (shop.folder / "relevo.toml").read_text())
+    shop.write("rows.jsonl", numbered([1]))
+
+    done = shop.run(COMMAND)
+
+    assert done.returncode == 78
+    assert lines(done)[-1].startswith("relevo: no line is dispatched; to continue, ")
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+def test_without_a_terminal_the_progress_is_logged_every_ten_seconds(
+    before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    caplog.set_level("INFO", "relevo.progress")
+
+    with progress("dispatching", before=before, show=False, monotonic=lambda: now) as bar:
+        for _ in range(25):
+            now += 1
+            bar.advance(100)
+
+    assert caplog.messages == [f"dispatching: {before + 1000}, 100/s", f"dispatching: {before + 2000}, 100/s"]
 
 
 def test_a_hundred_invalid_lines_after_a_valid_one_end_nothing(shop: Shop) -> None:
@@ -641,13 +820,12 @@ def test_a_line_beyond_the_last_one_is_refused(shop: Shop) -> None:
 
 
 def test_a_position_that_cannot_be_written_ends_it_before_anything_is_sent(shop: Shop) -> None:
-    shop.run("setup")
-    shop.write("rows.jsonl", numbered(range(3)))
+    called_in_process(shop)
+    shop.write("rows.jsonl", numbered([1, 2, 3]))
 
     done = shop.process(f"ulimit -f 0; relevo {COMMAND} --resume position 2>/dev/stdout | cat")
 
-    assert "relevo: position cannot be written: File too large" in done.stdout.splitlines()
-    assert stored(shop) == []
+    assert done.stdout.splitlines() == ["relevo: position cannot be written: File too large"]
 
 
 def test_rejects_that_cannot_be_written_end_it_with_the_line_up_to_which_all_is_stored(shop: Shop) -> None:

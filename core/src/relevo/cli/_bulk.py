@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader, FileIO, UnsupportedOperation
 from pathlib import Path
@@ -27,6 +27,7 @@ from relevo._app.app import App
 from relevo._event.event import Event
 from relevo._listener.call import DispatchOptions
 from relevo._signal import take_ends
+from relevo._transport.optional import IdentifiedStore
 from relevo._transport.route import Routing
 from relevo._visible import visible
 from relevo.cli._arguments import MAX_LINE
@@ -36,7 +37,7 @@ from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._position import FailureError, FirstLine, Ids, Position, PositionFile, appended
 from relevo.cli._progress import Bar, progress
 from relevo.cli._rejects import Rejects
-from relevo.errors import CodecError, EncodeError, RelevoError, SendError, TransportError
+from relevo.errors import CodecError, ConfigurationError, EncodeError, RelevoError, SendError, TransportError
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +57,7 @@ class Template:
     """What the events have in common."""
 
     name: str
+    routing: Routing
 
     made: Callable[[bytes, str], Event]
     """Takes a line and the id of its event, returns the event; raises :class:`CodecError`."""
@@ -63,19 +65,21 @@ class Template:
     options: Callable[[], DispatchOptions]
     """Returns the options of the dispatch, whose times are counted from now."""
 
+    misspelt: ConfigurationError | None = None
+    """Raised before line 1, if the name is probably misspelt."""
+
 
 def dispatch_lines(app: App, source: Source, template: Template, *, as_json: bool) -> int:
     """
     Dispatch an event for each line of *source*, and return the exit code.
 
     Raises:
-        RelevoError: There is no route for the event.
+        RelevoError: The event's name is probably misspelt, or a transport cannot be set up.
 
         click.ClickException: A file cannot be opened, or is not the one that was dispatched in part.
 
         KeyboardInterrupt: A signal came. Which lines are dispatched was reported.
     """
-    routing = app.routes.routing(template.name)
     began = app.clock.monotonic()
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(source.path))
@@ -85,9 +89,8 @@ def dispatch_lines(app: App, source: Source, template: Template, *, as_json: boo
         show = at_terminal(sys.stderr) and not as_json
         total = _number_of_lines(source.path) if show else None
         try:
-            with progress("dispatching", total=total, show=show) as bar:
-                # Of several lines, it would not be known which listeners have run in process.
-                bulk.run(interrupts, bar, most=1 if routing.is_now else CHUNK)
+            with progress("dispatching", total=total, before=bulk.done, show=show) as bar:
+                bulk.run(interrupts, bar)
         except (RelevoError, click.ClickException) as error:
             if isinstance(error, RelevoError):
                 tell(error)
@@ -99,21 +102,25 @@ def dispatch_lines(app: App, source: Source, template: Template, *, as_json: boo
         except BaseException:
             _tell(bulk.report())
             raise
-    return _summary(bulk, routing, seconds=app.clock.monotonic() - began, as_json=as_json)
+    return _summary(bulk, template.routing, seconds=app.clock.monotonic() - began, as_json=as_json)
 
 
 def _summary(bulk: _Bulk, routing: Routing, *, seconds: float, as_json: bool) -> int:
-    targets = [str(target) for target in routing.targets]
+    targets, earlier = [str(target) for target in routing.targets], bulk.earlier
     if as_json:
-        numbers = {"lines": bulk.lines.number, "dispatched": bulk.dispatched, "rejected": bulk.rejected}
-        show_json({**numbers, "rejects": bulk.first_rejects, "targets": targets})
+        numbers = {"lines": bulk.done, "dispatched": bulk.dispatched, "rejected": bulk.rejected}
+        before = {"lines": earlier.lines, "rejected": earlier.rejected}
+        show_json({**numbers, "earlier": before, "rejects": bulk.first_rejects, "targets": targets})
     else:
-        parts = [
-            f"{bulk.dispatched} dispatched in {seconds:.1f} s",
-            *([f"{bulk.rejected} rejected"] * (bulk.rejected > 0)),
-        ]
+        parts = [f"{bulk.dispatched} dispatched in {seconds:.1f} s"]
+        if earlier.rejected:
+            parts.append(f"{bulk.rejected + earlier.rejected} rejected in all ({bulk.rejected} now)")
+        elif bulk.rejected:
+            parts.append(f"{bulk.rejected} rejected")
+        if earlier.lines:
+            parts.append(f"lines 1 to {earlier.lines} were done earlier")
         echo(visible(f"{', '.join(parts)} → {', '.join(targets)}"))
-    return EXIT_DATA if bulk.rejected else 0
+    return EXIT_DATA if bulk.rejected or earlier.rejected or bulk.is_unfinished else 0
 
 
 _MOST_REJECTS = 100
@@ -124,6 +131,11 @@ A command that begins with line 1 ends when as many are rejected and none is val
 event another class.
 """
 
+_MOST_REPORTS = 20
+"""The number of rejected lines that are reported one by one."""
+
+_GZIP = b"\x1f\x8b"
+
 
 class _Made(msgspec.Struct, frozen=True):
     """The event of a line."""
@@ -131,6 +143,11 @@ class _Made(msgspec.Struct, frozen=True):
     number: int
     line: bytes
     event: Event
+
+
+_OF_AN_ARRAY = "a JSON array has to be converted to JSON Lines, as jq -c '.[]' does"
+
+_START = Position(lines=0, digest="", rejected=0, end=0)
 
 
 class _OtherFormatError(FailureError):
@@ -151,12 +168,25 @@ class _Bulk:
     ids: Ids
     positions: PositionFile | None
     rejects: Rejects | None
+    is_now: bool
+    """Whether listeners are called in process: if a dispatch fails, some of them may have run."""
 
     done: int = 0
     """The number of lines that are dispatched or rejected; none of them is in doubt."""
 
     dispatched: int = 0
     rejected: int = 0
+    """The lines that this run rejected."""
+
+    earlier: Position = _START
+    """The position at which this run began, if an earlier one has noted it."""
+
+    is_unfinished: bool = False
+    """Whether the last line is invalid and has no newline at its end: another run with the position tries it again."""
+
+    is_array: bool = False
+    """Whether line 1 begins an array."""
+
     first_rejects: list[dict[str, object]] = attrs.field(factory=list)
     """The numbers of the first lines that this run rejected, and why."""
 
@@ -190,21 +220,22 @@ class _Bulk:
             ids=ids,
             positions=positions,
             rejects=rejects,
+            is_now=template.routing.is_now,
             is_from_line_1=source.first is None and (before is None or not before.lines),
         )
+        if template.misspelt is not None and bulk.is_from_line_1:
+            raise template.misspelt
+        to = {} if positions is None else _identified(app, template.routing)
         if source.first is not None:
             bulk.skip(source.first.number - 1)
             if bulk.done < source.first.number - 1:
                 raise click.BadParameter(
                     f"expected at most {bulk.done + 1}; {source.path} has {bulk.done} lines", param_hint="--from-line"
                 )
-        elif before is not None:
-            bulk.skip(before.lines)
-            if bulk.lines.digest != before.digest:
-                raise _changed(source, before, ids)
-            bulk.rejected = before.rejected
+        elif positions is not None and before is not None:
+            bulk.go_on(source, positions, before, to)
         if positions is not None and before is None:
-            positions.begin(ids, bulk.position)
+            positions.begin(ids, bulk.position, to)
         return bulk
 
     def skip(self, number: int) -> None:
@@ -212,23 +243,48 @@ class _Bulk:
         self.lines.skip(number)
         self.done = self.lines.number
 
+    def go_on(self, source: Source, positions: PositionFile, before: Position, to: Mapping[str, str]) -> None:
+        """
+        Skip the lines of the position *before* in *positions*; events are dispatched to *to*.
+
+        Raises:
+            click.BadParameter: They were dispatched to something else, or are not those of *source*.
+        """
+        if positions.to is not None and positions.to != to:
+            raise _elsewhere(source, before, self.ids, positions.to, to)
+        self.skip(before.lines)
+        if self.lines.digest != before.digest:
+            raise _changed(source, before, self.ids, found=self.done)
+        self.earlier = before
+        if positions.to is None and before.lines:
+            _tell(
+                f"{source.resume} does not say to which store lines 1 to {before.lines} were dispatched, since an "
+                "earlier release wrote it; they are not dispatched again"
+            )
+
     @property
     def position(self) -> Position:
         """The position after the lines that are done."""
         end = 0 if self.rejects is None else self.rejects.end
-        return Position(lines=self.done, digest=self.lines.digest, rejected=self.rejected, end=end)
+        rejected = self.earlier.rejected + self.rejected
+        return Position(lines=self.done, digest=self.lines.digest, rejected=rejected, end=end)
 
-    def run(self, interrupts: _Interrupts, bar: Bar, *, most: int) -> None:
-        """Dispatch all lines, *most* of them at a time."""
-        bar.advance(self.done)
-        while chunk := self._taken(most):
+    def run(self, interrupts: _Interrupts, bar: Bar) -> None:
+        """Dispatch all lines."""
+        # Of several lines, it would not be known which listeners have run in process.
+        while chunk := self._taken(1 if self.is_now else CHUNK):
             with interrupts.after():
                 self._dispatch(chunk, bar)
+                if self.is_unfinished:
+                    break
                 self.done = self.lines.number
                 self._is_in_doubt = False
                 if self.positions is not None:
                     self.positions.note(self.position)
             bar.advance(len(chunk))
+        if self.rejected > _MOST_REPORTS:
+            where = f"they are in {self.rejects.path}" if self.rejects is not None else "--rejects FILE keeps them"
+            bar.tell(visible(f"relevo: {self.rejected - _MOST_REPORTS} more lines were rejected; {where}"))
 
     def report(self) -> str:
         """Return which lines are dispatched, and how to continue."""
@@ -249,6 +305,14 @@ class _Bulk:
 
     def _dispatch(self, chunk: Sequence[bytes], bar: Bar) -> None:
         """Dispatch the lines of *chunk*, and reject those that cannot be."""
+        if not self.done and chunk[0].startswith(_GZIP):
+            raise _OtherFormatError(
+                "the file is compressed; no line is dispatched; pass its lines, as in: "
+                f"zcat FILE | relevo dispatch {self.template.name} --lines -",
+                EXIT_DATA,
+            )
+        if not self.done:
+            self.is_array = chunk[0].lstrip().startswith(b"[")
         events, faults = self._made(chunk)
         batches = [events]
         while batches:
@@ -261,6 +325,16 @@ class _Bulk:
             else:
                 half = len(batch) // 2
                 batches += [batch[half:], batch[:half]]
+        if faults and self.positions is not None and self.lines.is_torn:
+            self.is_unfinished = True
+            for number, (_, error) in faults.items():
+                bar.tell(
+                    visible(
+                        f"relevo: line {number}: {_why(error)}; it has no newline at its end, so it may be unfinished: "
+                        "it is not rejected, and the same command tries it again"
+                    )
+                )
+            return
         self._reject(dict(sorted(faults.items())), bar)
 
     def _made(self, chunk: Sequence[bytes]) -> tuple[list[_Made], _Faults]:
@@ -281,7 +355,10 @@ class _Bulk:
         """Raise an error if none of the lines until the invalid *line* is valid, and they are many."""
         if self.dispatched or invalid < _MOST_REJECTS:
             return
-        advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
+        if self.is_array:
+            advice = f"; {_OF_AN_ARRAY}"
+        else:
+            advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
         why = f"line {number} and all before it are invalid: {_why(error)}{advice}"
         raise _OtherFormatError(
             f"{why}; no line is dispatched or rejected; "
@@ -295,12 +372,15 @@ class _Bulk:
             self.rejects.add([line for line, _ in faults.values()])
         for number, (line, error) in faults.items():
             why = _why(error)
+            if number == 1 and self.is_array:
+                why += f"; {_OF_AN_ARRAY}"
             if len(self.first_rejects) < _MOST_REJECTS:
                 self.first_rejects.append({"line": number, "why": why})
             if self.rejects is not None and len(line) > MAX_LINE:
                 why += f"; {self.rejects.path} has only its beginning"
-            bar.tell(visible(f"relevo: line {number}: {why}"))
-        self.rejected += len(faults)
+            self.rejected += 1
+            if self.rejected <= _MOST_REPORTS:
+                bar.tell(visible(f"relevo: line {number}: {why}"))
 
     def _send(self, batch: Sequence[_Made]) -> CodecError | None:
         """Dispatch *batch*; return the error if nothing was sent since one of its events is invalid."""
@@ -313,8 +393,9 @@ class _Bulk:
         except SendError as error:
             self._is_in_doubt = was or bool(error.sent or error.unknown)
             raise
-        except TransportError:
-            self._is_in_doubt = was
+        except RelevoError as error:
+            if not self.is_now or isinstance(error, TransportError):
+                self._is_in_doubt = was
             raise
         return None
 
@@ -383,8 +464,40 @@ def _opened(path: str) -> Iterator[BufferedReader]:
         yield file
 
 
-def _changed(source: Source, before: Position, ids: Ids) -> click.BadParameter:
-    """Return the error for lines that are not those of the position *before*."""
+def _identified(app: App, routing: Routing) -> dict[str, str]:
+    """Return the targets of *routing*, each with the identity of its store; empty where the store has none."""
+    found = {str(target): "" for target in routing.targets}
+    for target in routing.deferred:
+        store: object = app.transports[target.transport]
+        if isinstance(store, IdentifiedStore):
+            app.prepare(target.transport)
+            found[str(target)] = store.store_id()
+    return found
+
+
+def _elsewhere(
+    source: Source, before: Position, ids: Ids, then: Mapping[str, str], now: Mapping[str, str]
+) -> click.BadParameter:
+    """Return the error for a position whose lines were dispatched to other targets, or to other stores."""
+    there, here = ", ".join(then), ", ".join(now)
+    other = f"{there}, which was another store then" if there == here else f"{there}; the event is routed to {here} now"
+    return click.BadParameter(
+        f"{source.resume} has the position of lines that were dispatched to {other}; to dispatch all lines here, pass "
+        f"another path; to dispatch only those after line {before.lines} here, remove {source.resume}, and pass "
+        f"--from-line {FirstLine(before.lines + 1, ids)}",
+        param_hint="--resume",
+    )
+
+
+def _changed(source: Source, before: Position, ids: Ids, *, found: int) -> click.BadParameter:
+    """Return the error for lines that are not those of the position *before*; there are *found*, or more."""
+    if found < before.lines:
+        return click.BadParameter(
+            f"{source.path} has {found} lines, and {before.lines} were dispatched; pass another path for another file; "
+            f"to dispatch all lines again, remove {source.resume}, and pass --from-line {FirstLine(1, ids)}: a line "
+            f"that is unchanged keeps the id of its event, but an event that was handled meanwhile is handled twice",
+            param_hint="--resume",
+        )
     return click.BadParameter(
         f"the first {before.lines} lines of {source.path} are not those that were dispatched; remove {source.resume}, "
         f"and pass --from-line {FirstLine(before.lines + 1, ids)} to dispatch only the lines after them, or "

@@ -21,6 +21,7 @@ from relevo._transport.envelope import Urgency
 from relevo._transport.route import NOW
 from relevo._visible import visible
 from relevo.cli._arguments import ArgumentParser, arguments_of
+from relevo.cli._known import misspelt
 from relevo.cli._main import refuse_blank, refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json
@@ -147,9 +148,12 @@ def dispatch(
             raise click.UsageError("--lines: each line has the arguments of an event; leave ARGUMENTS out")
         from relevo.cli._bulk import Source, dispatch_lines  # noqa: PLC0415 - a single event needs none of it
 
-        _warn_if_unknown(app, name)
+        hint = misspelt(app, name)
+        if not hint:
+            _warn_if_unknown(app, name)
         source = Source(path=path, rejects=rejects, resume=resume, first=first)
-        return dispatch_lines(app, source, _template(app, blank, options), as_json=as_json)
+        template = _template(app, blank, options, _misspelt_error(name, hint) if hint else None)
+        return dispatch_lines(app, source, template, as_json=as_json)
     for option, value in (("--rejects", rejects), ("--resume", resume), ("--from-line", first)):
         if value is not None:
             raise click.UsageError(f"{option} is for the lines of --lines; pass both, or neither")
@@ -179,10 +183,31 @@ def _given_arguments(name: str, text: str) -> dict[str, Any]:
     """Return the arguments in *text*, or from standard input."""
     if not is_text(text):
         raise EncodeError(name, "", f"ARGUMENTS: {shown(text)} has bytes that are invalid in the terminal's encoding")
-    return arguments_of(name, _standard_input(name) if text == "-" else text)
+    try:
+        return arguments_of(name, _standard_input(name) if text == "-" else text)
+    except EncodeError as error:
+        if text == "-" or not _is_file(text):
+            raise
+        hint = f"{text} is a file; to dispatch an event for each of its lines, pass --lines {text}"
+        raise EncodeError(name, error.path, f"{error.why}; {hint}") from error
 
 
-def _template(app: App, blank: _OfVersion, options: Callable[[], DispatchOptions]) -> Template:
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a NUL
+        return False
+
+
+def _misspelt_error(name: str, hint: str) -> ConfigurationError:
+    return ConfigurationError(
+        f'nothing here handles "{name}"{hint}; no line is dispatched; to dispatch them nevertheless, pass --from-line 1'
+    )
+
+
+def _template(
+    app: App, blank: _OfVersion, options: Callable[[], DispatchOptions], misspelt: ConfigurationError | None
+) -> Template:
     """Return what makes an event of a line: *blank*, with the arguments in the line."""
     from relevo.cli._bulk import Template  # noqa: PLC0415 - as above
 
@@ -191,7 +216,7 @@ def _template(app: App, blank: _OfVersion, options: Callable[[], DispatchOptions
     def made(line: bytes, event_id: str) -> Event:
         return _checked(_OfVersion(name, parser.of_line(line), subject=about, id=event_id), kind)
 
-    return Template(name=name, made=made, options=options)
+    return Template(name=name, routing=app.routes.routing(name), made=made, options=options, misspelt=misspelt)
 
 
 def _warn_if_unknown(app: App, name: str) -> None:

@@ -17,6 +17,9 @@ from relevo._transport.query import Names
 from relevo._worker.decision import Reason
 from relevo.errors import ConfigurationError, did_you_mean
 
+_TYPING_ERROR = 0.87
+"""How like another name one is that may be misspelt: order.exported is less like order.imported."""
+
 Holds = Callable[[str], bool]
 """Returns whether something stored has a name, or matches a pattern."""
 
@@ -35,6 +38,12 @@ def refuse_unknown_events(app: App, names: Iterable[str], holds: Holds) -> None:
         prefixes = tuple(each[:-1] for each in app.routes.table if each.endswith("*") and each != "*")
         names = [each for each in names if not each.startswith(prefixes) or _hint(each, known)]
         _refuse("--event", names, known, holds, "no listener, no route and nothing stored here has this name")
+
+
+def misspelt(app: App, name: str) -> str:
+    """Return ``; did you mean "…"?`` if no listener, class or route here has the event *name*, and one is like it."""
+    known = _events(app)
+    return "" if name in known else did_you_mean(name, known, _TYPING_ERROR)
 
 
 def refuse_unknown_listeners(app: App, ids: Iterable[str], holds: Holds) -> None:

@@ -41,6 +41,8 @@ class Lines:
         self._hash = blake2b(digest_size=16)
         self.number = 0
         """The number of lines that were taken."""
+        self.is_torn = False
+        """Whether the line that was taken last has no newline at its end; it was taken by itself."""
 
     @property
     def digest(self) -> str:
@@ -74,6 +76,7 @@ class Lines:
             self._is_begun, block = True, block.removeprefix(_BOM)
         if not block:
             if self._rest:
+                self.is_torn = True
                 self._end_line()
             return False
         first, *others = block.split(b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from io import FileIO
@@ -96,6 +96,8 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     event: str
     key: str
+    to: dict[str, str] | None = None
+    """The targets of the events, each with the identity of its store; earlier releases did not write it."""
 
 
 _head = msgspec.json.Decoder(_Head).decode
@@ -126,6 +128,8 @@ class PositionFile:
         """The ids of the events; ``None`` if the file is new."""
         self.position: Position | None = None
         """The last position."""
+        self.to: Mapping[str, str] | None = None
+        """The targets to which the lines were dispatched, each with its store's identity; ``None`` if not known."""
         *lines, torn = file.readall().split(b"\n")
         if lines:
             self._read(lines[0], lines[-1] if lines[1:] else None)
@@ -140,7 +144,7 @@ class PositionFile:
             self.position = None if last is None else _position(last)
         except msgspec.DecodeError as error:
             raise self._of_another_kind() from error
-        self.ids = Ids.parsed(head.key)
+        self.ids, self.to = Ids.parsed(head.key), head.to
         if self.ids is None:
             raise self._of_another_kind()
         if head.event != self._event:
@@ -167,9 +171,9 @@ class PositionFile:
                 raise FailureError(f"another command uses --resume {path}; wait for its end", EXIT_LATER) from error
             yield cls(file, path, event)
 
-    def begin(self, ids: Ids, position: Position) -> None:
-        """Note *ids* and the first *position* durably, before the first event is sent."""
-        head = b"" if self.ids else _encode(_Head(event=self._event, key=ids.key)) + b"\n"
+    def begin(self, ids: Ids, position: Position, to: Mapping[str, str]) -> None:
+        """Note *ids*, the targets *to* and the first *position* durably, before the first event is sent."""
+        head = b"" if self.ids else _encode(_Head(event=self._event, key=ids.key, to=dict(to))) + b"\n"
         append(self._file, self._path, head + _encode(position) + b"\n")
         folder = os.open(self._path.absolute().parent, os.O_RDONLY)
         try:

@@ -1,7 +1,9 @@
-"""A progress bar at a terminal."""
+"""How far a command is: a bar at a terminal, otherwise lines in the log."""
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +12,21 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from relevo._log_line import log_to
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+_log = logging.getLogger("relevo.progress")
+
+_SELDOM = 10.0
+"""Seconds between two lines in the log."""
+
+
 @attrs.frozen
 class Bar:
-    """A bar that grows; without a terminal it is not shown."""
+    """A bar that grows, or a line in the log from time to time."""
 
     advance: Callable[[int], None]
     """Adds a number of things that are done."""
@@ -26,7 +36,14 @@ class Bar:
 
 
 @contextmanager
-def progress(what: str, *, total: int | None = None, show: bool) -> Iterator[Bar]:
+def progress(
+    what: str,
+    *,
+    total: int | None = None,
+    before: int = 0,
+    show: bool,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Iterator[Bar]:
     """
     Show a bar on standard error while the block runs, with the number of things that are done, and the rate.
 
@@ -35,18 +52,33 @@ def progress(what: str, *, total: int | None = None, show: bool) -> Iterator[Bar
 
         total: The number of things; ``None`` if it is not known.
 
-        show: Show it.
+        before: The number of things that were done before the block; they do not count in the rate.
+
+        show: Show it; otherwise log the same at the level info, every ten seconds.
+
+        monotonic: Returns seconds.
     """
+    began = monotonic()
     if not show:
-        yield Bar(lambda _: None, lambda line: click.echo(line, err=True))
+        logged, done = began, before
+
+        def note(number: int) -> None:
+            nonlocal logged, done
+            done += number
+            if (now := monotonic()) - logged >= _SELDOM:
+                logged = now
+                rate = rate_of(done - before, now - began)
+                _log.info("%s: %d%s", what, done, f", {rate}" if rate else "")
+
+        yield Bar(note, lambda line: click.echo(line, err=True))
         return
-    began = time.monotonic()
-    with rate_bar(redirect_stdout=False) as bar:
-        row = bar.add_task(what, total=total, rate="")
+    stderr = sys.stderr
+    with rate_bar(redirect_stdout=False) as bar, log_to(sys.stderr, instead_of=stderr):
+        row = bar.add_task(what, total=total, completed=before, rate="")
 
         def advance(number: int) -> None:
             done = bar.tasks[0].completed + number
-            bar.update(row, completed=done, rate=rate_of(done, time.monotonic() - began))
+            bar.update(row, completed=done, rate=rate_of(done - before, monotonic() - began))
 
         yield Bar(advance, lambda line: bar.console.print(line, markup=False, highlight=False))
 
