@@ -232,11 +232,12 @@ def test_an_event_is_told_with_what_its_listeners_dispatched_if_that_could_not_b
 
     app = make(listener("a.b")(follow), routes={"a.b": ["now", "main"], "a.d": "now", "*": "main"})
     app.prepare("main")
+    fates: dict[str, Any] = {fate: [2]}
 
     def send(envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         names = [each.name for each in envelopes]
         assert names == ["a.e", "a.b", "a.c"]
-        raise SendError("main", sent=[0, 1], why="full", **{fate: [2]})
+        raise SendError("main", sent=[0, 1], why="full", **fates)
 
     app.transports["main"].send = send  # type: ignore[method-assign]
     with pytest.raises(SendError) as caught:
@@ -492,10 +493,13 @@ def test_an_error_in_a_later_batch_reports_the_result_of_every_event_that_was_ta
     events = (each if number != 1500 else Event("a.b", {"a": object()}) for number, each in enumerate(numbered(2500)))
 
     with pytest.raises(
-        SendError, match=r"1000 sent, 1000 refused, 0 unknown: .*index 1500.*object is not JSON"
+        SendError,
+        match=r'^the event "a\.b" at index 1500 cannot be sent: \$\.a: object is not JSON.*; the events before it and '
+        r"with it: 1000 sent, 1000 refused, 0 unknown$",
     ) as raised:
         dispatcher.dispatch_many(events)
 
+    assert raised.value.index == 1500
     assert isinstance(raised.value.__cause__, EncodeError)
     assert raised.value.__cause__.index == 1500
     assert raised.value.sent == tuple(range(1000))
@@ -547,6 +551,7 @@ def test_positions_of_a_later_batch_are_indexes_of_all_events(way: int) -> None:
     with pytest.raises(SendError, match=r"1000 sent, 5 refused, 0 unknown: .* is down") as broken:
         ways_of(Breaking())[way].dispatch_many(numbered(1005))
 
+    assert partial.value.index is broken.value.index is None
     assert (partial.value.sent[-1], partial.value.refused, partial.value.unknown) == (1000, (1001,), (1002, 1003, 1004))
     assert broken.value.refused == (1000, 1001, 1002, 1003, 1004)
 
@@ -562,15 +567,33 @@ def test_an_error_in_the_first_batch_of_a_generator_is_that_of_a_list(way: int) 
 
 
 @pytest.mark.parametrize("way", [0, 1])
-def test_an_error_of_the_generator_itself_says_how_many_events_were_dispatched(way: int) -> None:
+@pytest.mark.parametrize("error", [ValueError("a bad row"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_an_error_of_the_generator_itself_says_how_many_events_were_dispatched(way: int, error: BaseException) -> None:
     def failing() -> Iterator[Event]:
         yield from numbered(1200)
-        raise ValueError("a bad row")
+        raise error
 
-    with pytest.raises(ValueError, match="a bad row") as raised:
+    with pytest.raises(type(error)) as raised:
         ways_of(Counting())[way].dispatch_many(failing())
 
-    assert raised.value.__notes__ == ["1000 events before it were dispatched"]
+    assert raised.value.__notes__[-1:] == ["1000 events before it were dispatched"]
+
+
+@pytest.mark.parametrize("way", [0, 1])
+@pytest.mark.parametrize(
+    "batch, known", [(2, "1000 events before it were dispatched"), (1, "no event before it is known to be dispatched")]
+)
+def test_ctrl_c_while_a_batch_is_sent_says_which_events_are_in_doubt(way: int, batch: int, known: str) -> None:
+    class Interrupted(Counting):
+        def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+            super().send(envelopes, delay=delay)
+            if len(self.sizes) == batch:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        ways_of(Interrupted())[way].dispatch_many(numbered(2500))
+
+    assert raised.value.__notes__ == [f"{known}, and perhaps some of the next 1000"]
 
 
 def test_in_a_session_all_events_of_a_generator_are_validated_before_the_first_is_written(make: Make) -> None:

@@ -178,6 +178,9 @@ class SendError(TransportError):
 
     The three attributes hold indexes in the batch; each index is in exactly one of them. Send the
     *unknown* ones again with the same ids: where an event did arrive, it is the same event.
+
+    If the transport did not fail, but a later event of an iterator is invalid, *index* is that event, and *why* its
+    error; otherwise *index* is ``None``.
     """
 
     def __init__(
@@ -188,15 +191,19 @@ class SendError(TransportError):
         refused: Sequence[int] = (),
         unknown: Sequence[int] = (),
         why: str,
+        index: int | None = None,
     ):
         self.transport = transport
         self.sent = tuple(sent)
         self.refused = tuple(refused)
         self.unknown = tuple(unknown)
         self.why = why
+        self.index = index
+        counts = f"{len(self.sent)} sent, {len(self.refused)} refused, {len(self.unknown)} unknown"
         super().__init__(
-            f'the transport "{transport}" could not confirm every event: {len(self.sent)} sent, '
-            f"{len(self.refused)} refused, {len(self.unknown)} unknown: {why}"
+            f'the transport "{transport}" could not confirm every event: {counts}: {why}'
+            if index is None
+            else f"{why}; the events before it and with it: {counts}"
         )
 
 

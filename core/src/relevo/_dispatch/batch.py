@@ -34,22 +34,35 @@ def in_batches(events: Iterable[object], dispatch: Dispatch) -> list[Dispatched]
     if not isinstance(events, Iterator):
         return placed(events, dispatch)
     done: list[Dispatched] = []
+    doubtful = 0
     try:
         while batch := [*islice(events, BATCH)]:
+            doubtful = len(batch)
+            counted = _Counted(batch, len(done))
             try:
-                done += placed(batch, dispatch, first=len(done))
+                done += _dispatched(counted, dispatch)
             except RelevoError as error:
+                doubtful = 0
                 if not done:
                     raise
-                raise _of_all(error, done, len(batch)) from error
-    except Exception as error:
-        if done and not isinstance(error, SendError):
-            error.add_note(f"{len(done)} events before it were dispatched")
+                raise _of_all(error, done, len(batch), counted.index) from error
+            doubtful = 0
+    except BaseException as error:
+        if not isinstance(error, RelevoError) and (note := _note(len(done), doubtful)):
+            error.add_note(note)
         raise
     return done
 
 
-def placed(events: Iterable[object], dispatch: Dispatch, *, first: int = 0) -> list[Dispatched]:
+def _note(done: int, doubtful: int) -> str:
+    """Return how far a dispatch came that another program's error or Ctrl-C ended."""
+    known = f"{done} events before it were dispatched" if done else ""
+    if not doubtful:
+        return known
+    return f"{known or 'no event before it is known to be dispatched'}, and perhaps some of the next {doubtful}"
+
+
+def placed(events: Iterable[object], dispatch: Dispatch) -> list[Dispatched]:
     """
     Dispatch *events*; an error about one of them has its index.
 
@@ -58,14 +71,15 @@ def placed(events: Iterable[object], dispatch: Dispatch, *, first: int = 0) -> l
 
         dispatch: Dispatches them together.
 
-        first: The index of the first one.
-
     Raises:
         EncodeError: As *dispatch* raised it, with the index.
     """
-    if not first and isinstance(events, (tuple, list)) and len(events) == 1:
+    if isinstance(events, (tuple, list)) and len(events) == 1:
         return dispatch(events)  # which one is clear, and a single dispatch costs no more
-    counted = _Counted(events, first)
+    return _dispatched(_Counted(events, 0), dispatch)
+
+
+def _dispatched(counted: _Counted, dispatch: Dispatch) -> list[Dispatched]:
     try:
         return dispatch(counted)
     except EncodeError as error:
@@ -90,15 +104,26 @@ class _Counted:
             self.index = None
 
 
-def _of_all(error: RelevoError, done: list[Dispatched], number: int) -> SendError:
-    """Return *error* of the batch of *number* events that follows the events *done*, with the result for each event."""
+def _of_all(error: RelevoError, done: list[Dispatched], number: int, index: int | None) -> SendError:
+    """
+    Return *error* of a batch with the result for each event.
+
+    Args:
+        error: What ended the dispatch.
+
+        done: The events before the batch.
+
+        number: The events of the batch.
+
+        index: The event of which the error is, if it is one of an event.
+    """
     before = len(done)
     if isinstance(error, SendError):
-        fates = {fate: [before + index for index in getattr(error, fate)] for fate in ("refused", "unknown")}
         return SendError(
             error.transport,
             sent=[*range(before), *(before + index for index in error.sent)],
-            **fates,
+            refused=[before + index for index in error.refused],
+            unknown=[before + index for index in error.unknown],
             why=error.why,
         )
     return SendError(
@@ -106,4 +131,5 @@ def _of_all(error: RelevoError, done: list[Dispatched], number: int) -> SendErro
         sent=range(before),
         refused=range(before, before + number),
         why=str(error),
+        index=index,
     )

@@ -77,7 +77,10 @@ class Dispatcher(ABC):
         Raises:
             SendError: Not every event is known to be safe; positions are indexes of *events*. Of an iterator, an
                 earlier batch was sent; the error of the later batch is the cause, and the events after the last
-                position were not taken.
+                position were not taken. If an event of that batch is invalid, ``index`` is its place.
+
+            BaseException: The iterator raised it, or it is a Ctrl-C; a note has the number of events that were
+                dispatched.
 
             RelevoError: Any error of :meth:`dispatch`; nothing was written.
         """
