@@ -387,7 +387,30 @@ def test_a_worker_says_in_which_queue_the_listeners_of_an_event_are(
     app.worker(RunOptions(until_empty=True)).run()
 
     (record,) = [record for record in caplog.records if record.name == "relevo.listener"]
-    assert record.message.endswith("(logged once for this name); its listeners here are in mail")
+    assert record.message.endswith("(logged once for this name); its listeners are in main/mail")
+
+
+def test_a_worker_of_another_transport_says_in_which_queue_the_listeners_of_an_event_are(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ignore(event: Event) -> None: ...
+
+    with App(
+        transports={"main": MemoryTransport(clock=clock), "old": MemoryTransport(clock=clock)},
+        routes={"a.b": "old", "*": "main"},
+        clock=clock,
+    ) as before:
+        before.dispatch(Event("a.b"))
+        with App(
+            transports=before.transports,
+            routes={"a.b": "main/import2", "*": "old"},
+            listeners=[listener("a.b", id="one")(ignore)],
+            clock=clock,
+        ) as app:
+            app.worker(RunOptions(transport="old", until_empty=True)).run()
+
+    (record,) = [record for record in caplog.records if record.name == "relevo.listener"]
+    assert record.message.endswith("; its listeners are in main/import2")
 
 
 def test_a_listener_that_has_begun_and_is_missing_is_named_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:

@@ -248,7 +248,7 @@ def test_the_warning_of_a_failure_is_one_line_without_secrets_and_has_its_traceb
 def test_what_a_foreign_event_says_of_itself_cannot_harm_the_log_of_events_without_a_listener(
     table: ListenerTable, delivery: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = ObstacleLog(table, 3600.0)
+    log = ObstacleLog(table, 3600.0, lambda _: ())
     foreign = delivery(name="a\x1b[31m.{b} amqp://shop:s3cret@host", event_id="1\n7", enqueued_at=float("inf"))
     other_release = Nack(state=b"\xff", reason="newer-version")
 
@@ -265,7 +265,7 @@ def test_what_a_foreign_event_says_of_itself_cannot_harm_the_log_of_events_witho
 def test_only_so_many_names_without_a_listener_are_logged(
     table: ListenerTable, delivery: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = ObstacleLog(table, 3600.0)
+    log = ObstacleLog(table, 3600.0, lambda _: ())
 
     for number in range(150):
         log.note(delivery(name=f"a.b{number}"), Nack(reason="unknown-event"))

@@ -48,6 +48,21 @@ def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None
     assert kept(shop) == {"main/feed": 3}
 
 
+def test_a_move_warns_once_of_events_that_no_listener_handles_there(shop: Shop) -> None:
+    for name in ("image.created", "image.created", "mail.sent", "a.b"):
+        shop.run(f"dispatch {name} '{{}}'")
+
+    moved = shop.run("move --from main/default --to main/feed")
+    fitting = shop.run("move --from main/media --to main/feed")
+
+    assert (moved.returncode, moved.stdout) == (0, "2 moved\n")
+    assert lines(moved) == [
+        'relevo: no listener here for "mail.sent" in main/feed; its listeners are in main/default',
+        'relevo: no listener here for "a.b" in main/feed',
+    ]
+    assert (fitting.stdout, fitting.stderr) == ("2 moved\n", "")
+
+
 def test_an_application_of_ones_own_moves_with_its_lease(shop: Shop) -> None:
     shop.write(
         "own.py",
@@ -124,9 +139,10 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
 
     assert killed.returncode in (-9, 137)
     assert between["other/feed"] > 0
-    (line,) = lines(again)
+    line, warning = lines(again)
     assert again.returncode == 0
     assert "is handled again, alone, after 1 lost lease" in line
+    assert warning.startswith('relevo: no listener here for "mail.sent" in other/feed')
     assert kept(shop) == {"other/feed": 30}
 
 

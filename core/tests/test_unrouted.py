@@ -121,8 +121,10 @@ def test_dead_letters_are_reported_with_what_can_be_done_about_them(
 ) -> None:
     with sqlite3.connect(shop.folder / "shop.db") as database:
         database.execute(
-            "INSERT INTO relevo_dead (queue, target, event_id, source, name, headers, body, reason, died_at)"
-            " SELECT queue, target, event_id, source, name, headers, body, 'gave-up', 1 FROM relevo_event"
+            "INSERT INTO relevo_dead (queue, target, event_id, source, name, urgency, attempt, lost_leases,"
+            " enqueued_at, headers, body, reason, died_at)"
+            " SELECT queue, target, event_id, source, name, urgency, 1, 0, 1, headers, body, 'gave-up', 1"
+            " FROM relevo_event"
         )
         database.execute("DELETE FROM relevo_event")
     database.close()
@@ -177,7 +179,33 @@ def test_a_queue_that_lost_its_route_is_reported_too(shop: Shop, warned: Callabl
 
     (line,) = warned()
     assert line.startswith(
-        '"main/media" holds events, and no route leads to it; move them: relevo move --from main/media'
+        '"main/media" holds events, and no route leads to it; move them: relevo move --from main/media '
+        "--to main/feed; or add a route"
+    )
+
+
+@pytest.mark.parametrize(
+    "routes, told",
+    [
+        ('"image.created" = "main/second"\n"*" = "main"', "--to main/second; or add a route"),
+        (
+            '"image.created" = ["main/first", "main/second"]',
+            "--to …; or add a route; its events are routed to main/first, main/second, and all are moved to one",
+        ),
+        ('"*" = "now"', "--to …; or add a route"),
+        ('"mail.sent" = "main/feed"', "--to …; or add a route"),
+    ],
+)
+def test_the_command_has_the_target_to_which_the_events_are_routed(tmp_path: Path, routes: str, told: str) -> None:
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+    begin = CONFIGURATION.replace('"sqlite:///shop.db"', '"sqlite:///new.db"\nold = "sqlite:///shop.db"')
+    shop.write("relevo.toml", begin.partition("[routes]")[0] + f"[routes]\n{routes}\n")
+
+    shown = shop.run("status")
+
+    assert shown.stdout.splitlines()[-1] == (
+        f'"old/media" holds events, and no route leads to it; move them: relevo move --from old/media {told}'
     )
 
 

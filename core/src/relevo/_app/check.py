@@ -245,6 +245,32 @@ def listeners_at(target: Target, listeners: ListenerTable, routes: Routes) -> Se
     return found
 
 
+def places_of(event_name: str, listeners: ListenerTable, routes: Routes) -> Sequence[str]:
+    """Return where the listeners of *event_name* run: targets of its route, or the queues that they name."""
+    try:
+        targets = routes.targets(event_name)
+    except RouteNotFoundError:
+        targets = ()
+    heard = {target: _heard(event_name, target, listeners, targets) for target in targets}
+    placed = {each.id for found in heard.values() for each in found}
+    others = [each.queue for each in listeners.of(event_name) if each.queue and each.id not in placed]
+    return [*(str(target) for target, found in heard.items() if found), *dict.fromkeys(others)]
+
+
+def unheard_at(event_name: str, target: Target, listeners: ListenerTable, routes: Routes) -> str | None:
+    """Return that no listener here handles *event_name* at *target*; ``None`` if one does, or another program may."""
+    try:
+        targets = routes.targets(event_name)
+    except RouteNotFoundError:
+        targets = ()
+    there = target in targets and _heard(event_name, target, listeners, targets)
+    elsewhere = ", ".join(places_of(event_name, listeners, routes))
+    if there or not (elsewhere or listeners_at(target, listeners, routes)):
+        return None
+    then = f"; its listeners are in {elsewhere}" if elsewhere else ""
+    return f'no listener here for "{event_name}" in {target}{then}{"" if elsewhere else listeners.hint(event_name)}'
+
+
 def _heard(event_name: str, target: Target, listeners: ListenerTable, targets: Sequence[Target]) -> Sequence[Listener]:
     """Return the listeners of *event_name* that run at *target*, one of its *targets*."""
     first = _room(targets[0]) if targets[0].transport == target.transport else ""

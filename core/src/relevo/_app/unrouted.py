@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import attrs
@@ -12,7 +12,10 @@ from relevo._transport.envelope import Envelope
 from relevo._transport.optional import QueueCatalog
 from relevo._transport.route import RESERVED, Target, outbox_queue
 from relevo._transport.transport import Transport
-from relevo.errors import RelevoError
+from relevo.errors import RelevoError, RouteNotFoundError
+
+_SAMPLE = 20
+"""The events of a queue that are looked at: a drain does so each time, and there may be millions."""
 
 
 @attrs.frozen
@@ -21,8 +24,8 @@ class UnroutedQueue:
 
     store: Transport
     queue: str
-    target: Target | None
-    """A queue of the same name on a transport that events are routed to."""
+    targets: Sequence[Target]
+    """Where the events in it are routed to now, as far as those that were looked at tell; empty if that is unknown."""
 
     is_dead: bool
     """Whether it holds dead letters alone."""
@@ -39,14 +42,16 @@ class UnroutedQueue:
                 f'"{self.place}" holds events of an outbox that "{owner}" no longer has; give it that outbox again, '
                 f"and run: relevo relay -t {owner} --until-empty"
             )
-        move = f"relevo move --from {self.place} --to {self.target or '…'}"
+        move = f"relevo move --from {self.place} --to {self.targets[0] if len(self.targets) == 1 else '…'}"
+        where = ", ".join(map(str, self.targets))
+        several = f"; its events are routed to {where}, and all are moved to one" if len(self.targets) > 1 else ""
         if self.is_dead:
             dead = f"-t {self.store.name} -q {self.queue} --all"
             return (
                 f'"{self.place}" holds dead letters, and no route leads to it; handle them again: relevo dead revive '
-                f"{dead}, then {move}; or delete them: relevo dead discard {dead}"
+                f"{dead}, then {move}; or delete them: relevo dead discard {dead}{several}"
             )
-        return f'"{self.place}" holds events, and no route leads to it; move them: {move}; or add a route'
+        return f'"{self.place}" holds events, and no route leads to it; move them: {move}; or add a route{several}'
 
 
 def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> list[UnroutedQueue]:
@@ -74,10 +79,11 @@ def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> 
         seen.add(store_id)
         shared = {queue for other in _known_elsewhere(parts, store, queues, store_id) for queue in _known(parts, other)}
         for queue in queues:
-            waiting, dead = store.waiting([queue], limit=1), store.dead_letters([queue], limit=1)
+            waiting, dead = store.waiting([queue], limit=_SAMPLE), store.dead_letters([queue], limit=_SAMPLE)
             envelopes = [*(entry.envelope for entry in waiting), *(entry.envelope for entry in dead)]
             if queue not in shared and not (own and _are_others(envelopes, parts.source)):
-                found.append(UnroutedQueue(store, queue, _target(parts, queue), is_dead=bool(dead) and not waiting))
+                targets = _targets(parts, queue, envelopes)
+                found.append(UnroutedQueue(store, queue, targets, is_dead=bool(dead) and not waiting))
     return found
 
 
@@ -98,8 +104,14 @@ def _known_elsewhere(parts: Parts, store: Transport, queues: Iterable[str], stor
                     yield other
 
 
-def _target(parts: Parts, queue: str) -> Target | None:
-    return next((Target(name, queue) for name in parts.transports if queue in parts.routes.queues(name)), None)
+def _targets(parts: Parts, queue: str, envelopes: Iterable[object]) -> list[Target]:
+    """Return where the events *envelopes* of *queue* are routed to: to a queue of the same name, or to all targets."""
+    found: dict[Target, None] = {}
+    for name in dict.fromkeys(envelope.name for envelope in envelopes if isinstance(envelope, Envelope)):
+        with suppress(RouteNotFoundError):
+            deferred = parts.routes.routing(name).deferred
+            found |= dict.fromkeys([each for each in deferred if each.queue == queue][:1] or deferred)
+    return list(found)
 
 
 def _are_others(envelopes: Iterable[object], source: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from relevo._app.check import check_listeners, check_queues, check_time_limits, warn_of_risks
+from relevo._app.check import check_listeners, check_queues, check_time_limits, places_of, warn_of_risks
 from relevo._app.parts import Parts
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
@@ -79,6 +79,7 @@ class WorkerFactory:
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         listeners = executor.watch(listeners)
         here: dict[int, tuple[Delivery, str]] = {}
+        places = partial(places_of, listeners=listeners, routes=self.parts.routes)
         worker = Worker(
             transport=transport,
             handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here),
@@ -90,7 +91,7 @@ class WorkerFactory:
             hooks=self.parts.hooks,
             lease=self.parts.lease,
             patient=patient,
-            note_retry=ObstacleLog(listeners, self.parts.patience).note,
+            note_retry=ObstacleLog(listeners, self.parts.patience, places).note,
             suspects=suspects,
             running=lambda: (*tuple(here.values()), *executor.listening()),
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),

@@ -318,8 +318,9 @@ class Caller:
     def _obstacle(self, listeners: Sequence[Listener], document: Document, queue: str) -> tuple[Reason, str] | None:
         """Return why this process cannot handle *document*, as a code and in words, if it cannot."""
         if not listeners:
-            elsewhere = [each.queue or self._first_queue(document.type) for each in self._listeners.of(document.type)]
-            where = f"; its listeners here are in {', '.join(sorted(set(elsewhere)))}" if elsewhere else ""
+            elsewhere = {each.queue or self._first_queue(document.type) for each in self._listeners.of(document.type)}
+            elsewhere.discard("")  # the first queue is on another transport
+            where = f"; its listeners here are in {', '.join(sorted(elsewhere))}" if elsewhere else ""
             return Reason.UNKNOWN_EVENT, f'no listener for "{document.type}" in the queue "{queue}"{where}'
         version = document.dataversion
         if version is not None:

@@ -88,10 +88,13 @@ class ObstacleLog:
         listeners: The listeners of this process.
 
         patience: Seconds for which such events are given back.
+
+        places: Takes the name of an event, returns where its listeners run.
     """
 
     _listeners: ListenerTable
     _patience: float
+    _places: Callable[[str], Sequence[str]]
     _seen: set[tuple[str, str]] = attrs.field(factory=set, init=False)
 
     def note(self, delivery: Delivery, outcome: Nack) -> None:
@@ -126,9 +129,9 @@ class ObstacleLog:
     def _hint(self, name: str, missing: Sequence[str]) -> str:
         if missing:
             return f'; if it was renamed, write @relevo.listener(…, aliases=["{missing[0]}"]) above the function'
-        own = self._listeners.of(name)
-        if own:
-            return f"; its listeners here are in {', '.join(sorted({each.queue or 'its first queue' for each in own}))}"
+        if self._listeners.of(name):
+            places = self._places(name)
+            return f"; its listeners are in {', '.join(places)}" if places else "; no route leads to its listeners"
         return self._listeners.hint(name)
 
     def _end(self, delivery: Delivery, outcome: Nack) -> str:

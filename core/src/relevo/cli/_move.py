@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
+import attrs
 import click
 
 from relevo._app.app import App, parts_of
+from relevo._app.check import unheard_at
+from relevo._hook import Hooks, hookimpl
 from relevo._runner.loop import stop_on_signals
-from relevo._transport.delivery import Release
+from relevo._transport.delivery import Ack, Release, Settlement
+from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Target, parsed_target
 from relevo._transport.transport import Transport
 from relevo._visible import visible
@@ -18,9 +23,11 @@ from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import Worker
 from relevo.cli._main import EXIT_DEAD
 from relevo.cli._option import json_option, with_app
-from relevo.cli._output import echo, show_json
+from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Whole
 from relevo.cli._place import check_known
+from relevo.cli._progress import Bar, progress
+from relevo.cli._terminal import ready_in
 from relevo.errors import ConfigurationError, did_you_mean
 
 
@@ -51,7 +58,8 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     stays, to be tried again later. If events are signed, each is verified and signed for its new queue; a forged one
     becomes a dead letter where it is.
 
-    A route must lead to the target queue, or no worker would handle its events; the source queue needs no route, and
+    A route must lead to the target queue, or no worker would handle its events; it warns of events that no listener
+    here handles in the target queue. The source queue needs no route, and
     may be on an outbox, by the name that `status` shows. Scheduled events can be moved once they are due.
     Exits with 1 if an event stayed or was dead-lettered.
 
@@ -70,19 +78,28 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     if missing := here.lacking([source.queue]):
         raise ConfigurationError(f"--from: {source} does not exist: {'; '.join(missing)} must be created first")
     app.prepare(there.name)
-    change = readdressed(app.signing, app.source, to=target, queues=parts_of(app).queue_table)
-    worker = Worker(
-        transport=here,
-        handle=lambda _: Release(),
-        queues=(source.queue,),
-        clock=app.clock,
-        chance=random.random,
-        options=RunOptions(until_empty=True, max_events=limit),
-        executor=RelayExecutor(there, clock=app.clock, patience=None, change=change),
-        lease=parts_of(app).lease,
-    )
-    with stop_on_signals(worker):
-        report = worker.run()
+    show = at_terminal(sys.stderr) and not as_json
+    ready = ready_in([(here, source.queue)]) if show else None
+    total = ready if ready is None or limit is None else min(ready, limit)
+    with progress("moving", total=total, show=show) as bar:
+        hooks = Hooks()
+        hooks.add(_Moved(bar))
+        change = readdressed(app.signing, app.source, to=target, queues=parts_of(app).queue_table)
+        worker = Worker(
+            transport=here,
+            handle=lambda _: Release(),
+            queues=(source.queue,),
+            clock=app.clock,
+            chance=random.random,
+            options=RunOptions(until_empty=True, max_events=limit),
+            executor=RelayExecutor(
+                there, clock=app.clock, patience=None, change=_warning(app, target, bar, then=change)
+            ),
+            hooks=hooks,
+            lease=parts_of(app).lease,
+        )
+        with stop_on_signals(worker):
+            report = worker.run()
     if as_json:
         show_json(
             {"moved": report.done, "stayed": report.retried, "dead": report.dead, "reasons": dict(report.reasons)}
@@ -90,6 +107,42 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     else:
         echo(_summary(report))
     return EXIT_DEAD if report.retried or report.dead else 0
+
+
+@attrs.frozen
+class _Moved:
+    """A plugin that advances the bar."""
+
+    _bar: Bar
+
+    @hookimpl
+    def relevo_around_settle(self, settlements: Sequence[Settlement]) -> None:
+        """Count the events that are settled in their old queue."""
+        self._bar.advance(sum(isinstance(outcome, Ack) for _, outcome in settlements))
+
+
+_Change = Callable[[Envelope, str], Envelope]
+
+_MOST_NAMES = 20
+"""The largest number of events about which is warned."""
+
+
+def _warning(app: App, target: Target, bar: Bar, *, then: _Change) -> _Change:
+    """Return *then*, which also warns, once for each name, of an event that no listener here handles at *target*."""
+    try:
+        listeners = app.listeners
+    except ConfigurationError:  # they cannot be imported here
+        return then
+    seen: set[str] = set()
+
+    def change(envelope: Envelope, queue: str) -> Envelope:
+        if envelope.name not in seen and len(seen) < _MOST_NAMES:
+            seen.add(envelope.name)
+            if why := unheard_at(envelope.name, target, listeners, app.routes):
+                bar.tell(f"relevo: {visible(why)}")
+        return then(envelope, queue)
+
+    return change
 
 
 def _transport(known: Mapping[str, Transport], app: App, target: Target, option: str) -> Transport:

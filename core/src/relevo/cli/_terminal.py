@@ -90,7 +90,7 @@ def show_progress(app: App, options: RunOptions) -> Iterator[None]:
         log_to(sys.stderr, instead_of=stderr),
     ):
         row = bar.add_task("draining", total=None, rate="")
-        plugin = _Progress(lambda: _ready(queues), time.monotonic, bar, row)
+        plugin = _Progress(lambda: ready_in(queues), time.monotonic, bar, row)
         app.hooks.add(plugin)
         try:
             yield
@@ -98,7 +98,7 @@ def show_progress(app: App, options: RunOptions) -> Iterator[None]:
             app.hooks.remove(plugin)
 
 
-def _ready(queues: Sequence[tuple[Transport, str]]) -> int | None:
+def ready_in(queues: Sequence[tuple[Transport, str]]) -> int | None:
     """Return how many events are ready in *queues*; ``None`` if that is not known."""
     total = 0
     for transport, queue in queues:
