@@ -953,7 +953,9 @@ def test_an_objection_of_a_plugin_still_ends_a_worker(app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize("until_empty", [True, False])
-def test_a_run_stops_when_so_many_have_failed(*, until_empty: bool, app: MakeApp, clock: FakeClock) -> None:
+def test_a_run_stops_when_so_many_have_failed_and_logs_it_once(
+    *, until_empty: bool, app: MakeApp, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(event: Event) -> None:
         clock.advance(1.0)
         if event["number"] % 2:
@@ -966,6 +968,8 @@ def test_a_run_stops_when_so_many_have_failed(*, until_empty: bool, app: MakeApp
     report = LoopRunner().run(made, RunOptions(until_empty=until_empty, max_seconds=100.0, max_failures=3))
 
     assert (report.retried, report.done, report.stopped_by) == (3, 3, "failures")
+    said = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "relevo.runner"]
+    assert said == [("WARNING", "stopped after 3 failures; no further event is taken (--max-failures)")]
 
 
 @pytest.mark.parametrize("until_empty", [True, False])

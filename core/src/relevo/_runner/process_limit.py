@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from relevo._transport.delivery import DeadLetter, Nack, Settlement
 
 if TYPE_CHECKING:
     from relevo._worker.run import RunOptions
+
+_log = logging.getLogger("relevo.runner")
 
 _SIZES = "/proc/self/statm"
 
@@ -56,6 +59,8 @@ class Limits:
         """Object when a limit is reached."""
         reached = self.reached()
         if reached:
+            if reached == "failures" and self.objection is None:
+                _log.warning("stopped after %d failures; no further event is taken (--max-failures)", self._failed)
             self.objection = reached
         return reached
 
