@@ -29,7 +29,7 @@ from relevo.cli._main import group
 from relevo.cli._output import _plain_table, _show_folded, _width
 from relevo.cli._run import _summary
 
-from .shop import CONFIGURATION, Done, Shop, lines, opened
+from .shop import CONFIGURATION, LISTENERS, Done, Shop, lines, opened
 
 
 @pytest.fixture(name="shop")
@@ -665,6 +665,18 @@ def test_a_drain_without_a_terminal_logs_what_is_tried_again_only_if_it_is_asked
     )
 
 
+@pytest.mark.parametrize(("level", "warns"), [("", False), ("-l warning", False), ("-l info", True)])
+def test_a_drain_warns_of_a_time_limit_that_is_not_enforced_but_not_each_minute(
+    shop: Shop, caplog: pytest.LogCaptureFixture, level: str, *, warns: bool
+) -> None:
+    shop.write("shop_listeners.py", LISTENERS.replace("priority=3", 'time_limit="1s"'))
+    caplog.set_level("INFO" if warns else "WARNING", "relevo")
+
+    shop.run(f"drain {level}")
+
+    assert ("time_limit=1 s is not enforced inline" in caplog.text) is warns
+
+
 def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('["main/media", "main/feed"]', '"main/media"'))
     shop.write("shop_listeners.py", FAILING)
@@ -675,7 +687,7 @@ def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> N
 
     assert json.loads(done.stdout)["retry_reasons"] == {"listener-failed": 2, "unknown-event": 1}
     assert _summary(Report(retried=3, retry_reasons={"unknown-event": 1, "listener-failed": 2})) == (
-        "0 done in 0.0 s, 3 to be retried (2 listener-failed, 1 unknown-event)"
+        "0 done in 0.0 s, 3 retries (2 listener-failed, 1 unknown-event)"
     )
 
 
@@ -683,15 +695,15 @@ def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> N
 def test_debug_logs_the_steps_of_relevo_and_not_those_of_its_libraries(shop: Shop) -> None:
     shop.run("dispatch mail.sent")
 
-    done = shop.process("relevo drain -l debug")
+    done = shop.process("relevo drain -l debug -c 2")
 
     records = [line.split(" ", 1)[1] for line in lines(done)]
     assert f"DEBUG relevo.app: the configuration is {shop.folder}/relevo.toml" in records
     assert 'DEBUG relevo.app: the transport "main": SqlTransport' in records
-    assert "INFO relevo.worker: serving main: media, feed, default" in records
+    assert "INFO relevo.worker: serving main: media, feed, default (2 threads)" in records
     assert "DEBUG relevo.worker: received 1 from main" in records
     assert any(re.fullmatch(r"DEBUG relevo.worker: mail.sent \S+ in default: done", each) for each in records)
-    assert "INFO relevo.worker: stopped serving main (empty): 1 done, 0 to be retried, 0 dead" in records
+    assert "INFO relevo.worker: stopped serving main (empty): 1 done, 0 retries, 0 dead" in records
     assert all(re.match(r"(DEBUG|INFO) relevo\.", each) for each in records)
 
 

@@ -287,11 +287,20 @@ def test_a_run_may_be_limited_by_memory_and_failures(command: str, shop: Shop) -
         shop.run(f"""dispatch image.created '{{"image_id": {image}, "bad": true}}'""")
 
     failures = shop.run(f"{command} -q media --max-events 10 --max-failures 1 --json")
-    memory = shop.run(f"{command} -q feed --max-time 20s --max-memory 1M --json")
+    memory = shop.run(f"{command} -q feed --max-time 20s --max-memory 2M --json")
 
     assert (failures.returncode, json.loads(failures.stdout)["stopped_by"]) == (0, "failures")
     assert 1 <= json.loads(failures.stdout)["retried"] < 10
-    assert (memory.returncode, json.loads(memory.stdout)["stopped_by"]) == (0, "memory")
+    assert (memory.returncode, json.loads(memory.stdout)["stopped_by"]) == (78, "memory")
+    assert "before its first event, and the limit is 2M, so no event is handled; set a higher limit" in memory.stderr
+
+
+@pytest.mark.parametrize("command", ["drain", "worker", "unit cron", "unit supervisor"])
+def test_a_limit_of_the_memory_without_its_unit_is_refused(command: str, shop: Shop) -> None:
+    done = shop.run(f"{command} --max-memory 128")
+
+    assert done.returncode == 2
+    assert """at least 1M; got '128'; did you mean "128M"?""" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["much", "0", "-5", "5X"])

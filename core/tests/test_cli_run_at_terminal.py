@@ -77,10 +77,10 @@ def test_a_worker_says_that_it_waits_for_the_end_of_a_deploy(shop: Shop) -> None
 def test_a_worker_says_what_it_serves_how_to_stop_it_and_which_listener_failed(shop: Shop) -> None:
     shop.run("dispatch image.created")
 
-    lines = at_terminal(shop, "worker --max-events 2")
+    lines = at_terminal(shop, "worker --max-events 2 -c 2")
 
     assert lines[:4] == [
-        "relevo worker: main: media, feed, default; 2 listeners",
+        "relevo worker: main: media, feed, default; 2 listeners, 2 threads",
         "  media  image.created  shop_listeners:thumbnails",
         "  feed   image.created  shop_listeners:feed",
         "Ctrl-C finishes the current events and ends; a second Ctrl-C ends at once. Tracebacks: -l info",
@@ -88,7 +88,7 @@ def test_a_worker_says_what_it_serves_how_to_stop_it_and_which_listener_failed(s
     (warning,) = [line for line in lines if " WARNING " in line]
     assert "shop_listeners:thumbnails failed on image.created " in warning
     assert warning.endswith(" in media (run 1 of 5, again in 9 min): ValueError: no such file (shop_listeners.py:6)")
-    assert re.fullmatch(r"1 done in .* s, 1 to be retried \(1 listener-failed\)", lines[-1])
+    assert re.fullmatch(r"1 done in .* s, 1 retry \(1 listener-failed\)", lines[-1])
 
 
 OWN_LOGGING = """

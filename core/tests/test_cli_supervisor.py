@@ -131,6 +131,14 @@ def test_a_socket_for_everybody_is_refused(mode: str, number: int, tmp_path: Pat
         assert len(faults(tmp_path, f"[{name}]\nfile=/run/s.sock\nchmod={mode}\n")) == number
 
 
+@pytest.mark.parametrize(("limit", "number"), [("128", 1), ("128M", 0), ("%(ENV_LIMIT)s", 0)])
+def test_a_limit_of_the_memory_that_a_worker_refuses_is_told(limit: str, number: int, tmp_path: Path) -> None:
+    found = faults(tmp_path, f"{GOOD}startsecs=0\n".replace("worker", f"worker --max-memory {limit}"))
+
+    assert len(found) == number
+    assert all(each.endswith('did you mean "128M"?') for each in found)
+
+
 @pytest.mark.parametrize("said", ["", "stopwaitsecs=10\n", "stopwaitsecs=900\n"])
 def test_a_worker_that_is_killed_before_its_listener_is_told(said: str, tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, f"[program:shop]\ncommand=/srv/python -m relevo worker -t main\n{said}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,3 +116,18 @@ def test_a_change_is_found_once_and_undone() -> None:
     assert {(each.name, fate) for each, fate in first} == {("directory", "restored"), ("umask", "restored")}
     assert second == []
     assert observe() == before
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("name", "number"), [("relevo-amqp-main", 0), ("sender", 1)])
+def test_a_thread_that_stays_is_told_unless_it_is_one_of_relevo(name: str, number: int) -> None:
+    keeper = Keeper()
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, name=name)
+
+    thread.start()
+    found = keeper.look()
+    over.set()
+    thread.join()
+
+    assert len(found) == number

@@ -74,8 +74,10 @@ class WorkerFactory:
         ids_here = self._listeners_here(listeners, transport.name)
         suspects = Suspects(transport, self.parts.clock, listeners=ids_here, rewrite=self._rewritten)
         runs = suspects.runs if transport.capabilities.presence else None
+        where = ""
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency)
+            where = execution.in_words
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         listeners = executor.watch(listeners)
         here: dict[int, tuple[Delivery, str]] = {}
@@ -95,6 +97,7 @@ class WorkerFactory:
             suspects=suspects,
             running=lambda: (*tuple(here.values()), *executor.listening()),
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
+            where=where,
         )
         executor.stop_when(lambda: worker.is_ending)
         return worker

@@ -27,6 +27,9 @@ import attrs
 Fate = Literal["restored", "replaced", "kept"]
 """The consequence of a change: it is undone, the process is replaced, or it stays."""
 
+_OWN = "relevo-"
+"""The beginning of the names of relevo's own threads, such as those of a connection."""
+
 _SHOWN = 5
 _LONGEST = 60
 
@@ -279,7 +282,7 @@ class Keeper:
             if len(lasting) > 1:
                 self.renew()  # so that the next listener is not blamed for what the last one did
         threads = threading.enumerate()
-        if new := [thread for thread in threads if thread not in self._threads]:
+        if new := [thread for thread in threads if thread not in self._threads and not thread.name.startswith(_OWN)]:
             names = (each.name.encode("utf-8", "backslashreplace").decode() for each in new)
             found.append((Difference("threads", f"threads ({_shortened(names)})"), "kept"))
         self._threads = set(threads)

@@ -214,7 +214,7 @@ class _Host:
     def serve(self) -> Report:
         """Handle events until a limit or a signal, but none during a deploy."""
         moved: list[Report] = []
-        _warn_at_start(self._app, self._options)
+        warn_at_start(self._app, self._options)
         while True:
             with self._guard.working(self._is_over) as may_begin:
                 if not may_begin:
@@ -279,7 +279,7 @@ class _Host:
         return attrs.evolve(report, stopped_by=own, objection="") if own else report
 
 
-def _warn_at_start(app: App, options: RunOptions) -> None:
+def warn_at_start(app: App, options: RunOptions) -> None:
     """
     Log the time limits of listeners that have another effect where they run, and a source that others have too.
 

@@ -74,8 +74,11 @@ def size(value: object, *, what: str, least: int = 1) -> int:
         found = int(match[1]) * _FACTORS[match[2].upper()]
     if type(found) is not int or not least <= found <= _LARGEST:
         smallest = f"{least >> 20}M" if least >> 20 else least
+        digits = str(value)
+        lacks_unit = 0 < len(digits) < 7 and digits.isascii() and digits.isdecimal() and int(digits)
+        meant = f'; did you mean "{digits}M"?' if lacks_unit and least >> 20 else ""
         raise ConfigurationError(
-            f'{what}: expected a number of bytes or text such as "512M", at least {smallest}; got {shown(value)}'
+            f'{what}: expected a number of bytes or text such as "512M", at least {smallest}; got {shown(value)}{meant}'
         )
     return found
 
@@ -132,6 +135,18 @@ class Execution:
     def chosen(self) -> Kind:
         """Where listeners run."""
         return self.kind or ("threads" if self.concurrency > 1 else "inline")
+
+    @property
+    def in_words(self) -> str:
+        """Where listeners run and how many at once, as in ``4 threads``; empty if inline."""
+        number = self.concurrency
+        match self.chosen:
+            case "inline":
+                return ""
+            case "threads":
+                return "1 thread" if number == 1 else f"{number} threads"
+            case "process":
+                return "1 child process" if number == 1 else f"{number} child processes"
 
     def longest(self, listeners: Iterable[Listener]) -> float:
         """Return the longest time limit in seconds, of *listeners* and of a listener that is added later."""

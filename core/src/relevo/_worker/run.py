@@ -12,6 +12,9 @@ import msgspec
 from relevo._awaited import Finished
 from relevo._worker.execution import size_text
 
+SMALLEST = 1 << 20
+"""Bytes; a smaller limit of the memory lacks its unit."""
+
 
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -136,6 +139,8 @@ class Report(Finished):
 
     done: int = 0
     retried: int = 0
+    """Deliveries that ended in a retry; an event that was retried twice counts twice, even if it is done now."""
+
     dead: int = 0
     """Dead-lettered; a runner also counts the events that its relay could not pass on."""
 
@@ -174,3 +179,8 @@ class Report(Finished):
             reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
             retry_reasons=dict(sum((Counter(report.retry_reasons) for report in reports), Counter())),
         )
+
+
+def retries(report: Report) -> str:
+    """Return how many runs of *report* ended in a retry, in words; an event that was retried twice counts twice."""
+    return "1 retry" if report.retried == 1 else f"{report.retried} retries"

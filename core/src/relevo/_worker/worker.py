@@ -36,7 +36,7 @@ from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
 from relevo._worker.read_ahead import ReadAhead
-from relevo._worker.run import Report, RunOptions
+from relevo._worker.run import Report, RunOptions, retries
 from relevo._worker.suspect import Suspects
 from relevo.errors import RelevoError, SettleError, TransportError, TransportUnavailableError
 
@@ -134,6 +134,8 @@ class Worker:
 
         given: Leases the only deliveries to handle, for the given number of seconds; called once. By default they are
             received.
+
+        where: Where listeners run, in words, for the log; empty if that is this thread.
     """
 
     _transport: Transport
@@ -152,6 +154,7 @@ class Worker:
     _suspects: Suspects = attrs.field()
     _running: Callable[[], Iterable[tuple[Delivery, str]]] = tuple
     _given: Callable[[float], Sequence[Delivery]] | None = None
+    _where: str = ""
 
     @_suspects.default
     def _own_suspects(self) -> Suspects:
@@ -253,7 +256,8 @@ class Worker:
             keeper.start()
         around = self._hooks.observers("relevo_around_run")
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
-        _log.info("serving %s: %s", self._transport.name, ", ".join(self._queues))
+        where = self._where and f" ({self._where})"
+        _log.info("serving %s: %s%s", self._transport.name, ", ".join(self._queues), where)
         try:
             with self._flusher or nullcontext(), self._ahead or nullcontext(), observe(around, **about):
                 stopped_by = self._loop()
@@ -290,11 +294,11 @@ class Worker:
             retry_reasons=dict(self._ledger.retry_reasons),
         )
         _log.info(
-            "stopped serving %s (%s): %d done, %d to be retried, %d dead",
+            "stopped serving %s (%s): %d done, %s, %d dead",
             self._transport.name,
             stopped_by,
             report.done,
-            report.retried,
+            retries(report),
             report.dead,
         )
         return report

@@ -30,9 +30,16 @@ from relevo.errors import ConfigurationError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def with_app(command: F) -> F:
-    """Pass the application to *command* as ``app``, and add the options that find it."""
-    return with_app_and_document(lambda arguments: bool(arguments.get("as_json")))(command)
+def with_app(command: F, *, level: str = "") -> F:
+    """
+    Pass the application to *command* as ``app``, and add the options that find it.
+
+    Args:
+        command: The command.
+
+        level: What its help shows as the default level of its log, if that is not all.
+    """
+    return _with_app(command, lambda arguments: bool(arguments.get("as_json")), level)
 
 
 def with_app_and_document(is_one: Callable[[Mapping[str, Any]], bool]) -> Callable[[F], F]:
@@ -40,7 +47,7 @@ def with_app_and_document(is_one: Callable[[Mapping[str, Any]], bool]) -> Callab
     return lambda command: _with_app(command, is_one)
 
 
-def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F:
+def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool], level: str = "") -> F:
     @config_option
     @app_option
     @click.option(
@@ -48,7 +55,7 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool]) -> F
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         default="warning",
-        show_default=True,
+        show_default=level or True,
     )
     @functools.wraps(command)
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
+from logging import INFO, getLogger
 from typing import Any, TypeVar
 
 import attrs
@@ -14,11 +16,12 @@ import click
 from relevo._app.app import App
 from relevo._clock import seconds
 from relevo._log_line import log_no_retries
-from relevo._runner.loop import LoopRunner, hurry
+from relevo._runner.loop import LoopRunner, hurry, warn_at_start
+from relevo._runner.process_limit import resident
 from relevo._runner.sd_notify import Notifier
 from relevo._visible import visible
-from relevo._worker.execution import size
-from relevo._worker.run import Flag, Report, RunOptions, flags
+from relevo._worker.execution import size, size_text
+from relevo._worker.run import SMALLEST, Flag, Report, RunOptions, flags, retries
 from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import is_given, json_option, queue_option, transport_option, with_app
@@ -38,7 +41,7 @@ _LATER = ("lock", "objection")
 def memory(text: str) -> int:
     """Parse *text* as a size in bytes."""
     try:
-        return size(text, what="size")
+        return size(text, what="size", least=SMALLEST)
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -97,21 +100,24 @@ def chosen_options(app: App, transport: str | None, queues: tuple[str, ...], **o
 @click.command()
 @run_options(until_empty=True)
 @json_option
-@with_app
+@partial(with_app, level="warning; retries only at a terminal")
 def drain(*, app: App, as_json: bool, **run: Any) -> int:
     """
     Handle the events that are due now or become due meanwhile, then exit.
 
     Without a terminal it prints only what needs attention, such as an event that was dead-lettered, that could not be
-    settled, or that is handled again after its process was killed. With -l warning it also prints why events will be
-    retried. Exits with 1 if an event was dead-lettered, and with 69 if a received event could not be settled. Exits
-    with 75 if a deploy is in progress, a plugin stops events, or another drain handles the same queues.
+    settled, that no listener here handles, or that is handled again after its process was killed. If you pass
+    -l warning it also prints why events will be retried. Exits with 1 if an event was dead-lettered, and with 69 if a
+    received event could not be settled. Exits with 75 if a deploy is in progress, a plugin stops events, or another
+    drain handles the same queues.
 
     Example: relevo drain --max-time 55s
     """
     if not at_terminal(sys.stderr) and not is_given("log_level"):
         log_no_retries()
     options = chosen_options(app, until_empty=True, **run)
+    if at_terminal(sys.stderr) or getLogger("relevo").isEnabledFor(INFO):
+        warn_at_start(app, options)
     with show_progress(app, options) if at_terminal(sys.stderr) and not as_json else nullcontext():
         try:
             report = LoopRunner(single_flight=True).run(app, options)
@@ -124,6 +130,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or report.dead or report.unsettled:
         echo(_summary(report))
+    _refuse_if_too_little(report, options)
     if report.unsettled:
         return EXIT_UNAVAILABLE
     return EXIT_DEAD if report.dead else _exit_code(report)
@@ -150,12 +157,13 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     options = chosen_options(app, **run)
     _warn_if_private(app, options)
     if is_watched:
-        announce(app)
+        announce(app, options)
     report = runner.run(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout):
         echo(_summary(report))
+    _refuse_if_too_little(report, options)
     return _exit_code(report)
 
 
@@ -203,6 +211,16 @@ def _warn_if_private(app: App, options: RunOptions) -> None:
                 click.echo(f"relevo: {why}; handle them in that process, or use another transport", err=True)
 
 
+def _refuse_if_too_little(report: Report, options: RunOptions) -> None:
+    """Refuse a limit of the memory that was reached before the first event: it would stop each run there."""
+    if report.stopped_by == "memory" and not report.handled and options.max_memory is not None:
+        used = size_text(resident() >> 20 << 20)
+        raise ConfigurationError(
+            f"--max-memory: the process uses {used} before its first event, and the limit is "
+            f"{size_text(options.max_memory)}, so no event is handled; set a higher limit"
+        )
+
+
 def _exit_code(report: Report) -> int:
     return EXIT_LATER if report.stopped_by in _LATER else 0
 
@@ -211,7 +229,7 @@ def _summary(report: Report, *, done: str = "done") -> str:
     parts = [f"{report.done} {done} in {report.seconds:.1f} s"]
     if report.retried:
         why = f" ({_counted(report.retry_reasons)})" if report.retry_reasons else ""
-        parts.append(f"{report.retried} to be retried{why}")
+        parts.append(f"{retries(report)}{why}")
     if report.dead:
         parts.append(f"{report.dead} dead ({_counted(report.reasons)})")
     if report.unsettled:

@@ -18,6 +18,8 @@ from relevo._file import regular_bytes
 from relevo._problem import MAX_PROBLEMS, with_lines
 from relevo._server import WELL_KNOWN, is_loopback, is_well_known
 from relevo._visible import visible
+from relevo._worker.execution import size
+from relevo._worker.run import SMALLEST
 from relevo.cli._output import shortened
 from relevo.cli._wildcard import Search, TooFarError
 from relevo.errors import ConfigurationError
@@ -209,6 +211,7 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
             elif name.startswith("program:") and _runs_worker(section.get("command", "")):
                 yield from _killed_early(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
                 yield from _given_up(where, section["command"], _all_expanded(section, names, *_START))
+                yield from _too_little(where, section["command"])
         except _NotExpandedError as error:
             yield f"{where} {error}"
 
@@ -349,6 +352,16 @@ def _given_up(where: str, command: str, section: Mapping[str, _Value]) -> Iterat
             f"startsecs={lives}, so supervisor gives up after that many retries, and events wait until it is started "
             f"by hand; write startretries={_MANY_RETRIES}"
         )
+
+
+def _too_little(where: str, command: str) -> Iterator[str]:
+    """Yield a limit of the memory that *command* refuses."""
+    for option, value in _LIMIT.findall(command):
+        if option == "--max-memory" and "%" not in value:  # supervisor expands it
+            try:
+                size(value, what=option, least=SMALLEST)
+            except ConfigurationError as error:
+                yield f"{where} {visible(str(error))}"
 
 
 def _whole(text: str) -> int | None:

@@ -19,6 +19,7 @@ from relevo._transport.delivery import Release, Settlement
 from relevo._transport.route import Target
 from relevo._transport.transport import Transport
 from relevo._visible import visible
+from relevo._worker.execution import Execution
 from relevo._worker.run import RunOptions
 from relevo.cli._output import at_terminal
 from relevo.cli._progress import rate_bar, rate_of
@@ -31,9 +32,9 @@ _MOST_LISTENERS = 20
 """The largest number of listeners that a worker shows at its start."""
 
 
-def announce(app: App) -> None:
-    """Let the worker of *app* print what it serves, once it does."""
-    app.hooks.add(_Announcement(app))
+def announce(app: App, options: RunOptions) -> None:
+    """Let the worker of *app* with *options* print what it serves, once it does."""
+    app.hooks.add(_Announcement(app, app.execution.overridden(options.execution, options.concurrency)))
 
 
 @attrs.define(eq=False)
@@ -41,6 +42,7 @@ class _Announcement:
     """A plugin that prints what a worker serves, at the start of its first run."""
 
     _app: App
+    _execution: Execution
     _is_made: bool = attrs.field(default=False, init=False)
 
     @hookimpl
@@ -48,11 +50,11 @@ class _Announcement:
         """Print it, unless the worker goes on after a deploy."""
         if not self._is_made:
             self._is_made = True
-            for line in _served(self._app, transport, queues):
+            for line in _served(self._app, transport, queues, self._execution.in_words):
                 click.echo(visible(line), err=True)
 
 
-def _served(app: App, transport: str, queues: Sequence[str]) -> list[str]:
+def _served(app: App, transport: str, queues: Sequence[str], where: str) -> list[str]:
     """Return the lines about what a worker serves, and how to stop it."""
     rows = [
         (queue, each.event_name, each.id)
@@ -65,7 +67,7 @@ def _served(app: App, transport: str, queues: Sequence[str]) -> list[str]:
     outbox = f", and the outbox of {transport}" if transport in app.outboxes else ""
     more = [f"  and {len(rows) - len(shown)} more; see relevo listeners"] if len(rows) > len(shown) else []
     return [
-        f"relevo worker: {transport}: {', '.join(queues)}{outbox}; {count}",
+        f"relevo worker: {transport}: {', '.join(queues)}{outbox}; {count}{where and ', '}{where}",
         *(f"  {queue:<{first}}  {event:<{second}}  {listener}" for queue, event, listener in shown),
         *more,
         "Ctrl-C finishes the current events and ends; a second Ctrl-C ends at once. Tracebacks: -l info",
