@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
+
+from relevo._runner import loop
 
 from .shop import CONFIGURATION, Shop, lines, opened
 
@@ -42,6 +46,40 @@ def test_a_transport_without_a_route_need_not_be_chosen_from(shop: Shop, command
     done = shop.run(command)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["drain", "worker --max-time 0.01"])
+def test_events_that_wait_where_no_route_leads_are_warned_of(
+    shop: Shop, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    send_to_old(shop)
+
+    done = shop.run(command)
+
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "relevo.runner"]
+    assert line.startswith('"old/default" holds events, and no route leads to it; move them: relevo move --from old/')
+    assert done.returncode == 0
+
+
+def test_a_transport_without_a_route_is_not_created_by_the_look_at_it(shop: Shop) -> None:
+    shop.run("drain")
+
+    assert not (shop.folder / "old.db").exists()
+
+
+def test_a_server_without_a_route_that_does_not_answer_holds_up_a_run_for_a_moment_only(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_LEFT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        rewritten(shop, OLD.replace("sqlite:///old.db", f"postgresql://127.0.0.1:{silent.getsockname()[1]}/old"))
+        shop.run("dispatch mail.sent")
+
+        done = shop.run("drain --json")
+
+        (look,) = [each for each in threading.enumerate() if each.name == "relevo-left"]
+    look.join()
+    assert (done.returncode, json.loads(done.stdout)["done"]) == (0, 1)
 
 
 def test_a_transport_without_a_route_is_used_by_its_name(shop: Shop) -> None:

@@ -292,13 +292,13 @@ class Database(ForkAware):
         return self.location.words
 
     def hurry(self, seconds: float | None) -> None:
-        """Limit the wait for other writers to *seconds* from now, regardless of the patience."""
+        """Limit the wait for other writers, and for a call while closing, to *seconds* from now."""
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
         """Close the connection, or let the call that uses it close it at its end if that takes longer than a moment."""
         self._closing.set()
-        if self._lock.acquire(timeout=_CLOSING):
+        if self._lock.acquire(timeout=max(0.0, min(_CLOSING, self._deadline - time.monotonic()))):
             try:
                 self.disconnect()
             finally:

@@ -20,7 +20,7 @@ def drain_everything(app: App, options: RunOptions) -> Report:
     Listeners may dispatch from one transport to another, so all are drained in turn until none has an event.
     """
     names = list(app.transports) if options.transport is None else [app.transport(options.transport).name]
-    runner = LoopRunner(signals=False)
+    runner = LoopRunner(signals=False, others=False)
     began = app.clock.monotonic()
     total = Report()
     while names:

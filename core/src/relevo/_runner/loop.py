@@ -9,7 +9,7 @@ import time
 from _thread import start_new_thread
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +36,9 @@ _GRACE = 2.0
 _LOOK = 0.2
 """Seconds between two checks whether a deploy is over."""
 
+_LEFT = 1.0
+"""Seconds for which transports that no route leads to may hold up a run."""
+
 _log = getLogger("relevo.runner")
 
 
@@ -58,6 +61,8 @@ class LoopRunner(Runner):
         notifier: Reports the status to the service manager.
 
         tell: Called with a line when it begins to wait for the end of a deploy, and when it goes on.
+
+        others: Also warn of events on other transports that no route leads to.
     """
 
     def __init__(
@@ -68,12 +73,15 @@ class LoopRunner(Runner):
         single_flight: bool = False,
         notifier: Notifier | None = None,
         tell: Callable[[str], object] | None = None,
+        others: bool = True,
     ):
         self._patient = patient
         self._signals = signals
         self._single_flight = single_flight
         self._notifier = notifier
         self._tell = tell
+        self._looked: set[str] = set()
+        self._others = others
 
     def run(self, app: App, options: RunOptions) -> Report:
         from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
@@ -91,7 +99,20 @@ class LoopRunner(Runner):
                 if not stack.enter_context(flight.on_this_host()):
                     return Report(stopped_by="lock")
             stack.callback(hurry, app, name, None)
-            host = _Host(app, name, options, worker, limits, guard, self._patient, self._notifier, flight, self._tell)
+            host = _Host(
+                app,
+                name,
+                options,
+                worker,
+                limits,
+                guard,
+                self._patient,
+                self._notifier,
+                flight,
+                self._tell,
+                self._looked,
+                self._others,
+            )
             stack.enter_context(stop_on_signals(host) if self._signals else nullcontext())
             if self._notifier is not None:  # after the limits and the guard, so that it is called before they object
                 stack.enter_context(_plug_in(app, self._notifier))
@@ -127,12 +148,14 @@ class _Host:
     _notifier: Notifier | None
     _flight: SingleFlight | None
     _tell: Callable[[str], object] | None
+    _looked: set[str]
+    """The transports on which queues without a route were looked for."""
+
+    _others: bool
+
     _relay: Worker | None = None
     _waited: float = attrs.field(default=0.0, init=False)
     """Seconds that a run until empty has waited for events in the outbox to become due."""
-
-    _looked: bool = attrs.field(default=False, init=False)
-    """Whether queues without a route were looked for."""
 
     _began: float = attrs.field(init=False)
 
@@ -267,9 +290,11 @@ class _Host:
                 self._worker.sit_out(error)
         else:
             return
-        if not self._looked:
-            self._looked = True
+        if self._name not in self._looked:
+            self._looked.add(self._name)
             _warn_of_unrouted(self._app, self._name, self._options.queues)
+            if self._others:
+                _warn_of_left(self._app, self._name)
 
     def _named(self, report: Report) -> Report:
         """Return *report* with the name of the limit or lock that objected, if it was one of them."""
@@ -309,6 +334,42 @@ def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
                 _log.warning("%s", each)
     except RelevoError as error:
         _log.debug("queues without a route could not be looked for: %s", error)
+
+
+def _warn_of_left(app: App, name: str) -> None:
+    """
+    Log the queues that hold this application's events on transports that no route leads to.
+
+    One of them may be down, or slow: the run of the transport *name* goes on after a moment.
+    """
+    from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
+
+    beside = parts_of(app).beside_outboxes()
+    left = [each for each in beside if each != name and not app.routes.queues(each)]
+    if left and app.routes.queues(name):
+        thread = threading.Thread(target=_look_at_left, args=(app, left), name="relevo-left", daemon=True)
+        thread.start()
+        thread.join(_LEFT)
+
+
+def _look_at_left(app: App, names: Sequence[str]) -> None:
+    from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
+    from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - as above
+    from relevo._transport.optional import QueueCatalog  # noqa: PLC0415 - as above
+
+    for name in names:
+        store = app.transports[name]
+        try:
+            store.hurry(_LEFT)
+            if isinstance(store, QueueCatalog) and not store.setup([], dry_run=True):
+                for each in unrouted_queues(parts_of(app), [store], own=True):
+                    if not each.is_dead:
+                        _log.warning("%s", each)
+        except RelevoError as error:
+            _log.debug('queues without a route could not be looked for on "%s": %s', name, error)
+        finally:
+            with suppress(RelevoError):
+                store.hurry(None)
 
 
 def hurry(app: App, name: str, seconds: float | None) -> None:
