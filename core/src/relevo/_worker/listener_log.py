@@ -9,15 +9,19 @@ from logging import INFO, WARNING, getLogger
 import attrs
 
 from relevo._clock import readable
+from relevo._event.codec import decoded
 from relevo._listener.listener import ListenerTable, defined_at
 from relevo._transport.delivery import Delivery, Failure, Nack
 from relevo._transport.envelope import Envelope
 from relevo._visible import visible
 from relevo._worker.decision import Reason
-from relevo._worker.progress import loaded
+from relevo._worker.progress import SUBJECT_PATIENCE, loaded
 from relevo.errors import DecodeError, RetryLater
 
 _log = getLogger("relevo.listener")
+
+_log_of_needed = getLogger("relevo.worker")
+"""Logs what needs attention also where retries are not logged, as in a drain from cron."""
 
 _RELEVO = __file__.rpartition("_worker")[0]
 """The folder of this package, whose frames do not show where a listener was."""
@@ -84,6 +88,10 @@ class ObstacleLog:
     """
     Logs, once for each name, which events are given back because no listener here can handle them.
 
+    If retries are not logged, it logs an event of an unknown name, or with a missing listener, nevertheless when it is
+    given back for the first time: it is misspelt, or something was renamed. An event without its subject is logged
+    then too, each for itself.
+
     Args:
         listeners: The listeners of this process.
 
@@ -100,8 +108,18 @@ class ObstacleLog:
     def note(self, delivery: Delivery, outcome: Nack) -> None:
         """Log why *delivery* is given back, unless that was a listener or was logged for its name before."""
         envelope = delivery.envelope
-        if not isinstance(envelope, Envelope) or outcome.reason not in _OBSTACLES:
+        if not isinstance(envelope, Envelope):
             return
+        if outcome.reason == Reason.SUBJECT_MISSING:
+            self._note_subject(delivery, envelope, outcome)
+            return
+        if outcome.reason not in _OBSTACLES:
+            return
+        log = _log
+        if not log.isEnabledFor(WARNING):
+            if outcome.reason == Reason.NEWER_VERSION or _met_before(delivery, outcome.reason):
+                return
+            log = _log_of_needed
         if (key := (outcome.reason, envelope.name)) in self._seen or len(self._seen) >= _MOST_NAMES:
             return
         self._seen.add(key)
@@ -109,12 +127,27 @@ class ObstacleLog:
         text = _OBSTACLES[Reason(outcome.reason)].format(
             name=envelope.name, queue=delivery.queue, missing=", ".join(missing) or "a listener"
         )
-        _log.warning(
+        log.warning(
             "%s; %s is retried until %s, then it is a dead letter (logged once for this name)%s",
             visible(text),
             visible(envelope.id),
-            self._end(delivery, outcome),
+            self._end(delivery, outcome, self._patience),
             visible(self._hint(envelope.name, missing) if outcome.reason != Reason.NEWER_VERSION else ""),
+        )
+
+    def _note_subject(self, delivery: Delivery, envelope: Envelope, outcome: Nack) -> None:
+        """Log that *delivery* waits for its subject, when it begins to."""
+        if not _log.isEnabledFor(WARNING) or _met_before(delivery, outcome.reason):
+            return
+        try:
+            subject = decoded(envelope.body).subject or ""
+        except DecodeError:  # it could not have been handled
+            return
+        _log.warning(
+            "%s waits until %s for its subject %s, which was not found: it may not be committed yet",
+            delivery,
+            self._end(delivery, outcome, min(self._patience, SUBJECT_PATIENCE)),
+            visible(subject),
         )
 
     def _missing(self, name: str, outcome: Nack) -> list[str]:
@@ -134,16 +167,24 @@ class ObstacleLog:
             return f"; its listeners are in {', '.join(places)}" if places else "; no route leads to its listeners"
         return self._listeners.hint(name)
 
-    def _end(self, delivery: Delivery, outcome: Nack) -> str:
-        """Return the time at which patience runs out."""
+    def _end(self, delivery: Delivery, outcome: Nack, patience: float) -> str:
+        """Return the time at which *patience* runs out."""
         try:
             first = loaded(outcome.state or b"").waiting.get(outcome.reason, delivery.enqueued_at)
         except DecodeError:  # a newer release wrote it
             first = delivery.enqueued_at
         try:
-            return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + self._patience))
+            return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + patience))
         except (ValueError, OverflowError, OSError):  # a store may return any number
             return "an unknown time"
+
+
+def _met_before(delivery: Delivery, reason: str) -> bool:
+    """Return whether *delivery* was given back for *reason* before."""
+    try:
+        return reason in loaded(delivery.state).waiting
+    except DecodeError:  # a newer release wrote it
+        return False
 
 
 def place_of(error: BaseException, function: Callable[..., object]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from relevo._app.app import App, parts_of
+from relevo._event.codec import decoded
 from relevo._process_identity import ProcessIdentity
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
@@ -15,10 +17,11 @@ from relevo._transport.query import Found
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
 from relevo._worker.announcement import HoldingWorker, holders
+from relevo._worker.decision import Reason
 from relevo._worker.evidence import in_words
-from relevo._worker.progress import failures_of, loaded
+from relevo._worker.progress import SUBJECT_PATIENCE, failures_of, loaded
 from relevo.cli._output import SHOWN, echo, shortened, when
-from relevo.errors import DecodeError, RelevoError
+from relevo.errors import ConfigurationError, DecodeError, RelevoError
 
 
 def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
@@ -67,8 +70,8 @@ def holder_of(found: Found, known: Holders) -> HoldingWorker | None:
     return known.get((found.queue, found.envelope.source, found.envelope.id))
 
 
-def living_row(store: Transport, found: Found, known: Holders) -> dict[str, Any]:
-    """Return all details of the stored event *found*; *known* are the holders in *store*."""
+def living_row(app: App, store: Transport, found: Found, known: Holders) -> dict[str, Any]:
+    """Return all details of the stored event *found* of *app*; *known* are the holders in *store*."""
     holder = holder_of(found, known)
     return {
         "status": str(found.status),
@@ -84,6 +87,7 @@ def living_row(store: Transport, found: Found, known: Holders) -> dict[str, Any]
         "running": None if holder is None else holder.listener,
         "begun_by": None if found.begun is None else found.begun.by,
         "begun_in": None if found.begun is None else found.begun.listener or None,
+        "problem": _problem(app, found),
         "listeners": _listeners(found.state),
         **_body(found.envelope.body),
     }
@@ -133,6 +137,45 @@ def _listeners(state: bytes) -> list[dict[str, Any]]:
         }
         for name, each in progress.listeners.items()
     ]
+
+
+def _problem(app: App, found: Found) -> str | None:
+    """Return what the event *found* waits for, as the worker that had it last noted; ``None`` if that is nothing."""
+    try:
+        progress = loaded(found.state if len(found.state) <= MAX_STATE else b"")
+    except DecodeError:
+        return None
+    patience = parts_of(app).patience
+    for reason, first in progress.waiting.items():
+        end = when(first + patience)
+        match reason:
+            case Reason.SUBJECT_MISSING:
+                return f"waits for its subject {_subject(found)} until {when(first + min(patience, SUBJECT_PATIENCE))}"
+            case Reason.UNKNOWN_EVENT:
+                return f"no listener {_hint(app, found)}; a dead letter at {end}"
+            case Reason.LISTENER_MISSING:
+                return f"a listener that has begun is not in any worker; a dead letter at {end}"
+            case Reason.NEWER_VERSION:
+                return f"its version is newer than that of its listener; a dead letter at {end}"
+    return None
+
+
+def _hint(app: App, found: Found) -> str:
+    """Return where no listener of the event *found* is, and which event may have been meant."""
+    name = found.envelope.name
+    try:
+        others = app.listeners.of(name)
+        hint = app.listeners.hint(name)
+    except ConfigurationError:  # they cannot be imported here
+        return "in the worker that had it last"
+    return "in this queue of the worker that had it last" if others else f"here{hint}"
+
+
+def _subject(found: Found) -> str:
+    try:
+        return decoded(found.envelope.body).subject or ""
+    except DecodeError:
+        return ""
 
 
 def _failure(failure: Failure) -> dict[str, Any]:

@@ -82,10 +82,10 @@ def list_(
     "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" shows how long
     it has been leased, the worker as host:pid, and the running listener. Workers announce these for events that they
     hold for more than five seconds; an announcement is at most 20 seconds old. "error" is the last one of the failed
-    listener that runs next. Within a queue the order is the transport's own. An event whose state changes meanwhile may
-    be listed twice or not at all. To continue a --json list, pass the "cursor" of its last event to --after. If a
-    transport cannot list its events, such as RabbitMQ, those of the others are listed, the reason is reported, and the
-    exit code is 78.
+    listener that runs next, or what the event waits for, such as its subject or a listener. Within a queue the order is
+    the transport's own. An event whose state changes meanwhile may be listed twice or not at all. To continue a --json
+    list, pass the "cursor" of its last event to --after. If a transport cannot list its events, such as RabbitMQ, those
+    of the others are listed, the reason is reported, and the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
@@ -100,7 +100,7 @@ def list_(
     else:
         found = _entries(places, choice, begin, limit or _PAGE)
         known = {store: holders_in(store) for store, _ in places}
-        row, cells = partial(_row, known=known), partial(_cells, known=known, now=time.time())
+        row, cells = partial(_row, app=app, known=known), partial(_cells, app=app, known=known, now=time.time())
         columns = _COLUMNS if len(known) == 1 else (Column("transport"), *_COLUMNS)
         show_listed(found, columns, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
     for each in unable:
@@ -261,10 +261,10 @@ _COLUMNS = (
 )
 
 
-def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
+def _row(found: _Listed, *, app: App, known: _Known) -> dict[str, Any]:
     """Return what was *found* as a row of a list."""
     store, entry = found
-    row = living_row(store, entry, known[store])
+    row = living_row(app, store, entry, known[store])
     for key in ("body", "size"):
         del row[key]
     failure = foremost(setbacks_of(entry.state))
@@ -277,9 +277,9 @@ def _row(found: _Listed, *, known: _Known) -> dict[str, Any]:
     }
 
 
-def _cells(found: _Listed, *, known: _Known, now: float) -> dict[str, Any]:
+def _cells(found: _Listed, *, app: App, known: _Known, now: float) -> dict[str, Any]:
     """Return what was *found* as a row of a table."""
-    row, (_, entry) = _row(found, known=known), found
+    row, (_, entry) = _row(found, app=app, known=known), found
     lost = f", {entry.lost_leases} lost" if entry.lost_leases else ""
     return {
         **row,
@@ -287,7 +287,7 @@ def _cells(found: _Listed, *, known: _Known, now: float) -> dict[str, Any]:
         "age": age(max(0.0, now - entry.enqueued_at)),
         "until": None if entry.until is None else age(max(0.0, entry.until - now)),
         "leased": _lease(row, entry, now),
-        "error": first_line(row["error"] or "") or None,
+        "error": first_line(row["error"] or row["problem"] or "") or None,
     }
 
 
