@@ -303,11 +303,12 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
     assert 'the transport "main" does not support waiting: it is plain too; use' in listed.stderr
 
 
+@pytest.mark.parametrize("cut", ["…", "...", ""])
 @pytest.mark.parametrize("command", ["show {} --json", "cancel {}", "handle {}"])
-def test_the_end_of_an_id_is_enough_as_a_narrow_table_shows_it(shop: Shop, command: str) -> None:
+def test_the_end_of_an_id_is_enough_as_a_narrow_table_shows_it(shop: Shop, command: str, cut: str) -> None:
     mine = dispatched(shop, """image.created '{"image_id": 7}'""")
 
-    done = shop.run(command.format(f"…{mine[-12:]}"))
+    done = shop.run(command.format(f"{cut}{mine[-12:]}"))
 
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -328,11 +329,40 @@ def test_an_end_that_several_ids_have_is_refused_and_one_that_none_has_is_not_fo
         (found,) = transport.find(mine)
         transport.send([attrs.evolve(found.envelope, id=f"{number}-0abcdef") for number in (1, 2)])
 
-    several, none, plain = shop.run("show …0abcdef"), shop.run("show …nothing"), shop.run(f"show {mine[-12:]}")
+    several, none = shop.run("show …0abcdef"), shop.run("show …nothing")
 
-    assert (several.returncode, none.returncode, plain.returncode) == (2, 1, 1)
-    assert '2 events have an id that ends with "0abcdef"; pass the whole id' in " ".join(several.stderr.split())
+    assert (several.returncode, none.returncode) == (2, 1)
+    assert '2 events have an id that ends with "0abcdef"; pass the whole id: 1-0abcdef, 2-0abcdef' in " ".join(
+        several.stderr.split()
+    )
     assert "no event has the id …nothing" in none.stderr
+
+
+@pytest.mark.parametrize("given", ["abcdef1", "7abcdef1"])
+@pytest.mark.parametrize("others", [["7abcdef1"], ["7abcdef1", "0198c3a4-6e1f-7c52-9d1e-0f6a2abcdef1"]])
+def test_an_end_without_dots_is_never_that_of_an_event_of_another_program(
+    shop: Shop, given: str, others: list[str]
+) -> None:
+    with transport(shop) as store:
+        store.send([Envelope(id=each, source="other", name="mail.sent", body=b"{}") for each in others])
+
+    done = shop.run(f"show {given} --json")
+
+    meant = {"7abcdef1": "7abcdef1", "abcdef1": others[1] if others[1:] else None}[given]
+    assert [row["id"] for row in json.loads(done.stdout)] == [meant] * (meant is not None)
+
+
+@pytest.mark.parametrize("command", ["cancel", "handle", "show"])
+def test_an_end_without_dots_that_two_ids_have_is_refused(shop: Shop, command: str) -> None:
+    both = [f"0198c3a4-6e1f-7c52-9d1e-{number}f6a2abcdef1" for number in (1, 2)]
+    with transport(shop) as store:
+        store.send([Envelope(id=each, source="shop", name="mail.sent", body=b"{}") for each in both])
+
+    done = shop.run(f"{command} abcdef1")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"pass the whole id: {both[0]}, {both[1]};" in " ".join(done.stderr.split())
+    assert len(living(shop)) == 2
 
 
 @pytest.mark.parametrize("end", ["", "five characters"])

@@ -25,6 +25,8 @@ def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> 
     """
     Remove the event ID from all queues in which no worker has begun it.
 
+    ID is a whole id, or the end of one: six characters or more that no other event has.
+
     If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed: the event may be
     done, dead, or in progress.
 

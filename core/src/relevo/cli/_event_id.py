@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import click
 
 from relevo._app.app import App
@@ -9,9 +12,8 @@ from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
 from relevo.cli._list import listed
 
-CUT = "…"
-"""What a table shows in place of the beginning of an id."""
-
+_CUT = re.compile(r"…|\.\.\.")
+"""What a table shows in place of the beginning of an id, and how a keyboard has it."""
 
 _SHORTEST = 6
 """
@@ -19,32 +21,56 @@ Characters of an end that are needed. Fewer may be the end of another event too:
 meanwhile, that other one would be handled or cancelled in its place.
 """
 
+_BARE = re.compile(rf"[0-9a-f-]{{{_SHORTEST},35}}")
+_MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""
+An end without a cut, and the ids that it may be the end of: those that relevo makes.
+
+The id of another program's event may be any text. It could be a whole id, of an event that is done meanwhile, and the
+end of another one.
+"""
+
+_FEW = 5
+"""The largest number of ids that an error shows."""
+
 
 def whole_id(app: App, given: str, transport: str | None) -> str:
     """
-    Return the id that *given* means: itself, or if it begins with ``…`` the only one that ends so.
+    Return the id that *given* means: itself, or the only one that ends so.
 
-    It is *given* if no event has such an id. All events are read for it.
+    An end begins with ``…`` or ``...``; without them it is looked for only if no event has *given* as its id. It is
+    *given* if no event has such an id. All events are read for an end.
 
     Raises:
         click.BadParameter: Several events have such an id, or *given* is too short.
     """
-    if not given.startswith(CUT):
+    cut = _CUT.match(given)
+    if cut is None and not _BARE.fullmatch(given):
         return given
-    end = given.removeprefix(CUT)
+    end = given if cut is None else given[cut.end() :]
     if len(end) < _SHORTEST:
         raise click.BadParameter(
             f'expected at least {_SHORTEST} characters of the end of an id; got "{end}"; relevo list --json shows '
             f"whole ids",
             param_hint="ID",
         )
-    found = {entry.envelope.id for _, entry in listed(app, transport) if entry.envelope.id.endswith(end)}
-    for _, dead in entries(app, transport, ()):
-        if isinstance(dead.envelope, Envelope) and dead.envelope.id.endswith(end):
-            found.add(dead.envelope.id)
+    found = {each for each in _ids(app, transport) if each.endswith(end)}
+    if given in found:
+        return given
+    if cut is None:
+        found = {each for each in found if _MADE.fullmatch(each)}
     if len(found) > 1:
+        some = ", ".join(sorted(found)[:_FEW]) + (", …" if len(found) > _FEW else "")
         raise click.BadParameter(
-            f'{len(found)} events have an id that ends with "{end}"; pass the whole id, as relevo list --json shows it',
-            param_hint="ID",
+            f'{len(found)} events have an id that ends with "{end}"; pass the whole id: {some}', param_hint="ID"
         )
     return found.pop() if found else given
+
+
+def _ids(app: App, transport: str | None) -> Iterator[str]:
+    """Yield the ids of the events of *transport*, or of all, also of the dead letters."""
+    for _, entry in listed(app, transport):
+        yield entry.envelope.id
+    for _, dead in entries(app, transport, ()):
+        if isinstance(dead.envelope, Envelope):
+            yield dead.envelope.id

@@ -26,6 +26,8 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
     """
     Handle the event ID now, in each queue that holds it, as a worker would.
 
+    ID is a whole id, or the end of one: six characters or more that no other event has.
+
     It is handled even before it is due, as for its next run; listeners that are done do not run again. It is refused
     if a worker holds it, if it waits for an earlier one with its ordering key, and during a deploy. Exits with 0 if it
     is done, with 1 if it failed or does not exist, and with 75 if it was refused.

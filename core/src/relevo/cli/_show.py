@@ -24,6 +24,8 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     """
     Show the event ID and the progress of its listeners, once for each queue that holds it.
 
+    ID is a whole id, or the end of one: six characters or more that no other event has.
+
     Dead letters are searched on every transport. Waiting events and events in progress are searched if the transport
     can find them: SQL can, RabbitMQ cannot. Events that are done are not kept. Exits with 1 if nothing was found.
 
