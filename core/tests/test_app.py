@@ -344,7 +344,8 @@ def test_explicit_setup_only_looks_and_says_what_is_missing(make: Make) -> None:
     app = make(setup="explicit")
 
     with pytest.raises(
-        ConfigurationError, match=r'"main" is not set up, it lacks queue "default" in memory; run relevo setup'
+        ConfigurationError,
+        match=r'"main" is not set up; run relevo setup, or set setup = "auto"; it lacks queue "default" in memory',
     ):
         app.dispatch(Event("a.b"))
     created = app.setup()

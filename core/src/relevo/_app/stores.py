@@ -105,11 +105,21 @@ class Stores:
                     _create(transport, queues)
                 elif missing := transport.lacking(queues):
                     raise ConfigurationError(
-                        f'the transport "{transport.name}" is not set up, it lacks {"; ".join(missing)}; '
-                        f'run relevo setup, or set setup = "auto"'
+                        f'the transport "{transport.name}" is not set up; run relevo setup, or set setup = "auto"; '
+                        f"it lacks {some_of(missing)}"
                     )
                 self._set_up_keys.add(key)
         return transport
+
+
+FEW = 5
+"""The largest number of missing things that are listed one by one."""
+
+
+def some_of(missing: Sequence[str]) -> str:
+    """Return what is *missing*; if that is much, the number and the first ones."""
+    few = "; ".join(missing[:FEW])
+    return few if len(missing) <= FEW else f"{len(missing)} things, such as {few}"
 
 
 def _create(transport: Transport, queues: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.check import misnamed, shared_source, unenforced_limits, unheard, unheard_text
+from relevo._app.stores import FEW, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._listener.importing import unregistered_classes
@@ -32,9 +33,6 @@ from relevo.cli._output import echo, show_json, show_table
 from relevo.cli._place import private_to_process
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
-
-_FEW = 5
-"""The largest number of missing things that are listed one by one."""
 
 
 @attrs.frozen
@@ -250,10 +248,10 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
         raise with_lines(ConfigurationError(), [f'the transport "{transport.name}": {problem}' for problem in problems])
     if not missing:
         return "reached, nothing is missing"
-    more = f"; and {len(missing) - _FEW} more, see relevo setup --plan" if len(missing) > _FEW else ""
-    lacks = "; ".join(missing[:_FEW]) + more
+    more = "; see relevo setup --plan" if len(missing) > FEW else ""
+    lacks = some_of(missing) + more
     if not parts_of(app).creates and transport.lacking(queues):
-        raise ConfigurationError(f'the transport "{transport.name}" is not set up, it lacks {lacks}; run relevo setup')
+        raise ConfigurationError(f'the transport "{transport.name}" is not set up; run relevo setup; it lacks {lacks}')
     if not parts_of(app).creates:
         return f"reached; relevo setup would also create: {lacks}"
     return f"reached; created at first use: {lacks}"
