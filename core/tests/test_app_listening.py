@@ -153,6 +153,28 @@ def test_a_listener_that_names_a_transport_with_its_queue_is_told_to_leave_it_ou
     )
 
 
+@pytest.mark.parametrize(
+    ("route", "remedy"),
+    [
+        ("main", '; write under [routes]: "order.placed" = ["main/default", "main/mail"]'),
+        (["main/a", "main/b"], '; write under [routes]: "order.placed" = ["main/a", "main/b", "main/mail"]'),
+        ("now", ""),
+    ],
+)
+def test_a_listener_in_a_queue_without_a_route_is_told_which_route_leads_there(
+    make: Make, route: str | list[str], remedy: str
+) -> None:
+    @listener("order.placed", queue="mail", id="bill")
+    def bill(event: Event) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        make(bill, routes={"*": route, "mail.*": "main/mail"}).worker()
+
+    before, _, after = str(caught.value).partition(" is routed to ")
+    assert before.endswith('it runs in the queue "mail", but "order.placed"')
+    assert after.partition(";")[1] + after.partition(";")[2] == remedy
+
+
 def _place(function: Callable[..., object]) -> str:
     return f"{__file__}:{function.__code__.co_firstlineno}"
 

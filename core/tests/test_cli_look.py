@@ -501,6 +501,7 @@ def test_a_listener_that_no_worker_could_serve_is_wrong(shop: Shop) -> None:
     assert done.returncode == 78
     assert len(lines(done)) == 1
     assert '/shop_listeners.py:10): it runs in the queue "feed"' in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines() if "WRONG" in line] == ["listeners"]
 
 
 def test_a_module_that_fails_is_told_once_and_the_servers_are_looked_at_all_the_same(shop: Shop) -> None:

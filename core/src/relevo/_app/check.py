@@ -200,7 +200,7 @@ def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable
         reached = [_room(target) for target in targets]
         if listener.queue is not None and listener.queue not in reached:
             meant = next((each.queue for each in targets if str(each) == listener.queue), None)
-            remedy = did_you_mean(listener.queue, reached)
+            remedy = did_you_mean(listener.queue, reached) or _with_queue(listener, targets)
             if meant is not None:
                 remedy = f'; a listener names its queue without the transport: queue="{meant}"'
             problems.append(
@@ -214,6 +214,15 @@ def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable
                 problems.append(f"{who}: {error}")
     if problems:
         raise with_lines(ConfigurationError(), problems)
+
+
+def _with_queue(listener: Listener, targets: Sequence[Target]) -> str:
+    """Return the route that leads to the queue of *listener* too; empty if its event is handled in process."""
+    if any(each.transport == NOW for each in targets):
+        return ""
+    wanted = [*targets, Target(targets[0].transport, listener.queue or "")]
+    listed = ", ".join(f'"{each}"' for each in wanted)
+    return f'; write under [routes]: "{listener.event_name}" = [{listed}]'
 
 
 def unheard(event_name: str, listeners: ListenerTable, routes: Routes) -> Sequence[Target]:

@@ -15,7 +15,7 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
-from relevo._app.check import misnamed, shared_source, unenforced_limits, unheard, unheard_text
+from relevo._app.check import check_listeners, misnamed, shared_source, unenforced_limits, unheard, unheard_text
 from relevo._app.stores import FEW, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
@@ -88,9 +88,11 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     place = str(config.path or config.origins.default) if config else "made by the application"
     findings = [_Finding("configuration", place)]
     findings += [_advice(what, text, is_strict=strict) for what, text in _signing(app)]
-    findings.append(_try("listeners", partial(_listeners, app)))
+    imported = _try("listeners", partial(_listeners, app))
+    findings.append(_try("listeners", partial(_routed, app, imported.detail)) if imported.error is None else imported)
     if findings[-1].error is None:
         findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
+    if imported.error is None:
         texts = filter(None, map(misnamed, app.listeners))
         findings += [_advice("parameters", text, is_strict=strict) for text in texts]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
@@ -153,6 +155,12 @@ def _listeners(app: App) -> str:
     count = len(app.listeners)
     listeners = "1 listener" if count == 1 else f"{count} listeners"
     return f"{listeners} of {'1 event' if len(events) == 1 else f'{len(events)} events'}"
+
+
+def _routed(app: App, listeners: str) -> str:
+    """Return the *listeners* in words if each runs where its event is routed to."""
+    check_listeners(app.listeners, app.routes, parts_of(app).queue_table)
+    return listeners
 
 
 def _unregistered(app: App) -> list[str]:
