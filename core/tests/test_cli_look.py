@@ -371,6 +371,21 @@ def test_a_check_tells_which_events_have_no_listener(shop: Shop) -> None:
     assert f"relevo: events: {crated}\n" in strict.stderr
 
 
+def test_a_check_tells_which_events_wait_if_there_is_no_listener_at_all(shop: Shop) -> None:
+    shop.run("dispatch mail.sent")
+    shop.run("dispatch mail.snet")
+    shop.write("relevo.toml", CONFIGURATION.replace('listeners = ["shop_listeners"]', ""))
+
+    quick, live, strict = shop.run("check"), shop.run("check --live"), shop.run("check --live --strict")
+
+    text = "2 events wait, such as "
+    assert text in live.stdout
+    assert '"mail.sent" (1)' in live.stdout
+    assert live.returncode == 0
+    assert text not in quick.stdout
+    assert text not in strict.stderr
+
+
 @pytest.mark.parametrize(
     "parameters, is_wrong",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,7 @@ from relevo._problem import with_lines
 from relevo._transport.optional import IdentifiedStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo._worker.run import RunOptions
 from relevo.cli._deploy import deploy_notice
 from relevo.cli._hardening import PAGE, Verdict, examined
@@ -33,6 +35,9 @@ from relevo.cli._output import echo, show_json, show_table
 from relevo.cli._place import private_to_process
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
+
+_FEW = 3
+"""The largest number of names of events that are shown."""
 
 
 @attrs.frozen
@@ -97,6 +102,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_advice("parameters", text, is_strict=strict) for text in texts]
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
         findings += [_advice("listeners", text, is_strict=strict) for text in _unregistered(app)]
+        # A program that only dispatches has none, so this is not strict.
+        findings += [_advice("listeners", text, is_strict=False) for text in _without_any(app) if live]
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
     for name in parts_of(app).served():
@@ -182,6 +189,21 @@ def _unheard(app: App, *, live: bool) -> list[str]:
             names |= {group.key for group in store.waiting_groups(app.queues(name), by="event")}
     found = {name: unheard(name, app.listeners, app.routes) for name in sorted(names)}
     return [unheard_text(name, targets, app.listeners) for name, targets in found.items() if targets]
+
+
+def _without_any(app: App) -> list[str]:
+    """Return which events wait if *app* has no listener at all."""
+    if len(app.listeners):
+        return []
+    found: Counter[str] = Counter()
+    for name, store in app.transports.items():
+        if store.capabilities.waiting:
+            with suppress(RelevoError):  # reported by the check of the server
+                for group in store.waiting_groups(app.queues(name), by="event"):
+                    found[group.key] += group.count
+    names = ", ".join(f'"{visible(name)}" ({number})' for name, number in found.most_common(_FEW))
+    text = f"{found.total()} events wait, such as {names}, and this application has no listener; list the modules that"
+    return [f'{text} have them: listeners = ["…"], or leave the events to another program'] if found else []
 
 
 def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
