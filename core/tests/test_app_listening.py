@@ -66,10 +66,10 @@ def test_listeners_can_be_added_until_they_are_needed(make: Make) -> None:
     assert len(app.listeners) == 1
     app.listen(one)
     assert len(app.listeners) == 1
-    app.listen(same_id)
-
     with pytest.raises(DuplicateListenerError):
-        app.worker()
+        app.listen(same_id)
+
+    assert [each.function for each in app.listeners] == [one]
 
 
 @relevo.event("photo.made")

@@ -322,7 +322,7 @@ def test_another_file_of_its_name_is_not_taken_for_the_one_that_is_run(tmp_path:
     "then, told",
     [
         ("app.listen(shop.typed, typed)", 'the event "image.created" is declared twice: '),
-        ("app.listen(shop.by_name, by_name)", 'two listeners of "image.created" have the id "shop:by_name"; '),
+        ("app.listen(shop.by_name, by_name)", 'two listeners of "image.created" have the id "shop:by_name": by_name ('),
     ],
     ids=["class", "listener"],
 )

@@ -144,12 +144,107 @@ def test_what_is_not_the_same_function_is_still_a_duplicate(app: App) -> None:
 def test_two_functions_of_one_name_in_one_cell_are_a_mistake(app: App) -> None:
     notebook = Notebook(app)
 
-    notebook.run('@app.listener("a")\ndef hear(event): ...\n@app.listener("b")\ndef hear(event): ...')
-
     with pytest.raises(ConfigurationError, match='"hear" in line 3 replaces the listener of the same name in line 1'):
-        app.listeners()
-    with pytest.raises(ConfigurationError, match='"hear" in line 3 replaces'):
-        app.listeners()
+        notebook.run('@app.listener("a")\ndef hear(event): ...\n@app.listener("b")\ndef hear(event): ...')
+
+    assert [each.event_name for each in app.listeners] == ["a"]
+
+
+NAMED = """
+@app.listener("a", id="lab:clean")
+def {name}(event): heard.append("{name}")
+"""
+
+
+@pytest.mark.parametrize("new", [App, LocalDispatcher], ids=["app", "local"])
+def test_a_renamed_function_with_the_same_id_is_refused_in_its_cell_and_changes_nothing(new: Any) -> None:
+    app = App(routes={"*": "now"}) if new is App else LocalDispatcher()
+    notebook = Notebook(app)
+    notebook.run(NAMED, name="clean")
+    notebook.run("clean = None")  # as after del: only the table knows the function
+
+    if new is App:
+        with pytest.raises(DuplicateListenerError, match=r'clean \(<cell .* and clean_rows \(.*remove_listener\("lab'):
+            notebook.run(NAMED, name="clean_rows")
+        app.dispatch("a")
+        assert notebook.heard == ["clean"]
+        assert "clean_rows" not in vars(notebook.module)
+
+    app.remove_listener("lab:clean")
+    app.remove_listener("lab:clean")
+    notebook.run(NAMED, name="clean_rows")
+    app.dispatch("a")
+
+    assert notebook.heard[-1:] == ["clean_rows"]
+    assert len(app.listeners) == 1
+
+
+def test_a_cell_that_is_refused_leaves_the_earlier_function_in_its_place(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run('@app.listener("a", id="lab:one")\ndef one(event): heard.append("one")')
+    notebook.run('@app.listener("a", id="lab:two")\ndef two(event): heard.append("two")')
+
+    with pytest.raises(DuplicateListenerError):
+        notebook.run('@app.listener("b")\n@app.listener("a", id="lab:two")\ndef one(event): heard.append("wrong")')
+    app.dispatch("a")
+    notebook.run('@app.listener("a", id="lab:one")\ndef one(event): heard.append("one again")')
+    app.dispatch("a")
+
+    assert notebook.heard == ["one", "two", "one again", "two"]
+
+
+def test_none_of_several_is_registered_if_one_of_them_clashes(app: App) -> None:
+    @relevo.listener("b")
+    @relevo.listener("a")
+    def both(event: Event) -> None: ...
+
+    kept = app.add_listener("b", print, id="print")
+    app.add_listener("b", repr, id=f"{__name__}:{both.__qualname__}")
+
+    with pytest.raises(DuplicateListenerError):
+        app.listen(both)
+
+    assert not app.listeners("a")
+    assert app.listeners("b")[0] is kept
+
+
+def test_an_id_is_removed_although_a_listener_of_a_module_that_is_not_imported_yet_has_it(module: Path) -> None:
+    module.write_text('import relevo\n@relevo.listener("a", id="one")\ndef hear(event): ...\n')
+
+    @relevo.listener("a", id="one")
+    def first(event: Event) -> None: ...
+
+    with App(routes={"*": "now"}, listeners=[module.stem, first]) as app:
+        app.remove_listener("one")
+        assert not app.listeners
+        app.listen(first)
+        assert len(app.listeners) == 1
+
+
+def _patch_in_place(old: Any, new: Any) -> None:
+    """Put *new* into the function *old*, as IPython's autoreload does."""
+    for name in ("__code__", "__defaults__", "__doc__", "__dict__"):
+        setattr(old, name, getattr(new, name))
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["registered again", "not registered again"])
+@pytest.mark.parametrize("by", ["module", "function"])
+def test_a_function_that_is_patched_in_place_takes_its_own_place(module: Path, by: str, *, again: bool) -> None:
+    imported = importlib.import_module(module.stem)
+    former = imported.hear
+    with App(routes={"*": "now"}) as app:
+        app.listen(imported if by == "module" else former)
+        assert not app.listeners("a")[0].takes_call
+
+        module.write_text('import relevo\n@relevo.listener("a", priority=3)\ndef hear(event, call): return "new"\n')
+        importlib.reload(imported)
+        _patch_in_place(former, imported.hear)
+        if again:
+            app.listen(imported if by == "module" else former)
+
+        (listener,) = app.listeners
+        assert (listener.takes_call, listener.priority) == (True, 3)
+        app.dispatch("a")
 
 
 # --- a module that is reloaded -----------------------------------------------------------------------
@@ -425,8 +520,10 @@ def test_remove_listener_takes_a_function_too(new: Any) -> None:
     dispatcher.unlisten(hear)
     dispatcher.remove_listener(kept)
     assert not dispatcher.listeners
-    with pytest.raises(ConfigurationError, match="remove_listener: expected a function, or the Listener that add_list"):
-        dispatcher.remove_listener("a")  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigurationError, match="remove_listener: expected a function, the id of a listener, or the L"
+    ):
+        dispatcher.remove_listener(3)  # type: ignore[arg-type]
 
 
 def test_an_event_of_a_removed_listener_waits_for_another_one(caplog: pytest.LogCaptureFixture) -> None:

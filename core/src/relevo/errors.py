@@ -57,16 +57,28 @@ class DuplicateEventError(ConfigurationError):
 
 
 class DuplicateListenerError(ConfigurationError):
-    """Raised when two listeners of one event have the same id."""
+    """
+    Raised when two listeners of one event have the same id.
 
-    def __init__(self, listener_id: str, event_name: str, *functions: object):
+    Args:
+        listener_id: The id.
+
+        event_name: The name of the event.
+
+        functions: The functions that both call.
+
+        places: The functions in words, the registered one first.
+    """
+
+    def __init__(self, listener_id: str, event_name: str, *functions: object, places: Sequence[str] = ()):
         self.listener_id = listener_id
         self.event_name = event_name
-        fix = (
-            _imported_again(*functions)
-            or "pass another id=… to @relevo.listener(…) or add_listener(…), or remove the other one first"
+        fix = _imported_again(*functions) or (
+            f"pass another id=… to @relevo.listener(…) or add_listener(…), or, if the function was renamed, first "
+            f'remove the earlier one: app.remove_listener("{listener_id}")'
         )
-        super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"; {fix}')
+        both = f": {' and '.join(places)}" if places else ""
+        super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"{both}; {fix}')
 
 
 class EventNameError(ConfigurationError):

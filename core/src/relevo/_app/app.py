@@ -293,8 +293,8 @@ class App(Dispatcher):
             *thing*, so that it can be used as a decorator above the mark: ``@app.listen``.
 
         Raises:
-            ConfigurationError: One of them cannot have a listener. Duplicate ids, and modules without a listener, are
-                reported at first use.
+            ConfigurationError: One of them cannot have a listener, or two listeners have the same id. While modules
+                wait for their first use, duplicate ids are reported then; so are modules without a listener.
         """
         for each in (thing, *others):
             check_listening(each)
@@ -312,6 +312,9 @@ class App(Dispatcher):
             ConfigurationError: There is no such module, or one of *things* has no listener.
         """
         self._assembly.parts.registry.remove(things)
+
+    def _remove_id(self, listener_id: str) -> None:
+        self._assembly.parts.registry.remove_id(listener_id)
 
     def _remove_function(self, function: Callable[..., object]) -> None:
         self._assembly.parts.registry.remove_function(function)

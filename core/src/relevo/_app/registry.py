@@ -9,7 +9,7 @@ from types import MethodType, ModuleType
 import attrs
 
 from relevo._fork import ForkLock
-from relevo._listener.listener import ListenerTable, marks_of
+from relevo._listener.listener import ListenerTable, id_of, marks_of
 from relevo._listener.namesake import generation
 
 _FORKING = 5.0
@@ -18,9 +18,15 @@ _FORKING = 5.0
 
 @attrs.frozen
 class _Removed:
-    """Things that were removed before modules were imported that may register them."""
+    """Things, and an id, that were removed before modules were imported that may register them."""
 
-    things: tuple[object, ...]
+    things: tuple[object, ...] = ()
+    listener_id: str = ""
+
+    def withdraw_from(self, table: ListenerTable) -> None:
+        """Remove them from *table*."""
+        table.withdraw(self.things)
+        table.remove_id(self.listener_id)
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -59,7 +65,7 @@ class Registry:
                     while self._unloaded:
                         first = self._unloaded[0]
                         if isinstance(first, _Removed):
-                            self.known.withdraw(first.things)
+                            first.withdraw_from(self.known)
                         else:
                             self.known.extend(marked_in(first))
                             self._note_module(first)
@@ -76,10 +82,13 @@ class Registry:
         if isinstance(name, str) and ":" not in name:
             self.modules.append(name)
 
-    def add(self, things: Iterable[object]) -> None:
-        """Register *things*, at first use."""
+    def add(self, things: Sequence[object]) -> None:
+        """Register *things*: modules at first use, and whatever else comes after them; functions alone at once."""
         with self._loading:
-            self._unloaded.extend(things)
+            if self._unloaded or any(isinstance(each, (str, ModuleType)) for each in things):
+                self._unloaded.extend(things)
+            else:
+                self.known.extend(things)
 
     def remove(self, things: Iterable[object]) -> None:
         """
@@ -106,6 +115,18 @@ class Registry:
             self.known.remove_function(function)
             if marks_of(function):
                 self._remove_later([function])
+
+    def remove_id(self, listener_id: str) -> None:
+        """Remove the listeners with that id; ignore it if there are none."""
+
+        def has_it(thing: object) -> bool:
+            return callable(thing) and {id_of(thing, mark) for mark in marks_of(thing)} == {listener_id}
+
+        with self._loading:
+            self._unloaded = [each for each in self._unloaded if not has_it(each)]
+            self.known.remove_id(listener_id)
+            if self._unloaded:
+                self._unloaded.append(_Removed(listener_id=listener_id))
 
     def _remove_later(self, things: Sequence[object]) -> None:
         """Remove *things* again when the modules before are imported, which may register them."""

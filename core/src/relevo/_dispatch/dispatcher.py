@@ -248,26 +248,31 @@ class Dispatcher(ABC):
         refuse_unknown(options)
         return self.listeners.add(function, Mark(event=event, **options))
 
-    def remove_listener(self, listener: Listener | Callable[..., object]) -> None:
+    def remove_listener(self, listener: Listener | Callable[..., object] | str) -> None:
         """
-        Remove *listener*, or all listeners that call a function; do nothing if it is not registered.
+        Remove *listener*, all listeners that call a function, or those with an id; do nothing if there are none.
 
         Args:
-            listener: What :meth:`add_listener` returned, or the function.
+            listener: What :meth:`add_listener` returned, the function, or the id.
 
         Raises:
-            ConfigurationError: It is neither.
+            ConfigurationError: It is none of these.
         """
         given: object = listener
         if isinstance(listener, Listener):
             self.listeners.remove(listener)
+        elif isinstance(listener, str):
+            self._remove_id(listener)
         elif callable(given):
             self._remove_function(listener)
         else:
             raise ConfigurationError(
-                f"remove_listener: expected a function, or the Listener that add_listener() returned; "
-                f"got {shown(given)}"
+                f"remove_listener: expected a function, the id of a listener, or the Listener that add_listener() "
+                f"returned; got {shown(given)}"
             )
+
+    def _remove_id(self, listener_id: str) -> None:
+        self.listeners.remove_id(listener_id)
 
     def _remove_function(self, function: Callable[..., object]) -> None:
         self.listeners.remove_function(function)
@@ -315,6 +320,9 @@ class _BoundDispatcher(Dispatcher):
 
     def unlisten(self, *things: object) -> None:
         self._dispatcher.unlisten(*things)
+
+    def _remove_id(self, listener_id: str) -> None:
+        self._dispatcher.remove_listener(listener_id)
 
     def _remove_function(self, function: Callable[..., object]) -> None:
         self._dispatcher.remove_listener(function)

@@ -233,10 +233,15 @@ def marking(
         if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
             raise _unmarkable(function)
         made = Mark(event=_annotated_event(inner, frame), **options) if mark is None else mark
-        inner.__dict__[MARKS] = (made, *marks_of(inner))
-        _note_namesake(inner, frame)
-        if then is not None:
-            then(function)
+        before = marks_of(inner)
+        inner.__dict__[MARKS] = (made, *before)
+        try:
+            _note_namesake(inner, frame)
+            if then is not None:
+                then(function)
+        except BaseException:
+            inner.__dict__[MARKS] = before  # so that it does not take the place of the earlier function of its name
+            raise
         return function
 
     if event is None or isinstance(event, (staticmethod, classmethod)) or is_function(event):

@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -177,7 +178,7 @@ class ListenerTable:
             raise ConfigurationError(
                 f'{shown(function)} cannot be a listener of "{event_name}": it cannot be called; pass a function'
             )
-        listener_id = mark.id or default_id(function)
+        listener_id = id_of(function, mark)
         _check_printable(listener_id, f'a listener of "{event_name}"')
         made = Listener(
             id=listener_id,
@@ -191,16 +192,21 @@ class ListenerTable:
             retry=mark.retry,
             aliases=mark.aliases,
         )
+        earlier = self._earlier(function)
         siblings = self._by_name.setdefault(event_name, [])
         for sibling in siblings:
-            if sibling.function == function and sibling.mark is mark:
+            if sibling.function == function and sibling.mark is mark and sibling not in earlier:
                 return sibling
-        place = self._remove_earlier(function, event_name)
-        for sibling in siblings:
             taken = {sibling.id, *sibling.aliases}.intersection((made.id, *made.aliases))
-            if taken and self._unique:
-                raise DuplicateListenerError(min(taken), event_name, function, sibling.function)
-        siblings.insert(len(siblings) if place is None else place, made)
+            if taken and self._unique and sibling not in earlier:
+                places = [_described(each) for each in (sibling.function, function)]
+                raise DuplicateListenerError(min(taken), event_name, function, sibling.function, places=places)
+        place = next((index for index, sibling in enumerate(siblings) if sibling in earlier), len(siblings))
+        siblings.insert(place, made)
+        for name in {each.event_name for each in earlier}:
+            self._by_name[name] = [each for each in self._by_name[name] if each not in earlier]
+        if (definition := Definition.of(function)) is not None:
+            self._definitions[definition.place] = definition
         self._forget()
         return made
 
@@ -228,43 +234,47 @@ class ListenerTable:
             place = defined_at(function)
             raise ConfigurationError(f"{default_id(function)}{place and f' ({place})'}: {error}") from error
 
-    def _remove_earlier(self, function: Callable[..., object], event_name: str) -> int | None:
-        """
-        Remove the listeners of earlier definitions of *function*.
-
-        Returns:
-            The index of the first of them among the listeners of *event_name*; ``None`` if it had none.
-        """
+    def _earlier(self, function: Callable[..., object]) -> list[Listener]:
+        """Return the listeners of earlier definitions of *function*, if it was defined again."""
         definition = Definition.of(function)
-        if definition is None:
-            return None
-        place: int | None = None
-        key, lost = (definition.module, definition.name), [*hidden_by(function)]
-        for each in self._of_definition(definition) if definition.replaces(self._definitions.get(key)) else ():
+        if definition is None or not definition.replaces(self._definitions.get(definition.place)):
+            return []
+        found = [each for each in self._everything() if _place(each.function) == definition.place]
+        lost = [*hidden_by(function)]
+        for each in found:
             if (inner := inspect.unwrap(each.function)) in lost:  # both are in one run of their module
                 raise hidden(inner, function)
-            if each.event_name == event_name and place is None:
-                place = self._by_name[event_name].index(each)
-            self.remove(each)
-        self._definitions[key] = definition
-        return place
+        return found
 
-    def _of_definition(self, definition: Definition) -> list[Listener]:
-        """Return the listeners of other definitions at the same place."""
-        everything = [each for siblings in self._by_name.values() for each in siblings]
-        return [each for each in everything if definition.replaces(Definition.of(each.function))]
+    def _everything(self) -> list[Listener]:
+        return [each for siblings in self._by_name.values() for each in siblings]
 
     def renew(self) -> None:
         """Replace the listeners whose functions were defined and marked again, as by the reload of their module."""
-        for each in [each for siblings in self._by_name.values() for each in siblings]:
-            function = latest(each.function)
-            for mark in () if function is each.function else marks_of(function):
-                self.add(function, mark)
+        with self._all_or_nothing():
+            for each in self._everything():
+                function = latest(each.function)
+                definition = Definition.of(function)
+                is_new = definition is not None and definition.replaces(self._definitions.get(definition.place))
+                for mark in marks_of(function) if is_new else ():
+                    self.add(function, mark)
 
     def extend(self, things: Iterable[object]) -> None:
-        """Register the marked functions and subscribers among *things*."""
-        for function, mark in marked(things):
-            self.add(function, mark)
+        """Register the marked functions and subscribers among *things*; none of them if one cannot be registered."""
+        with self._all_or_nothing():
+            for function, mark in marked(things):
+                self.add(function, mark)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Restore the listeners if the block raises."""
+        before = self.copy()
+        try:
+            yield
+        except BaseException:
+            self._by_name, self._definitions = before._by_name, before._definitions  # noqa: SLF001 - of this class
+            self._forget()
+            raise
 
     def remove(self, listener: Listener) -> None:
         """Remove *listener*; do nothing if it is not registered."""
@@ -273,6 +283,12 @@ class ListenerTable:
         if len(left) < len(siblings):
             siblings[:] = left
             self._forget()
+
+    def remove_id(self, listener_id: str) -> None:
+        """Remove the listeners with that id; do nothing if there are none."""
+        for each in self._everything():
+            if each.id == listener_id:
+                self.remove(each)
 
     def copy(self) -> ListenerTable:
         """Return another table with the same listeners in the same order."""
@@ -301,9 +317,11 @@ class ListenerTable:
             Whether there were any.
         """
         definition = Definition.of(function)
-        everything = [each for siblings in self._by_name.values() for each in siblings]
-        found = [each for each in everything if each.function == function]
-        found += [] if definition is None else self._of_definition(definition)
+        found = [
+            each
+            for each in self._everything()
+            if each.function == function or (definition and definition.replaces(Definition.of(each.function)))
+        ]
         for each in found:
             self.remove(each)
         return bool(found)
@@ -387,6 +405,18 @@ def defined_at(thing: object) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if isinstance(code, CodeType) else ""
 
 
+def _place(function: object) -> tuple[str, str] | None:
+    definition = Definition.of(function)
+    return None if definition is None else definition.place
+
+
+def _described(function: Callable[..., object]) -> str:
+    """Return the name of *function* with its place, for an error."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    place = defined_at(function)
+    return f"{name}{place and f' ({place})'}"
+
+
 def _check_printable(listener_id: str, where: str) -> None:
     if not listener_id.isprintable():
         raise ConfigurationError(
@@ -398,6 +428,11 @@ def _check_printable(listener_id: str, where: str) -> None:
 def is_function(thing: object) -> bool:
     """Return whether *thing* can be called and is not a class."""
     return callable(thing) and not isinstance(thing, type)
+
+
+def id_of(function: Callable[..., object], mark: Mark) -> str:
+    """Return the id of the listener that calls *function* because of *mark*."""
+    return mark.id or default_id(function)
 
 
 def default_id(function: Callable[..., object]) -> str:

@@ -16,12 +16,18 @@ HIDES = "__relevo_hides__"
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """Where a function is defined, and its code, which differs if the definition was run again."""
+    """
+    Where a function is defined, the function, and its code.
+
+    The function differs if the definition was run again. The code alone differs if a program such as IPython's
+    autoreload puts new code into the function.
+    """
 
     module: str
     name: str
     """The qualified name."""
 
+    function: object
     code: CodeType
 
     @classmethod
@@ -32,13 +38,18 @@ class Definition(msgspec.Struct, frozen=True):
         code = getattr(inner, "__code__", None)
         if not isinstance(module, str) or not isinstance(name, str) or not isinstance(code, CodeType):
             return None
-        return cls(module, name, code) if all(part.isidentifier() for part in name.split(".")) else None
+        return cls(module, name, inner, code) if all(part.isidentifier() for part in name.split(".")) else None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The module and the qualified name."""
+        return self.module, self.name
 
     def replaces(self, other: Definition | None) -> bool:
         """Return whether this is another definition at the same place, as after a reload of its module."""
-        return (
-            other is not None and (self.module, self.name) == (other.module, other.name) and self.code is not other.code
-        )
+        if other is None or self.place != other.place:
+            return False
+        return self.function is not other.function or self.code is not other.code
 
 
 class Generation:
