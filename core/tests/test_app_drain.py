@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from relevo import App, Dispatched, Event, Report, RunOptions, Target
+from relevo.errors import ConfigurationError
 from relevo_memory import MemoryTransport
 
 from .application import Make, Plain
@@ -100,3 +101,40 @@ def test_a_listener_may_return_what_it_dispatched(make: Make, route: str) -> Non
     report = app.drain()
 
     assert (report.retried, report.dead, report.done) == (0, 0, 2 if route == "main" else 1)
+
+
+def test_a_worker_creates_what_is_missing_as_a_drain_does(make: Make, tmp_path: Path) -> None:
+    app = make(transports={"main": f"sqlite:///{tmp_path}/shop.db"})
+
+    report = app.worker(RunOptions(max_seconds="0.2s", until_empty=True)).run()
+
+    assert report.stopped_by == "empty"
+    app.dispatch("image.created")
+    assert app.transport().stats("default").ready == 1
+
+
+def test_a_worker_creates_nothing_if_only_a_command_may(make: Make, tmp_path: Path) -> None:
+    app = make(transports={"main": f"sqlite:///{tmp_path}/shop.db"}, setup="explicit")
+
+    with pytest.raises(ConfigurationError, match="is not set up; run relevo setup"):
+        app.worker(RunOptions(until_empty=True)).run()
+
+
+def test_a_worker_calls_a_listener_that_is_registered_while_it_runs(make: Make) -> None:
+    app = make(transports={"main": "memory://"})
+    heard: list[str] = []
+
+    @app.listener("image.created")
+    def first(event: Event) -> None:
+        @app.listener("image.rated", id="second")
+        def second(event: Event) -> None:
+            heard.append(event.name)
+
+        app.dispatch("image.rated")
+
+    app.dispatch("image.rated")  # nothing is known of it before
+    app.dispatch("image.created")
+    report = app.drain()
+
+    assert heard == ["image.rated"]
+    assert (report.done, report.retried) == (2, 1)

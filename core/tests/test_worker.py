@@ -304,6 +304,8 @@ def test_a_stop_before_it_runs_receives_nothing(transport: Any, send: Send, work
     assert stopped.stopped
     assert stopped.run() == Report(stopped_by="asked")
     assert transport.said("receive") == []
+    with pytest.raises(ConfigurationError, match=r"stopped cannot be run again; make a new one, as app.worker\(\)"):
+        stopped.run()
 
 
 class _Quiet(MemoryTransport):
@@ -370,7 +372,7 @@ def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_gone(
 
 
 def test_a_listener_that_interrupts_every_worker_is_a_crash_loop_and_its_neighbours_are_done(
-    transport: Any, send: Send, listen: Callable[..., None], worker: MakeWorker
+    transport: Any, send: Send, listen: Callable[..., None], worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     handled: list[str] = []
 
@@ -385,6 +387,8 @@ def test_a_listener_that_interrupts_every_worker_is_a_crash_loop_and_its_neighbo
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             worker().run()
+    told = [message for message in caplog.messages if "KeyboardInterrupt ended the run; this is crash" in message]
+    assert ["1 of 3" in told[0], "2 of 3" in told[1], len(told)] == [True, True, 2]
     worker(options=RunOptions(until_empty=True)).run()
 
     (dead,) = transport.dead_letters(["default"], after=None, limit=9)
@@ -680,11 +684,26 @@ def test_a_stop_is_heard_in_an_outage(transport: Any, worker: MakeWorker, clock:
     assert stopped.run().stopped_by == "asked"
 
 
-def test_a_closed_transport_ends_it(transport: Any, send: Send, worker: MakeWorker) -> None:
+def test_a_closed_transport_ends_it_as_a_stop_does(
+    transport: Any, send: Send, worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
     send(3)
 
+    report = worker(_Handled(then=lambda _: transport.close()), patient=True).run()
+
+    assert (report.stopped_by, report.handled, report.unsettled) == ("asked", 0, 1)
+    assert 'the transport "memory" is closed, so the worker ends' in caplog.messages
     with pytest.raises(TransportClosedError):
-        worker(_Handled(then=lambda _: transport.close()), patient=True).run()
+        worker(_Handled()).run()
+
+
+def test_a_closed_transport_ends_an_idle_worker_without_an_error(idle: tuple[Worker, threading.Thread]) -> None:
+    worker, thread = idle
+
+    worker._transport.close()
+    thread.join(PATIENCE)
+
+    assert not thread.is_alive()  # an error in the thread would fail this test
 
 
 def test_what_can_never_be_settled_ends_it_and_the_rest_goes_back(
@@ -1092,7 +1111,9 @@ def test_a_delivery_that_nothing_works_on_ends_the_worker_and_is_given_back_as_l
 
     assert sorted(handled) == ["0", "1", "3", "4", "5"]
     assert 30 <= clock.now() - began < 40
-    assert [record.levelname for record in caplog.records if "image.created 2" in record.message] == ["ERROR"]
+    told = [record for record in caplog.records if "image.created 2" in record.message]
+    assert [record.levelname for record in told] == ["ERROR", "WARNING"]
+    assert told[1].message.endswith("; this is crash 1 of 3, and the last makes it a dead letter")
     (again,) = transport.receive(["default"], limit=9, lease=60.0, wait=0.0)
     assert (_id(again), again.lost_leases) == ("2", 1)
 

@@ -479,7 +479,7 @@ class App(Dispatcher):
 
             patient: Wait for a server that is down.
 
-            listeners: The listeners to call; by default those of the application.
+            listeners: The listeners to call; by default those of the application, also later ones.
 
         Raises:
             ConfigurationError: A listener is bound to a queue that its event is not routed to, nothing is
@@ -546,7 +546,12 @@ class App(Dispatcher):
 
     @property
     def _workers(self) -> WorkerFactory:
-        return WorkerFactory(self._assembly.parts, outgoing=FollowUps(self._assembly.sender), recipe=self._recipe)
+        return WorkerFactory(
+            self._assembly.parts,
+            outgoing=FollowUps(self._assembly.sender),
+            recipe=self._recipe,
+            prepare=self._assembly.stores.prepare,
+        )
 
     def _recipe(self, transport: str, time_limit: float) -> Hello:
         """Return the message from which a child process makes this application."""

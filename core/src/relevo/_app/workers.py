@@ -49,6 +49,9 @@ class WorkerFactory:
     recipe: Callable[[str, float], Hello]
     """Takes the name of a transport and a time limit, returns the first message to a child process."""
 
+    prepare: Callable[[str], object]
+    """Takes the name of a transport, and creates what it lacks if the application does that."""
+
     def worker(
         self,
         transport: Transport,
@@ -98,6 +101,7 @@ class WorkerFactory:
             running=lambda: (*tuple(here.values()), *executor.listening()),
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,
+            prepare=partial(self.prepare, transport.name),
         )
         executor.stop_when(lambda: worker.is_ending)
         return worker
@@ -125,6 +129,7 @@ class WorkerFactory:
             lease=self.parts.lease,
             patient=patient,
             limited=[transport],
+            prepare=partial(self.prepare, transport.name),
         )
 
     def handle(

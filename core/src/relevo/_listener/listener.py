@@ -202,9 +202,10 @@ class ListenerTable:
                 places = [_described(each) for each in (sibling.function, function)]
                 raise DuplicateListenerError(min(taken), event_name, function, sibling.function, places=places)
         place = next((index for index, sibling in enumerate(siblings) if sibling in earlier), len(siblings))
-        siblings.insert(place, made)
-        for name in {each.event_name for each in earlier}:
+        for name in {each.event_name for each in earlier} - {event_name}:
             self._by_name[name] = [each for each in self._by_name[name] if each not in earlier]
+        left = [each for each in siblings if each not in earlier]
+        self._by_name[event_name] = [*left[:place], made, *left[place:]]  # at once, since a worker may be running
         if (definition := Definition.of(function)) is not None:
             self._definitions[definition.place] = definition
         self._forget()
@@ -341,10 +342,11 @@ class ListenerTable:
 
     def of(self, event_name: str) -> tuple[Listener, ...]:
         """Return the listeners of *event_name* in the order in which they are called."""
-        found = self._ordered.get(event_name)
+        known = self._ordered
+        found = known.get(event_name)
         if found is None and event_name in self._by_name:
             found = tuple(sorted(self._by_name[event_name], key=lambda each: -each.priority))
-            self._ordered[event_name] = found
+            known[event_name] = found
         return found or ()
 
     def in_queue(self, event_name: str, queue: str, first: str) -> tuple[Listener, ...]:
@@ -359,11 +361,12 @@ class ListenerTable:
             first: The first queue that the event is routed to; listeners without a queue run there.
         """
         key = (event_name, queue, first)
-        found = self._queued.get(key)
+        known = self._queued
+        found = known.get(key)
         if found is None:
             found = tuple(each for each in self.of(event_name) if (each.queue or first) == queue)
             if found:  # names without listeners are not cached: foreign events may bring any number of them
-                self._queued[key] = found
+                known[key] = found
         return found
 
     def hint(self, event_name: str) -> str:
@@ -387,8 +390,8 @@ class ListenerTable:
         return f"<ListenerTable{''.join(lines) or ' without listeners'}>"
 
     def _forget(self) -> None:
-        self._ordered.clear()
-        self._queued.clear()
+        """Forget what was looked up; a worker that looks something up meanwhile remembers it in the former tables."""
+        self._ordered, self._queued = {}, {}
 
 
 def policy_of(listener: Listener, *, queue: Retry | None = None) -> Retry:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 import attrs
 
 from relevo._runner.loop import LoopRunner
+from relevo._visible import visible
 from relevo._worker.run import Report, RunOptions
 
 if TYPE_CHECKING:
     from relevo._app.app import App
+
+_log = getLogger("relevo.runner")
 
 
 def drain_everything(app: App, options: RunOptions) -> Report:
@@ -35,5 +39,11 @@ def drain_everything(app: App, options: RunOptions) -> Report:
             if total.stopped_by != "empty":
                 return total
         if len(names) == 1 or total.handled == before:
-            return total
+            break
+    if options.event_id is not None and not total.handled and not total.unsettled:
+        _log.warning(
+            "no event was handled: none with the id %s can be taken from %s",
+            visible(options.event_id),
+            ", ".join(names),
+        )
     return total

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self, get_args
 
 import attrs
 import msgspec
+from attrs.converters import optional
 
 from relevo._awaited import Finished
-from relevo._worker.execution import size_text
+from relevo._clock import Duration, seconds
+from relevo._worker.execution import Kind, size, size_text
+from relevo.errors import ConfigurationError, did_you_mean, shown
 
 SMALLEST = 1 << 20
 """Bytes; a smaller limit of the memory lacks its unit."""
@@ -49,25 +52,97 @@ def _set_by(name: str, help: str, **more: Any) -> Mapping[str, Flag]:  # noqa: A
     return {"flag": Flag(name=name, help=help, **more)}
 
 
+_Check = Callable[[object, "attrs.Attribute[Any]", Any], None]
+"""What attrs calls with an instance, a field and its value."""
+
+
+def _expected(what: str, is_it: Callable[[Any], bool], *, known: Iterable[str] = ()) -> _Check:
+    """Return a check that raises the error for a value that is not *what* is expected."""
+
+    def check(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not is_it(value):
+            meant = did_you_mean(value, known) if isinstance(value, str) else ""
+            raise ConfigurationError(f"RunOptions: {field.name}: expected {what}; got {shown(value)}{meant}")
+
+    return check
+
+
+def _whole(least: int) -> _Check:
+    return _expected(f"a whole number of at least {least}", lambda value: type(value) is int and value >= least)
+
+
+_text = _expected("text", lambda value: isinstance(value, str))
+_flag = _expected("True or False", lambda value: type(value) is bool)
+_texts = _expected(
+    "a sequence of texts", lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+)
+_kind = _expected("inline, threads or process", lambda value: value in get_args(Kind), known=get_args(Kind))
+
+
+def _several(value: Iterable[str]) -> tuple[str, ...]:
+    given: Any = value
+    if isinstance(given, Iterable):
+        return (given,) if isinstance(given, str) else tuple(given)
+    return given  # type: ignore[no-any-return]  # the validator refuses it
+
+
+def _longest_run(value: Duration) -> float:
+    return seconds(value, what="RunOptions: max_seconds")
+
+
+def _longest_wait(value: Duration) -> float:
+    return seconds(value, what="RunOptions: settle")
+
+
+def _most_memory(value: int | str) -> int:
+    return size(value, what="RunOptions: max_memory")
+
+
 @attrs.frozen(kw_only=True)
 class RunOptions:
     """
     The options of a run; a limit that is ``None`` does not apply.
 
     *max_memory* and *max_failures* are limits of a runner: a worker that is run by itself has no such limits.
+
+    Args:
+        transport: The name of one of the application's transports; by default its only one.
+
+        queues: The queues, in order of preference; if empty, all queues that have a route.
+
+        until_empty: Stop when no event is ready.
+
+        execution: Where listeners run: ``inline``, ``threads`` or ``process``; by default the application's setting.
+
+        concurrency: The number of events that are handled at once; by default the application's setting.
+
+        max_events: Stop after this number of events.
+
+        max_seconds: Stop after this time: seconds, a timedelta, or text such as ``"55s"``.
+
+        max_memory: Stop when the process of a runner has grown to this size: bytes, or text such as ``"512M"``.
+
+        max_failures: Stop a runner soon after this number of deliveries ended in a retry or a dead letter.
+
+        settle: With *until_empty*: wait this long also for events that become due, such as retries: seconds, a
+            timedelta, or text such as ``"30s"``.
+
+        event_id: Handle only the event with this id, once, even before it is due; with *until_empty* and the queue of
+            the event. The transport has to claim ``take``.
+
+        batch: The most events to receive at once; by default the worker's own limit.
+
+    Raises:
+        ConfigurationError: One of them has the wrong type, or is too small.
     """
 
-    transport: str | None = None
-    """The name of one of the application's transports; by default its only one."""
-
-    queues: tuple[str, ...] = ()
-    """In order of preference; if empty, all queues that have a route."""
-
-    until_empty: bool = False
-    """Stop when no event is ready."""
+    transport: str | None = attrs.field(default=None, validator=_text)
+    queues: tuple[str, ...] = attrs.field(default=(), converter=_several, validator=_texts)
+    until_empty: bool = attrs.field(default=False, validator=_flag)
 
     execution: Literal["inline", "threads", "process"] | None = attrs.field(
         default=None,
+        validator=_kind,
         metadata=_set_by(
             "--execution",
             "Where listeners run; overrides the configuration.",
@@ -75,47 +150,46 @@ class RunOptions:
             choices=("inline", "threads", "process"),
         ),
     )
-    """Where listeners run; by default the application's setting."""
 
     concurrency: int | None = attrs.field(
-        default=None, metadata=_set_by("--concurrency", "Handle up to N events at once.", short="-c", most=1000)
+        default=None,
+        validator=_whole(1),
+        metadata=_set_by("--concurrency", "Handle up to N events at once.", short="-c", most=1000),
     )
-    """The number of events that are handled at once; by default the application's setting."""
 
-    max_events: int | None = attrs.field(default=None, metadata=_set_by("--max-events", "Stop after N events."))
+    max_events: int | None = attrs.field(
+        default=None, validator=_whole(0), metadata=_set_by("--max-events", "Stop after N events.")
+    )
 
     max_seconds: float | None = attrs.field(
-        default=None, metadata=_set_by("--max-time", "Stop after this time, as in 55s or 1h.", kind="duration")
+        default=None,
+        converter=optional(_longest_run),
+        metadata=_set_by("--max-time", "Stop after this time, as in 55s or 1h.", kind="duration"),
     )
+    """Seconds."""
 
     max_memory: int | None = attrs.field(
         default=None,
+        converter=optional(_most_memory),
         metadata=_set_by("--max-memory", "Stop when the process uses this much memory, as in 512M.", kind="size"),
     )
-    """Bytes; a runner stops when its process has grown to this size."""
+    """Bytes."""
 
     max_failures: int | None = attrs.field(
-        default=None, metadata=_set_by("--max-failures", "Stop after about N failures.")
+        default=None, validator=_whole(1), metadata=_set_by("--max-failures", "Stop after about N failures.")
     )
-    """A runner stops soon after this number of deliveries ended in a retry or a dead letter."""
 
     settle: float = attrs.field(
         default=0.0,
+        converter=_longest_wait,
         metadata=_set_by(
             "--settle", "Also wait this long for events that become due.", kind="duration", until_empty_only=True
         ),
     )
-    """With *until_empty*: seconds to wait also for events that become due, such as retries."""
+    """Seconds."""
 
-    event_id: str | None = None
-    """
-    Handle only the event with this id, once, even before it is due; with *until_empty* and the queue of the event.
-
-    The transport has to claim ``take``.
-    """
-
-    batch: int | None = None
-    """The most events to receive at once; by default the worker's own limit."""
+    event_id: str | None = attrs.field(default=None, validator=_text)
+    batch: int | None = attrs.field(default=None, validator=_whole(1))
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether a run that goes well may reach one of the limits in less than *seconds*."""
@@ -132,36 +206,45 @@ def flags() -> dict[str, Flag]:
 
 @attrs.frozen(kw_only=True)
 class Report(Finished):
-    """The result of a run."""
+    """
+    The result of a run.
+
+    Args:
+        handled: The number of deliveries that were settled in any way but released.
+
+        done: How many of them are done.
+
+        retried: How many ended in a retry, since a listener failed or the event waits for something; an event that was
+            retried twice counts twice, even if it is done now.
+
+        dead: How many were dead-lettered; a runner also counts the events that its relay could not pass on.
+
+        unsettled: The number of deliveries that were received and could not be settled; they are delivered again and
+            may run again.
+
+        seconds: How long the run took, in seconds.
+
+        stopped_by: ``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook objects to further events;
+            of a runner also ``lock`` when another one runs already, ``memory`` and ``failures``.
+
+        objection: The words of the hook that objected: ``deploy``, or those of a plugin.
+
+        reasons: The number of dead letters, by reason.
+
+        retry_reasons: The number of retries, by reason: ``listener-failed``, or the :class:`Reason` for which an event
+            waits.
+    """
 
     handled: int = 0
-    """Deliveries that were settled in any way but released."""
-
     done: int = 0
     retried: int = 0
-    """Deliveries that ended in a retry; an event that was retried twice counts twice, even if it is done now."""
-
     dead: int = 0
-    """Dead-lettered; a runner also counts the events that its relay could not pass on."""
-
     unsettled: int = 0
-    """Deliveries that were received and could not be settled; they are delivered again and may run again."""
-
     seconds: float = 0.0
     stopped_by: str = "empty"
-    """
-    ``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook objects to further events; of a runner
-    also ``lock`` when another one runs already, ``memory`` and ``failures``.
-    """
-
     objection: str = ""
-    """The words of the hook that objected: ``deploy``, or those of a plugin."""
-
     reasons: Mapping[str, int] = attrs.field(factory=dict)
-    """The number of dead letters, by reason."""
-
     retry_reasons: Mapping[str, int] = attrs.field(factory=dict)
-    """The number of retries, by reason: ``listener-failed``, or the :class:`Reason` for which an event waits."""
 
     @classmethod
     def sum_of(cls, reports: Sequence[Report]) -> Self:

@@ -16,6 +16,7 @@ from relevo._process_identity import Lives, ProcessIdentity, lives_here, process
 from relevo._transport.delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo._worker.decision import Reason, sanitised
 from relevo._worker.evidence import (
     APPEAR_EVERY,
@@ -237,6 +238,13 @@ class Suspects:
             return attrs.evolve(outcome, death=None)
         deaths = (*(delivery.deaths if note is None else note.deaths), outcome.death)
         if len(deaths) < CRASH_LOOP_DEATHS:
+            _log.warning(
+                "%s: %s; this is crash %d of %d, and the last makes it a dead letter",
+                delivery,
+                visible(outcome.error),
+                len(deaths),
+                CRASH_LOOP_DEATHS,
+            )
             return outcome
         try:
             verdict = self._verdict(attrs.evolve(delivery, begun=None, deaths=deaths))

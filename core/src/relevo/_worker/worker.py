@@ -38,7 +38,14 @@ from relevo._worker.ledger import Ledger, Reminder, outage
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
 from relevo._worker.suspect import Suspects
-from relevo.errors import RelevoError, SettleError, TransportError, TransportUnavailableError
+from relevo.errors import (
+    ConfigurationError,
+    RelevoError,
+    SettleError,
+    TransportClosedError,
+    TransportError,
+    TransportUnavailableError,
+)
 
 _log = getLogger("relevo.worker")
 
@@ -97,7 +104,7 @@ class Worker:
     """
     Handles the events of some queues of one transport until a limit is reached or it is stopped.
 
-    It may be run again: its limits, counted from its creation, and its report continue.
+    It may be run again, unless it was stopped: its limits, counted from its creation, and its report continue.
 
     Args:
         transport: The transport of the events.
@@ -136,6 +143,8 @@ class Worker:
             received.
 
         where: Where listeners run, in words, for the log; empty if that is this thread.
+
+        prepare: Creates what the transport lacks; called once, before the first receive.
     """
 
     _transport: Transport
@@ -155,6 +164,7 @@ class Worker:
     _running: Callable[[], Iterable[tuple[Delivery, str]]] = tuple
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
+    _prepare: Callable[[], object] = lambda: None
 
     @_suspects.default
     def _own_suspects(self) -> Suspects:
@@ -190,7 +200,7 @@ class Worker:
         self._ahead = ReadAhead(self._receive, self._ledger.release) if self._background and reads_ahead else None
         self._most_pending = 2 * most
         self._pace = Pace(most)
-        self._stopped = self._hurried = False
+        self._stopped = self._hurried = self._is_over = self._is_prepared = False
         self._stop_seen: float | None = None
         """When the keeper saw that the worker was stopped, in monotonic seconds; infinite once it logged its wait."""
 
@@ -219,7 +229,11 @@ class Worker:
         """Why the run ends, if a delivery was stalled for too long."""
 
     def stop(self) -> None:
-        """Finish what runs, release the rest and end; safe to call from a signal handler and from any thread."""
+        """
+        Finish what runs, release the rest and end, for good; before :meth:`run`, let it end at once.
+
+        Safe to call from a signal handler and from any thread.
+        """
         self._stopped = True  # not an Event: the thread that the handler interrupts may hold its lock
 
     @property
@@ -234,10 +248,11 @@ class Worker:
 
     def run(self) -> Report:
         """
-        Handle events until a limit is reached, no event is ready, or :meth:`stop` is called.
+        Handle events until a limit is reached, no event is ready, :meth:`stop` is called, or the transport is closed.
 
         Raises:
-            ConfigurationError: The transport cannot be used, and no receive succeeded before.
+            ConfigurationError: The transport cannot be used, and no receive succeeded before; or a stop has ended an
+                earlier run.
 
             TransportUnavailableError: The server could not be reached, and the worker is not patient.
 
@@ -245,8 +260,11 @@ class Worker:
 
             StalledError: Nothing works on a submitted delivery.
         """
+        if self._is_over:
+            raise ConfigurationError("a worker that was stopped cannot be run again; make a new one, as app.worker()")
         self._fault = None
         self._objection = ""
+        self._hurried = False
         self._abandoned.clear()
         self._suspects.start()
         self._executor.start(self._handle)
@@ -280,6 +298,7 @@ class Worker:
                         transport.hurry(None)
         if self._fault is not None:
             raise self._fault
+        self._is_over = stopped_by == "asked"
         counts = self._ledger.counts
         report = Report(
             handled=self._ledger.handled(),
@@ -290,8 +309,8 @@ class Worker:
             seconds=self._clock.monotonic() - self._started,
             stopped_by=stopped_by,
             objection=self._objection,
-            reasons=dict(self._ledger.reasons),
-            retry_reasons=dict(self._ledger.retry_reasons),
+            reasons={str(reason): number for reason, number in self._ledger.reasons.items()},
+            retry_reasons={str(reason): number for reason, number in self._ledger.retry_reasons.items()},
         )
         _log.info(
             "stopped serving %s (%s): %d done, %s, %d dead",
@@ -311,6 +330,9 @@ class Worker:
             if ended:
                 return ended
             try:
+                if not self._is_prepared:
+                    self._prepare()
+                    self._is_prepared = True
                 if self._backlog:
                     self._begin()
                 elif self._executor.room() and not self._fetch() and self._options.until_empty and self._is_drained():
@@ -318,6 +340,11 @@ class Worker:
                 self._collect()
             except TransportUnavailableError as error:
                 self.sit_out(error)
+            except TransportClosedError as error:
+                if not self._received or error.transport != self._transport.name:
+                    raise
+                _log.warning("%s, so the worker ends", error)
+                return "asked"
             except SettleError:
                 if not self._patient:  # otherwise it is tried again, while everything else continues
                     raise
@@ -522,7 +549,7 @@ class Worker:
             return _WAIT_BUSY
         if self._options.until_empty:
             return self._linger
-        return 0.0 if self._ledger.pending() else _WAIT
+        return 0.0 if self._ledger.pending() or not self._received else _WAIT
 
     def _is_drained(self) -> bool:
         """Return whether nothing is left to receive, or worth waiting for; if not, the next receive waits briefly."""
