@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import relevo
 from relevo import App, Dispatched, Event, Report, RunOptions, Target
 from relevo.errors import ConfigurationError
 from relevo_memory import MemoryTransport
@@ -138,3 +139,39 @@ def test_a_worker_calls_a_listener_that_is_registered_while_it_runs(make: Make) 
 
     assert heard == ["image.rated"]
     assert (report.done, report.retried) == (2, 1)
+
+
+def test_why_an_event_waits_or_is_dead_is_read_from_its_entry(make: Make) -> None:
+    app = make(transports={"main": "memory://"})
+
+    @app.listener("image.created", id="shop:rate", retry=2)
+    def rate(event: Event) -> None:
+        raise ValueError("no size")
+
+    sent = app.dispatch("image.created")
+    app.drain()
+    (entry,) = app.transport().waiting(["default"])
+    app.drain(RunOptions(event_id=sent.id))
+    (dead,) = app.transport().dead_letters(["default"])
+
+    (waits,) = app.failures(entry)
+    assert (waits.listener, waits.error, waits.attempt) == ("shop:rate", "ValueError: no size", 1)
+    assert waits.due is not None
+    (died,) = app.failures(dead)
+    assert (died.listener, died.reason, died.due) == ("shop:rate", "retries-exhausted", None)
+    assert repr(entry) == f"<WaitingEntry image.created {sent.id} in default, scheduled, attempt 2>"
+    assert repr(dead) == f"<DeadLetterEntry {dead.ref} of image.created {sent.id} in default: retries-exhausted>"
+
+
+def test_the_parts_of_an_application_are_short_in_a_notebook() -> None:
+    class Watcher:
+        pass
+
+    with App(routes={"image.*": "now", "*": ["now"]}, plugins=[Watcher()]) as app:
+        listener = app.add_listener("image.created", print, id="shop:print")
+
+        assert repr(app.routes) == "<Routes image.*: now; *: now>"
+        assert repr(app.subjects) == "<SubjectTypes without a type>"
+        assert repr(app.hooks) == "<Hooks of Watcher>"
+        assert repr(listener) == "<Listener shop:print of image.created>"
+    assert "TYPE_CHECKING" not in dir(relevo)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
+from relevo import Event
 from relevo._event.validation import MAX_DEPTH, json_of, plain
 from relevo.errors import EncodeError
 
@@ -289,9 +290,33 @@ class Timestamp(datetime):
         return datetime(2026, 1, 1, tzinfo=UTC)
 
 
+class Frame:
+    """It stands for pandas.DataFrame."""
+
+    __module__ = "pandas"
+
+    def __len__(self) -> int:
+        return 1
+
+    def to_dict(self, orient: str) -> list[dict[str, int]]:
+        return [{orient: 1}]
+
+
+def test_how_a_data_frame_becomes_arguments_is_named() -> None:
+    given: Any = Frame()
+
+    with pytest.raises(EncodeError, match=r'got Frame; write {"rows": value.to_dict\("records"\)}'):
+        Event("a.b", given)
+
+
 @pytest.mark.parametrize(
     ("value", "method"),
-    [(Scalar(), "item"), (Column(), "tolist"), (Timestamp(2026, 1, 1, tzinfo=UTC), "to_pydatetime")],
+    [
+        (Scalar(), "item()"),
+        (Column(), "tolist()"),
+        (Timestamp(2026, 1, 1, tzinfo=UTC), "to_pydatetime()"),
+        (Frame(), 'to_dict("records")'),
+    ],
 )
 def test_a_value_of_another_library_is_named_with_its_module_and_how_it_becomes_one_of_python(
     value: Any, method: str
@@ -300,7 +325,7 @@ def test_a_value_of_another_library_is_named_with_its_module_and_how_it_becomes_
         plain({"a": value}, event_name="a.b")
 
     name = f"{type(value).__module__}.{type(value).__name__}"
-    assert f"$.a: {name} is not JSON; .{method}() returns a value of Python's own" in str(caught.value)
+    assert f"$.a: {name} is not JSON; .{method} returns a value of Python's own" in str(caught.value)
 
 
 def test_a_class_of_the_application_gets_no_such_advice() -> None:

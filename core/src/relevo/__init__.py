@@ -35,4 +35,4 @@ else:
 
     def __dir__() -> list[str]:
         """Return all names, including the public ones that are not imported yet."""
-        return sorted({*globals(), *__getattr__("__all__")})
+        return sorted({*globals(), *__getattr__("__all__")} - {"TYPE_CHECKING"})

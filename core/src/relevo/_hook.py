@@ -137,6 +137,10 @@ class Hooks:
         for plugin in plugins:
             self.add(plugin)
 
+    def __repr__(self) -> str:
+        names = (getattr(each, "__name__", type(each).__name__) for each in self._manager.get_plugins())
+        return f"<Hooks of {', '.join(sorted(names)) or 'no plugin'}>"
+
     def add(self, plugin: object) -> None:
         """
         Register *plugin*.

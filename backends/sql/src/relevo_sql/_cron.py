@@ -17,8 +17,8 @@ class CronRunner(LoopRunner):
     def __init__(self, *, signals: bool = True):
         super().__init__(signals=signals, single_flight=True)
 
-    def run(self, app: App, options: RunOptions) -> Report:
-        return super().run(app, within_the_minute(options))
+    def run(self, app: App, options: RunOptions | None = None) -> Report:
+        return super().run(app, within_the_minute(options or RunOptions()))
 
     def unit(self, app: App, options: RunOptions) -> str:
         """Return what :func:`relevo.unit.cron` returns."""

@@ -48,14 +48,15 @@ from relevo._retry import Retry
 from relevo._secret import without_secrets
 from relevo._synonym import APP, CALLED_KEYS, missing_attribute
 from relevo._transport.acceptance import QueueOptions
-from relevo._transport.delivery import Delivery
+from relevo._transport.delivery import Delivery, Failure
 from relevo._transport.envelope import Envelope, Urgency
+from relevo._transport.query import WaitingEntry
 from relevo._transport.route import RESERVED, Routes, Target, beside_outboxes
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle
-from relevo._worker.progress import revived
+from relevo._worker.progress import failures_of, revived, setbacks_of
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.signing import Signing
 from relevo._worker.worker import LEASE, Worker
@@ -600,6 +601,18 @@ class App(Dispatcher):
         if self.signing is None:
             return revived(entry.state)
         return self.signing.sealed(revived(self.signing.trusted(entry.state, envelope)), envelope)
+
+    def failures(self, entry: WaitingEntry | DeadLetterEntry) -> tuple[Failure, ...]:
+        """
+        Return why the listeners of *entry* failed, as far as it is stored; a signature is not verified.
+
+        For a dead letter at least its reason and its error; for an event that waits the last failure of each listener,
+        which is empty if none has failed.
+
+        Args:
+            entry: What ``waiting`` or ``dead_letters`` of a transport returned.
+        """
+        return failures_of(entry) if isinstance(entry, DeadLetterEntry) else setbacks_of(entry.state)
 
     def setup(self, *, dry_run: bool = False) -> list[str]:
         """

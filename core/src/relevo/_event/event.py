@@ -53,7 +53,10 @@ def _own(value: object) -> object:
 
 def _is_mapping(event: Any, _: object, value: object) -> None:
     if not isinstance(value, Mapping):
-        raise EncodeError(event.name, "", f"arguments: expected a mapping with text keys; got {type(value).__name__}")
+        kind = type(value)
+        is_frame = kind.__module__.partition(".")[0] == "pandas" and hasattr(kind, "to_dict")
+        fix = '; write {"rows": value.to_dict("records")}' if is_frame else ""
+        raise EncodeError(event.name, "", f"arguments: expected a mapping with text keys; got {kind.__name__}{fix}")
 
 
 @attrs.frozen(init=False)

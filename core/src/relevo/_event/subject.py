@@ -86,6 +86,9 @@ class SubjectTypes:
         for subject_type in types:
             self.add(subject_type)
 
+    def __repr__(self) -> str:
+        return f"<SubjectTypes {', '.join(self._by_type) or 'without a type'}>"
+
     def add(self, subject_type: SubjectType) -> None:
         """
         Register *subject_type*; registering it again does nothing.

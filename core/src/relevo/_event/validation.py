@@ -141,8 +141,10 @@ def conversion(kind: type) -> str:
     if kind.__module__.partition(".")[0] not in ("numpy", "pandas"):
         return ""
     methods = ("to_pydatetime", "tolist" if hasattr(kind, "__len__") else "item")
-    own = next((each for each in methods if callable(getattr(kind, each, None))), None)
-    return f"; .{own}() returns a value of Python's own" if own else ""
+    own = next((f"{each}()" for each in methods if callable(getattr(kind, each, None))), None)
+    if own is None and callable(getattr(kind, "to_dict", None)):
+        own = 'to_dict("records")'
+    return f"; .{own} returns a value of Python's own" if own else ""
 
 
 def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Mark:
             _check_printable(self.id, where)
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Listener:
     """A callable registered for one event."""
 
@@ -99,6 +99,9 @@ class Listener:
     queue: str | None = None
     retry: Retry | None = None
     aliases: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.id} of {self.event_name}>"
 
 
 def marks_of(thing: object) -> tuple[Mark, ...]:

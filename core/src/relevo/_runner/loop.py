@@ -83,9 +83,10 @@ class LoopRunner(Runner):
         self._looked: set[str] = set()
         self._others = others
 
-    def run(self, app: App, options: RunOptions) -> Report:
+    def run(self, app: App, options: RunOptions | None = None) -> Report:
         from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
 
+        options = options or RunOptions()
         name = app.transport(options.transport).name
         limits = Limits.of(options)
         guard = deploy_guard(app)

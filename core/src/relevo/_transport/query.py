@@ -10,6 +10,7 @@ import attrs
 
 from relevo._transport.delivery import Note
 from relevo._transport.envelope import Envelope
+from relevo._visible import visible
 from relevo.errors import ConfigurationError, shown
 
 Status = Literal["ready", "leased", "scheduled"]
@@ -168,36 +169,62 @@ class DeadLetterFilter(_Filter):
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """A stored event that is neither done nor dead."""
+    """
+    A stored event that is neither done nor dead.
+
+    Args:
+        queue: The queue that it is in.
+
+        envelope: The event as it was sent.
+
+        status: ``ready``, ``leased`` or ``scheduled``.
+
+        attempt: The number of the current hand-over if it is leased, else of the next one.
+
+        lost_leases: The number of hand-overs that ended without a settlement, such as by a crash.
+
+        state: The progress of its listeners; :meth:`App.failures` reads why they failed.
+
+        enqueued_at: When it was sent, in seconds since the epoch.
+
+        until: The end of its lease if it is leased, or the time at which it is due if it is scheduled, in seconds
+            since the epoch; ``None`` also for a connection lease.
+
+        begun: The note of the last process that began it, as in :class:`Delivery`; most events have none.
+    """
 
     queue: str
     envelope: Envelope
     status: Status
     attempt: int
-    """The number of the current hand-over if it is leased, else of the next one."""
-
     lost_leases: int
     state: bytes
     enqueued_at: float
     until: float | None = None
-    """
-    The end of its lease if it is leased, or the time at which it is due if it is scheduled, in seconds since the
-    epoch; ``None`` also for a connection lease.
-    """
-
     begun: Note | None = None
-    """The note of the last process that began it, as in :class:`Delivery`; most events have none."""
+
+    def __repr__(self) -> str:
+        of = self.envelope
+        name = type(self).__name__
+        return visible(f"<{name} {of.name} {of.id} in {self.queue}, {self.status}, attempt {self.attempt}>")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class WaitingEntry(Found):
-    """An event in a list of those that are neither done nor dead."""
+    """
+    An event in a list of those that are neither done nor dead.
+
+    It has the fields of :class:`Found`, and two of its own.
+
+    Args:
+        cursor: Opaque: where the next page begins. It stays valid if the event changes or is deleted.
+
+        leased_at: When it was leased, in seconds since the epoch; ``None`` if it is not leased, or if that is not
+            known.
+    """
 
     cursor: str
-    """Opaque: where the next page begins. It stays valid if the event changes or is deleted."""
-
     leased_at: float | None = None
-    """When it was leased, in seconds since the epoch; ``None`` if it is not leased, or if that is not known."""
 
 
 @attrs.frozen(kw_only=True)

@@ -146,6 +146,10 @@ class Routes:
         self.routing = lru_cache(MOST_ROUTINGS)(lambda name: Routing.of(self.targets(name)))
         """Takes the name of an event, returns its routing; raises as :meth:`targets` does."""
 
+    def __repr__(self) -> str:
+        found = (f"{pattern}: {', '.join(map(str, targets))}" for pattern, targets in self.table.items())
+        return f"<Routes {'; '.join(found)}>"
+
     def targets(self, name: str) -> tuple[Target, ...]:
         """
         Return the targets of the event *name*, in order.

@@ -25,6 +25,7 @@ from relevo._transport.delivery import (
 )
 from relevo._transport.envelope import Envelope
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKeys, WaitingEntry
+from relevo._visible import visible
 from relevo.errors import ConfigurationError, LeaseLostError, UnsupportedError, shown
 
 _STATEFUL = (Nack, DeadLetter, Lost)
@@ -47,25 +48,47 @@ class Stats:
 
 @attrs.frozen(kw_only=True)
 class DeadLetterEntry:
-    """A stored dead letter: everything that was received, with the reason and the error."""
+    """
+    A stored dead letter: everything that was received, with the reason and the error.
+
+    Args:
+        ref: Opaque, unique, and the same in each list: after fan-out several have the same event id, and unreadable
+            bytes have none.
+
+        queue: The queue that it was received from.
+
+        envelope: The event as it was sent, or the unreadable bytes.
+
+        reason: The :class:`Reason` why it is a dead letter.
+
+        error: The error as text; of several listeners one after the other.
+
+        state: The progress of its listeners; :meth:`App.failures` reads why they failed.
+
+        attempt: The number of the last attempt.
+
+        lost_leases: The number of hand-overs that ended without a settlement, such as by a crash.
+
+        enqueued_at: When it was sent, in seconds since the epoch.
+
+        died_at: When it became a dead letter, in seconds since the epoch.
+    """
 
     ref: str
-    """
-    Opaque, unique, and the same in each list: after fan-out several have the same event id, and unreadable bytes have
-    none.
-    """
-
     queue: str
     envelope: Envelope | Unreadable
     reason: str
     error: str
     state: bytes
     attempt: int
-    """The number of the last attempt."""
-
     lost_leases: int
     enqueued_at: float
     died_at: float
+
+    def __repr__(self) -> str:
+        of = self.envelope
+        what = f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
+        return visible(f"<DeadLetterEntry {self.ref} of {what} in {self.queue}: {self.reason}>")
 
 
 @attrs.frozen(kw_only=True)
