@@ -32,7 +32,7 @@ from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
-from relevo.cli._place import private_to_process
+from relevo.cli._place import lists_queues, private_to_process
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
 
@@ -212,7 +212,10 @@ def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
     if app.routes.queues(name) or name not in parts_of(app).beside_outboxes():
         return _try(what, partial(_start, app, name))
     meant = did_you_mean(name, filter(app.routes.queues, app.transports))
-    return _advice(what, f"no route leads to it; add one, or remove the transport{meant}", is_strict=is_strict)
+    remedy = "add one, or remove the transport once it is empty"
+    if not lists_queues(app.transports[name]):
+        remedy = f"add one; it cannot list its queues, so look at each that was used: relevo status -t {name} -q QUEUE"
+    return _advice(what, f"no route leads to it; {remedy}{meant}", is_strict=is_strict)
 
 
 def _start(app: App, name: str) -> str:

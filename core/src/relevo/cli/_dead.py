@@ -29,7 +29,7 @@ from relevo.cli._handled import Handled, can_handle, code_of, handled, is_in_out
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
-from relevo.cli._place import stores, unclaimed
+from relevo.cli._place import stores, tell_unlisted, unclaimed
 from relevo.cli._ref import Found, named
 from relevo.errors import DecodeError, NotAcceptedError
 
@@ -78,6 +78,7 @@ def list_(
     chosen = DeadLetterChoice.of(**conditions)
     places = stores(app, transport, queues)
     chosen.refuse_unknown(app, places)
+    tell_unlisted(app, transport, queues)
     if by is not None:
         groups = dead_letter_groups(places, chosen, by, required=transport is not None)
         show_groups(by, groups, "died", as_json=as_json, empty="no dead letters")
@@ -312,6 +313,7 @@ def _meant(
         raise click.UsageError("options that choose dead letters go with --all, not with REFS")
     if everything:
         choice.refuse_unknown(app, stores(app, transport, queues))
+        tell_unlisted(app, transport, queues)
         return entries(app, transport, queues, choice), {}
     return named(entries(app, transport, ()), refs, by_beginning=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -11,8 +12,11 @@ from relevo._app.app import App, parts_of
 from relevo._app.check import several_queues
 from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
+from relevo._transport.optional import QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
+from relevo._visible import visible
+from relevo.cli._output import at_terminal
 from relevo.errors import ConfigurationError, UnsupportedError, did_you_mean
 
 
@@ -67,6 +71,30 @@ def stores(app: App, name: str | None, queues: Sequence[str] = ()) -> list[tuple
         place.prepare(app)
         found.append((place.store, list(place.queues)))
     return found
+
+
+def lists_queues(store: Transport) -> bool:
+    """Return whether relevo finds events in queues of *store* that no route leads to."""
+    return isinstance(store, QueueCatalog) or private_to_process(store) is not None
+
+
+def tell_unlisted(app: App, name: str | None, queues: Sequence[str] = ()) -> None:
+    """
+    Report on standard error which queues :func:`places` has selected in a store that cannot list the others.
+
+    If routes lead to the store, the other queues are empty as a rule, and the report is for people at a terminal.
+    """
+    for place in places(app, name) if not queues else ():
+        store = place.store
+        if place.is_outbox or lists_queues(store) or (app.routes.queues(store.name) and not at_terminal(sys.stderr)):
+            continue
+        click.echo(
+            visible(
+                f'relevo: the transport "{store.name}" cannot list its queues; looked only at: '
+                f"{', '.join(place.queues)}; name others with -q"
+            ),
+            err=True,
+        )
 
 
 def unclaimed(store: Transport, capability: str) -> UnsupportedError:

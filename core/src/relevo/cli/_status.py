@@ -19,7 +19,7 @@ from relevo.cli._deploy import deploy_notice
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
-from relevo.cli._place import Place, places
+from relevo.cli._place import Place, places, tell_unlisted
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
@@ -51,7 +51,8 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     not answer has a row whose "error" says why; in all other rows it is null.
 
     A queue that holds events and has no route is shown as well, with the command that moves them: no worker handles
-    them. With --json its "routed" is false.
+    them. With --json its "routed" is false. A transport that cannot list its queues, such as RabbitMQ, shows only those
+    that a route leads to, and those named with -q.
 
     A deploy in progress is reported on standard error.
 
@@ -91,6 +92,7 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         _show_stuck(answers)
         for queue in unrouted:
             echo(visible(str(queue)))
+    tell_unlisted(app, transport, queues)
     if notice := deploy_notice(app):
         click.echo(visible(f"relevo: {notice}"), err=True)
     for each in errors.values():
