@@ -595,12 +595,12 @@ def test_a_suspect_that_is_handled_and_not_settled_does_not_pay_for_the_next_eve
         assert isinstance(delivery.envelope, Envelope)
         if delivery.envelope.id == "2":
             raise KeyboardInterrupt
+        on.send([envelope_of("2")])
         return Ack()
 
     world.lost()
     process = host.process()
     on = Busy(world.store, clock=world.clock)
-    on.send([envelope_of("2")])
 
     with pytest.raises(KeyboardInterrupt):
         world.worker(host, then, process=process, transport=on, patient=True).run()

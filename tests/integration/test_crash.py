@@ -81,6 +81,18 @@ def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
     assert max(lost_leases.values()) <= 1
 
 
+def test_a_drain_does_all_the_others_before_it_dies_of_a_suspect(stage: Stage) -> None:
+    stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": 0, "deadly": True}))
+    first = stage.drain()
+    for number in range(1, 20):
+        stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": number, "deadly": False}))
+
+    second = stage.drain()
+
+    assert (first, second) == (-signal.SIGKILL, -signal.SIGKILL)
+    assert [line[1] for line in stage.lines() if line[0] == "ended"] == [str(number) for number in range(1, 20)]
+
+
 def test_what_finished_before_a_crash_is_not_run_again_where_progress_is_kept(stage: Stage) -> None:
     stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": 1, "deadly": True}))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relevo import Ack, DeadLetter, Delivery, Envelope
+from relevo import Ack, DeadLetter, Delivery, Envelope, RunOptions, SystemClock, Worker
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
 from relevo_amqp._receiver import Receiver
@@ -116,6 +116,26 @@ def test_an_event_that_kills_every_holder_gathers_lost_leases_and_its_neighbours
     (entry,) = transport.dead_letters([queue])
     assert (entry.reason, entry.lost_leases, entry.attempt) == ("poison", 3, 4)
     assert drain(connect(), queue, wait=0.5) == []
+
+
+def test_a_drain_has_done_everything_else_before_it_begins_a_suspect(
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(number) for number in range(3)])
+    assert hold_and_die(server, queue, limit=3) == 3
+    transport.send([envelope(number) for number in range(3, 30)])
+    handled: list[Delivery] = []
+
+    def handle(delivery: Delivery) -> Ack:
+        handled.append(delivery)
+        time.sleep(0.005)
+        return Ack()
+
+    options = RunOptions(until_empty=True)
+    clock = SystemClock()
+    Worker(transport=transport, handle=handle, queues=[queue], clock=clock, chance=lambda: 0.0, options=options).run()
+
+    assert [each.lost_leases for each in handled] == [0] * 27 + [1] * 3
 
 
 def test_suspects_that_others_left_are_found_while_working(

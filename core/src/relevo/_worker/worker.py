@@ -9,6 +9,9 @@ flushed together.
 A delivery with lost leases is a suspect: it may end the process. It is handled alone: nothing else is begun, running or
 unflushed while it runs, and what was received with it goes back as released (law 3). Before it is begun, a note
 is stored (:mod:`relevo._worker.suspect`).
+
+A run until empty takes its suspects last: if it ends with one of them, everything else that was due is done. A worker
+for ever takes them as they come, since it is restarted at once.
 """
 
 from __future__ import annotations
@@ -68,6 +71,16 @@ GRACE = 5.0
 
 _ALONE_WITHIN = 5.0
 """Seconds for which a suspect waits for settlements that the transport does not take."""
+
+_ASIDE, _LONGEST_ASIDE = 1.0, 30.0
+"""
+Seconds for which a run until empty sets suspects aside while other events are ready, each time and in all.
+
+In all it is at most half of the time limit, so that a queue that is never empty does not keep a suspect for ever.
+"""
+
+_LANDS_WITHIN = 0.5
+"""Seconds after its delay in which an event is ready."""
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
@@ -174,7 +187,8 @@ class Worker:
         return f"<Worker of {self._transport.name}: {', '.join(self._queues)}>"
 
     def __attrs_post_init__(self) -> None:
-        most = self._options.batch or MAX_BATCH
+        options = self._options
+        most = options.batch or MAX_BATCH
         self._queues = tuple(self._queues)
         self._backlog: deque[Delivery] = deque()
         self._ledger = Ledger(
@@ -215,8 +229,16 @@ class Worker:
         """When a listener last ran, in monotonic seconds."""
         self._reminder, self._suspect_reminder = Reminder(self._clock), Reminder(self._clock)
         self._started = self._clock.monotonic()
-        self._ends = self._started + (float("inf") if self._options.max_seconds is None else self._options.max_seconds)
+        self._ends = self._started + (float("inf") if options.max_seconds is None else options.max_seconds)
         self._has_limit = self._ends < float("inf")
+        is_last = options.until_empty and options.max_events is None and self._given is None
+        can_wait = is_last and transport.capabilities.delay is not None
+        self._suspects_from = self._started + (min(_LONGEST_ASIDE, (self._ends - self._started) / 2) if can_wait else 0)
+        """When suspects are begun although other events are ready, in monotonic seconds."""
+        self._aside_until = self._started
+        """When the suspects that were set aside are ready again."""
+        self._met_other = self._started
+        """When a receive last brought something else than suspects, in monotonic seconds."""
         self._linger = self.lingered = 0.0
         """Seconds of the next wait for events that become due, and of all such waits so far; see *settle*."""
         self._asked = self._looked = self._started
@@ -266,6 +288,7 @@ class Worker:
         self._objection = ""
         self._hurried = False
         self._abandoned.clear()
+        self._met_other = self._clock.monotonic()
         self._suspects.start()
         self._executor.start(self._handle)
         ended = threading.Event()
@@ -497,7 +520,9 @@ class Worker:
             batch = self._receive(limit, self._wait())
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
-        suspect = next((delivery for delivery in batch if delivery.lost_leases), None)
+        if self._set_aside(batch, limit):
+            return True
+        suspect = min((delivery for delivery in batch if delivery.lost_leases), key=_suspicion, default=None)
         self._pace.adapt(len(batch), asked=limit, now=self._clock.monotonic(), suspect=suspect is not None)
         if not batch:
             self._outages = 0
@@ -512,6 +537,33 @@ class Worker:
             self._backlog.append(suspect)
             self._ledger.release(delivery for delivery in batch if delivery is not suspect)
         return True
+
+    def _set_aside(self, batch: Sequence[Delivery], limit: int) -> bool:
+        """Keep the others of *batch* and give its suspects back for later; return ``False`` if it is not time for that."""
+        now = self._clock.monotonic()
+        suspects = [delivery for delivery in batch if delivery.lost_leases]
+        if not suspects or now >= self._suspects_from:
+            self._met_other = now
+            return False
+        if len(suspects) < len(batch):
+            self._met_other = now
+        elif now - self._met_other >= 2 * _ASIDE or not self._is_more_ready():
+            self._suspects_from = now
+            return False
+        self._pace.adapt(len(batch), asked=limit, now=now)
+        self._backlog.extend(delivery for delivery in batch if not delivery.lost_leases)
+        self._aside_until = now + _ASIDE + _LANDS_WITHIN
+        for delivery in suspects:
+            self._ledger.add(delivery, Release(delay=_ASIDE))
+        self._flush()  # an event that has no past may end the process, too
+        return True
+
+    def _is_more_ready(self) -> bool:
+        """Return whether further events may be ready."""
+        if self._transport.capabilities.stats == "none":
+            return True
+        with outage(self._transport.name):
+            return any(self._transport.stats(queue).ready != 0 for queue in self._queues)
 
     def _room(self) -> int:
         """Return how many events to receive; less than one if no further event may be begun."""
@@ -566,7 +618,12 @@ class Worker:
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
-        left = max(self._options.settle - self.lingered, self._suspects.patience())
+        self._suspects_from = min(self._suspects_from, self._clock.monotonic())
+        left = max(
+            self._options.settle - self.lingered,
+            self._suspects.patience(),
+            self._aside_until - self._clock.monotonic(),
+        )
         if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
             self._linger = min(left, _WAIT)
             return False
@@ -665,3 +722,8 @@ class Worker:
         while seconds > 0 and not self._stopped:
             self._clock.sleep(min(seconds, 0.1))
             seconds -= 0.1
+
+
+def _suspicion(suspect: Delivery) -> int:
+    """Return how much is held against *suspect*: the processes that may have died of it."""
+    return len(suspect.deaths) + (suspect.begun is not None)
