@@ -733,6 +733,25 @@ def test_a_lost_connection_gives_up_what_was_received_over_it_and_not_begun(
     assert "is handled again, alone, after 1 lost lease" in again.message
 
 
+def test_a_call_that_the_time_limit_cut_short_ends_the_run_as_out_of_time(worker: MakeWorker, clock: FakeClock) -> None:
+    class Busy(MemoryTransport):
+        takes = 11.0
+
+        def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+            self._clock.sleep(self.takes)
+            raise TransportUnavailableError(self.name, "no answer in the 0 s that were left", hurried=True)
+
+    transport = Busy(clock=clock)
+    options = attrs.evolve(DRAIN, max_seconds=5.0)
+
+    report = worker(transport=transport, options=options).run()
+    transport.takes = 1.0
+    with pytest.raises(TransportUnavailableError):
+        worker(transport=transport, options=options).run()
+
+    assert (report.stopped_by, report.unsettled) == ("time", 0)
+
+
 def test_a_stop_is_heard_in_an_outage(transport: Any, worker: MakeWorker, clock: FakeClock) -> None:
     transport.fail("receive", DOWN, times=10**6)
     stopped = worker(patient=True)

@@ -461,3 +461,15 @@ def test_close_wakes_a_blocked_receive(transport: AmqpTransport, queue: str) -> 
     thread.join(PATIENCE)
 
     assert len(errors) == 1
+
+
+def test_a_call_without_time_says_so_and_accuses_no_server(transport: AmqpTransport, queue: str) -> None:
+    transport.receive([queue], limit=1, lease=60.0, wait=0.0)
+    transport.hurry(0.0)
+
+    with pytest.raises(TransportUnavailableError) as raised:
+        transport.stats(queue)
+
+    assert raised.value.hurried
+    assert raised.value.why.endswith("no answer in the 0.0 s that the time limit left")
+    transport.hurry(None)

@@ -159,11 +159,16 @@ class TransportError(RelevoError):
 
 
 class TransportUnavailableError(TransportError):
-    """Raised when the server or the file behind a transport cannot be reached or written."""
+    """
+    Raised when the server or the file behind a transport cannot be reached or written.
 
-    def __init__(self, transport: str, why: str):
+    *hurried* is whether :meth:`Transport.hurry` left so little time that the server may be well.
+    """
+
+    def __init__(self, transport: str, why: str, *, hurried: bool = False):
         self.transport = transport
         self.why = why
+        self.hurried = hurried
         super().__init__(f'the transport "{transport}" is unavailable: {why}')
 
 

@@ -25,7 +25,7 @@ import pika
 import pika.frame
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
-from relevo_amqp._errors import ConnectionLostError
+from relevo_amqp._errors import HURRIED, SILENCE, ConnectionLostError, no_answer
 from relevo_amqp._header import UNDECODABLE
 from relevo_amqp._mapping import Message
 from relevo_amqp._noise import QuietThread, hush
@@ -35,8 +35,6 @@ _log = logging.getLogger("relevo.amqp")
 
 T = TypeVar("T")
 
-SILENCE = "silence"
-"""The kind of error when no answer came in time."""
 
 _GONE = ConnectionLostError("the I/O thread has ended")
 
@@ -251,7 +249,7 @@ class Connection:
         try:
             return _wait(answer, timeout, self.loop)
         except ConnectionLostError as error:
-            if error.kind == SILENCE:
+            if error.kind in (SILENCE, HURRIED):
                 self.abort()
             raise
 
@@ -565,13 +563,13 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 
 def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
     """Return the future's result; raise an error if the loop ends or no answer comes."""
-    timeout = loop.within(timeout)
+    left = loop.within(timeout)
     try:
-        return future.result(timeout)
+        return future.result(left)
     except TimeoutError:
         if not loop.alive:
             raise _GONE from None
-        raise ConnectionLostError(f"no answer in {timeout:.3g} s", kind=SILENCE) from None
+        raise no_answer("no answer", left, usual=timeout) from None
 
 
 _OF_QUEUES = frozenset({"basic_consume", "queue_declare", "queue_bind"})

@@ -83,6 +83,20 @@ class ConnectionLostError(Exception):
         super().__init__(why)
 
 
+SILENCE, HURRIED = "silence", "hurried"
+"""Kinds of an answer that did not come: in time, or in the little time that the caller left."""
+
+_ENOUGH = 5.0
+"""Seconds without an answer that tell something about the server."""
+
+
+def no_answer(what: str, timeout: float, *, usual: float) -> ConnectionLostError:
+    """Return the error *what* for an answer that did not come in *timeout* seconds, of *usual* ones without a hurry."""
+    if timeout < min(usual, _ENOUGH):
+        return ConnectionLostError(f"{what} in the {timeout:.1f} s that the time limit left", kind=HURRIED)
+    return ConnectionLostError(f"{what} in {timeout:.3g} s", kind=SILENCE)
+
+
 NOT_FOUND, ACCESS_REFUSED, PRECONDITION_FAILED, NOT_ALLOWED, RESOURCE_LOCKED = 404, 403, 406, 530, 405
 
 _BY_KIND: Mapping[str, type[RelevoError]] = MappingProxyType(
@@ -131,5 +145,5 @@ def translated(error: ConnectionLostError, *, transport: str, place: str) -> Rel
         return AccessRefusedError(transport, place, error.why)
     if kind is TransportUnavailableError:
         remedy = "; is the server started, and is that its port?" if error.kind == "ConnectionRefusedError" else ""
-        return TransportUnavailableError(transport, f"{place}: {error.why}{remedy}")
+        return TransportUnavailableError(transport, f"{place}: {error.why}{remedy}", hurried=error.kind == HURRIED)
     return ConfigurationError(f'the transport "{transport}": no connection to {place}: {error.why}')

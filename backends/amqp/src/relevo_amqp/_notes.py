@@ -22,7 +22,7 @@ from typing import Any
 from relevo import Note
 from relevo_amqp import _header as header
 from relevo_amqp._connection import Channel
-from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
+from relevo_amqp._errors import NOT_FOUND, ConnectionLostError, no_answer
 from relevo_amqp._mapping import PLAIN, Message
 from relevo_amqp._publisher import Publisher, PublishResult
 
@@ -205,7 +205,7 @@ class _Reading:
             ConnectionLostError: The marker did not come.
         """
         if not self._ended.wait(timeout):
-            raise ConnectionLostError(f"the notes could not be read in {timeout:.3g} s")
+            raise no_answer("the notes could not be read", timeout, usual=READ_WITHIN)
         if self._error is not None:
             raise self._error
         found = {}

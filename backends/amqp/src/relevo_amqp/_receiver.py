@@ -25,7 +25,7 @@ from logging import getLogger
 
 from relevo import Clock, Delivery
 from relevo.backend import made_delivery
-from relevo_amqp._errors import NOT_FOUND, ConnectionLostError
+from relevo_amqp._errors import HURRIED, NOT_FOUND, ConnectionLostError
 from relevo_amqp._header import suspected_at
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import MessageRecord, lost_leases, plain_key, postponed, read
@@ -369,8 +369,10 @@ class Receiver:
         Raises:
             ConfigurationError: Something is missing on the server that this process did not set up.
 
-            ConnectionLostError: The server could not be reached.
+            ConnectionLostError: The server could not be reached, or the caller left no time.
         """
+        if error.kind == HURRIED:
+            raise error
         if not self._state.refusals:
             _log.warning("suspects (events whose lease was lost) have to wait: %s", error.why)
         self._state = self._state.refused(time.monotonic(), blocked=self._hub.publisher.blocked is not None)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from relevo import Note
 from relevo_amqp._connection import Channel
-from relevo_amqp._errors import ConnectionLostError
+from relevo_amqp._errors import ConnectionLostError, no_answer
 from relevo_amqp._mapping import urgent
 
 _CALM, _CALM_TRIES = 3, 100
@@ -376,7 +376,7 @@ class Subscription:
             answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
             # At once, and not when the loop notices the cut: nothing of it may be claimed any more.
-            self._on_lost(ConnectionLostError(f"the server did not confirm the acks in {timeout:.3g} s"))
+            self._on_lost(no_answer("the server did not confirm the acks", timeout, usual=self._timeout))
             self._channel.cut()
 
     def give_back(self, tags: Sequence[int], after: float) -> None:

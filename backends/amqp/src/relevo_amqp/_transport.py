@@ -42,7 +42,7 @@ from relevo.errors import (
     TransportUnavailableError,
 )
 from relevo_amqp._dead_letters import DeadLetterStore
-from relevo_amqp._errors import ConnectionLostError, not_set_up, translated
+from relevo_amqp._errors import HURRIED, ConnectionLostError, not_set_up, translated
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import FORMER_PREFIX, MAX_BODY, Address, AmqpOptions, prefix_of
@@ -387,7 +387,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                     )
                 except ConnectionLostError as error:
                     self._note_failure()
-                    if fresh or failed:
+                    if fresh or failed or error.kind == HURRIED:
                         raise
                     if error.kind == CANCELLED:
                         _log.warning(

@@ -359,8 +359,9 @@ class Transport(ABC):
         """
         Limit every call to *seconds* from now; one that takes longer raises :class:`TransportUnavailableError`.
 
-        A run with a time limit calls it before each of its calls. The default does nothing: override it if a call
-        can wait for more than a few seconds, as for a server that does not answer or for a lock.
+        A run with a time limit calls it before each of its calls. If the seconds were too few to know whether the
+        server is well, the error says so by ``hurried``, and the run ends as out of time. The default does nothing:
+        override it if a call can wait for more than a few seconds, as for a server that does not answer or for a lock.
 
         Args:
             seconds: From now, by the clock of the host; ``None`` restores the configured timeouts.

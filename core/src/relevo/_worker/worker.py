@@ -235,10 +235,8 @@ class Worker:
         can_wait = is_last and transport.capabilities.delay is not None
         self._suspects_from = self._started + (min(_LONGEST_ASIDE, (self._ends - self._started) / 2) if can_wait else 0)
         """When suspects are begun although other events are ready, in monotonic seconds."""
-        self._aside_until = self._started
-        """When the suspects that were set aside are ready again."""
-        self._met_other = self._started
-        """When a receive last brought something else than suspects, in monotonic seconds."""
+        self._aside_until = self._met_other = self._started
+        """When the suspects that were set aside are ready again, and when the last other event was received."""
         self._linger = self.lingered = 0.0
         """Seconds of the next wait for events that become due, and of all such waits so far; see *settle*."""
         self._asked = self._looked = self._started
@@ -362,6 +360,9 @@ class Worker:
                     return "empty"
                 self._collect()
             except TransportUnavailableError as error:
+                if error.hurried and self._clock.monotonic() >= self._ends:
+                    _log.info("the time limit ended a call: %s", error)
+                    return "time"
                 self.sit_out(error)
             except TransportClosedError as error:
                 if not self._received or error.transport != self._transport.name:
@@ -539,7 +540,7 @@ class Worker:
         return True
 
     def _set_aside(self, batch: Sequence[Delivery], limit: int) -> bool:
-        """Keep the others of *batch* and give its suspects back for later; return ``False`` if it is not time for that."""
+        """Keep the others of *batch* and give its suspects back for later; return ``False`` if it is not time."""
         now = self._clock.monotonic()
         suspects = [delivery for delivery in batch if delivery.lost_leases]
         if not suspects or now >= self._suspects_from:
