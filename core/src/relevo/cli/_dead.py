@@ -153,6 +153,7 @@ def revive(
     For a ref with an @, the number before the @ is enough if it is unique; pass other refs whole.
     A dead letter that its queue does not accept, or whose signature is invalid, is not revived, since it would become a
     dead letter again.
+    With --now, each is revived and handled by this command before a running worker can take it.
     Exits with 1 if one cannot be revived or does not exist; the others are revived. With --now it also exits with 1 if
     one fails again, and with 75 if one could not be handled now.
 
