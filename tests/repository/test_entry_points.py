@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from importlib.metadata import EntryPoint, distribution
 
 import pytest
 
 from relevo_conformance import Harness
 
-from .workspace import distributions, project
+from .workspace import ROOT, distributions, project
 
 POINTS = [(name, point) for name in distributions() for point in distribution(name).entry_points]
 LOADABLE = [point for _, point in POINTS if point.group != "relevo.schemes"]
@@ -51,3 +52,17 @@ def test_who_installs_a_backend_gets_no_test_tool_without_asking() -> None:
     assert not any(tool in needed for tool in ("relevo-conformance", "hypothesis", "pytest"))
     extras = [name for name, table in backends.items() if "conformance" in table.get("optional-dependencies", {})]
     assert sorted(extras) == ["relevo-amqp", "relevo-memory", "relevo-sql"]
+
+
+def test_the_package_on_the_page_about_transports_has_the_modules_of_its_entry_points() -> None:
+    page = (ROOT / "docs" / "how-to" / "write-a-transport.md").read_text(encoding="utf-8")
+    package = tomllib.loads(page.partition("# pyproject.toml\n")[2].partition("```")[0])
+    harness = package["project"]["entry-points"]["relevo.harnesses"]["spool"]
+    named = [
+        value.partition(":")[0]
+        for group in ("relevo.transports", "relevo.harnesses")
+        for value in package["project"]["entry-points"][group].values()
+    ]
+
+    assert set(named) <= set(package["tool"]["setuptools"]["py-modules"])
+    assert f"relevo-conformance run {harness} " in page

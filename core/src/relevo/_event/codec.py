@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, time
 from typing import Any, get_type_hints
 
 import msgspec
@@ -34,9 +34,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#type-system"""
 
 _SOURCE = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]+"
-_EPOCH: datetime = msgspec.msgpack.decode(b"\xd6\xff\0\0\0\0")
+_datetime_at = type(msgspec.msgpack.decode(b"\xd6\xff\0\0\0\0")).fromtimestamp
 """
-Not made with the class that is imported above: freezegun replaces that by one which msgspec does not encode.
+A method of Python's own datetime: freezegun replaces the class in each module by one that msgspec does not encode.
 
 https://github.com/msgpack/msgpack/blob/master/spec.md#timestamp-extension-type
 """
@@ -200,7 +200,7 @@ def encoded(
     Raises:
         EncodeError: The body is too large, or the context or the subject has no exact form in JSON.
     """
-    when: Any = _EPOCH + timedelta(0, now)  # encoded as text
+    when: Any = _datetime_at(now, UTC)  # encoded as text
     document = Document(
         id=event_id,
         source=source,
