@@ -511,6 +511,14 @@ class TakesOnlyWhatIsDue(MemoryTransport):
         return super().take(queue, event_id, lease=lease)
 
 
+@planted(promise.DELAY_IS_RESPECTED, by_chance=False)
+class RevivesLaterAtOnce(MemoryTransport):
+    """What is revived with a delay is ready at once, so another worker takes it first."""
+
+    def _revive_later(self, refs: Mapping[str, bytes], delay: float) -> Sequence[str]:
+        return self._revive(refs)
+
+
 @planted(promise.TAKEN_BY_ITS_ID, by_chance=False)
 class TakesTheNextOne(MemoryTransport):
     """A take by an id leases the event that is ready first."""
