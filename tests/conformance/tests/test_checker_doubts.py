@@ -577,3 +577,16 @@ def test_a_refused_send_explains_no_delivery() -> None:
     script.drain()
 
     assert script.broken() == {promise.BATCH_IS_ATOMIC.id}
+
+
+def test_an_event_that_was_sent_again_with_other_content_is_the_one_with_this_content() -> None:
+    changed = event(1, body=b"[]")
+    script = Script(MERGES_NOTHING)
+    script.call(history.Break("before"))
+    script.send(event(1), event(2), fates=["unknown", "unknown"])
+    script.call(history.Mend())
+    script.send(changed)
+    script.ack(*script.receive(changed))
+    script.drain()
+
+    assert script.broken() == set()

@@ -161,9 +161,9 @@ def _hand_over(
     ]
     fitting = [(copy, one, old) for copy, one, old in ready if _fits(world, copy, one, old, handed)]
     if fitting:
-        # If an event was sent several times: a copy with this time, and of these one that must be there.
-        timely = [copy for copy, _, _ in fitting if not _mistimed(world, copy, handed)]
-        alike = timely or [copy for copy, _, _ in fitting]
+        # If an event was sent several times: a copy with this content and time, and of these one that must be there.
+        alike = [copy for copy, _, _ in fitting if copy.event == handed.event] or [copy for copy, _, _ in fitting]
+        alike = [copy for copy in alike if not _mistimed(world, copy, handed)] or alike
         copy = min(alike, key=lambda one: not one.surely(is_pending))
         world.swap(copy, alike)
         copy.become(
