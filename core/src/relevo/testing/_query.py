@@ -36,7 +36,7 @@ _NOT_COMPARED: Mapping[str, str] = {
     "ordering_key": f"{_FOUND}envelope.ordering_key",
     "expires": f"{_FOUND}envelope.expires",
 }
-"""What is no argument of an event as a rule, and how to ask for it."""
+"""What is not an argument of an event as a rule, and how to ask for it."""
 
 Check = Callable[[DispatchedEvent], bool]
 Predicate = Callable[[Any], object]
