@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 import re
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 
 import relevo
 from relevo import App, Call, Dispatched, Event, LocalDispatcher, Retry, RetryLater
+from relevo._app.load import app_named
 from relevo._synonym import APP, ATTRIBUTES, CALLED_KEYS, DISPATCH, EVENT, KEYS, LISTENER, RETRY, RETRY_LATER
 from relevo.errors import ConfigurationError
 from relevo.testing import make_call
@@ -170,6 +172,7 @@ def test_an_attribute_of_another_tool_is_answered() -> None:
             with pytest.raises(AttributeError) as error:
                 getattr(thing, name)
             assert str(error.value) == f"{owner} has no {name}; {answer}"
+            assert getattr(error.value, "obj", None) in (None, relevo)  # else Python adds that "relay" is meant
 
 
 def test_another_missing_attribute_is_told_as_python_does() -> None:
@@ -238,6 +241,29 @@ def test_an_answer_names_arguments_that_there_are() -> None:
         assert answers.keys().isdisjoint(owner.__annotations__)
         for answer in answers.values():
             assert {*re.findall(r"\b(\w+)=", answer)} <= {*owner.__annotations__, *elsewhere}, answer
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("other = relevo.App(routes={'*': 'now'})", r"^app: expected \"{}:other\"; got '{}'$"),
+        (
+            "one, two = (relevo.App(routes={'*': 'now'}) for _ in '12')",
+            r"^app: expected \"module:name\", as in \"{}:app\"",
+        ),
+        ("1 / 0", r"^app: expected \"module:name\", as in \"{}:app\"; got '{}'$"),
+    ],
+    ids=["one", "two", "broken"],
+)
+def test_a_module_without_a_name_proposes_its_only_application(
+    lines: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    module = f"proposing_{request.node.callspec.id}"
+    (tmp_path / f"{module}.py").write_text(f"import relevo\n{lines}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ConfigurationError, match=told.format(module, module)):
+        app_named(module)
 
 
 @pytest.mark.parametrize("method", ["drain", "worker"])
