@@ -27,8 +27,8 @@ else:
             from relevo._synonym import attribute_answer  # noqa: PLC0415 - as above
 
             answer = attribute_answer("relevo", name)
-            caller = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - no other way to know
-            if answer and caller == "importlib._bootstrap":  # of "from relevo import task", which drops other errors
+            caller = sys._getframe(1).f_code.co_name  # noqa: SLF001 - no other way to know
+            if answer and caller == "_handle_fromlist":  # of "from relevo import task", which drops other errors
                 raise ImportError(answer, name="relevo")
             raise AttributeError(answer or f"module 'relevo' has no attribute {name!r}")
         return globals()[name]
