@@ -7,9 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 
-from relevo import App, Call, DeferredDispatcher, Dispatcher, Event, LocalDispatcher, Subject, listener
+from relevo import (
+    App,
+    Call,
+    DeferredDispatcher,
+    Dispatcher,
+    Event,
+    ListenerTable,
+    LocalDispatcher,
+    Subject,
+    SubjectType,
+    event,
+    listener,
+)
 from relevo.errors import ConfigurationError, EncodeError, EventNameError
 from relevo_memory import MemoryTransport
 
@@ -104,3 +117,80 @@ def test_an_argument_that_is_passed_as_an_option_says_where_it_belongs(make: Mak
     for dispatcher in (LocalDispatcher(), make()):
         with pytest.raises(TypeError, match=told):
             dispatcher.dispatch("order", size=1)  # type: ignore[call-arg, arg-type]
+
+
+# --- the class of the name ----------------------------------------------------------------------------------------
+
+
+@event("image.rated", version=3, subject="image_id", of="image")
+@attrs.frozen
+class ImageRated:
+    image_id: int
+    stars: int = attrs.field(default=1, validator=attrs.validators.le(5))
+
+
+@pytest.mark.parametrize(
+    "arguments, why",
+    [
+        ({"nope": 1}, r"the data does not fit ImageRated: Object missing required field `image_id`"),
+        ({"image_id": "seven"}, r"the data does not fit ImageRated: Expected `int`, got `str` - at `\$\.image_id`"),
+        ({"image_id": 7, "stars": 9}, r"the data does not fit ImageRated: .*'stars' must be <= 5: 9"),
+        ({"image_id": 7, "stars": {1}}, r"\$\.stars: set is not JSON"),
+    ],
+)
+def test_a_name_with_a_class_is_validated_with_it_before_anything_is_sent(
+    arguments: dict[str, object], why: str
+) -> None:
+    transport = MemoryTransport()
+    rate = listener(ImageRated)(lambda event: None)
+    table = ListenerTable()
+    table.extend([rate])
+    ways = [
+        App(transports={"main": transport}, routes={"*": "main"}, listeners=[]),
+        DeferredDispatcher(transport, listeners=table),
+    ]
+    ways[0].listen(rate)
+    assert ways[0].listeners
+
+    for way in ways:
+        with pytest.raises(EncodeError, match=why):
+            way.dispatch("image.rated", arguments)
+        with pytest.raises(EncodeError, match="at index 1 cannot be sent: " + why):
+            way.dispatch_many([Event("image.other"), Event("image.rated", arguments)])
+
+    assert transport.stats("default").ready == 0
+
+
+def test_a_valid_event_by_name_has_its_own_id_and_the_version_of_its_class(make: Make) -> None:
+    heard: list[ImageRated] = []
+    app = make()
+    app.add_listener(ImageRated, heard.append, id="rate")
+
+    sent = app.dispatch(Event("image.rated", msgspec.to_builtins(ImageRated(7, 5)), id="k1"))
+    app.dispatch("image.rated", {"stars": 2}, subject=IMAGE)
+    bodies = [msgspec.json.decode(entry.envelope.body) for entry in app.transport("main").waiting(["default"])]
+    drain(app)
+
+    assert sent.id == "k1"
+    assert [body["dataversion"] for body in bodies] == [3, 3]
+    assert heard == [ImageRated(7, 5), ImageRated(7, 2)]
+
+
+def test_a_subject_without_a_name_yet_leaves_the_validation_to_the_worker(make: Make) -> None:
+    class Image:
+        id = 7
+
+    app = make(
+        listener(ImageRated, id="rate")(lambda event: None),
+        subjects=[SubjectType(type="image", cls=Image, name=lambda each: str(each.id), load=lambda _: None)],
+    )
+    assert app.listeners
+
+    app.dispatch("image.rated", {"stars": 2}, subject=Image())
+
+    assert drain(app).done == 1
+
+
+def test_an_instance_as_arguments_is_refused_with_the_remedy() -> None:
+    with pytest.raises(EncodeError, match=r"got an instance of ImageRated, .* pass msgspec\.to_builtins\(event\)"):
+        Event("image.rated", ImageRated(7), id="k1")

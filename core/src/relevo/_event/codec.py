@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from relevo._event.context import NOTHING, Ambient
-from relevo._event.event import Event, EventType, declared, name_of, reader
+from relevo._event.event import Event, EventType, VersionedEvent, declared, name_of, reader
 from relevo._event.round_trip import difference, doubtful_fields
 from relevo._event.subject import Subject
 from relevo._event.validation import MAX_BODY, conversion, json_of, plain, type_name
@@ -417,6 +417,28 @@ def typed_from(event: Event, kind: EventType) -> Any:
         return reader(kind.cls)(_encode(data))
     except _MISFITS as error:
         raise _misfit(event.name, kind, error) from error
+
+
+def validated(event: Event, kind: EventType) -> Event:
+    """
+    Return the named *event* with the version of *kind*, after validating its data with the class.
+
+    Raises:
+        EncodeError: The data does not fit the class, or a value has no form in JSON.
+    """
+    if isinstance(event, VersionedEvent):
+        return event  # it was validated already
+    about = event.subject
+    if kind.subject and about is not None and not isinstance(about, Subject):
+        return event  # the id of its subject may be known only at the commit, and is a part of its data
+    try:
+        typed_from(event, kind)
+    except Exception as error:  # the class's own checks may raise anything
+        content_of(event)  # which names a value that has no form in JSON
+        cause = error.__cause__ if isinstance(error, DecodeError) else error
+        why = _why(cause) if isinstance(cause, _MISFITS) else repr(cause)
+        raise EncodeError(event.name, "", f"the data does not fit {kind.cls.__qualname__}: {why}") from error
+    return VersionedEvent(event.name, event.arguments, subject=about, id=event.id, dataversion=kind.version)
 
 
 def _upcast(document: Document, version: int, kind: EventType) -> Document:

@@ -53,6 +53,18 @@ def _own(value: object) -> object:
 
 def _is_mapping(event: Any, _: object, value: object) -> None:
     if not isinstance(value, Mapping):
+        if isinstance(type(value).__dict__.get(MARK), EventType):
+            fields = (
+                'event.model_dump(mode="json", by_alias=True)'
+                if is_model(type(value))
+                else "msgspec.to_builtins(event)"
+            )
+            raise EncodeError(
+                event.name,
+                "",
+                f"arguments: expected a mapping; got an instance of {type(value).__name__}, which is an event by "
+                f"itself; to dispatch it with an id, pass {fields} as the arguments",
+            )
         kind = type(value)
         is_frame = kind.__module__.partition(".")[0] == "pandas" and hasattr(kind, "to_dict")
         fix = '; write {"rows": value.to_dict("records")}' if is_frame else ""
@@ -116,6 +128,13 @@ class Event:
     def get(self, key: str, default: Any = None) -> Any:
         """Return the argument *key*, or *default*."""
         return self.arguments.get(key, default)
+
+
+@attrs.frozen
+class VersionedEvent(Event):
+    """A named event that was validated with its class; later versions of the class upcast its data."""
+
+    dataversion: int | None = attrs.field(default=None, kw_only=True)
 
 
 def event_from(event: object, arguments: Mapping[str, Any] | None, subject: object) -> object:

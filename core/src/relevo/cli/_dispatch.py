@@ -14,7 +14,7 @@ from relevo._app.app import App, parts_of
 from relevo._app.check import unheard, unheard_text
 from relevo._clock import readable
 from relevo._event.codec import typed_from
-from relevo._event.event import Event, EventType, checked_name
+from relevo._event.event import Event, EventType, VersionedEvent, checked_name
 from relevo._event.subject import Subject
 from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Urgency
@@ -46,13 +46,6 @@ def _first_line(text: str) -> FirstLine:
     if found is None:
         raise click.BadParameter(f"expected a line's number, as in 5001; got {shown(text)}")
     return found
-
-
-@attrs.frozen
-class _OfVersion(Event):
-    """A named event with the version of its class, so that a later version upcasts its data."""
-
-    dataversion: int | None = attrs.field(default=None, kw_only=True)
 
 
 @click.command()
@@ -142,7 +135,7 @@ def dispatch(
         until = None if expires is None else app.clock.now() + expires
         return DispatchOptions(delay=delay, urgency=urgency, ordering_key=ordering_key, expires=until)
 
-    blank = _OfVersion(name, subject=_subject_of(subject))
+    blank = VersionedEvent(name, subject=_subject_of(subject))
     if path is not None:
         if arguments is not None:
             raise click.UsageError("--lines: each line has the arguments of an event; leave ARGUMENTS out")
@@ -206,7 +199,7 @@ def _misspelt_error(name: str, hint: str) -> ConfigurationError:
 
 
 def _template(
-    app: App, blank: _OfVersion, options: Callable[[], DispatchOptions], misspelt: ConfigurationError | None
+    app: App, blank: VersionedEvent, options: Callable[[], DispatchOptions], misspelt: ConfigurationError | None
 ) -> Template:
     """Return what makes an event of a line: *blank*, with the arguments in the line."""
     from relevo.cli._bulk import Template  # noqa: PLC0415 - as above
@@ -214,7 +207,7 @@ def _template(
     name, about, kind, parser = blank.name, blank.subject, _declared(app, blank.name), ArgumentParser(blank.name)
 
     def made(line: bytes, event_id: str) -> Event:
-        return _checked(_OfVersion(name, parser.of_line(line), subject=about, id=event_id), kind)
+        return _checked(VersionedEvent(name, parser.of_line(line), subject=about, id=event_id), kind)
 
     return Template(name=name, routing=app.routes.routing(name), made=made, options=options, misspelt=misspelt)
 
@@ -257,7 +250,7 @@ def _declared(app: App, name: str) -> EventType | None:
         return None
 
 
-def _checked(event: _OfVersion, kind: EventType | None) -> _OfVersion:
+def _checked(event: VersionedEvent, kind: EventType | None) -> VersionedEvent:
     """
     Return *event* with the version of *kind*, after validating it with the class.
 
