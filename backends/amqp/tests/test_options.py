@@ -13,6 +13,7 @@ from relevo.errors import ConfigurationError, TransportUnavailableError, Unsuppo
 from relevo_amqp import AccessRefusedError, AmqpOptions, AmqpTransport
 from relevo_amqp._errors import ConnectionLostError, translated
 from relevo_amqp._options import Address, prefix_of
+from relevo_amqp._topology import Role, Topology
 
 
 @pytest.mark.parametrize(
@@ -322,3 +323,12 @@ def test_what_waits_can_be_neither_listed_nor_taken_by_its_id_and_the_error_says
 ) -> None:
     with pytest.raises(UnsupportedError, match="RabbitMQ shows the events of a queue only to a worker that takes them"):
         call(AmqpTransport("amqp://127.0.0.1:1"))
+
+
+def test_a_purge_is_refused_with_the_reason_and_the_name_of_the_queue_on_the_server() -> None:
+    transport = AmqpTransport(AmqpOptions(url="amqp://127.0.0.1:1", prefix="PREFIX"))
+
+    with pytest.raises(UnsupportedError, match=r"scheduled events wait in queues .* that all queues share") as raised:
+        transport.purge("QUEUE")
+
+    assert f"rabbitmqctl purge_queue {Topology('PREFIX', 1.0, 8).queue('QUEUE', Role.MAIN)}, " in raised.value.why

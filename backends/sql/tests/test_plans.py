@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -103,13 +103,25 @@ def test_a_page_of_a_query_is_a_range_of_the_index_of_a_state(
 ) -> None:
     queries = crowded._database.statements.queries
     page = queries.page(state, FilterShape(names=True, prefixes=(3,), since=True))
-    group = queries.group(state, FilterShape(), by_name=True)
+    group = queries.groups([state, state], FilterShape(), by_name=True)
 
     told = plan(path, page)
 
     assert found_by in told
     assert "TEMP B-TREE" not in told.replace("USE TEMP B-TREE FOR LAST TERM", "")  # of rows with the same time
     assert found_by in plan(path, group)
+
+
+@pytest.mark.parametrize("by", ["event", "queue", "state"])
+def test_a_count_is_one_statement_which_sees_each_event_once(
+    crowded: SqlTransport, by: Literal["event", "queue", "state"]
+) -> None:
+    ran: list[str] = []
+    crowded._database._connection.connection.driver_connection.set_trace_callback(ran.append)  # type: ignore[union-attr]
+
+    assert crowded.waiting_groups(["default"], by=by)
+
+    assert sum("relevo_event" in each for each in ran) == 1
 
 
 def test_stuck_keys_are_found_by_indexes(crowded: SqlTransport, path: Path) -> None:

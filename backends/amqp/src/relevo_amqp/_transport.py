@@ -104,6 +104,8 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         {
             **dict.fromkeys(("find", "waiting"), _UNSEEN),
             "take": f"{_UNSEEN}, and hands them out only in their order",
+            "purge": "scheduled events wait in queues of RabbitMQ that all queues share; the ready ones are deleted by "
+            "rabbitmqctl purge_queue PREFIX.q.QUEUE, where PREFIX is the option prefix, by default the source",
         }
     )
     capabilities = Capabilities(

@@ -121,20 +121,20 @@ class Searcher:
         chosen = self._chosen(where)
         if chosen.is_empty:
             return []
-        now = self._now()
+        windows = list(self._windows(where, self._now(), None))
+        buckets = [_BUCKETS[window.bucket] for window in windows]
+        statement = self._statements.groups([state for state, _ in buckets], chosen.conditions, by_name=by == "event")
+        values = dict(chosen.values)
+        for number, (window, (state, urgency)) in enumerate(zip(windows, buckets, strict=True)):
+            values |= {f"low{number}": window.low, f"high{number}": window.high}
+            values |= {f"urgency{number}": urgency} if state == READY else {}
 
         def read(connection: sa.Connection) -> list[tuple[str, Any]]:
             found: list[tuple[str, Any]] = []
             for name in dict.fromkeys(queues):
-                for window in self._windows(where, now, None):
-                    state, urgency = _BUCKETS[window.bucket]
-                    statement = self._statements.group(state, chosen.conditions, by_name=by == "event")
-                    rows = statement.run(
-                        connection, queue=name, urgency=urgency, low=window.low, high=window.high, **chosen.values
-                    )
-                    for part, *numbers in rows:
-                        key = {"event": _text(part), "queue": name, "state": window.status}[by]
-                        found.append((key, numbers))
+                for number, part, *numbers in statement.run(connection, queue=name, **values):
+                    key = {"event": _text(part), "queue": name, "state": windows[number].status}[by]
+                    found.append((key, numbers))
             return found
 
         return _merged(self._database.read(read))

@@ -79,7 +79,7 @@ class QueryStatements:
         prepared: Prepares a statement.
     """
 
-    def __init__(self, dialect: Dialect, prepared: Callable[[sa.Select[Any]], Any]):
+    def __init__(self, dialect: Dialect, prepared: Callable[[Any], Any]):
         self._dialect = dialect
         self._prepared = prepared
         self._made: dict[Hashable, Any] = {}
@@ -93,9 +93,18 @@ class QueryStatements:
         """
         return self._once(("page", state, conditions), lambda: self._page(state, conditions))
 
-    def group(self, state: int, conditions: FilterShape, *, by_name: bool) -> Any:
-        """Return the query that counts these rows, by the name of the event if *by_name*."""
-        return self._once(("group", state, conditions, by_name), lambda: self._group(state, conditions, by_name))
+    def groups(self, states: Sequence[int], conditions: FilterShape, *, by_name: bool) -> Any:
+        """
+        Return the query that counts the rows of a queue in several parts, by the name of the event if *by_name*.
+
+        It is one statement, which sees one moment: in the next one an event may have gone to another part. *states*
+        are those of the parts, whose parameters end with their numbers.
+        """
+
+        def make() -> Any:
+            return sa.union_all(*(self._group(*part, conditions, by_name) for part in enumerate(states)))
+
+        return self._once(("groups", tuple(states), conditions, by_name), make)
 
     def dead_page(self, conditions: FilterShape) -> Any:
         """Return the query for a page of the dead letters of a queue."""
@@ -146,7 +155,7 @@ class QueryStatements:
         found = sa.select(*(_E[name] for name in QUERIED), at.label("at_")).where(self._dialect.among(_E.seq, "seqs"))
         return self._once("rows", lambda: found)
 
-    def _once(self, key: Hashable, make: Callable[[], sa.Select[Any]]) -> Any:
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._made:
             self._made[key] = self._prepared(make())
         return self._made[key]
@@ -154,9 +163,9 @@ class QueryStatements:
     def _time(self, state: int) -> sa.ColumnElement[Any]:
         return self._dialect.in_order()[1] if state == READY else self._dialect.end_of(state)
 
-    def _of_state(self, state: int) -> list[sa.ColumnElement[bool]]:
+    def _of_state(self, state: int, part: str = "") -> list[sa.ColumnElement[bool]]:
         found = [_E.state == _literal(state), _E.queue == _bind("queue")]
-        return [*found, self._dialect.in_order()[0] == _bind("urgency")] if state == READY else found
+        return [*found, self._dialect.in_order()[0] == _bind(f"urgency{part}")] if state == READY else found
 
     def _page(self, state: int, conditions: FilterShape) -> sa.Select[Any]:
         at = self._time(state)
@@ -167,13 +176,19 @@ class QueryStatements:
         found = found.where(*conditions.on(self._dialect, dict(_E), at="enqueued_at"))
         return self._dialect.by_index(found.order_by(at, _E.seq).limit(_bind("bound")), event, BY_STATE[state])
 
-    def _group(self, state: int, conditions: FilterShape, by_name: bool) -> sa.Select[Any]:  # noqa: FBT001 - internal
+    def _group(
+        self,
+        part: int,
+        state: int,
+        conditions: FilterShape,
+        by_name: bool,  # noqa: FBT001 - internal
+    ) -> sa.Select[Any]:
         at = self._time(state)
         # Without a row that another program left incomplete: it is unreadable.
         whole = (_E[name].is_not(sa.null()) for name in ("event_id", "source", "name", "body", "enqueued_at"))
         key = _E.name if by_name else _literal("''")
-        found = sa.select(key.label("part"), *_numbers(_E.enqueued_at)).where(
-            *self._of_state(state), at >= _bind("low"), at <= _bind("high"), *whole
+        found = sa.select(_literal(part).label("number"), key.label("part"), *_numbers(_E.enqueued_at)).where(
+            *self._of_state(state, str(part)), at >= _bind(f"low{part}"), at <= _bind(f"high{part}"), *whole
         )
         found = found.where(*conditions.on(self._dialect, dict(_E), at="enqueued_at"))
         found = self._dialect.by_index(found, event, BY_STATE[state])

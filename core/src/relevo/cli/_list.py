@@ -83,9 +83,10 @@ def list_(
     it has been leased, the worker as host:pid, and the running listener. Workers announce these for events that they
     hold for more than five seconds; an announcement is at most 20 seconds old. "error" is the last one of the failed
     listener that runs next, or what the event waits for, such as its subject or a listener. Within a queue the order is
-    the transport's own. An event whose state changes meanwhile may be listed twice or not at all. To continue a --json
-    list, pass the "cursor" of its last event to --after. If a transport cannot list its events, such as RabbitMQ, those
-    of the others are listed, the reason is reported, and the exit code is 78.
+    the transport's own. An event whose state changes meanwhile may be listed twice or not at all; --by event, queue or
+    state counts each event of a queue once. To continue a --json list, pass the "cursor" of its last event to --after.
+    If a transport cannot list its events, such as RabbitMQ, those of the others are listed, the reason is reported, and
+    the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
