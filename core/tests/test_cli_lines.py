@@ -728,7 +728,7 @@ def test_without_a_terminal_the_progress_is_logged_every_ten_seconds(
     before: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    caplog.set_level("INFO", "relevo.progress")
+    caplog.set_level("INFO", "relevo.cli")
 
     with progress("dispatching", before=before, show=False, monotonic=lambda: now) as bar:
         for _ in range(25):

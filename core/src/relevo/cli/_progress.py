@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-_log = logging.getLogger("relevo.progress")
+_log = logging.getLogger("relevo.cli")
 
 _SELDOM = 10.0
 """Seconds between two lines in the log."""
