@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Event, Reason, RunOptions, listener
+from relevo import App, Call, Clock, Event, Reason, RunOptions, SystemClock, listener
 from relevo._app.app import parts_of
 from relevo._app.check import unheard
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError
@@ -452,3 +452,15 @@ def test_a_listener_that_has_begun_and_is_missing_is_named_with_the_remedy(caplo
     (line,) = [each for each in caplog.messages if "has begun" in each]
     assert line.startswith('notebook:rate of "image.created" has begun in the queue "default" and is not here; ')
     assert line.endswith('; if it was renamed, write @relevo.listener(…, aliases=["notebook:rate"]) above the function')
+
+
+@pytest.mark.parametrize("clock", [SystemClock(), FakeClock()], ids=["the machine's", "that of the application"])
+def test_a_worker_warns_of_a_transport_with_another_clock(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    own = FakeClock() if isinstance(clock, SystemClock) else clock
+    app = App(transports={"main": MemoryTransport(MemoryStore(), clock=clock)}, clock=own)
+
+    app.worker()
+
+    warned = [each.getMessage() for each in caplog.records if "another clock" in each.getMessage()]
+    assert len(warned) == isinstance(clock, SystemClock)
+    assert all("than the application, SystemClock and not FakeClock, which says" in each for each in warned)

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from relevo import App, Secret
 from relevo.errors import ConfigurationError, TransportUnavailableError, UnsupportedError
+from relevo.testing import FakeClock
 from relevo_amqp import AccessRefusedError, AmqpOptions, AmqpTransport
 from relevo_amqp._errors import ConnectionLostError, translated
 from relevo_amqp._options import Address, prefix_of
@@ -332,3 +333,12 @@ def test_a_purge_is_refused_with_the_reason_and_the_name_of_the_queue_on_the_ser
         transport.purge("QUEUE")
 
     assert f"rabbitmqctl purge_queue {Topology('PREFIX', 1.0, 8).queue('QUEUE', Role.MAIN)}, " in raised.value.why
+
+
+def test_a_clock_that_is_moved_is_a_risk_since_the_server_measures_delays() -> None:
+    url = "amqp://127.0.0.1"
+
+    (risk,) = AmqpTransport(url, clock=FakeClock()).risks()
+
+    assert risk.startswith("the server measures delays, so a FakeClock makes no event due; ")
+    assert not AmqpTransport(url).risks()

@@ -127,7 +127,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
             options = AmqpOptions(url=options)
         self.name = name
         self._options = options or AmqpOptions()
-        self._clock = clock or SystemClock()
+        self.clock = self._clock = clock or SystemClock()
         self._address = Address.parse(self._options.url)
         self._closed = False
         self._kept: set[str] = set()
@@ -251,7 +251,11 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         ]
 
     def risks(self) -> Sequence[str]:
-        return self._address.risks()
+        found = self._address.risks()
+        if isinstance(self._clock, SystemClock):
+            return found
+        name = type(self._clock).__name__
+        return [*found, f"the server measures delays, so a {name} makes no event due; use app.testing() in tests"]
 
     def store_id(self) -> str:
         """Return the server, its virtual host and the prefix; the names of a server elsewhere are not resolved."""

@@ -109,7 +109,7 @@ class MemoryTransport(Transport, Coordinator):
     ) -> None:
         self.name = name
         self.store = MemoryStore() if store is None else store
-        self._clock = clock
+        self.clock = self._clock = clock
         self._stands_still = False
         self._closed = False
         self._joined: JoinedSessions | None = None

@@ -163,7 +163,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         )
 
     def _begin(self, database: Database, clock: Clock, poll: float, *, notify: bool) -> None:
-        self._clock = clock
+        self.clock = self._clock = clock
         self._poll = poll
         if "sqlalchemy.orm" in sys.modules:
             # It listens to all sessions. Later, a thread might be calling such listeners.

@@ -10,7 +10,7 @@ from logging import getLogger
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from relevo._clock import readable
+from relevo._clock import Clock, SystemClock, readable
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable, defined_at, marked
@@ -155,6 +155,20 @@ def warn_of_risks(transport: Transport) -> None:
     """Log what is unsafe in how *transport* is configured."""
     for risk in transport.risks():
         _log.warning('the transport "%s": %s', transport.name, masked(risk))
+
+
+def warn_of_other_clock(transport: Transport, clock: Clock) -> None:
+    """Log that *transport* does not follow the *clock* of the application, as one made in code without it."""
+    own = transport.clock
+    if own is None or own is clock or (isinstance(own, SystemClock) and isinstance(clock, SystemClock)):
+        return
+    _log.warning(
+        'the transport "%s" has another clock than the application, %s and not %s, which says when events are due; '
+        "pass clock= to the transport too",
+        transport.name,
+        type(own).__name__,
+        type(clock).__name__,
+    )
 
 
 def warn_of_ignored_settings(found: Config, own: Config | None, *, app: str) -> None:

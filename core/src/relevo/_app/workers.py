@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from relevo._app.check import check_listeners, check_queues, check_time_limits, places_of, warn_of_risks
+from relevo._app.check import (
+    check_listeners,
+    check_queues,
+    check_time_limits,
+    places_of,
+    warn_of_other_clock,
+    warn_of_risks,
+)
 from relevo._app.parts import Parts
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
@@ -71,8 +78,10 @@ class WorkerFactory:
         check_listeners(listeners, self.parts.routes, self.parts.queue_table)
         check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
         warn_of_risks(transport)
+        warn_of_other_clock(transport, self.parts.clock)
         if outbox := self.parts.outboxes.get(transport.name):
             warn_of_risks(outbox)
+            warn_of_other_clock(outbox, self.parts.clock)
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
         ids_here = self._listeners_here(listeners, transport.name)
         suspects = Suspects(transport, self.parts.clock, listeners=ids_here, rewrite=self._rewritten)

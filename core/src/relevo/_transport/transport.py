@@ -163,6 +163,9 @@ class Transport(ABC):
     source: str = ""
     """The name of the application, which sets it before the first use; empty without one."""
 
+    clock: Clock | None = None
+    """Its source of time, if it has one; a worker warns if the application has another."""
+
     @classmethod
     @abstractmethod
     def open(cls, options: Any, *, name: str, clock: Clock) -> Self:
