@@ -154,7 +154,9 @@ class RunOptions:
     concurrency: int | None = attrs.field(
         default=None,
         validator=_whole(1),
-        metadata=_set_by("--concurrency", "Handle up to N events at once.", short="-c", most=1000),
+        metadata=_set_by(
+            "--concurrency", "Handle up to N events at once, in threads by default.", short="-c", most=1000
+        ),
     )
 
     max_events: int | None = attrs.field(
