@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -260,6 +261,30 @@ def test_what_a_foreign_event_says_of_itself_cannot_harm_the_log_of_events_witho
     assert all(record.getMessage().isprintable() for record in caplog.records)
     assert "s3cret" not in caplog.text
     assert "is retried until an unknown time" in caplog.text
+
+
+@pytest.mark.usefixtures("silenced")
+@pytest.mark.parametrize(("waiting", "number"), [({}, 1), ({"unknown-event": 1.0}, 0), ({"subject-missing": 1.0}, 1)])
+def test_where_retries_are_not_logged_an_event_of_an_unknown_name_is_at_its_first_delivery(
+    table: ListenerTable,
+    delivery: Make,
+    caplog: pytest.LogCaptureFixture,
+    waiting: dict[str, float],
+    number: int,
+) -> None:
+    log = ObstacleLog(table, 3600.0)
+
+    log.note(delivery(name="a.b", state=dumped(Progress(1, waiting=waiting))), Nack(reason="unknown-event"))
+
+    assert [record.name for record in caplog.records] == ["relevo.worker"] * number
+
+
+@pytest.fixture(name="silenced")
+def _silenced() -> Iterator[None]:
+    log = logging.getLogger("relevo.listener")
+    log.setLevel(logging.ERROR)
+    yield
+    log.setLevel(logging.NOTSET)
 
 
 def test_only_so_many_names_without_a_listener_are_logged(
