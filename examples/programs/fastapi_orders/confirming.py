@@ -4,15 +4,14 @@ The listener that `relevo drain` calls for an order.
 Listeners are plain functions, so they use a plain engine on the same database.
 """
 
-import os
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import relevo
-from orders import Order, OrderPlaced
+from orders import Order, OrderPlaced, events
+from relevo_sql import database_url
 
-engine = sa.create_engine(os.environ.get("DATABASE_URL", "sqlite:///orders.db"))
+engine = sa.create_engine(database_url(events))
 
 
 @relevo.listener(OrderPlaced)

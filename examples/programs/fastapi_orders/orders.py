@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import relevo
+from relevo_sql import database_url
 
 
 class Base(DeclarativeBase):
@@ -34,9 +35,9 @@ class OrderPlaced(BaseModel):
     dish: str
 
 
-engine = create_async_engine(os.environ.get("ASYNC_DATABASE_URL", "sqlite+aiosqlite:///orders.db"))
-sessions = async_sessionmaker(engine, expire_on_commit=False)
 events = relevo.App.from_config()
+engine = create_async_engine(database_url(events, driver=os.environ.get("ASYNC_DRIVER", "aiosqlite")))
+sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
 @asynccontextmanager

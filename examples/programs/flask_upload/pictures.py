@@ -1,12 +1,10 @@
 """A table of photographs, and the application with photographs as subjects."""
 
-import os
-
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 import relevo
-from relevo_sql import orm_subject
+from relevo_sql import database_url, orm_subject
 
 
 class Base(DeclarativeBase):
@@ -21,9 +19,10 @@ class Photo(Base):
     size: Mapped[int | None]  # a listener fills it in
 
 
-engine = sa.create_engine(os.environ.get("DATABASE_URL", "sqlite:///pictures.db"))
+app = relevo.App.from_config()
+
+engine = sa.create_engine(database_url(app))  # that of the outbox, or of the transport if it is a database
 sessions = sessionmaker(engine)
 Base.metadata.create_all(engine)
 
-app = relevo.App.from_config()
 app.add_subject(orm_subject(Photo, sessions))

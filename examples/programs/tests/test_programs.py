@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 import pika
 import pytest
-import sqlalchemy as sa
 
 from relevo_amqp import AmqpOptions, AmqpTransport
 
@@ -142,12 +141,7 @@ def _site(request: pytest.FixtureRequest, program: Programs, rabbitmq: dict[str,
         return program("flask_upload", **rabbitmq)
     url: str = request.getfixturevalue("postgresql_database")
     outbox = {"RELEVO_TRANSPORTS__MAIN__OUTBOX": url}
-    return program("flask_upload", **rabbitmq, **outbox, DATABASE_URL=driven("postgresql+psycopg", url))
-
-
-def driven(driver: str, url: str) -> str:
-    """Return the address *url* for an engine with *driver*."""
-    return sa.make_url(url).set(drivername=driver).render_as_string(hide_password=False)
+    return program("flask_upload", **rabbitmq, **outbox)
 
 
 def waiting(program: Program) -> dict[str, int]:
@@ -178,8 +172,7 @@ def test_an_upload_is_handled_by_a_worker_that_waits_for_it(site: Program) -> No
 
 
 def test_an_upload_needs_no_broker_beside_postgresql(program: Programs, postgresql_database: str) -> None:
-    url = driven("postgresql+psycopg", postgresql_database)
-    site = program("flask_upload", RELEVO_TRANSPORTS__MAIN=postgresql_database, DATABASE_URL=url)
+    site = program("flask_upload", RELEVO_TRANSPORTS__MAIN=postgresql_database)
 
     assert site.python(UPLOAD) == "202 1 400\n"
     assert waiting(site) == {"default": 1}
@@ -219,16 +212,15 @@ asyncio.run(main())
     name="shop",
     params=[
         "sqlite",
-        pytest.param("postgresql+asyncpg", marks=pytest.mark.postgresql),
-        pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
+        pytest.param("asyncpg", marks=pytest.mark.postgresql),
+        pytest.param("psycopg", marks=pytest.mark.postgresql),
     ],
 )
 def _shop(request: pytest.FixtureRequest, program: Programs) -> Program:
     if request.param == "sqlite":
         return program("fastapi_orders")
     url: str = request.getfixturevalue("postgresql_database")
-    own = {"DATABASE_URL": driven("postgresql+psycopg", url), "ASYNC_DATABASE_URL": driven(request.param, url)}
-    return program("fastapi_orders", **own, RELEVO_TRANSPORTS__MAIN=url)
+    return program("fastapi_orders", ASYNC_DRIVER=request.param, RELEVO_TRANSPORTS__MAIN=url)
 
 
 def test_an_order_is_confirmed_by_a_drain(shop: Program) -> None:
