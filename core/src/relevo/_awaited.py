@@ -24,4 +24,4 @@ class Finished:
 
 def is_pending(result: object) -> bool:
     """Return whether *result* has to be awaited, such as a coroutine: its work was not done."""
-    return result is not None and hasattr(result, "__await__") and not isinstance(result, Finished)
+    return hasattr(result, "__await__") and not isinstance(result, Finished)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import sqlalchemy
 import sqlalchemy as sa
 
 from relevo import ConfigurationError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def database_url(
     app: App, transport: str | None = None, *, driver: str | None = None, without: Iterable[str] = ()
-) -> sa.URL:
+) -> sqlalchemy.URL:
     """
     Return the address of the database to which a dispatch with ``session=`` writes, to make the application's engine.
 

@@ -153,7 +153,7 @@ class LocalDispatcher(Dispatcher):
 
 
 def _refuse_awaitable(result: object, listener: Listener) -> None:
-    if is_pending(result):
+    if result is not None and is_pending(result):
         getattr(result, "close", int)()  # avoids a second warning from Python
         raise TypeError(f"{listener.id} returned an awaitable, which is not awaited; its work was not done")
 

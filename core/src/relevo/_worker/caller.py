@@ -335,7 +335,7 @@ class Caller:
 def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
     result = listener.function(event) if call is None else listener.function(event, call)
-    if is_pending(result):
+    if result is not None and is_pending(result):
         getattr(result, "close", int)()  # so that Python does not warn about it as well
         raise TypeError(_NOT_AWAITED)
     if call is not None:
