@@ -194,8 +194,8 @@ def test_a_cell_that_is_refused_leaves_the_earlier_function_in_its_place(app: Ap
 
 
 def test_none_of_several_is_registered_if_one_of_them_clashes(app: App) -> None:
-    @relevo.listener("b")
     @relevo.listener("a")
+    @relevo.listener("b")
     def both(event: Event) -> None: ...
 
     kept = app.add_listener("b", print, id="print")
@@ -240,10 +240,13 @@ def test_a_function_that_is_patched_in_place_and_registered_again_takes_its_own_
         importlib.reload(imported)
         _patch_in_place(former, imported.hear)
         app.listen(imported if by == "module" else former)
+        app.listen(imported.hear)
 
         (listener,) = app.listeners
         assert (listener.takes_call, listener.priority) == (True, 3)
         app.dispatch("a")
+        app.unlisten(former if by == "module" else imported.hear)
+        assert not app.listeners
 
 
 # --- a module that is reloaded -----------------------------------------------------------------------
