@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -575,6 +576,55 @@ def test_a_drain_does_nothing_while_another_is_at_it(shop: Callable[..., App]) -
 
     assert [report.stopped_by for report in reports] == ["lock", "empty", "empty", "empty", "empty"]
     assert reports[3].done == 1
+
+
+def test_a_drain_that_holds_the_lock_for_too_long_is_reported_once_an_hour(
+    shop: Callable[..., App], clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = RunOptions(until_empty=True, max_seconds=55.0)
+    reports: list[Report] = []
+    warnings: list[int] = []
+
+    def hang(event: object) -> None:
+        with shop(clock=clock) as another:
+            for seconds in (300.0, 800.0, 60.0, 3600.0):  # the time limit of a listener is 900 s
+                clock.advance(seconds)
+                reports.append(LoopRunner(single_flight=True).run(another, options))
+                warnings.append(caplog.text.count("for longer than its limits allow"))
+
+    with shop(hang, clock=clock) as app:
+        coordinator = app.transport("main")
+        assert isinstance(coordinator, Coordinator)
+        about = {
+            "v": 1,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "held": [["default", "shop", "1", "shop:hang"]],
+        }
+        app.dispatch(Event("image.created"))
+        coordinator.announce("ab", json.dumps(about).encode(), ttl=10_000.0)
+        LoopRunner(single_flight=True).run(app, options)
+
+    assert [report.stopped_by for report in reports] == ["lock"] * 4
+    assert reports[0].objection == f"process {os.getpid()}, in shop:hang, for 5 min"
+    assert warnings == [0, 1, 1, 2]
+    assert f"kill -9 {os.getpid()}" in caplog.text
+
+
+@pytest.mark.parametrize("note", [b"", b"[", b'{"by": "1", "since": 0, "due": 0}', b"\xff" * 5000])
+def test_a_note_in_a_lock_that_cannot_be_read_names_nobody(shop: Callable[..., App], note: bytes) -> None:
+    reports: list[Report] = []
+
+    def drain_too(event: object) -> None:
+        with shop() as another:
+            single_flight(another, "main", ()).host_lock.write(note)
+            reports.append(LoopRunner(single_flight=True).run(another, DRAIN))
+
+    with shop(drain_too) as app:
+        app.dispatch(Event("image.created"))
+        LoopRunner(single_flight=True).run(app, DRAIN)
+
+    assert [(report.stopped_by, report.objection) for report in reports] == [("lock", "")]
 
 
 def test_a_drain_that_fails_lets_the_next_one_work(shop: Callable[..., App]) -> None:

@@ -16,6 +16,9 @@ from relevo.errors import ConfigurationError
 _OPEN = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """A link is refused, since its creator could choose which file is created."""
 
+_LONGEST_NOTE = 4096
+"""Bytes that are read of a note."""
+
 _OWN, _OF_GROUP = 0o600, 0o640
 """Modes of the file. A user who can read it can lock it, and keep this application from working."""
 
@@ -35,6 +38,7 @@ class HostLock:
     A lock on a file, which the kernel releases when the process that holds it ends, even by ``kill -9``.
 
     The content of the file does not matter, so a file that is left behind or empty is never mistaken for a held lock.
+    It may name the holder, for people.
     The child of a fork does not hold the lock.
 
     Args:
@@ -80,6 +84,29 @@ class HostLock:
         """Release the lock, if it is held."""
         file, self._file = self._file, None
         if file is not None:
+            os.close(file)
+
+    def write(self, note: bytes) -> None:
+        """Replace the content of the file with *note*, if this user may do that."""
+        with suppress(OSError):
+            file = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                os.ftruncate(file, 0)
+                os.write(file, note)
+            finally:
+                os.close(file)
+
+    def read(self) -> bytes:
+        """Return the beginning of the file's content; empty if it cannot be read."""
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return b""
+        try:
+            return os.read(file, _LONGEST_NOTE)
+        except OSError:
+            return b""
+        finally:
             os.close(file)
 
     def identity(self) -> str:

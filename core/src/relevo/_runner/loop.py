@@ -84,6 +84,7 @@ class LoopRunner(Runner):
         self._others = others
 
     def run(self, app: App, options: RunOptions | None = None) -> Report:
+        from relevo._runner.lock_note import described_holder, sign  # noqa: PLC0415 - as below
         from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
 
         options = options or RunOptions()
@@ -98,7 +99,9 @@ class LoopRunner(Runner):
             if options.until_empty and self._single_flight and app.transport(name).capabilities.durability != "process":
                 flight = single_flight(app, name, options.queues)
                 if not stack.enter_context(flight.on_this_host()):
-                    return Report(stopped_by="lock")
+                    stores = filter(None, (app.transport(name), app.outboxes.get(name)))
+                    return Report(stopped_by="lock", objection=described_holder(flight.host_lock, app, stores))
+                sign(flight.host_lock, app, options)
             stack.callback(hurry, app, name, None)
             host = _Host(
                 app,

@@ -39,7 +39,7 @@ class SingleFlight:
 
     def __init__(self, name: str, lock: HostLock, coordinator: Coordinator | None, clock: Clock):
         self._name = name
-        self._lock = lock
+        self.host_lock = self._lock = lock
         self._coordinator = coordinator
         self._clock = clock
         self._renewed = 0.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from logging import getLogger
 from typing import Annotated
 
@@ -128,7 +129,7 @@ class Announcer:
         listeners = {_key(delivery): listener for delivery, listener in self._running()}
         keys = filter(None, map(_key, held))
         events = [HeldEvent(*key, listeners.get(key, "")[:_LONGEST_NAME]) for key in keys]
-        about = Announcement(_VERSION, os.uname().nodename[:_LONGEST_NAME], self._worker.pid, events)
+        about = Announcement(_VERSION, _host(), self._worker.pid, events)
         self._is_known = True
         self._tell(about.packed(), ttl=EXPIRES_AFTER)
 
@@ -139,14 +140,26 @@ class Announcer:
             _log.debug("what this worker holds could not be announced: %s", error)
 
 
+def announced(announcements: Iterable[bytes]) -> Iterator[Announcement]:
+    """Yield what workers announced; announcements that cannot be read are ignored."""
+    for about in announcements:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            yield _decode(about)
+
+
+def on_this_host(said: Announcement) -> bool:
+    """Return whether the worker that announced *said* runs on this host."""
+    return said.host == _host()
+
+
+def _host() -> str:
+    return os.uname().nodename[:_LONGEST_NAME]
+
+
 def holders(announcements: Iterable[bytes]) -> Mapping[_Key, HoldingWorker]:
     """Return who holds each event, by its queue, source and id; announcements that cannot be read are ignored."""
     found: dict[_Key, HoldingWorker] = {}
-    for about in announcements:
-        try:
-            said = _decode(about)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
+    for said in announced(announcements):
         for each in said.held:
             holder = HoldingWorker(worker=f"{said.host}:{said.pid}", listener=each.listener or None)
             found[each.queue, each.source, each.id] = holder

@@ -229,7 +229,8 @@ class Report(Finished):
         stopped_by: ``empty``, ``events``, ``time``, ``asked``, or ``objection`` when a hook objects to further events;
             of a runner also ``lock`` when another one runs already, ``memory`` and ``failures``.
 
-        objection: The words of the hook that objected: ``deploy``, or those of a plugin.
+        objection: The words of the hook that objected: ``deploy``, or those of a plugin; for ``lock``, who holds it, if
+            known.
 
         reasons: The number of dead letters, by reason.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from relevo._app.app import App
+from relevo._runner.lock_note import busy_here
 from relevo._runner.lock_path import deploy_guard
 from relevo._visible import visible
 from relevo.cli._main import EXIT_LATER, Group
@@ -48,7 +49,12 @@ def begin(*, app: App, wait: float | None, as_json: bool) -> int:
     if as_json:
         show_json({"path": str(guard.path), "new": is_new, "finished": is_calm})
     if is_calm is False:
-        click.echo(f"relevo: a worker is still busy after {wait:g} s; wait again, or stop the workers", err=True)
+        who = "; ".join(
+            " in ".join([f"process {pid}", *([", ".join(dict.fromkeys(listeners))] if listeners else [])])
+            for pid, listeners in busy_here([*app.transports.values(), *app.outboxes.values()]).items()
+        )
+        busy = f"a worker is still busy after {wait:g} s{f' ({who})' if who else ''}"
+        click.echo(visible(f"relevo: {busy}; wait again, or stop the workers"), err=True)
         return EXIT_LATER
     return 0
 

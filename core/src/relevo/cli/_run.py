@@ -242,7 +242,8 @@ def _summary(report: Report, *, done: str = "done") -> str:
 def why_later(report: Report) -> str:
     """Return why the run of *report* should be tried later."""
     if report.stopped_by == "lock":
-        return "another drain handles the same queues"
+        holder = f": {report.objection}" if report.objection else ""
+        return f"another drain handles the same queues{holder}"
     return "a deploy is in progress" if report.objection == "deploy" else f"a plugin stops events: {report.objection}"
 
 
