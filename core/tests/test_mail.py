@@ -330,8 +330,9 @@ def test_a_hand_over_that_was_lost_is_told_once_and_a_crash_loop_too(
     drained(app)
 
     (mail,) = inbox.mails
-    assert "A process died while it held image.created." in body_of(mail)
-    assert mail["Subject"] == "shop: image.created: a process died while it held the event"
+    assert "A lease of image.created was lost." in body_of(mail)
+    assert mail["Subject"] == "shop: image.created: a lease was lost"
+    assert "1 lease lost before" in body_of(mail)
 
     clock.advance(600)
     drained(app)
@@ -363,7 +364,39 @@ def test_a_loss_is_mailed_before_the_event_is_handled_again_which_may_end_the_pr
 
     assert mails == [1]
     assert len(inbox.mails) == 1, "its settlement reports nothing new"
-    assert "A process died while it held image.created." in body_of(inbox.mails[0])
+    assert "A lease of image.created was lost." in body_of(inbox.mails[0])
+
+
+def test_a_lost_lease_of_an_event_without_a_listener_is_mailed_once(made: Made, inbox: Inbox, clock: FakeClock) -> None:
+    app = made(inbox.port)
+    app.dispatch(Event("mail.sent"))
+    app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    clock.advance(61)
+
+    for _ in range(6):
+        drained(app)
+        clock.advance(480)
+
+    assert [mail["Subject"] for mail in inbox.mails] == ["shop: mail.sent: a lease was lost"]
+
+
+@pytest.mark.parametrize("excused", [False, True])
+def test_a_process_that_began_the_event_and_has_ended_died(
+    *, excused: bool, made: Made, inbox: Inbox, clock: FakeClock
+) -> None:
+    app = made(inbox.port, relevo.listener("image.created")(lambda event: None))
+    app.dispatch(Event("image.created"))
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    ended = attrs.evolve(this_process(), worker="ab", started=this_process().started + 1)
+    note = relevo.Note(by=str(ended))
+    app.transport().begin(delivery, note)
+    if excused:
+        app.transport().excuse(delivery, note)
+    clock.advance(61)
+    drained(app)
+
+    what = "a lease was lost" if excused else "a process died while it held the event"
+    assert [mail["Subject"] for mail in inbox.mails] == [f"shop: image.created: {what}"]
 
 
 PROCESSES = """

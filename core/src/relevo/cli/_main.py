@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -93,6 +93,15 @@ app_option = click.option(
 )
 
 
+_DELETING = frozenset({"cancel", "discard", "purge"})
+"""Commands that are not suggested for another word, since they delete events."""
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Return the suggestion of the command that *word* may be, if there is one."""
+    return did_you_mean(word, (each for each in known if each not in _DELETING))
+
+
 class Group(click.Group):
     """A group that suggests a command for a misspelt one, and refuses options of a command that are given twice."""
 
@@ -102,7 +111,7 @@ class Group(click.Group):
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
             word, answer = command_for(args) or (args[0], "")
-            ctx.fail(f'there is no command "{word}"{f"; {answer}" if answer else did_you_mean(word, known)}')
+            ctx.fail(f'there is no command "{word}"{f"; {answer}" if answer else _meant(word, known)}')
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and not ctx.resilient_parsing:
             refuse_repeated(command, rest, name=name, parent=ctx)

@@ -17,6 +17,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "failed": "dead list",
         "failed:remove": "dead discard",
         "forget": "dead discard",
+        "delete": "dead discard",
         "remove": "dead discard",
         "publish": "dispatch",
         "enqueue": "dispatch",
@@ -44,6 +45,10 @@ _PREFIXES = ("messenger:", "queue:", "rabbitmq:")
 _SCHEDULE = "relevo has no schedules; let cron run `relevo dispatch NAME`"
 _SUPERVISED = "use systemctl or supervisorctl"
 _NOT_REMOTE = f"relevo has no remote control of workers; {_SUPERVISED}"
+_NO_PAUSE = (
+    "relevo does not pause a queue; stop the worker of that queue, or let all events of this host wait with "
+    "`relevo deploy begin`"
+)
 _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
     {
         "beat": _SCHEDULE,
@@ -56,6 +61,11 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "inspect ping": "relevo sends no messages to workers; ask systemd or supervisor whether they run",
         "multi": "a worker is one process; `relevo unit systemd` and `relevo unit supervisor` print what runs several",
         "restart": f"relevo does not restart workers; {_SUPERVISED}",
+        "hold": _NO_PAUSE,
+        "pause": _NO_PAUSE,
+        "queue pause": _NO_PAUSE,
+        "resume": "start the worker of the queue again; after `relevo deploy begin`, write `relevo deploy end`",
+        "suspend": _NO_PAUSE,
         "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
         "stop": f"relevo does not stop workers; {_SUPERVISED}, or send TERM to the process",
         "stop-workers": f"`relevo deploy begin` lets them wait until `relevo deploy end`; to stop them, {_SUPERVISED}",

@@ -14,6 +14,7 @@ import attrs
 import msgspec
 
 from relevo._event.codec import decoded
+from relevo._process_identity import ProcessIdentity, lives_here
 from relevo._transport.delivery import DeadLetter, Delivery, Failure
 from relevo._transport.envelope import Envelope
 from relevo.errors import CodecError
@@ -30,7 +31,9 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 class Incident:
     """One failure."""
 
-    kind: Literal["dead", "lost", "failed"]
+    kind: Literal["dead", "died", "lost", "failed"]
+    """*died*: its process died, and there is evidence of it; *lost*: its lease was lost, which proves no death."""
+
     delivery: Delivery
     at: float
     """Seconds since the epoch."""
@@ -123,8 +126,21 @@ def _incident(kind: Literal["dead", "failed"], delivery: Delivery, failure: Fail
 
 
 def loss(delivery: Delivery, error: str, *, at: float) -> Incident:
-    """Return the incident of a process that died while it held *delivery*; *error* says how, if that is known."""
-    return Incident(kind="lost", delivery=delivery, at=at, error=error or "a process died while it held the event")
+    """
+    Return the incident of a lease of *delivery* that was lost; *error* says how its process died, if that was seen.
+
+    A lost lease proves no death: the worker may have stood still, or its server may have been away.
+    """
+    if error or _has_died(delivery):
+        return Incident(kind="died", delivery=delivery, at=at, error=error or "a process died while it held the event")
+    return Incident(kind="lost", delivery=delivery, at=at, error="a lease was lost")
+
+
+def _has_died(delivery: Delivery) -> bool:
+    """Return whether a process that began *delivery* has ended, as far as its notes say and this host knows."""
+    note = delivery.begun
+    process = None if note is None or note.excused else ProcessIdentity.parsed(note.by)
+    return bool(delivery.deaths) or (process is not None and lives_here(process) is False)
 
 
 def key_of_failure(failure: Failure, frame: str) -> str:

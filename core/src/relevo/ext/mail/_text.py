@@ -203,8 +203,13 @@ def _block(text: str, *, cut: str) -> Iterator[str]:
 def _headline(incident: Incident) -> str:
     event = line(incident.event)
     match incident.kind:
-        case "lost":
+        case "died":
             return f"A process died while it held {event}."
+        case "lost":
+            return (
+                f"A lease of {event} was lost. Its worker was killed, stood still, or could not reach the database or "
+                f"the broker; this event may be one of several that it held, and need not be the cause."
+            )
         case "failed":
             return f"{line(incident.listener)} failed on {event}."
         case _:
@@ -213,12 +218,12 @@ def _headline(incident: Incident) -> str:
 
 def _attempt(incident: Incident) -> str:
     lost_leases = incident.delivery.lost_leases
-    died = f", {lost_leases} leases lost before" if lost_leases else ""
+    died = f", {lost_leases} lease{'s' if lost_leases > 1 else ''} lost before" if lost_leases else ""
     return f"run {incident.runs}{died}" if incident.runs else f"hand-over {incident.delivery.attempt}{died}"
 
 
 def _next(incident: Incident) -> str:
-    if incident.kind == "lost":
+    if incident.kind in ("lost", "died"):
         return "it is handed over again, alone; the third process that it costs is the last"
     if incident.kind == "dead":
         return "nothing by itself; once it is fixed, relevo dead list shows what to pass to relevo dead revive"
