@@ -272,7 +272,7 @@ def test_where_retries_are_not_logged_an_event_of_an_unknown_name_is_at_its_firs
     waiting: dict[str, float],
     number: int,
 ) -> None:
-    log = ObstacleLog(table, 3600.0)
+    log = ObstacleLog(table, 3600.0, lambda _: ())
 
     log.note(delivery(name="a.b", state=dumped(Progress(1, waiting=waiting))), Nack(reason="unknown-event"))
 

@@ -668,6 +668,28 @@ def test_what_the_program_must_mend_counts_more_in_the_status_too(half: Shop) ->
     assert "local" in done.stdout
 
 
+def test_a_queue_over_a_limit_is_named_for_a_monitor(shop: Shop) -> None:
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+
+    within = shop.run("status --max-ready 1 --max-dead 0 --max-oldest 1h")
+    over = shop.run("status --max-ready 0")
+    old = shop.run("status --max-oldest 0 -q media")
+    listed = shop.run("status --max-ready 0 --json")
+
+    assert (within.returncode, within.stdout, within.stderr) == (0, "3 queues are within the limits\n", "")
+    assert (over.returncode, over.stdout) == (1, "main/media: 1 ready, at most 0; main/feed: 1 ready, at most 0\n")
+    assert (old.returncode, old.stdout.split(" for ")[0]) == (1, "main/media: the oldest")
+    assert (listed.returncode, len(json.loads(listed.stdout)), lines(listed)) == (1, 3, [over.stdout.rstrip()])
+
+
+def test_a_server_that_does_not_answer_is_within_no_limit(half: Shop) -> None:
+    done = half.run("status --max-ready 9")
+
+    assert done.returncode == 69
+    assert len(done.stdout.splitlines()) == 1
+    assert "is unavailable" in done.stdout
+
+
 def test_an_outbox_is_looked_at_by_the_name_that_the_status_shows(half: Shop) -> None:
     status = half.run("status -t main.outbox")
     listed = half.run("dead list -t main.outbox --json")

@@ -52,4 +52,8 @@ def test_a_command_says_which_queues_of_an_old_server_it_looked_at(
     assert run("dead", "revive", "-t", "old", "--all") == ("0 revived\n", [note])
     assert run("dead", "discard", "-t", "old", "--all", "--yes") == ("0 discarded\n", [note])
     assert "remove the transport" not in run("check")[0]
+    assert "is within the limits" in run("status", "-q", f"old/{queue}", "--max-dead", "1", "--max-oldest", "1h")[0]
+    assert "1 dead, at most 0" in run("status", "-q", f"old/{queue}", "--max-dead", "0")[0]
     assert run("dead", "revive", "-t", "old", "-q", queue, "--all") == ("1 revived\n", [])
+    unknown = f"old/{queue}: --max-oldest cannot be judged, since its transport does not know that figure\n"
+    assert run("status", "-q", f"old/{queue}", "--max-oldest", "1h")[0] == unknown

@@ -20,6 +20,7 @@ from relevo.errors import CodecError, ConfigurationError, RelevoError, Transport
 
 EXIT_DEAD = 1
 EXIT_NOTHING = 1
+EXIT_ATTENTION = 1
 EXIT_USAGE = 2
 EXIT_DATA = 65
 EXIT_UNAVAILABLE = 69

@@ -11,15 +11,18 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._app.stores import each_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
+from relevo._problem import lines_of
 from relevo._transport.query import StuckKey, StuckKeys
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
 from relevo.cli._deploy import deploy_notice
-from relevo.cli._main import exit_code, tell
+from relevo.cli._main import EXIT_ATTENTION, EXIT_CONFIGURATION, exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
+from relevo.cli._parameter import Whole
 from relevo.cli._place import Place, places, tell_unlisted
+from relevo.cli._run import duration
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
@@ -36,9 +39,23 @@ _MOST = 10
 @click.command()
 @transport_option
 @queue_option
+@click.option(
+    "--max-oldest", type=duration, metavar="DURATION", help="Exit with 1 if a ready event is older than this."
+)
+@click.option("--max-ready", type=Whole(min=0), metavar="N", help="Exit with 1 if a queue holds more ready events.")
+@click.option("--max-dead", type=Whole(min=0), metavar="N", help="Exit with 1 if a queue holds more dead letters.")
 @json_option
 @with_app
-def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json: bool) -> int:
+def status(
+    *,
+    app: App,
+    transport: str | None,
+    queues: tuple[str, ...],
+    max_oldest: float | None,
+    max_ready: int | None,
+    max_dead: int | None,
+    as_json: bool,
+) -> int:
     """
     Show how many events every queue holds: ready, leased, scheduled, dead.
 
@@ -59,8 +76,12 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
     when.
 
+    With a limit, such as --max-oldest, it prints one line for a monitor: which queues are over it, or that none is. A
+    figure that a transport does not know, such as the age on RabbitMQ, is an error with 78.
+
     Example: relevo status -t main
     """
+    limits = {"oldest": max_oldest, "ready": max_ready, "dead": max_dead}
     rows: list[dict[str, Any]] = []
     errors: dict[str, RelevoError] = {}  # by text, since an outbox may have the same error as its transport
     reached: list[Transport] = []
@@ -81,6 +102,18 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
         rows += [_row(each.store, each.queue, is_routed=False) for each in further]
     except RelevoError as error:  # a server that has just answered
         errors[str(error)] = error
+    if any(limit is not None for limit in limits.values()):
+        over, unknown = _over(rows, limits)
+        faults = [" ".join(lines_of(each)) for each in errors.values()]
+        line = (
+            "; ".join([*over, *unknown, *faults])
+            or f"{len(rows)} queue{'s are' if len(rows) != 1 else ' is'} within the limits"
+        )
+        if as_json:
+            show_json(rows)
+        click.echo(visible(line), err=as_json)
+        codes = [*map(exit_code, errors.values()), *([EXIT_CONFIGURATION] if unknown else [])]
+        return max(codes, default=EXIT_ATTENTION if over else 0)
     if as_json:
         show_json(rows)
     else:
@@ -98,6 +131,23 @@ def status(*, app: App, transport: str | None, queues: tuple[str, ...], as_json:
     for each in errors.values():
         tell(each)
     return max(map(exit_code, errors.values()), default=0)
+
+
+def _over(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float | None]) -> tuple[list[str], list[str]]:
+    """Return which queues of *rows* are over *limits*, and which limits cannot be judged, in words."""
+    over: list[str] = []
+    unknown: list[str] = []
+    for row in rows:
+        for key, limit in limits.items() if row["error"] is None else ():
+            place, figure = f"{row['transport']}/{row['queue']}", row[key]
+            if limit is None or (key == "oldest" and row["ready"] == 0):
+                continue
+            if figure is None:
+                unknown.append(f"{place}: --max-{key} cannot be judged, since its transport does not know that figure")
+            elif figure > limit:
+                shown = f"the oldest for {age(figure)}" if key == "oldest" else f"{figure} {key}"
+                over.append(f"{place}: {shown}, at most {limit:g}{' s' if key == 'oldest' else ''}")
+    return over, unknown
 
 
 def _figures(app: App, place: Place) -> list[dict[str, Any]]:
