@@ -473,7 +473,7 @@ def _annotated_as_other(function: Callable[..., object], parameter: inspect.Para
         found = get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", None))["call"]
         may_be = found in (Any, parameter.empty) or getattr(found, "_is_protocol", False)
         return "" if may_be or issubclass(Call, found) or issubclass(found, Call) else str(found.__qualname__)
-    except Exception:  # noqa: BLE001 - what cannot be evaluated, or is no plain class, may be right
+    except Exception:  # noqa: BLE001 - a call may be what cannot be evaluated, or what is not a class
         return ""
 
 
