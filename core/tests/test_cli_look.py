@@ -682,6 +682,14 @@ def test_a_queue_over_a_limit_is_named_for_a_monitor(shop: Shop) -> None:
     assert (listed.returncode, len(json.loads(listed.stdout)), lines(listed)) == (1, 3, [over.stdout.rstrip()])
 
 
+def test_a_monitor_creates_no_database_where_a_disk_is_not_mounted(shop: Shop) -> None:
+    done = shop.run("status --max-ready 9")
+
+    assert done.returncode == 69
+    assert f"there is no database {shop.folder / 'shop.db'} yet" in done.stdout
+    assert not (shop.folder / "shop.db").exists()
+
+
 def test_a_server_that_does_not_answer_is_within_no_limit(half: Shop) -> None:
     done = half.run("status --max-ready 9")
 

@@ -242,6 +242,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         path = self._database.location.path
         return None if path is None else path.parent
 
+    def missing(self) -> str:
+        return self._database.place.removeprefix("the ") if self._database.location.is_absent() else ""
+
     def risks(self) -> Sequence[str]:
         return risks_of(self.url)
 

@@ -78,6 +78,14 @@ class FileStore(ABC):
     def folder(self) -> Path | None:
         """The folder of the files, if it is known; the locks of their users are stored there too."""
 
+    def missing(self) -> str:
+        """
+        Return what does not exist yet, with its path; empty if it exists, or if that is not known.
+
+        A monitor creates nothing: a disk that is not mounted would look like an empty store.
+        """
+        return ""
+
 
 class IdentifiedStore(ABC):
     """

@@ -12,12 +12,12 @@ from relevo._app.app import App, parts_of
 from relevo._app.check import several_queues
 from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
-from relevo._transport.optional import QueueCatalog
+from relevo._transport.optional import FileStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo.cli._output import at_terminal
-from relevo.errors import ConfigurationError, UnsupportedError, did_you_mean
+from relevo.errors import ConfigurationError, TransportUnavailableError, UnsupportedError, did_you_mean
 
 
 @attrs.frozen
@@ -29,10 +29,30 @@ class Place:
     transport: str
     is_outbox: bool = False
 
-    def prepare(self, app: App) -> None:
-        """Create what is missing, as *app* would; not needed for a complete outbox, whose transport may be down."""
+    def prepare(self, app: App, *, create: bool = True) -> None:
+        """
+        Create what is missing, as *app* would; not needed for a complete outbox, whose transport may be down.
+
+        Raises:
+            TransportUnavailableError: A file does not exist, and *create* is off.
+        """
+        if not create:
+            for store in filter(None, (self.store, app.outboxes.get(self.transport))):
+                if why := _missing(store):
+                    raise TransportUnavailableError(store.name, why)
         if not self.is_outbox or self.store.lacking([outbox_queue(self.transport)]):
             app.prepare(self.transport)
+
+
+def _missing(store: Transport) -> str:
+    """Return that the file of *store* does not exist, and what creates it; empty if it exists."""
+    what = store.missing() if isinstance(store, FileStore) else ""
+    if not what:
+        return ""
+    return (
+        f"there is no {what} yet; the first dispatch, a worker or relevo setup creates it; "
+        f"if events were dispatched already, is its disk mounted, and is this its path?"
+    )
 
 
 def places(app: App, name: str | None, queues: Sequence[str] = ()) -> list[Place]:

@@ -77,16 +77,19 @@ def status(
     when.
 
     With a limit, such as --max-oldest, it prints one line for a monitor: which queues are over it, or that none is. A
-    figure that a transport does not know, such as the age on RabbitMQ, is an error with 78.
+    figure that a transport does not know, such as the age on RabbitMQ, is an error with 78. A database file that does
+    not exist is not created then: the exit code is 69.
 
     Example: relevo status -t main
     """
     limits = {"oldest": max_oldest, "ready": max_ready, "dead": max_dead}
+    is_limited = any(limit is not None for limit in limits.values())
     rows: list[dict[str, Any]] = []
     errors: dict[str, RelevoError] = {}  # by text, since an outbox may have the same error as its transport
     reached: list[Transport] = []
     for place in places(app, transport, queues):
         try:
+            place.prepare(app, create=not is_limited)
             rows += _figures(app, place)
             reached.append(place.store)
         except RelevoError as error:
@@ -102,7 +105,7 @@ def status(
         rows += [_row(each.store, each.queue, is_routed=False) for each in further]
     except RelevoError as error:  # a server that has just answered
         errors[str(error)] = error
-    if any(limit is not None for limit in limits.values()):
+    if is_limited:
         over, unknown = _over(rows, limits)
         faults = [" ".join(lines_of(each)) for each in errors.values()]
         line = (
@@ -151,7 +154,6 @@ def _over(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float | None])
 
 
 def _figures(app: App, place: Place) -> list[dict[str, Any]]:
-    place.prepare(app)
     routed = [outbox_queue(place.transport)] if place.is_outbox else app.routes.queues(place.store.name)
     return [_row(place.store, queue, is_routed=queue in routed) for queue in place.queues]
 
