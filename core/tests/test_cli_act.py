@@ -44,8 +44,11 @@ def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None
     assert (some.returncode, some.stdout, some.stderr) == (0, "1 moved\n", "")
     assert json.loads(rest.stdout) == {"moved": 2, "stayed": 0, "dead": 0, "reasons": {}}
     assert (none.returncode, none.stdout) == (0, "0 moved\n")
+    shop.run("""dispatch image.created '{"image_id": 9}' --delay 1h""")
+    late = shop.run("move --from main/media --to main/feed")
+    assert late.stdout == "0 moved; 1 is scheduled, and stays until it is due\n"
     # The same event is in the other queue already, and there is one of an id in a queue.
-    assert kept(shop) == {"main/feed": 3}
+    assert kept(shop) == {"main/feed": 4, "main/media": 1}
 
 
 def test_a_move_warns_once_of_events_that_no_listener_handles_there(shop: Shop) -> None:

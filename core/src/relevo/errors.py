@@ -236,7 +236,8 @@ class SettleError(TransportError):
         self.lost = tuple(lost)
         self.unsettled = tuple(unsettled)
         self.why = why
-        super().__init__(f'the transport "{transport}" could not settle {len(self.unsettled)} deliveries: {why}')
+        several = "1 delivery" if len(self.unsettled) == 1 else f"{len(self.unsettled)} deliveries"
+        super().__init__(f'the transport "{transport}" could not settle {several}: {why}')
 
 
 # --- the event is wrong: dead-letter it, never retry ----------------------------------------------

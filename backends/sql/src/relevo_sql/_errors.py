@@ -118,7 +118,7 @@ def relevo_error(
         remedy = dialect.right(error) or "grant what is missing, or fix the user and the password"
         why = words.format(place=place, error=_first_line(error.orig), remedy=remedy)
         return ConfigurationError(f'the transport "{name}" cannot be used: {why}')
-    waited = f" for longer than {patience:g} s" if patience else ""
+    waited = f" for longer than {patience:.3g} s" if patience else ""
     code = getattr(error.orig, "sqlite_errorname", "")
     words = dialect.reason(kind) or _UNAVAILABLE.get(kind, "{place}: {error}")
     why = words.format(place=place, waited=waited, error=_first_line(error.orig), name=f" ({code})" if code else "")

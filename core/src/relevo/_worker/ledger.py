@@ -198,7 +198,8 @@ class Ledger:
                 lost = self._transport.extend(held, lease=lease)
             except TransportError as error:
                 if self._lease_reminder.take_turn():
-                    _log.warning("the leases of %d deliveries could not be renewed: %s", len(held), error)
+                    several = "the lease of 1 delivery" if len(held) == 1 else f"the leases of {len(held)} deliveries"
+                    _log.warning("%s could not be renewed: %s", several, error)
                 return
             with self._lock:
                 to_settle = {delivery for delivery, _ in (*self._pending, *self._failed)}
@@ -264,11 +265,12 @@ class Ledger:
                     delivery,
                 )
             return
+        others = f" and {len(lost) - 1} more" if lost[1:] else ""
         _log.warning(
-            "%d deliveries, the first of them %s, were not settled: the connection that held them was lost, or they "
-            "were given back earlier; the server delivers them again",
-            len(lost),
+            "%s%s: not settled, since the connection that held them was lost, or they were given back earlier; the "
+            "server delivers them again",
             lost[0],
+            others,
         )
         if not frozenset(lost).isdisjoint(self._latest):
             with self._lock:  # the rest is delivered again; to begin it now would repeat it

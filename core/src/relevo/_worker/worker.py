@@ -667,7 +667,7 @@ class Worker:
         except TransportError as error:
             _log.warning("the held deliveries cannot be settled: %s", error)
         if self._ledger.held():
-            _log.warning("%d held deliveries come back when their lease ends", self._ledger.held())
+            _log.warning("not settled, and delivered again when their lease ends: %d", self._ledger.held())
 
     # --- beside the loop ------------------------------------------------------------------------------
 

@@ -105,7 +105,10 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
             {"moved": report.done, "stayed": report.retried, "dead": report.dead, "reasons": dict(report.reasons)}
         )
     else:
-        echo(_summary(report))
+        scheduled = here.stats(source.queue).scheduled if here.capabilities.stats != "none" else None
+        stay = max(0, (scheduled or 0) - report.retried)
+        are = "1 is scheduled, and stays until it is due" if stay == 1 else f"{stay} are scheduled, and stay until due"
+        echo(f"{_summary(report)}{f'; {are}' if stay else ''}")
     return EXIT_DEAD if report.retried or report.dead else 0
 
 
