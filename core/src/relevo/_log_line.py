@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import TextIO
 
 from relevo._visible import visible, visible_lines
+
+_WHOLE = 5
+"""Records of one kind that are logged whole."""
 
 _LIBRARIES = ("stevedore", "pika")
 """Libraries that relevo calls, and that log each of their steps; relevo logs what matters of them."""
@@ -60,6 +64,35 @@ def _matters(record: logging.LogRecord) -> bool:
     library = record.name.partition(".")[0]
     is_a_step = library in _LIBRARIES and record.levelno < logging.WARNING
     return not is_a_step or logging.getLogger(library).level != logging.NOTSET
+
+
+@contextmanager
+def log_repeats_briefly() -> Iterator[None]:
+    """
+    Log the first records of a kind whole and count the others, for mail from cron; one line for each kind at the end.
+
+    A record has a kind if its ``relevo_kind`` is set. Nothing changes if the program has configured logging.
+    """
+    handlers = [each for each in logging.root.handlers if isinstance(each.formatter, LogLineFormatter)]
+    seen: Counter[tuple[str, int, str]] = Counter()
+
+    def is_whole(record: logging.LogRecord) -> bool:
+        if (kind := getattr(record, "relevo_kind", None)) is None:
+            return True
+        key = (record.name, record.levelno, str(kind))
+        seen[key] += 1
+        return seen[key] <= _WHOLE
+
+    for handler in handlers[:1]:
+        handler.addFilter(is_whole)
+    try:
+        yield
+    finally:
+        for handler in handlers[:1]:
+            handler.removeFilter(is_whole)
+        for (name, level, kind), number in seen.items():
+            if number > _WHOLE:
+                logging.getLogger(name).log(level, "and %d more like it: %s", number - _WHOLE, kind)
 
 
 def log_no_retries() -> None:

@@ -207,7 +207,11 @@ class Ledger:
                 for delivery in gone:
                     self._held.pop(delivery, None)
         for delivery in gone:
-            _log.warning("the lease of %s was lost while it was held; it may be handled twice", delivery)
+            _log.warning(
+                "the lease of %s was lost while it was held; it may be handled twice",
+                delivery,
+                extra={"relevo_kind": "the lease was lost while it was held"},
+            )
 
     def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
         with outage(self._transport.name):  # what is settled was received before
@@ -251,7 +255,11 @@ class Ledger:
             if is_traced:
                 _log.debug("%s: %s", delivery, in_words(outcome))
             if isinstance(outcome, DeadLetter):
-                _log.warning("%s is dead: %s", delivery, visible(epitaph(outcome)))
+                kinds = [f"{each.listener}: {each.kind}" for each in outcome.failures if each.listener]
+                kind = f"dead: {outcome.reason}: {', '.join(kinds)}" if kinds else f"dead: {outcome.reason}"
+                _log.warning(
+                    "%s is dead: %s", delivery, visible(epitaph(outcome)), extra={"relevo_kind": visible(kind)}
+                )
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)
             elif isinstance(outcome, Nack) and outcome.reason:
                 self._note_retry(delivery, outcome)
@@ -263,6 +271,7 @@ class Ledger:
                 _log.warning(
                     "%s was no longer held when it was settled: its lease had ended, or an earlier try settled it",
                     delivery,
+                    extra={"relevo_kind": "no longer held when it was settled"},
                 )
             return
         others = f" and {len(lost) - 1} more" if lost[1:] else ""

@@ -15,7 +15,7 @@ import click
 
 from relevo._app.app import App
 from relevo._clock import seconds
-from relevo._log_line import log_no_retries
+from relevo._log_line import log_no_retries, log_repeats_briefly
 from relevo._runner.loop import LoopRunner, hurry, warn_at_start
 from relevo._runner.process_limit import resident
 from relevo._runner.sd_notify import Notifier
@@ -113,12 +113,14 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 
     Example: relevo drain --max-time 55s
     """
-    if not at_terminal(sys.stderr) and not is_given("log_level"):
+    is_watched = at_terminal(sys.stderr)
+    if not is_watched and not is_given("log_level"):
         log_no_retries()
     options = chosen_options(app, until_empty=True, **run)
-    if at_terminal(sys.stderr) or getLogger("relevo").isEnabledFor(INFO):
+    if is_watched or getLogger("relevo").isEnabledFor(INFO):
         warn_at_start(app, options)
-    with show_progress(app, options) if at_terminal(sys.stderr) and not as_json else nullcontext():
+    progress = show_progress(app, options) if is_watched and not as_json else nullcontext()
+    with nullcontext() if is_watched else log_repeats_briefly(), progress:
         try:
             report = LoopRunner(single_flight=True).run(app, options)
         finally:
