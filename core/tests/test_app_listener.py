@@ -187,7 +187,7 @@ def test_what_cannot_be_a_listener_is_refused_where_it_is_defined(make: Make) ->
             @classmethod
             def on(cls, event: Event) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="use def, with asyncio"):
+    with pytest.raises(ConfigurationError, match="use def, with a synchronous engine"):
 
         @app.listener("image.created")
         async def later(event: Event) -> None: ...

@@ -142,7 +142,7 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
 
     assert killed.returncode in (-9, 137)
     assert between["other/feed"] > 0
-    line, warning = lines(again)
+    warning, line = lines(again)
     assert again.returncode == 0
     assert "is handled again, alone, after 1 lost lease" in line
     assert warning.startswith('relevo: no listener here for "mail.sent" in other/feed')

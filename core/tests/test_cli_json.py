@@ -66,6 +66,7 @@ LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {
     "running",
     "begun_by",
     "begun_in",
+    "problem",
 }
 LISTED = LIVING - {"body", "size"} | {"leased", "ordering_key", "error", "cursor"}
 SCHEMA = {"$schema", "$defs", "title"}

@@ -17,7 +17,7 @@ from relevo.cli._run import drain, worker
 VALUES = {
     "count": st.integers(1, 1000),
     "duration": st.integers(1, 10**12).map(lambda microseconds: microseconds / 1e6),
-    "size": st.integers(1, 2**40),
+    "size": st.integers(2**20, 2**40),
 }
 
 

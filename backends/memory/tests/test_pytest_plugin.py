@@ -147,7 +147,7 @@ def test_a_configuration_without_an_application_is_told_as_such(shop: Shop) -> N
 @pytest.mark.parametrize(
     "named, why",
     [
-        ("shop", '*UsageError: *: app: expected "module:name", as in "shop:app"; got *shop*'),
+        ("shop", '*UsageError: *: app: expected "shop:app"; got *shop*'),
         (
             "shop:upload",
             '*UsageError: *: app: "shop:upload": expected a relevo.App; got function; name the App in that module',
