@@ -28,6 +28,7 @@ from relevo import (
 from relevo.errors import (
     ConfigurationError,
     EncodeError,
+    EventNameError,
     RouteNotFoundError,
     SendError,
     SessionError,
@@ -567,7 +568,11 @@ def test_an_error_in_the_first_batch_of_a_generator_is_that_of_a_list(way: int) 
 
 
 @pytest.mark.parametrize("way", [0, 1])
-@pytest.mark.parametrize("error", [ValueError("a bad row"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bad row"), EventNameError("A B", "no"), KeyboardInterrupt()],
+    ids=["error", "error of relevo", "Ctrl-C"],
+)
 def test_an_error_of_the_generator_itself_says_how_many_events_were_dispatched(way: int, error: BaseException) -> None:
     def failing() -> Iterator[Event]:
         yield from numbered(1200)

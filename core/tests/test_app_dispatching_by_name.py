@@ -21,6 +21,7 @@ from relevo import (
     Subject,
     SubjectType,
     event,
+    hookimpl,
     listener,
 )
 from relevo.errors import ConfigurationError, EncodeError, EventNameError
@@ -194,3 +195,37 @@ def test_a_subject_without_a_name_yet_leaves_the_validation_to_the_worker(make: 
 def test_an_instance_as_arguments_is_refused_with_the_remedy() -> None:
     with pytest.raises(EncodeError, match=r"got an instance of ImageRated, .* pass msgspec\.to_builtins\(event\)"):
         Event("image.rated", ImageRated(7), id="k1")  # type: ignore[arg-type]
+
+
+@attrs.frozen
+class TenantEvent(Event):
+    tenant: str = attrs.field(kw_only=True)
+
+
+def test_plugins_get_the_event_as_it_was_dispatched(make: Make) -> None:
+    seen: list[object] = []
+
+    class Plugin:
+        @hookimpl
+        def relevo_enrich(self, event: object) -> dict[str, str]:
+            seen.append(event)
+            return {}
+
+    app = make(listener(ImageRated, id="rate")(lambda event: None), plugins=[Plugin()])
+    assert app.listeners
+    given = TenantEvent("image.rated", {"image_id": 7}, tenant="north")
+
+    app.dispatch(given)
+
+    assert seen == [given]
+    (entry,) = app.transport("main").waiting(["default"])
+    assert msgspec.json.decode(entry.envelope.body)["dataversion"] == 3
+
+
+def test_an_event_is_not_validated_with_the_class_of_a_listener_that_was_removed(make: Make) -> None:
+    app = make(listener(ImageRated, id="rate")(lambda event: None))
+    app.remove_listener("rate")
+
+    app.dispatch("image.rated", {"nope": 1})
+
+    assert app.transport("main").stats("default").ready == 1

@@ -623,6 +623,16 @@ def test_an_unfinished_last_line_is_tried_again_once_it_is_complete(shop: Shop, 
     assert (shop.folder / "rejects.jsonl").read_text() == ""
 
 
+def test_a_last_line_without_a_newline_that_is_whole_is_rejected(shop: Shop) -> None:
+    shop.write("rows.jsonl", numbered([0]) + "7")
+
+    done = shop.run("dispatch row.imported --lines rows.jsonl --resume position --rejects rejects.jsonl")
+
+    assert done.returncode == 65
+    assert "unfinished" not in done.stderr
+    assert (shop.folder / "rejects.jsonl").read_text() == "7\n"
+
+
 def test_a_file_that_was_repaired_is_dispatched_again_with_the_same_ids(shop: Shop) -> None:
     shop.write("rows.jsonl", numbered([0, 1, 2]))
     shop.run(f"{COMMAND} --resume position")
@@ -861,6 +871,8 @@ def test_lines_are_whole_wherever_the_blocks_end_and_come_as_they_arrive() -> No
     assert taken(Lines(Pipe(b"a\nb", b"b", b"b\n", b"\n", b"c"))) == [[b"a"], [b"bbb"], [b""], [b"c"]]
     assert taken(Lines(Pipe(b"\xef\xbb\xbfa\n"))) == [[b"a"]]
     assert taken(Lines(Pipe())) == []
+    growing = Lines(Pipe(b"a", b"", b"b\n"))
+    assert (growing.take(), growing.is_torn, growing.take(), growing.is_torn) == ([b"a"], True, [b"b"], False)
 
 
 def test_a_chunk_has_a_limited_number_of_lines() -> None:

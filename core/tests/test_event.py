@@ -254,3 +254,17 @@ def test_the_name_of_an_event_is_known() -> None:
 def test_what_is_no_event_is_told_how_to_become_one(thing: object, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         name_of(thing)
+
+
+def test_a_subclass_with_an_init_of_its_own_calls_the_one_above() -> None:
+    @attrs.frozen(init=False)
+    class Own(Event):  # type: ignore[override]
+        tenant: str = attrs.field(kw_only=True)
+
+        def __init__(self, tenant: str):
+            super().__init__("order.made", {"number": 3})
+            object.__setattr__(self, "tenant", tenant)
+
+    made = Own("north")
+
+    assert (made.name, made["number"], made.tenant) == ("order.made", 3, "north")

@@ -397,6 +397,19 @@ def with_protocol(event: Event, call: SeenOfACall) -> None: ...
 def with_unknown(event: Nowhere, call: Nowhere) -> None: ...  # type: ignore[name-defined] # noqa: F821
 
 
+def given_more(function: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(function)
+    def given(event: object, call: object) -> object:
+        return function(event, ListenerTable())
+
+    return given
+
+
+@pytest.mark.parametrize("function", [given_more(with_session), functools.wraps(one_field)(event_only)])
+def test_the_annotations_of_a_function_below_a_decorator_do_not_count(function: Any) -> None:
+    registered(function)
+
+
 @pytest.mark.parametrize(
     "function", [with_call, with_own_call, with_call_or_none, with_anything, with_protocol, with_unknown]
 )

@@ -561,3 +561,69 @@ def test_an_earlier_subject_type_does_not_come_back(app: App) -> None:
     app.add_subject(earlier)
 
     assert app.subjects.named(notebook.module.Image()) == Subject("image", "1")
+
+
+# --- what is no new definition -----------------------------------------------------------------------
+
+LOOP = """
+for name in ("order.paid", "order.sent"):
+    def log(event):
+        heard.append(event.name)
+    {register}
+"""
+
+
+@pytest.mark.parametrize(
+    "register", ["app.add_listener(name, log, id=name)", "app.listen(relevo.listener(name, id=name)(log))"]
+)
+def test_functions_that_a_loop_defines_are_all_called(app: App, register: str) -> None:
+    notebook = Notebook(app)
+
+    notebook.run(LOOP.format(register=register))
+    app.dispatch("order.paid")
+    app.dispatch("order.sent")
+
+    assert notebook.heard == ["order.paid", "order.sent"]
+
+
+def test_a_class_may_use_another_one_that_is_defined_below_its_listener(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = Notebook(app)
+    monkeypatch.setitem(sys.modules, notebook.module.__name__, notebook.module)
+
+    notebook.run("""
+from __future__ import annotations
+import attrs
+@relevo.event("order.made")
+@attrs.frozen
+class OrderMade:
+    item: Item
+@app.listener(OrderMade)
+def hear(event: OrderMade) -> None:
+    heard.append(event.item.number)
+@attrs.frozen
+class Item:
+    number: int
+""")
+    notebook.run("app.dispatch(OrderMade(Item(3)))")
+
+    assert notebook.heard == [3]
+
+
+def test_a_cell_that_is_refused_leaves_the_class_of_its_event_as_it_was(app: App) -> None:
+    notebook = Notebook(app)
+    cell = """
+import attrs
+@relevo.event("order.made")
+@attrs.frozen
+class OrderMade:
+    number: int
+"""
+    notebook.run(cell + "@app.listener(OrderMade, id='one')\ndef one(event): heard.append(type(event))")
+    first = notebook.module.OrderMade
+
+    with pytest.raises(DuplicateListenerError):
+        notebook.run(cell + "@app.listener(OrderMade, id='one')\ndef other(event): ...")
+
+    assert app.listeners.event_types["order.made"].cls is first

@@ -279,3 +279,13 @@ def test_dead_letters_are_revived_with_their_states() -> None:
 
     with pytest.raises(ConfigurationError, match=r"^revive: expected a mapping from refs to states; got '1@default'; "):
         MemoryTransport().revive(wrong)
+
+
+def test_the_error_of_a_property_of_a_subclass_is_its_own() -> None:
+    class Own(App):
+        @property
+        def conf(self) -> object:
+            raise AttributeError("a bug")
+
+    with pytest.raises(AttributeError, match=r"^a bug$"):
+        Own(routes={"*": "now"}).conf  # noqa: B018

@@ -89,7 +89,7 @@ class Retry:
     Raises:
         ConfigurationError: A number is out of range, or *give_up_on* holds something other than exception classes.
 
-        TypeError: There is no such argument; the error names the one that is meant.
+        TypeError: An argument is unknown; the error says what to write instead.
     """
 
     runs: int = attrs.field(default=5, converter=_runs)
@@ -115,7 +115,7 @@ class Retry:
         if unknown:
             name = next(iter(unknown))
             raise no_option("Retry", name, attrs.fields_dict(Retry), counted(RETRY, unknown))
-        self.__attrs_init__(runs, first=first, factor=factor, cap=cap, jitter=jitter, give_up_on=give_up_on)
+        Retry.__attrs_init__(self, runs, first=first, factor=factor, cap=cap, jitter=jitter, give_up_on=give_up_on)
 
     def __attrs_post_init__(self) -> None:
         if self.cap < self.first:

@@ -250,7 +250,7 @@ _SENDS = 'write app.dispatch("order.paid", {"order": 7})'
 _RESULT = "relevo stores no results; a listener writes its result to your database, or dispatches an event"
 _STEPS = "relevo has no workflows; a listener dispatches the next event: call.dispatch(…)"
 _CONFIGURES = "write App(…) with the settings, or App.from_config() to read relevo.toml"
-_RUNS = "write app.drain(), or app.worker(); on the command line: relevo worker"
+_RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo worker"
 _NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
 ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -376,7 +376,8 @@ def missing_attribute(thing: object, owner: str, name: str) -> object:
     Raises:
         AttributeError: There is no such attribute.
     """
-    if text := attribute_answer(owner, name):
+    text = attribute_answer(owner, name)
+    if text and not any(name in vars(each) for each in type(thing).__mro__):
         raise AttributeError(text, name=name, obj=None)  # Python would add "did you mean" for another object
     return object.__getattribute__(thing, name)
 

@@ -74,8 +74,8 @@ class DuplicateListenerError(ConfigurationError):
         self.listener_id = listener_id
         self.event_name = event_name
         fix = _imported_again(*functions) or (
-            f"pass another id=… to @relevo.listener(…) or add_listener(…), or, if the function was renamed, first "
-            f'remove the earlier one: app.remove_listener("{listener_id}")'
+            f"pass another id=…; or, if the function was renamed, remove the earlier listener first: "
+            f'app.remove_listener("{listener_id}")'
         )
         both = f": {' and '.join(places)}" if places else ""
         super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"{both}; {fix}')
@@ -220,7 +220,7 @@ class SendError(TransportError):
         super().__init__(
             f'the transport "{transport}" could not confirm every event: {counts}: {why}'
             if index is None
-            else f"{why}; the events before it and with it: {counts}"
+            else f"{why}; of the events up to the end of its batch: {counts}"
         )
 
 

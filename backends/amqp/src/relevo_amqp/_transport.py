@@ -104,7 +104,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         {
             **dict.fromkeys(("find", "waiting"), _UNSEEN),
             "take": f"{_UNSEEN}, and hands them out only in their order",
-            "purge": "scheduled events wait in queues of RabbitMQ that all queues share; the ready ones are deleted by "
+            "purge": "the scheduled events of all queues wait together; to delete the ready ones, run: "
             "rabbitmqctl purge_queue PREFIX.q.QUEUE, where PREFIX is the option prefix, by default the source",
         }
     )

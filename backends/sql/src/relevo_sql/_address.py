@@ -75,8 +75,7 @@ def _no_database(name: str, kind: str) -> ConfigurationError:
     if kind == "MemoryTransport":
         return ConfigurationError(
             f'the transport "{name}" keeps its events in memory, and in no database; write an address such as '
-            f"sqlite:///shop.db, or give your engine an address of its own; in a test, make the engine before "
-            f"app.testing() replaces the transports"
+            f"sqlite:///shop.db; in a test, create the engine before app.testing() replaces the transports"
         )
     return ConfigurationError(
         f'the transport "{name}" ({kind}) keeps its events in no database; give it an outbox in your database: '

@@ -606,8 +606,8 @@ class App(Dispatcher):
         """
         Return why the listeners of *entry* failed, as far as it is stored; a signature is not verified.
 
-        For a dead letter at least its reason and its error; for an event that waits the last failure of each listener,
-        which is empty if none has failed.
+        A dead letter has at least one failure, with its reason and error. An event that waits has the last failure of
+        each listener; there is none if no listener has failed.
 
         Args:
             entry: What ``waiting`` or ``dead_letters`` of a transport returned.

@@ -163,8 +163,8 @@ def warn_of_other_clock(transport: Transport, clock: Clock) -> None:
     if own is None or own is clock or (isinstance(own, SystemClock) and isinstance(clock, SystemClock)):
         return
     _log.warning(
-        'the transport "%s" has another clock than the application, %s and not %s, which says when events are due; '
-        "pass clock= to the transport too",
+        'the transport "%s" has another clock (%s) than the application (%s); events are due by the clock of the '
+        "transport; pass clock= to the transport too",
         transport.name,
         type(own).__name__,
         type(clock).__name__,

@@ -11,6 +11,7 @@ import attrs
 from relevo._fork import ForkLock
 from relevo._listener.listener import ListenerTable, id_of, marks_of
 from relevo._listener.namesake import generation
+from relevo.errors import ConfigurationError
 
 _FORKING = 5.0
 """The longest time in seconds that a fork waits for a thread that imports listeners."""
@@ -27,6 +28,15 @@ class _Removed:
         """Remove them from *table*."""
         table.withdraw(self.things)
         table.remove_id(self.listener_id)
+
+
+def _is_early(error: BaseException | None) -> bool:
+    """Return whether *error* comes of a class with a field whose type is defined below it."""
+    while error is not None:
+        if isinstance(error, NameError) or getattr(error, "code", None) == "class-not-fully-defined":  # of pydantic
+            return True
+        error = error.__cause__
+    return False
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -83,12 +93,21 @@ class Registry:
             self.modules.append(name)
 
     def add(self, things: Sequence[object]) -> None:
-        """Register *things*: modules at first use, and whatever else comes after them; functions alone at once."""
+        """
+        Register *things*: modules at first use, and whatever else comes after them; functions alone at once.
+
+        A function for a class that is not complete yet is registered at first use too.
+        """
         with self._loading:
             if self._unloaded or any(isinstance(each, (str, ModuleType)) for each in things):
                 self._unloaded.extend(things)
             else:
-                self.known.extend(things)
+                try:
+                    self.known.extend(things)
+                except ConfigurationError as error:
+                    if not _is_early(error):
+                        raise
+                    self._unloaded.extend(things)
 
     def remove(self, things: Iterable[object]) -> None:
         """

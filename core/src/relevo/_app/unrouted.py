@@ -44,7 +44,7 @@ class UnroutedQueue:
             )
         move = f"relevo move --from {self.place} --to {self.targets[0] if len(self.targets) == 1 else '…'}"
         where = ", ".join(map(str, self.targets))
-        several = f"; its events are routed to {where}, and all are moved to one" if len(self.targets) > 1 else ""
+        several = f"; its events are routed to {where}, and move takes all to one" if len(self.targets) > 1 else ""
         if self.is_dead:
             dead = f"-t {self.store.name} -q {self.queue} --all"
             return (

@@ -35,6 +35,7 @@ def in_batches(events: Iterable[object], dispatch: Dispatch) -> list[Dispatched]
         return placed(events, dispatch)
     done: list[Dispatched] = []
     doubtful = 0
+    is_reported = False
     try:
         while batch := [*islice(events, BATCH)]:
             doubtful = len(batch)
@@ -42,13 +43,13 @@ def in_batches(events: Iterable[object], dispatch: Dispatch) -> list[Dispatched]
             try:
                 done += _dispatched(counted, dispatch)
             except RelevoError as error:
-                doubtful = 0
+                is_reported = True
                 if not done:
                     raise
                 raise _of_all(error, done, len(batch), counted.index) from error
             doubtful = 0
     except BaseException as error:
-        if not isinstance(error, RelevoError) and (note := _note(len(done), doubtful)):
+        if not is_reported and (note := _note(len(done), doubtful)):
             error.add_note(note)
         raise
     return done

@@ -10,8 +10,6 @@ from relevo._dispatch.batch import in_batches, placed
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import Packer
 from relevo._dispatch.sender import send_envelopes
-from relevo._event.codec import validated
-from relevo._event.event import Event
 from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks
 from relevo._identity import IdFactory, uuid7
@@ -78,7 +76,8 @@ class DeferredDispatcher(Dispatcher):
     def _send(self, events: Iterable[object], options: DispatchOptions) -> list[Dispatched]:
         """Validate all *events*, then send them together."""
         targets = (Target(self.transport.name, self.queue),)
-        packed_events = [self._packer.pack(self._validated(event), options, targets) for event in events]
+        pack, known = self._packer.pack, self._table
+        packed_events = [pack(event, options, targets, version=known.version_of(event)) for event in events]
         for packed in packed_events:
             packed.conditions.check_claims(self.transport)
 
@@ -91,7 +90,3 @@ class DeferredDispatcher(Dispatcher):
         elif packed_events:
             send_envelopes(self.transport, made(), delay=packed_events[0].conditions.wait, hooks=self._hooks)
         return [Dispatched(id=packed.id, targets=targets) for packed in packed_events]
-
-    def _validated(self, event: object) -> object:
-        kind = self._table.event_types.get(event.name) if isinstance(event, Event) else None
-        return validated(event, kind) if isinstance(event, Event) and kind is not None else event

@@ -79,8 +79,7 @@ class Dispatcher(ABC):
                 earlier batch was sent; the error of the later batch is the cause, and the events after the last
                 position were not taken. If an event of that batch is invalid, ``index`` is its place.
 
-            BaseException: The iterator raised it, or it is a Ctrl-C; a note has the number of events that were
-                dispatched.
+            BaseException: The iterator raised it, or Ctrl-C ended it; a note says how many events were dispatched.
 
             RelevoError: Any error of :meth:`dispatch`; nothing was written.
         """

@@ -147,6 +147,7 @@ class Packer:
         *,
         made_id: Callable[[bytes], str] | None = None,
         conditions: Conditions | None = None,
+        version: int | None = None,
     ) -> PackedEvent:
         """
         Validate *event* and its options, assign its id, and make its envelopes.
@@ -162,6 +163,8 @@ class Packer:
 
             conditions: The *options* if they were validated before.
 
+            version: The version of the class with which a named event was validated.
+
         Raises:
             EncodeError: A value of the event or its context has no exact form in JSON, or an option is invalid.
 
@@ -169,7 +172,7 @@ class Packer:
 
             ConfigurationError: An option is invalid, or the made id, or the clock is beyond the last date.
         """
-        content = content_of(event)
+        content = content_of(event, version)
         now = self._clock.now()
         if not FIRST_DATE <= now < END_OF_DATES:
             raise ConfigurationError(

@@ -13,7 +13,6 @@ from relevo._dispatch.dispatcher import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
 from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, checked_expires, surroundings
-from relevo._event.codec import validated
 from relevo._event.context import Ambient, enter, leave
 from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observe
@@ -153,10 +152,10 @@ class Sender:
             if event_id is None:  # values that need no form in JSON have no bytes, so its place is all that counts
                 event_id = made_id(name.encode()) if made_id else self.packer.new_id()
             return ReadyEvent(event, None, routing, listeners, Dispatched(id=event_id, targets=routing.targets))
-        own = event
-        if isinstance(event, Event) and (kind := self._listeners.known.event_types.get(name)) is not None:
-            own = validated(event, kind)
-        packed = self.packer.pack(own, options, routing.deferred, made_id=made_id, conditions=conditions)
+        version = self._listeners.known.version_of(event)
+        packed = self.packer.pack(
+            event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version
+        )
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:
                 packed.conditions.check_claims(self.destinations.transports[transport])

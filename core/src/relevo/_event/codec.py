@@ -109,9 +109,9 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     version: int | None
 
 
-def content_of(event: Any) -> Content:
+def content_of(event: Any, version: int | None = None) -> Content:
     """
-    Return the content of *event*.
+    Return the content of *event*; that of a named one has *version*, unless it has its own.
 
     Raises:
         EncodeError: A value has no exact form in JSON, or would be read back as another; names its path.
@@ -121,8 +121,8 @@ def content_of(event: Any) -> Content:
     if isinstance(event, Event):
         name, arguments = str.__str__(event.name), event.arguments
         given = arguments if isinstance(arguments, dict) else dict(arguments)
-        version = None if type(event) is Event else getattr(event, "dataversion", None)
-        return Content(name, json_of(given, name), version)
+        own = None if type(event) is Event else getattr(event, "dataversion", None)
+        return Content(name, json_of(given, name), version if own is None else own)
     name = str.__str__(name_of(event))
     kind = declared(type(event))
     data = json_of({sent: _builtin(event, field, kind) for field, sent in kind.fields.items()}, name)
@@ -419,18 +419,19 @@ def typed_from(event: Event, kind: EventType) -> Any:
         raise _misfit(event.name, kind, error) from error
 
 
-def validated(event: Event, kind: EventType) -> Event:
+def version_of(event: Event, kind: EventType) -> int | None:
     """
-    Return the named *event* with the version of *kind*, after validating its data with the class.
+    Return the version of *kind* after validating the data of the named *event* with the class.
+
+    It is ``None`` if the event has its own, or if its subject is an object of the application: the id may be known only
+    at the commit, and is a part of the data.
 
     Raises:
         EncodeError: The data does not fit the class, or a value has no form in JSON.
     """
-    if isinstance(event, VersionedEvent):
-        return event  # it was validated already
     about = event.subject
-    if kind.subject and about is not None and not isinstance(about, Subject):
-        return event  # the id of its subject may be known only at the commit, and is a part of its data
+    if isinstance(event, VersionedEvent) or (kind.subject and about is not None and not isinstance(about, Subject)):
+        return None
     try:
         typed_from(event, kind)
     except Exception as error:  # the class's own checks may raise anything
@@ -438,7 +439,7 @@ def validated(event: Event, kind: EventType) -> Event:
         cause = error.__cause__ if isinstance(error, DecodeError) else error
         why = _why(cause) if isinstance(cause, _MISFITS) else repr(cause)
         raise EncodeError(event.name, "", f"the data does not fit {kind.cls.__qualname__}: {why}") from error
-    return VersionedEvent(event.name, event.arguments, subject=about, id=event.id, dataversion=kind.version)
+    return kind.version
 
 
 def _upcast(document: Document, version: int, kind: EventType) -> Document:

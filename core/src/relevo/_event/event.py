@@ -94,7 +94,7 @@ class Event:
 
         EncodeError: *arguments* is not a mapping.
 
-        TypeError: There is no such argument; the error names the one that is meant.
+        TypeError: An argument is unknown; the error says what to write instead.
     """
 
     name: str = attrs.field(validator=lambda _, __, value: checked_name(value))
@@ -115,7 +115,7 @@ class Event:
             wrong = next(iter(unknown))
             data = f'its arguments are one mapping: relevo.Event("image.created", {{"{wrong}": …}})'
             raise no_option("Event", wrong, attrs.fields_dict(Event), EVENT, otherwise=data)
-        self.__attrs_init__(name, arguments, subject=subject, id=id)
+        Event.__attrs_init__(self, name, arguments, subject=subject, id=id)  # a subclass has one of its own
 
     def __getitem__(self, key: str) -> Any:
         return self.arguments[key]

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_type_hints
 import attrs
 
 from relevo._clock import Duration, seconds
-from relevo._event.event import EventType, EventTypes, checked_name, declared, name_of
+from relevo._event.codec import version_of
+from relevo._event.event import Event, EventType, EventTypes, checked_name, declared, name_of
 from relevo._listener.call import Call
 from relevo._listener.namesake import Definition, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
@@ -277,6 +278,8 @@ class ListenerTable:
             yield
         except BaseException:
             self._by_name, self._definitions = before._by_name, before._definitions  # noqa: SLF001 - of this class
+            self.event_types.clear()  # others have it
+            self.event_types.update(before.event_types)
             self._forget()
             raise
 
@@ -351,6 +354,18 @@ class ListenerTable:
             found = tuple(sorted(self._by_name[event_name], key=lambda each: -each.priority))
             known[event_name] = found
         return found or ()
+
+    def version_of(self, event: object) -> int | None:
+        """
+        Return the version of the class for a named *event*, after validating its data; ``None`` if no listener has one.
+
+        Raises:
+            EncodeError: The data does not fit the class.
+        """
+        if not isinstance(event, Event) or event.name not in self.event_types:
+            return None
+        kind = next((each.event_type for each in self.of(event.name) if each.event_type is not None), None)
+        return None if kind is None else version_of(event, kind)
 
     def in_queue(self, event_name: str, queue: str, first: str) -> tuple[Listener, ...]:
         """
@@ -451,7 +466,7 @@ def default_id(function: Callable[..., object]) -> str:
     return f"{module}:{name}"
 
 
-_PLAIN = r"(?:\w+\.)*(?:int|str|float|bool|bytes|list|tuple|set|datetime|Decimal|UUID|None)(?:\[.*\])?"
+_PLAIN = r"(?:\w+\.)*(?:int|str|float|bool|bytes|list|tuple|set|datetime|Decimal|UUID|None)(?:\[[^|]*\])?"
 _DATA = re.compile(rf"(?:typing\.)?Optional\[{_PLAIN}\]|{_PLAIN}(?: *\| *{_PLAIN})*")
 """Annotations of data, such as ``int | None``: a listener gets the event, which has the data."""
 
@@ -477,6 +492,26 @@ def _annotated_as_other(function: Callable[..., object], parameter: inspect.Para
         return ""
 
 
+def _refuse_annotations(
+    name: str,
+    function: Callable[..., object],
+    positional: Sequence[inspect.Parameter],
+    needed: Sequence[inspect.Parameter],
+) -> None:
+    """Refuse *function* if it is annotated to take something else than an event and a call."""
+    if annotation := _annotated_as_data(positional):
+        first = positional[0].name
+        raise ConfigurationError(
+            f"{name} cannot be a listener: it is called with the event, and {first} is annotated as {annotation}; "
+            f'read the data from the event, as in event["{first}"]'
+        )
+    if len(needed) == 2 and (annotation := _annotated_as_other(function, needed[1])):
+        raise ConfigurationError(
+            f"{name} cannot be a listener: it is called with (event, call), and {needed[1].name} is annotated as "
+            f"{annotation}; annotate it as relevo.Call, and create what else the function needs inside it"
+        )
+
+
 def takes_call(function: Callable[..., object]) -> bool:
     """
     Return whether *function* takes an event and a call, instead of an event alone.
@@ -489,8 +524,8 @@ def takes_call(function: Callable[..., object]) -> bool:
     if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
         raise ConfigurationError(
             f"{name} cannot be a listener: calling an async function or a generator does not run it; "
-            f"use def, with a synchronous engine and client, or with asyncio.run(…) inside; if a loop runs already, as "
-            f"in a notebook, handle events with: await asyncio.to_thread(app.drain)"
+            f"use def, with a synchronous engine and client, or with asyncio.run(…) inside; in a notebook, drain with "
+            f"await asyncio.to_thread(app.drain)"
         )
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -508,14 +543,6 @@ def takes_call(function: Callable[..., object]) -> bool:
         )
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
-    if annotation := _annotated_as_data(positional):
-        raise ConfigurationError(
-            f"{name} cannot be a listener: it is called with the event, and {first} is annotated as {annotation}; "
-            f'read the data from the event, as in event["{first}"]'
-        )
-    if len(needed) == 2 and (annotation := _annotated_as_other(function, needed[1])):
-        raise ConfigurationError(
-            f"{name} cannot be a listener: it is called with (event, call), and {needed[1].name} is annotated as "
-            f"{annotation}; annotate it as relevo.Call, and get what else it needs inside"
-        )
+    if inspect.unwrap(function) is function:  # else a decorator may pass other arguments on
+        _refuse_annotations(name, function, positional, needed)
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")

@@ -19,8 +19,9 @@ class Definition(msgspec.Struct, frozen=True):
     """
     Where a function is defined, the function, and its code.
 
-    The function differs if the definition was run again. The code alone differs if a program such as IPython's
-    autoreload puts new code into the function.
+    The code differs if a cell or a module was run again. Functions that a loop defines have the same code. So have an
+    old function and a new one if a program such as IPython's autoreload put the parts of the new one into the old one,
+    but those share their attributes too.
     """
 
     module: str
@@ -49,7 +50,8 @@ class Definition(msgspec.Struct, frozen=True):
         """Return whether this is another definition at the same place, as after a reload of its module."""
         if other is None or self.place != other.place:
             return False
-        return self.function is not other.function or self.code is not other.code
+        is_patched = self.function is not other.function and vars(self.function) is vars(other.function)
+        return is_patched or self.code is not other.code
 
 
 class Generation:

@@ -667,7 +667,9 @@ class Transport(ABC):
 
     def revive_later(self, refs: Mapping[str, bytes], *, delay: float) -> Sequence[str]:
         """
-        Make dead letters ready again in *delay* seconds, else as :meth:`revive`; until then only ``take`` leases them.
+        Revive dead letters that are due only in *delay* seconds; until then only ``take`` leases them.
+
+        Otherwise it does the same as :meth:`revive`.
 
         Args:
             refs: From each dead letter's ``ref`` to its new ``state``.

@@ -250,7 +250,7 @@ class Worker:
 
     def stop(self) -> None:
         """
-        Finish what runs, release the rest and end, for good; before :meth:`run`, let it end at once.
+        Finish what runs, release the rest and end for good. If it is called before :meth:`run`, that ends at once.
 
         Safe to call from a signal handler and from any thread.
         """

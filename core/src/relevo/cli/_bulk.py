@@ -325,7 +325,8 @@ class _Bulk:
             else:
                 half = len(batch) // 2
                 batches += [batch[half:], batch[:half]]
-        if faults and self.positions is not None and self.lines.is_torn:
+        torn = self.positions is not None and self.lines.is_torn and any(_is_torn(line) for line, _ in faults.values())
+        if torn:
             self.is_unfinished = True
             for number, (_, error) in faults.items():
                 bar.tell(
@@ -482,8 +483,8 @@ def _elsewhere(
     there, here = ", ".join(then), ", ".join(now)
     other = f"{there}, which was another store then" if there == here else f"{there}; the event is routed to {here} now"
     return click.BadParameter(
-        f"{source.resume} has the position of lines that were dispatched to {other}; to dispatch all lines here, pass "
-        f"another path; to dispatch only those after line {before.lines} here, remove {source.resume}, and pass "
+        f"the lines of {source.resume} were dispatched to {other}; to dispatch all lines, pass another path; to "
+        f"dispatch only those after line {before.lines}, remove this file and pass "
         f"--from-line {FirstLine(before.lines + 1, ids)}",
         param_hint="--resume",
     )
@@ -493,9 +494,9 @@ def _changed(source: Source, before: Position, ids: Ids, *, found: int) -> click
     """Return the error for lines that are not those of the position *before*; there are *found*, or more."""
     if found < before.lines:
         return click.BadParameter(
-            f"{source.path} has {found} lines, and {before.lines} were dispatched; pass another path for another file; "
-            f"to dispatch all lines again, remove {source.resume}, and pass --from-line {FirstLine(1, ids)}: a line "
-            f"that is unchanged keeps the id of its event, but an event that was handled meanwhile is handled twice",
+            f"{source.path} has {found} lines, {before.lines} were dispatched; for another file, pass another path; to "
+            f"dispatch all lines again, remove {source.resume} and pass --from-line {FirstLine(1, ids)}: ids of "
+            f"unchanged lines stay, but an event that was handled meanwhile is handled twice",
             param_hint="--resume",
         )
     return click.BadParameter(
@@ -530,6 +531,15 @@ def _number_of_lines(path: str) -> int | None:
         return None
     with Path(path).open("rb", buffering=0) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _is_torn(line: bytes) -> bool:
+    """Return whether *line*, which has no newline, may be unfinished: it is not whole JSON."""
+    try:
+        msgspec.json.decode(line)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _why(error: CodecError) -> str:

@@ -202,8 +202,8 @@ def _without_any(app: App) -> list[str]:
                 for group in store.waiting_groups(app.queues(name), by="event"):
                     found[group.key] += group.count
     names = ", ".join(f'"{visible(name)}" ({number})' for name, number in found.most_common(_FEW))
-    text = f"{found.total()} events wait, such as {names}, and this application has no listener; list the modules that"
-    return [f'{text} have them: listeners = ["…"], or leave the events to another program'] if found else []
+    text = f"events that wait: {found.total()}, such as {names}, and this application has no listener; name the modules"
+    return [f'{text} with listeners: listeners = ["…"], or leave the events to another program'] if found else []
 
 
 def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:

@@ -154,7 +154,7 @@ def _problem(app: App, found: Found) -> str | None:
             case Reason.UNKNOWN_EVENT:
                 return f"no listener {_hint(app, found)}; a dead letter at {end}"
             case Reason.LISTENER_MISSING:
-                return f"a listener that has begun is not in any worker; a dead letter at {end}"
+                return f"the worker that had it last lacks a listener that still has to run; a dead letter at {end}"
             case Reason.NEWER_VERSION:
                 return f"its version is newer than that of its listener; a dead letter at {end}"
     return None

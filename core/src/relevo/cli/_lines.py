@@ -56,6 +56,7 @@ class Lines:
         Returns:
             The lines; empty at the end. Of a line that is too long, its first :data:`MAX_LINE` bytes and one more.
         """
+        self.is_torn = False  # unless the next one is: a file may grow
         while not self._whole and self._read():
             pass
         taken = [self._whole.popleft() for _ in range(min(most, len(self._whole)))]

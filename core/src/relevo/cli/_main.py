@@ -373,7 +373,7 @@ def _command_with(error: click.NoSuchOption) -> str:
         if isinstance(command, click.Group) and context and (found := command.get_command(context, word)):
             command, path = found, f"{path} {word}"
     has_it = command is not None and any(error.option_name in param.opts for param in command.params)
-    return f'write it behind the command: "{path} {error.option_name} …"' if has_it else ""
+    return f'write it after the command: "{path} {error.option_name} …"' if has_it else ""
 
 
 _EXTRA = "Got unexpected extra argument"

@@ -51,7 +51,7 @@ def _missing(store: Transport) -> str:
         return ""
     return (
         f"there is no {what} yet; the first dispatch, a worker or relevo setup creates it; "
-        f"if events were dispatched already, is its disk mounted, and is this its path?"
+        f"if events were dispatched already, check its path, and whether its disk is mounted"
     )
 
 

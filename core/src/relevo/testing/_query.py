@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST = 10
 _LONGEST = 160
 
-_FOUND = "ask what was found: [d] = t.dispatched(…); d."
+_FOUND = "read it from the result: [found] = t.dispatched(…); found."
 
 _NOT_COMPARED: Mapping[str, str] = {
     "times": "write dispatched(…, times=…) for the number of events",

@@ -26,8 +26,8 @@ class DispatchedEvent:
     """
     An event that was dispatched; one entry for all queues of its route.
 
-    An event in a session's transaction counts as dispatched when the transaction commits. One that listeners are called
-    with in process counts at once: after a rollback too, and when a listener raised.
+    An event in a session's transaction counts as dispatched when the transaction commits. An event that is handled in
+    process counts at once, even if the transaction is rolled back or a listener raises an error.
     """
 
     event: Any

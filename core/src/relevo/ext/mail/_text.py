@@ -207,8 +207,8 @@ def _headline(incident: Incident) -> str:
             return f"A process died while it held {event}."
         case "lost":
             return (
-                f"A lease of {event} was lost. Its worker was killed, stood still, or could not reach the database or "
-                f"the broker; this event may be one of several that it held, and need not be the cause."
+                f"A lease of {event} was lost: its worker was killed or suspended, or could not reach its server. The "
+                f"worker may have held other events too, so this one need not be the cause."
             )
         case "failed":
             return f"{line(incident.listener)} failed on {event}."
@@ -224,7 +224,7 @@ def _attempt(incident: Incident) -> str:
 
 def _next(incident: Incident) -> str:
     if incident.kind in ("lost", "died"):
-        return "it is handed over again, alone; the third process that it costs is the last"
+        return "it is delivered again, alone; after three deaths of its process it becomes a dead letter"
     if incident.kind == "dead":
         return "nothing by itself; once it is fixed, relevo dead list shows what to pass to relevo dead revive"
     if incident.due is None:
