@@ -152,7 +152,8 @@ class Sender:
             if event_id is None:  # values that need no form in JSON have no bytes, so its place is all that counts
                 event_id = made_id(name.encode()) if made_id else self.packer.new_id()
             return ReadyEvent(event, None, routing, listeners, Dispatched(id=event_id, targets=routing.targets))
-        version = self._listeners.known.version_of(event)
+        known = self._listeners.known
+        version = known.version_of(event) if name in known.event_types else None
         packed = self.packer.pack(
             event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version
         )

@@ -362,7 +362,7 @@ class ListenerTable:
         Raises:
             EncodeError: The data does not fit the class.
         """
-        if not isinstance(event, Event) or event.name not in self.event_types:
+        if not isinstance(event, Event):
             return None
         kind = next((each.event_type for each in self.of(event.name) if each.event_type is not None), None)
         return None if kind is None else version_of(event, kind)
