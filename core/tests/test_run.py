@@ -21,6 +21,7 @@ from relevo.errors import ConfigurationError
         ({"max_memory": "512M"}, 512 << 20),
         ({"queues": "default"}, ("default",)),
         ({"queues": ["media", "feed"]}, ("media", "feed")),
+        ({"max_seconds": float("inf")}, float("inf")),
         ({"max_events": 0}, 0),
     ],
 )
@@ -37,6 +38,7 @@ def test_values_are_stored_in_one_form(given: dict[str, Any], stored: object) ->
         ({"max_events": "2"}, "RunOptions: max_events: expected a whole number of at least 0; got '2'"),
         ({"max_events": True}, "RunOptions: max_events: expected a whole number"),
         ({"max_failures": 0}, "RunOptions: max_failures: expected a whole number of at least 1; got 0"),
+        ({"max_memory": 512}, r"RunOptions: max_memory: .* at least 1M; got 512"),
         ({"max_memory": "lots"}, "RunOptions: max_memory: expected a number of bytes or text"),
         ({"concurrency": 0}, "RunOptions: concurrency: expected a whole number of at least 1; got 0"),
         ({"batch": 1.5}, "RunOptions: batch: expected a whole number"),

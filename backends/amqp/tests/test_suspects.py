@@ -135,7 +135,9 @@ def test_a_drain_has_done_everything_else_before_it_begins_a_suspect(
     clock = SystemClock()
     Worker(transport=transport, handle=handle, queues=[queue], clock=clock, chance=lambda: 0.0, options=options).run()
 
-    assert [each.lost_leases for each in handled] == [0] * 27 + [1] * 3
+    assert [each.lost_leases > 0 for each in handled] == [False] * 27 + [
+        True
+    ] * 3  # RabbitMQ counts at least what was lost
 
 
 def test_suspects_that_others_left_are_found_while_working(

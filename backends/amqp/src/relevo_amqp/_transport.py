@@ -25,6 +25,7 @@ from relevo import (
     Nack,
     Note,
     Presence,
+    Release,
     Settlement,
     Stats,
     SystemClock,
@@ -563,7 +564,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                     continue
                 noted = _with_note(delivery, subscription.noted(delivery.receipt))
                 message = message_of(noted, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
-                if isinstance(outcome, Nack):
+                if isinstance(outcome, (Nack, Release)):
                     self._note_delay(outcome.delay)
                 if message is not None:
                     moves.append(_Move(delivery, tag, message))

@@ -30,7 +30,7 @@ class ManualRunner(Runner):
             TransportUnavailableError: The server could not be reached.
         """
         inline = attrs.evolve(options or RunOptions(), until_empty=True, execution="inline", concurrency=1)
-        return LoopRunner(signals=False).run(app, inline)
+        return LoopRunner(signals=False, others=False).run(app, inline)
 
     def unit(self, app: App, options: RunOptions) -> str:
         raise ConfigurationError('the runner "manual" runs when your program calls it; no host system can start it')

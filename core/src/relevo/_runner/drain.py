@@ -32,7 +32,7 @@ def drain_everything(app: App, options: RunOptions) -> Report:
         for name in names:
             left = attrs.evolve(options, transport=name, until_empty=True)
             if options.max_events is not None:
-                left = attrs.evolve(left, max_events=options.max_events - total.handled)
+                left = attrs.evolve(left, max_events=max(0, options.max_events - total.handled))
             if options.max_seconds is not None:
                 left = attrs.evolve(left, max_seconds=max(0.0, options.max_seconds + began - app.clock.monotonic()))
             total = Report.sum_of([total, runner.run(app, left)])

@@ -62,7 +62,7 @@ def described_holder(lock: HostLock, app: App, stores: Iterable[Transport]) -> s
     """
     note = _read(lock)
     process = None if note is None else ProcessIdentity.parsed(note.by)
-    if note is None or process is None or lives_here(process) is False:  # one that could not write its own note
+    if note is None or process is None or not lives_here(process):  # in a container, or of one that could not write it
         return ""
     now = app.clock.now()
     minutes = max(0.0, now - note.since) / 60

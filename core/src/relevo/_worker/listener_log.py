@@ -89,8 +89,8 @@ class ObstacleLog:
     Logs, once for each name, which events are given back because no listener here can handle them.
 
     If retries are not logged, it logs an event of an unknown name, or with a missing listener, nevertheless when it is
-    given back for the first time: it is misspelt, or something was renamed. An event without its subject is logged
-    then too, each for itself.
+    given back for the first time: it is misspelt, or something was renamed. If they are logged, each event without its
+    subject is logged too.
 
     Args:
         listeners: The listeners of this process.

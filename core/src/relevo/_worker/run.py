@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, Literal, Self, get_args
 
 import attrs
@@ -87,7 +88,7 @@ def _several(value: Iterable[str]) -> tuple[str, ...]:
 
 
 def _longest_run(value: Duration) -> float:
-    return seconds(value, what="RunOptions: max_seconds")
+    return inf if value == inf else seconds(value, what="RunOptions: max_seconds")
 
 
 def _longest_wait(value: Duration) -> float:
@@ -95,7 +96,7 @@ def _longest_wait(value: Duration) -> float:
 
 
 def _most_memory(value: int | str) -> int:
-    return size(value, what="RunOptions: max_memory")
+    return size(value, what="RunOptions: max_memory", least=SMALLEST)
 
 
 @attrs.frozen(kw_only=True)

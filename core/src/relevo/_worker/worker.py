@@ -79,8 +79,14 @@ Seconds for which a run until empty sets suspects aside while other events are r
 In all it is at most half of the time limit, so that a queue that is never empty does not keep a suspect for ever.
 """
 
-_LANDS_WITHIN = 0.5
-"""Seconds after its delay in which an event is ready."""
+_LANDS_WITHIN, _COARSEST = 0.5, 5.0
+"""Seconds after its delay in which an event is ready; and the coarsest delays with which suspects are set aside."""
+
+_ONLY_SUSPECTS = 6.0
+"""Seconds without another event after which suspects are begun: longer than RabbitMQ serves only suspects."""
+
+_WAIT_OTHERS, _MOMENT = 0.2, 0.001
+"""Seconds for which others may be on their way although none is ready, and in which a clock moves."""
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
@@ -232,7 +238,8 @@ class Worker:
         self._ends = self._started + (float("inf") if options.max_seconds is None else options.max_seconds)
         self._has_limit = self._ends < float("inf")
         is_last = options.until_empty and options.max_events is None and self._given is None
-        can_wait = is_last and transport.capabilities.delay is not None
+        delay = transport.capabilities.delay
+        can_wait = is_last and delay is not None and delay <= _COARSEST
         self._suspects_from = self._started + (min(_LONGEST_ASIDE, (self._ends - self._started) / 2) if can_wait else 0)
         """When suspects are begun although other events are ready, in monotonic seconds."""
         self._aside_until = self._met_other = self._started
@@ -521,7 +528,8 @@ class Worker:
             batch = self._receive(limit, self._wait())
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
-        if self._set_aside(batch, limit):
+        batch, is_aside = self._set_aside(batch, limit)
+        if is_aside:
             return True
         suspect = min((delivery for delivery in batch if delivery.lost_leases), key=_suspicion, default=None)
         self._pace.adapt(len(batch), asked=limit, now=self._clock.monotonic(), suspect=suspect is not None)
@@ -539,30 +547,51 @@ class Worker:
             self._ledger.release(delivery for delivery in batch if delivery is not suspect)
         return True
 
-    def _set_aside(self, batch: Sequence[Delivery], limit: int) -> bool:
-        """Keep the others of *batch* and give its suspects back for later; return ``False`` if it is not time."""
+    def _set_aside(self, batch: Sequence[Delivery], limit: int) -> tuple[Sequence[Delivery], bool]:
+        """
+        Keep the others of *batch* and give its suspects back for later, unless it is time for a suspect.
+
+        Returns:
+            What to begin if it is, and whether suspects were given back.
+        """
         now = self._clock.monotonic()
-        suspects = [delivery for delivery in batch if delivery.lost_leases]
-        if not suspects or now >= self._suspects_from:
+        if now >= self._suspects_from or not any(each.lost_leases for each in batch):
             self._met_other = now
-            return False
-        if len(suspects) < len(batch):
-            self._met_other = now
-        elif now - self._met_other >= 2 * _ASIDE or not self._is_more_ready():
+            return batch, False
+        try:
+            is_exact = self._transport.capabilities.stats == "exact"
+            if not is_exact and all(each.lost_leases for each in batch) and not self._is_more_ready():
+                batch = [*batch, *self._receive(limit, _WAIT_OTHERS)]
+            is_time = self._is_time_for_a_suspect(batch)
+        except BaseException:
+            self._ledger.release(batch)  # nothing of it was begun
+            raise
+        if is_time:
             self._suspects_from = now
-            return False
+            return batch, False
         self._pace.adapt(len(batch), asked=limit, now=now)
         self._backlog.extend(delivery for delivery in batch if not delivery.lost_leases)
-        self._aside_until = now + _ASIDE + _LANDS_WITHIN
-        for delivery in suspects:
-            self._ledger.add(delivery, Release(delay=_ASIDE))
+        self._aside_until = now + _ASIDE + (self._transport.capabilities.delay or 0.0) + _LANDS_WITHIN
+        for delivery in batch:
+            if delivery.lost_leases:
+                self._ledger.add(delivery, Release(delay=_ASIDE))
         self._flush()  # an event that has no past may end the process, too
-        return True
+        return batch, True
+
+    def _is_time_for_a_suspect(self, batch: Sequence[Delivery]) -> bool:
+        """Return whether to begin a suspect of *batch* rather than to give them back for later."""
+        now = self._clock.monotonic()
+        if not all(each.lost_leases for each in batch):
+            self._met_other = now
+        elif now - self._met_other >= _ONLY_SUSPECTS or not self._is_more_ready():
+            return True
+        self._clock.sleep(_MOMENT)
+        return self._clock.monotonic() == now  # a clock that a test moves by hand: the delay would never end
 
     def _is_more_ready(self) -> bool:
-        """Return whether further events may be ready."""
+        """Return whether further events are ready."""
         if self._transport.capabilities.stats == "none":
-            return True
+            return False
         with outage(self._transport.name):
             return any(self._transport.stats(queue).ready != 0 for queue in self._queues)
 

@@ -68,7 +68,7 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
         transport=store.name, queues=(found.queue,), event_id=found.envelope.id, until_empty=True, concurrency=1
     )
     try:
-        report = LoopRunner().run(app, options)
+        report = LoopRunner(others=False).run(app, options)
     finally:
         app.hooks.remove(outcomes)
     for _, outcome in outcomes.settled:

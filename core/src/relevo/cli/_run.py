@@ -114,13 +114,14 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
     Example: relevo drain --max-time 55s
     """
     is_watched = at_terminal(sys.stderr)
-    if not is_watched and not is_given("log_level"):
+    is_mailed = not is_watched and not is_given("log_level")
+    if is_mailed:
         log_no_retries()
     options = chosen_options(app, until_empty=True, **run)
     if is_watched or getLogger("relevo").isEnabledFor(INFO):
         warn_at_start(app, options)
     progress = show_progress(app, options) if is_watched and not as_json else nullcontext()
-    with nullcontext() if is_watched else log_repeats_briefly(), progress:
+    with log_repeats_briefly() if is_mailed else nullcontext(), progress:
         try:
             report = LoopRunner(single_flight=True).run(app, options)
         finally:
