@@ -98,6 +98,8 @@ class Ledger:
         """The deliveries of the last receive."""
         self._pending: list[Settlement] = []
         self._failed: list[Settlement] = []
+        self.cut_off = 0
+        """How many could not be settled since their connection was lost, if the server has not answered since."""
         self._since = 0.0
         self._failed_at = 0.0
         self._failures = 0
@@ -274,6 +276,7 @@ class Ledger:
                     extra={"relevo_kind": "no longer held when it was settled"},
                 )
             return
+        self.cut_off += len(lost)
         others = f" and {len(lost) - 1} more" if lost[1:] else ""
         _log.warning(
             "%s%s: not settled, since the connection that held them was lost, or they were given back earlier; the "

@@ -333,7 +333,7 @@ class Worker:
             done=counts[Ack],
             retried=counts[Nack],
             dead=counts[DeadLetter],
-            unsettled=self._ledger.held(),
+            unsettled=self._ledger.held() + self._ledger.cut_off,
             seconds=self._clock.monotonic() - self._started,
             stopped_by=stopped_by,
             objection=self._objection,
@@ -367,7 +367,7 @@ class Worker:
                     return "empty"
                 self._collect()
             except TransportUnavailableError as error:
-                if error.hurried and self._clock.monotonic() >= self._ends:
+                if error.hurried and self._clock.monotonic() >= self._ends and not self._ledger.cut_off:
                     _log.info("the time limit ended a call: %s", error)
                     return "time"
                 self.sit_out(error)
@@ -609,7 +609,7 @@ class Worker:
         else:
             with outage(self._transport.name) if self._received else nullcontext():
                 batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
-        self._received = True
+        self._received, self._ledger.cut_off = True, 0
         if batch:
             _log.debug("received %d from %s", len(batch), self._transport.name)
         self._ledger.hold(batch)
