@@ -125,16 +125,11 @@ def _do_without(error: server_starter.NotFoundError) -> NoReturn:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """
-    Return how many processes run tests: for ``auto`` two a core, for ``logical`` one a core and one more.
-
-    A test of a server or of a process waits for more than half of its time. Few unit tests do, and each further
-    process imports and collects all of them first.
-    """
+    """Return how many processes run tests: two a core, since a test of a server or a process mostly waits."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + 1 if config.option.numprocesses == "logical" else 2 * cores
+    return 2 * cores
 
 
 @pytest.hookimpl(wrapper=True)

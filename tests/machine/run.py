@@ -66,10 +66,10 @@ class Part:
         return subprocess.run(self._command(discover), cwd=ROOT, check=False).returncode == 0
 
     def run_beside(self, discover: Sequence[str]) -> tuple[bool, str]:
-        """Run it with fewer processes, and return whether it succeeded and its output."""
+        """Run it beside another one, and return whether it succeeded and its output."""
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
-                self._command(discover, "--numprocesses=logical"),
+                self._command(discover),
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -78,9 +78,8 @@ class Part:
             output.seek(0)
             return done.returncode == 0, output.read().decode(errors="replace")
 
-    def _command(self, discover: Sequence[str], *options: str) -> Sequence[str]:
-        """Return the command; *options* are those of pytest if it runs tests."""
-        tests = ["--", "-m", self.marks, *options] if self.marks else []
+    def _command(self, discover: Sequence[str]) -> Sequence[str]:
+        tests = ["--", "-m", self.marks] if self.marks else []
         if self.measures:
             tests += ["--cov", f"--cov-report=json:{REPORT}"]
         if self.measures == "branches":

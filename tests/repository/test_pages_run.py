@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from .workspace import ROOT, files
 
 DOCS = [path for path in files() if path.suffix == ".md" and path.is_relative_to(ROOT / "docs")]
 PAGES = [path for path in (ROOT / "README.md", ROOT / "core" / "README.md", *DOCS) if Page(path, ROOT).examples]
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # the engines of a page are its own
+
 QUEUES = ("default", "media", "feed")
 """All that a page routes to on RabbitMQ."""
 
@@ -32,6 +35,13 @@ WITH_RABBITMQ = [path for path in PAGES if Page(path, ROOT).needs_rabbitmq]
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect what a page leaves before another test begins, which would be blamed for it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(name="folder")

@@ -316,7 +316,7 @@ def leaves_a_failed_transaction_open() -> Patches:
 
 @planted(promise.REVIVED_IS_RECEIVED, "A revived event also stays a dead letter.")
 def revives_a_copy() -> Patches:
-    def revive(self: DeadLetterStore, refs: Mapping[str, bytes]) -> list[str]:
+    def revive(self: DeadLetterStore, refs: Mapping[str, bytes], *, delay: float = 0.0) -> list[str]:
         def wake(connection: sa.Connection) -> list[str]:
             now, missing = self._database.now(self._clock), []
             for ref, state in refs.items():
