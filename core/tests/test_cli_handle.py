@@ -322,6 +322,12 @@ def test_the_end_of_the_id_of_a_dead_letter_is_enough_too(shop: Shop) -> None:
     assert {row["id"] for row in shown} == {event_id}
 
 
+def test_a_delayed_dispatch_says_when_the_event_is_due(shop: Shop) -> None:
+    done = shop.run("dispatch image.created --delay 5000")
+
+    assert done.stdout.endswith(" → main/media, due in 1.4 h\n")
+
+
 def test_an_end_that_several_ids_have_is_refused_and_one_that_none_has_is_not_found(shop: Shop) -> None:
     options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
     mine = dispatched(shop, "mail.sent")

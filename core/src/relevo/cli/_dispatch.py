@@ -155,7 +155,8 @@ def dispatch(
     if as_json:
         show_json({"id": done.id, "targets": [str(target) for target in done.targets]})
     else:
-        echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}"))
+        due = f", due in {readable(delay)}" if delay else ""
+        echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}{due}"))
     _warn_if_unknown(app, name)
     for transport in dict.fromkeys(target.transport for target in done.targets if target.transport != NOW):
         if why := private_to_process(app.transports[transport]):

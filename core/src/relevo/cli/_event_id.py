@@ -11,6 +11,7 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
 from relevo.cli._list import listed
+from relevo.cli._place import stores
 
 _CUT = re.compile(r"…|\.\.\.")
 """What a table shows in place of the beginning of an id, and how a keyboard has it."""
@@ -38,8 +39,8 @@ def whole_id(app: App, given: str, transport: str | None) -> str:
     """
     Return the id that *given* means: itself, or the only one that ends so.
 
-    An end begins with ``…`` or ``...``; without them it is looked for only if no event has *given* as its id. It is
-    *given* if no event has such an id. All events are read for an end.
+    An end begins with ``…`` or ``...``; without them it is looked for only if no event has *given* as its id, so that
+    no other events are read then. It is *given* if no event has such an id. All events are read for an end.
 
     Raises:
         click.BadParameter: Several events have such an id, or *given* is too short.
@@ -54,6 +55,8 @@ def whole_id(app: App, given: str, transport: str | None) -> str:
             f"whole ids",
             param_hint="ID",
         )
+    if cut is None and _has(app, transport, given):
+        return given
     found = {each for each in _ids(app, transport) if each.endswith(end)}
     if given in found:
         return given
@@ -65,6 +68,11 @@ def whole_id(app: App, given: str, transport: str | None) -> str:
             f'{len(found)} events have an id that ends with "{end}"; pass the whole id: {some}', param_hint="ID"
         )
     return found.pop() if found else given
+
+
+def _has(app: App, transport: str | None, event_id: str) -> bool:
+    """Return whether an event has the id *event_id*, as far as that can be looked up without reading all."""
+    return any(store.capabilities.find and store.find(event_id) for store, _ in stores(app, transport))
 
 
 def _ids(app: App, transport: str | None) -> Iterator[str]:
