@@ -495,8 +495,8 @@ def test_an_error_in_a_later_batch_reports_the_result_of_every_event_that_was_ta
 
     with pytest.raises(
         SendError,
-        match=r'^the event "a\.b" at index 1500 cannot be sent: \$\.a: object is not JSON.*; the events before it and '
-        r"with it: 1000 sent, 1000 refused, 0 unknown$",
+        match=r'^the event "a\.b" at index 1500 cannot be sent: \$\.a: object is not JSON.*; of the events up to the '
+        r"end of its batch: 1000 sent, 1000 refused, 0 unknown$",
     ) as raised:
         dispatcher.dispatch_many(events)
 

@@ -541,7 +541,10 @@ def test_a_shorter_file_is_not_offered_to_continue_after_its_end(shop: Shop, tex
     done = shop.run(f"{COMMAND} --resume position")
 
     assert (done.returncode, stored(shop)) == (2, [0, 1, 2])
-    assert f"rows.jsonl has {text.count('id')} lines, and 3 were dispatched; pass another path" in lines(done)[-1]
+    assert (
+        f"rows.jsonl has {text.count('id')} lines, 3 were dispatched; for another file, pass another path"
+        in lines(done)[-1]
+    )
     assert f"--from-line 1:{key}" in lines(done)[-1]
     assert "--from-line 4" not in lines(done)[-1]
 
@@ -558,8 +561,11 @@ def test_a_position_of_another_store_is_refused_and_the_advice_dispatches_there(
     assert (done.returncode, (shop.folder / "position").read_bytes()) == (2, before)
     assert "dispatched to main/default, which was another store then; to dispatch all" in lines(done)[-1]
     key = json.loads(before.splitlines()[0])["key"]
-    assert "to dispatch all lines here, pass another path; to dispatch only those after line 3 here" in lines(done)[-1]
-    assert f"remove position, and pass --from-line 4:{key}" in lines(done)[-1]
+    assert (
+        "to dispatch all lines, pass another path; to dispatch only those after line 3, remove position and"
+        in lines(done)[-1]
+    )
+    assert f"remove position and pass --from-line 4:{key}" in lines(done)[-1]
     assert (whole.returncode, stored(shop)) == (0, [0, 1, 2])
 
 

@@ -378,7 +378,7 @@ def test_a_check_tells_which_events_wait_if_there_is_no_listener_at_all(shop: Sh
 
     quick, live, strict = shop.run("check"), shop.run("check --live"), shop.run("check --live --strict")
 
-    text = "2 events wait, such as "
+    text = "events that wait: 2, such as "
     assert text in live.stdout
     assert '"mail.sent" (1)' in live.stdout
     assert live.returncode == 0

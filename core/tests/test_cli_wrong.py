@@ -178,7 +178,7 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
         "import relevo\n@relevo.listener('a.b')\nasync def f(e): ...\n",
         (
             "shop_listeners:f cannot be a listener: calling an async function or a generator does not run it; use def, "
-            "with a synchronous engine and client, or with asyncio.run(…) inside; if a loop runs already, "
+            "with a synchronous engine and client, or with asyncio.run(…) inside; in a notebook, drain with "
         ),
     ),
 }
@@ -568,11 +568,11 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("dead list --class-filter a.b", 'there is no option --class-filter; it is called "--event" here'),
         (
             "-l info drain",
-            'relevo: there is no option -l; write it behind the command: "relevo drain -l …"; see relevo',
+            'relevo: there is no option -l; write it after the command: "relevo drain -l …"; see relevo',
         ),
         (
             "-t main dead list",
-            'there is no option -t; write it behind the command: "relevo dead list -t …"; see relevo',
+            'there is no option -t; write it after the command: "relevo dead list -t …"; see relevo',
         ),
         ("-z dead list", "relevo: there is no option -z; see relevo --help"),
         ("report", 'there is no command "report"; it is called "relevo config show" here'),

@@ -1027,7 +1027,7 @@ def test_a_run_stops_when_the_process_has_grown_too_large(
     *, until_empty: bool, app: MakeApp, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = [0]
-    monkeypatch.setattr(process_limit, "resident", lambda: 100 + held[0])
+    monkeypatch.setattr(process_limit, "resident", lambda: (100 + held[0]) << 20)
 
     def grow(event: object) -> None:
         clock.advance(1.0)
@@ -1037,7 +1037,7 @@ def test_a_run_stops_when_the_process_has_grown_too_large(
     for number in range(20):
         made.dispatch(Event("image.created", {"number": number}))
 
-    report = LoopRunner().run(made, RunOptions(until_empty=until_empty, max_seconds=100.0, max_memory=150))
+    report = LoopRunner().run(made, RunOptions(until_empty=until_empty, max_seconds=100.0, max_memory="150M"))
 
     assert (report.done, report.stopped_by) == (5, "memory")
 

@@ -330,7 +330,7 @@ def test_a_hand_over_that_was_lost_is_told_once_and_a_crash_loop_too(
     drained(app)
 
     (mail,) = inbox.mails
-    assert "A lease of image.created was lost." in body_of(mail)
+    assert "A lease of image.created was lost:" in body_of(mail)
     assert mail["Subject"] == "shop: image.created: a lease was lost"
     assert "1 lease lost before" in body_of(mail)
 
@@ -364,7 +364,7 @@ def test_a_loss_is_mailed_before_the_event_is_handled_again_which_may_end_the_pr
 
     assert mails == [1]
     assert len(inbox.mails) == 1, "its settlement reports nothing new"
-    assert "A lease of image.created was lost." in body_of(inbox.mails[0])
+    assert "A lease of image.created was lost:" in body_of(inbox.mails[0])
 
 
 def test_a_lost_lease_of_an_event_without_a_listener_is_mailed_once(made: Made, inbox: Inbox, clock: FakeClock) -> None:

@@ -586,14 +586,14 @@ def test_a_misspelt_argument_is_not_refuted(make: Make) -> None:
 def test_what_is_no_argument_of_an_event_is_not_refuted(make: Make, key: str) -> None:
     given: dict[str, Any] = {key: 1}
     with make(hearing("mail.wanted", [])).testing() as t:
-        with pytest.raises(ConfigurationError, match=f'no "mail.wanted" has "{key}"; (write|an event|ask)'):
+        with pytest.raises(ConfigurationError, match=f'no "mail.wanted" has "{key}"; (write|an event|read)'):
             t.refute_dispatched("mail.wanted", **given)
 
         t.app.dispatch("mail.wanted", {"to": "bob"}, delay="1h")
-        with pytest.raises(ConfigurationError, match=f'no "mail.wanted" has "{key}"; (write|an event|ask)'):
+        with pytest.raises(ConfigurationError, match=f'no "mail.wanted" has "{key}"; (write|an event|read)'):
             t.refute_dispatched("mail.wanted", **given)
         if key != "times":
-            with pytest.raises(AssertionError, match=f'\nno "mail.wanted" has "{key}"; (an event|ask)'):
+            with pytest.raises(AssertionError, match=f'\nno "mail.wanted" has "{key}"; (an event|read)'):
                 t.dispatched("mail.wanted", **given)
 
 

@@ -190,7 +190,7 @@ def test_a_queue_that_lost_its_route_is_reported_too(shop: Shop, warned: Callabl
         ('"image.created" = "main/second"\n"*" = "main"', "--to main/second; or add a route"),
         (
             '"image.created" = ["main/first", "main/second"]',
-            "--to …; or add a route; its events are routed to main/first, main/second, and all are moved to one",
+            "--to …; or add a route; its events are routed to main/first, main/second, and move takes all to one",
         ),
         ('"*" = "now"', "--to …; or add a route"),
         ('"mail.sent" = "main/feed"', "--to …; or add a route"),

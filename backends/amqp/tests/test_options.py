@@ -329,7 +329,7 @@ def test_what_waits_can_be_neither_listed_nor_taken_by_its_id_and_the_error_says
 def test_a_purge_is_refused_with_the_reason_and_the_name_of_the_queue_on_the_server() -> None:
     transport = AmqpTransport(AmqpOptions(url="amqp://127.0.0.1:1", prefix="PREFIX"))
 
-    with pytest.raises(UnsupportedError, match=r"scheduled events wait in queues .* that all queues share") as raised:
+    with pytest.raises(UnsupportedError, match="the scheduled events of all queues wait together") as raised:
         transport.purge("QUEUE")
 
     assert f"rabbitmqctl purge_queue {Topology('PREFIX', 1.0, 8).queue('QUEUE', Role.MAIN)}, " in raised.value.why

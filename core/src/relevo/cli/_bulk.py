@@ -484,7 +484,7 @@ def _elsewhere(
     other = f"{there}, which was another store then" if there == here else f"{there}; the event is routed to {here} now"
     return click.BadParameter(
         f"the lines of {source.resume} were dispatched to {other}; to dispatch all lines, pass another path; to "
-        f"dispatch only those after line {before.lines}, remove this file and pass "
+        f"dispatch only those after line {before.lines}, remove {source.resume} and pass "
         f"--from-line {FirstLine(before.lines + 1, ids)}",
         param_hint="--resume",
     )
