@@ -197,8 +197,12 @@ def test_a_crash_before_any_of_several_suspects_is_begun_accuses_none_of_them(st
     for number in range(4):
         stage.suspect(relevo.Event("thing.done", {"number": number}))
 
-    codes = [stage.run_python("-c", CRASHES_BEFORE_IT_BEGINS).wait(PATIENCE) for _ in range(4)]
+    codes = []
+    for _ in range(4):
+        _await_ready(stage)
+        codes.append(stage.run_python("-c", CRASHES_BEFORE_IT_BEGINS).wait(PATIENCE))
     rows = stage.rows()
+    _await_ready(stage)
     code = stage.drain()
 
     assert codes == [-signal.SIGKILL] * 4, (stage.folder / "printed").read_text()
@@ -206,6 +210,11 @@ def test_a_crash_before_any_of_several_suspects_is_begun_accuses_none_of_them(st
     assert code == 0
     assert sorted(stage.calls()) == [f"ended {number}" for number in range(4)]
     assert stage.dead() == []
+
+
+def _await_ready(stage: Stage) -> None:
+    """Wait until all suspects are ready: a drain gives some back for a second, and a killed one holds its lease."""
+    stage.wait_for(lambda: stage.app.transport().stats("default").ready == 4)
 
 
 def _only_id(stage: Stage) -> str:
