@@ -82,8 +82,12 @@ In all it is at most half of the time limit, so that a queue that is never empty
 _LANDS_WITHIN, _COARSEST = 0.5, 5.0
 """Seconds after its delay in which an event is ready; and the coarsest delays with which suspects are set aside."""
 
-_ONLY_SUSPECTS = 6.0
-"""Seconds without another event after which suspects are begun: longer than RabbitMQ serves only suspects."""
+_ONLY_SUSPECTS, _IN_TURNS = 2.0, 6.0
+"""
+Seconds without another event after which suspects are begun.
+
+A server whose figures are approximate, such as RabbitMQ, may serve only suspects for a turn of five seconds.
+"""
 
 _WAIT_OTHERS, _MOMENT = 0.2, 0.001
 """Seconds for which others may be on their way although none is ready, and in which a clock moves."""
@@ -581,12 +585,15 @@ class Worker:
     def _is_time_for_a_suspect(self, batch: Sequence[Delivery]) -> bool:
         """Return whether to begin a suspect of *batch* rather than to give them back for later."""
         now = self._clock.monotonic()
+        patience = _ONLY_SUSPECTS if self._transport.capabilities.stats == "exact" else _IN_TURNS
         if not all(each.lost_leases for each in batch):
             self._met_other = now
-        elif now - self._met_other >= _ONLY_SUSPECTS or not self._is_more_ready():
+        elif now - self._met_other >= patience or not self._is_more_ready():
             return True
-        self._clock.sleep(_MOMENT)
-        return self._clock.monotonic() == now  # a clock that a test moves by hand: the delay would never end
+        if self._aside_until == self._started:  # none was set aside yet
+            self._clock.sleep(_MOMENT)
+            return self._clock.monotonic() == now  # a clock that a test moves by hand: the delay would never end
+        return False
 
     def _is_more_ready(self) -> bool:
         """Return whether further events are ready."""
