@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 
@@ -22,6 +22,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    EventFilter,
     Found,
     Nack,
     Note,
@@ -30,6 +31,7 @@ from relevo import (
     State,
     Stats,
     Transport,
+    WaitingEntry,
 )
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_memory import MemoryTransport
@@ -211,17 +213,31 @@ class KeepsWholeSeconds(MemoryTransport):
     """Send times are truncated to whole seconds."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
-        deliveries = super().receive(queues, limit=limit, lease=lease, wait=wait)
-        return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in deliveries]
+        return in_whole_seconds(super().receive(queues, limit=limit, lease=lease, wait=wait))
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        return in_whole_seconds(super().take(queue, event_id, lease=lease))
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
-        found = super().dead_letters(queues, after=after, limit=limit)
-        return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in found]
+        return in_whole_seconds(super().dead_letters(queues, after=after, limit=limit))
 
     def find(self, event_id: str) -> Sequence[Found]:
-        return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in super().find(event_id)]
+        return in_whole_seconds(super().find(event_id))
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        return in_whole_seconds(super().waiting(queues, where=where, after=after, limit=limit))
+
+
+Sent = TypeVar("Sent", Delivery, DeadLetterEntry, Found, WaitingEntry)
+
+
+def in_whole_seconds(entries: Sequence[Sent]) -> Sequence[Sent]:
+    """Return *entries* with truncated send times."""
+    return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in entries]
 
 
 # --- weaker claims ---------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from typing import Any
 
 import attrs
 
-from relevo import Envelope, Found, State
+from relevo import Action, Envelope, Found, SendError, State
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent
 
 from .memory import BreakableStore
-from .planting import Altered, Lenient, identified_by, living, planted_pair
+from .planting import Altered, Lenient, identified_by, living, numbers, planted_pair
 
 
 def normal(text: str) -> str:
@@ -102,6 +102,22 @@ class IgnoresWhatWasPurgedBefore(RemembersIdentities):
         for queue, identity in gone:
             queue._identities.add(identity)
         return number
+
+
+@planted_pair(promise.SENT_IS_RECEIVED)
+class IgnoresWhatMayHaveBeenSentBefore(RemembersIdentities):
+    """A send whose answer was lost stored nothing, and its events cannot be sent again."""
+
+    def _write(self, operation: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        before = numbers(self)
+        try:
+            return super()._write(operation, *arguments, **options)
+        except SendError:
+            for queue, event in living(self, without=before):
+                queue.step(event, Action.CANCEL)
+                if event.identity is not None:
+                    queue._identities.add(event.identity)
+            raise
 
 
 # --- which queues are the same ---------------------------------------------------------------------

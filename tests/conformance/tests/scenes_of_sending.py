@@ -23,6 +23,19 @@ def an_event_never_comes(*, honest: bool) -> Script:
 
 
 @scene(promise.SENT_IS_RECEIVED)
+def an_event_whose_first_send_may_have_failed_never_comes(*, honest: bool) -> Script:
+    script = Script()
+    script.call(history.Break("before"))
+    script.send(event(), fates=["unknown"])
+    script.call(history.Mend())
+    script.send(event())
+    if honest:
+        script.ack(*script.receive(event()))
+    script.drain()
+    return script
+
+
+@scene(promise.SENT_IS_RECEIVED)
 def a_send_is_refused_for_no_reason(*, honest: bool) -> Script:
     script = Script()
     script.setup()

@@ -10,6 +10,7 @@ import pytest
 from relevo import Ack, Capabilities, Envelope, Nack, Note, Stats, SystemClock, Unreadable
 from relevo_conformance import check, history, promise, unaccounted
 from relevo_conformance._judge_rest import not_judged
+from relevo_conformance.checker import Judge
 from relevo_conformance.harness import judge_of
 
 from .memory import MemoryHarness
@@ -590,3 +591,76 @@ def test_an_event_that_was_sent_again_with_other_content_is_the_one_with_this_co
     script.drain()
 
     assert script.broken() == set()
+
+
+def doubted(script: Script, *, delay: float = 0.0) -> None:
+    """Send the event twice: it is unknown whether the first send stored it, and the second one succeeds."""
+    script.call(history.Break("before"))
+    script.send(event(), fates=["unknown"])
+    script.call(history.Mend())
+    script.send(event(), delay=delay)
+
+
+@pytest.mark.parametrize("capabilities", [EVERYTHING, MERGES_NOTHING])
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+def test_one_of_two_sends_that_succeeded_must_come(capabilities: Capabilities, delay: float) -> None:
+    script = Script(capabilities)
+    doubted(script, delay=delay)
+
+    assert Judge(script.capabilities).feed_all(script.records).pending()
+    assert left(script) == [
+        f"""q: the event 'e1' in "q": {"scheduled for 1005.000" if delay else "ready, and never handed out"}"""
+    ]
+
+    script.wait(delay)
+    script.drain()
+
+    assert script.broken() == {promise.SENT_IS_RECEIVED.id}
+
+
+@pytest.mark.parametrize("capabilities", [EVERYTHING, MERGES_NOTHING])
+def test_one_delivery_is_enough_for_two_sends_that_may_be_one(capabilities: Capabilities) -> None:
+    script = Script(capabilities)
+    doubted(script)
+    script.ack(*script.receive(event()))
+
+    assert not Judge(script.capabilities).feed_all(script.records).pending()
+    assert left(script) == []
+
+    script.drain()
+
+    assert script.broken() == set()
+
+
+def test_a_delivery_before_both_sends_does_not_stand_for_them() -> None:
+    script = Script()
+    script.send(event())
+    script.ack(*script.receive(event()))
+    doubted(script)
+    script.drain()
+
+    assert script.broken() == {promise.SENT_IS_RECEIVED.id}
+
+
+def test_the_dead_letter_of_an_earlier_send_that_is_revived_may_be_what_came() -> None:
+    script = Script()
+    one = sent(script)
+    script.bury(*script.receive(one))
+    script.dead(script.entry(one))
+    doubted(script)
+    script.revive({"1": b""})
+    script.ack(*script.receive(event()))
+    script.drain()
+
+    assert script.broken() == set()
+
+
+def test_one_of_two_overlapping_sends_must_come() -> None:
+    script = Script()
+    first = script.begin(history.Send(envelopes=(event(),)), worker="a")
+    second = script.begin(history.Send(envelopes=(event(),)), worker="b")
+    script.end(first)
+    script.end(second)
+    script.drain()
+
+    assert script.broken() == {promise.SENT_IS_RECEIVED.id}

@@ -8,6 +8,7 @@ import attrs
 
 from relevo import Action, Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
+from relevo_conformance._judge_send import never_came
 from relevo_conformance._world import World
 from relevo_conformance.model import Copy, Situation, is_pending
 from relevo_conformance.promise import PROMISES, Promise
@@ -82,9 +83,11 @@ def unaccounted(world: World) -> Iterator[Unaccounted]:
     """Yield the events that were certainly sent and may still be unfinished; none after a drain at the end."""
     if world.drained:
         return
+    sent_again = {copy.number for copy in never_came(world)}
     for copy in world.copies:
-        if copy.maybe(is_pending) and not copy.maybe(lambda one: one.state is None):
-            situations = dict.fromkeys(_whereabouts(world, copy, one) for one in copy.possible)
+        is_stored = copy.number in sent_again or not copy.maybe(lambda one: one.state is None)
+        if is_stored and copy.maybe(is_pending):
+            situations = dict.fromkeys(_whereabouts(world, copy, one) for one in copy.possible if one.state)
             yield Unaccounted(event=copy.event, queue=copy.queue, name=str(copy), situation=", or ".join(situations))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from relevo import Capabilities, Envelope, Unreadable
+from relevo import Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._world import Bound, Operation, World
 from relevo_conformance.model import PENDING, Copy, Situation, absent, arrival, is_pending
@@ -32,6 +32,7 @@ def send_began(world: World, operation: Operation, call: history.Send) -> None:
 def _may_arrive(world: World, copy: Copy) -> bool:
     """Return whether *copy*, which is being sent, may become an event of its own; mark it if the same one is there."""
     others = [other for other in world.same(copy.queue, copy.event) if other is not copy]
+    copy.bygone = frozenset(other.number for other in others if other.surely(_has_ended))
     if world.capabilities.dedupe and any(other.surely(is_pending) for other in others):
         copy.become([absent(promise.RESENT_IS_ONE)])
         copy.doubtful = True
@@ -91,6 +92,22 @@ def raw_ended(world: World, operation: Operation, call: history.PutRaw, returned
     copy = operation.positions[0]
     copy.sent = (operation.began, returned.at)
     copy.resolve((operation.op, 0), happened=True)
+
+
+def never_came(world: World) -> Iterator[Copy]:
+    """
+    Yield for each event that was certainly sent, and of which no copy came so far, one copy.
+
+    Its send succeeded while an equal event may have been there, so it is unknown which of them is stored, but one is.
+    It yields nothing for an event of which one copy is surely stored.
+    """
+    seen: set[tuple[str, ...] | bytes] = set()
+    for copy in world.copies:
+        if copy.confirmed and copy.doubtful and copy.identity not in seen:
+            same = [one for one in world.same(copy.queue, copy.event) if one.number not in copy.bygone]
+            if all(one.surely(_never_came) and one.maybe(_is_absent) for one in same) and copy.maybe(is_pending):
+                seen.add(copy.identity)
+                yield copy
 
 
 def batches_at_the_end(world: World) -> None:
@@ -203,6 +220,7 @@ def transaction_ended(
     """Accept the result that the commit reports."""
     for position, copy in operation.positions.items():
         copy.sent = (copy.sent[0], returned.at)
+        copy.confirmed = returned.end == "done"
         happened = {"done": None if copy.doubtful else True, "refused": False}.get(returned.end)
         copy.resolve((operation.op, position), happened=happened)
         if happened is False:
@@ -224,6 +242,7 @@ def _fates(call: history.Send, returned: history.Returned) -> tuple[history.Fate
 def _believe(copy: Copy, tag: tuple[int, int], fate: history.Fate, why: Promise) -> None:
     match fate:
         case "sent":
+            copy.confirmed = True
             copy.resolve(tag, happened=None if copy.doubtful else True)
         case "refused":
             # That it was handed out during the send and then refused is impossible.
@@ -243,6 +262,10 @@ def _is_no_text(envelope: Envelope) -> bool:
     own = (envelope.id, envelope.source, envelope.name, envelope.ordering_key or "")
     texts = (*own, *envelope.headers, *envelope.headers.values())
     return any(map(_NO_TEXT.search, texts))
+
+
+def _has_ended(one: Situation) -> bool:
+    return one.state in (State.DONE, State.GONE)
 
 
 def _is_absent(one: Situation) -> bool:

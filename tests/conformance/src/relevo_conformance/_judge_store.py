@@ -10,7 +10,7 @@ import attrs
 from relevo import Action, DeadLetterEntry, Envelope, Found, State, Stats, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._judge_receive import sent_then
-from relevo_conformance._judge_send import batches_at_the_end
+from relevo_conformance._judge_send import batches_at_the_end, never_came
 from relevo_conformance._world import Operation, Walk, World
 from relevo_conformance.model import PENDING, Change, Copy, Situation, Tag, is_pending, missing_headers
 from relevo_conformance.promise import Promise
@@ -520,6 +520,8 @@ def drain_ended(world: World, operation: Operation, call: history.Drain, returne
         elif must_come(world, copy):
             what = f"{copy} may be dead, but is not listed, and was never handed out either"
             world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
+    for copy in never_came(world):
+        world.report(promise.SENT_IS_RECEIVED, operation.op, f"{copy} was sent, maybe twice, and never handed out")
     batches_at_the_end(world)
     world.drained = True
 

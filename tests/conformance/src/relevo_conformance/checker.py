@@ -113,7 +113,8 @@ class Judge:
     def pending(self) -> bool:
         """Return whether an event must still be handed out."""
         must_come = (_judge_store.must_come(self.world, copy) for copy in self.world.copies)
-        return any(must_come) or any(_judge_send.torn_batches(self.world))
+        world = self.world
+        return any(must_come) or any(_judge_send.never_came(world)) or any(_judge_send.torn_batches(world))
 
     def feed(self, record: Record) -> None:
         """Add the next record."""

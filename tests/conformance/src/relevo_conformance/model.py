@@ -206,6 +206,12 @@ class Copy:
     doubtful: bool = False
     """Whether it may not exist although the send succeeded, since the same event was there."""
 
+    confirmed: bool = False
+    """Whether the send succeeded, so that this event or the same one, which was there, must come."""
+
+    bygone: frozenset[int] = frozenset()
+    """The copies of the same event that had surely ended when it was sent; they cannot be what its send found there."""
+
     overlooked: int | None = None
     """The last receive that returned nothing although this event was surely ready; its delivery proves the mistake."""
 
