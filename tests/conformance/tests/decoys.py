@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -22,8 +22,6 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
-    EventFilter,
-    Found,
     Nack,
     Note,
     Release,
@@ -31,7 +29,6 @@ from relevo import (
     State,
     Stats,
     Transport,
-    WaitingEntry,
 )
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_memory import MemoryTransport
@@ -209,35 +206,21 @@ class MakesNewObjectsEachTime(MemoryTransport):
 
 
 @decoy
-class KeepsWholeSeconds(MemoryTransport):
+class KeepsWholeSeconds(BreakableStore):
     """Send times are truncated to whole seconds."""
 
-    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
-        return in_whole_seconds(super().receive(queues, limit=limit, lease=lease, wait=wait))
-
-    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
-        return in_whole_seconds(super().take(queue, event_id, lease=lease))
-
-    def dead_letters(
-        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
-    ) -> Sequence[DeadLetterEntry]:
-        return in_whole_seconds(super().dead_letters(queues, after=after, limit=limit))
-
-    def find(self, event_id: str) -> Sequence[Found]:
-        return in_whole_seconds(super().find(event_id))
-
-    def waiting(
-        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
-    ) -> Sequence[WaitingEntry]:
-        return in_whole_seconds(super().waiting(queues, where=where, after=after, limit=limit))
+    def _queue(self, name: str) -> EventQueue:
+        if name not in self._queues:
+            self._queues[name] = InWholeSeconds(name)
+        return self._queues[name]
 
 
-Sent = TypeVar("Sent", Delivery, DeadLetterEntry, Found, WaitingEntry)
-
-
-def in_whole_seconds(entries: Sequence[Sent]) -> Sequence[Sent]:
-    """Return *entries* with truncated send times."""
-    return [attrs.evolve(one, enqueued_at=float(int(one.enqueued_at))) for one in entries]
+class InWholeSeconds(EventQueue):
+    def admit(self, event: KeptEvent) -> None:
+        event.enqueued_at = float(int(event.enqueued_at))
+        if event.status is State.READY:
+            event.due = min(event.due, event.enqueued_at)
+        super().admit(event)
 
 
 # --- weaker claims ---------------------------------------------------------------------------------
