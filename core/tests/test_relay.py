@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Worker
+from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Settlement, Worker
 from relevo._process_identity import this_process
 from relevo._transport.route import outbox_queue
 from relevo._worker.relay import RelayExecutor
@@ -22,6 +23,7 @@ from relevo_memory._store import Posting
 
 OUTBOX = outbox_queue("broker")
 DRAIN = RunOptions(until_empty=True)
+PATIENCE = 30.0
 DOWN = TransportUnavailableError("broker", "down")
 Relay = Callable[..., Worker]
 
@@ -327,3 +329,68 @@ def test_an_event_that_the_target_cannot_even_write_holds_up_nobody(
 
     assert _moved(transport) == ["0", "2"]
     assert (report.done, report.retried) == (2, 1)
+
+
+class _SlowToRecord(MemoryTransport):
+    """An outbox whose settlements wait until they are let through."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.is_asked, self.may_go = threading.Event(), threading.Event()
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        self.is_asked.set()
+        assert self.may_go.wait(PATIENCE)
+        return super().settle(settlements)
+
+
+@pytest.mark.parametrize("records_after", [3.0, float("inf")])
+def test_a_worker_beside_a_relay_begins_what_was_sent_once_the_outbox_knows_that(
+    records_after: float, transport: Any, envelope: Callable[..., Envelope], clock: FakeClock
+) -> None:
+    began = clock.now()
+    handled: list[float] = []
+    with _SlowToRecord(name="outbox", clock=clock) as outbox:
+        outbox.store.add([Posting(queue=OUTBOX, envelope=envelope("1"), due=began)], began)
+        relay = Worker(
+            transport=outbox,
+            handle=lambda _: Release(),
+            queues=[OUTBOX],
+            clock=clock,
+            chance=lambda: 1.0,
+            options=DRAIN,
+            executor=RelayExecutor(transport, clock=clock),
+            background=False,
+        )
+        thread = threading.Thread(target=relay.run)
+        thread.start()
+        assert outbox.is_asked.wait(PATIENCE)
+
+        sleep = clock.sleep
+
+        def record_in_time(seconds: float) -> None:
+            sleep(seconds)
+            if clock.now() - began >= records_after and not outbox.may_go.is_set():
+                outbox.may_go.set()
+                thread.join(PATIENCE)
+
+        def handle(_: Delivery) -> Ack:
+            handled.append(clock.now() - began)
+            return Ack()
+
+        clock.sleep = record_in_time  # type: ignore[method-assign]
+        worker = Worker(
+            transport=transport,
+            handle=handle,
+            queues=["default"],
+            clock=clock,
+            chance=lambda: 1.0,
+            options=DRAIN,
+            background=False,
+        )
+        worker.follow(relay)
+        worker.run()
+        outbox.may_go.set()
+        thread.join(PATIENCE)
+
+    assert handled == [pytest.approx(min(records_after, 5.0), abs=0.1)]

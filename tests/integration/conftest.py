@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -87,6 +88,20 @@ def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     else:
         url = request.getfixturevalue("rabbitmq_url")
         main = f'{{ url = "{url}", prefix = "crash-{uuid.uuid4().hex[:8]}", levels = 8, settle_in = 0 }}'
+    with _staged(tmp_path, main) as stage:
+        yield stage
+
+
+@pytest.fixture(name="relayed_stage")
+def _relayed_stage(rabbitmq_url: str, tmp_path: Path) -> Iterator[Stage]:
+    """Return a stage on RabbitMQ, whose workers move what was dispatched in a transaction from an outbox."""
+    options = f'prefix = "crash-{uuid.uuid4().hex[:8]}", levels = 8, settle_in = 0, outbox = "sqlite:///crash.db"'
+    with _staged(tmp_path, f'{{ url = "{rabbitmq_url}", {options} }}') as stage:
+        yield stage
+
+
+@contextmanager
+def _staged(tmp_path: Path, main: str) -> Iterator[Stage]:
     (tmp_path / "relevo.toml").write_text(
         f"""
 source = "crash"

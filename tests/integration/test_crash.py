@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 from tests.integration import crashing
 from tests.integration.conftest import PATIENCE
 
 import relevo
+from relevo._transport.route import outbox_queue
 from relevo._worker.ledger import FLUSH_AFTER
+from relevo_sql import database_url
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
@@ -64,6 +70,39 @@ def test_a_listener_that_kills_its_process_is_set_aside_and_its_neighbours_are_d
     assert codes == [-signal.SIGKILL] * processes + [1]
     if stage.app.transport().capabilities.presence:
         assert "3 processes died while they held it; the last while crashing:explode ran" in dead.error
+
+
+@pytest.mark.amqp
+@pytest.mark.slow("about a server, not Python")
+def test_a_killer_that_came_from_an_outbox_is_not_sent_again_for_each_process_that_it_kills(
+    relayed_stage: Stage,
+) -> None:
+    app = relayed_stage.app
+    app.setup()
+    engine = sa.create_engine(database_url(app))
+
+    def dispatch(number: int, *, deadly: bool) -> None:
+        with Session(engine) as session:
+            app.dispatch(relevo.Event("mine.stepped-on", {"number": number, "deadly": deadly}), session=session)
+            session.commit()
+
+    worker = relayed_stage.start("worker", RELEVO_LEASE="60s")
+    dispatch(0, deadly=False)
+    relayed_stage.wait_for(lambda lines: any(line[:2] == ["ended", "0"] for line in lines))
+    dispatch(1, deadly=True)  # to a worker that waits for it, and begins it at once
+    deadline = time.monotonic() + PATIENCE
+    while not (dead := relayed_stage.dead("mines")):
+        assert time.monotonic() < deadline
+        if worker.poll() is not None:
+            worker.communicate()
+            worker = relayed_stage.start("worker", RELEVO_LEASE="60s")
+        time.sleep(0.05)
+    worker.terminate()
+    worker.communicate(timeout=PATIENCE)
+
+    outbox = app.outboxes["main"].stats(outbox_queue("main"))
+    assert (outbox.ready, outbox.leased, outbox.scheduled) == (0, 0, 0)
+    assert [one.reason for one in dead] == ["crash-loop"]
 
 
 def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:

@@ -474,6 +474,7 @@ def _run_beside(relay: Worker | None, worker: Worker) -> Iterator[list[Report]]:
     if relay is None:
         yield reports
         return
+    worker.follow(relay)
     errors: list[BaseException] = []
 
     def run() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from relevo._listener.listener import ListenerTable
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome
+from relevo._transport.envelope import Envelope
 
 Handle = Callable[[Delivery], Outcome]
 """From a delivery to its outcome, which includes what listeners raise."""
@@ -61,6 +62,14 @@ class Executor(ABC):
         It may be called from any thread.
         """
         return ()
+
+    def passed_on(self, event: Envelope) -> Delivery | None:
+        """
+        Return the delivery whose event this sent as *event* to another transport a moment ago; by default none.
+
+        It may be called from any thread.
+        """
+        return None
 
     @abstractmethod
     def stalled(self) -> Sequence[Delivery]:

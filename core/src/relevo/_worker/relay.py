@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from logging import getLogger
 
@@ -34,6 +35,9 @@ _log = getLogger("relevo.relay")
 
 _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
+
+_MOMENT, _MOST_PASSED_ON = 5.0, 4 * _BATCH
+"""Seconds for which it is known what was sent, and of how many events at most."""
 
 _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 """Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
@@ -75,6 +79,7 @@ class RelayExecutor(Executor):
         self._batch: list[Delivery] = []
         self._outage: TransportError | ConfigurationError | None = None
         self._has_sent = False
+        self._passed_on: OrderedDict[tuple[str, str, str], tuple[Delivery, float]] = OrderedDict()
 
     def start(self, handle: Handle) -> None:
         """Do nothing: the events are passed on, not handled."""
@@ -90,6 +95,10 @@ class RelayExecutor(Executor):
 
     def running(self) -> int:
         return len(self._batch)
+
+    def passed_on(self, event: Envelope) -> Delivery | None:
+        delivery, at = self._passed_on.get((event.source, event.id, event.queue), (None, 0.0))
+        return delivery if self._clock.monotonic() - at < _MOMENT else None
 
     def stalled(self) -> Sequence[Delivery]:
         return ()
@@ -129,6 +138,11 @@ class RelayExecutor(Executor):
         self._batch = []
 
     def _hand_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
+        now = self._clock.monotonic()
+        for delivery, envelope in batch:
+            self._passed_on[envelope.source, envelope.id, envelope.queue] = delivery, now
+        while len(self._passed_on) > _MOST_PASSED_ON:
+            self._passed_on.popitem(last=False)
         try:
             self._target.send([envelope for _, envelope in batch])
         except SendError as error:

@@ -29,6 +29,7 @@ from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
+from relevo._transport.envelope import Envelope
 from relevo._transport.optional import ParallelSettlement
 from relevo._transport.transport import Transport
 from relevo._visible import visible
@@ -62,7 +63,7 @@ _READ_AHEAD_FROM = 16
 """The smallest batch that is received ahead: it grows to that size only while a batch takes less than 0.1 s."""
 
 _WAIT = 1.0
-_WAIT_BUSY = 0.02
+_WAIT_BUSY, _SOON = 0.02, 0.002
 _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 _OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
@@ -188,6 +189,7 @@ class Worker:
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
     _prepare: Callable[[], object] = lambda: None
+    _is_unrecorded: Callable[[Delivery], bool] = attrs.field(default=lambda _: False, init=False)
 
     @_suspects.default
     def _own_suspects(self) -> Suspects:
@@ -258,6 +260,21 @@ class Worker:
         """Why the run ends, if a hook objected to further events."""
         self._fault: StalledError | None = None
         """Why the run ends, if a delivery was stalled for too long."""
+
+    def follow(self, relay: Worker) -> None:
+        """
+        Begin no event that *relay*, which runs in this process, has just sent, until its outbox knows that.
+
+        Otherwise a listener that ends the process would have the event sent a second time, with its lost leases
+        forgotten.
+        """
+        self._is_unrecorded = relay.holds_sent
+
+    def holds_sent(self, delivery: Delivery) -> bool:
+        """Return whether this relay has just sent the event of *delivery*, and the outbox may not know it."""
+        event = delivery.envelope
+        source = self._executor.passed_on(event) if isinstance(event, Envelope) else None
+        return source is not None and self._ledger.holds(source)
 
     def stop(self) -> None:
         """
@@ -388,6 +405,9 @@ class Worker:
         """Submit as much of the backlog as there is room for; a suspect only once it is alone, and alone."""
         backlog, executor, ledger = self._backlog, self._executor, self._ledger
         while backlog and executor.room() and not self._stopped:
+            if self._is_unrecorded(backlog[0]):
+                self._pause(_SOON)
+                return
             suspect = backlog[0].lost_leases > 0
             if suspect and not self._finish_others():
                 return
