@@ -63,10 +63,12 @@ class Part:
 
     def run(self, discover: Sequence[str]) -> bool:
         """Run it and return whether it succeeded; *discover* lists the programs from which tox chooses its Python."""
+        self._compile(discover)
         return subprocess.run(self._command(discover), cwd=ROOT, check=False).returncode == 0
 
     def run_beside(self, discover: Sequence[str]) -> tuple[bool, str]:
         """Run it beside another one, and return whether it succeeded and its output."""
+        self._compile(discover)
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
                 self._command(discover),
@@ -77,6 +79,18 @@ class Part:
             )
             output.seek(0)
             return done.returncode == 0, output.read().decode(errors="replace")
+
+    def _compile(self, discover: Sequence[str]) -> None:
+        """
+        Import all tests once, so that pytest keeps the bytecode with the rewritten asserts.
+
+        Otherwise each of its processes does that work itself, at the same time, in a new checkout. What fails here
+        fails again in the run, which reports it.
+        """
+        if self.marks:
+            words = ["exec", "-e", self.environment, "--discover", *discover, "--"]
+            command = [sys.executable, "-m", "tox", *words, "pytest", "--collect-only", "-qqq", "-m", self.marks]
+            subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     def _command(self, discover: Sequence[str]) -> Sequence[str]:
         tests = ["--", "-m", self.marks] if self.marks else []
