@@ -489,3 +489,108 @@ def test_a_worker_that_is_killed_before_its_longest_listener_is_told(shop: Shop)
 
     assert done.returncode == 78
     assert lines(done)[0].endswith("time limit of 3600 s; write stopwaitsecs=3630")
+
+
+def program(command: str, more: str = "") -> str:
+    return f"[program:shop]\ncommand={command}\nstopwaitsecs=930\n{more}"
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (
+            "relevo messenger:consume async",
+            'there is no command "messenger:consume"; it is called "relevo worker" here',
+        ),
+        ("/srv/bin/relevo wroker", 'there is no command "wroker"; did you mean "worker"? see relevo --help'),
+        ("relevo worker -m 1", 'worker: there is no option -m; it is called "--max-events" here; see relevo worker'),
+        ("relevo worker async", 'extra argument (async); a transport is chosen with "-t NAME"'),
+        ("relevo worker -q media -q nosuch", 'nothing is routed to the queue "nosuch" of "main"; there are: media, '),
+        ("relevo worker --max-events 1 -t mian", 'no transport is called "mian"; did you mean "main"?'),
+        ("/srv/bin/python -m relevo worker -t mian", 'no transport is called "mian"; did you mean "main"?'),
+        ("relevo worker -t main -q other/media", 'nothing is routed to the queue "other/media" of "main"'),
+        ("relevo worker --max-memory 1", "worker: invalid value for "),
+        ("relevo worker -t main -t main", "it is given twice; a command uses one transport"),
+        ("relevo -t main worker", 'write it after the command: "relevo worker -t …"'),
+        ("nice -n 5 sudo -u relevo relevo worker --nosuch", "worker: there is no option --nosuch"),
+        ("relevo worker -t 'main", "no closing quotation"),
+        (
+            "relevo drain",
+            "relevo drain exits when nothing is due, and supervisor starts it again and again, or",
+        ),
+        ("relevo relay -t mian", 'no transport is called "mian"'),
+    ],
+)
+def test_a_command_that_the_shell_would_refuse_is_wrong(command: str, why: str, shop: Shop) -> None:
+    shop.write("supervisord.conf", program(command, "startsecs=0\n"))
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert done.returncode == 78
+    assert lines(done)[0].startswith("relevo: supervisord.conf: [program:shop] command: ")
+    assert why in lines(done)[0]
+    assert len(lines(done)) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "relevo worker",
+        "/srv/bin/python -X dev -m relevo worker -t main -q media -q main/feed -l info",
+        "'/srv/my app/bin/relevo' worker\n  --transport=main\n  --max-time '1h'",
+        "relevo --config relevo.toml -a shop:app worker",
+        "relevo --config %(here)s/relevo.toml worker",
+        "relevo worker -t %(ENV_T)s -q %(ENV_Q)s --concurrency=%(ENV_N)s %(ENV_MORE)s",
+        "relevo %(ENV_COMMAND)s",
+        "relevo --config other.toml worker -t other",
+        "relevo -a other:app worker -t other",
+        'sh -c "exec relevo worker $OPTIONS"',
+        "su relevo -c 'relevo worker'",
+        "docker exec relevo relevo worker",
+        "docker exec relevo python -m relevo worker",
+        "relevo relay",
+        "nice -n 5 sudo -u relevo relevo worker",
+    ],
+)
+def test_a_command_that_may_start_is_accepted(command: str, shop: Shop) -> None:
+    shop.write("supervisord.conf", program(command))
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("relevo worker -t other", "environment=PATH='/bin',RELEVO_CONFIG='other.toml'\n"),
+        ("relevo drain", "autostart=false\nautorestart=false\n"),
+        ("relevo --help", ""),
+    ],
+)
+def test_a_section_that_may_be_meant_so_is_accepted(command: str, more: str, shop: Shop) -> None:
+    shop.write("supervisord.conf", program(command, more))
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage" not in done.stdout
+
+
+@pytest.mark.parametrize("text", ["", "[program:web]\ncommand=gunicorn shop:app\n", program("relevo dispatch a.b")])
+def test_a_file_without_a_worker_is_a_warning(text: str, shop: Shop) -> None:
+    shop.write("supervisord.conf", text)
+
+    done, strict = (shop.run(f"check --supervisor supervisord.conf{more}") for more in ("", " --strict"))
+
+    why = "supervisord.conf: no program runs relevo worker; relevo unit supervisor prints a section that does"
+    assert done.returncode == 0
+    assert any(line.split(maxsplit=2) == ["supervisor", "warning", why] for line in done.stdout.splitlines())
+    assert f"relevo: supervisor: {why}" in lines(strict)
+
+
+def test_an_included_file_may_have_the_worker(shop: Shop) -> None:
+    shop.write("supervisord.conf", "[include]\nfiles=workers.ini\n")
+    shop.write("workers.ini", GOOD)
+
+    assert "warning" not in shop.run("check --supervisor supervisord.conf").stdout

@@ -353,13 +353,7 @@ def check_queues(
         ConfigurationError: Nothing is routed to one of them, the transport does not support delay, or the ids of an
             event's listeners do not fit into a state.
     """
-    known = routes.queues(transport.name)
-    for queue in queues if known else ():
-        if queue not in known:
-            raise ConfigurationError(
-                f'nothing is routed to the queue "{without_secrets(queue)}" of "{transport.name}"'
-                f"{several_queues(queue) or did_you_mean(queue, known)}; there are: {', '.join(known)}"
-            )
+    check_routed(transport.name, queues, routes)
     if transport.capabilities.delay is None:
         raise ConfigurationError(
             f'the transport "{transport.name}" does not support delay, which retries need; choose one that claims it'
@@ -368,6 +362,22 @@ def check_queues(
         for target in routes.targets(name):
             if target.transport == transport.name and target.queue in queues:
                 _check_target(listeners, name, target, first_queue(name))
+
+
+def check_routed(transport: str, queues: Iterable[str], routes: Routes) -> None:
+    """
+    Check that *routes* lead to each of *queues*, unless none leads to their *transport*.
+
+    Raises:
+        ConfigurationError: Nothing is routed to one of them.
+    """
+    known = routes.queues(transport)
+    for queue in queues if known else ():
+        if queue not in known:
+            raise ConfigurationError(
+                f'nothing is routed to the queue "{without_secrets(queue)}" of "{transport}"'
+                f"{several_queues(queue) or did_you_mean(queue, known)}; there are: {', '.join(known)}"
+            )
 
 
 def several_queues(queue: str) -> str:

@@ -33,7 +33,8 @@ from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
 from relevo.cli._place import lists_queues, private_to_process
-from relevo.cli._supervisor import examine
+from relevo.cli._program import Judge
+from relevo.cli._supervisor import examine, has_worker
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
 
 _FEW = 3
@@ -82,10 +83,11 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
     transport that no route leads to, of two transports that are one store (with --live even if their addresses
     differ), of listeners whose two parameters are named like the data of an event, and of signatures without a source.
-    Nothing is created, sent or received. With --supervisor it also reports stop times that are too short for a worker,
-    commands that do not say which of several transports a worker serves, and ports that are open to others. With
-    --strict it reports what the deployment leaves open to others; run it as the user of the service, with its
-    environment. Exits with 78 if the program or a configuration must be changed, with 69 if a server cannot be reached.
+    Nothing is created, sent or received. With --supervisor it also reports relevo commands that do not start, stop
+    times that are too short for a worker, commands that do not say which of several transports a worker serves, ports
+    that are open to others, and a file without a worker. With --strict it reports what the deployment leaves open to
+    others; run it as the user of the service, with its environment. Exits with 78 if the program or a configuration
+    must be changed, with 69 if a server cannot be reached.
 
     Example: relevo check --live
     """
@@ -121,6 +123,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_advice("deploy", notice, is_strict=False))  # a deployment may run this check
     if supervisor is not None:
         findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
+        text = _without_worker(Path(supervisor))
+        findings += [_advice("supervisor", text, is_strict=strict)] if text else []
     if strict:
         findings += [_hardened(name, verdict) for name, verdict in examined(app)]
     reached = "every server was reached" if live else "not connected (use --live)"
@@ -272,7 +276,16 @@ def _examine_supervisor(app: App, path: Path) -> str:
         time_limit=app.execution.longest(app.listeners),
         environ=os.environ,
         transports=parts_of(app).served(),
+        fault=Judge(app).fault,
     )
+
+
+def _without_worker(path: Path) -> str:
+    """Return that no program of the configuration at *path* is a worker; empty if one is, or it cannot be read."""
+    with suppress(ConfigurationError):  # reported by the check of the file
+        if not has_worker(path, environ=os.environ):
+            return f"{path}: no program runs relevo worker; relevo unit supervisor prints a section that does"
+    return ""
 
 
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:

@@ -210,7 +210,7 @@ def _ended() -> object:
         error.show()
         code = EXIT_USAGE
     except click.UsageError as error:
-        _tell(_misused(error))
+        _tell(misused(error, sys.argv[1:]))
         code = EXIT_USAGE
     except click.ClickException as error:
         _tell(error.format_message())
@@ -346,30 +346,31 @@ def _tell_trace(text: str) -> None:
     click.echo(visible_lines(text.rstrip()), err=True)
 
 
-def _misused(error: click.UsageError) -> str:
-    """Return a line with the usage error and the command that prints the help."""
+def misused(error: click.UsageError, args: Sequence[str]) -> str:
+    """Return a line with the usage error of *args*, and the command that prints the help."""
     path = error.ctx.command_path if error.ctx else "relevo"
     where = path.removeprefix("relevo").strip()
     params = error.ctx.command.params if error.ctx else []
     options = [name for param in params for name in param.opts]
     if isinstance(error, click.NoSuchOption):
         answer = option_for(error.option_name, where, options)
-        later = "" if answer else _command_with(error)
+        later = "" if answer else _command_with(error, args)
         hint = f"; {answer or later}" if answer or later else _near_option(error.option_name, options)
         what = f"there is no option {error.option_name}{hint}"
     else:
         what = " ".join(error.format_message().split()).rstrip(".")
         if _EXTRA in what and "-t" in options and not any(isinstance(param, click.Argument) for param in params):
             what += '; a transport is chosen with "-t NAME"' + (', a queue with "-q NAME"' if "-q" in options else "")
-    return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}; see {path} --help"
+    end = "" if what.endswith("?") else ";"
+    return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}{end} see {path} --help"
 
 
-def _command_with(error: click.NoSuchOption) -> str:
+def _command_with(error: click.NoSuchOption, args: Sequence[str]) -> str:
     """Return where to write the option of *error* if it stands before the command that has it, or nothing."""
     context = error.ctx
     command = context.command if context else None
     path = context.command_path if context else ""
-    for word in sys.argv[1:]:
+    for word in args:
         if isinstance(command, click.Group) and context and (found := command.get_command(context, word)):
             command, path = found, f"{path} {word}"
     has_it = command is not None and any(error.option_name in param.opts for param in command.params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha1
 from ipaddress import ip_address
 from itertools import chain, islice
@@ -106,7 +106,14 @@ class _NotExpandedError(Exception):
     """Raised for a value that only supervisor can expand."""
 
 
-def examine(path: Path, *, time_limit: float, environ: Mapping[str, str], transports: Sequence[str] = ()) -> str:
+def examine(
+    path: Path,
+    *,
+    time_limit: float,
+    environ: Mapping[str, str],
+    transports: Sequence[str] = (),
+    fault: Callable[[Mapping[str, str]], str] = lambda _: "",
+) -> str:
     """
     Check the configuration of supervisor at *path* and the files that it includes; return the path.
 
@@ -119,14 +126,16 @@ def examine(path: Path, *, time_limit: float, environ: Mapping[str, str], transp
 
         transports: The names of the transports among which a worker chooses.
 
+        fault: Takes the section of a program, and returns what is wrong with its relevo command.
+
     Raises:
         ConfigurationError: It cannot be read, or has problems; reports all of them, each in a line.
     """
-    outside = {"host_node_name": node(), **{f"ENV_{name}": value for name, value in environ.items()}}
+    outside = _outside(environ)
     faults = (
-        fault
+        each
         for file, sections in _read(path, outside)
-        for fault in chain(_faults(file, sections, time_limit, outside), _undecided(file, sections, transports))
+        for each in chain(_faults(file, sections, time_limit, outside, fault), _undecided(file, sections, transports))
     )
     found = list(islice(faults, MAX_PROBLEMS + 1))
     if len(found) > MAX_PROBLEMS:
@@ -134,6 +143,24 @@ def examine(path: Path, *, time_limit: float, environ: Mapping[str, str], transp
     if found:
         raise with_lines(ConfigurationError(), found)
     return str(path)
+
+
+def has_worker(path: Path, *, environ: Mapping[str, str]) -> bool:
+    """
+    Return whether a program in the configuration at *path*, or in a file that it includes, is a relevo worker.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    return any(
+        name.startswith("program:") and _runs_worker(section.get("command", ""))
+        for _, sections in _read(path, _outside(environ))
+        for name, section in sections.items()
+    )
+
+
+def _outside(environ: Mapping[str, str]) -> Mapping[str, object]:
+    return {"host_node_name": node(), **{f"ENV_{name}": value for name, value in environ.items()}}
 
 
 def _read(path: Path, outside: Mapping[str, object]) -> Iterator[tuple[Path, Sections]]:
@@ -198,7 +225,13 @@ def _invalid(path: Path, line: int, why: str) -> ConfigurationError:
     return ConfigurationError(f"{path} is not a configuration of supervisor: line {line}: {why}")
 
 
-def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[str, object]) -> Iterator[str]:
+def _faults(
+    path: Path,
+    sections: Sections,
+    time_limit: float,
+    outside: Mapping[str, object],
+    fault: Callable[[Mapping[str, str]], str],
+) -> Iterator[str]:
     names = {**outside, "here": path.absolute().parent}
     for name, section in sections.items():
         where = f"{path}: [{_brief(name)}]"
@@ -208,12 +241,22 @@ def _faults(path: Path, sections: Sections, time_limit: float, outside: Mapping[
                 yield from _open_to_network(where, _all_expanded(section, names, "port", "username", "password"))
             elif name.startswith("unix_http_server"):
                 yield from _open_to_all_users(where, _all_expanded(section, names, "chmod"))
-            elif name.startswith("program:") and _runs_worker(section.get("command", "")):
-                yield from _killed_early(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
-                yield from _given_up(where, section["command"], _all_expanded(section, names, *_START))
-                yield from _too_little(where, section["command"])
+            elif name.startswith("program:"):
+                yield from _of_program(where, section, names, time_limit, fault(section))
         except _NotExpandedError as error:
             yield f"{where} {error}"
+
+
+def _of_program(
+    where: str, section: Mapping[str, str], names: Mapping[str, object], time_limit: float, fault: str
+) -> Iterator[str]:
+    """Yield the *fault* of the program's command, and what is wrong with the *section* of a worker."""
+    if fault:
+        yield f"{where} command: {visible(fault)}"
+    if _runs_worker(section.get("command", "")):
+        yield from _killed_early(where, _all_expanded(section, names, "stopwaitsecs", "stopsignal"), time_limit)
+        yield from _given_up(where, section["command"], _all_expanded(section, names, *_START))
+        yield from _too_little(where, section["command"]) if not fault else ()
 
 
 def _undecided(path: Path, sections: Sections, transports: Sequence[str]) -> Iterator[str]:
