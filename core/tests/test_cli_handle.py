@@ -299,8 +299,8 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
     done, listed = shop.run("handle 1"), shop.run("list")
 
     assert (done.returncode, listed.returncode) == (78, 78)
-    assert 'the transport "main" does not support take: it is plain; use a transport that claims it' in done.stderr
-    assert 'the transport "main" does not support waiting: it is plain too; use' in listed.stderr
+    assert 'the transport "main" cannot handle one given event now (take): it is plain; use a transport' in done.stderr
+    assert 'the transport "main" cannot list its waiting events (waiting): it is plain too; use' in listed.stderr
 
 
 @pytest.mark.parametrize("cut", ["…", "...", ""])
@@ -396,7 +396,7 @@ def test_an_event_that_may_wait_behind_an_outbox_is_not_said_to_be_none(shop: Sh
     done = shop.run("handle 1")
 
     assert (done.returncode, done.stdout) == (78, "")
-    assert 'the transport "main" does not support take' in done.stderr
+    assert 'the transport "main" cannot handle one given event now (take)' in done.stderr
 
 
 def test_an_event_in_an_outbox_that_is_a_transport_too_is_left_to_the_relay(shop: Shop) -> None:
@@ -437,7 +437,7 @@ def test_dead_letters_of_a_transport_that_cannot_lease_by_an_id_are_not_revived_
     done = shop.run("dead revive --all --now")
 
     assert (done.returncode, done.stdout) == (78, "")
-    assert 'the transport "main" does not support take' in done.stderr
+    assert 'the transport "main" cannot handle one given event now (take)' in done.stderr
     assert len(json.loads(shop.run("dead list --json").stdout)) == 1
 
 

@@ -95,6 +95,10 @@ def test_every_error_has_an_example_here_and_says_who_must_act() -> None:
         (EVERY[14], 'the transport "main" could not confirm every event: 1 sent, 2 refused, 1 unknown: it broke'),
         (EVERY[6], 'no route for "a.b"; routes: "image.*"; add one under [routes], for example "*" = "main"'),
         (EVERY[17], 'the event "a.b" cannot be sent: $.a: is not JSON'),
+        (
+            UnsupportedError("main", "take", "it is plain"),
+            'the transport "main" cannot handle one given event now (take): it is plain; use a transport that claims it',
+        ),
     ],
 )
 def test_an_error_says_what_where_and_how_to_mend_it(error: RelevoError, text: str) -> None:

@@ -130,6 +130,14 @@ _ARGUMENTS = {"delay": "delay= or at=", "order": "ordering_key=", "urgency": "ur
 """The arguments of ``dispatch`` that need a capability, by its name."""
 
 
+_LACKS = {
+    "find": "cannot find one event by its id",
+    "take": "cannot handle one given event now",
+    "waiting": "cannot list its waiting events",
+}
+"""What a transport without a capability cannot do, where the capability's name alone would not say it."""
+
+
 class UnsupportedError(ConfigurationError):
     """Raised when a feature is used that the transport does not claim in its capabilities."""
 
@@ -140,7 +148,8 @@ class UnsupportedError(ConfigurationError):
         argument = _ARGUMENTS.get(capability)
         fix = f"remove {argument}, or use a transport that claims it" if argument else "use a transport that claims it"
         because = f": {why}" if why else ""
-        super().__init__(f'the transport "{transport}" does not support {capability}{because}; {fix}')
+        lacks = f"{_LACKS[capability]} ({capability})" if capability in _LACKS else f"does not support {capability}"
+        super().__init__(f'the transport "{transport}" {lacks}{because}; {fix}')
 
 
 class SessionError(ConfigurationError):
