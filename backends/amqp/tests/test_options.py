@@ -209,6 +209,15 @@ def test_parameters_of_an_address_are_options_beside_it() -> None:
         AmqpOptions(url="amqps://me:pw@mq.example/shop?heartbeat=30")
 
 
+@pytest.mark.parametrize("host", ["%2f", "%2F"])
+def test_the_exchange_in_an_address_of_symfony_is_left_out(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"leave out '/messages', in Symfony the name of an") as caught:
+        AmqpOptions(url=f"amqp://guest:canary@localhost:5672/{host}/messages")
+
+    assert "canary" not in str(caught.value)
+    assert AmqpOptions(url=f"amqp://guest:canary@localhost:5672/{host}")
+
+
 def test_no_password_is_shown_anywhere() -> None:
     options = AmqpOptions(url="amqp://user:canary@host/")
     transport = AmqpTransport(options)

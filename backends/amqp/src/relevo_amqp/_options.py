@@ -86,6 +86,12 @@ class Address:
                 f"{wrong}: leave the last slash out, which means the default virtual host; {remedy}"
             )
         if parts.path.count("/") > 1:
+            host, extra = parts.path.removeprefix("/").split("/", 1)
+            if host.lower() == "%2f" and "/" not in extra:  # as in Symfony's amqp://localhost/%2f/messages
+                raise ConfigurationError(
+                    f"{wrong}: leave out {shown(f'/{extra}')}, in Symfony the name of an exchange; relevo declares its "
+                    f"own; {remedy}"
+                )
             raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {remedy}")
         if _ESCAPED.search(parts.netloc + parts.path):
             raise ConfigurationError(f"{wrong}: a percent sign must be written as %25; {remedy}")
