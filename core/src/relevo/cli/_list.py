@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Literal, get_args
 from urllib.parse import quote, unquote
 
@@ -85,8 +86,8 @@ def list_(
     listener that runs next, or what the event waits for, such as its subject or a listener. Within a queue the order is
     the transport's own. An event whose state changes meanwhile may be listed twice or not at all; --by event, queue or
     state counts each event of a queue once. To continue a --json list, pass the "cursor" of its last event to --after.
-    If a transport cannot list its events, such as RabbitMQ, those of the others are listed, the reason is reported, and
-    the exit code is 78.
+    If a transport cannot list its events, such as RabbitMQ, those of the others are listed, if there are any, the
+    reason is reported, and the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
     """
@@ -97,13 +98,18 @@ def list_(
     places, unable = _able(app, transport, queues, begin)
     choice.refuse_unknown(app, places)
     if by is not None:
-        show_groups(by, _groups(places, choice, by), "sent", as_json=as_json, empty="no events")
+        groups = _groups(places, choice, by)
+        if groups or not unable:  # "no events" would also be read for those that cannot list theirs
+            show_groups(by, groups, "sent", as_json=as_json, empty="no events")
     else:
         found = _entries(places, choice, begin, limit or _PAGE)
         known = {store: holders_in(store) for store, _ in places}
         row, cells = partial(_row, app=app, known=known), partial(_cells, app=app, known=known, now=time.time())
         columns = _COLUMNS if len(known) == 1 else (Column("transport"), *_COLUMNS)
-        show_listed(found, columns, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
+        first = list(islice(found, 1))
+        if first or begin is not None or not unable:  # as above
+            rows = chain(first, found)
+            show_listed(rows, columns, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
     for each in unable:
         tell(each)
     return max(map(exit_code, unable), default=0)
