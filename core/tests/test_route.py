@@ -69,6 +69,22 @@ def test_queues_are_those_of_the_table_in_its_order_whatever_was_asked_before() 
     assert routes.queues("third") == ()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "event", "is_hinted"),
+    [
+        ("gallery.model.ImageCreated", "image.created", True),
+        (r"App\\Message\\ImageCreated", "image.created", True),
+        ("image.created", "feed.read", False),
+        ("*.Created", "Feed.Read", False),
+        ("Image", "feed.read", False),
+    ],
+)
+def test_a_route_by_the_name_of_a_class_is_pointed_out(pattern: str, event: str, is_hinted: bool) -> None:  # noqa: FBT001
+    text = str(RouteNotFoundError(event, [pattern]))
+
+    assert ("; routes take the event's name, not its class; add one" in text) is is_hinted
+
+
 def test_no_route_is_told_with_what_there_is() -> None:
     with pytest.raises(
         RouteNotFoundError, match=r'no route for "feed.read"; routes: "image.\*", "mail.sent"; add one'

@@ -89,6 +89,12 @@ class EventNameError(ConfigurationError):
         super().__init__(f"{shown(name)} is not an event name: {why}; write noun.past-participle, as in image.created")
 
 
+def _is_class(pattern: str) -> bool:
+    """Return whether *pattern* looks like the path of a class, as in Symfony's routes."""
+    module, _, name = pattern.replace("\\", ".").rpartition(".")
+    return bool(module) and name[:1].isupper()
+
+
 class RouteNotFoundError(ConfigurationError):
     """
     Raised when an event is dispatched and no route matches its name.
@@ -105,8 +111,10 @@ class RouteNotFoundError(ConfigurationError):
         self.event_name = event_name
         self.patterns = tuple(patterns)
         known = ", ".join(f'"{pattern}"' for pattern in self.patterns) or "none"
+        classes = any(_is_class(pattern) for pattern in self.patterns) and event_name.islower()
+        hint = "; routes take the event's name, not its class" if classes else ""
         super().__init__(
-            f'no route for "{event_name}"; routes: {known}; add one under [routes], for example "*" = "{example}"'
+            f'no route for "{event_name}"; routes: {known}{hint}; add one under [routes], for example "*" = "{example}"'
         )
 
 
