@@ -583,6 +583,17 @@ def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop
     assert line.endswith(f"where no other process sees them; {remedy}")
 
 
+def test_a_check_warns_of_a_queue_in_which_no_listener_of_the_event_runs(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('"*" =', '"mail.sent" = ["now", "main"]\n"*" ='))
+
+    done = shop.run("check")
+
+    (line,) = [each for each in done.stdout.splitlines() if '"mail.sent" is routed to main' in each]
+    assert done.returncode == 0
+    assert line.startswith('listeners       warning  "mail.sent" is routed to main/default, but no listener here runs')
+    assert line.endswith("or remove the target")
+
+
 def test_a_check_warns_of_a_class_without_a_registered_instance(shop: Shop) -> None:
     shop.write(
         "shop_listeners.py",

@@ -96,8 +96,8 @@ def test_every_error_has_an_example_here_and_says_who_must_act() -> None:
         (EVERY[6], 'no route for "a.b"; routes: "image.*"; add one under [routes], for example "*" = "main"'),
         (EVERY[17], 'the event "a.b" cannot be sent: $.a: is not JSON'),
         (
-            UnsupportedError("main", "take", "it is plain"),
-            'the transport "main" cannot handle one given event now (take): it is plain; use a transport that claims it',
+            UnsupportedError("q", "take", "it is plain"),
+            'the transport "q" cannot handle one given event now (take): it is plain; use a transport that claims it',
         ),
     ],
 )

@@ -394,10 +394,25 @@ def _check_target(listeners: ListenerTable, name: str, target: Target, first: st
             f"different queues"
         )
     if not found:
-        _log.warning(
-            '"%s" is routed to %s, but no listener here runs there; an event without a listener in any worker of that '
-            'queue is dead-lettered in the end; give a listener queue="%s", or remove the target',
-            name,
-            target,
-            target.queue,
-        )
+        _log.warning("%s", _unserved(name, target))
+
+
+def unserved(listeners: ListenerTable, routes: Routes) -> list[str]:
+    """
+    Return of which targets of events with listeners here a worker warns, since no listener runs there.
+
+    Without those of :func:`unheard`, which are more than a warning: another program may serve these.
+    """
+    found: list[str] = []
+    for name in dict.fromkeys(each.event_name for each in listeners):
+        targets, known = routes.targets(name), unheard(name, listeners, routes)
+        silent = [each for each in targets if each.transport != NOW and not _heard(name, each, listeners, targets)]
+        found += [_unserved(name, target) for target in silent if target not in known]
+    return found
+
+
+def _unserved(event_name: str, target: Target) -> str:
+    return (
+        f'"{event_name}" is routed to {target}, but no listener here runs there; an event without a listener in any '
+        f'worker of that queue is dead-lettered in the end; give a listener queue="{target.queue}", or remove the target'
+    )

@@ -16,7 +16,15 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
-from relevo._app.check import check_listeners, misnamed, shared_source, unenforced_limits, unheard, unheard_text
+from relevo._app.check import (
+    check_listeners,
+    misnamed,
+    shared_source,
+    unenforced_limits,
+    unheard,
+    unheard_text,
+    unserved,
+)
 from relevo._app.stores import FEW, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
@@ -99,6 +107,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     findings.append(_try("listeners", partial(_routed, app, imported.detail)) if imported.error is None else imported)
     if findings[-1].error is None:
         findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
+        # Another program may serve that queue, so this is not strict.
+        findings += [_advice("listeners", text, is_strict=False) for text in unserved(app.listeners, app.routes)]
     if imported.error is None:
         texts = filter(None, map(misnamed, app.listeners))
         findings += [_advice("parameters", text, is_strict=strict) for text in texts]
