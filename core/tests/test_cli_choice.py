@@ -185,6 +185,8 @@ def test_dead_letters_with_a_text_in_their_error_are_revived_or_deleted_and_coun
             78,
             '--listener "thumbnails": no listener has this id, and nothing stored here names ',
         ),
+        ("--listener '*thumbnails'", 78, '"*" can only be the last character, as in "shop.*"'),
+        ("--event '*.created'", 78, '"*" can only be the last character, as in "shop.*"'),
         ("--listener thumbnails", 78, 'it; did you mean "shop_listeners:thumbnails"?'),
         ("--listener shop_listener:thumbnail", 78, 'did you mean "shop_listeners:thumbnails"?'),
     ],

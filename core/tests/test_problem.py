@@ -104,6 +104,19 @@ def test_a_dollar_sign_that_stands_for_nothing_is_told(read_: Read, text: str) -
     ]
 
 
+@pytest.mark.parametrize("written", ["%env(DSN)%", "%env(resolve:DSN)%"])
+def test_a_reference_to_a_variable_as_in_symfony_is_told_as_it_is_written_here(read_: Read, written: str) -> None:
+    lines = told(read_, f"[transports]\nmain = '{written}'", DSN=CANARY)
+
+    assert lines == [f"relevo.toml:2: transports.main: write ${{DSN}} instead of {written}"]
+
+
+def test_a_table_of_symfony_is_told(read_: Read) -> None:
+    lines = told(read_, "[framework.messenger.transports]\nasync = 'sqlite:///shop.db'")
+
+    assert any("write transports and routes, which have no table around them" in line for line in lines)
+
+
 def test_what_the_environment_overrules_may_name_variables_that_are_not_set(read_: Read) -> None:
     config = read_("[transports]\nmain = { url = '${A}', x = '${B}' }", RELEVO_TRANSPORTS__MAIN="memory://")
 

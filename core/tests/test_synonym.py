@@ -13,9 +13,9 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Dispatched, Event, LocalDispatcher, Retry, RetryLater
+from relevo import App, Call, Dispatched, Event, GiveUp, LocalDispatcher, Retry, RetryLater
 from relevo._app.load import app_named
-from relevo._synonym import APP, ATTRIBUTES, CALLED_KEYS, DISPATCH, EVENT, KEYS, LISTENER, RETRY, RETRY_LATER
+from relevo._synonym import APP, ATTRIBUTES, CALLED_KEYS, DISPATCH, EVENT, GIVE_UP, KEYS, LISTENER, RETRY, RETRY_LATER
 from relevo.errors import ConfigurationError
 from relevo.testing import make_call
 from relevo_memory import MemoryTransport
@@ -135,7 +135,38 @@ def test_an_application_says_what_it_has_instead(name: str) -> None:
     with pytest.raises(TypeError) as error:
         App(**given)
 
-    assert told(error) == f"App has no option {name}=…; {APP[name]}"
+    answer = APP[name].replace('{"main": "sqlite:///shop.db"}', '{"main": "amqp://127.0.0.1"}')
+    assert told(error) == f"App has no option {name}=…; {answer}"
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("amqp://shop:hunter2@mq.example/shop", '{"main": "amqp://shop:***@mq.example/shop"}'),
+        ("redis://localhost:6379/0", '{"main": "sqlite:///shop.db"}; relevo has no transport for Redis'),
+    ],
+)
+def test_an_application_proposes_the_address_that_it_was_given(address: str, written: str) -> None:
+    given: Any = {"broker": address}
+    alone: Any = address
+
+    with pytest.raises(TypeError) as named:
+        App(**given)
+    with pytest.raises(TypeError) as positional:
+        App(alone)
+
+    for error in (named, positional):
+        assert told(error).endswith(f"; write transports={written}")
+
+
+@pytest.mark.parametrize("name", GIVE_UP)
+def test_giving_up_says_what_it_has_instead(name: str) -> None:
+    given: Any = {name: False}
+
+    with pytest.raises(TypeError) as error:
+        GiveUp("no use", **given)
+
+    assert told(error) == f"GiveUp has no option {name}=…; {GIVE_UP[name]}"
 
 
 @pytest.mark.parametrize("name", ["subscribers", "imports", "task_routes", "visibility_timeout", "worker_pool"])
@@ -160,6 +191,7 @@ def owners() -> dict[str, Any]:
         "App": App(routes={"*": "now"}),
         "Call": make_call(),
         "Dispatched": Dispatched(id="1", targets=()),
+        "Event": Event("image.created"),
         "relevo": relevo,
     }
 
@@ -192,7 +224,7 @@ def test_an_import_of_another_tool_is_answered() -> None:
 def test_an_answer_names_attributes_that_there_are() -> None:
     things = {"app": App, "call": Call, "relevo": relevo}
 
-    for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, LISTENER, RETRY, RETRY_LATER]:
+    for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, GIVE_UP, LISTENER, RETRY, RETRY_LATER]:
         for answer in answers.values():
             for thing, name in re.findall(r"\b(app|call|relevo)\.([A-Za-z_]+)", answer):
                 assert name == "toml" or hasattr(things[thing], name), answer
@@ -201,6 +233,9 @@ def test_an_answer_names_attributes_that_there_are() -> None:
 def test_what_is_dispatched_is_still_copied_and_pickled() -> None:
     dispatched = Dispatched(id="1", targets=())
 
+    event = Event("image.created", {"path": "sea.jpg"})
+
+    assert copy.copy(event) == copy.deepcopy(event) == pickle.loads(pickle.dumps(event)) == event  # noqa: S301 - our own
     assert copy.copy(dispatched) == copy.deepcopy(dispatched) == pickle.loads(pickle.dumps(dispatched)) == dispatched  # noqa: S301 - our own
 
 
@@ -231,6 +266,7 @@ def test_an_answer_names_arguments_that_there_are() -> None:
         (EVENT, Event.__init__),
         (RETRY, Retry.__init__),
         (RETRY_LATER, RetryLater.__init__),
+        (GIVE_UP, GiveUp.__init__),
         (APP, App.__init__),
     ]
     dispatch = {"delay", "at", "urgency", "expires"}

@@ -68,13 +68,18 @@ EVENT: Mapping[str, str] = MappingProxyType(
 )
 """By the arguments of ``Event``."""
 
+_RATE = (
+    "relevo has no rate limit; a listener can raise relevo.RetryLater(delay), each of which counts as a run, with a "
+    "policy such as retry=100"
+)
 _BACKOFF = "write retry=relevo.Retry(first=…, factor=…, cap=…)"
+_RETRIED_ALL = "leave it out; every error is retried, except those of retry=relevo.Retry(give_up_on=…)"
 _JITTER = "write retry=relevo.Retry(jitter=…), a share from 0 to 1"
 _GIVE_UP_ON = "write retry=relevo.Retry(give_up_on=…)"
 LISTENER: Mapping[str, str] = MappingProxyType(
     {
         "acks_late": _ACKNOWLEDGED,
-        "autoretry_for": "leave it out; every error is retried, except those of retry=relevo.Retry(give_up_on=…)",
+        "autoretry_for": _RETRIED_ALL,
         "base": "leave it out; a listener is a function, or a method of your own object",
         "bind": "leave it out; a second parameter, call, has the attempt and the event's id",
         "bus": "leave it out; register the listener with the application: app.listen(…)",
@@ -85,9 +90,11 @@ LISTENER: Mapping[str, str] = MappingProxyType(
         "ignore_result": _NO_RESULTS,
         "max_retries": "write retry=4: the first run, and 3 more",
         "name": "the first argument is the event; write id= for the name of the listener",
-        "rate_limit": "relevo has no rate limit; a listener can raise relevo.RetryLater(delay)",
+        "rate_limit": _RATE,
         "reject_on_worker_lost": "leave it out; after a crash an event is always delivered again",
         "retries": "it is called retry= here; it counts the runs",
+        "retry_for": _RETRIED_ALL,
+        "retry_on": _RETRIED_ALL,
         "retry_backoff": _BACKOFF,
         "retry_backoff_max": _BACKOFF,
         "retry_jitter": _JITTER,
@@ -111,9 +118,19 @@ RETRY_LATER: Mapping[str, str] = MappingProxyType(
 )
 """By the arguments of ``RetryLater``."""
 
+GIVE_UP: Mapping[str, str] = MappingProxyType(
+    {
+        "exc": "write: raise relevo.GiveUp(…) from error",
+        "message": "it is called reason= here",
+        "requeue": "leave it out; to run the listener again later, raise relevo.RetryLater(delay)",
+    }
+)
+"""By the arguments of ``GiveUp``."""
+
+_RETRIED_BUT = "leave it out; every error is retried, except those of give_up_on="
 RETRY: Mapping[str, str] = MappingProxyType(
     {
-        "autoretry_for": "leave it out; every error is retried, except those of give_up_on=",
+        "autoretry_for": _RETRIED_BUT,
         "backoff": "it is called factor= here",
         "countdown": "it is called first= here",
         "default_retry_delay": "it is called first= here",
@@ -128,7 +145,9 @@ RETRY: Mapping[str, str] = MappingProxyType(
         "retries": "write runs=4: the first run, and 3 more",
         "retry_backoff": "it is called factor= here",
         "retry_backoff_max": "it is called cap= here",
+        "retry_for": _RETRIED_BUT,
         "retry_jitter": "it is called jitter= here, a share from 0 to 1",
+        "retry_on": _RETRIED_BUT,
     }
 )
 """By the arguments of ``Retry``."""
@@ -166,6 +185,7 @@ _SETTINGS: Mapping[str, str] = MappingProxyType(
         "default_bus": "leave it out; the application, relevo.App, is the only bus",
         "enable_utc": _UTC,
         "failure_transport": _FAILED,
+        "framework": "write transports and routes, which have no table around them",
         "middleware": "write plugins, which have hooks",
         "middlewares": "write plugins, which have hooks",
         "result_backend": _NO_RESULTS,
@@ -183,16 +203,18 @@ _SETTINGS: Mapping[str, str] = MappingProxyType(
 )
 """What to do instead of settings of other tools, in Python and in a file."""
 
-_STORES = 'write transports={"main": "sqlite:///shop.db"}'
+STORES = 'write transports={"main": "sqlite:///shop.db"}'
+"""What to write instead of an argument of ``App`` that is the address of a server."""
+
 _EXECUTION = "write execution=relevo.Execution({}=…)"
 APP: Mapping[str, str] = MappingProxyType(
     {
         **_SETTINGS,
-        "broker": _STORES,
-        "broker_url": _STORES,
+        "broker": STORES,
+        "broker_url": STORES,
         "concurrency": _EXECUTION.format("concurrency"),
         "config_source": 'App.from_config("relevo.toml") reads a file',
-        "dsn": _STORES,
+        "dsn": STORES,
         "main": "it is called source= here",
         "memory_limit": _EXECUTION.format("memory_limit"),
         "name": "it is called source= here",
@@ -203,7 +225,7 @@ APP: Mapping[str, str] = MappingProxyType(
         "task_default_queue": _ROUTED,
         "task_time_limit": _EXECUTION.format("time_limit"),
         "time_limit": _EXECUTION.format("time_limit"),
-        "url": _STORES,
+        "url": STORES,
         "worker_concurrency": _EXECUTION.format("concurrency"),
         "worker_max_memory_per_child": _EXECUTION.format("memory_limit"),
         "worker_max_tasks_per_child": _EXECUTION.format("recycle_after"),
@@ -234,7 +256,7 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "options": "write the options beside url",
             "queue": _ROUTED_IN_FILE,
             "queue_name": _ROUTED_IN_FILE,
-            "rate_limit": "relevo has no rate limit; a listener can raise relevo.RetryLater(delay)",
+            "rate_limit": _RATE,
             "redeliver_timeout": "write lease outside of the transports",
             "retry_strategy": _POLICY,
             "serializer": _NO_FORMAT,
@@ -249,8 +271,11 @@ _LISTENED = 'write app.listen(function), or @app.listener("order.paid") above it
 _SENDS = 'write app.dispatch("order.paid", {"order": 7})'
 _RESULT = "relevo stores no results; a listener writes its result to your database, or dispatches an event"
 _STEPS = "relevo has no workflows; a listener dispatches the next event: call.dispatch(…)"
+_DATA = "write event.arguments"
+_STOPS = "write call.stop_propagation(); call is the second parameter of a listener"
 _CONFIGURES = "write App(…) with the settings, or App.from_config() to read relevo.toml"
 _RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo worker"
+_CRON = "relevo has no schedules; let cron run: relevo dispatch NAME"
 _NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
 ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -259,7 +284,9 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Task": _LISTENS,
             "add_event_listener": "write app.add_listener(event, function)",
             "add_handler": "write app.add_listener(event, function)",
-            "add_periodic_task": "relevo has no schedules; let cron run: relevo dispatch NAME",
+            "addListener": "write app.add_listener(event, function)",
+            "addSubscriber": "write app.listen(subscriber)",
+            "add_periodic_task": _CRON,
             "add_subscriber": "write app.listen(subscriber)",
             "apply_async": _SENDS,
             "autodiscover_tasks": 'write App(listeners=["shop.listeners"])',
@@ -276,12 +303,15 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "group": _STEPS,
             "handler": _LISTENED,
             "on": _LISTENED,
+            "on_after_configure": _CRON,
+            "on_after_finalize": _CRON,
             "publish": _SENDS,
             "register": _LISTENED,
             "register_task": _LISTENED,
             "run": _RUNS,
             "send": _SENDS,
             "send_task": _SENDS,
+            "signature": _STEPS,
             "start": _RUNS,
             "subscribe": _LISTENED,
             "task": 'write @app.listener("order.paid") above the function',
@@ -294,6 +324,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "apply_async": "write call.dispatch(…)",
             "delay": "write call.dispatch(…)",
             "id": "write call.event_id",
+            "isPropagationStopped": "write call.stopped",
             "message": "it is the first argument of the listener, the event",
             "nack": "raise relevo.RetryLater(delay)",
             "reject": "raise relevo.GiveUp(reason)",
@@ -301,6 +332,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "request": "write call.event_id, call.attempt, call.queue or call.context",
             "retries": "write call.attempt - 1",
             "retry": "write: raise relevo.RetryLater(delay)",
+            "stopPropagation": "write call.stop_propagation()",
             "task_id": "write call.event_id",
             "update_state": _RESULT,
         },
@@ -325,12 +357,32 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "revoke": "write on the command line: relevo cancel ID",
             "task_id": "it is called id here",
         },
+        "Event": {
+            "body": _DATA,
+            "data": _DATA,
+            "getArgument": 'write event["path"]',
+            "getArguments": _DATA,
+            "getSubject": "write call.subject; call is the second parameter of a listener",
+            "isPropagationStopped": "write call.stopped; call is the second parameter of a listener",
+            "kwargs": _DATA,
+            "payload": _DATA,
+            "stopPropagation": _STOPS,
+            "stop_propagation": _STOPS,
+        },
         "relevo": {
+            "AsEventListener": _LISTENS,
+            "AsMessageHandler": _LISTENS,
+            "AsyncResult": _RESULT,
             "Celery": "it is called relevo.App here",
+            "DelayStamp": 'write app.dispatch("order.paid", {"order": 7}, delay="5m")',
+            "Ignore": "return, and the event is acknowledged when all its listeners have succeeded",
+            "RecoverableMessageHandlingException": "it is called relevo.RetryLater here",
+            "Reject": "raise relevo.GiveUp(reason), or relevo.RetryLater(delay) to run the listener again",
             "Task": _LISTENS,
+            "UnrecoverableMessageHandlingException": "it is called relevo.GiveUp here",
             "chain": _STEPS,
             "chord": _STEPS,
-            "crontab": "relevo has no schedules; let cron run: relevo dispatch NAME",
+            "crontab": _CRON,
             "dispatch": _SENDS,
             "emit": _SENDS,
             "group": _STEPS,

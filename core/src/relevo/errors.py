@@ -314,7 +314,11 @@ class RetryLater(Exception):  # noqa: N818 - it steers, it is not an error
 class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
     """Raise it in a listener to dead-letter the event without further retries of this listener."""
 
-    def __init__(self, reason: str = ""):
+    def __init__(self, reason: str = "", **unknown: Never):
+        if unknown:
+            from relevo._synonym import GIVE_UP  # noqa: PLC0415 - only an error needs it
+
+            raise no_option("GiveUp", next(iter(unknown)), ("reason",), GIVE_UP)
         self.reason = reason
         super().__init__(reason or "gave up")
 

@@ -45,14 +45,15 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
-from relevo._secret import without_secrets
-from relevo._synonym import APP, CALLED_KEYS, missing_attribute
+from relevo._secret import masked_url, without_secrets
+from relevo._synonym import APP, CALLED_KEYS, STORES, missing_attribute
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery, Failure
 from relevo._transport.envelope import Envelope, Urgency
 from relevo._transport.query import WaitingEntry
 from relevo._transport.route import RESERVED, Routes, Target, beside_outboxes
 from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._visible import visible
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle
@@ -763,11 +764,22 @@ def using(app: App, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> 
 def _refuse_unknown(names: Sequence[object], options: Mapping[str, object]) -> None:
     """Raise the error for arguments that ``App`` does not have."""
     if names:
-        raise TypeError(f"App takes no positional arguments; got {shown(names[0])}; write source= for its name")
+        fix = _stores(names[0]) if isinstance(names[0], str) and "://" in names[0] else "write source= for its name"
+        raise TypeError(f"App takes no positional arguments; got {shown(names[0])}; {fix}")
     if options:
         known = [name for name, kind in App.__init__.__annotations__.items() if kind != "Never"]
+        addressed = {key: _stores(options.get(key)) if answer == STORES else answer for key, answer in APP.items()}
         renamed = {key: f"it is called {name}= here" for key, name in CALLED_KEYS.items() if name in known}
-        raise no_option("App", next(iter(options)), known, {**APP, **renamed})
+        raise no_option("App", next(iter(options)), known, {**addressed, **renamed})
+
+
+def _stores(address: object) -> str:
+    """Return what to write instead of an argument that is the *address* of a server; without its password."""
+    if not isinstance(address, str) or "://" not in address:
+        return STORES
+    if address.startswith("redis"):
+        return f"{STORES}; relevo has no transport for Redis"
+    return f'write transports={{"main": "{visible(masked_url(address))}"}}'
 
 
 def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems) -> None:

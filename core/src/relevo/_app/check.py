@@ -414,5 +414,6 @@ def unserved(listeners: ListenerTable, routes: Routes) -> list[str]:
 def _unserved(event_name: str, target: Target) -> str:
     return (
         f'"{event_name}" is routed to {target}, but no listener here runs there; an event without a listener in any '
-        f'worker of that queue is dead-lettered in the end; give a listener queue="{target.queue}", or remove the target'
+        f'worker of that queue is dead-lettered in the end; give a listener queue="{target.queue}", or remove the '
+        f"target"
     )

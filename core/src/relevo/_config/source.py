@@ -47,6 +47,9 @@ _TWICE = ("Cannot overwrite", "Cannot declare")
 _VALUES = {"Invalid value": '; expected "text" in quotes, a number, true, false, [a list] or {a table}'}
 """What is valid instead, by an error of tomllib that does not say it."""
 
+_OF_SYMFONY = re.compile(r"%env\((?:\w+:)*(\w+)\)%")
+"""A reference to a variable in a configuration of Symfony, perhaps with processors, as in ``%env(resolve:DSN)%``."""
+
 _REFERENCE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\})?")
 
 
@@ -318,9 +321,14 @@ def _expanded(value: Any, keys: KeyPath, environ: Mapping[str, str], origins: Or
         return {key: _expanded(each, (*keys, key), environ, origins, problems) for key, each in value.items()}
     if isinstance(value, list):
         return [_expanded(each, (*keys, place), environ, origins, problems) for place, each in enumerate(value)]
-    if not isinstance(value, str) or "$" not in value or origins.of(*keys).line is None:
+    if not isinstance(value, str) or origins.of(*keys).line is None:
         return value
     where = dotted(keys)
+    if found := _OF_SYMFONY.search(value):
+        problems.add(keys, f"{where}: write ${{{found[1]}}} instead of {found[0]}", is_unknown=True)
+        return value
+    if "$" not in value:
+        return value
     references = [match.groups() for match in _REFERENCE.finditer(value)]
     unset = [name for _, name in references if name is not None and name not in environ]
     faults = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Never, get_type_hints
 import attrs
 import msgspec
 
-from relevo._synonym import EVENT
+from relevo._synonym import EVENT, missing_attribute
 from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, no_option, shown
 
 if TYPE_CHECKING:
@@ -128,6 +128,12 @@ class Event:
     def get(self, key: str, default: Any = None) -> Any:
         """Return the argument *key*, or *default*."""
         return self.arguments.get(key, default)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            return missing_attribute(self, "Event", name)
 
 
 @attrs.frozen

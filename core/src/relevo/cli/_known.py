@@ -82,6 +82,8 @@ def _refuse(option: str, wanted: Iterable[str], known: Sequence[str], holds: Hol
 
 def _hint(wanted: str, known: Sequence[str]) -> str:
     """Return the one of *known* that was meant: its end is what people remember of the id of a listener."""
+    if "*" in wanted[:-1]:
+        return '; "*" can only be the last character, as in "shop.*"'
     word = wanted.rstrip("*")
     ends = (each for each in known if word and each.endswith((f":{word}", f".{word}")))
     end = next(ends, None)

@@ -49,6 +49,7 @@ _NO_PAUSE = (
     "relevo does not pause a queue; stop the worker of that queue, or let all events of this host wait with "
     "`relevo deploy begin`"
 )
+_PING = "relevo sends no messages to workers; ask systemd or supervisor whether they run"
 _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
     {
         "beat": _SCHEDULE,
@@ -58,13 +59,17 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "failed:show": "write `relevo dead list` for all dead letters, and `relevo dead show REF` for one",
         "flower": "relevo has no web interface; `relevo status`, `relevo list` and `relevo dead list` show the events",
         "help": "write `relevo --help`, or `relevo COMMAND --help`",
-        "inspect ping": "relevo sends no messages to workers; ask systemd or supervisor whether they run",
+        "inspect ping": _PING,
+        "amqp": "`relevo status` and `relevo list` read the transport; rabbitmqctl shows what the server has",
+        "migrate": "`relevo setup` creates missing tables and queues; `relevo move` moves events to another queue",
         "multi": "a worker is one process; `relevo unit systemd` and `relevo unit supervisor` print what runs several",
+        "ping": _PING,
         "restart": f"relevo does not restart workers; {_SUPERVISED}",
         "hold": _NO_PAUSE,
         "pause": _NO_PAUSE,
         "queue pause": _NO_PAUSE,
         "resume": "start the worker of the queue again; after `relevo deploy begin`, write `relevo deploy end`",
+        "shell": "relevo has no shell; start Python, and import your application",
         "suspend": _NO_PAUSE,
         "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
         "stop": f"relevo does not stop workers; {_SUPERVISED}, or send TERM to the process",
@@ -89,6 +94,7 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
         "--class-filter": "--event",
         "--concurrent": "--concurrency",
         "--max": "--limit",
+        "--messages": "--max-events",
         "--workers": "--concurrency",
     }
 )
@@ -148,6 +154,7 @@ _OPTION_ANSWERS: Mapping[str, str] = MappingProxyType(
         "--state reserved": "write `--state leased`",
         "--state waiting": "write `--state ready`",
         "--bus": _ONE_APP,
+        "--env": "write `--config PATH` to choose another configuration, or set its variables in the environment",
         "dead list --stats": "write `--by reason`",
         "worker --burst": _BURST,
         "worker --detach": _BACKGROUND,
