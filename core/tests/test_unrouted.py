@@ -116,6 +116,18 @@ def test_what_another_application_keeps_in_the_same_database_is_not_warned_of(
     assert says("media") in status.stdout
 
 
+def test_a_worker_warns_of_them_only_if_one_can_be_moved_now(tmp_path: Path, warned: Callable[[], list[str]]) -> None:
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"image_id": 7}' --delay 1h""")
+    shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+
+    drained, checked, status = shop.run("drain"), shop.run("check --live"), shop.run("status")
+
+    assert (drained.returncode, warned()) == (0, [])
+    assert "no route" in checked.stdout
+    assert says("media") in status.stdout
+
+
 def test_dead_letters_are_reported_with_what_can_be_done_about_them(
     shop: Shop, warned: Callable[[], list[str]]
 ) -> None:

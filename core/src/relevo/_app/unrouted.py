@@ -10,6 +10,7 @@ import attrs
 from relevo._app.parts import Parts
 from relevo._transport.envelope import Envelope
 from relevo._transport.optional import QueueCatalog
+from relevo._transport.query import WaitingEntry
 from relevo._transport.route import RESERVED, Target, outbox_queue
 from relevo._transport.transport import Transport
 from relevo.errors import RelevoError, RouteNotFoundError
@@ -29,6 +30,9 @@ class UnroutedQueue:
 
     is_dead: bool
     """Whether it holds dead letters alone."""
+
+    is_movable: bool
+    """Whether an event can be moved now; one that is scheduled or leased stays until it is ready."""
 
     @property
     def place(self) -> str:
@@ -52,6 +56,11 @@ class UnroutedQueue:
                 f"{dead}, then {move}; or delete them: relevo dead discard {dead}{several}"
             )
         return f'"{self.place}" holds events, and no route leads to it; move them: {move}; or add a route{several}'
+
+
+def _has_ready(waiting: Sequence[WaitingEntry]) -> bool:
+    """Return whether an event of a queue is ready, or may be, as one behind the sample *waiting* of it."""
+    return len(waiting) == _SAMPLE or any(entry.status == "ready" for entry in waiting)
 
 
 def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> list[UnroutedQueue]:
@@ -83,7 +92,9 @@ def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> 
             envelopes = [*(entry.envelope for entry in waiting), *(entry.envelope for entry in dead)]
             if queue not in shared and not (own and _are_others(envelopes, parts.source)):
                 targets = _targets(parts, queue, envelopes)
-                found.append(UnroutedQueue(store, queue, targets, is_dead=bool(dead) and not waiting))
+                is_movable = bool(waiting) and (queue.startswith(RESERVED) or _has_ready(waiting))
+                is_dead = bool(dead) and not waiting
+                found.append(UnroutedQueue(store, queue, targets, is_dead=is_dead, is_movable=is_movable))
     return found
 
 

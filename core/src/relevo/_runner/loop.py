@@ -326,7 +326,8 @@ def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
     """
     Log the queues of the transport *name* and its outbox that hold this application's events and have no route.
 
-    Those that are *served* nevertheless are not logged, which is possible if nothing is routed to the transport.
+    A supervisor may start a worker for each event, so a queue is logged only if something can be moved now. Those that
+    are *served* nevertheless are not logged, which is possible if nothing is routed to the transport.
     """
     from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
     from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - as above
@@ -334,7 +335,7 @@ def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
     try:
         stores = filter(None, (app.transport(name), app.outboxes.get(name)))
         for each in unrouted_queues(parts_of(app), stores, own=True):
-            if not each.is_dead and (each.store.name != name or each.queue not in (served or app.queues(name))):
+            if each.is_movable and (each.store.name != name or each.queue not in (served or app.queues(name))):
                 _log.warning("%s", each)
     except RelevoError as error:
         _log.debug("queues without a route could not be looked for: %s", error)
@@ -342,7 +343,7 @@ def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
 
 def _warn_of_left(app: App, name: str) -> None:
     """
-    Log the queues that hold this application's events on transports that no route leads to.
+    Log the queues that hold this application's events on transports that no route leads to, if some can be moved now.
 
     One of them may be down, or slow: the run of the transport *name* goes on after a moment.
     """
@@ -367,7 +368,7 @@ def _look_at_left(app: App, names: Sequence[str]) -> None:
             store.hurry(_LEFT)
             if isinstance(store, QueueCatalog) and not store.setup([], dry_run=True):
                 for each in unrouted_queues(parts_of(app), [store], own=True):
-                    if not each.is_dead:
+                    if each.is_movable:
                         _log.warning("%s", each)
         except RelevoError as error:
             _log.debug('queues without a route could not be looked for on "%s": %s', name, error)
