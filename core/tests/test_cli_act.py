@@ -287,6 +287,17 @@ def told_last(text: str) -> str:
     return text.splitlines()[-1]
 
 
+def test_several_events_are_cancelled_and_those_that_are_gone_are_named(shop: Shop) -> None:
+    first, second, third = (json.loads(shop.run("dispatch mail.sent --json").stdout)["id"] for _ in range(3))
+
+    some = shop.run(f"cancel {first} nowhere {second[-8:]} {first} --json")
+    last = shop.run(f"cancel {third}")
+
+    assert (some.returncode, json.loads(some.stdout)) == (1, {"cancelled": 2})
+    assert lines(some) == ["relevo: no waiting event has the id nowhere"]
+    assert (last.returncode, last.stdout) == (0, "1 cancelled\n")
+
+
 def test_an_event_is_cancelled_in_an_outbox_too(shop: Shop) -> None:
     relevo_sql, sqlalchemy = pytest.importorskip("relevo_sql"), pytest.importorskip("sqlalchemy")
     shop.write(

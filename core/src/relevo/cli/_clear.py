@@ -10,45 +10,46 @@ from relevo._app.app import App
 from relevo._transport.transport import Transport
 from relevo.cli._event_id import whole_id
 from relevo.cli._handled import held_by
-from relevo.cli._main import not_found, refuse_invalid
-from relevo.cli._option import ask, id_argument, json_option, transport_option, with_app, yes_option
+from relevo.cli._main import EXIT_NOTHING, not_found, refuse_invalid
+from relevo.cli._option import ask, json_option, transport_option, with_app, yes_option
 from relevo.cli._output import echo, show_json
 from relevo.cli._place import only_place, stores, unclaimed
 
 
 @click.command()
-@id_argument
+@click.argument("event_ids", metavar="ID...", nargs=-1, required=True, callback=refuse_invalid)
 @transport_option
 @json_option
 @with_app
-def cancel(*, app: App, event_id: str, transport: str | None, as_json: bool) -> int:
+def cancel(*, app: App, event_ids: tuple[str, ...], transport: str | None, as_json: bool) -> int:
     """
-    Remove the event ID from all queues in which no worker has begun it.
+    Remove the event ID, or several events, from all queues in which no worker has begun it.
 
     ID is a whole id, or the end of one: six characters or more that no other event has.
 
-    If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed: the event may be
-    done, dead, or in progress.
+    If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed of an ID: the event
+    may be done, dead, or in progress; the others are removed.
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
-    event_id = whole_id(app, event_id, transport)
+    ids = list(dict.fromkeys(whole_id(app, each, transport) for each in event_ids))
     places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
     able = [store for store in places if store.capabilities.cancel]
     if not able:
         raise unclaimed(places[0], "cancel")
-    taken = sum(store.cancel(event_id) for store in able)
+    taken = {each: sum(store.cancel(each) for store in able) for each in ids}
     if as_json:
-        show_json({"cancelled": taken})
+        show_json({"cancelled": sum(taken.values())})
     else:
-        echo(f"{taken} cancelled")
-    faults = list(_begun(able, event_id))
-    if not taken and not faults:
-        unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
-        besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
-        faults.append(f"no waiting event has the id {event_id}{besides}")
-    left = not_found(faults)
-    return 0 if taken else left
+        echo(f"{sum(taken.values())} cancelled")
+    unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
+    for event_id, number in taken.items():
+        faults = list(_begun(able, event_id))
+        if not number and not faults:
+            besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
+            faults.append(f"no waiting event has the id {event_id}{besides}")
+        not_found(faults)
+    return 0 if all(taken.values()) else EXIT_NOTHING
 
 
 def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:
