@@ -215,7 +215,7 @@ def test_the_exchange_in_an_address_of_symfony_is_left_out(host: str) -> None:
         AmqpOptions(url=f"amqp://guest:canary@localhost:5672/{host}/messages")
 
     assert "canary" not in str(caught.value)
-    assert AmqpOptions(url=f"amqp://guest:canary@localhost:5672/{host}")
+    assert Address.parse(f"amqp://guest:canary@localhost:5672/{host}").vhost == "/"
 
 
 def test_no_password_is_shown_anywhere() -> None:
