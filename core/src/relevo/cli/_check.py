@@ -41,7 +41,7 @@ from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
 from relevo.cli._place import lists_queues, private_to_process
-from relevo.cli._program import Judge
+from relevo.cli._program import ProgramCheck
 from relevo.cli._supervisor import examine, has_worker
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
 
@@ -132,9 +132,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     if live and (notice := deploy_notice(app)):
         findings.append(_advice("deploy", notice, is_strict=False))  # a deployment may run this check
     if supervisor is not None:
-        findings.append(_try("supervisor", partial(_examine_supervisor, app, Path(supervisor))))
-        text = _without_worker(Path(supervisor))
-        findings += [_advice("supervisor", text, is_strict=strict)] if text else []
+        findings += _of_supervisor(app, Path(supervisor), is_strict=strict)
     if strict:
         findings += [_hardened(name, verdict) for name, verdict in examined(app)]
     reached = "every server was reached" if live else "not connected (use --live)"
@@ -280,22 +278,23 @@ def _one_store(one: str, other: str, queue: str) -> str:
     )
 
 
+def _of_supervisor(app: App, path: Path, *, is_strict: bool) -> list[_Finding]:
+    """Return what is wrong with the configuration at *path*, or that no program of it is a worker."""
+    found = _try("supervisor", partial(_examine_supervisor, app, path))
+    if found.error is not None or has_worker(path, environ=os.environ):
+        return [found]
+    text = f"{path}: no program runs relevo worker; relevo unit supervisor prints a section that does"
+    return [found, _advice("supervisor", text, is_strict=is_strict)]
+
+
 def _examine_supervisor(app: App, path: Path) -> str:
     return examine(
         path,
         time_limit=app.execution.longest(app.listeners),
         environ=os.environ,
         transports=parts_of(app).served(),
-        fault=Judge(app).fault,
+        fault=ProgramCheck(app).fault,
     )
-
-
-def _without_worker(path: Path) -> str:
-    """Return that no program of the configuration at *path* is a worker; empty if one is, or it cannot be read."""
-    with suppress(ConfigurationError):  # reported by the check of the file
-        if not has_worker(path, environ=os.environ):
-            return f"{path}: no program runs relevo worker; relevo unit supervisor prints a section that does"
-    return ""
 
 
 def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ _PRINT = frozenset({"--help", "-h", "--version"})
 
 
 @attrs.frozen
-class Judge:
+class ProgramCheck:
     """Finds out what a command would answer that runs the application *app*, without running it."""
 
     app: App
