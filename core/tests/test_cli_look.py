@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from datetime import datetime
 from pathlib import Path
@@ -680,6 +681,23 @@ def test_a_queue_over_a_limit_is_named_for_a_monitor(shop: Shop) -> None:
     assert (over.returncode, over.stdout) == (1, "main/media: 1 ready, at most 0; main/feed: 1 ready, at most 0\n")
     assert (old.returncode, old.stdout.split(" for ")[0]) == (1, "main/media: the oldest")
     assert (listed.returncode, len(json.loads(listed.stdout)), lines(listed)) == (1, 3, [over.stdout.rstrip()])
+
+
+def test_a_monitor_sees_an_event_that_a_worker_has_held_for_too_long(shop: Shop) -> None:
+    relevo_sql = pytest.importorskip("relevo_sql")
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+    idle = shop.run("status --max-leased 10m")
+    options = relevo_sql.SqlOptions(url=f"sqlite:///{shop.folder}/shop.db")
+    with relevo_sql.SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        assert transport.receive(["media"], limit=1, lease=600.0, wait=0.0)
+
+    within = shop.run("status --max-leased 10m")
+    over = shop.run("status --max-leased 0")
+
+    for done in (idle, within):
+        assert (done.returncode, done.stdout, done.stderr) == (0, "3 queues are within the limits\n", "")
+    assert (over.returncode, over.stderr) == (1, "")
+    assert re.fullmatch(r"main/media: one leased for .+, at most 0 s; see relevo list --state leased\n", over.stdout)
 
 
 def test_a_monitor_creates_no_database_where_a_disk_is_not_mounted(shop: Shop) -> None:

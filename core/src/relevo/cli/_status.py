@@ -12,7 +12,7 @@ from relevo._app.app import App, parts_of
 from relevo._app.stores import each_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._problem import lines_of
-from relevo._transport.query import StuckKey, StuckKeys
+from relevo._transport.query import EventFilter, StuckKey, StuckKeys
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
@@ -32,6 +32,8 @@ _LEGEND = """
 ready: can be handled now; leased: a worker has it; scheduled: due later, or a retry
 dead: see relevo dead list; oldest: the age of the oldest ready event; -: not known"""
 
+_PAGE = 200
+
 _MOST = 10
 """The largest number of stuck ordering keys that are shown; all are counted."""
 
@@ -41,6 +43,12 @@ _MOST = 10
 @queue_option
 @click.option(
     "--max-oldest", type=duration, metavar="DURATION", help="Exit with 1 if a ready event is older than this."
+)
+@click.option(
+    "--max-leased",
+    type=duration,
+    metavar="DURATION",
+    help="Exit with 1 if a worker has held an event for longer than this.",
 )
 @click.option("--max-ready", type=Whole(min=0), metavar="N", help="Exit with 1 if a queue holds more ready events.")
 @click.option("--max-dead", type=Whole(min=0), metavar="N", help="Exit with 1 if a queue holds more dead letters.")
@@ -52,6 +60,7 @@ def status(
     transport: str | None,
     queues: tuple[str, ...],
     max_oldest: float | None,
+    max_leased: float | None,
     max_ready: int | None,
     max_dead: int | None,
     as_json: bool,
@@ -80,10 +89,13 @@ def status(
     figure that a transport does not know, such as the age on RabbitMQ, is an error with 78. A database file that does
     not exist is not created then: the exit code is 69.
 
+    Events behind a listener that hangs are leased, not ready, so --max-oldest does not see them; --max-leased does. It
+    reads the leased events, and is an error with 78 where a transport cannot list them, such as RabbitMQ.
+
     Example: relevo status -t main
     """
     limits = {"oldest": max_oldest, "ready": max_ready, "dead": max_dead}
-    is_limited = any(limit is not None for limit in limits.values())
+    is_limited = any(limit is not None for limit in (*limits.values(), max_leased))
     rows: list[dict[str, Any]] = []
     errors: dict[str, RelevoError] = {}  # by text, since an outbox may have the same error as its transport
     reached: list[Transport] = []
@@ -106,17 +118,7 @@ def status(
     except RelevoError as error:  # a server that has just answered
         errors[str(error)] = error
     if is_limited:
-        over, unknown = _over(rows, limits)
-        faults = [" ".join(lines_of(each)) for each in errors.values()]
-        line = (
-            "; ".join([*over, *unknown, *faults])
-            or f"{len(rows)} queue{'s are' if len(rows) != 1 else ' is'} within the limits"
-        )
-        if as_json:
-            show_json(rows)
-        click.echo(visible(line), err=as_json)
-        codes = [*map(exit_code, errors.values()), *([EXIT_CONFIGURATION] if unknown else [])]
-        return max(codes, default=EXIT_ATTENTION if over else 0)
+        return _judge(rows, reached, errors, limits, max_leased=max_leased, now=app.clock.now(), as_json=as_json)
     if as_json:
         show_json(rows)
     else:
@@ -136,6 +138,36 @@ def status(
     return max(map(exit_code, errors.values()), default=0)
 
 
+def _judge(
+    rows: Sequence[Mapping[str, Any]],
+    reached: Sequence[Transport],
+    errors: dict[str, RelevoError],
+    limits: Mapping[str, float | None],
+    *,
+    max_leased: float | None,
+    now: float,
+    as_json: bool,
+) -> int:
+    """Print the line for a monitor, and return the exit code."""
+    over, unknown = _over(rows, limits)
+    if max_leased is not None:
+        try:
+            held, unjudged = _held_for_longer(rows, reached, max_leased, now=now)
+            over, unknown = over + held, unknown + unjudged
+        except RelevoError as error:  # a server that has just answered
+            errors[str(error)] = error
+    faults = [" ".join(lines_of(each)) for each in errors.values()]
+    line = (
+        "; ".join([*over, *unknown, *faults])
+        or f"{len(rows)} queue{'s are' if len(rows) != 1 else ' is'} within the limits"
+    )
+    if as_json:
+        show_json(rows)
+    click.echo(visible(line), err=as_json)
+    codes = [*map(exit_code, errors.values()), *([EXIT_CONFIGURATION] if unknown else [])]
+    return max(codes, default=EXIT_ATTENTION if over else 0)
+
+
 def _over(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float | None]) -> tuple[list[str], list[str]]:
     """Return which queues of *rows* are over *limits*, and which limits cannot be judged, in words."""
     over: list[str] = []
@@ -151,6 +183,36 @@ def _over(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float | None])
                 shown = f"the oldest for {age(figure)}" if key == "oldest" else f"{figure} {key}"
                 over.append(f"{place}: {shown}, at most {limit:g}{' s' if key == 'oldest' else ''}")
     return over, unknown
+
+
+def _held_for_longer(
+    rows: Sequence[Mapping[str, Any]], reached: Sequence[Transport], limit: float, *, now: float
+) -> tuple[list[str], list[str]]:
+    """Return which queues of *rows* have an event leased for longer than *limit*, and for which that is unknown."""
+    stores = {store.name: store for store in reached}
+    over: list[str] = []
+    unknown: list[str] = []
+    for row in rows:
+        if row["error"] is not None or row["leased"] == 0:
+            continue
+        place, store = f"{row['transport']}/{row['queue']}", stores[row["transport"]]
+        if not store.capabilities.waiting:
+            unknown.append(f"{place}: --max-leased cannot be judged, since its transport cannot list leased events")
+        elif (since := _first_lease(store, row["queue"])) is not None and now - since > limit:
+            over.append(
+                f"{place}: one leased for {age(now - since)}, at most {limit:g} s; see relevo list --state leased"
+            )
+    return over, unknown
+
+
+def _first_lease(store: Transport, queue: str) -> float | None:
+    """Return when the event of *queue* was leased that has been leased the longest; ``None`` if that is unknown."""
+    where, after = EventFilter(states=("leased",)), None
+    found: list[float] = []
+    while page := store.waiting([queue], where=where, after=after, limit=_PAGE):
+        after = page[-1].cursor
+        found += [each.leased_at for each in page if each.leased_at is not None]
+    return min(found, default=None)
 
 
 def _figures(app: App, place: Place) -> list[dict[str, Any]]:
