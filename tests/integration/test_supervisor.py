@@ -239,6 +239,29 @@ def test_supervisor_reads_whatever_the_folder_is_called(
     assert names == {"shop-main-00.log", "supervisor.sock", "supervisord.log", "supervisord.pid"}
 
 
+@pytest.mark.slow("starts a supervisor and its workers")
+def test_supervisor_in_the_background_reads_its_configuration_again_by_a_relative_path(shop: Shop) -> None:
+    var = shop.var / "var"
+    var.mkdir()
+    unit = shop.relevo("unit", "supervisor", "--folder", str(var))
+    conf = _written(shop.var / "supervisord.conf", unit)
+    subprocess.run([*SUPERVISORD, "-c", conf.name], cwd=shop.var, check=True, capture_output=True)
+    try:
+        until(lambda: set(shop.states().values()) & {"STARTING", "RUNNING"})
+        _written(conf, unit.replace("[program:shop-main]", "[program:shop-other]"))
+
+        said = shop.ctl("update")
+    finally:
+        shop.ctl("shutdown")
+        until(lambda: not (var / "supervisord.pid").exists())
+
+    assert said.splitlines() == [
+        "shop-main: stopped",
+        "shop-main: removed process group",
+        "shop-other: added process group",
+    ]
+
+
 @pytest.mark.slow("supervisor starts a worker that fails again and again")
 def test_supervisor_gives_up_a_worker_that_never_starts_and_leaves_the_others(
     shop: Shop, supervisord: Callable[[str], subprocess.Popen[bytes]]

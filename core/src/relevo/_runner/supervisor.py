@@ -71,7 +71,6 @@ pidfile={folder}/supervisord.pid
 logfile={folder}/supervisord.log
 logfile_maxbytes=10MB
 logfile_backups=5
-directory={folder}
 
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
