@@ -125,6 +125,15 @@ def test_a_folder_makes_it_a_whole_that_is_spoken_to_by_a_socket_alone(
     assert sections["supervisord"]["logfile_maxbytes"] == "10MB"
 
 
+def test_a_log_that_supervisor_deletes_at_its_next_start_is_marked(made: Callable[..., App], tmp_path: Path) -> None:
+    mark = "; supervisor deletes an AUTO log at its next start; write a path here to keep it\n"
+    app = made()
+    section, whole = supervisor(app, RunOptions()), supervisor(app, RunOptions(), folder=tmp_path)
+
+    assert f"{mark}stdout_logfile=AUTO\n" in section
+    assert mark not in whole
+
+
 @pytest.mark.parametrize("folder", ["50% off", "it's", 'a "b"', "$HOME", "naïve", "%(here)s"])
 def test_whatever_a_folder_is_called_supervisor_gets_it(folder: str, made: Callable[..., App], tmp_path: Path) -> None:
     text = supervisor(made(folder), RunOptions(), folder=tmp_path / folder)

@@ -54,7 +54,7 @@ stopsignal=TERM
 stopwaitsecs={patience}
 stopasgroup=false
 killasgroup=true
-stdout_logfile={logs}
+{log_reason}stdout_logfile={logs}
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=5
 redirect_stderr=true
@@ -107,7 +107,9 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
     source = app.source if app.source != _NO_SOURCE else f"{_NO_SOURCE}-{_digest(here)}"
     name = re.sub(r"[^\w.-]+", "-", "-".join([source, app.transport(options.transport).name, *options.queues]))
     logs = "AUTO"
+    log_reason = "; supervisor deletes an AUTO log at its next start; write a path here to keep it\n"
     if folder is not None:  # supervisor expands this value twice, and no other
+        log_reason = ""
         logs = f"{_value(_value(folder))}/%(program_name)s-%(process_num)02d.log"
     ends_soon = options.ends_within(_LIVES)
     program = _PROGRAM.format(
@@ -121,6 +123,7 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
         directory=_value(here),
         patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
         logs=logs,
+        log_reason=log_reason,
     )
     return program if folder is None else _WHOLE.format(folder=_value(folder), socket=_SOCKET) + program
 
