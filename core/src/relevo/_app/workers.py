@@ -86,10 +86,12 @@ class WorkerFactory:
         ids_here = self._listeners_here(listeners, transport.name)
         suspects = Suspects(transport, self.parts.clock, listeners=ids_here, rewrite=self._rewritten)
         runs = suspects.runs if transport.capabilities.presence else None
-        where = ""
+        where, limit = "", None
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency)
             where = execution.in_words
+            if execution.chosen == "inline":
+                limit = partial(_time_limit, listeners, default=execution.time_limit)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         listeners = executor.watch(listeners)
         here: dict[int, tuple[Delivery, str]] = {}
@@ -108,6 +110,7 @@ class WorkerFactory:
             note_retry=ObstacleLog(listeners, self.parts.patience, places).note,
             suspects=suspects,
             running=lambda: (*tuple(here.values()), *executor.listening()),
+            limit=limit,
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,
             prepare=partial(self.prepare, transport.name),
@@ -242,6 +245,12 @@ class WorkerFactory:
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
         return _FirstQueues(self.parts.routes, transport).__getitem__
+
+
+def _time_limit(listeners: ListenerTable, listener_id: str, *, default: float) -> float:
+    """Return the time limit in seconds of the listener with the id *listener_id*."""
+    own = (each.mark.time_limit for each in listeners if each.id == listener_id)
+    return next(own, None) or default
 
 
 class _FirstQueues(dict[str, str]):

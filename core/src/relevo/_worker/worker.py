@@ -39,6 +39,7 @@ from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
+from relevo._worker.overdue import OverdueLog
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
 from relevo._worker.suspect import Suspects
@@ -163,6 +164,8 @@ class Worker:
 
         running: Returns the listeners that run, each with its delivery, for the announcements of the worker.
 
+        limit: Takes the id of a listener, returns its time limit in seconds, if nothing enforces it.
+
         given: Leases the only deliveries to handle, for the given number of seconds; called once. By default they are
             received.
 
@@ -186,6 +189,7 @@ class Worker:
     _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
     _suspects: Suspects = attrs.field()
     _running: Callable[[], Iterable[tuple[Delivery, str]]] = tuple
+    _limit: Callable[[str], float] | None = None
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
     _prepare: Callable[[], object] = lambda: None
@@ -214,12 +218,9 @@ class Worker:
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport
-        self._announcer = None
-        if isinstance(transport, Coordinator) and transport.capabilities.waiting:
-            self._announcer = Announcer(
-                transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._running
-            )
+        self._announcer = self._own_announcer()
         is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
+        self._overdue = self._own_overdue_log()
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
         reads_ahead = is_parallel and transport.capabilities.lease == "timed"
@@ -275,6 +276,19 @@ class Worker:
         event = delivery.envelope
         source = self._executor.passed_on(event) if isinstance(event, Envelope) else None
         return source is not None and self._ledger.holds(source)
+
+    def _own_announcer(self) -> Announcer | None:
+        transport = self._transport
+        if not (isinstance(transport, Coordinator) and transport.capabilities.waiting):
+            return None
+        return Announcer(
+            transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._running
+        )
+
+    def _own_overdue_log(self) -> OverdueLog | None:
+        if self._limit is None:
+            return None
+        return OverdueLog(self._clock, running=self._running, limit=self._limit, held=self._ledger.held)
 
     def stop(self) -> None:
         """
@@ -742,6 +756,8 @@ class Worker:
                 if self._stopped:
                     self._suspects.excuse()
                     self._warn_of_wait(now)
+                if self._overdue is not None:
+                    self._overdue.keep_up()
                 self._suspects.keep_up()
                 if self._announcer is not None:
                     self._announcer.keep_up()
