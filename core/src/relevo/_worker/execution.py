@@ -106,7 +106,7 @@ class Execution:
         concurrency: How many events are handled at once, each in a thread or a child process of its own.
 
         time_limit: How long a listener without a time limit of its own may run. A child process is killed then, and
-            the listener has failed; with threads the worker ends; ``inline`` does not check it.
+            the listener has failed; with threads the worker ends; ``inline`` logs a warning.
 
         memory_limit: Bytes, or text such as ``"512M"``, that a child process may occupy, without processes that it
             started. A child process that holds more while it handles an event is killed; one that has used up half of
