@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Note, Presence
-from relevo._worker.evidence import GRACE, Absences, CrashLoop, Fate, MayBegin, Verdict, Wait, judged
+from relevo import Note, Presence, ProcessIdentity
+from relevo._worker.evidence import GRACE, Absences, CrashLoop, Fate, MayBegin, Verdict, Wait, described_deaths, judged
 
 NAMES = "abcdef"
 fates = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(Fate), min_size=len(NAMES), max_size=len(NAMES))
@@ -16,6 +16,17 @@ deaths = st.lists(st.sampled_from(NAMES), max_size=3, unique=True)
 
 def _judged(note: Note | None, known: list[str], fate: Mapping[str, Fate], *, patient: bool = True) -> Verdict:
     return judged(note, known, fate.__getitem__, patient=patient)
+
+
+def test_processes_of_one_boot_are_described_together() -> None:
+    deaths = [
+        str(ProcessIdentity(worker="a", boot=boot, pid=pid, started=pid))
+        for boot, pid in (("aa", 11), ("aa", 12), ("bb", 13))
+    ]
+
+    said = described_deaths(deaths, last="the last while shop:bill ran")
+
+    assert said.endswith("the last while shop:bill ran (pid 11, 12 of boot aa; pid 13 of boot bb)")
 
 
 @given(note=notes, known=deaths, fate=fates, patient=st.booleans())

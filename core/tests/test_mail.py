@@ -26,6 +26,7 @@ from relevo._process_identity import this_process
 from relevo._transport.delivery import DeadLetter, Delivery, Failure, Unreadable
 from relevo._transport.envelope import Envelope
 from relevo._worker.decision import traced
+from relevo._worker.evidence import in_words
 from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
@@ -142,7 +143,8 @@ def test_a_dead_letter_is_mailed_with_all_that_a_developer_needs(made: Made, inb
         "queue     default",
         "next      nothing by itself",
         "relevo dead revive",
-        f"process {os.getpid()}",
+        "sent by   ",
+        f", process {os.getpid()}\r\n",
         "user = 7",
         'path = "sea.jpg"',
         "password = ***",
@@ -388,7 +390,7 @@ def test_a_process_that_began_the_event_and_has_ended_died(
     app.dispatch(Event("image.created"))
     (delivery,) = app.transport().receive(["default"], limit=1, lease=60, wait=0)
     ended = attrs.evolve(this_process(), worker="ab", started=this_process().started + 1)
-    note = relevo.Note(by=str(ended))
+    note = relevo.Note(by=str(ended), listener="shop:make")
     app.transport().begin(delivery, note)
     if excused:
         app.transport().excuse(delivery, note)
@@ -396,7 +398,12 @@ def test_a_process_that_began_the_event_and_has_ended_died(
     drained(app)
 
     what = "a lease was lost" if excused else "a process died while it held the event"
-    assert [mail["Subject"] for mail in inbox.mails] == [f"shop: image.created: {what}"]
+    (mail,) = inbox.mails
+    assert mail["Subject"] == f"shop: image.created: {what}"
+    text = " ".join(body_of(mail).split())
+    assert ("died pid" not in text) == excused
+    assert excused or f"died {in_words(ended)} in shop:make " in text
+    assert "attempt 2, 1 lease lost before" in text
 
 
 PROCESSES = """

@@ -144,7 +144,8 @@ def test_three_processes_that_began_it_and_died_are_a_crash_loop_that_names_its_
     (dead,) = world.dead()
     assert report.reasons == {Reason.CRASH_LOOP: 1}
     assert world.called == []
-    assert dead.error.startswith("3 processes died while they held it; the last while shop:crash ran (pid 7 of boot aa")
+    said = "3 processes died while they held it; the last while shop:crash ran (pid 7, 8, 9 of boot aa)"
+    assert dead.error == said
 
 
 def test_a_suspect_that_is_begun_is_a_warning_that_names_who_began_it_last(

@@ -34,6 +34,7 @@ from relevo import (
     listener,
 )
 from relevo._worker import worker as working
+from relevo._worker.executor import SecondSignal
 from relevo._worker.worker import GRACE, StalledError
 from relevo.errors import ConfigurationError, SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
@@ -396,6 +397,21 @@ def test_a_listener_that_interrupts_every_worker_is_a_crash_loop_and_its_neighbo
     (dead,) = transport.dead_letters(["default"], after=None, limit=9)
     assert dead.reason == Reason.CRASH_LOOP
     assert sorted(handled) == ["0", "1", "2", "4", "5"]
+
+
+def test_a_second_signal_is_named_as_what_ended_the_run(
+    transport: Any, send: Send, listen: Callable[..., None], worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupt(event: object) -> None:
+        raise SecondSignal(15)
+
+    listen(interrupt)
+    send(1)
+
+    with pytest.raises(SecondSignal):
+        worker().run()
+
+    assert "a second TERM or INT stopped the worker in the middle of it; this is crash 1 of 3" in caplog.text
 
 
 @pytest.mark.parametrize("defect", [RuntimeError("a defect"), SystemExit(1)])

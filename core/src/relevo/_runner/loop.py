@@ -20,6 +20,7 @@ from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._signal import take_ends
 from relevo._transport.route import outbox_queue
+from relevo._worker.executor import SecondSignal
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import GRACE, Worker
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
@@ -420,10 +421,6 @@ _AT_ONCE = 3.0
 """Seconds after a second signal for what is under way, such as a call to a server that does not answer."""
 
 
-class _SecondSignal(KeyboardInterrupt):  # not SystemExit, which would count as a failure of the listener
-    """Raised in the main thread to end it at once."""
-
-
 @contextmanager
 def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
     """
@@ -448,7 +445,7 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
             if len(seen) == 1:
                 seen.append(number)
                 start_new_thread(end, (number,))  # not a Thread: this may have interrupted the start of one
-            raise _SecondSignal(number)
+            raise SecondSignal(number)
         seen.append(number)
         for worker in workers:
             if worker is not None:
@@ -457,7 +454,7 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
     give_back = take_ends(stop)
     try:
         yield
-    except _SecondSignal as second:
+    except SecondSignal as second:
         raise SystemExit(128 + second.args[0]) from None
     finally:
         over.append(True)

@@ -125,7 +125,10 @@ def described_deaths(deaths: Sequence[str], *, last: str) -> str:
         last: How the last one died, or in which listener; empty if that is not known.
     """
     parsed = [each for each in map(ProcessIdentity.parsed, deaths) if each is not None]
-    who = ", ".join(dict.fromkeys(map(in_words, parsed)))
+    pids: dict[str, dict[str, None]] = {}
+    for each in parsed:
+        pids.setdefault(each.boot[:8] or "unknown", {})[str(each.pid)] = None
+    who = "; ".join(f"pid {', '.join(found)} of boot {boot}" for boot, found in pids.items())
     cause = last or "a listener ends its process, or memory runs out"
     processes = {(each.boot, each.namespace, each.pid, each.started) for each in parsed}
     what = "processes died while they held it" if len(processes) == len(parsed) else "runs of it were broken off"

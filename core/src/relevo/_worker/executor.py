@@ -84,6 +84,10 @@ class Executor(ABC):
         """End what :meth:`start` began; what still runs is abandoned."""
 
 
+class SecondSignal(KeyboardInterrupt):  # not SystemExit, which would count as a failure of the listener
+    """Raised in the main thread by a second signal, to end it at once."""
+
+
 class InlineExecutor(Executor):
     """Handles each delivery in the worker's own thread, one after the other."""
 
@@ -103,6 +107,8 @@ class InlineExecutor(Executor):
             # A defect or an interrupt, not a failure of a listener: the process ends in the middle of it, as in a
             # crash. It counts as a death, so it cannot block the queue for ever: the third one ends the event.
             why = f"{type(error).__name__} ended the run"
+            if isinstance(error, SecondSignal):
+                why = "a second TERM or INT stopped the worker in the middle of it"
             self._done.append((delivery, Lost(error=why, death=str(this_process().as_witnessed()))))
             raise
         self._done.append((delivery, outcome))

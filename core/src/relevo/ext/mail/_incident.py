@@ -17,6 +17,7 @@ from relevo._event.codec import decoded
 from relevo._process_identity import ProcessIdentity, lives_here
 from relevo._transport.delivery import DeadLetter, Delivery, Failure
 from relevo._transport.envelope import Envelope
+from relevo._worker.evidence import in_words
 from relevo.errors import CodecError
 from relevo.wire import pack, unpack
 
@@ -63,6 +64,9 @@ class Incident:
     runs: int = 0
     due: float | None = None
     """When the listener is run again."""
+
+    died: str = ""
+    """The process that died, and its listener, in words, as far as they are known."""
 
     @property
     def event(self) -> str:
@@ -125,14 +129,17 @@ def _incident(kind: Literal["dead", "failed"], delivery: Delivery, failure: Fail
     )
 
 
-def loss(delivery: Delivery, error: str, *, at: float) -> Incident:
+def loss(delivery: Delivery, error: str, *, at: float, death: str = "") -> Incident:
     """
     Return the incident of a lease of *delivery* that was lost; *error* says how its process died, if that was seen.
+
+    *death* is the identity of that process.
 
     A lost lease proves no death: the worker may have stood still, or its server may have been away.
     """
     if error or _has_died(delivery):
-        return Incident(kind="died", delivery=delivery, at=at, error=error or "a process died while it held the event")
+        error = error or "a process died while it held the event"
+        return Incident(kind="died", delivery=delivery, at=at, error=error, died=_dead_process(delivery, death))
     return Incident(kind="lost", delivery=delivery, at=at, error="a lease was lost")
 
 
@@ -141,6 +148,15 @@ def _has_died(delivery: Delivery) -> bool:
     note = delivery.begun
     process = None if note is None or note.excused else ProcessIdentity.parsed(note.by)
     return bool(delivery.deaths) or (process is not None and lives_here(process) is False)
+
+
+def _dead_process(delivery: Delivery, death: str) -> str:
+    """Return in words the process that died, and its listener: that of *death*, else the last one noted."""
+    note = None if death or delivery.begun is None or delivery.begun.excused else delivery.begun
+    process = ProcessIdentity.parsed(death or (note.by if note is not None else (delivery.deaths or ("",))[-1]))
+    if process is None:
+        return ""
+    return in_words(process) + (f" in {note.listener}" if note is not None and note.listener else "")
 
 
 def key_of_failure(failure: Failure, frame: str) -> str:

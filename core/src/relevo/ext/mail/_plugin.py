@@ -82,14 +82,14 @@ class Mail:
         yield
         for delivery, outcome in settlements:
             if isinstance(outcome, Lost):
-                self._note_loss(delivery, outcome.error, delivery.lost_leases + 1)
+                self._note_loss(delivery, outcome.error, delivery.lost_leases + 1, death=outcome.death or "")
             elif delivery.lost_leases and isinstance(outcome, (Ack, Nack)):
                 self._note_loss(delivery, "", delivery.lost_leases)
 
-    def _note_loss(self, delivery: Delivery, error: str, lost_leases: int) -> None:
+    def _note_loss(self, delivery: Delivery, error: str, lost_leases: int, *, death: str = "") -> None:
         envelope = delivery.envelope
         event_id = f"{envelope.source} {envelope.id}" if isinstance(envelope, Envelope) else ""
-        incident = loss(delivery, error, at=self._clock.now())
+        incident = loss(delivery, error, at=self._clock.now(), death=death)
         self._post.put(incident.key, lambda: incident, loss=(event_id, lost_leases))
 
     @hookimpl

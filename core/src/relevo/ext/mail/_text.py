@@ -167,7 +167,8 @@ def _section(section: MailSection, letterhead: Letterhead) -> Iterator[str]:
         ("reason", incident.reason),
         ("next", _next(incident)),
         ("times", _times(section.group)),
-        ("host", f"{letterhead.host}, process {letterhead.process}"),
+        ("died", incident.died),
+        ("sent by", f"{letterhead.host}, process {letterhead.process}"),
     ]
     for name, value in facts:
         if value:
@@ -219,7 +220,7 @@ def _headline(incident: Incident) -> str:
 def _attempt(incident: Incident) -> str:
     lost_leases = incident.delivery.lost_leases
     died = f", {lost_leases} lease{'s' if lost_leases > 1 else ''} lost before" if lost_leases else ""
-    return f"run {incident.runs}{died}" if incident.runs else f"hand-over {incident.delivery.attempt}{died}"
+    return f"run {incident.runs}{died}" if incident.runs else f"{incident.delivery.attempt}{died}"
 
 
 def _next(incident: Incident) -> str:
