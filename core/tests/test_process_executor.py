@@ -187,6 +187,19 @@ def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
     executor.stop()
 
 
+def test_a_child_that_lacks_listeners_which_an_earlier_one_had_is_of_a_changed_program() -> None:
+    hello = Hello(path=[], app="shop:app", config=None, transport="main", time_limit=PATIENCE, log_levels={})
+    execution = Execution("process", 1, PATIENCE)
+    executor = ProcessExecutor(hello, execution, checkpoint=None, listeners=["a.b make"], eager=False)
+    executor.start(_refused)
+    executor.note_ready(["a.b make"])
+    executor.start(_refused)
+    executor.note_ready(["a.b renamed"])
+
+    with pytest.raises(ConfigurationError, match=r"a\.b make; the program has changed since this worker started; res"):
+        executor.room()
+
+
 @pytest.mark.slow("waits five seconds for a child that hangs")
 def test_a_worker_that_stops_does_not_wait_for_a_child_that_hangs_while_it_begins(
     hanging: ProcessExecutor, delivery: Make

@@ -87,6 +87,8 @@ class ProcessExecutor(Executor):
         self._slots: list[Slot] = []
         self._free = threading.Condition()
         self._logged: set[tuple[str, str]] = set()
+        self._was_complete = False
+        """Whether a child of this run or an earlier one had all listeners."""
         self._reset()
 
     def _reset(self) -> None:
@@ -242,11 +244,14 @@ class ProcessExecutor(Executor):
         missing = sorted(self._listeners.difference(listeners))
         if missing and not self._has_begun:
             what = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else "")
+            remedy = 'register them where the application is created, or set execution = "threads"'
+            if self._was_complete:
+                remedy = "the program has changed since this worker started; restart the worker"
             self._fault = ConfigurationError(
-                f"execution: a child process lacks listeners that this one has, by event and id: {what}; register them "
-                f'where the application is created, or set execution = "threads"'
+                f"execution: a child process lacks listeners that this one has, by event and id: {what}; {remedy}"
             )
         self._has_begun = True
+        self._was_complete = self._was_complete or not missing
 
     def is_stopping(self) -> bool:
         return self._is_stopping()
