@@ -24,7 +24,7 @@ from logging import INFO, WARNING, getLogger
 
 import attrs
 
-from relevo._clock import Clock
+from relevo._clock import Clock, readable
 from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
 from relevo._transport.coordinator import Coordinator
@@ -218,9 +218,8 @@ class Worker:
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport
-        self._announcer = self._own_announcer()
         is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
-        self._overdue = self._own_overdue_log()
+        self._announcer, self._overdue = self._own_announcer(), self._own_overdue_log()
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
         reads_ahead = is_parallel and transport.capabilities.lease == "timed"
@@ -233,6 +232,8 @@ class Worker:
 
         self._unsettled_since: float | None = None
         self._outages = self._doubts = 0
+        self._down_since: float | None = None
+        """When an outage began that was logged, in monotonic seconds."""
         self._handled = 0
         """How many events were handled before the last outage."""
         self._received = False
@@ -651,6 +652,9 @@ class Worker:
             with outage(self._transport.name) if self._received else nullcontext():
                 batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
         self._received, self._ledger.cut_off = True, 0
+        if self._down_since is not None:
+            down, self._down_since = self._clock.monotonic() - self._down_since, None
+            _log.info('the transport "%s" is back after %s', self._transport.name, readable(down))
         if batch:
             _log.debug("received %d from %s", len(batch), self._transport.name)
         self._ledger.hold(batch)
@@ -784,6 +788,8 @@ class Worker:
         now = self._clock.monotonic()
         if self._reminder.take_turn():
             _log.warning("%s; waiting until it is back", error)
+            if self._down_since is None and error.transport == self._transport.name:
+                self._down_since = now
         if (handled := self._ledger.handled()) > self._handled:
             self._handled, self._outages = handled, 0
         longest = min(_OUTAGE_CAP, _OUTAGE_FIRST * 2.0 ** min(self._outages, 10))
