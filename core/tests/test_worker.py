@@ -670,7 +670,6 @@ def test_the_waits_of_an_outage_grow_to_seconds_and_one_line_a_minute_tells_of_i
 def test_the_end_of_an_outage_is_logged_with_its_length(
     transport: Any, worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "relevo.worker")
     transport.fail("receive", TransportUnavailableError(transport.name, "down"), times=6)
 
     worker(patient=True, chance=lambda: 1.0, options=RunOptions(until_empty=True)).run()

@@ -654,7 +654,7 @@ class Worker:
         self._received, self._ledger.cut_off = True, 0
         if self._down_since is not None:
             down, self._down_since = self._clock.monotonic() - self._down_since, None
-            _log.info('the transport "%s" is back after %s', self._transport.name, readable(down))
+            _log.warning('the transport "%s" is back after %s', self._transport.name, readable(down))
         if batch:
             _log.debug("received %d from %s", len(batch), self._transport.name)
         self._ledger.hold(batch)
