@@ -451,4 +451,6 @@ def test_an_event_that_a_worker_holds_is_not_cancelled_and_the_worker_is_named(s
     assert (first.returncode, first.stdout) == (0, "1 cancelled\n"), "the one of the other queue"
     assert (second.returncode, json.loads(second.stdout)) == (1, {"cancelled": 0})
     for done in (first, second):
-        assert lines(done)[-1].startswith(f"relevo: the event {mine} stays in main/media: a worker holds it until 20")
+        said = lines(done)[-1]
+        assert said.startswith(f"relevo: the event {mine} stays in main/media: a worker holds it until 20")
+        assert said.endswith("; to remove it, stop that worker, if it hangs by a second TERM, and cancel again")

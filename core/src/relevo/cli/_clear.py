@@ -57,7 +57,10 @@ def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:
     for store in stores:
         for found in store.find(event_id) if store.capabilities.find else ():
             if found.status == "leased":
-                yield f"the event {event_id} stays in {store.name}/{found.queue}: {held_by(store, found)}"
+                yield (
+                    f"the event {event_id} stays in {store.name}/{found.queue}: {held_by(store, found)}; to remove it, "
+                    f"stop that worker, if it hangs by a second TERM, and cancel again"
+                )
 
 
 @click.command()
