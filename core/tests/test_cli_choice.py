@@ -91,6 +91,7 @@ def test_dead_letters_are_counted_by_what_they_have_in_common(shop: Shop) -> Non
     assert counts("--by queue") == {"media": 2, "feed": 1}
     assert counts("--by listener") == {listener_of(shop): 1, "": 2}
     assert counts("--by error") == {"GiveUp": 1, "": 2}
+    assert " (none) " in shop.run("dead list --by error").stdout
     assert counts("--by error --error corrupt") == {"GiveUp": 1}
     assert counts("--by queue --error corrupt") == {"media": 1}
     assert "thumbnails" in listener_of(shop)

@@ -220,5 +220,7 @@ def show_groups(by: str, found: Sequence[tuple[str, EventGroup]], at: At, *, as_
     if as_json:
         show_json(rows)
         return
+    blank = "unreadable" if by == "event" else "(none)"
+    rows = [{**row, by: row[by] or blank} for row in rows]
     columns = ["transport", by, "count", f"first {at}", f"last {at}"]
     show_table(columns, [dict(zip(columns, row.values(), strict=True)) for row in rows], empty=empty)
