@@ -15,7 +15,7 @@ from relevo.cli._choice import DeadLetterChoice
 from relevo_memory import MemoryTransport
 from relevo_sql import SqlOptions, SqlTransport
 
-from .shop import Shop, opened
+from .shop import LISTENERS, Shop, opened
 
 
 @pytest.fixture(name="shop")
@@ -78,6 +78,20 @@ def listener_of(shop: Shop) -> str:
     listener = row["listener"]
     assert isinstance(listener, str)
     return listener
+
+
+def test_a_revival_warns_of_a_failed_listener_that_was_renamed(shop: Shop) -> None:
+    shop.write("shop_listeners.py", LISTENERS.replace("def thumbnails", "def previews"))
+
+    renamed = shop.run("dead revive --all --reason gave-up")
+    others = shop.run("dead revive --all")
+
+    assert (renamed.returncode, renamed.stdout) == (0, "1 revived\n")
+    assert renamed.stderr == (
+        'relevo: no listener here has the id "shop_listeners:thumbnails", which failed in 1 of them; give the '
+        "renamed one aliases=, or they become dead letters again, listener-missing\n"
+    )
+    assert (others.stdout, others.stderr) == ("2 revived\n", "")
 
 
 def test_dead_letters_are_counted_by_what_they_have_in_common(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ import click
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._visible import visible
 from relevo._worker.progress import NewerStateError
 from relevo.cli._choice import (
     KEYS,
@@ -26,6 +28,7 @@ from relevo.cli._choice import (
 from relevo.cli._event import body_of, dead_row, show_whole
 from relevo.cli._filter import Tally, by_option, group_rows, limit_option, show_groups, show_listed
 from relevo.cli._handled import Handled, can_handle, code_of, handled, is_in_outbox, show_handled
+from relevo.cli._known import listeners_gone
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
@@ -168,6 +171,7 @@ def revive(
             raise unclaimed(store, "take")  # nothing is revived yet
         if revival.admits(store, entry) and by is not None:
             tally.add(store.name, keys_of(entry, by), entry.died_at)
+    revival.tell_gone()
     gone = _each(
         revival.states,
         revival.at_once if now else revival.for_workers,
@@ -212,6 +216,8 @@ class _Revival:
     """Why the others are not revived."""
 
     handled: list[Handled] = attrs.field(factory=list)
+    failed: Counter[str] = attrs.field(factory=Counter)
+    """In how many each listener failed."""
 
     def admits(self, store: Transport, entry: DeadLetterEntry) -> bool:
         """Add *entry* if it can be revived; return whether it can."""
@@ -225,7 +231,15 @@ class _Revival:
             return False
         if isinstance(entry.envelope, Envelope):
             self.events[store, entry.ref] = entry.queue, entry.envelope.id
+        self.failed.update(failed_listeners(entry))
         return True
+
+    def tell_gone(self) -> None:
+        """Warn of listeners that failed and that no listener here is, such as a renamed one."""
+        for each in listeners_gone(self.app, self.failed):
+            known = f'no listener here has the id "{each}", which failed in {self.failed[each]} of them'
+            remedy = "give the renamed one aliases=, or they become dead letters again, listener-missing"
+            click.echo(visible(f"relevo: {known}; {remedy}"), err=True)
 
     def for_workers(self, store: Transport, refs: Sequence[str]) -> Sequence[str]:
         """Make *refs* ready; return those that were not revived."""

@@ -57,6 +57,12 @@ def refuse_unknown_listeners(app: App, ids: Iterable[str], holds: Holds) -> None
         _refuse("--listener", ids, known, holds, "no listener has this id, and nothing stored here names it")
 
 
+def listeners_gone(app: App, ids: Iterable[str]) -> list[str]:
+    """Return those of *ids* that no listener here has, or had before; none if the listeners are not known."""
+    known = _listeners(app)
+    return [each for each in ids if each not in known] if known else []
+
+
 def refuse_unknown_reasons(reasons: Iterable[str], holds: Holds) -> None:
     """
     Refuse those of *reasons* that do not exist.
