@@ -118,6 +118,26 @@ def test_a_fake_clock_stands_still_until_it_is_moved() -> None:
     assert isinstance(clock, Clock)
 
 
+@given(start=st.floats(1e9, 2.1e9), steps=st.lists(st.integers(0, 10_000_000)))
+def test_a_fake_clock_counts_whole_microseconds(start: float, steps: list[int]) -> None:
+    clock = FakeClock(start)
+    began = datetime.fromtimestamp(clock.now(), UTC)
+
+    for step in steps:
+        clock.advance(step / 1_000_000)
+
+    assert clock.now() == clock.monotonic() == (began + timedelta(microseconds=sum(steps))).timestamp()
+
+
+def test_the_shortest_sleep_moves_a_fake_clock_by_a_microsecond() -> None:
+    clock = FakeClock(1000.0)
+
+    clock.sleep(1e-9)
+    clock.sleep(0.0)
+
+    assert clock.now() == 1000.000001
+
+
 def test_a_fake_clock_does_not_go_backwards() -> None:
     clock = FakeClock()
 

@@ -14,6 +14,7 @@ from unittest.mock import ANY
 
 import attrs
 import pytest
+from hypothesis import example, given, settings, strategies as st
 
 import relevo
 from relevo import (
@@ -1249,6 +1250,46 @@ def test_a_block_can_begin_at_any_moment(make: Make) -> None:
         (found,) = t.dispatched("a.b")
 
     assert found.delay == 86400.0
+
+
+MICROSECOND = timedelta(microseconds=1)
+
+starts = st.floats(1e9, 2.1e9) | st.datetimes(datetime(2000, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is the other argument
+steps = st.lists((st.integers(1, 10_000_000) | st.integers(1, 10_000).map(lambda ms: ms * 1000)), min_size=1)
+
+
+@settings(deadline=None, max_examples=100)  # the first block imports what the others have
+@given(start=starts, before=steps, split=steps)
+@example(start=datetime(2026, 1, 1, tzinfo=UTC), before=[], split=[100_000] * 10)
+@example(start=1_767_000_000.123456789, before=[], split=[86_400_000_000])
+@example(start=datetime(2026, 1, 1, tzinfo=UTC), before=[100_000], split=[100_000, 100_000])
+def test_any_steps_reach_the_end_of_a_delay_of_an_expiry_and_of_a_retry_and_not_earlier(
+    start: Any, before: list[int], split: list[int]
+) -> None:
+    wait = timedelta(microseconds=sum(split))
+    retried = relevo.Retry(2, first=wait, factor=1, cap=wait)
+    app = App(
+        listeners=[hearing("a.b", []), failing("a.failed", ValueError(), retry=retried)],
+        transports={"main": Database()},
+        routes={"*": "main"},
+    )
+
+    with app.testing(now=start) as t:
+        for step in before:
+            t.travel(timedelta(microseconds=step))
+        app.dispatch(Event("a.b"), delay=wait)
+        app.dispatch(Event("a.b"), at=datetime.fromtimestamp(t.clock.now(), UTC) + wait)
+        app.dispatch(Event("a.b"), delay=wait, expires=wait)
+        app.dispatch(Event("a.failed"))
+        assert t.drain(raises=False).reasons == {}
+        for step in [*split[:-1], split[-1] - 1]:
+            t.travel(step * MICROSECOND)
+            early = t.drain(raises=False)
+            assert (early.done, early.dead) == (0, 0)
+        t.travel(MICROSECOND)
+        report = t.drain(raises=False)
+
+    assert (report.done, report.reasons) == (2, {"expired": 1, "retries-exhausted": 1})
 
 
 @pytest.mark.parametrize(

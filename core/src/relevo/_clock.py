@@ -22,6 +22,9 @@ _LONGEST = 100 * 366 * 86400.0
 FIRST_DATE, END_OF_DATES = -62135596800.0, 253402300800.0
 """Seconds since the epoch of the first date and after the last one; milliseconds are outside."""
 
+_INEXACT = 0.5e-6
+"""Seconds; those since the epoch are 0.24 microseconds apart as floats until the year 2038."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TEXT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?) *(ms|s|m|h|d)")
 
@@ -119,6 +122,15 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     else:
         expected = f"{least:g} s or more" if result < least else "100 years or less"
     raise ConfigurationError(f"{what and f'{what}: '}expected {expected}; got {shown(value)}")
+
+
+def has_come(moment: float, now: float) -> bool:
+    """
+    Return whether it is *moment* already, both in seconds since the epoch.
+
+    They count as equal within half a microsecond: a sum of floats such as ``now + delay`` may be that inexact.
+    """
+    return moment <= now + _INEXACT
 
 
 def readable(seconds: float) -> str:

@@ -26,6 +26,10 @@ _KEEP_THEIR_PLACE = frozenset({Action.RELEASE, Action.LOSE})
 """After these an event keeps its place in the queue; after a nack it goes to the end."""
 
 
+_INEXACT = 0.5e-6
+"""Seconds by which a sum such as the time and a delay may be inexact, since floats are."""
+
+
 @attrs.frozen(eq=False)
 class Receipt:
     """Proof of one delivery; equal only to itself, so that an old one never matches."""
@@ -194,9 +198,10 @@ class EventQueue:
 
     def pass_time(self, now: float) -> None:
         """Bring the queue up to date: end the leases that are over, and make ready what is due."""
-        while (first := self._leased.first()) and first[0][0] <= now:
+        come = now + _INEXACT
+        while (first := self._leased.first()) and first[0][0] <= come:
             self.step(self.events[first[1]], Action.LOSE)
-        while (first := self._scheduled.first()) and first[0][0] <= now:
+        while (first := self._scheduled.first()) and first[0][0] <= come:
             self.step(self.events[first[1]], Action.COME_DUE)
 
     def next_change(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from enum import StrEnum
 
-from relevo._clock import readable
+from relevo._clock import has_come, readable
 from relevo._retry import DEFAULT_RETRY
 from relevo._secret import abridged, masked
 from relevo._transport.delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Failure, Nack, Outcome, Release, Unreadable
@@ -62,8 +62,9 @@ def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
     envelope = delivery.envelope
     if isinstance(envelope, Unreadable):
         return DeadLetter(reason=Reason.UNREADABLE, error=sanitised(envelope.why))
-    if envelope.expires is not None and envelope.expires <= now:
-        return DeadLetter(reason=Reason.EXPIRED, error=f"expired {now - envelope.expires:.3f} s before it was received")
+    if envelope.expires is not None and has_come(envelope.expires, now):
+        late = max(0.0, now - envelope.expires)
+        return DeadLetter(reason=Reason.EXPIRED, error=f"expired {late:.3f} s before it was received")
     return None
 
 

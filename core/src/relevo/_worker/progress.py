@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from relevo._clock import has_come
 from relevo._listener.listener import Listener
 from relevo._retry import Retry
 from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Failure, Nack, Outcome
@@ -147,7 +148,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         found = []
         for listener in listeners:
             mine = self.listeners.get(listener.id)
-            if not self.stopped if mine is None else mine.status == "due" and mine.due <= now:
+            if not self.stopped if mine is None else mine.status == "due" and has_come(mine.due, now):
                 found.append(listener)
         return found
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import threading
 
+_MICROSECOND = 1e-6
+"""Seconds."""
+
 
 class FakeClock:
     """
     A clock that stands still until it is moved; ``sleep`` moves it and returns at once.
 
+    It counts whole microseconds, so many short steps reach the same time as a long one.
+
     Args:
-        now: The start in seconds since the epoch; by default early in 2026.
+        now: The start in seconds since the epoch; by default early in 2026. It is rounded to a
+            microsecond.
     """
 
     def __init__(self, now: float = 1_767_225_600.0):
-        self._now = now
+        self._now = _rounded(now)
         self._lock = threading.Lock()
 
     def now(self) -> float:
@@ -27,11 +33,11 @@ class FakeClock:
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Move the clock *seconds* forward."""
+        """Move the clock *seconds* forward, rounded to microseconds; the shortest step is one."""
         if seconds < 0:
             raise ValueError("a clock cannot go backwards")
         with self._lock:
-            self._now += seconds
+            self._now = _rounded(self._now + (max(seconds, _MICROSECOND) if seconds else 0.0))
 
     def __repr__(self) -> str:
         return f"FakeClock({self._now!r})"
@@ -42,3 +48,8 @@ class StandingClock(FakeClock):
 
     def sleep(self, seconds: float) -> None:
         pass
+
+
+def _rounded(seconds: float) -> float:
+    """Return the float that is nearest to *seconds* in whole microseconds."""
+    return round(seconds, 6)
