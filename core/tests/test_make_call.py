@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 import relevo
-from relevo import Call, Event, Subject, listener
-from relevo.errors import ConfigurationError, EncodeError, SubjectError
+from relevo import App, Call, Event, Subject, listener
+from relevo.errors import ConfigurationError, EncodeError, RelevoError, SubjectError
 from relevo.testing import make_call
+from relevo_memory import MemoryTransport
 
 
 @relevo.event("order.placed", subject="order_id", of="order")
@@ -82,6 +87,60 @@ def test_what_a_real_dispatch_refuses_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is not an event"):
         make_call(7)
     assert call.dispatched == []
+
+
+_TIMES: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.floats(),
+    st.integers(),
+    st.datetimes(timezones=st.none() | st.just(UTC)),
+    st.timedeltas(),
+    st.sampled_from(["1 parsec", "zzz", "yesterday", "", "1h", "0s", "-1s", -5, 0, 5, True, 10**400, float("nan")]),
+)
+_OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "delay": _TIMES,
+        "at": _TIMES,
+        "expires": _TIMES,
+        "urgency": st.sampled_from(["high", "normal", "low", None, 7]),
+        "ordering_key": st.none() | st.text(max_size=3) | st.just("x" * 256) | st.integers(),
+    },
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(options=_OPTIONS, event_id=st.sampled_from([None, "e7", "", "x" * 256]))
+@example(options={"delay": "1 parsec"}, event_id=None)
+@example(options={"delay": -5}, event_id=None)
+@example(options={"delay": "1h", "at": "1h"}, event_id=None)
+@example(options={"expires": "zzz"}, event_id=None)
+@example(options={"at": "yesterday"}, event_id=None)
+@example(options={"expires": 1000}, event_id=None)
+def test_a_recorded_call_refuses_the_options_that_a_dispatch_refuses_in_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, options: Any, event_id: str | None
+) -> None:
+    def refusal(dispatch: Callable[..., object]) -> tuple[type[Exception], str] | None:
+        try:
+            dispatch(Event("bill.sent", {"order": 7}, id=event_id), **options)
+        except RelevoError as error:
+            return type(error), str(error)
+        return None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: 1.8e9)  # the errors say how long ago a moment is
+        app = App(transports={"main": MemoryTransport()}, routes={"*": "main"})
+        call = make_call()
+
+        expected = refusal(app.dispatch)
+        assert refusal(call.dispatch) == expected
+
+    assert len(call.dispatched) == len(call.dispatch_options) == (1 if expected is None else 0)
+
+
+def test_an_event_that_is_too_large_is_refused_as_a_dispatch_refuses_it() -> None:
+    with pytest.raises(EncodeError, match="the limit is 1,048,576"):
+        make_call().dispatch("bill.sent", {"text": "x" * 2**20})
 
 
 def test_a_call_is_shown_with_its_listener_and_its_attempt() -> None:

@@ -197,6 +197,14 @@ class Packer:
         encoded(content, event_id=event_id, source=self._source, now=now, subject=longest, around=around)
         return PackedEvent(event_id, conditions, around, None, Unnamed(content, now, subject, targets))
 
+    def check(self, event: object, options: DispatchOptions) -> None:
+        """
+        Raise what :meth:`pack` raises for *event* and its *options*, except for its subject.
+
+        In process that is any object; it has no name.
+        """
+        self.pack(attrs.evolve(event, subject=None) if isinstance(event, Event) else event, options, ())
+
     def new_id(self) -> str:
         """Return the id of an event that is not packed, since it leaves no process."""
         return self._ids(self._clock.now())

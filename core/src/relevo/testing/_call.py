@@ -8,12 +8,14 @@ from typing import Any
 import attrs
 import msgspec
 
-from relevo._dispatch.packer import check_options
+from relevo._clock import SystemClock
+from relevo._dispatch.packer import Packer
 from relevo._event.codec import Document, content_of, subject_of
 from relevo._event.context import ambient
-from relevo._event.event import name_of
 from relevo._event.subject import Subject, SubjectTypes
 from relevo._event.validation import json_of
+from relevo._hook import Hooks
+from relevo._identity import uuid7
 from relevo._listener.call import Call, DispatchOptions
 from relevo.errors import SubjectError
 
@@ -24,10 +26,10 @@ class _Recorder:
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.options: list[DispatchOptions] = []
+        self._packer = Packer("test", SystemClock(), uuid7, SubjectTypes(), Hooks())
 
     def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        check_options(name_of(event), options)
-        content_of(event)  # raises if it cannot be sent
+        self._packer.check(event, options)
         self.events.append(event)
         self.options.append(options)
         return event
@@ -48,7 +50,12 @@ class _NoSubjects(SubjectTypes):
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class RecordedCall(Call):
-    """A call that :func:`make_call` made."""
+    """
+    A call that :func:`make_call` made.
+
+    Its :meth:`dispatch` refuses an event or an option as that of an application does, except for what depends on
+    routes, transports and registered subjects.
+    """
 
     dispatched: list[Any]
     """The events that the listener dispatched by this call, in order; nothing is sent."""

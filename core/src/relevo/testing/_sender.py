@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
-
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.packer import surroundings
 from relevo._dispatch.sender import Sender
-from relevo._event.event import Event
 from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Envelope
 from relevo.errors import TransportUnavailableError
@@ -41,8 +38,7 @@ class RecordingSender(Sender):
 
     def check_unsent(self, event: object, name: str, options: DispatchOptions) -> None:
         super().check_unsent(event, name, options)
-        # Without the subject: in process it is any object, and it has no name.
-        self.packer.pack(attrs.evolve(event, subject=None) if isinstance(event, Event) else event, options, ())
+        self.packer.check(event, options)
 
     def call(self, ready: ReadyEvent, gathering: Gathering) -> None:
         around = surroundings(ready.event, self._hooks) if ready.packed is None else ready.packed.around
