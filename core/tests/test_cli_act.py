@@ -605,6 +605,32 @@ def test_a_check_warns_of_a_queue_in_which_no_listener_of_the_event_runs(shop: S
     assert line.endswith("or remove the target")
 
 
+def test_events_on_a_disk_that_may_not_survive_a_crash_are_not_said_to_be_in_memory(shop: Shop) -> None:
+    shop.write("relevo.toml", "")
+    shop.write(
+        "spool.py",
+        "import attrs, relevo, relevo_sql, sqlalchemy\n"
+        "class Spool(relevo_sql.SqlTransport):\n"
+        "    capabilities = attrs.evolve(relevo_sql.SqlTransport.capabilities, durability='process')\n"
+        "main = Spool(sqlalchemy.create_engine('sqlite:///spool.db'))\n"
+        "app = relevo.App(transports={'main': main}, routes={'*': 'main'})\n"
+        "@app.listener('mail.sent')\n"
+        "def note(event): ...\n",
+    )
+
+    sent, worked, checked = (
+        shop.run(f"{command} -a spool:app") for command in ("dispatch mail.sent", "worker --max-time 0", "check")
+    )
+
+    assert (sent.returncode, lines(sent)) == (0, [])
+    assert (worked.returncode, lines(worked)) == (0, [])
+    (line,) = [each for each in checked.stdout.splitlines() if "events of main" in each]
+    assert line.endswith(
+        'the transport "main" claims the durability "process": its events may end with the process that dispatched '
+        "them, or with a crash of the host; use another transport"
+    )
+
+
 def test_a_check_warns_of_a_class_without_a_registered_instance(shop: Shop) -> None:
     shop.write(
         "shop_listeners.py",

@@ -40,7 +40,7 @@ from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
-from relevo.cli._place import lists_queues, private_to_process
+from relevo.cli._place import lists_queues, short_lived
 from relevo.cli._program import ProgramCheck
 from relevo.cli._supervisor import examine, has_worker
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
@@ -119,7 +119,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
     for name in parts_of(app).served():
-        if why := private_to_process(app.transports[name]):
+        if why := short_lived(app.transports[name]):
             findings.append(_advice(f"events of {name}", f"{why}; use another transport", is_strict=strict))
     for name, transport in app.transports.items() if live else ():
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))

@@ -10,6 +10,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.check import several_queues
+from relevo._config.discovery import transport_class
 from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.optional import FileStore, QueueCatalog
@@ -147,13 +148,31 @@ def of_one_transport(app: App, name: str | None, queues: Sequence[str]) -> tuple
 
 
 def private_to_process(store: Transport) -> str | None:
-    """Return why no other process sees the events of *store*; ``None`` if others see them."""
-    if store.capabilities.durability != "process":
+    """Return why no other process sees the events of *store*; ``None`` if others see them, or if that is unknown."""
+    if store.capabilities.durability != "process" or not _is_in_memory(store):
         return None
     return (
         f'the transport "{store.name}" keeps events in the memory of the process that dispatched them, '
         f"where no other process sees them"
     )
+
+
+def short_lived(store: Transport) -> str | None:
+    """Return why the events of *store* may be lost; ``None`` if they survive a crash of the host."""
+    if store.capabilities.durability != "process":
+        return None
+    return private_to_process(store) or (
+        f'the transport "{store.name}" claims the durability "process": its events may end with the process that '
+        f"dispatched them, or with a crash of the host"
+    )
+
+
+def _is_in_memory(store: Transport) -> bool:
+    """Return whether *store* is relevo-memory's: others with the same claim may have files, or a server."""
+    try:
+        return isinstance(store, transport_class("memory"))
+    except ConfigurationError:  # it is not installed
+        return False
 
 
 def check_known(app: App, store: Transport, queue: str, *, where: str = "") -> None:
