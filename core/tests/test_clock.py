@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -143,6 +144,18 @@ def test_a_fake_clock_does_not_go_backwards() -> None:
 
     with pytest.raises(ValueError, match="backwards"):
         clock.advance(-1.0)
+
+
+@pytest.mark.parametrize("wrong", ["1h", None, timedelta(hours=1), True, [1]])
+def test_a_fake_clock_is_moved_by_a_number_and_its_error_names_what_takes_text(wrong: Any) -> None:
+    clock = FakeClock(1000.0)
+
+    with pytest.raises(
+        ConfigurationError, match=r'^advance: expected seconds as a number; got .*; .* t\.travel\("1h"\)'
+    ):
+        clock.advance(wrong)
+
+    assert clock.now() == 1000.0
 
 
 def test_the_system_clock_follows_what_replaces_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from relevo import App, Call, Dispatched, Event, GiveUp, LocalDispatcher, Retry,
 from relevo._app.load import app_named
 from relevo._synonym import APP, ATTRIBUTES, CALLED_KEYS, DISPATCH, EVENT, GIVE_UP, KEYS, LISTENER, RETRY, RETRY_LATER
 from relevo.errors import ConfigurationError
-from relevo.testing import make_call
+from relevo.testing import AppTesting, make_call
 from relevo_memory import MemoryTransport
 
 from .application import Make
@@ -189,6 +189,7 @@ def owners() -> dict[str, Any]:
     """Return what has the attributes, by its name in the table."""
     return {
         "App": App(routes={"*": "now"}),
+        "AppTesting": App(routes={"*": "now"}).testing(),
         "Call": make_call(),
         "Dispatched": Dispatched(id="1", targets=()),
         "Event": Event("image.created"),
@@ -222,11 +223,11 @@ def test_an_import_of_another_tool_is_answered() -> None:
 
 
 def test_an_answer_names_attributes_that_there_are() -> None:
-    things = {"app": App, "call": Call, "relevo": relevo}
+    things = {"app": App, "call": Call, "relevo": relevo, "t": AppTesting}
 
     for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, GIVE_UP, LISTENER, RETRY, RETRY_LATER]:
         for answer in answers.values():
-            for thing, name in re.findall(r"\b(app|call|relevo)\.([A-Za-z_]+)", answer):
+            for thing, name in re.findall(r"\b(app|call|relevo|t)\.([A-Za-z_]+)", answer):
                 assert name == "toml" or hasattr(things[thing], name), answer
 
 

@@ -1140,6 +1140,19 @@ def test_no_thread_is_left_over(make: Make) -> None:
     assert not set(threading.enumerate()) - before
 
 
+@pytest.mark.parametrize("wrong", ["x", 7, ["x"]])
+def test_only_a_dead_letter_is_revived(make: Make, wrong: Any) -> None:
+    with make().testing() as t, pytest.raises(ConfigurationError, match=r"^revive: expected some of t\.dead; got "):
+        t.revive(wrong)
+
+
+def test_a_list_of_dead_letters_is_revived_with_a_star(make: Make) -> None:
+    given: Any = []
+
+    with make().testing() as t, pytest.raises(ConfigurationError, match=r"got \[\]; pass a list as t\.revive\(\*…\)"):
+        t.revive(given)
+
+
 # --- twice --------------------------------------------------------------------------------------------
 
 

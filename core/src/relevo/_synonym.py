@@ -277,6 +277,9 @@ _CONFIGURES = "write App(…) with the settings, or App.from_config() to read re
 _RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo worker"
 _CRON = "relevo has no schedules; let cron run: relevo dispatch NAME"
 _NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
+_DISPATCHED = "it is called dispatched here: t.dispatched(…) raises an error if no event matches"
+_REFUTED = "it is called refute_dispatched here: t.refute_dispatched(…)"
+_DRAINED = "it is called drain here: t.drain()"
 ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "App": {
@@ -318,6 +321,27 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "tasks": "write app.listeners",
             "trigger": _SENDS,
             "worker_main": _RUNS,
+        },
+        "AppTesting": {
+            "advance": 'it is called travel here: t.travel("1h")',
+            "assert_called": _DISPATCHED,
+            "assert_dispatched": _DISPATCHED,
+            "assert_not_called": _REFUTED,
+            "assert_not_dispatched": _REFUTED,
+            "assert_nothing_dispatched": _REFUTED,
+            "assert_sent": _DISPATCHED,
+            "dead_letters": "it is called dead here: t.dead",
+            "dispatch": "write app.dispatch(…), as in the program",
+            "events": _DISPATCHED,
+            "flush": _DRAINED,
+            "move_to": "it is called travel here: t.travel(to=…)",
+            "refute": _REFUTED,
+            "retry": "move the clock, and handle the event again: t.travel(…), t.drain()",
+            "run": _DRAINED,
+            "sent": _DISPATCHED,
+            "sleep": 'it is called travel here: t.travel("1h")',
+            "tick": 'it is called travel here: t.travel("1h")',
+            "work": _DRAINED,
         },
         "Call": {
             "ack": "return, and the event is acknowledged when all its listeners have succeeded",

@@ -12,6 +12,7 @@ import attrs
 
 from relevo._app.app import parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
+from relevo._synonym import missing_attribute
 from relevo._transport.route import RESERVED
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo.testing._clock import FakeClock, StandingClock
@@ -300,8 +301,10 @@ class AppTesting:
             dead: Some of :attr:`dead`; by default all.
 
         Raises:
-            ConfigurationError: One of them is no longer there.
+            ConfigurationError: One of them is no longer there, or is not a dead letter.
         """
+        for given in dead:
+            _refuse_other(given)
         for each in dead or self.dead:
             self._refuse_outside()
             app = self.app
@@ -332,12 +335,24 @@ class AppTesting:
             )
         self.clock.advance(distance)
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            return missing_attribute(self, "AppTesting", name)
+
     def _refuse_outside(self) -> None:
         __tracebackhide__ = True
         if self._inside is None:
             raise ConfigurationError("app.testing() has ended or was not entered; call this inside its with block")
         if self.app.transports is not self._inside:
             raise ConfigurationError("another app.testing() block is active inside this one; use its object")
+
+
+def _refuse_other(given: object) -> None:
+    if not isinstance(given, DeadEvent):
+        hint = "; pass a list as t.revive(*…)" if isinstance(given, (list, tuple)) else ""
+        raise ConfigurationError(f"revive: expected some of t.dead; got {shown(given)}{hint}")
 
 
 def _times(number: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from relevo.errors import ConfigurationError, shown
+
 _MICROSECOND = 1e-6
 """Seconds."""
 
@@ -34,6 +36,12 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         """Move the clock *seconds* forward, rounded to microseconds; the shortest step is one."""
+        given: object = seconds
+        if isinstance(given, bool) or not isinstance(given, (int, float)):
+            raise ConfigurationError(
+                f"advance: expected seconds as a number; got {shown(given)}; a test of an application takes text and "
+                f'timedeltas: t.travel("1h")'
+            )
         if seconds < 0:
             raise ValueError("a clock cannot go backwards")
         with self._lock:
