@@ -17,7 +17,7 @@ class Fault:
     moment: Breakage = "before"
 
     at: int | None = 1
-    """Its number from now on, the first is 1; ``None``: the one that makes the others durable, such as a commit."""
+    """Its number from now on, the first is 1; ``None``: the one that publishes the others, such as a commit."""
 
 
 class Countdown:
@@ -33,8 +33,9 @@ class Countdown:
         Count a write; return whether it fails without an effect.
 
         Args:
-            lasting: Whether this write makes the earlier ones durable, as a commit does. A store without transactions
-                passes True each time.
+            lasting: Whether this write publishes the earlier ones, as a commit does, or the rename of a complete file.
+                A write that only a later one publishes passes False. If each write has its effect at once, pass True
+                each time.
         """
         if self._left is not None:
             self._left -= 1
