@@ -14,7 +14,7 @@ class FakeClock:
     """
     A clock that stands still until it is moved; ``sleep`` moves it and returns at once.
 
-    It counts whole microseconds, so many short steps reach the same time as a long one.
+    It counts whole microseconds: short steps reach the same time as a long one.
 
     Args:
         now: The start in seconds since the epoch; by default early in 2026. It is rounded to a
