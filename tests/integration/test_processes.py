@@ -278,7 +278,7 @@ def test_what_a_child_process_would_send_to_its_own_memory_is_refused(shop: Shop
     code, _, err = shop.run("drain")
 
     assert code == 78
-    assert 'events that a child process sends to "main" stay in that process' in err
+    assert 'the transport "main" claims the durability "process", so events that a child process sends may end' in err
 
 
 def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop: Shop) -> None:

@@ -234,8 +234,9 @@ class WorkerFactory:
         for each in [*self.parts.transports.values(), *self.parts.outboxes.values()]:
             if each.capabilities.durability == "process":
                 raise ConfigurationError(
-                    f'execution: events that a child process sends to "{each.name}" stay in that process; choose a '
-                    f'transport that processes can share, or set execution = "threads"'
+                    f'execution: the transport "{each.name}" claims the durability "process", so events that a child '
+                    f'process sends may end with that process; choose a transport that claims "host", or set '
+                    f'execution = "threads"'
                 )
         from relevo._execution.process import ProcessExecutor  # noqa: PLC0415 - inline does not need it
 
