@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import linecache
 import sys
+from codeop import Compile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +27,7 @@ def hear(event):
 
 
 class Notebook:
-    """A module whose cells are run one after another, as IPython does it: each is compiled by itself."""
+    """A module whose cells are run one after another, as IPython does it: each statement is compiled by itself."""
 
     def __init__(self, app: Dispatcher):
         self.module = ModuleType("__main__of_a_notebook")
@@ -33,7 +36,12 @@ class Notebook:
 
     def run(self, cell: str, **values: object) -> None:
         text = cell.format(**values) if values else cell
-        exec(compile(text, f"<cell {crc32(text.encode())}>", "exec"), vars(self.module))  # noqa: S102
+        name = f"<cell {crc32(text.encode())}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        compiled = Compile()  # which remembers what the cell imports from __future__
+        for statement in ast.parse(text).body:
+            code = compiled(ast.Module([statement], []), name, "exec")  # type: ignore[arg-type]
+            exec(code, vars(self.module))  # noqa: S102
 
 
 @pytest.fixture(name="app")
@@ -148,6 +156,123 @@ def test_two_functions_of_one_name_in_one_cell_are_a_mistake(app: App) -> None:
         notebook.run('@app.listener("a")\ndef hear(event): ...\n@app.listener("b")\ndef hear(event): ...')
 
     assert [each.event_name for each in app.listeners] == ["a"]
+
+
+HANDLE = """
+@app.listener("{event}"{options})
+def handle(event): heard.append("{event} {version}")
+"""
+
+
+@pytest.mark.parametrize("second", ["a", "b"])
+@pytest.mark.parametrize("new", [lambda: App(routes={"*": "now"}), LocalDispatcher], ids=["app", "local"])
+def test_functions_of_one_name_in_two_cells_with_different_ids_are_two_listeners(
+    new: Any, second: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = new()
+    notebook = Notebook(app)
+
+    for version in (1, 2):
+        notebook.run(HANDLE, event="a", options=', id="one"', version=version)
+        notebook.run(HANDLE, event=second, options=', id="two"', version=-version)
+    app.dispatch("a")
+    app.dispatch("b")
+
+    assert [each.id for each in app.listeners] == ["one", "two"]
+    assert notebook.heard == ["a 2", f"{second} -2"]
+    assert not caplog.records
+    app.remove_listener(notebook.module.handle)
+    assert [each.id for each in app.listeners] == ["one"]
+
+
+def test_a_marked_function_with_another_id_does_not_replace_one_that_is_registered(app: App) -> None:
+    notebook = Notebook(app)
+    cell = '@relevo.listener("a", id="{id}")\ndef handle(event): ...\n'
+    notebook.run(cell + "app.listen(handle)", id="one")
+
+    notebook.run(cell, id="two")
+
+    assert [each.id for each in app.listeners] == ["one"]
+
+
+def test_one_shared_id_makes_it_the_same_function(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run('@app.listener("a", id="one")\n@app.listener("b", id="two")\ndef hear(event): heard.append(1)')
+
+    notebook.run('@app.listener("a", id="one")\n@app.listener("c", id="three")\ndef hear(event): heard.append(2)')
+
+    assert [each.event_name for each in app.listeners] == ["a", "c"]
+
+
+def test_a_function_gets_an_id_when_its_cell_is_run_again(app: App) -> None:
+    notebook = Notebook(app)
+    notebook.run(HANDLE, event="a", options="", version=1)
+
+    notebook.run(HANDLE, event="a", options=', id="one"', version=2)
+
+    assert [each.id for each in app.listeners] == ["one"]
+
+
+def test_an_event_that_loses_its_listener_to_a_function_of_another_cell_is_logged(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    notebook = Notebook(app)
+    notebook.run(HANDLE, event="file.arrived", options="", version=1)
+    (former,) = app.listeners
+
+    notebook.run(HANDLE, event="file.deleted", options="", version=1)
+    app.dispatch("file.arrived")
+    app.dispatch("file.deleted")
+
+    assert notebook.heard == ["file.deleted 1"]
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("relevo.listener", "WARNING")
+    assert record.getMessage().startswith("handle (<cell ")
+    assert record.getMessage().endswith(
+        ':2) is now a listener of "file.deleted"; it replaced the earlier function of the same name, so "file.arrived" '
+        f"has lost its listener {former.id}; if you need both, rename one of them or give each its own id=…, and run "
+        "both cells"
+    )
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        ('@app.listener("a")', '@app.listener("a")\n@app.listener("b")'),
+        ('@app.listener("a", id="one")', '@app.listener("b", id="one")'),
+    ],
+    ids=["another event", "the same id"],
+)
+def test_nothing_is_logged_if_no_listener_was_lost_by_mistake(
+    app: App, caplog: pytest.LogCaptureFixture, former: str, new: str
+) -> None:
+    notebook = Notebook(app)
+    notebook.run(f"{former}\ndef hear(event): ...")
+
+    notebook.run(f"{new}\ndef hear(event): ...")
+    app.dispatch("a")
+    app.dispatch("b")
+
+    assert not caplog.records
+
+
+def test_a_cell_may_define_one_of_two_functions(app: App) -> None:
+    notebook = Notebook(app)
+    cell = """
+if choice:
+    @app.listener("a")
+    def hear(event): heard.append("one")
+else:
+    @app.listener("a")
+    def hear(event): heard.append("other")
+"""
+
+    for choice in (True, False):
+        notebook.run(f"choice = {choice}")
+        notebook.run(cell)
+    app.dispatch("a")
+
+    assert notebook.heard == ["other"]
 
 
 NAMED = """

@@ -23,7 +23,7 @@ from relevo._event.event import (
     is_model,
 )
 from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marked_methods, marks_of
-from relevo._listener.namesake import HIDES, Definition, hidden, note_replaced
+from relevo._listener.namesake import HIDES, Definition, are_different, hidden, in_one_cell, note_replaced
 from relevo._retry import Retry
 from relevo._synonym import LISTENER, counted
 from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
@@ -323,7 +323,8 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
     """
     Record the marked function that *function* replaces under the same name: Python does not report it.
 
-    In a reloaded module and a cell of a notebook, which have new code, it is a new definition of the earlier one.
+    In a reloaded module and a cell of a notebook, which have new code, it is a new definition of the earlier one. In
+    cells the explicit ids of two functions may say that they are different listeners.
 
     Args:
         function: The marked function.
@@ -331,7 +332,8 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
         frame: The frame of its module or class; inside functions names may be reused.
 
     Raises:
-        ConfigurationError: The frame is that of a class, whose earlier method could not be found later.
+        ConfigurationError: The frame is that of a class, whose earlier method could not be found later, or both are
+            in one cell.
     """
     if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         return
@@ -342,7 +344,12 @@ def _note_namesake(function: Any, frame: FrameType) -> None:
         return
     if not any(code is each for each in frame.f_code.co_consts):
         definition = Definition.of(function)
-        if definition is not None and definition.replaces(Definition.of(before)):
+        if definition is None or not definition.replaces(Definition.of(before)):
+            return
+        if in_one_cell(before.__code__, definition.code):
+            raise hidden(before, function)
+        ids = [[mark.id for mark in marks_of(each)] for each in (function, before)]
+        if not (definition.is_in_cell and are_different(*ids)):
             note_replaced(before, function)
         return
     function.__dict__[HIDES] = before

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from logging import getLogger
 from types import CodeType, ModuleType
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -16,11 +17,13 @@ from relevo._clock import Duration, seconds
 from relevo._event.codec import version_of
 from relevo._event.event import Event, EventType, EventTypes, checked_name, declared, name_of
 from relevo._listener.call import Call
-from relevo._listener.namesake import Definition, hidden, hidden_by, latest
+from relevo._listener.namesake import Definition, are_different, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, nearest, shown
+
+_log = getLogger("relevo.listener")
 
 Missing = Literal["fail", "skip", "tombstone"]
 """What to do with a listener if the event's subject is not found."""
@@ -161,14 +164,18 @@ class ListenerTable:
         self._by_name: dict[str, list[Listener]] = {}
         self._ordered: dict[str, tuple[Listener, ...]] = {}
         self._queued: dict[tuple[str, str, str], tuple[Listener, ...]] = {}
-        self._definitions: dict[tuple[str, str], Definition] = {}
+        self._definitions: dict[tuple[str, str, tuple[str, str]], Definition] = {}
+        """By the event's name, the listener's id, and the module and name of the function."""
+
+        self._ousted: list[tuple[Listener, Listener]] = []
+        """Listeners of cells that were replaced by one of another event, with that one, until it is logged."""
 
     def add(self, function: Callable[..., object], mark: Mark) -> Listener:
         """
         Register *function* for the event of *mark*; registering it again does nothing.
 
         If it is an earlier function that was defined again, in a cell of a notebook or by ``importlib.reload``, it
-        replaces that.
+        replaces that. Functions of different cells with different explicit ids are different listeners.
 
         Raises:
             DuplicateListenerError: The event has a listener with the same id.
@@ -196,7 +203,7 @@ class ListenerTable:
             retry=mark.retry,
             aliases=mark.aliases,
         )
-        earlier = self._earlier(function)
+        earlier = self._earlier(function, mark)
         siblings = self._by_name.setdefault(event_name, [])
         for sibling in siblings:
             if sibling.function == function and sibling.mark is mark and sibling not in earlier:
@@ -208,10 +215,11 @@ class ListenerTable:
         place = next((index for index, sibling in enumerate(siblings) if sibling in earlier), len(siblings))
         for name in {each.event_name for each in earlier} - {event_name}:
             self._by_name[name] = [each for each in self._by_name[name] if each not in earlier]
+        self._ousted += [(each, made) for each in earlier if each.event_name != event_name]
         left = [each for each in siblings if each not in earlier]
         self._by_name[event_name] = [*left[:place], made, *left[place:]]  # at once, since a worker may be running
         if (definition := Definition.of(function)) is not None:
-            self._definitions[definition.place] = definition
+            self._definitions[event_name, listener_id, definition.place] = definition
         self._forget()
         return made
 
@@ -239,17 +247,36 @@ class ListenerTable:
             place = defined_at(function)
             raise ConfigurationError(f"{default_id(function)}{place and f' ({place})'}: {error}") from error
 
-    def _earlier(self, function: Callable[..., object]) -> list[Listener]:
+    def _earlier(self, function: Callable[..., object], mark: Mark) -> list[Listener]:
         """Return the listeners of earlier definitions of *function*, if it was defined again."""
         definition = Definition.of(function)
-        if definition is None or not definition.replaces(self._definitions.get(definition.place)):
+        if definition is None:
             return []
-        found = [each for each in self._everything() if _place(each.function) == definition.place]
+        found = self._replaced_by(definition, (mark, *marks_of(function)))
         lost = [*hidden_by(function)]
         for each in found:
             if (inner := inspect.unwrap(each.function)) in lost:  # both are in one run of their module
                 raise hidden(inner, function)
         return found
+
+    def _replaced_by(self, definition: Definition, marks: Iterable[Mark]) -> list[Listener]:
+        """Return the listeners that a function with that *definition* and *marks* replaces."""
+        ids = [mark.id for mark in marks]
+        return [
+            each
+            for each in self._everything()
+            if definition.replaces(self._definition_of(each))
+            and not (definition.is_in_cell and are_different(ids, self._explicit_ids(each.function)))
+        ]
+
+    def _explicit_ids(self, function: Callable[..., object]) -> list[str | None]:
+        """Return the ids with which *function* is registered; ``None`` for the default one."""
+        return [each.mark.id for each in self._everything() if each.function == function]
+
+    def _definition_of(self, listener: Listener) -> Definition | None:
+        """Return the definition of the function of *listener* when it was registered."""
+        place = _place(listener.function)
+        return None if place is None else self._definitions.get((listener.event_name, listener.id, place))
 
     def _everything(self) -> list[Listener]:
         return [each for siblings in self._by_name.values() for each in siblings]
@@ -260,7 +287,7 @@ class ListenerTable:
             for each in self._everything():
                 function = latest(each.function)
                 definition = Definition.of(function)
-                is_new = definition is not None and definition.replaces(self._definitions.get(definition.place))
+                is_new = definition is not None and definition.replaces(self._definition_of(each))
                 for mark in marks_of(function) if is_new else ():
                     self.add(function, mark)
 
@@ -324,11 +351,8 @@ class ListenerTable:
             Whether there were any.
         """
         definition = Definition.of(function)
-        found = [
-            each
-            for each in self._everything()
-            if each.function == function or (definition and definition.replaces(Definition.of(each.function)))
-        ]
+        replaced = [] if definition is None else self._replaced_by(definition, marks_of(function))
+        found = [each for each in self._everything() if each.function == function or each in replaced]
         for each in found:
             self.remove(each)
         return bool(found)
@@ -350,6 +374,8 @@ class ListenerTable:
         """Return the listeners of *event_name* in the order in which they are called."""
         known = self._ordered
         found = known.get(event_name)
+        if found is None and self._ousted:
+            self._log_ousted()
         if found is None and event_name in self._by_name:
             found = tuple(sorted(self._by_name[event_name], key=lambda each: -each.priority))
             known[event_name] = found
@@ -406,6 +432,24 @@ class ListenerTable:
         found = {name: ", ".join(each.id for each in self.of(name)) for name in sorted(self._by_name)}
         lines = [f"\n  {name}: {ids}" for name, ids in found.items() if ids]
         return f"<ListenerTable{''.join(lines) or ' without listeners'}>"
+
+    def _log_ousted(self) -> None:
+        """Log which events lost a listener because a cell defined a function of its name for another event."""
+        ousted, self._ousted = self._ousted, []
+        for former, new in ousted:
+            definition = Definition.of(new.function)
+            is_same = None is not former.mark.id == new.mark.id
+            left = [_place(each.function) for each in self._by_name.get(former.event_name, ())]
+            if definition is None or not definition.is_in_cell or is_same or definition.place in left:
+                continue
+            _log.warning(
+                '%s is now a listener of "%s"; it replaced the earlier function of the same name, so "%s" has lost its '
+                "listener %s; if you need both, rename one of them or give each its own id=…, and run both cells",
+                _described(new.function),
+                new.event_name,
+                former.event_name,
+                former.id,
+            )
 
     def _forget(self) -> None:
         """Forget what was looked up; a worker that looks something up meanwhile remembers it in the former tables."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import linecache
+from collections.abc import Iterable, Iterator
 from inspect import unwrap
 from types import CodeType
 from typing import Any
@@ -46,12 +47,39 @@ class Definition(msgspec.Struct, frozen=True):
         """The module and the qualified name."""
         return self.module, self.name
 
+    @property
+    def is_in_cell(self) -> bool:
+        """Whether it is in a cell of a notebook, and not in a file, which defines a name once."""
+        return "__file__" not in getattr(self.function, "__globals__", {})
+
     def replaces(self, other: Definition | None) -> bool:
         """Return whether this is another definition at the same place, as after a reload of its module."""
         if other is None or self.place != other.place:
             return False
         is_patched = self.function is not other.function and vars(self.function) is vars(other.function)
         return is_patched or self.code is not other.code
+
+
+def in_one_cell(one: CodeType, other: CodeType) -> bool:
+    """
+    Return whether both functions are at the top of one cell, so that each run of the cell defines both.
+
+    IPython compiles each statement of a cell by itself, with a name of the file that it makes from the cell's text; it
+    keeps the text where tracebacks find it, without the time of a file.
+    """
+    if one.co_filename != other.co_filename or one.co_firstlineno == other.co_firstlineno:
+        return False
+    kept = linecache.cache.get(one.co_filename)
+    if kept is None or len(kept) == 1 or kept[1] is not None:  # a file, or text that is loaded later
+        return False
+    numbers = (one.co_firstlineno, other.co_firstlineno)
+    return all(number <= len(kept[2]) and kept[2][number - 1].startswith("@") for number in numbers)
+
+
+def are_different(one: Iterable[str | None], other: Iterable[str | None]) -> bool:
+    """Return whether two functions of one name are two listeners by their explicit ids; ``None`` is a default id."""
+    first, second = {*one}, {*other}
+    return bool(first and second) and None not in first | second and first.isdisjoint(second)
 
 
 class Generation:
