@@ -39,6 +39,7 @@ from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
+from relevo._worker.neighbour import Running, running
 from relevo._worker.overdue import OverdueLog
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
@@ -341,8 +342,13 @@ class Worker:
         where = self._where and f" ({self._where})"
         _log.info("serving %s: %s%s", self._transport.name, ", ".join(self._queues), where)
         try:
-            with self._flusher or nullcontext(), self._ahead or nullcontext(), observe(around, **about):
-                stopped_by = self._loop()
+            with (
+                self._flusher or nullcontext(),
+                self._ahead or nullcontext(),
+                observe(around, **about),
+                running(self._transport, self._queues) as here,
+            ):
+                stopped_by = self._loop(here)
         except KeyboardInterrupt:
             self._hurried = True
             raise
@@ -388,7 +394,7 @@ class Worker:
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    def _loop(self) -> str:
+    def _loop(self, here: Running) -> str:
         while True:
             ended = self._limit_reached()
             if ended:
@@ -397,6 +403,7 @@ class Worker:
                 if not self._is_prepared:
                     self._prepare()
                     self._is_prepared = True
+                    here.warn_of_others()
                 if self._backlog:
                     self._begin()
                 elif self._executor.room() and not self._fetch() and self._options.until_empty and self._is_drained():
