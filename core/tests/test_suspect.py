@@ -512,6 +512,49 @@ def test_a_release_later_counts_as_nothing_and_keeps_the_note(world: World) -> N
     assert (again.begun, again.deaths, again.attempt, again.lost_leases) == (note, ("a",), 1, 0)
 
 
+def _interrupt_twice(world: World, host: Host) -> None:
+    """Stop a worker while it handles a suspect, and interrupt it, as two signals do."""
+
+    def interrupt(_: Delivery, suspects: Suspects) -> Any:
+        worker.stop()
+        suspects.excuse()  # as the thread that renews leases does it
+        raise KeyboardInterrupt
+
+    world.lost()
+    worker = world.worker(host, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        worker.run()
+
+
+def test_a_worker_of_this_process_whose_run_was_interrupted_is_not_waited_for(world: World, host: Host) -> None:
+    _interrupt_twice(world, host)
+    before = world.clock.now()
+
+    report = world.worker(host).run()
+
+    assert report.done == 1
+    assert world.clock.now() - before < 1
+    assert world.called == ["1", "1"]
+
+
+def test_a_process_that_lives_is_waited_for_with_a_line_in_the_log(
+    world: World, host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "relevo.worker")
+    world.lost()
+    process = world.killed(host)
+    host.dead.discard(process)
+
+    report = world.worker(host).run()
+
+    assert report.done == 1
+    [line] = [each for each in caplog.messages if " waits for up to " in each]
+    assert line == (
+        f"image.created 1 in default waits for up to 32 s, after 2 lost leases; begun last by pid {process.pid} of "
+        f"boot {process.boot[:8]}: that process may still settle it, or may not have ended"
+    )
+
+
 # --- a worker that is run again, and notes that cannot be written -----------------------------------------------
 
 

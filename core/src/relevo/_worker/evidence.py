@@ -40,7 +40,7 @@ class Fate(Enum):
     """What is known about a process that began an event."""
 
     SELF = auto()
-    """It is this process."""
+    """It is this worker, or one of this process whose run is over."""
 
     ALIVE = auto()
     AWAY = auto()

@@ -30,6 +30,7 @@ from relevo._worker.evidence import (
     Wait,
     cannot_tell,
     described_deaths,
+    described_past,
     judged,
 )
 from relevo._worker.kept import KeptOutcomes
@@ -44,6 +45,11 @@ LOOK_AGAIN = 1.0
 _LONGEST_WAIT = GRACE + 2 * LOOK_AGAIN
 _REMEMBERED = 3600.0
 _MOST_NOTES = 1000
+
+_ended: dict[str, None] = {}
+"""The workers of this process whose run is over, if they began suspects, the oldest first; see ``Suspects.end``."""
+
+_MOST_ENDED = 1000
 
 
 @attrs.define(eq=False, repr=False, slots=False)
@@ -93,6 +99,15 @@ class Suspects:
         """Begin another run: from now on the end of this process counts as a death again."""
         with self._lock:
             self._is_excused = False
+        _ended.pop(self.identity.worker, None)
+
+    def end(self) -> None:
+        """End a run of which no listener runs any more: other workers of this process need not wait for this one."""
+        if self._appeared is None or self.kept:
+            return  # no note names it, or another run settles what this one handled
+        _ended[self.identity.worker] = None
+        while len(_ended) > _MOST_ENDED:
+            _ended.pop(next(iter(_ended)), None)
 
     # --- before it is begun ----------------------------------------------------------------------------
 
@@ -119,7 +134,7 @@ class Suspects:
             return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.lost_leases))
         verdict = self._verdict(delivery)
         if isinstance(verdict, Wait):
-            self._waiting.setdefault(_event(delivery), self._clock.monotonic())
+            self._note_wait(delivery)
         else:
             self._waiting.pop(_event(delivery), None)
         match verdict:
@@ -134,6 +149,16 @@ class Suspects:
                 return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
             case Wait():
                 return self._later()
+
+    def _note_wait(self, delivery: Delivery) -> None:
+        if _event(delivery) not in self._waiting:
+            _log.info(
+                "%s waits for up to %.0f s, %s: that process may still settle it, or may not have ended",
+                delivery,
+                _LONGEST_WAIT,
+                visible(described_past(delivery)),
+            )
+            self._waiting[_event(delivery)] = self._clock.monotonic()
 
     def patience(self) -> float:
         """Return for how many seconds a run until empty has to wait for the grace period of a suspect."""
@@ -305,6 +330,8 @@ class Suspects:
         lives = self._lives(process)
         if lives is None:
             return self._absences.fate(process.worker)
+        if lives and process.worker in _ended:
+            return Fate.SELF
         return Fate.ALIVE if lives else Fate.GONE
 
     def _look(self, processes: Sequence[str]) -> None:

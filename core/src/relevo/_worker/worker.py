@@ -363,6 +363,8 @@ class Worker:
                 if self._announcer is not None:
                     self._announcer.withdraw()
                 self._executor.stop()
+                if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
+                    self._suspects.end()
                 if self._has_limit:
                     for transport in (self._transport, *self._limited):
                         transport.hurry(None)
