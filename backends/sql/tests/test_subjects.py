@@ -477,3 +477,49 @@ def test_the_same_upload_runs_on_every_route(route: str, state: str, tmp_path: P
     assert names == ["sea"]
     app.close()
     engine.dispose()
+
+
+# --- a cell that is run again ---------------------------------------------------------------------------------
+
+_CELL = """
+class Base(orm.DeclarativeBase):
+    pass
+
+class Run(Base):
+    __tablename__ = "run"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+"""
+
+
+def test_a_mapped_class_may_be_registered_again(sessions: Sessions) -> None:
+    other = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(other)
+    with orm.Session(other) as session:
+        session.add(Image(name="sea"))
+        session.commit()
+    with App(routes={"*": "now"}) as app:
+        app.add_subject(orm_subject(Image, sessions))
+
+        app.add_subject(orm_subject(Image, orm.sessionmaker(other)))
+
+        assert app.subjects.load(Subject("image", "1")).name == "sea"
+    other.dispose()
+
+
+def test_a_mapped_class_that_is_defined_again_replaces_the_former(sessions: Sessions) -> None:
+    notebook: dict[str, Any] = {"__name__": "__main__", "orm": orm}
+    with App(routes={"*": "now"}) as app:
+        for _ in range(2):
+            exec(compile(_CELL, "cell", "exec", dont_inherit=True), notebook)  # noqa: S102
+            app.add_subject(orm_subject(notebook["Run"], sessions))
+
+        assert app.subjects.of(notebook["Run"]()).cls is notebook["Run"]
+
+
+def test_another_mapped_class_still_clashes(sessions: Sessions) -> None:
+    with App(routes={"*": "now"}) as app:
+        app.add_subject(orm_subject(Image, sessions))
+
+        for kind in (orm_subject(Tag, sessions, type="image"), orm_subject(Image, sessions, type="picture")):
+            with pytest.raises(SubjectError, match="clashes"):
+                app.add_subject(kind)

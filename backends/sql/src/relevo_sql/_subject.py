@@ -39,6 +39,9 @@ def orm_subject(
     deleted object still has it. An object that is not written yet, such as before the flush, can be dispatched with
     ``session=``: it is named at the commit, which fails if the object was not written by then.
 
+    If it is registered again, as in a cell of a notebook, for the same class or a class of the same name, it replaces
+    the earlier one.
+
     Args:
         cls: A class that SQLAlchemy has mapped; instances of its subclasses are of this kind too.
 
@@ -80,6 +83,7 @@ def orm_subject(
             return sessions.get(cls, key)
         return _load(cls, key, sessions())
 
+    load.__qualname__ = "load_of_orm_subject"  # by which a subject type is known when its cell is run again
     kind = type or str(mapper.local_table.description)
     return SubjectType(type=kind, cls=cls, name=name, load=load, release=_release)
 

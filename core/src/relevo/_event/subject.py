@@ -173,10 +173,12 @@ def _is_redefined(former: SubjectType, later: SubjectType) -> bool:
     """
     Return whether *later* is *former* as it was defined again: its class and the function *load* have the same names.
 
-    A function that another one made, as by ``orm_subject``, has no name by which it is known. Of one class, two
-    functions that are in different lines of one file are two, and not one that was defined again.
+    A function that another one made has no name by which it is known, unless that gave it one, as ``orm_subject`` does.
+    Of one class, two functions that are in different lines of one file are two, and not one that was defined again.
     """
-    pairs = ((former.cls, later.cls), (former.load, later.load))
+    pairs = [(former.load, later.load)]
+    if former.cls is not later.cls:
+        pairs.append((former.cls, later.cls))
     if former.type != later.type or not all(_name_of(one) == _name_of(other) is not None for one, other in pairs):
         return False
     return former.cls is not later.cls or _is_same_place(former.load, later.load)
