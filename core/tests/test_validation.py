@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -290,6 +291,18 @@ class Timestamp(datetime):
         return datetime(2026, 1, 1, tzinfo=UTC)
 
 
+class NaTType(Timestamp):
+    """It stands for the type of pandas.NaT."""
+
+    __module__ = "pandas"
+
+
+class NAType:
+    """It stands for the type of pandas.NA."""
+
+    __module__ = "pandas._libs.missing"
+
+
 class Frame:
     """It stands for pandas.DataFrame."""
 
@@ -302,11 +315,31 @@ class Frame:
         return [{orient: 1}]
 
 
-def test_how_a_data_frame_becomes_arguments_is_named() -> None:
-    given: Any = Frame()
+class Row(Frame):
+    """It stands for pandas.Series."""
 
-    with pytest.raises(EncodeError, match=r'got Frame; write {"rows": value.to_dict\("records"\)}'):
+    __module__ = "pandas"
+
+    def tolist(self) -> list[int]:
+        return [1]
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        (Frame(), 'Frame; write {"rows": json.loads(value.to_json(orient="records", date_format="iso"))}'),
+        (Row(), "Row; write value.to_dict()"),
+    ],
+)
+def test_how_a_value_of_pandas_becomes_arguments_is_named(given: Any, fix: str) -> None:
+    with pytest.raises(EncodeError, match=f"got {re.escape(fix)}$"):
         Event("a.b", given)
+
+
+@pytest.mark.parametrize("value", [NaTType(2026, 1, 1, tzinfo=UTC), NAType()])
+def test_a_missing_value_of_pandas_is_none(value: Any) -> None:
+    with pytest.raises(EncodeError, match=r"T?Type is not JSON; write None for a missing value; "):
+        plain({"a": value}, event_name="a.b")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +347,7 @@ def test_how_a_data_frame_becomes_arguments_is_named() -> None:
     [
         (Scalar(), "item()"),
         (Column(), "tolist()"),
-        (Timestamp(2026, 1, 1, tzinfo=UTC), "to_pydatetime()"),
+        (Timestamp(2026, 1, 1, tzinfo=UTC), "isoformat()"),
         (Frame(), 'to_dict("records")'),
     ],
 )

@@ -171,7 +171,7 @@ def built_in(value: object) -> object:
     """Return *value*, of a class that msgspec does not know, in the form of the built-in class that it derives from."""
     if isinstance(value, (str, int, float)):
         return plain(value, event_name="")
-    advice = conversion(type(value))
+    advice = conversion(type(value), is_declared=True)
     if isinstance(value, (date, time)) and not advice:  # freezegun has such classes, and Pendulum
         text = value.isoformat()
         return f"{text.removesuffix('+00:00')}Z" if text.endswith("+00:00") else text

@@ -66,9 +66,15 @@ def _is_mapping(event: Any, _: object, value: object) -> None:
                 f"itself; to dispatch it with an id, pass {fields} as the arguments",
             )
         kind = type(value)
-        is_frame = kind.__module__.partition(".")[0] == "pandas" and hasattr(kind, "to_dict")
-        fix = '; write {"rows": value.to_dict("records")}' if is_frame else ""
+        fix = ""
+        if kind.__module__.partition(".")[0] == "pandas" and hasattr(kind, "to_dict"):
+            is_row = hasattr(kind, "tolist")  # a Series; a DataFrame has no such method
+            fix = f"; write {'value.to_dict()' if is_row else _ROWS}"
         raise EncodeError(event.name, "", f"arguments: expected a mapping with text keys; got {kind.__name__}{fix}")
+
+
+_ROWS = '{"rows": json.loads(value.to_json(orient="records", date_format="iso"))}'
+"""The rows of a DataFrame in the types of JSON: without NaN and timestamps."""
 
 
 @attrs.frozen(init=False)

@@ -117,7 +117,7 @@ def _plain(value: Any, room: int) -> Any:
     if issubclass(kind, float):
         real = float.__float__(value)
         if not isfinite(real):
-            raise _Unfaithful(f"{real!r} is not JSON; send null or text")
+            raise _Unfaithful(f"{real!r} is not JSON; write None or text")
         return real
     if not issubclass(kind, (dict, list, tuple)):
         raise _Unfaithful(
@@ -136,15 +136,32 @@ def type_name(kind: type) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def conversion(kind: type) -> str:
-    """Return how a value of *kind*, a type of NumPy or pandas, becomes one of Python's own types; empty for others."""
+def conversion(kind: type, *, is_declared: bool = False) -> str:
+    """
+    Return how a value of *kind*, a type of NumPy or pandas, becomes one of Python's own types; empty for others.
+
+    Args:
+        kind: The type.
+
+        is_declared: The value is in a field of a declared class, which may be a datetime.
+    """
     if kind.__module__.partition(".")[0] not in ("numpy", "pandas"):
         return ""
-    methods = ("to_pydatetime", "tolist" if hasattr(kind, "__len__") else "item")
+    if kind.__name__ in _MISSING:
+        return "; write None for a missing value"
+    moment = "to_pydatetime" if is_declared else "isoformat"
+    methods = (
+        *([moment] if hasattr(kind, "to_pydatetime") else []),
+        "tolist" if hasattr(kind, "__len__") else "item",
+    )
     own = next((f"{each}()" for each in methods if callable(getattr(kind, each, None))), None)
     if own is None and callable(getattr(kind, "to_dict", None)):
         own = 'to_dict("records")'
     return f"; .{own} returns a value of Python's own" if own else ""
+
+
+_MISSING = ("NaTType", "NAType")
+"""The types of the missing values of pandas."""
 
 
 def _object(items: Iterable[tuple[Any, Any]], room: int) -> dict[str, Any]:
