@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,24 @@ def test_the_parts_of_an_application_are_short_in_a_notebook() -> None:
         assert repr(app.hooks) == "<Hooks of Watcher>"
         assert repr(listener) == "<Listener shop:print of image.created>"
     assert "TYPE_CHECKING" not in dir(relevo)
+
+
+def test_events_that_another_process_holds_are_logged_if_none_was_handled(
+    make: Make, clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "relevo.runner")
+    app = make(transports={"main": MemoryTransport()})
+    app.add_listener("image.created", lambda _: None, id="note")
+    app.drain()
+    assert not [each for each in caplog.messages if "held" in each]
+    app.dispatch("image.created")
+    assert app.transport().receive(["default"], limit=1, lease=60, wait=0)
+
+    app.drain()
+
+    [message] = [each for each in caplog.messages if "held" in each]
+    assert re.fullmatch(
+        r"no event was handled; 1 of main: held by another worker, or by a process that has ended; then ready again "
+        r"at \d\d:\d\d:\d\dZ at the latest",
+        message,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from logging import getLogger
+import time
+from collections.abc import Sequence
+from logging import INFO, getLogger
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,6 +12,7 @@ import attrs
 from relevo._runner.loop import LoopRunner
 from relevo._visible import visible
 from relevo._worker.run import Report, RunOptions
+from relevo.errors import TransportError
 
 if TYPE_CHECKING:
     from relevo._app.app import App
@@ -46,4 +49,30 @@ def drain_everything(app: App, options: RunOptions) -> Report:
             visible(options.event_id),
             ", ".join(names),
         )
+    elif not total.handled and _log.isEnabledFor(INFO):
+        for name in names:
+            _log_held(app, name, options.queues or app.queues(name))
     return total
+
+
+def _log_held(app: App, name: str, queues: Sequence[str]) -> None:
+    """Log how many events of *queues* are held by another worker, or by a process that has ended, and until when."""
+    transport = app.transport(name)
+    if transport.capabilities.stats == "none":
+        return
+    try:
+        number = sum(transport.stats(queue).leased or 0 for queue in queues)
+        found = transport.waiting(queues) if number and transport.capabilities.waiting else ()
+    except TransportError as error:
+        _log.debug('the events of "%s" cannot be counted: %s', name, error)
+        return
+    if not number:
+        return
+    ends = [each.until for each in found if each.status == "leased" and each.until is not None]
+    again = time.strftime("at %H:%M:%SZ at the latest", time.gmtime(max(ends))) if ends else "when their lease ends"
+    _log.info(
+        "no event was handled; %d of %s: held by another worker, or by a process that has ended; then ready again %s",
+        number,
+        name,
+        again,
+    )
