@@ -276,6 +276,8 @@ _STOPS = "write call.stop_propagation(); call is the second parameter of a liste
 _CONFIGURES = "write App(…) with the settings, or App.from_config() to read relevo.toml"
 _RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo worker"
 _CRON = "relevo has no schedules; let cron run: relevo dispatch NAME"
+
+_ENTRIES = "write t = app.transport(); t.{}(app.queues(t.name))"
 _NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
 _DISPATCHED = "it is called dispatched here: t.dispatched(…) raises an error if no event matches"
 _REFUTED = "it is called refute_dispatched here: t.refute_dispatched(…)"
@@ -299,6 +301,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "conf": _CONFIGURES,
             "config_from_object": _CONFIGURES,
             "control": _NO_REMOTE,
+            "dead_letters": _ENTRIES.format("dead_letters"),
             "delay": _SENDS,
             "emit": _SENDS,
             "enqueue": _SENDS,
@@ -311,15 +314,18 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "publish": _SENDS,
             "register": _LISTENED,
             "register_task": _LISTENED,
+            "revive": "write t = app.transport(); t.revive({each.ref: app.revived(each)}) for each of its dead_letters",
             "run": _RUNS,
             "send": _SENDS,
             "send_task": _SENDS,
             "signature": _STEPS,
             "start": _RUNS,
+            "status": "write app.transport().stats(queue); on the command line: relevo status",
             "subscribe": _LISTENED,
             "task": 'write @app.listener("order.paid") above the function',
             "tasks": "write app.listeners",
             "trigger": _SENDS,
+            "waiting": _ENTRIES.format("waiting"),
             "worker_main": _RUNS,
         },
         "AppTesting": {

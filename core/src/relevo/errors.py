@@ -194,7 +194,7 @@ class TransportClosedError(TransportError):
 
     def __init__(self, transport: str):
         self.transport = transport
-        super().__init__(f'the transport "{transport}" is closed')
+        super().__init__(f'the transport "{transport}" is closed; make a new App, or a new transport')
 
 
 class LeaseLostError(TransportError):

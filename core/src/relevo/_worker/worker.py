@@ -419,7 +419,7 @@ class Worker:
             except TransportClosedError as error:
                 if not self._received or error.transport != self._transport.name:
                     raise
-                _log.warning("%s, so the worker ends", error)
+                _log.warning('the transport "%s" is closed, so the worker ends', error.transport)
                 return "asked"
             except SettleError:
                 if not self._patient:  # otherwise it is tried again, while everything else continues
