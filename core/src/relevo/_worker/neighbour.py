@@ -19,7 +19,7 @@ _log = getLogger("relevo.worker")
 
 
 @attrs.define(eq=False, repr=False)
-class Running:
+class Neighbour:
     """A worker that runs in this process."""
 
     transport: Transport
@@ -46,7 +46,7 @@ class Running:
                 other.thread,
             )
 
-    def _shares_events(self, other: Running) -> bool:
+    def _shares_events(self, other: Neighbour) -> bool:
         """Return whether *other*, of another application of the same name, takes events from the same queues."""
         mine, theirs = self.transport, other.transport
         if other.process != self.process or mine is theirs or type(mine) is not type(theirs):
@@ -61,13 +61,13 @@ class Running:
             return False
 
 
-_running: WeakSet[Running] = WeakSet()
+_running: WeakSet[Neighbour] = WeakSet()
 
 
 @contextmanager
-def running(transport: Transport, queues: Sequence[str]) -> Iterator[Running]:
+def running(transport: Transport, queues: Sequence[str]) -> Iterator[Neighbour]:
     """Note that a worker for *queues* of *transport* runs in this thread while the block runs."""
-    entry = Running(transport, queues)
+    entry = Neighbour(transport, queues)
     _running.add(entry)
     try:
         yield entry

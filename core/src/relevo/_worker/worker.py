@@ -39,7 +39,7 @@ from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
-from relevo._worker.neighbour import Running, running
+from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.overdue import OverdueLog
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
@@ -396,7 +396,7 @@ class Worker:
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    def _loop(self, here: Running) -> str:
+    def _loop(self, here: Neighbour) -> str:
         while True:
             ended = self._limit_reached()
             if ended:
