@@ -241,6 +241,41 @@ def test_an_application_in_a_module_is_made_again_by_its_name(shop: Shop) -> Non
     assert len(shop.lines("a")) == 1
 
 
+BASE = """
+import relevo
+app = relevo.App.from_config()
+"""
+WEB = """
+import relevo
+from base import app
+from shop import note
+
+class Context:
+    @relevo.hookimpl
+    def relevo_around_call(self):
+        note("around")
+
+app.hooks.add(Context())
+"""
+
+
+@pytest.mark.parametrize("named", ["on the command line", "in the configuration"])
+def test_a_child_imports_the_module_that_was_named_not_the_one_that_creates_the_application(
+    shop: Shop, named: str
+) -> None:
+    (shop.folder / "base.py").write_text(BASE)
+    (shop.folder / "web.py").write_text(WEB)
+    config = shop.folder / "relevo.toml"
+    if named == "in the configuration":
+        config.write_text(f'app = "web:app"\n{config.read_text()}')
+    shop.dispatch("a.done")
+
+    code, _, err = shop.run("drain", *(["-a", "web:app"] if named == "on the command line" else []))
+
+    assert code == 0, err
+    assert (len(shop.lines("a")), len(shop.lines("around"))) == (1, 1)
+
+
 def test_an_application_in_a_script_is_made_again_by_the_scripts_name(shop: Shop) -> None:
     (shop.folder / "script.py").write_text(
         "import relevo\nfrom relevo_sql import SqlTransport\nimport sqlalchemy\n"
@@ -303,6 +338,57 @@ def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop
     assert (code, out) == (1, "no child process is left\n")
     assert "a child process lacks listeners that this one has, by event and id: late.come late; register" in err
     assert shop.processes() == []
+
+
+@pytest.mark.parametrize(
+    "added, missing",
+    [
+        ("app.hooks.add(Context())", "plugins that this one has: Context"),
+        (
+            "app.add_subject(relevo.SubjectType(type='image', cls=Context, name=str, load=str))",
+            "subject types that this one has: image",
+        ),
+    ],
+    ids=["plugin", "subject type"],
+)
+def test_a_plugin_or_a_subject_type_that_only_the_worker_has_is_told_before_the_first_event(
+    shop: Shop, added: str, missing: str
+) -> None:
+    (shop.folder / "script.py").write_text(
+        "import relevo\n"
+        "app = relevo.App.from_config()\n"
+        "class Context:\n"
+        "    @relevo.hookimpl\n"
+        "    def relevo_around_call(self): ...\n"
+        "if __name__ == '__main__':\n"
+        f"    {added}\n"
+        "    relevo.LoopRunner().run(app, relevo.RunOptions(until_empty=True))\n"
+    )
+    shop.dispatch("a.done")
+
+    code, _, err = shop.run(program=("script.py",))
+
+    assert code == 1, err
+    assert f"a child process lacks {missing}; register them where the application is created (script:app)" in err
+    assert (shop.ready(), shop.processes()) == ([(1, 0)], [])
+
+
+def test_a_plugin_that_only_watches_the_worker_need_not_be_in_a_child(shop: Shop) -> None:
+    (shop.folder / "script.py").write_text(
+        "import relevo\n"
+        "app = relevo.App.from_config()\n"
+        "class Watching:\n"
+        "    @relevo.hookimpl\n"
+        "    def relevo_around_settle(self, settlements): print(len(settlements))\n"
+        "if __name__ == '__main__':\n"
+        "    app.hooks.add(Watching())\n"
+        "    relevo.LoopRunner().run(app, relevo.RunOptions(until_empty=True))\n"
+    )
+    shop.dispatch("a.done")
+
+    code, out, err = shop.run(program=("script.py",))
+
+    assert (code, out) == (0, "1\n"), err
 
 
 def test_a_child_that_cannot_begin_is_told_with_its_reason(shop: Shop) -> None:

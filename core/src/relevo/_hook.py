@@ -36,6 +36,11 @@ _log = getLogger("relevo.hook")
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
+_WHERE_LISTENERS_RUN = frozenset(
+    f"{PROJECT}_{name}" for name in ("enrich", "around_send", "around_handle", "around_call", "listener_failed")
+)
+"""The hooks that are called in a child process, if listeners run in one: those of a dispatch, and of the handling."""
+
 Observed = AbstractContextManager[object] | None
 """What an observing hook returns: a context manager around the observed call, or nothing."""
 
@@ -232,6 +237,20 @@ class Hooks:
         """Return why no further events may be taken; ``None`` if they may."""
         found = self._manager.hook.relevo_may_run()
         return None if found is None else str(found)
+
+
+def names_where_listeners_run(hooks: Hooks) -> list[str]:
+    """
+    Return the names of the plugins with hooks that are called where listeners run, which may be a child process.
+
+    That of an object is its class without the module, since the module of a script has another name in a child.
+    """
+    manager = hooks._manager  # noqa: SLF001 - private to this module, not to the class
+    return [
+        plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__qualname__
+        for plugin in manager.get_plugins()
+        if any(caller.name in _WHERE_LISTENERS_RUN for caller in manager.get_hookcallers(plugin) or ())
+    ]
 
 
 def _named(plugin: object) -> str:

@@ -560,9 +560,15 @@ class App(Dispatcher):
         from relevo._execution.recipe import recipe  # noqa: PLC0415 - few have child processes
 
         config = self._assembly.parts.config
-        path = config.path if config is not None else None
-        is_configured = config is not None
-        return recipe(self, config=path, is_configured=is_configured, transport=transport, time_limit=time_limit)
+        return recipe(
+            self,
+            config=config.path if config is not None else None,
+            is_configured=config is not None,
+            transport=transport,
+            time_limit=time_limit,
+            # The module that was named may register more than the module that creates the application.
+            name=self._assembly.parts.loaded_from.name,
+        )
 
     def revived(self, entry: DeadLetterEntry, *, transport: str | None = None) -> bytes:
         """

@@ -39,6 +39,7 @@ from relevo._execution.pipe import (
     ended_of,
 )
 from relevo._execution.surroundings import Keeper
+from relevo._hook import names_where_listeners_run
 from relevo._log_line import log_to_stderr
 from relevo._signal import take_ends
 from relevo._transport.delivery import Delivery
@@ -81,7 +82,13 @@ class Child:
             why = str(error) if isinstance(error, RelevoError) else described(error)
             self._say(Failed(why))
             return
-        self._say(Ready(sorted(f"{each.event_name} {each.id}" for each in listeners)))
+        self._say(
+            Ready(
+                sorted(f"{each.event_name} {each.id}" for each in listeners),
+                plugins=sorted(names_where_listeners_run(app.hooks)),
+                subjects=sorted(app.subjects),
+            )
+        )
         with app:
             # A hook around the listeners may change something and undo it itself; that is not blamed on a listener.
             around = map(app.hooks.observers, ("relevo_around_handle", "relevo_around_call"))

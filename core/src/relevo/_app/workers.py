@@ -17,6 +17,7 @@ from relevo._app.check import (
     warn_of_risks,
 )
 from relevo._app.parts import Parts
+from relevo._hook import names_where_listeners_run
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
 from relevo._transport.delivery import Delivery, Release
@@ -242,7 +243,16 @@ class WorkerFactory:
 
         hello = self.recipe(transport.name, execution.time_limit)
         needed = [f"{each.event_name} {each.id}" for each in listeners]
-        return ProcessExecutor(hello, execution, checkpoint=checkpoint, runs=runs, listeners=needed, eager=eager)
+        return ProcessExecutor(
+            hello,
+            execution,
+            checkpoint=checkpoint,
+            runs=runs,
+            listeners=needed,
+            plugins=names_where_listeners_run(self.parts.hooks),
+            subjects=self.parts.subjects,
+            eager=eager,
+        )
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:
         return _FirstQueues(self.parts.routes, transport).__getitem__

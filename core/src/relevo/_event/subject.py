@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -112,6 +112,10 @@ class SubjectTypes:
         self._by_type[kind] = self._by_class[cls] = subject_type
         if former is not None and former.cls is not cls:  # after the other, which threads may ask for meanwhile
             del self._by_class[former.cls]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the types."""
+        return iter(tuple(self._by_type))
 
     def of(self, subject: object) -> SubjectType:
         """

@@ -45,6 +45,12 @@ class Ready(msgspec.Struct, array_like=True, tag=True):
     listeners: list[str]
     """The events and ids of its listeners."""
 
+    plugins: list[str] = []
+    """The names of its plugins with hooks that are called where listeners run."""
+
+    subjects: list[str] = []
+    """The names of its subject types."""
+
 
 class Failed(msgspec.Struct, array_like=True, tag=True):
     """The other answer: the child cannot begin."""

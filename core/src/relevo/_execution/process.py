@@ -6,13 +6,13 @@ import os
 import queue
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
 
-from relevo._execution.pipe import Hello, ProcessChange, frame_of, work_of
+from relevo._execution.pipe import Hello, ProcessChange, Ready, frame_of, work_of
 from relevo._execution.slot import Slot, SlotOptions
 from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.envelope import Envelope
@@ -54,6 +54,10 @@ class ProcessExecutor(Executor):
 
         listeners: The events and ids of the listeners that every child must have.
 
+        plugins: The names of the plugins that every child must have, as often as they are given.
+
+        subjects: The names of the subject types that every child must have.
+
         eager: Start the children before there is a delivery for them.
     """
 
@@ -65,6 +69,8 @@ class ProcessExecutor(Executor):
         checkpoint: Callable[[Delivery, bytes], None] | None,
         runs: Callable[[Delivery, str], None] | None = None,
         listeners: Iterable[str],
+        plugins: Iterable[str] = (),
+        subjects: Iterable[str] = (),
         eager: bool = True,
     ):
         if os.name != "posix":
@@ -73,7 +79,11 @@ class ProcessExecutor(Executor):
             raise ConfigurationError("memory_limit: this system does not have /proc/self/statm; remove memory_limit")
         self._is_eager = eager
         self._slots_wanted = execution.concurrency
-        self._listeners = frozenset(listeners)
+        self._needed = {
+            "listeners that this one has, by event and id": Counter(listeners),
+            "plugins that this one has": Counter(plugins),
+            "subject types that this one has": Counter(subjects),
+        }
         self._options = SlotOptions(
             hello=hello,
             checkpoint=checkpoint,
@@ -240,16 +250,21 @@ class ProcessExecutor(Executor):
                 level, words = _FATES[each.fate]
                 _log.log(level, words, each.listener_id, each.text)
 
-    def note_ready(self, listeners: list[str]) -> None:
-        missing = sorted(self._listeners.difference(listeners))
+    def note_ready(self, ready: Ready) -> None:
+        missing = [
+            f"{what}: {_some_of(sorted((needed - Counter(had)).elements()))}"
+            for (what, needed), had in zip(
+                self._needed.items(), (ready.listeners, ready.plugins, ready.subjects), strict=True
+            )
+            if needed - Counter(had)
+        ]
         if missing and not self._has_begun:
-            what = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else "")
-            remedy = 'register them where the application is created, or set execution = "threads"'
+            module = self._options.hello.app
+            where = f" ({module})" if module else ""
+            remedy = f'register them where the application is created{where}, or set execution = "threads"'
             if self._was_complete:
                 remedy = "the program has changed since this worker started; restart the worker"
-            self._fault = ConfigurationError(
-                f"execution: a child process lacks listeners that this one has, by event and id: {what}; {remedy}"
-            )
+            self._fault = ConfigurationError(f"execution: a child process lacks {'; '.join(missing)}; {remedy}")
         self._has_begun = True
         self._was_complete = self._was_complete or not missing
 
@@ -261,6 +276,11 @@ class ProcessExecutor(Executor):
             with self._free:
                 self._fault = error
                 self._free.notify()
+
+
+def _some_of(names: Sequence[str]) -> str:
+    """Return the first of *names*, and how many more there are."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
 
 
 def _print_line(slot: int, line: str) -> None:

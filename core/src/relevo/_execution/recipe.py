@@ -10,7 +10,15 @@ from relevo._execution.pipe import Hello
 from relevo.errors import ConfigurationError
 
 
-def recipe(app: object, *, config: Path | None, is_configured: bool, transport: str, time_limit: float) -> Hello:
+def recipe(
+    app: object,
+    *,
+    config: Path | None,
+    is_configured: bool,
+    transport: str,
+    time_limit: float,
+    name: str | None = None,
+) -> Hello:
     """
     Return the message from which a child can create *app* again.
 
@@ -25,10 +33,12 @@ def recipe(app: object, *, config: Path | None, is_configured: bool, transport: 
 
         time_limit: Seconds for listeners without a time limit of their own.
 
+        name: The name by which *app* was imported here, ``module:name``; by default it is searched for in all modules.
+
     Raises:
         ConfigurationError: It is neither in a module nor created from configuration.
     """
-    name = _name_of(app)
+    name = name or _name_of(app)
     if name is None and not is_configured:
         raise ConfigurationError(
             "execution: a child process cannot create this application, since no module has a name for it; write "

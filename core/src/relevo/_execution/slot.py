@@ -80,8 +80,8 @@ class Host(Protocol):
         """Log what listeners changed in their process."""
         ...
 
-    def note_ready(self, listeners: list[str]) -> None:
-        """Note that a child has begun, with those listeners."""
+    def note_ready(self, ready: Ready) -> None:
+        """Note that a child has begun, with what it says it has."""
         ...
 
     def is_stopping(self) -> bool:
@@ -292,7 +292,7 @@ class Slot:
                 child.is_ready = True
                 child.base_memory = child.memory()
                 self._failures = 0
-                self._host.note_ready(message.listeners)
+                self._host.note_ready(message)
         if not child.is_ready and time.monotonic() - child.since > _START_WITHIN:
             child.kill()
             child.gone = child.gone or f"it did not begin within {_START_WITHIN:g} s"
