@@ -487,6 +487,23 @@ def test_a_checkpoint_that_fails_in_any_way_keeps_no_listener_from_being_called(
     assert (shop.lines("first"), shop.lines("last")) == ([["1"]], [["1"]])
 
 
+def test_the_output_of_a_child_that_died_is_not_repeated_in_the_log(shop: Shop) -> None:
+    shop.write(
+        "import os, signal, relevo\n"
+        "@relevo.listener('a.done')\n"
+        "def die(event):\n"
+        "    print('the last words', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    shop.dispatch("a.done")
+
+    _, _, err = shop.run("drain", "--max-events", "1")
+
+    assert "the process was killed by SIGKILL while shop:die ran; this is crash 1 of 3" in err
+    assert err.count("the last words") == 1
+    assert "[1] the last words\n" in err
+
+
 # --- messages that cannot be handed over ------------------------------------------------------------------------
 
 SURROGATE = '{"a":"\\ud800"}'

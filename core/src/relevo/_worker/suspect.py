@@ -266,7 +266,7 @@ class Suspects:
             _log.warning(
                 "%s: %s; this is crash %d of %d, and the last makes it a dead letter",
                 delivery,
-                visible(outcome.error),
+                visible(outcome.error.partition("\n")[0]),  # its output was passed on, and the dead letter quotes it
                 len(deaths),
                 CRASH_LOOP_DEATHS,
             )
