@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import click
 
 from relevo._app.app import App
-from relevo._app.stores import raise_together, set_up_each
+from relevo._app.stores import FEW, raise_together, set_up_each
 from relevo._transport.optional import SetupScript
 from relevo._visible import visible
 from relevo.cli._main import EXIT_CONFIGURATION
@@ -37,6 +39,8 @@ def setup(
     """
     Create missing tables and queues; never alter existing ones.
 
+    Many things that differ in a number alone, as of delays, are one line; --json lists each.
+
     If a server is down, the others are set up nevertheless. A transport is set up with its outbox.
 
     With --print, an administrator can create the tables: relevo setup --print | psql shop. If the application uses
@@ -55,11 +59,21 @@ def setup(
     if as_json:
         show_json(created)
     elif created:
-        click.echo("\n".join(map(visible, created)))
+        click.echo("\n".join(map(visible, brief(created))))
     elif len(errors) < len(chosen):  # otherwise none could be asked
         click.echo(f"nothing is missing{' in the others' if errors else ''}")
     raise_together(errors)
     return EXIT_CONFIGURATION if check and created else 0
+
+
+def brief(created: Sequence[str]) -> list[str]:
+    """Return the lines of *created*; many in a row that differ in a number alone, as of delays, become one."""
+    lines: list[str] = []
+    for _, group in groupby(created, lambda line: re.sub(r"[0-9]+", "0", line)):
+        first, *others = group
+        alike = len(others) >= FEW
+        lines += [f"{first} and {len(others)} others that differ in the number"] if alike else [first, *others]
+    return lines
 
 
 def _script(place: Place) -> str | None:
