@@ -229,3 +229,18 @@ def test_an_event_is_not_validated_with_the_class_of_a_listener_that_was_removed
     app.dispatch("image.rated", {"nope": 1})
 
     assert app.transport("main").stats("default").ready == 1
+
+
+def test_an_object_of_a_subject_type_among_the_data_is_refused_with_the_remedy(make: Make) -> None:
+    class Photograph:
+        pass
+
+    kind = SubjectType(type="photograph", cls=Photograph, name=lambda _: "7", load=lambda _: None)
+    app = make(subjects=[kind])
+
+    with pytest.raises(
+        EncodeError, match=r"\$\.photo: .*Photograph is not JSON.*; pass it as subject=, as it is a photograph$"
+    ):
+        app.dispatch("image.created", {"photo": Photograph()})
+    with pytest.raises(EncodeError, match=r"declare the event as a class: .*bytes$"):
+        app.dispatch("image.created", {"photo": object()})

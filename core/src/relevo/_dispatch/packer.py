@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import get_args
 
 import attrs
@@ -172,7 +173,13 @@ class Packer:
 
             ConfigurationError: An option is invalid, or the made id, or the clock is beyond the last date.
         """
-        content = content_of(event, version)
+        try:
+            content = content_of(event, version)
+        except EncodeError as error:
+            if (kind := self._subject_type_at(error.path, event)) is None:
+                raise
+            remedy = f"pass it as subject=, as it is a {kind}"
+            raise EncodeError(error.event_name, error.path, f"{error.why}; {remedy}") from error
         now = self._clock.now()
         if not FIRST_DATE <= now < END_OF_DATES:
             raise ConfigurationError(
@@ -204,6 +211,16 @@ class Packer:
         In process that is any object; it has no name.
         """
         self.pack(attrs.evolve(event, subject=None) if isinstance(event, Event) else event, options, ())
+
+    def _subject_type_at(self, path: str, event: object) -> str | None:
+        """Return the subject type of the argument of *event* at *path*; ``None`` if it is of no registered one."""
+        found = (
+            [value for key, value in event.arguments.items() if path == f"$.{key}"] if isinstance(event, Event) else []
+        )
+        for value in found:
+            with suppress(SubjectError):
+                return self._subjects.of(value).type
+        return None
 
     def new_id(self) -> str:
         """Return the id of an event that is not packed, since it leaves no process."""
