@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from relevo import Event, Hooks, hookimpl
-from relevo._hook import HookSpecs, notify, observe
+from relevo._hook import HookSpecs, names_where_listeners_run, notify, observe
 from relevo.errors import PluginError
 
 
@@ -325,3 +326,16 @@ def test_a_plugin_that_comes_while_the_implementations_are_looked_up_is_called_f
     after = hooks.observers("relevo_around_send")
 
     assert (len(before), len(after)) == (0, 1)
+
+
+def test_a_script_that_is_a_plugin_has_the_name_by_which_a_child_imports_it() -> None:
+    @hookimpl
+    def relevo_around_call() -> None: ...
+
+    def module(name: str) -> ModuleType:
+        made = ModuleType(name)
+        vars(made).update(__file__="/shop/script.py", relevo_around_call=relevo_around_call)
+        return made
+
+    assert names_where_listeners_run(Hooks([module("__main__")])) == ["script"]
+    assert names_where_listeners_run(Hooks([module("script")])) == ["script"]

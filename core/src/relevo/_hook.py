@@ -244,13 +244,24 @@ def names_where_listeners_run(hooks: Hooks) -> list[str]:
     Return the names of the plugins with hooks that are called where listeners run, which may be a child process.
 
     That of an object is its class without the module, since the module of a script has another name in a child.
+    A module has the last part of its name, and a script the name by which a child imports it.
     """
     manager = hooks._manager  # noqa: SLF001 - private to this module, not to the class
     return [
-        plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__qualname__
+        _last_name(plugin) if isinstance(plugin, ModuleType) else type(plugin).__qualname__
         for plugin in manager.get_plugins()
         if any(caller.name in _WHERE_LISTENERS_RUN for caller in manager.get_hookcallers(plugin) or ())
     ]
+
+
+def _last_name(module: ModuleType) -> str:
+    """Return the last part of the name of *module*, or the name of a script's file."""
+    from pathlib import Path  # noqa: PLC0415 - only a worker with child processes needs it
+
+    file: str | None = getattr(module, "__file__", None)
+    if module.__name__ == "__main__" and file:
+        return Path(file).stem
+    return module.__name__.rpartition(".")[2]
 
 
 def _named(plugin: object) -> str:
