@@ -305,6 +305,23 @@ def test_a_patient_runner_that_waits_for_a_server_ends_at_a_limit_of_time(
         assert clock.now() - began < 35.0  # and so does a worker that finds nothing
 
 
+def test_a_limit_of_time_applies_to_the_calls_of_the_relay_beside_the_worker(
+    app: MakeApp, transport: Any, outbox: Any
+) -> None:
+    limited: set[tuple[str, str]] = set()
+    for store in (transport, outbox):
+
+        def note(seconds: float | None, name: str = store.name) -> None:
+            if seconds is not None:
+                limited.add((threading.current_thread().name, name))
+
+        store.hurry = note
+
+    LoopRunner().run(app(lambda event: None), RunOptions(max_seconds=30.0))
+
+    assert limited >= {("relevo-relay", "main"), ("relevo-relay", "outbox")}
+
+
 def test_a_runner_that_is_not_patient_says_that_the_server_is_down(app: MakeApp, transport: Any) -> None:
     transport.fail("setup", DOWN)
 

@@ -753,7 +753,38 @@ def test_with_a_time_limit_every_call_is_told_how_long_it_may_take(
     assert report.done == 3
     *moments, last = told
     assert last is None
-    assert set(moments) == {began + 10.0 + GRACE, began + 32.0 + GRACE}
+    assert set(moments) - {None} == {began + 10.0 + GRACE, began + 32.0 + GRACE}
+
+
+def test_the_time_limit_does_not_apply_to_the_calls_of_a_listener_nor_to_those_of_other_threads(
+    transport: Any, other: Any, send: Send, worker: MakeWorker, clock: FakeClock
+) -> None:
+    limits: dict[str, dict[int, float | None]] = {"main": {}, "other": {}}
+    for store, told in zip((transport, other), limits.values(), strict=True):
+        store.hurry = lambda seconds, told=told: told.update({threading.get_ident(): seconds})
+    seen: list[float | None] = []
+
+    def handle(delivery: Delivery) -> None:
+        clock.advance(60.0)
+        seen.extend(told.get(threading.get_ident()) for told in limits.values())
+
+    send(1)
+    receive, settle = transport.receive, transport.settle
+    limited: list[float | None] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any, **options: Any) -> Any:
+            limited.append(limits["main"][threading.get_ident()])
+            return call(*arguments, **options)
+
+        return do
+
+    transport.receive, transport.settle = noted(receive), noted(settle)
+
+    worker(_Handled(then=handle), options=RunOptions(max_seconds=10.0), limited=[other]).run()
+
+    assert seen == [None, None]
+    assert limited == [10.0 + GRACE, GRACE]
 
 
 def test_what_could_not_be_settled_is_in_the_report(transport: Any, send: Send, worker: MakeWorker) -> None:

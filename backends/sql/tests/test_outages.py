@@ -11,20 +11,34 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
 
-from relevo import Ack, Delivery, Envelope, Outcome, RunOptions, SystemClock, Worker
+from relevo import (
+    Ack,
+    App,
+    Delivery,
+    Envelope,
+    LoopRunner,
+    Outcome,
+    RunOptions,
+    SystemClock,
+    Worker,
+    listener,
+)
+from relevo._worker.worker import GRACE
 from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
 from .command import UNAVAILABLE, configure, relevo
+from .on_server import in_a_thread
 from .test_errors import a_writer, failing
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
+LIMIT = 1.0
 
 
 class _Running:
@@ -171,6 +185,49 @@ def test_a_call_waits_for_another_writer_no_longer_than_it_was_told(
     transport.hurry(None)
 
     assert len(transport.receive(["default"], limit=1, lease=60, wait=0)) == 1
+
+
+def test_a_call_of_another_thread_waits_as_long_as_ever(opener: Opener, path: Path, an_envelope: Maker) -> None:
+    transport = opener(busy_timeout=3600.0)
+    transport.send([an_envelope(1)])
+    transport.hurry(0.0)
+
+    with ExitStack() as stack:
+        stack.enter_context(a_writer(path))
+        with in_a_thread(lambda: transport.send([an_envelope(2)])) as sent:
+            time.sleep(0.5)  # while another writer has the lock
+            assert not sent
+            stack.close()
+
+    assert sent == [None]
+
+
+@pytest.mark.parametrize("execution", ["inline", "threads"])
+def test_a_listener_that_outlives_the_time_limit_can_still_wait_for_another_writer(
+    opener: Opener, path: Path, execution: Literal["inline", "threads"]
+) -> None:
+    @listener("image.created", id="outlive")
+    def outlive(event: object) -> None:
+        while time.monotonic() <= began + LIMIT + GRACE + 0.2:
+            time.sleep(0.1)
+        with ExitStack() as stack:
+            stack.enter_context(a_writer(path))
+            threading.Timer(0.5, stack.pop_all().close).start()
+            app.dispatch("image.sent", {})
+
+    app = App(
+        transports={"main": opener(busy_timeout=3600.0)},
+        routes={"*": "main", "image.sent": "main/sent"},
+        listeners=[outlive],
+    )
+    app.dispatch("image.created", {})
+    began = time.monotonic()
+    options = RunOptions(until_empty=True, max_seconds=LIMIT, execution=execution, concurrency=1, queues=("default",))
+
+    report = LoopRunner().run(app, options)
+
+    assert (report.done, report.retried, report.unsettled, report.stopped_by) == (1, 0, 0, "time")
+    assert app.transports["main"].stats("sent").ready == 1
 
 
 @pytest.mark.parametrize(("free", "said"), [(0, "the disk is full"), (1 << 30, r"\(SQLITE_IOERR_SHMSIZE\); check")])

@@ -46,14 +46,19 @@ class Losable(Protocol):
         """Mark it as lost."""
 
 
+class Deadline(threading.local):
+    """The monotonic time after which no call of the calling thread waits for an answer, whatever its timeout is."""
+
+    at = float("inf")
+
+
 class Loop:
     """The I/O thread: all calls of pika run in it."""
 
     def __init__(self, name: str):
         self._loop = IOLoop()
         self._ended = False
-        self.deadline = float("inf")
-        """The monotonic time after which no call waits for an answer, whatever its timeout is."""
+        self.deadline = Deadline()
         self._watched: set[Losable] = set()
         hush()
         self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
@@ -71,7 +76,7 @@ class Loop:
 
     def within(self, timeout: float) -> float:
         """Return *timeout*, shortened so that it ends at the deadline."""
-        return max(0.0, min(timeout, self.deadline - time.monotonic()))
+        return max(0.0, min(timeout, self.deadline.at - time.monotonic()))
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Run *callback* in the thread; from any thread."""

@@ -196,14 +196,14 @@ class Publisher:
 
     def _wait_for_results(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
         while True:
-            left = min(batch.progress + self._timeout, self._loop.deadline) - time.monotonic()
+            left = min(batch.progress + self._timeout, self._loop.deadline.at) - time.monotonic()
             if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
                 return
             if not self._loop.alive:
                 batch.give_up("the I/O thread has ended")
             elif unless_blocked and self.blocked is not None:
                 return
-            elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline):
+            elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline.at):
                 self._loop.soon(lambda: self._time_out(batch))
                 batch.done.wait(1.0)
                 # The thread is busy and may be about to publish: the result of all of them is unknown.

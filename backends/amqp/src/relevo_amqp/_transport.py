@@ -42,8 +42,9 @@ from relevo.errors import (
     TransportError,
     TransportUnavailableError,
 )
+from relevo_amqp._connection import Deadline
 from relevo_amqp._dead_letters import DeadLetterStore
-from relevo_amqp._errors import HURRIED, ConnectionLostError, not_set_up, translated
+from relevo_amqp._errors import HURRIED, ConnectionLostError, no_answer, not_set_up, translated
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import FORMER_PREFIX, MAX_BODY, Address, AmqpOptions, prefix_of
@@ -155,7 +156,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         self._hub: Hub | None = None
         self._receiver: Receiver | None = None
         self._begun: dict[tuple[str, int], None] = {}
-        self._deadline = float("inf")
+        self._deadline = Deadline()
         self._failures = 0
         self._not_before = 0.0
         self._received_at = 0.0
@@ -187,9 +188,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 
     def hurry(self, seconds: float | None) -> None:
         notice_fork()
-        self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        if self._hub is not None:
-            self._hub.loop.deadline = self._deadline
+        self._deadline.at = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
         notice_fork()
@@ -374,7 +373,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         if limit < 1 or not queues:
             return ()
         deadline = time.monotonic() + wait
-        with self._in_use() as hub, self._receiving:
+        with self._in_use() as hub, self._turn_to_receive(hub):
             if self._receiver is None:
                 self._receiver = Receiver(
                     hub,
@@ -408,6 +407,17 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                     raise TransportClosedError(self.name)
                 self._note_receive(hub)
                 return deliveries
+
+    @contextmanager
+    def _turn_to_receive(self, hub: Hub) -> Iterator[None]:
+        """Wait until the thread that gives fetched events back has done so; it has no time limit, this one may."""
+        left = min(hub.loop.within(float("inf")), threading.TIMEOUT_MAX)
+        if not self._receiving.acquire(timeout=left):
+            raise no_answer("the server does not take fetched events back", left, usual=float("inf"))
+        try:
+            yield
+        finally:
+            self._receiving.release()
 
     def _note_failure(self) -> None:
         """Count a subscription that was lost or failed; the next one waits a little."""

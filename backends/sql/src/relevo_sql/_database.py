@@ -75,6 +75,12 @@ _LEFT_OPEN = (
 )
 
 
+class _Deadline(threading.local):
+    """The monotonic time at which the calling thread stops to wait for other writers."""
+
+    at = float("inf")
+
+
 class Database(ForkAware):
     """
     The database of one transport; any thread may use it, one at a time.
@@ -112,7 +118,7 @@ class Database(ForkAware):
         self._own = own
         self._patience = patience
         self._file_mode = file_mode
-        self._deadline = float("inf")
+        self._deadline = _Deadline()
         self.location = dialect.location(engine.url)
         # Writers of one process wait here in turn; in SQLite each of them would sleep and try again.
         # Re-entrant, since a signal handler may close a transport in the thread that uses it. Between two
@@ -292,13 +298,13 @@ class Database(ForkAware):
         return self.location.words
 
     def hurry(self, seconds: float | None) -> None:
-        """Limit the wait for other writers, and for a call while closing, to *seconds* from now."""
-        self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
+        """Limit the wait of this thread for other writers, and for a call while closing, to *seconds* from now."""
+        self._deadline.at = float("inf") if seconds is None else time.monotonic() + seconds
 
     def close(self) -> None:
         """Close the connection, or let the call that uses it close it at its end if that takes longer than a moment."""
         self._closing.set()
-        if self._lock.acquire(timeout=max(0.0, min(_CLOSING, self._deadline - time.monotonic()))):
+        if self._lock.acquire(timeout=max(0.0, min(_CLOSING, self._deadline.at - time.monotonic()))):
             try:
                 self.disconnect()
             finally:
@@ -399,7 +405,7 @@ class Database(ForkAware):
             return work(connection)
 
     def _left(self, patience: float) -> float:
-        return max(0.0, min(patience, self._deadline - time.monotonic()))
+        return max(0.0, min(patience, self._deadline.at - time.monotonic()))
 
     def _back_off(self) -> None:
         if self._closing.wait(_BREATH):

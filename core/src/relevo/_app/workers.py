@@ -80,7 +80,8 @@ class WorkerFactory:
         check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
         warn_of_risks(transport)
         warn_of_other_clock(transport, self.parts.clock)
-        if outbox := self.parts.outboxes.get(transport.name):
+        outbox = self.parts.outboxes.get(transport.name)
+        if outbox:
             warn_of_risks(outbox)
             warn_of_other_clock(outbox, self.parts.clock)
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
@@ -108,6 +109,7 @@ class WorkerFactory:
             hooks=self.parts.hooks,
             lease=self.parts.lease,
             patient=patient,
+            limited=[outbox] if outbox else [],
             note_retry=ObstacleLog(listeners, self.parts.patience, places).note,
             suspects=suspects,
             running=lambda: (*tuple(here.values()), *executor.listening()),

@@ -202,9 +202,14 @@ class _Host:
 
     def _hurry(self) -> None:
         """Apply the time limit and the grace period also to transport calls outside of the workers."""
-        if self._options.max_seconds is not None:
-            left = self._began + self._options.max_seconds - self._app.clock.monotonic()
-            hurry(self._app, self._name, max(left, 0.0) + GRACE)
+        if (left := self._left()) is not None:
+            hurry(self._app, self._name, left + GRACE)
+
+    def _left(self) -> float | None:
+        """Return how many seconds the time limit leaves, if there is one."""
+        if self._options.max_seconds is None:
+            return None
+        return max(0.0, self._began + self._options.max_seconds - self._app.clock.monotonic())
 
     def _empty(self) -> Report:
         handled = -1
@@ -250,7 +255,9 @@ class _Host:
                 if not self._guard.is_up() or self._is_over():
                     self._prepare()
                     # A stopped relay cannot be restarted, and the worker continues after a deploy: make a new one.
-                    relay = self._app.relay(self._name, patient=self._patient)
+                    # It has the same limit: a call of its own thread to a silent server would hold up the end.
+                    limit = RunOptions(max_seconds=self._left())
+                    relay = self._app.relay(self._name, limit, patient=self._patient)
                     with _run_beside(relay, self._worker) as reports:
                         report = self._named(self._worker.run())
                     moved += reports

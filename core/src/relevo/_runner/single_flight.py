@@ -11,6 +11,7 @@ from relevo._clock import Clock
 from relevo._hook import hookimpl
 from relevo._runner.host_lock import HostLock
 from relevo._transport.coordinator import Coordinator
+from relevo._transport.transport import Transport
 from relevo.errors import TransportError
 
 TTL = 30.0
@@ -107,6 +108,8 @@ class SingleFlight:
         while not ended.wait(TTL / 3):
             now = self._clock.monotonic()
             try:
+                if isinstance(coordinator, Transport):
+                    coordinator.hurry(TTL / 3)
                 self._holds = coordinator.renew_lock(self._name, receipt, ttl=TTL)
             except TransportError as error:
                 _log.debug("the lock %s was not renewed: %s", self._name, error)

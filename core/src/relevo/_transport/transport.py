@@ -360,11 +360,15 @@ class Transport(ABC):
 
     def hurry(self, seconds: float | None) -> None:  # noqa: B027 - optional, for transports that can wait for long
         """
-        Limit every call to *seconds* from now; one that takes longer raises :class:`TransportUnavailableError`.
+        Limit every call of the calling thread to *seconds* from now.
 
-        A run with a time limit calls it before each of its calls. If the seconds were too few to know whether the
-        server is well, the error says so by ``hurried``, and the run ends as out of time. The default does nothing:
-        override it if a call can wait for more than a few seconds, as for a server that does not answer or for a lock.
+        A call that takes longer raises :class:`TransportUnavailableError`. The calls of other threads are not limited:
+        listeners may run in them, and what a listener sends has the configured timeouts.
+
+        A run with a time limit calls it before each of its calls, and with ``None`` before it calls a listener in its
+        own thread. If the seconds were too few to know whether the server is well, the error says so by ``hurried``,
+        and the run ends as out of time. The default does nothing: override it if a call can wait for more than a few
+        seconds, as for a server that does not answer or for a lock.
 
         Args:
             seconds: From now, by the clock of the host; ``None`` restores the configured timeouts.

@@ -154,7 +154,8 @@ class Worker:
         patient: Wait for a server that is down, instead of raising. After the first successful receive a
             configuration error of the transport is an outage too: the same configuration worked before.
 
-        limited: Other transports that the executor calls; the time limit applies to their calls too.
+        limited: Other transports that the executor calls, or that the listeners send to; the time limit applies to
+            the worker's own calls of them too.
 
         background: Renew leases, flush settlements and, where that is quicker, receive also while a listener runs, from
             threads.
@@ -365,9 +366,7 @@ class Worker:
                 self._executor.stop()
                 if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
                     self._suspects.end()
-                if self._has_limit:
-                    for transport in (self._transport, *self._limited):
-                        transport.hurry(None)
+                self._lift_limit()
         if self._fault is not None:
             raise self._fault
         self._is_over = stopped_by == "asked"
@@ -442,8 +441,7 @@ class Worker:
                 self._begin_suspect(delivery)
                 self._finish()
             elif ledger.holds(delivery):
-                self._busy = True
-                executor.submit(delivery)
+                self._submit(delivery)
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, the only one that is held, unless it ends without being handled."""
@@ -461,10 +459,18 @@ class Worker:
             level = WARNING if is_logged else INFO
             _log.log(level, "%s is handled again, alone, %s", delivery, visible(described_past(delivery)))
             notify(self._hooks.observers("relevo_handed_over_again"), delivery=delivery)
-            self._busy = True
-            self._executor.submit(delivery)
+            self._submit(delivery)
         else:
             self._ledger.add(delivery, outcome)
+
+    def _submit(self, delivery: Delivery) -> None:
+        """Submit *delivery*. Its listeners may run in this thread; the time limit does not apply to their calls."""
+        self._busy = True
+        self._lift_limit()
+        try:
+            self._executor.submit(delivery)
+        finally:
+            self._hurry()
 
     def _finish_others(self) -> bool:
         """
@@ -505,13 +511,23 @@ class Worker:
         self._ledger.flush()
 
     def _hurry(self) -> None:
-        """Limit the next transport calls to the time limit, or the end of the last listener, plus the grace period."""
+        """
+        Limit the next transport calls of this thread to the time limit plus the grace period.
+
+        If a listener runs longer, the grace period begins when the last one ends.
+        """
         if self._has_limit:
             now = self._clock.monotonic()
             if self._busy:
                 self._worked = now
             for transport in (self._transport, *self._limited):
                 transport.hurry(max(self._ends, self._worked) + GRACE - now)
+
+    def _lift_limit(self) -> None:
+        """Let transport calls of this thread take as long as they may without a time limit."""
+        if self._has_limit:
+            for transport in (self._transport, *self._limited):
+                transport.hurry(None)
 
     def _gather(self, running: int, wait: float) -> None:
         """Record what finished of *running* deliveries, after at most *wait* seconds; give up what is stalled."""
@@ -760,9 +776,9 @@ class Worker:
         while not ended.wait(_KEEPER_PERIOD if self._ledger.held() else _KEEPER_IDLE):
             try:
                 now = self._clock.monotonic()
+                self._hurry()
                 if now - renewed >= self._lease / 3:
                     renewed = now
-                    self._hurry()
                     self._ledger.extend(self._lease)
                 if self._ledger.ripe():
                     self._flush()
