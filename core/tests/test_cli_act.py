@@ -678,6 +678,22 @@ def test_a_check_warns_of_signatures_without_a_source(
     assert strict.returncode == 78
 
 
+def test_a_check_warns_of_a_transport_without_dead_letters(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import attrs, relevo, relevo_sql\n"
+        "class Plain(relevo_sql.SqlTransport):\n"
+        "    capabilities = attrs.evolve(relevo_sql.SqlTransport.capabilities, dead_letters=False)\n"
+        "app = relevo.App(transports={'main': Plain('sqlite:///shop.db')}, routes={'*': 'main'})\n",
+    )
+
+    done, strict = shop.run("check"), shop.run("check --strict")
+
+    assert (done.returncode, done.stderr, strict.returncode) == (0, "", 78)
+    assert 'events of main  warning  the transport "main" keeps no dead letters: an event that' in done.stdout
+    assert 'relevo: events of main: the transport "main" keeps no dead letters' in strict.stderr
+
+
 def test_a_check_warns_of_a_transport_that_no_other_process_sees(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "memory://"))
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Hooks, Nack, Release, Settlement, hookimpl
 from relevo._worker.ledger import Ledger
-from relevo.errors import SettleError, TransportUnavailableError
+from relevo.errors import SettleError, TransportUnavailableError, UnsupportedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
@@ -143,6 +143,32 @@ def test_settling_again_after_a_lost_answer_does_no_harm(
 
 
 # --- what cannot be settled while the rest can ------------------------------------------------------
+
+
+def test_what_the_transport_does_not_support_holds_up_nothing_else(
+    ledger: Ledger, held: Sequence[Delivery], transport: Any, clock: FakeClock, heard: _Heard
+) -> None:
+    settle = transport.settle
+
+    def refuse(settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        if any(delivery is held[1] for delivery, _ in settlements):
+            raise UnsupportedError("main", "dead_letters")
+        return cast("Sequence[Delivery]", settle(settlements))
+
+    transport.settle = refuse
+    for delivery in held:
+        ledger.add(delivery, DeadLetter(reason="expired") if delivery is held[1] else Ack())
+
+    ledger.flush()
+
+    assert [delivery for delivery, _ in heard.settled] == [held[0], held[2]]
+    assert (ledger.held(), ledger.waiting()) == (1, 1)
+    for _ in range(4):
+        clock.advance(1.0)
+        ledger.flush()
+    clock.advance(1.0)
+    with pytest.raises(SettleError, match='could not settle 1 delivery: the transport "main" does not support dead_'):
+        ledger.flush()
 
 
 def _refuse(transport: Any, settled: Sequence[Delivery], unsettled: Sequence[Delivery], *, times: int = 1) -> None:

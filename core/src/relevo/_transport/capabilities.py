@@ -58,7 +58,11 @@ class Capabilities:
     """Progress can be stored during a delivery, so that finished listeners do not run again after a crash."""
 
     dead_letters: bool = False
-    """The transport stores dead letters, which can be listed, revived and discarded."""
+    """
+    The transport stores dead letters, which can be listed, revived and discarded.
+
+    Without it a worker settles no event as one: it tries an event that cannot be handled again every hour.
+    """
 
     cancel: bool = False
     """An event that is not leased can be removed by its id."""

@@ -16,7 +16,8 @@ from relevo._transport.delivery import DeadLetter, Delivery, Nack, Outcome, Rele
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.decision import epitaph, in_words
-from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError
+from relevo._worker.put_off import Rewrite, put_off
+from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError, UnsupportedError
 
 _log = getLogger("relevo.worker")
 
@@ -73,6 +74,8 @@ class Ledger:
         limit: Flush once this many settlements are pending.
 
         note_retry: Called with each delivery that was given back for a reason.
+
+        rewrite: Changes the state of a delivery, which may be signed.
     """
 
     _transport: Transport
@@ -81,6 +84,7 @@ class Ledger:
     _note: Callable[[Sequence[Settlement], Sequence[Settlement]], None]
     _limit: int
     _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
+    _rewrite: Rewrite = lambda delivery, change: change(delivery.state)
 
     def __attrs_post_init__(self) -> None:
         self.counts: Counter[type[Outcome]] = Counter()
@@ -137,7 +141,13 @@ class Ledger:
         return self.counts.total() - self.counts[Release]
 
     def add(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Note the *outcome* of *delivery*, to be settled with the next flush."""
+        """
+        Note the *outcome* of *delivery*, to be settled with the next flush.
+
+        A dead letter that the transport would not keep is put off instead.
+        """
+        if isinstance(outcome, DeadLetter) and not self._transport.capabilities.dead_letters:
+            outcome = put_off(delivery, outcome, self._rewrite, transport=self._transport.name)
         with self._lock:
             if not self._pending:
                 self._since = self._clock.monotonic()
@@ -218,9 +228,28 @@ class Ledger:
     def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
         with outage(self._transport.name):  # what is settled was received before
             if not self._around:
-                return self._transport.settle(batch)
+                return self._settle_supported(batch)
             with observe(self._around, transport=self._transport.name, settlements=batch):
-                return self._transport.settle(batch)
+                return self._settle_supported(batch)
+
+    def _settle_supported(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
+        """Settle *batch*; if the transport refuses an outcome as unsupported, settle all others."""
+        try:
+            return self._transport.settle(batch)
+        except UnsupportedError:
+            pass
+        lost: list[Delivery] = []
+        unsettled: list[Delivery] = []
+        why = ""
+        for entry in batch:
+            try:
+                lost += self._transport.settle([entry])
+            except UnsupportedError as error:
+                unsettled.append(entry[0])
+                why = str(error)
+        if unsettled:
+            raise SettleError(self._transport.name, lost=lost, unsettled=unsettled, why=why)
+        return lost
 
     def _enter(
         self, batch: Sequence[Settlement], lost: frozenset[Delivery], failure: SettleError | None

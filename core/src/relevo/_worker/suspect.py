@@ -35,6 +35,7 @@ from relevo._worker.evidence import (
 )
 from relevo._worker.kept import KeptOutcomes
 from relevo._worker.progress import blamed
+from relevo._worker.put_off import Rewrite
 from relevo.errors import LeaseLostError, RelevoError, TransportError
 
 _log = getLogger("relevo.worker")
@@ -77,7 +78,7 @@ class Suspects:
     identity: ProcessIdentity = attrs.field(factory=lambda: process_identity(os.getpid()))
     _lives: Lives = lives_here
     _listeners: Callable[[Delivery], Sequence[str]] = lambda _: ()
-    _rewrite: Callable[[Delivery, Callable[[bytes], bytes]], bytes] = lambda delivery, change: change(delivery.state)
+    rewrite: Rewrite = lambda delivery, change: change(delivery.state)
 
     def __attrs_post_init__(self) -> None:
         self._has_evidence = self._transport.capabilities.presence
@@ -289,7 +290,7 @@ class Suspects:
         """Return the state of *delivery* with the listener in *note* dead; ``None`` if it is not here."""
         if note is None or note.listener not in self._listeners(delivery):
             return None
-        return self._rewrite(delivery, partial(blamed, listener_id=note.listener, error=error))
+        return self.rewrite(delivery, partial(blamed, listener_id=note.listener, error=error))
 
     def note_settled(self, settlements: Sequence[Settlement], lost: Sequence[Settlement]) -> None:
         """Forget the notes of what was settled, and keep the outcomes of what was lost."""

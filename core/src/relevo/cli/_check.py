@@ -34,6 +34,7 @@ from relevo._transport.optional import IdentifiedStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._visible import visible
+from relevo._worker.put_off import unkept
 from relevo._worker.run import RunOptions
 from relevo.cli._deploy import deploy_notice
 from relevo.cli._hardening import PAGE, Verdict, examined
@@ -118,9 +119,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_advice("listeners", text, is_strict=False) for text in _without_any(app) if live]
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
-    for name in parts_of(app).served():
-        if why := short_lived(app.transports[name]):
-            findings.append(_advice(f"events of {name}", f"{why}; use another transport", is_strict=strict))
+    for name, text in _not_kept(app):
+        findings.append(_advice(f"events of {name}", text, is_strict=strict))
     for name, transport in app.transports.items() if live else ():
         findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
         if outbox := app.outboxes.get(name):
@@ -180,6 +180,16 @@ def _routed(app: App, listeners: str) -> str:
     """Return the *listeners* in words if each runs where its event is routed to."""
     check_listeners(app.listeners, app.routes, parts_of(app).queue_table)
     return listeners
+
+
+def _not_kept(app: App) -> Iterator[tuple[str, str]]:
+    """Yield which transports keep events only in this process, or no dead letters, with the name of the transport."""
+    for name in parts_of(app).served():
+        if why := short_lived(app.transports[name]):
+            yield name, f"{why}; use another transport"
+        stores = filter(None, (app.transports[name], app.outboxes.get(name)))
+        for text in filter(None, map(unkept, stores)):
+            yield name, text
 
 
 def _unregistered(app: App) -> list[str]:

@@ -93,6 +93,8 @@ def dead_events(app: App) -> list[DeadEvent]:
 
 def _entries(transport: Transport, queues: tuple[str, ...]) -> Iterator[DeadLetterEntry]:
     after: str | None = None
+    if not transport.capabilities.dead_letters:
+        return
     while page := transport.dead_letters(queues, after=after, limit=_ALL):
         yield from page
         after = page[-1].ref

@@ -36,13 +36,15 @@ def stand_ins(transports: Iterable[Transport], *, clock: Clock, sent: OnSent) ->
 
 
 def _stand_in(former: Transport, memory: Any, sent: OnSent) -> Transport:
-    # A dispatch that the real transport refuses is refused in tests too.
+    # A dispatch that the real transport refuses is refused in tests too, and a dead letter that it would not keep is
+    # none there.
     memory.capabilities = attrs.evolve(
         memory.capabilities,
         urgency=former.capabilities.urgency,
         order=former.capabilities.order,
         delay=former.capabilities.delay and memory.capabilities.delay,
         transactional=former.capabilities.transactional,
+        dead_letters=former.capabilities.dead_letters,
     )
     memory.store = _WatchedStore(memory.store, former.name, sent)
     transport: Transport = memory

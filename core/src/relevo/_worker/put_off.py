@@ -1,0 +1,63 @@
+"""The outcome in place of a dead letter on a transport that keeps none: the event is put off, and tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from logging import getLogger
+
+import attrs
+
+from relevo._clock import readable
+from relevo._transport.delivery import DeadLetter, Delivery, Nack
+from relevo._transport.transport import Transport
+from relevo._visible import visible
+from relevo._worker.decision import epitaph
+from relevo._worker.progress import revived
+from relevo.errors import DecodeError
+
+PUT_OFF = 3600.0
+"""Seconds after which an event that cannot be handled is tried again."""
+
+_log = getLogger("relevo.worker")
+
+Rewrite = Callable[[Delivery, Callable[[bytes], bytes]], bytes]
+"""Returns the state of a delivery as a function changes it, signed if states are."""
+
+
+def unkept(transport: Transport) -> str | None:
+    """Return that *transport* keeps no dead letters, and what a worker does instead; ``None`` if it keeps them."""
+    if transport.capabilities.dead_letters:
+        return None
+    return (
+        f'the transport "{transport.name}" keeps no dead letters: an event that cannot be handled is logged as an '
+        f"error and tried again in {readable(PUT_OFF)}, until it is handled"
+    )
+
+
+def put_off(delivery: Delivery, dead: DeadLetter, rewrite: Rewrite, *, transport: str) -> Nack:
+    """
+    Return the outcome of *delivery* in place of *dead*, and log it: the event is as after a revival in an hour.
+
+    Args:
+        delivery: The delivery.
+
+        dead: The dead letter that it would be.
+
+        rewrite: Changes its state.
+
+        transport: The name of the transport.
+    """
+    _log.error(
+        '%s cannot be handled, and the transport "%s" keeps no dead letters, so it is tried again in %s: %s',
+        delivery,
+        transport,
+        readable(PUT_OFF),
+        visible(epitaph(dead)),
+        extra={"relevo_kind": visible(f"cannot be handled: {dead.reason}")},
+    )
+    state = dead.state
+    if state is not None:
+        with suppress(DecodeError):  # a newer release wrote it, and may read it in an hour
+            state = rewrite(attrs.evolve(delivery, state=state), revived)
+    return Nack(delay=PUT_OFF, state=state)

@@ -1,0 +1,150 @@
+"""A transport that keeps no dead letters: an event that cannot be handled is put off, and holds up no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import pytest
+
+from relevo import App, DeadLetter, Delivery, Envelope, Event, Retry, RunOptions, Settlement, Signing, listener
+from relevo.errors import UnsupportedError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryTransport
+
+Make = Callable[..., App]
+DRAIN = RunOptions(until_empty=True)
+HOUR = 3600.0
+KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
+
+
+class Poor(MemoryTransport):
+    """The memory transport without dead letters, as the first steps of a transport have it."""
+
+    capabilities = attrs.evolve(MemoryTransport.capabilities, dead_letters=False, presence=False, waiting=False)
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        if any(isinstance(outcome, DeadLetter) for _, outcome in settlements):
+            raise UnsupportedError(self.name, "dead_letters")
+        return super().settle(settlements)
+
+
+@pytest.fixture(name="poor")
+def _poor(clock: FakeClock) -> Poor:
+    return Poor(name="main", clock=clock)
+
+
+@pytest.mark.parametrize("signing", [None, Signing([KEY])])
+def test_an_event_that_has_no_retries_left_is_tried_again_in_an_hour_and_the_others_go_on(
+    make: Make, poor: Poor, clock: FakeClock, caplog: pytest.LogCaptureFixture, signing: Signing | None
+) -> None:
+    handled: list[tuple[str, int]] = []
+    is_down = True
+
+    @listener("image.created", id="keep", retry=Retry(1))
+    def keep(event: Event) -> None:
+        handled.append(("keep", event["number"]))
+
+    @listener("image.created", id="send", retry=Retry(1))
+    def send(event: Event) -> None:
+        if event["number"] == 1 and is_down:
+            raise OSError("no such host")
+        handled.append(("send", event["number"]))
+
+    app = make(keep, send, transports={"main": poor}, signing=signing)
+    for number in range(3):
+        app.dispatch("image.created", {"number": number})
+
+    report = app.worker(DRAIN).run()
+
+    assert (report.done, report.retried, report.dead, report.unsettled, report.stopped_by) == (2, 1, 0, 0, "empty")
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert "image.created" in line
+    assert 'the transport "main" keeps no dead letters, so it is tried again in 1 h: retries-exhausted: send' in line
+    assert "no such host" in line
+    assert ("keep", 1) in handled
+    assert app.worker(DRAIN).run().handled == 0
+    is_down = False
+    clock.advance(HOUR)
+    assert app.worker(DRAIN).run().done == 1
+    assert sorted(handled) == [(each, number) for each in ("keep", "send") for number in range(3)]
+
+
+def test_an_event_that_is_expired_or_no_event_is_put_off_too(
+    make: Make, poor: Poor, clock: FakeClock, envelope: Callable[..., Envelope], caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[str] = []
+
+    @listener("image.created", id="keep")
+    def keep(event: Event) -> None:
+        handled.append(str(event.id))
+
+    poor.send([envelope("late", expires=clock.now() - 1.0), envelope("odd", body={"id": "even"}), envelope("good")])
+
+    report = make(keep, transports={"main": poor}).worker(DRAIN).run()
+
+    assert (report.done, report.retried, report.dead, report.unsettled) == (1, 2, 0, 0)
+    assert handled == ["good"]
+    assert poor.stats("default").scheduled == 2
+    assert "so it is tried again in 1 h: expired: " in caplog.text
+    assert "so it is tried again in 1 h: malformed: " in caplog.text
+
+
+def test_a_suspect_that_is_not_begun_again_is_put_off_too(
+    make: Make, poor: Poor, clock: FakeClock, envelope: Callable[..., Envelope], caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[str] = []
+
+    @listener("image.created", id="keep")
+    def keep(event: Event) -> None:
+        handled.append(str(event.id))
+
+    poor.send([envelope("deadly")])
+    for _ in range(3):
+        poor.receive(["default"], limit=1, lease=60.0, wait=0.0)
+        clock.advance(61.0)
+    poor.send([envelope("good")])
+
+    report = make(keep, transports={"main": poor}).worker(DRAIN).run()
+
+    assert (report.done, report.retried, report.dead, report.unsettled) == (1, 1, 0, 0)
+    assert handled == ["good"]
+    assert "so it is tried again in 1 h: crash-loop: " in caplog.text
+
+
+def test_a_relay_puts_off_what_its_outbox_cannot_keep(
+    make: Make, poor: Poor, clock: FakeClock, envelope: Callable[..., Envelope], caplog: pytest.LogCaptureFixture
+) -> None:
+    poor.name = "outbox"
+    poor.send([envelope("late", expires=clock.now() - 1.0, queue="outbox/main")])
+    app = make(transports={"main": MemoryTransport(clock=clock)}, outboxes={"main": poor})
+    relay = app.relay("main", DRAIN)
+    assert relay is not None
+
+    report = relay.run()
+
+    assert (report.retried, report.dead, report.unsettled) == (1, 0, 0)
+    assert 'the transport "outbox" keeps no dead letters' in caplog.text
+
+
+def test_a_worker_warns_at_its_start(make: Make, poor: Poor, caplog: pytest.LogCaptureFixture) -> None:
+    worker = make(transports={"main": poor}).worker(DRAIN)
+
+    worker.run()
+    worker.run()
+
+    assert caplog.text.count('the transport "main" keeps no dead letters: an event that cannot be handled is log') == 1
+
+
+def test_a_test_of_the_application_puts_it_off_too(make: Make, poor: Poor) -> None:
+    @listener("image.created", id="keep", retry=Retry(1))
+    def keep(event: Event) -> None:
+        raise OSError("no such host")
+
+    app = make(keep, transports={"main": poor})
+
+    with app.testing() as t:
+        app.dispatch("image.created", {})
+        report = t.drain(raises=False)
+
+        assert (report.retried, report.dead, t.dead) == (1, 0, [])
