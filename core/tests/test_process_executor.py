@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
-from relevo._execution.pipe import Hello
+from relevo._execution.pipe import Hello, Ready
 from relevo._transport.delivery import Lost, Nack
 from relevo._worker.decision import refusal
 from relevo.errors import ConfigurationError
@@ -192,9 +192,9 @@ def test_a_child_that_lacks_listeners_which_an_earlier_one_had_is_of_a_changed_p
     execution = Execution("process", 1, PATIENCE)
     executor = ProcessExecutor(hello, execution, checkpoint=None, listeners=["a.b make"], eager=False)
     executor.start(_refused)
-    executor.note_ready(["a.b make"])
+    executor.note_ready(Ready(["a.b make"]))
     executor.start(_refused)
-    executor.note_ready(["a.b renamed"])
+    executor.note_ready(Ready(["a.b renamed"]))
 
     with pytest.raises(ConfigurationError, match=r"a\.b make; the program has changed since this worker started; res"):
         executor.room()
