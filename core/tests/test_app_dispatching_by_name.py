@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import attrs
 import msgspec
@@ -24,7 +28,7 @@ from relevo import (
     hookimpl,
     listener,
 )
-from relevo.errors import ConfigurationError, EncodeError, EventNameError
+from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError
 from relevo_memory import MemoryTransport
 
 from .application import Make, drain
@@ -244,3 +248,188 @@ def test_an_object_of_a_subject_type_among_the_data_is_refused_with_the_remedy(m
         app.dispatch("image.created", {"photo": Photograph()})
     with pytest.raises(EncodeError, match=r"declare the event as a class: .*bytes$"):
         app.dispatch("image.created", {"photo": object()})
+
+
+# --- classes of listeners that nothing has registered yet ------------------------------------------------
+
+_PHOTOS = """
+import attrs
+import relevo
+
+
+@relevo.event("image.rated", version=2, upcasters={1: dict})
+@attrs.frozen
+class ImageRated:
+    path: str
+    rating: int
+
+
+@relevo.listener(ImageRated)
+def update_feed(event): ...
+
+
+class Subscriber:
+    @relevo.listener(ImageRated)
+    def count(self, event): ...
+
+
+subscriber = Subscriber()
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the name of a module with listeners, which is not imported yet."""
+    (tmp_path / "rated_photos.py").write_text(_PHOTOS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "rated_photos"
+    sys.modules.pop("rated_photos", None)
+
+
+@pytest.mark.parametrize("how", ["function", "subscriber", "module", "name", "an attribute's name", "listen"])
+def test_a_name_is_validated_with_the_class_whatever_was_called_before(make: Make, photos: str, how: str) -> None:
+    module = importlib.import_module(photos)
+    given: object = {
+        "function": module.update_feed,
+        "subscriber": module.subscriber,
+        "module": module,
+        "name": photos,
+        "an attribute's name": f"{photos}:subscriber",
+        "listen": photos,
+    }[how]
+    app = make() if how == "listen" else make(given)
+    if how == "listen":
+        app.listen(given)
+
+    for _ in range(2):
+        with pytest.raises(EncodeError, match=r"the data does not fit ImageRated: .* missing required field `rating`"):
+            app.dispatch("image.rated", {"path": "sea.jpg"})
+    app.dispatch("image.rated", {"path": "sea.jpg", "rating": 5})
+    app.dispatch("image.created", {"path": "sea.jpg"})
+
+    main = cast("MemoryTransport", app.transport())
+    bodies = [each.envelope.body for each in main.waiting(["default"])]
+    assert [b'"dataversion":2' in body for body in bodies] == [True, False]
+
+
+def test_a_dispatch_imports_no_listener_and_notices_one_that_was_imported(make: Make, photos: str) -> None:
+    app = make("surely_missing", photos)
+
+    app.dispatch("image.rated", {"path": "sea.jpg"})
+    imported = photos in sys.modules
+    importlib.import_module(photos)
+
+    assert not imported
+    with pytest.raises(EncodeError, match="does not fit ImageRated"):
+        app.dispatch("image.rated", {"path": "sea.jpg"})
+
+
+def test_an_instance_of_another_class_is_refused_before_the_listeners_are_registered(make: Make, photos: str) -> None:
+    app = make(photos)
+    importlib.import_module(photos)
+
+    @event("image.rated")
+    @attrs.frozen
+    class Other:
+        path: str
+
+    with pytest.raises(DuplicateEventError):
+        app.dispatch(Other("sea.jpg"))
+
+
+def test_a_module_that_dispatches_while_it_is_imported_is_used_as_far_as_it_is(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, second = _PHOTOS.partition("class Subscriber")
+    asking = "import asked_application\nasked_application.dispatch()\n"
+    (tmp_path / "asking_photos.py").write_text(f"{asking}\n{first}\n{asking}\nclass Subscriber{second}")
+    (tmp_path / "asked_application.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = make("asking_photos")
+    found: list[bool] = []
+
+    def dispatch() -> None:
+        try:
+            app.dispatch("image.rated", {"path": "sea.jpg"})
+        except EncodeError:
+            found.append(False)
+        else:
+            found.append(True)
+
+    vars(importlib.import_module("asked_application"))["dispatch"] = dispatch
+    importlib.import_module("asking_photos")
+    dispatch()
+
+    assert found == [True, False, False]
+
+
+def test_a_module_that_grew_while_it_was_imported_is_looked_at_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rebinding_photos.py").write_text(
+        f"{_PHOTOS.replace('@relevo.listener(ImageRated)', '')}\nimport asked_by_rebinding\n"
+        "asked_by_rebinding.dispatch()\nupdate_feed = relevo.listener(ImageRated)(update_feed)\n"
+    )
+    (tmp_path / "asked_by_rebinding.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = make("rebinding_photos")
+    asked = importlib.import_module("asked_by_rebinding")
+    vars(asked)["dispatch"] = lambda: app.dispatch("image.rated", {"path": "sea.jpg"})
+    importlib.import_module("rebinding_photos")
+
+    with pytest.raises(EncodeError, match="does not fit ImageRated"):
+        app.dispatch("image.rated", {"path": "sea.jpg"})
+
+
+def test_listeners_that_cannot_be_registered_keep_no_event_from_being_dispatched(make: Make, photos: str) -> None:
+    module = importlib.import_module(photos)
+
+    @event("image.rated")
+    @attrs.frozen
+    class Other:
+        path: str
+
+    @listener(Other)
+    def use_other(event: Other) -> None: ...
+
+    app = make(listener("image.rated", id="a")(lambda event: None), module, use_other, "math")
+
+    with pytest.raises(EncodeError, match="does not fit ImageRated"):
+        app.dispatch("image.rated", {"path": "sea.jpg"})
+    app.dispatch("image.rated", {"path": "sea.jpg", "rating": 5})
+
+
+def test_a_listener_that_was_removed_before_it_was_registered_validates_nothing(make: Make, photos: str) -> None:
+    module = importlib.import_module(photos)
+    app = make(photos)
+
+    app.unlisten(module.update_feed, module.subscriber)
+    app.dispatch("image.rated", {"path": "sea.jpg"})
+    app.listen(module.update_feed)
+
+    with pytest.raises(EncodeError, match="does not fit ImageRated"):
+        app.dispatch("image.rated", {"path": "sea.jpg"})
+
+
+def test_a_dispatch_waits_for_no_thread_that_imports_the_listeners(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_photos.py").write_text(f"{_PHOTOS}\nimport gate_of_photos\ngate_of_photos.wait()\n")
+    (tmp_path / "gate_of_photos.py").write_text(
+        "import threading\nbegun, go = threading.Event(), threading.Event()\n"
+        "def wait():\n    begun.set()\n    go.wait(60)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    gate: Any = importlib.import_module("gate_of_photos")
+    app = make("slow_photos")
+    thread = threading.Thread(target=lambda: app.listeners)
+    thread.start()
+    assert gate.begun.wait(60)
+
+    try:
+        with pytest.raises(EncodeError, match="does not fit ImageRated"):
+            app.dispatch("image.rated", {"path": "sea.jpg"})
+    finally:
+        gate.go.set()
+        thread.join(60)
+    assert len(app.listeners) == 2

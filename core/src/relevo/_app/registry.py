@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import MethodType, ModuleType
 
-import attrs
-
+from relevo._app.imported import Imported, Removed, is_early
 from relevo._fork import ForkLock
 from relevo._listener.listener import ListenerTable, id_of, marks_of
 from relevo._listener.namesake import generation
@@ -17,26 +17,7 @@ _FORKING = 5.0
 """The longest time in seconds that a fork waits for a thread that imports listeners."""
 
 
-@attrs.frozen
-class _Removed:
-    """Things, and an id, that were removed before modules were imported that may register them."""
-
-    things: tuple[object, ...] = ()
-    listener_id: str = ""
-
-    def withdraw_from(self, table: ListenerTable) -> None:
-        """Remove them from *table*."""
-        table.withdraw(self.things)
-        table.remove_id(self.listener_id)
-
-
-def _is_early(error: BaseException | None) -> bool:
-    """Return whether *error* comes of a class with a field whose type is defined below it."""
-    while error is not None:
-        if isinstance(error, NameError) or getattr(error, "code", None) == "class-not-fully-defined":  # of pydantic
-            return True
-        error = error.__cause__
-    return False
+_NONE = ListenerTable()
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -60,6 +41,23 @@ class Registry:
         self._loading = ForkLock(patience=_FORKING)
         self._is_loading = False
         self._generation = generation.number
+        self._changes = 0
+        self._imported: Imported | None = None
+
+    @property
+    def imported(self) -> ListenerTable:
+        """
+        The listeners that are not registered yet, as far as they are imported; this imports nothing.
+
+        It waits for no thread that imports them.
+        """
+        if not self._unloaded:
+            return _NONE
+        found = self._imported
+        if found is None or not found.is_current(self._changes):
+            changes = self._changes  # read before the things, so that a change meanwhile is noticed
+            found = self._imported = Imported(tuple(self._unloaded), changes=changes)
+        return found.table
 
     @property
     def table(self) -> ListenerTable:
@@ -74,7 +72,7 @@ class Registry:
                 try:
                     while self._unloaded:
                         first = self._unloaded[0]
-                        if isinstance(first, _Removed):
+                        if isinstance(first, Removed):
                             first.withdraw_from(self.known)
                         else:
                             self.known.extend(marked_in(first))
@@ -87,6 +85,15 @@ class Registry:
             self.known.renew()
         return self.known
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other threads out while the block changes the listeners."""
+        with self._loading:
+            try:
+                yield
+            finally:
+                self._changes += 1
+
     def _note_module(self, thing: object) -> None:
         name = thing.__name__ if isinstance(thing, ModuleType) else thing
         if isinstance(name, str) and ":" not in name:
@@ -98,14 +105,14 @@ class Registry:
 
         A function for a class that is not complete yet is registered at first use too.
         """
-        with self._loading:
+        with self._changing():
             if self._unloaded or any(isinstance(each, (str, ModuleType)) for each in things):
                 self._unloaded.extend(things)
             else:
                 try:
                     self.known.extend(things)
                 except ConfigurationError as error:
-                    if not _is_early(error):
+                    if not is_early(error):
                         raise
                     self._unloaded.extend(things)
 
@@ -117,7 +124,7 @@ class Registry:
         """
         from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
-        with self._loading:
+        with self._changing():
             for thing in things:
                 before = len(self._unloaded)
                 self._unloaded = [each for each in self._unloaded if not _is_same(each, thing)]
@@ -129,7 +136,7 @@ class Registry:
 
     def remove_function(self, function: Callable[..., object]) -> None:
         """Remove the listeners that call *function*; ignore it if it is not registered."""
-        with self._loading:
+        with self._changing():
             self._unloaded = [each for each in self._unloaded if not _is_same(each, function)]
             self.known.remove_function(function)
             if marks_of(function):
@@ -141,16 +148,16 @@ class Registry:
         def has_it(thing: object) -> bool:
             return callable(thing) and {id_of(thing, mark) for mark in marks_of(thing)} == {listener_id}
 
-        with self._loading:
+        with self._changing():
             self._unloaded = [each for each in self._unloaded if not has_it(each)]
             self.known.remove_id(listener_id)
             if self._unloaded:
-                self._unloaded.append(_Removed(listener_id=listener_id))
+                self._unloaded.append(Removed(listener_id=listener_id))
 
     def _remove_later(self, things: Sequence[object]) -> None:
         """Remove *things* again when the modules before are imported, which may register them."""
         if self._unloaded:
-            self._unloaded.append(_Removed(tuple(things)))
+            self._unloaded.append(Removed(tuple(things)))
 
     def copy(self) -> Registry:
         """Return another registry with the same listeners in the same order, all imported."""

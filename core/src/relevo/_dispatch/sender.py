@@ -47,7 +47,12 @@ class Listeners(Protocol):
     """The listeners of an application; some of their modules may not be imported yet."""
 
     known: ListenerTable
-    """The listeners of the modules that are imported."""
+    """The listeners that are registered so far."""
+
+    @property
+    def imported(self) -> ListenerTable:
+        """Those that are not registered yet, as far as they are imported."""
+        ...
 
     @property
     def table(self) -> ListenerTable:
@@ -152,8 +157,13 @@ class Sender:
             if event_id is None:  # values that need no form in JSON have no bytes, so its place is all that counts
                 event_id = made_id(name.encode()) if made_id else self.packer.new_id()
             return ReadyEvent(event, None, routing, listeners, Dispatched(id=event_id, targets=routing.targets))
-        known = self._listeners.known
-        version = known.version_of(event) if name in known.event_types else None
+        version = None
+        if isinstance(event, Event):
+            imported, known = self._listeners.imported, self._listeners.known  # in this order: both change meanwhile
+            if name in known.event_types:
+                version = known.version_of(event)
+            if version is None and name in imported.event_types:
+                version = imported.version_of(event)
         packed = self.packer.pack(
             event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version
         )
@@ -211,7 +221,9 @@ class Sender:
 
     def _refuse_other_class(self, name: str, event: object) -> None:
         """Refuse an instance of another class than the listeners take, unless it is that class, defined again."""
-        known = self._listeners.known
+        imported, known = self._listeners.imported, self._listeners.known
+        if name not in known.event_types:
+            known = imported
         cls, kind = type(event), known.event_types.get(name)
         if kind is not None and kind.cls is not cls and known.declare(cls).cls is not cls:
             raise ConfigurationError(

@@ -73,6 +73,14 @@ def _near(missing: str) -> str:
     return did_you_mean(missing, sorted(f"{package}{dot}{name}" for name in names))
 
 
+def imported_module(name: str) -> ModuleType | None:
+    """Return the module *name* if it was imported, or is being imported; nothing is imported for it."""
+    found: object = sys.modules.get(name)
+    if found is None and name.isidentifier():
+        found = _run_as(name)
+    return found if isinstance(found, ModuleType) else None
+
+
 def _run_as(name: str) -> ModuleType | None:
     """Return ``__main__`` if it is the file of the module *name*, which an import would run a second time."""
     main = sys.modules["__main__"]
@@ -123,7 +131,7 @@ def marked_in(thing: object) -> list[object]:
     inside = f"{thing.__name__}."
     found = [
         each
-        for each in vars(thing).values()
+        for each in tuple(vars(thing).values())  # at once, since another thread may be importing it
         if (marks_of(each) and f"{_module_of(each)}.".startswith(inside)) or marked_methods(type(each))
     ]
     if not found:
