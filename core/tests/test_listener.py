@@ -3,9 +3,9 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional, Protocol, cast
+from typing import Annotated, Any, Optional, Protocol, TypeVar, cast
 
 import attrs
 import pytest
@@ -357,6 +357,55 @@ evaluated_field.__annotations__ = {"order_id": int | None, "to": str}
 def test_a_parameter_that_is_annotated_as_data_is_refused(function: Any, annotation: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"called with the event, and {annotation}; read the data from the"):
         registered(function)
+
+
+@attrs.frozen
+class Undeclared:
+    image_id: int
+
+
+def declared_class(event: ImageCreated) -> None: ...
+def declared_or_none(event: ImageCreated | None, call: Call) -> None: ...
+def undeclared_class(event: Optional[Undeclared]) -> None: ...  # noqa: UP045 - it is written so too
+
+
+@pytest.mark.parametrize(
+    "function, told",
+    [
+        (declared_class, r"ImageCreated; write @relevo.listener\(ImageCreated\), or annotate it as relevo.Event"),
+        (declared_or_none, r"ImageCreated; write @relevo.listener\(ImageCreated\), or annotate it as relevo.Event"),
+        (undeclared_class, r'Undeclared; put @relevo.event\("a.b"\) above Undeclared and write @relevo.listener\(Un'),
+    ],
+)
+def test_a_listener_for_a_name_that_is_annotated_with_a_class_of_data_is_refused(function: Any, told: str) -> None:
+    told = rf'of "a\.b": a listener for a name is called with a relevo\.Event, and event is annotated as {told}'
+
+    with pytest.raises(ConfigurationError, match=told):
+        registered(function)
+    with pytest.raises(ConfigurationError, match=told):  # where it is defined, and not at the first use
+        relevo.App(routes={"*": "now"}, listeners=["not_imported"]).listener("a.b")(function)
+
+
+T = TypeVar("T")
+
+
+class SeenOfAnEvent(Protocol):
+    name: str
+
+
+def event_or_class(event: Event | ImageCreated) -> None: ...
+def any_object(event: object) -> None: ...
+def seen(event: SeenOfAnEvent) -> None: ...
+def mapping(event: Mapping[str, Any]) -> None: ...
+
+
+def any_type(event: T) -> T:
+    return event
+
+
+@pytest.mark.parametrize("function", [event_or_class, any_type, any_object, seen, mapping])
+def test_a_listener_for_a_name_may_be_annotated_with_what_an_event_may_be(function: Any) -> None:
+    assert not registered(function).takes_call
 
 
 def with_session(event: object, session: ListenerTable) -> None: ...

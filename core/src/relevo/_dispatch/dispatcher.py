@@ -15,7 +15,7 @@ from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
 from relevo._listener.decorator import marking, refuse_unknown
-from relevo._listener.listener import Listener, ListenerTable, Mark, takes_call
+from relevo._listener.listener import Listener, ListenerTable, Mark, marks_of, takes_call
 from relevo._synonym import missing_attribute
 from relevo._transport.route import Target
 from relevo.errors import ConfigurationError, shown
@@ -200,7 +200,7 @@ class Dispatcher(ABC):
             if isinstance(function, classmethod):
                 function = function.__func__
             function = getattr(function, "__func__", function)  # of a staticmethod
-            takes_call(function)  # raises where the function is defined
+            takes_call(function, marks_of(function)[0].event)  # raises where the function is defined
             self.listen(function)
 
         refuse_unknown(options)

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
-from types import CodeType, ModuleType
-from typing import Any, Literal, get_args, get_type_hints
+from types import CodeType, ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._event.codec import version_of
-from relevo._event.event import Event, EventType, EventTypes, checked_name, declared, name_of
+from relevo._event.event import MARK, Event, EventType, EventTypes, checked_name, declared, fields_of, name_of
 from relevo._listener.call import Call
 from relevo._listener.namesake import Definition, are_different, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
@@ -197,7 +197,7 @@ class ListenerTable:
             event_type=event_type,
             function=function,
             mark=mark,
-            takes_call=takes_call(function),
+            takes_call=takes_call(function, mark.event),
             priority=mark.priority,
             queue=mark.queue,
             retry=mark.retry,
@@ -522,14 +522,33 @@ def _annotated_as_data(parameters: Sequence[inspect.Parameter]) -> str:
     return text if _DATA.fullmatch(text) else ""
 
 
-def _annotated_as_other(function: Callable[..., object], parameter: inspect.Parameter) -> str:
-    """Return the class that annotates *parameter* of *function* if a call is not of it; empty if it may be."""
+def _evaluated(function: Callable[..., object], parameter: inspect.Parameter) -> Any:
+    """Return the annotation of *parameter* of *function*; raise any error if it cannot be evaluated."""
 
     def alone() -> None: ...  # the other annotations may be of modules that are only imported for type checkers
 
-    alone.__annotations__ = {"call": parameter.annotation}
+    alone.__annotations__ = {"it": parameter.annotation}
+    return get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", None))["it"]
+
+
+def _annotated_as_class(function: Callable[..., object], parameters: Sequence[inspect.Parameter]) -> type | None:
+    """Return the class with fields that annotates the first of *parameters*, alone or in a union without an event."""
     try:
-        found = get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", None))["call"]
+        found = _evaluated(function, parameters[0])
+        members = get_args(found) if isinstance(found, UnionType) or get_origin(found) is Union else (found,)
+        classes = [each for each in members if each is not NoneType]
+        has_fields = all(isinstance(each, type) and fields_of(each) is not None for each in classes)
+        if not has_fields or any(issubclass(Event, each) or issubclass(each, Event) for each in classes):
+            return None
+        return next(iter(classes), None)
+    except Exception:  # noqa: BLE001 - an event may be what cannot be evaluated
+        return None
+
+
+def _annotated_as_other(function: Callable[..., object], parameter: inspect.Parameter) -> str:
+    """Return the class that annotates *parameter* of *function* if a call is not of it; empty if it may be."""
+    try:
+        found = _evaluated(function, parameter)
         may_be = found in (Any, parameter.empty) or getattr(found, "_is_protocol", False)
         return "" if may_be or issubclass(Call, found) or issubclass(found, Call) else str(found.__qualname__)
     except Exception:  # noqa: BLE001 - a call may be what cannot be evaluated, or what is not a class
@@ -539,15 +558,24 @@ def _annotated_as_other(function: Callable[..., object], parameter: inspect.Para
 def _refuse_annotations(
     name: str,
     function: Callable[..., object],
+    event: str | type | None,
     positional: Sequence[inspect.Parameter],
     needed: Sequence[inspect.Parameter],
 ) -> None:
-    """Refuse *function* if it is annotated to take something else than an event and a call."""
+    """Refuse *function* if it is annotated to take something else than *event* and a call."""
     if annotation := _annotated_as_data(positional):
         first = positional[0].name
         raise ConfigurationError(
             f"{name} cannot be a listener: it is called with the event, and {first} is annotated as {annotation}; "
             f'read the data from the event, as in event["{first}"]'
+        )
+    if isinstance(event, str) and (cls := _annotated_as_class(function, positional)):
+        own = cls.__qualname__.rpartition(".")[2]
+        declare = "" if MARK in vars(cls) else f'put @relevo.event("{event}") above {own} and '
+        raise ConfigurationError(
+            f'{name} cannot be a listener of "{event}": a listener for a name is called with a relevo.Event, and '
+            f"{positional[0].name} is annotated as {cls.__qualname__}; {declare}write @relevo.listener({own}), or "
+            f"annotate it as relevo.Event"
         )
     if len(needed) == 2 and (annotation := _annotated_as_other(function, needed[1])):
         raise ConfigurationError(
@@ -556,9 +584,14 @@ def _refuse_annotations(
         )
 
 
-def takes_call(function: Callable[..., object]) -> bool:
+def takes_call(function: Callable[..., object], event: str | type | None = None) -> bool:
     """
     Return whether *function* takes an event and a call, instead of an event alone.
+
+    Args:
+        function: The function.
+
+        event: The name or the declared class that it listens to, if that is known.
 
     Raises:
         ConfigurationError: It has other parameters, or is asynchronous, or a method without its instance.
@@ -588,5 +621,5 @@ def takes_call(function: Callable[..., object]) -> bool:
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
     if inspect.unwrap(function) is function:  # else a decorator may pass other arguments on
-        _refuse_annotations(name, function, positional, needed)
+        _refuse_annotations(name, function, event, positional, needed)
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")
