@@ -677,6 +677,21 @@ def test_a_drain_warns_of_a_time_limit_that_is_not_enforced_but_not_each_minute(
     assert ("time_limit=1 s is not enforced inline" in caplog.text) is warns
 
 
+@pytest.mark.parametrize("parameters", ["image_id", "image_id, carrier"])
+def test_a_drain_warns_of_parameters_that_are_named_like_data(
+    shop: Shop, caplog: pytest.LogCaptureFixture, parameters: str
+) -> None:
+    shop.write(
+        "shop_listeners.py",
+        f"import relevo\n\n@relevo.listener('image.created', queue='media')\ndef thumbnails({parameters}):\n    pass\n",
+    )
+    caplog.set_level("INFO", "relevo")
+
+    shop.run("drain -l info")
+
+    assert f"shop_listeners:thumbnails ({shop.folder}/shop_listeners.py:3) takes ({parameters}), but is" in caplog.text
+
+
 def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('["main/media", "main/feed"]', '"main/media"'))
     shop.write("shop_listeners.py", FAILING)

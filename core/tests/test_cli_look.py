@@ -398,6 +398,11 @@ def test_a_check_tells_which_events_wait_if_there_is_no_listener_at_all(shop: Sh
         ("user_id, order: relevo.Call", False),
         ("user_id, order_id=7", False),
         ("*rest", False),
+        ("order_id", True),
+        ("pk", True),
+        ("order_id: object", False),
+        ("order", False),
+        ("paid", False),
     ],
 )
 def test_a_check_warns_of_parameters_that_are_named_like_data(shop: Shop, parameters: str, *, is_wrong: bool) -> None:
@@ -409,8 +414,9 @@ def test_a_check_warns_of_parameters_that_are_named_like_data(shop: Shop, parame
 
     warned = [row["detail"] for row in json.loads(done.stdout) if row["check"] == "parameters"]
     place = f"{shop.folder}/shop_listeners.py:3"
-    told = f"shop_listeners:mail ({place}) takes (user_id, order_id), but is called with (event, call); read the data"
-    assert [text.startswith(told) for text in warned] == [True] * is_wrong
+    two = f"shop_listeners:mail ({place}) takes (user_id, order_id), but is called with (event, call); read the data"
+    one = f"shop_listeners:mail ({place}) takes ({parameters}), but is called with (event); read the"
+    assert [text.startswith(two if ", order_id" in parameters else one) for text in warned] == [True] * is_wrong
     assert done.returncode == 0
     assert shop.run("check --strict").stderr.count("relevo: parameters: ") == is_wrong
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -313,19 +314,30 @@ def unheard_text(event_name: str, targets: Iterable[Target], listeners: Listener
 
 def misnamed(listener: Listener) -> str | None:
     """Return that the parameters of *listener* look like the data of its event; ``None`` if they do not."""
-    if not listener.takes_call:
-        return None
     try:
-        first, second, *_ = inspect.signature(listener.function).parameters.values()
-    except (TypeError, ValueError):  # it is written in C, or takes *args
+        parameters = [*inspect.signature(listener.function).parameters.values()]
+    except (TypeError, ValueError):  # it is written in C
         return None
-    if _is_named_like(first, _EVENTS) or _is_named_like(second, _CALLS):
+    if listener.takes_call and len(parameters) > 1:
+        first, second = parameters[:2]
+        if _is_named_like(first, _EVENTS) or _is_named_like(second, _CALLS):
+            return None
+        names, called, renamed = f"{first.name}, {second.name}", "event, call", "parameters"
+    elif not listener.takes_call and len(parameters) == 1:
+        first = parameters[0]
+        if first.annotation is not first.empty or not _DATA.fullmatch(first.name):
+            return None
+        names, called, renamed = first.name, "event", "parameter"
+    else:  # it takes *args, or more by default
         return None
     return (
-        f"{listener.id} ({defined_at(listener.function)}) takes ({first.name}, {second.name}), but is called with "
-        f'(event, call); read the data from the event, as in event["{first.name}"], or rename the parameters'
+        f"{listener.id} ({defined_at(listener.function)}) takes ({names}), but is called with ({called}); "
+        f'read the data from the event, as in event["{first.name}"], or rename the {renamed}'
     )
 
+
+_DATA = re.compile(r"(?:\w+_)?(?:id|ids|pk|pks|uid|uuid)", re.ASCII)
+"""Names of a single parameter that is surely meant to be a value of the data."""
 
 _EVENTS = ("event", "evt", "message", "payload")
 _CALLS = ("call", "context", "ctx")

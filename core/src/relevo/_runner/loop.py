@@ -318,13 +318,14 @@ class _Host:
 
 def warn_at_start(app: App, options: RunOptions) -> None:
     """
-    Log the time limits of listeners that have another effect where they run, and a source that others have too.
+    Log time limits that have another effect where listeners run, parameters named like data, and a shared source.
 
     Not in each run from cron, which would mail it; ``relevo check`` reports the same.
     """
-    from relevo._app.check import shared_source, unenforced_limits  # noqa: PLC0415 - dispatching alone does not need it
+    from relevo._app.check import misnamed, shared_source, unenforced_limits  # noqa: PLC0415 - a dispatch needs none
 
-    for text in unenforced_limits(app.listeners, app.execution.overridden(options.execution, options.concurrency)):
+    execution = app.execution.overridden(options.execution, options.concurrency)
+    for text in (*filter(None, map(misnamed, app.listeners)), *unenforced_limits(app.listeners, execution)):
         _log.warning("%s", text)
     if why := shared_source(app.signing, app.source):
         _log.warning("signing: %s", why)

@@ -91,7 +91,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
     transport that no route leads to, of two transports that are one store (with --live even if their addresses
-    differ), of listeners whose two parameters are named like the data of an event, and of signatures without a source.
+    differ), of listeners whose parameters are named like the data of an event, and of signatures without a source.
     Nothing is created, sent or received. With --supervisor it also reports relevo commands that do not start, stop
     times that are too short for a worker, commands that do not say which of several transports a worker serves, ports
     that are open to others, and a file without a worker. With --strict it reports what the deployment leaves open to
