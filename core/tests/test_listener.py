@@ -430,6 +430,29 @@ def test_a_second_parameter_that_is_annotated_as_no_call_is_refused(function: An
         registered(function)
 
 
+class Depends:
+    """Stands for FastAPI's marker of the same name, by which it finds what a parameter gets."""
+
+    __module__ = "fastapi.params"
+
+
+MARKER = Depends()
+
+
+def resolved_by_default(event: Event, session: Any = MARKER) -> None: ...
+
+
+@functools.wraps(resolved_by_default)
+def resolved_outside(event: Event) -> None: ...
+
+
+def test_a_default_that_only_fastapi_resolves_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"and session has the default Depends\(…\), which only FastAPI resol"):
+        registered(resolved_by_default)
+
+    assert not registered(resolved_outside).takes_call
+
+
 class SeenOfACall(Protocol):
     attempt: int
 

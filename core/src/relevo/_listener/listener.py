@@ -555,14 +555,14 @@ def _annotated_as_other(function: Callable[..., object], parameter: inspect.Para
         return ""
 
 
-def _refuse_annotations(
+def _refuse_parameters(
     name: str,
     function: Callable[..., object],
     event: str | type | None,
     positional: Sequence[inspect.Parameter],
     needed: Sequence[inspect.Parameter],
 ) -> None:
-    """Refuse *function* if it is annotated to take something else than *event* and a call."""
+    """Refuse *function* if its annotations or defaults show that it takes something else than *event* and a call."""
     if annotation := _annotated_as_data(positional):
         first = positional[0].name
         raise ConfigurationError(
@@ -577,6 +577,13 @@ def _refuse_annotations(
             f"{positional[0].name} is annotated as {cls.__qualname__}; {declare}write @relevo.listener({own}), or "
             f"annotate it as relevo.Event"
         )
+    for each in positional:
+        if type(each.default).__module__ == "fastapi.params":
+            raise ConfigurationError(
+                f"{name} cannot be a listener: it is called with the event and the call alone, and {each.name} has the "
+                f"default {type(each.default).__name__}(…), which only FastAPI resolves; remove the parameter, and "
+                f"create what the function needs inside it"
+            )
     if len(needed) == 2 and (annotation := _annotated_as_other(function, needed[1])):
         raise ConfigurationError(
             f"{name} cannot be a listener: it is called with (event, call), and {needed[1].name} is annotated as "
@@ -621,5 +628,5 @@ def takes_call(function: Callable[..., object], event: str | type | None = None)
     if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
     if inspect.unwrap(function) is function:  # else a decorator may pass other arguments on
-        _refuse_annotations(name, function, event, positional, needed)
+        _refuse_parameters(name, function, event, positional, needed)
     return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")
