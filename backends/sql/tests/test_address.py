@@ -87,3 +87,35 @@ def test_a_driver_is_one_name(driver: str) -> None:
         pytest.raises(ConfigurationError, match=r'driver: expected .* "asyncpg"'),
     ):
         database_url(app, driver=driver)
+
+
+DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "asyncmy"}
+
+
+@pytest.mark.parametrize(
+    ("written", "drivers", "expected"),
+    [
+        ("sqlite:////srv/shop.db", DRIVERS, "sqlite+aiosqlite:////srv/shop.db"),
+        ("postgresql://db/shop?sslmode=require", DRIVERS, "postgresql+asyncpg://db/shop?ssl=require"),
+        ("mysql://db/shop", DRIVERS, "mysql+asyncmy://db/shop"),
+        ("mariadb://db/shop", DRIVERS, "mysql+asyncmy://db/shop"),
+        ("mariadb://db/shop", {"mariadb": "asyncmy"}, "mysql+asyncmy://db/shop"),
+    ],
+)
+def test_the_driver_may_be_named_for_each_database(written: str, drivers: dict[str, str], expected: str) -> None:
+    with an_app(written) as app:
+        assert text(database_url(app, driver=drivers)) == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "told"),
+    [
+        ("aiosqlite", r'no driver "aiosqlite" for postgresql, .* as in driver=\{"postgresql": "asyncpg", …\}'),
+        ({"postgresql": "asyncmy"}, r'no driver "asyncmy" for postgresql'),
+        ({"sqlite": "aiosqlite"}, r'there is none for postgresql, .* add it, as in "postgresql": "asyncpg"'),
+        ({"postgresql": 7}, r"driver: expected the name of a driver.*; got 7"),
+    ],
+)
+def test_a_driver_of_another_database_is_refused(driver: Any, told: str) -> None:
+    with an_app("postgresql://db/shop") as app, pytest.raises(ConfigurationError, match=told):
+        database_url(app, driver=driver)

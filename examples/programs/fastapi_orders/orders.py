@@ -36,7 +36,8 @@ class OrderPlaced(BaseModel):
 
 
 events = relevo.App.from_config()
-engine = create_async_engine(database_url(events, driver=os.environ.get("ASYNC_DRIVER", "aiosqlite")))
+drivers = {"sqlite": "aiosqlite", "postgresql": os.environ.get("ASYNC_DRIVER", "asyncpg")}
+engine = create_async_engine(database_url(events, driver=drivers))
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import sqlalchemy
 import sqlalchemy as sa
+from sqlalchemy.exc import NoSuchModuleError
 
 from relevo import ConfigurationError
 from relevo.errors import shown
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def database_url(
-    app: App, transport: str | None = None, *, driver: str | None = None, without: Iterable[str] = ()
+    app: App,
+    transport: str | None = None,
+    *,
+    driver: str | Mapping[str, str] | None = None,
+    without: Iterable[str] = (),
 ) -> sqlalchemy.URL:
     """
     Return the address of the database to which a dispatch with ``session=`` writes, to make the application's engine.
@@ -34,14 +39,15 @@ def database_url(
         transport: The name of the transport; by default the only one, as for ``app.transport()``.
 
         driver: The driver of your engine, such as ``asyncpg``, ``asyncmy`` or ``aiosqlite``; by default the one of
-            relevo's own connections: psycopg, PyMySQL, or Python's ``sqlite3``. For asyncpg, the parameter ``sslmode``
-            is renamed to ``ssl``.
+            relevo's own connections: psycopg, PyMySQL, or Python's ``sqlite3``. A program whose database is chosen by
+            its configuration names one for each, as in ``{"sqlite": "aiosqlite", "postgresql": "asyncpg"}``; ``mysql``
+            is also for MariaDB. For asyncpg, the parameter ``sslmode`` is renamed to ``ssl``.
 
         without: Parameters of the address to leave out, which *driver* does not know.
 
     Raises:
         ConfigurationError: The transport keeps its events in no database and has no outbox, there is no such transport
-            or several, or *driver* does not know a parameter of the address.
+            or several; *driver* is for another database, or does not know a parameter of the address.
     """
     found = app.transport(transport)
     store = app.outboxes.get(found.name, found)
@@ -49,14 +55,40 @@ def database_url(
         raise _no_database(found.name, type(store).__name__)
     dropped = [without] if isinstance(without, str) else list(without)
     url = store.url.difference_update_query(dropped)
-    return url if driver is None else _driven(url, driver)
+    return url if driver is None else _driven(url, driver if isinstance(driver, str) else _for(url, driver))
+
+
+def _for(url: sa.URL, drivers: Mapping[str, str]) -> str:
+    """Return the one of *drivers* that is for the database of *url*."""
+    database = url.get_backend_name()
+    for name in (database, "mariadb") if database == "mysql" else (database,):
+        if name in drivers:
+            return drivers[name]
+    raise ConfigurationError(
+        f"driver: there is none for {database}, the database of the address, among {shown(dict(drivers))}; add it, "
+        f'as in "{database}": "{_ASYNCHRONOUS.get(database, "…")}"'
+    )
+
+
+_ASYNCHRONOUS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "asyncmy"}
+"""Drivers that errors suggest."""
 
 
 def _driven(url: sa.URL, driver: str) -> sa.URL:
     """Return *url* for *driver*."""
-    if not driver.isidentifier():
-        raise ConfigurationError(f'driver: expected the name of a driver, such as "asyncpg"; got {shown(driver)}')
-    url = url.set(drivername=f"{url.get_backend_name()}+{driver}")
+    given: object = driver
+    if not isinstance(given, str) or not given.isidentifier():
+        raise ConfigurationError(f'driver: expected the name of a driver, such as "asyncpg"; got {shown(given)}')
+    database = url.get_backend_name()
+    url = url.set(drivername=f"{database}+{driver}")
+    try:
+        url.get_dialect()
+    except NoSuchModuleError:
+        raise ConfigurationError(
+            f'driver: SQLAlchemy has no driver "{driver}" for {database}, the database of the address; if the '
+            f"configuration chooses the database, name a driver for each, as in "
+            f'driver={{"{database}": "{_ASYNCHRONOUS.get(database, "…")}", …}}'
+        ) from None
     if driver == "asyncpg" and (mode := url.query.get("sslmode")) is not None:
         url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
     try:
