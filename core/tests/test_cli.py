@@ -692,6 +692,21 @@ def test_a_drain_warns_of_parameters_that_are_named_like_data(
     assert f"shop_listeners:thumbnails ({shop.folder}/shop_listeners.py:3) takes ({parameters}), but is" in caplog.text
 
 
+def test_an_application_without_listeners_is_told_that_it_handles_nothing(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('["shop_listeners"]', "[]"))
+    told = 'no listeners, so no event is handled here; name their modules: listeners = ["…"] in relevo.toml'
+    caplog.set_level("INFO", "relevo")
+
+    checked, strict = shop.run("check"), shop.run("check --strict")
+    shop.run("drain -l info")
+
+    assert f"listeners       warning  {told}" in checked.stdout
+    assert (checked.returncode, "relevo: listeners: " in strict.stderr) == (0, False)
+    assert [each.getMessage() for each in caplog.records].count(told) == 1
+
+
 def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('["main/media", "main/feed"]', '"main/media"'))
     shop.write("shop_listeners.py", FAILING)

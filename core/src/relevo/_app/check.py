@@ -312,6 +312,13 @@ def unheard_text(event_name: str, targets: Iterable[Target], listeners: Listener
     return f'no listener here for "{event_name}" in {where}{then}{listeners.hint(event_name)}'
 
 
+def without_any(listeners: ListenerTable) -> str | None:
+    """Return that there are no listeners, with the remedy; ``None`` if there are some."""
+    if len(listeners):
+        return None
+    return 'no listeners, so no event is handled here; name their modules: listeners = ["…"] in relevo.toml'
+
+
 def misnamed(listener: Listener) -> str | None:
     """Return that the parameters of *listener* look like the data of its event; ``None`` if they do not."""
     try:

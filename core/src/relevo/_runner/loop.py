@@ -318,12 +318,14 @@ class _Host:
 
 def warn_at_start(app: App, options: RunOptions) -> None:
     """
-    Log time limits that have another effect where listeners run, parameters named like data, and a shared source.
+    Log that there are no listeners, time limits and parameters without the meant effect, and a shared source.
 
     Not in each run from cron, which would mail it; ``relevo check`` reports the same.
     """
-    from relevo._app.check import misnamed, shared_source, unenforced_limits  # noqa: PLC0415 - a dispatch needs none
+    from relevo._app.check import misnamed, shared_source, unenforced_limits, without_any  # noqa: PLC0415 - as below
 
+    if not app.outboxes and (why := without_any(app.listeners)):  # else it may only move events, as a relay does
+        _log.warning("%s", why)
     execution = app.execution.overridden(options.execution, options.concurrency)
     for text in (*filter(None, map(misnamed, app.listeners)), *unenforced_limits(app.listeners, execution)):
         _log.warning("%s", text)

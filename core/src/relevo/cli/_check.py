@@ -24,6 +24,7 @@ from relevo._app.check import (
     unheard,
     unheard_text,
     unserved,
+    without_any,
 )
 from relevo._app.stores import FEW, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
@@ -116,7 +117,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_advice("events", text, is_strict=strict) for text in _unheard(app, live=live)]
         findings += [_advice("listeners", text, is_strict=strict) for text in _unregistered(app)]
         # A program that only dispatches has none, so this is not strict.
-        findings += [_advice("listeners", text, is_strict=False) for text in _without_any(app) if live]
+        findings += [_advice("listeners", text, is_strict=False) for text in _without_any(app, live=live)]
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
     for name, text in _not_kept(app):
@@ -213,19 +214,20 @@ def _unheard(app: App, *, live: bool) -> list[str]:
     return [unheard_text(name, targets, app.listeners) for name, targets in found.items() if targets]
 
 
-def _without_any(app: App) -> list[str]:
-    """Return which events wait if *app* has no listener at all."""
-    if len(app.listeners):
+def _without_any(app: App, *, live: bool) -> list[str]:
+    """Return that *app* has no listener at all, and which events wait nevertheless if servers may be asked."""
+    why = without_any(app.listeners)
+    if why is None:
         return []
     found: Counter[str] = Counter()
-    for name, store in app.transports.items():
+    for name, store in app.transports.items() if live else ():
         if store.capabilities.waiting:
             with suppress(RelevoError):  # reported by the check of the server
                 for group in store.waiting_groups(app.queues(name), by="event"):
                     found[group.key] += group.count
     names = ", ".join(f'"{visible(name)}" ({number})' for name, number in found.most_common(_FEW))
     text = f"events that wait: {found.total()}, such as {names}, and this application has no listener; name the modules"
-    return [f'{text} with listeners: listeners = ["…"], or leave the events to another program'] if found else []
+    return [f'{text} with listeners: listeners = ["…"], or leave the events to another program'] if found else [why]
 
 
 def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
