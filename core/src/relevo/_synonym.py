@@ -17,6 +17,11 @@ _RETRIED = "leave it out; the listener has the retry policy: @relevo.listener(�
 _LIMITED = "a listener has the limit: @relevo.listener(…, time_limit=…)"
 DISPATCH: Mapping[str, str] = MappingProxyType(
     {
+        "_defer_by": "it is called delay= here",
+        "_defer_until": "it is called at= here",
+        "_expires": "it is called expires= here",
+        "_job_id": _OWN_ID,
+        "_queue_name": _ROUTED,
         "args": _MAPPING,
         "bus": "leave it out; the application, relevo.App, is the only bus",
         "compression": _NO_FORMAT,
@@ -78,6 +83,7 @@ _JITTER = "write retry=relevo.Retry(jitter=…), a share from 0 to 1"
 _GIVE_UP_ON = "write retry=relevo.Retry(give_up_on=…)"
 LISTENER: Mapping[str, str] = MappingProxyType(
     {
+        "actor_name": "the first argument is the event; write id= for the name of the listener",
         "acks_late": _ACKNOWLEDGED,
         "autoretry_for": _RETRIED_ALL,
         "base": "leave it out; a listener is a function, or a method of your own object",
@@ -88,8 +94,13 @@ LISTENER: Mapping[str, str] = MappingProxyType(
         "expires": "the dispatch has it: dispatch(…, expires=…)",
         "from_transport": "it is called queue= here",
         "ignore_result": _NO_RESULTS,
+        "max_age": "the dispatch has it: dispatch(…, expires=…)",
+        "max_backoff": _BACKOFF,
         "max_retries": "write retry=4: the first run, and 3 more",
+        "max_tries": "it is called retry= here; it counts the runs",
+        "min_backoff": _BACKOFF,
         "name": "the first argument is the event; write id= for the name of the listener",
+        "queue_name": "it is called queue= here",
         "rate_limit": _RATE,
         "reject_on_worker_lost": "leave it out; after a crash an event is always delivered again",
         "retries": "it is called retry= here; it counts the runs",
@@ -287,6 +298,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "App": {
             "AsyncResult": _RESULT,
             "Task": _LISTENS,
+            "actor": _LISTENED,
             "add_event_listener": "write app.add_listener(event, function)",
             "add_handler": "write app.add_listener(event, function)",
             "addListener": "write app.add_listener(event, function)",
@@ -305,6 +317,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "delay": _SENDS,
             "emit": _SENDS,
             "enqueue": _SENDS,
+            "enqueue_job": _SENDS,
             "fire": _SENDS,
             "group": _STEPS,
             "handler": _LISTENED,
@@ -410,6 +423,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Reject": "raise relevo.GiveUp(reason), or relevo.RetryLater(delay) to run the listener again",
             "Task": _LISTENS,
             "UnrecoverableMessageHandlingException": "it is called relevo.GiveUp here",
+            "actor": _LISTENS,
             "chain": _STEPS,
             "chord": _STEPS,
             "crontab": _CRON,
