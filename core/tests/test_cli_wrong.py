@@ -970,3 +970,24 @@ def commands() -> list[tuple[list[str], click.Command]]:
 
 def names_of(command: click.Command | None) -> set[str]:
     return set() if command is None else {name for param in command.params for name in param.opts}
+
+
+@pytest.mark.slow("a command in a process of its own")
+def test_a_module_below_the_configuration_is_told_to_be_where_nothing_is_searched(shop: Shop) -> None:
+    below = shop.folder / "below"
+    below.mkdir()
+    below.joinpath("naive.py").write_text("import relevo\napp = relevo.App(routes={'*': 'now'})\n")
+
+    done = shop.process("cd below && PYTHONSAFEPATH=1 relevo -a naive:app listeners")
+
+    assert done.returncode == 78
+    assert (
+        f"folder first; this is {shop.folder}, since {shop.folder}/relevo.toml was found; {below}/naive.py is in the "
+        "working directory, which is not searched" in done.stderr
+    )
+
+
+def test_a_file_as_the_name_of_an_application_is_answered_with_its_module(shop: Shop) -> None:
+    done = shop.run("-a naive.py listeners")
+
+    assert 'app: expected "module:name", as in "naive:app"; got ' in done.stderr

@@ -61,6 +61,34 @@ def modules_of(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def modules_of_config(folder: Path, *, config: Path) -> Iterator[None]:
+    """
+    Search *folder*, that of the file *config*, first for modules while the block runs.
+
+    Raises:
+        ConfigurationError: The block raises it since a module is missing; if it is in the working directory, which is
+            another folder, the place that is searched is added.
+    """
+    with modules_of(folder):
+        try:
+            yield
+        except ConfigurationError as error:
+            found = _in_working_directory(error.__cause__)
+            if found is not None and found.parent != folder.resolve():
+                why = f"this is {folder}, since {config} was found"
+                error.args = (f"{error}; {why}; {found} is in the working directory, which is not searched",)
+            raise
+
+
+def _in_working_directory(error: BaseException | None) -> Path | None:
+    """Return the file or package in the working directory that has the name of the module which *error* misses."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    here, name = Path.cwd(), error.name.partition(".")[0]
+    return next((each for each in (here / f"{name}.py", here / name) if each.exists()), None)
+
+
+@contextmanager
 def modules_without_config(folder: Path) -> Iterator[None]:
     """
     Do the same for the working directory, if no configuration was found and if other users cannot write to it.

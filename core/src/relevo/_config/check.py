@@ -74,10 +74,9 @@ def checked_app_name(name: object) -> str:
         ConfigurationError: It is not ``module:name``.
     """
     if not isinstance(name, str) or not all(name.partition(":")) or "://" in name:
-        is_module = isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
-        raise ConfigurationError(
-            f'app: expected "module:name", as in "{name if is_module else "shop"}:app"; got {shown(name)}'
-        )
+        module = name.removesuffix(".py") if isinstance(name, str) else ""
+        meant = module if all(part.isidentifier() for part in module.split(".")) else "shop"
+        raise ConfigurationError(f'app: expected "module:name", as in "{meant}:app"; got {shown(name)}')
     return name
 
 

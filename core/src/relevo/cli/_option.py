@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from relevo._app.app import App, app_of, parts_of, using
 from relevo._app.check import warn_of_ignored_settings
-from relevo._app.load import app_named, modules_of, modules_without_config, use_config
+from relevo._app.load import app_named, modules_of_config, modules_without_config, use_config
 from relevo._config.opening import draft_config, refuse, refuse_foreign_modules
 from relevo._config.schema import Config
 from relevo._log_line import log_to_stderr
@@ -112,8 +112,9 @@ def open_app(config: Config, app_name: str | None, *, log_level: str | None = No
     wanted = app_name or config.app
     if app_name:
         refuse_foreign_modules(config, [app_name])
-    modules = modules_without_config if config.path is None else modules_of
-    with modules(config.directory), use_config(config.path, os.environ):
+    folder, path = config.directory, config.path
+    modules = modules_without_config(folder) if path is None else modules_of_config(folder, config=path)
+    with modules, use_config(path, os.environ):
         if wanted:
             refuse(config)  # otherwise its own App.from_config() would raise during an import
         with app_named(wanted) if wanted else app_of(config, App) as app:
