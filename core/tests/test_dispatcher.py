@@ -566,6 +566,14 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (Event("a.b"), {"urgency": []}, EncodeError, "urgency: expected"),
         (Event("a.b"), {"ordering_key": ""}, EncodeError, "ordering_key: expected 1 to 255"),
         (Event("a.b"), {"ordering_key": 7}, EncodeError, "ordering_key: expected 1 to 255"),
+        (Event("a.b"), {"ordering_key": 7}, EncodeError, "printable characters; got 7; write it as text"),
+        (Event("a.b"), {"ordering_key": ""}, EncodeError, "printable characters; got ''$"),
+        (
+            Event("a.b"),
+            {"delay": "1h", "expires": "30m"},
+            ConfigurationError,
+            "expires: expected a moment after the event is due, in 3600 s; got '30m', in 1800 s; both count from the",
+        ),
         (Event("a.b"), {"ordering_key": "\ud800"}, EncodeError, "ordering_key: expected 1 to 255"),
         (
             Event("a.b"),
@@ -612,7 +620,7 @@ def test_plugins_add_to_the_context_and_see_what_is_sent(transport: MemoryTransp
         (ImageCreated, {}, ConfigurationError, "dispatch an instance of it"),
         (ImageCreated("seven"), {}, EncodeError, "Expected `int`, got `str`"),  # type: ignore[arg-type]
     ],
-    ids=range(35),
+    ids=range(38),
 )
 def test_what_cannot_be_sent_is_refused_in_one_line_and_nothing_is_written(
     dispatcher: DeferredDispatcher,

@@ -53,10 +53,16 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         """
         check_options(event_name, options)
         wait = _wait(options.get("delay", 0.0), options.get("at"), now)
+        expires = checked_expires(options.get("expires"), now=now)
+        if wait and expires is not None and expires <= now + wait:
+            raise ConfigurationError(
+                f"expires: expected a moment after the event is due, in {wait:.10g} s; got "
+                f"{shown(options.get('expires'))}, in {expires - now:.10g} s; both count from the dispatch"
+            )
         return cls(
             urgency=options.get("urgency", "normal"),
             ordering_key=options.get("ordering_key"),
-            expires=checked_expires(options.get("expires"), now=now),
+            expires=expires,
             wait=wait,
         )
 
@@ -308,8 +314,11 @@ def check_options(event_name: str, options: DispatchOptions) -> None:
     refuse_unknown(event_name, options)
     if (urgency := options.get("urgency", "normal")) not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"expected normal or high; got {shown(urgency)}")
-    if (ordering_key := options.get("ordering_key")) is not None and not _is_line(ordering_key):
-        raise EncodeError(event_name, "ordering_key", "expected 1 to 255 printable characters")
+    ordering_key: object = options.get("ordering_key")
+    if ordering_key is not None and not _is_line(ordering_key):
+        fix = "" if isinstance(ordering_key, str) else "; write it as text"
+        why = f"expected 1 to 255 printable characters; got {shown(ordering_key)}{fix}"
+        raise EncodeError(event_name, "ordering_key", why)
 
 
 def checked_expires(expires: Moment | None, *, now: float) -> float | None:
