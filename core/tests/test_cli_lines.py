@@ -754,6 +754,30 @@ def test_without_a_terminal_the_progress_is_logged_every_ten_seconds(
     assert caplog.messages == [f"dispatching: {before + 1000}, 100/s", f"dispatching: {before + 2000}, 100/s"]
 
 
+@pytest.mark.parametrize("bad", ["bad", '{"id": "one"}', '{"id": 1, "text": "' + "x" * 1024 * 1024 + '"}'])
+def test_no_error_of_a_rejected_line_is_kept(shop: Shop, bad: str) -> None:
+    shop.write(
+        "shop_listeners.py",
+        "import attrs, gc, relevo\n"
+        "@relevo.event('row.imported')\n"
+        "@attrs.frozen\n"
+        "class RowImported:\n"
+        "    id: int\n"
+        "    text: str = ''\n"
+        "    def __attrs_post_init__(self):\n"
+        "        if self.id == 2000:\n"
+        "            print('errors:', sum(isinstance(each, relevo.RelevoError) for each in gc.get_objects()))\n"
+        "@relevo.listener(RowImported)\n"
+        "def load(event): ...\n",
+    )
+    shop.write("rows.jsonl", numbered(range(999)) + f"{bad}\n" + numbered([2000]))
+
+    done = shop.run(COMMAND)
+
+    assert (done.returncode, done.stdout.splitlines()[0]) == (65, "errors: 0"), "each error holds its whole chunk"
+    assert "1000 dispatched in " in done.stdout
+
+
 def test_a_hundred_invalid_lines_after_a_valid_one_end_nothing(shop: Shop) -> None:
     shop.write("rows.jsonl", numbered([1]) + "bad\n" * 150 + numbered([2]))
 

@@ -154,8 +154,13 @@ class _OtherFormatError(FailureError):
     """Raised when the first lines are all invalid; its text says what to do."""
 
 
-_Faults = dict[int, tuple[bytes, CodecError]]
-"""Lines that are invalid by their number, and why."""
+_Faults = dict[int, tuple[bytes, str]]
+"""
+Lines that are invalid by their number, and why.
+
+The error itself would hold the frame that caught it, and so all lines and events of the chunk, until the collector of
+cyclic garbage finds them.
+"""
 
 
 @attrs.define(kw_only=True)
@@ -318,20 +323,20 @@ class _Bulk:
         while batches:
             if not (batch := batches.pop()):
                 continue
-            if (why := self._send(batch)) is None:
+            if (refused := self._send(batch)) is None:
                 self.dispatched += len(batch)
             elif len(batch) == 1:
-                faults[batch[0].number] = batch[0].line, why
+                faults[batch[0].number] = batch[0].line, refused
             else:
                 half = len(batch) // 2
                 batches += [batch[half:], batch[:half]]
         torn = self.positions is not None and self.lines.is_torn and any(_is_torn(line) for line, _ in faults.values())
         if torn:
             self.is_unfinished = True
-            for number, (_, error) in faults.items():
+            for number, (_, why) in faults.items():
                 bar.tell(
                     visible(
-                        f"relevo: line {number}: {_why(error)}; it has no newline at its end, so it may be unfinished: "
+                        f"relevo: line {number}: {why}; it has no newline at its end, so it may be unfinished: "
                         "it is not rejected, and the same command tries it again"
                     )
                 )
@@ -347,12 +352,13 @@ class _Bulk:
                 try:
                     events.append(_Made(number, line, self.template.made(line, self.ids.of(number, line))))
                 except CodecError as error:
-                    faults[number] = line, error
+                    why = _why(error)
+                    faults[number] = line, why
                     if self.is_from_line_1 and not events:
-                        self._refuse_other_format(number, line, error, invalid=self.rejected + len(faults))
+                        self._refuse_other_format(number, line, why, invalid=self.rejected + len(faults))
         return events, faults
 
-    def _refuse_other_format(self, number: int, line: bytes, error: CodecError, *, invalid: int) -> None:
+    def _refuse_other_format(self, number: int, line: bytes, why: str, *, invalid: int) -> None:
         """Raise an error if none of the lines until the invalid *line* is valid, and they are many."""
         if self.dispatched or invalid < _MOST_REJECTS:
             return
@@ -360,9 +366,8 @@ class _Bulk:
             advice = f"; {_OF_AN_ARRAY}"
         else:
             advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
-        why = f"line {number} and all before it are invalid: {_why(error)}{advice}"
         raise _OtherFormatError(
-            f"{why}; no line is dispatched or rejected; "
+            f"line {number} and all before it are invalid: {why}{advice}; no line is dispatched or rejected; "
             "to reject these lines and dispatch the rest, pass --from-line 1",
             EXIT_DATA,
         )
@@ -371,10 +376,8 @@ class _Bulk:
         """Report the invalid lines *faults*, and append them to the file for them."""
         if self.rejects is not None:
             self.rejects.add([line for line, _ in faults.values()])
-        for number, (line, error) in faults.items():
-            why = _why(error)
-            if number == 1 and self.is_array:
-                why += f"; {_OF_AN_ARRAY}"
+        for number, (line, text) in faults.items():
+            why = f"{text}; {_OF_AN_ARRAY}" if number == 1 and self.is_array else text
             if len(self.first_rejects) < _MOST_REJECTS:
                 self.first_rejects.append({"line": number, "why": why})
             if self.rejects is not None and len(line) > MAX_LINE:
@@ -383,14 +386,14 @@ class _Bulk:
             if self.rejected <= _MOST_REPORTS:
                 bar.tell(visible(f"relevo: line {number}: {why}"))
 
-    def _send(self, batch: Sequence[_Made]) -> CodecError | None:
-        """Dispatch *batch*; return the error if nothing was sent since one of its events is invalid."""
+    def _send(self, batch: Sequence[_Made]) -> str | None:
+        """Dispatch *batch*; return the text of the error if nothing was sent since one of its events is invalid."""
         was, self._is_in_doubt = self._is_in_doubt, True
         try:
             self.app.dispatch_many([each.event for each in batch], **self.template.options())
         except CodecError as error:
             self._is_in_doubt = was
-            return error
+            return _why(error)
         except SendError as error:
             self._is_in_doubt = was or bool(error.sent or error.unknown)
             raise
