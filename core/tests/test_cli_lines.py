@@ -151,6 +151,8 @@ INVALID = {
     '{"id": {"a": "\\ud800"}}': "$.id.a: holds the lone surrogate U+D800, which is not a character",
     '{"id": 9223372036854775808}': "$.id: the integer does not fit 64 bits; send it as text",
     '{"id": 1e999}': "$.id: 1e999 is too large for a number; send it as text",
+    '{"id": "a\tb"}': "the arguments are not JSON: invalid control character in column 10; write an object, as in "
+    "'{\"image_id\": 7}'",
     "\\": "the arguments are not JSON: expecting value in column 1; write an object, as in '{\"image_id\": 7}'",
     '{"id": ' + "[" * 101 + "]" * 101 + "}": f"$.id{'[0]' * 26}[…: deeper than 100 levels",
     '{"id": "' + "x" * 1024 * 1024 + '"}': None,
@@ -682,6 +684,48 @@ def test_a_compressed_file_ends_it_with_the_command_that_reads_it(shop: Shop) ->
 
     assert (done.returncode, done.stdout) == (65, "")
     assert "the file is compressed; no line is dispatched; pass its lines, as in: zcat FILE | relevo" in done.stderr
+
+
+@pytest.mark.parametrize("encoding, begin", [("utf-16-le", b"\xff\xfe"), ("utf-16-be", b"\xfe\xff")])
+def test_a_utf_16_file_ends_it_with_the_command_that_converts_it(shop: Shop, encoding: str, begin: bytes) -> None:
+    shop.write("rows.jsonl", begin + numbered([1, 2]).encode(encoding))
+
+    done = shop.run(COMMAND)
+
+    assert (done.returncode, done.stdout) == (65, "")
+    assert lines(done)[-1] == (
+        "relevo: the file is UTF-16; no line is dispatched; pass its lines as UTF-8, as in: iconv -f UTF-16 -t UTF-8 "
+        "FILE | relevo dispatch row.imported --lines -"
+    )
+
+
+def test_a_short_file_without_objects_is_reported_as_another_format(shop: Shop) -> None:
+    shop.write("rows.jsonl", "id,name\n1,Sea\n2,Hill\n")
+    hint = "relevo: no line is an object; a CSV file has to be converted to JSON Lines"
+
+    done = shop.run(COMMAND)
+    shop.write("rows.jsonl", 'bad\n{"id": 1\n')
+    with_an_object = shop.run(COMMAND)
+    shop.write("rows.jsonl", "[\n7\n]\n")
+    of_an_array = shop.run(COMMAND)
+
+    assert (done.returncode, lines(done)[-1]) == (65, hint)
+    assert lines(done)[1].startswith("relevo: line 1: ")
+    assert hint not in with_an_object.stderr
+    assert hint not in of_an_array.stderr
+
+
+@pytest.mark.parametrize("files", ["a.jsonl b.jsonl", "a.jsonl b.jsonl c.jsonl"])
+def test_several_files_are_refused_with_the_pipe_that_joins_them(shop: Shop, files: str) -> None:
+    for name in files.split():
+        shop.write(name, numbered([1]))
+
+    done = shop.run(f"dispatch row.imported --lines {files}")
+
+    assert done.returncode == 2
+    assert "--lines takes one file; for several, run: cat FILES | relevo dispatch row.imported --lines -" in (
+        told_in_one_line(done)
+    )
 
 
 @pytest.mark.parametrize("text", ['[{"id": 1}, {"id": 2}]\n', "[\n" + '  {"id": 1},\n' * 200 + "]\n"])

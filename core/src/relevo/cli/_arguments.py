@@ -93,7 +93,8 @@ class ArgumentParser:
         try:
             found = self._decode(text)
         except json.JSONDecodeError as error:
-            why = f"{error.msg[:1].lower()}{error.msg[1:]} in {place(error)}"
+            what = error.msg.removesuffix(" at")  # "Invalid control character at"
+            why = f"{what[:1].lower()}{what[1:]} in {place(error)}"
             raise self._error("", f"the arguments are not JSON: {why}; {_EXAMPLE}") from error
         except RecursionError as error:
             raise self._error("", f"deeper than {MAX_DEPTH} levels") from error

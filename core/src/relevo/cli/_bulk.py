@@ -135,6 +135,7 @@ _MOST_REPORTS = 20
 """The number of rejected lines that are reported one by one."""
 
 _GZIP = b"\x1f\x8b"
+_UTF_16 = b"\xff\xfe", b"\xfe\xff"
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -145,6 +146,7 @@ class _Made(msgspec.Struct, frozen=True):
     event: Event
 
 
+_OF_A_CSV_FILE = "a CSV file has to be converted to JSON Lines"
 _OF_AN_ARRAY = "a JSON array has to be converted to JSON Lines, as jq -c '.[]' does"
 
 _START = Position(lines=0, digest="", rejected=0, end=0)
@@ -191,6 +193,9 @@ class _Bulk:
 
     is_array: bool = False
     """Whether line 1 begins an array."""
+
+    has_objects: bool = False
+    """Whether one of the lines that this run rejected begins an object."""
 
     first_rejects: list[dict[str, object]] = attrs.field(factory=list)
     """The numbers of the first lines that this run rejected, and why."""
@@ -290,6 +295,9 @@ class _Bulk:
         if self.rejected > _MOST_REPORTS:
             where = f"they are in {self.rejects.path}" if self.rejects is not None else "--rejects FILE keeps them"
             bar.tell(visible(f"relevo: {self.rejected - _MOST_REPORTS} more lines were rejected; {where}"))
+        is_valid = self.dispatched or self.has_objects or self.is_array
+        if self.rejected > 1 and self.is_from_line_1 and not is_valid:
+            bar.tell(f"relevo: no line is an object; {_OF_A_CSV_FILE}")
 
     def report(self) -> str:
         """Return which lines are dispatched, and how to continue."""
@@ -314,6 +322,12 @@ class _Bulk:
             raise _OtherFormatError(
                 "the file is compressed; no line is dispatched; pass its lines, as in: "
                 f"zcat FILE | relevo dispatch {self.template.name} --lines -",
+                EXIT_DATA,
+            )
+        if not self.done and chunk[0].startswith(_UTF_16):
+            raise _OtherFormatError(
+                "the file is UTF-16; no line is dispatched; pass its lines as UTF-8, as in: "
+                f"iconv -f UTF-16 -t UTF-8 FILE | relevo dispatch {self.template.name} --lines -",
                 EXIT_DATA,
             )
         if not self.done:
@@ -362,10 +376,8 @@ class _Bulk:
         """Raise an error if none of the lines until the invalid *line* is valid, and they are many."""
         if self.dispatched or invalid < _MOST_REJECTS:
             return
-        if self.is_array:
-            advice = f"; {_OF_AN_ARRAY}"
-        else:
-            advice = "" if line.lstrip().startswith(b"{") else "; a CSV file has to be converted to JSON Lines"
+        hint = _OF_AN_ARRAY if self.is_array else "" if _begins_object(line) else _OF_A_CSV_FILE
+        advice = hint and f"; {hint}"
         raise _OtherFormatError(
             f"line {number} and all before it are invalid: {why}{advice}; no line is dispatched or rejected; "
             "to reject these lines and dispatch the rest, pass --from-line 1",
@@ -383,6 +395,7 @@ class _Bulk:
             if self.rejects is not None and len(line) > MAX_LINE:
                 why += f"; {self.rejects.path} has only its beginning"
             self.rejected += 1
+            self.has_objects = self.has_objects or _begins_object(line)
             if self.rejected <= _MOST_REPORTS:
                 bar.tell(visible(f"relevo: line {number}: {why}"))
 
@@ -534,6 +547,10 @@ def _number_of_lines(path: str) -> int | None:
         return None
     with Path(path).open("rb", buffering=0) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _begins_object(line: bytes) -> bool:
+    return line.lstrip().startswith(b"{")
 
 
 def _is_torn(line: bytes) -> bool:

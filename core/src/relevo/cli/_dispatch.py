@@ -22,7 +22,7 @@ from relevo._transport.route import NOW
 from relevo._visible import visible
 from relevo.cli._arguments import ArgumentParser, arguments_of
 from relevo.cli._known import misspelt
-from relevo.cli._main import refuse_blank, refuse_invalid
+from relevo.cli._main import one_file, refuse_blank, refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json
 from relevo.cli._place import private_to_process
@@ -138,7 +138,8 @@ def dispatch(
     blank = VersionedEvent(name, subject=_subject_of(subject))
     if path is not None:
         if arguments is not None:
-            raise click.UsageError("--lines: each line has the arguments of an event; leave ARGUMENTS out")
+            several = one_file(name) if _is_file(arguments) else ""
+            raise click.UsageError(several or "--lines: each line has the arguments of an event; leave ARGUMENTS out")
         from relevo.cli._bulk import Source, dispatch_lines  # noqa: PLC0415 - a single event needs none of it
 
         hint = misspelt(app, name)

@@ -361,6 +361,8 @@ def misused(error: click.UsageError, args: Sequence[str]) -> str:
         what = " ".join(error.format_message().split()).rstrip(".")
         if _EXTRA in what and "-t" in options and not any(isinstance(param, click.Argument) for param in params):
             what += '; a transport is chosen with "-t NAME"' + (', a queue with "-q NAME"' if "-q" in options else "")
+        if _EXTRA in what and error.ctx and "--lines" in options and error.ctx.params.get("path"):
+            what += f"; {one_file(error.ctx.params['name'])}"
     end = "" if what.endswith("?") else ";"
     return f"{where + ': ' if where else ''}{what[:1].lower()}{what[1:]}{end} see {path} --help"
 
@@ -379,6 +381,12 @@ def _command_with(error: click.NoSuchOption, args: Sequence[str]) -> str:
 
 _EXTRA = "Got unexpected extra argument"
 """How click's error for arguments after the last one begins; it has no class of its own."""
+
+
+def one_file(event: str) -> str:
+    """Return how the lines of several files are dispatched: a shell makes several arguments of a pattern."""
+    return f"--lines takes one file; for several, run: cat FILES | relevo dispatch {event} --lines -"
+
 
 _NEAR = 0.75
 """How like a word an option has to be, from 0 to 1: short words have half of their letters in common by chance."""
