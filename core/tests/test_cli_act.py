@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from relevo import Envelope
+from relevo import Envelope, SystemClock
+from relevo_sql import SqlOptions, SqlTransport
 
 from .shop import CANARY, CONFIGURATION, LISTENERS, Shop, lines, opened, told_in_one_line
 
@@ -28,6 +29,13 @@ def kept(shop: Shop) -> dict[str, int]:
     rows = json.loads(shop.run("status --json").stdout)
     numbers = {f"{row['transport']}/{row['queue']}": row["ready"] + row["leased"] + row["scheduled"] for row in rows}
     return {queue: number for queue, number in numbers.items() if number}
+
+
+def transport(shop: Shop) -> SqlTransport:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    found = SqlTransport.open(options, name="main", clock=SystemClock())
+    found.setup([])
+    return found
 
 
 # --- move -------------------------------------------------------------------------------------------------
@@ -350,6 +358,139 @@ def test_a_transport_that_cannot_cancel_is_named_if_nothing_was_found(shop: Shop
     assert lines(done) == [
         'relevo: no waiting event has the id 1; "main" cannot cancel events: the event may still wait there'
     ]
+
+
+# --- cancel what the options choose -------------------------------------------------------------------------
+
+
+@pytest.fixture(name="imported")
+def _imported(shop: Shop) -> Shop:
+    """Open a shop whose default queue holds good events and those of a wrong import."""
+    shop.write("rows.jsonl", "".join(f'{{"id": {number}}}\n' for number in range(5)))
+    shop.run("dispatch mail.sent")
+    shop.run("dispatch product.imported --lines rows.jsonl")
+    shop.run("dispatch mail.sent --delay 1h")
+    return shop
+
+
+def test_a_wrong_import_is_cancelled_among_good_events_after_a_question(imported: Shop) -> None:
+    command = "cancel --all --event product.imported --since 1h -q main/default"
+
+    denied = imported.run(f"{command} --by event", given=b"n\n")
+    unanswered = imported.run(command)
+    done = imported.run(command, given=b"y\n")
+    again = imported.run(f"{command} --json")
+
+    assert (denied.returncode, denied.stdout.splitlines()[-1]) == (0, "nothing was cancelled")
+    assert denied.stdout.splitlines()[1].split()[:3] == ["main", "product.imported", "5"]
+    assert "Cancel 5 events? This cannot be undone. [y/N]: " in denied.stderr
+    assert unanswered.returncode == 2
+    assert "standard input ended without an answer; pass --yes" in unanswered.stderr
+    assert (done.returncode, done.stdout) == (0, "5 cancelled\n")
+    assert again.returncode == 78, "no event has this name any more"
+    assert kept(imported) == {"main/default": 2}
+
+
+@pytest.mark.parametrize(
+    "options, left",
+    [
+        ("--event 'product.*'", 2),
+        ("--state scheduled", 6),
+        ("--state ready --until 1h", 7),
+        ("--until 0s", 0),
+        ("-q main", 0),
+        ("-t main", 0),
+        ("--error anything", 7),
+    ],
+)
+def test_the_options_choose_what_is_cancelled(imported: Shop, options: str, left: int) -> None:
+    done = imported.run(f"cancel --all --yes {options}")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{7 - left} cancelled\n", "")
+    assert sum(kept(imported).values()) == left
+
+
+def test_what_a_worker_holds_is_not_cancelled_and_counted(imported: Shop) -> None:
+    with transport(imported) as store:
+        store.receive(["default"], limit=3, lease=600, wait=0)
+
+    done = imported.run("cancel --all --yes --event product.imported --by state --json")
+    as_text = imported.run("cancel --all --event product.imported")
+
+    found = json.loads(done.stdout)
+    groups = found.pop("groups")
+    assert (done.returncode, found) == (1, {"cancelled": 3, "held": 2, "elsewhere": 0, "gone": 0})
+    assert [(group["state"], group["count"]) for group in groups] == [("ready", 3)]
+    assert told_last(done.stderr) == "relevo: 2 events stayed: held by a worker"
+    assert (as_text.returncode, as_text.stdout) == (1, "0 cancelled\n")
+
+
+def test_an_event_that_waits_in_a_queue_that_was_not_chosen_stays_whole(shop: Shop) -> None:
+    shop.run("dispatch image.created")
+
+    one = shop.run("cancel --all --yes -q media --json")
+    both = shop.run("cancel --all --yes -q media -q feed")
+
+    assert (one.returncode, json.loads(one.stdout)) == (1, {"cancelled": 0, "held": 0, "elsewhere": 1, "gone": 0})
+    assert "relevo: 1 event stayed: also waiting in a queue" in one.stderr
+    assert (both.returncode, both.stdout) == (0, "2 cancelled\n")
+
+
+def test_an_event_of_another_name_with_the_same_id_stays(shop: Shop) -> None:
+    with transport(shop) as store:
+        for name, source in (("mail.sent", "shop"), ("row.seen", "another")):
+            store.send([Envelope(id="1", source=source, name=name, body=b"{}")])
+
+    done = shop.run("cancel --all --yes --event row.seen")
+
+    assert (done.returncode, done.stdout) == (1, "0 cancelled\n")
+    assert kept(shop) == {"main/default": 2}
+
+
+def test_several_events_are_cancelled_by_their_ids(imported: Shop) -> None:
+    first, second, *_ = [row["id"] for row in json.loads(imported.run("list --json").stdout)]
+
+    done = imported.run(f"cancel {first} nowhere {second}")
+
+    assert (done.returncode, done.stdout) == (1, "2 cancelled\n")
+    assert lines(done) == ["relevo: no waiting event has the id nowhere"]
+    assert kept(imported) == {"main/default": 5}
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        ("", "expected IDs of events, or --all"),
+        ("1 --all", "expected IDs of events, or --all"),
+        ("1 --event a.b", "options that choose events go with --all, not with an ID"),
+        ("1 -q media", "options that choose events go with --all, not with an ID"),
+        ("--all --state leased", "'leased' is not one of 'ready', 'scheduled'"),
+    ],
+)
+def test_ids_and_options_that_choose_exclude_each_other(shop: Shop, options: str, why: str) -> None:
+    done = shop.run(f"cancel {options}")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in told_in_one_line(done)
+
+
+def test_where_events_cannot_be_listed_nothing_is_cancelled_by_options(shop: Shop) -> None:
+    plain = (
+        "import attrs, relevo, relevo_memory\n"
+        "class Plain(relevo_memory.MemoryTransport):\n"
+        "    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, waiting=False)\n"
+        "    why_unclaimed = {'waiting': 'it is plain'}\n"
+    )
+    shop.write("shop.py", f"{plain}app = relevo.App(transports={{'main': Plain()}}, routes={{'*': 'main'}})\n")
+    alone = shop.run("cancel --all --yes")
+    others = "{'main': Plain(), 'b': 'sqlite:///shop.db'}"
+    shop.write("shop.py", f"{plain}app = relevo.App(transports={others}, routes={{'*': 'main', 'b.*': 'b'}})\n")
+    shop.run("dispatch b.done")
+    beside = shop.run("cancel --all --yes")
+
+    for done, cancelled in ((alone, ""), (beside, "1 cancelled\n")):
+        assert (done.returncode, done.stdout) == (78, cancelled)
+        assert 'the transport "main" does not support waiting: it is plain; use' in done.stderr
 
 
 # --- revive over several stores -------------------------------------------------------------------------------

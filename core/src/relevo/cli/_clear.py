@@ -2,54 +2,236 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import attrs
 import click
 
 from relevo._app.app import App
+from relevo._transport.query import EventFilter
 from relevo._transport.transport import Transport
 from relevo.cli._event_id import whole_id
+from relevo.cli._filter import (
+    Tally,
+    by_option,
+    error_option,
+    event_option,
+    group_rows,
+    listener_option,
+    show_groups,
+    time_options,
+)
 from relevo.cli._handled import held_by
-from relevo.cli._main import EXIT_NOTHING, not_found, refuse_invalid
-from relevo.cli._option import ask, json_option, transport_option, with_app, yes_option
-from relevo.cli._output import echo, show_json
+from relevo.cli._list import KEYS, By, EventChoice, Place, able, keys_of
+from relevo.cli._main import EXIT_NOTHING, exit_code, not_found, refuse_invalid, tell
+from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
+from relevo.cli._output import at_terminal, echo, show_json
+from relevo.cli._parameter import Choice
 from relevo.cli._place import only_place, stores, unclaimed
+from relevo.cli._progress import Bar, progress
 
 
 @click.command()
-@click.argument("event_ids", metavar="ID...", nargs=-1, required=True, callback=refuse_invalid)
+@click.argument("event_ids", nargs=-1, metavar="[ID]...", callback=refuse_invalid)
+@click.option("--all", "everything", is_flag=True, help="All waiting events, or all that match the other options.")
+@yes_option
 @transport_option
+@queue_option
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=Choice(["ready", "scheduled"]),
+    help="Only events in this state; may be repeated.",
+)
+@event_option
+@listener_option(
+    "Only those in which this listener failed, or one with a prefix, as in shop.*; all events are read for it."
+)
+@error_option("Only those with a failure whose error contains this text; all events are read for it.")
+@time_options("sent")
+@by_option(*KEYS, text="Also count them by this property, before the question.")
 @json_option
 @with_app
-def cancel(*, app: App, event_ids: tuple[str, ...], transport: str | None, as_json: bool) -> int:
+def cancel(
+    *,
+    app: App,
+    event_ids: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    transport: str | None,
+    queues: tuple[str, ...],
+    listeners: tuple[str, ...],
+    errors: tuple[str, ...],
+    by: By | None,
+    as_json: bool,
+    **conditions: Any,
+) -> int:
     """
-    Remove the event ID, or several events, from all queues in which no worker has begun it.
+    Remove the events ID from all queues in which no worker has begun them.
 
     ID is a whole id, or the end of one: six characters or more that no other event has.
 
-    If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed of an ID: the event
-    may be done, dead, or in progress; the others are removed.
+    If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed of one of them: the
+    event may be done, dead, or in progress.
+
+    With --all it removes the events that match the options, after a question. An event that a worker holds stays. So
+    does one that also waits in a queue, or in a state, that was not chosen, since an event is removed from all its
+    queues. Exits with 1 if some stay, and with 78 if a transport cannot list or cancel its events.
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
+
+    Example: relevo cancel --all --event product.imported --since 5m
     """
-    ids = list(dict.fromkeys(whole_id(app, each, transport) for each in event_ids))
+    if bool(event_ids) == everything:
+        raise click.UsageError("expected IDs of events, or --all")
+    choice = EventChoice(where=EventFilter(**conditions), listeners=listeners, errors=errors)
+    if event_ids and (choice != EventChoice() or queues or by):
+        raise click.UsageError("options that choose events go with --all, not with an ID")
+    if everything:
+        return _cancel_all(app, transport, queues, choice, by, yes=yes, as_json=as_json)
+    return _cancel_each(app, event_ids, transport, as_json=as_json)
+
+
+def _cancel_each(app: App, event_ids: Sequence[str], transport: str | None, *, as_json: bool) -> int:
+    """Remove the events *event_ids*, report what stays, and return the exit code."""
+    meant = list(dict.fromkeys(whole_id(app, each, transport) for each in event_ids))
     places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
-    able = [store for store in places if store.capabilities.cancel]
-    if not able:
+    able_to = [store for store in places if store.capabilities.cancel]
+    if not able_to:
         raise unclaimed(places[0], "cancel")
-    taken = {each: sum(store.cancel(each) for store in able) for each in ids}
+    unable = ", ".join(f'"{store.name}"' for store in places if store not in able_to)
+    besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
+    taken, faults, left = 0, list[str](), 0
+    for event_id in meant:
+        count = sum(store.cancel(event_id) for store in able_to)
+        begun = list(_begun(able_to, event_id))
+        if not count and not begun:
+            begun.append(f"no waiting event has the id {event_id}{besides}")
+        taken += count
+        faults += begun
+        left = left if count else EXIT_NOTHING
     if as_json:
         show_json({"cancelled": sum(taken.values())})
     else:
-        echo(f"{sum(taken.values())} cancelled")
-    unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
-    for event_id, number in taken.items():
-        faults = list(_begun(able, event_id))
-        if not number and not faults:
-            besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
-            faults.append(f"no waiting event has the id {event_id}{besides}")
-        not_found(faults)
-    return 0 if all(taken.values()) else EXIT_NOTHING
+        echo(f"{taken} cancelled")
+    not_found(faults)
+    return left
+
+
+def _cancel_all(
+    app: App,
+    transport: str | None,
+    queues: tuple[str, ...],
+    choice: EventChoice,
+    by: By | None,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Remove the events of *choice* after a question, report what stays, and return the exit code."""
+    found, unable = able(app, transport, queues)
+    places = [(store, names) for store, names in found if store.capabilities.cancel]
+    unable += [unclaimed(store, "cancel") for store, _ in found if not store.capabilities.cancel]
+    if not places:
+        raise unable[0]
+    choice.refuse_unknown(app, places)
+    chosen = _Chosen.of(places, choice, by)
+    if queues or choice != EventChoice():
+        chosen.leave_those_elsewhere()
+    if by is not None and not as_json:
+        show_groups(by, chosen.tally.groups, "sent", empty="no events")
+    agrees = yes or not chosen.count or ask(f"Cancel {_events(chosen.count)}? This cannot be undone.")
+    if agrees:
+        show = at_terminal(sys.stderr) and not as_json
+        with progress("cancelling", total=sum(map(len, chosen.ids.values())), show=show) as bar:
+            chosen.cancel(bar)
+    if as_json:
+        done = {"cancelled": chosen.cancelled, "held": chosen.held, "elsewhere": chosen.elsewhere, "gone": chosen.gone}
+        groups = {} if by is None else {"groups": group_rows(by, chosen.tally.groups, "sent")}
+        show_json({**done, **groups})
+    else:
+        echo(f"{chosen.cancelled} cancelled" if agrees else "nothing was cancelled")
+    left = not_found(list(chosen.what_stays() if agrees else ()))
+    for each in unable:
+        tell(each)
+    return max(map(exit_code, unable), default=left)
+
+
+def _events(count: int) -> str:
+    return "1 event" if count == 1 else f"{count} events"
+
+
+@attrs.define
+class _Chosen:
+    """
+    The waiting events that a command removes: their ids, each with the number of its queues.
+
+    Whole events may not fit into memory.
+    """
+
+    ids: dict[Transport, Counter[str]]
+    tally: Tally
+    held: int = 0
+    """The number of those that match, and that a worker holds."""
+
+    elsewhere: int = 0
+    """The number of those that match, and whose id waits where it was not chosen too."""
+
+    cancelled: int = 0
+    gone: int = 0
+    """The number of those that were no longer there when they were to be removed."""
+
+    @classmethod
+    def of(cls, places: Sequence[Place], choice: EventChoice, by: By | None) -> _Chosen:
+        """Find the events of *choice* in *places*, and count them *by* a property."""
+        chosen = cls(ids={store: Counter() for store, _ in places}, tally=Tally())
+        for store, queues in places:
+            ids = chosen.ids[store]
+            for entry in choice.entries(store, queues):
+                if entry.status == "leased":
+                    chosen.held += 1
+                    continue
+                ids[entry.envelope.id] += 1
+                if by is not None:
+                    chosen.tally.add(store.name, keys_of(entry, by), entry.enqueued_at)
+        return chosen
+
+    def leave_those_elsewhere(self) -> None:
+        """Leave out events of which something else would be removed: the same event in a queue, or one with its id."""
+        for store, ids in self.ids.items():
+            for event_id, number in list(ids.items()) if store.capabilities.find else ():
+                if sum(each.status != "leased" for each in store.find(event_id)) > number:
+                    self.elsewhere += ids.pop(event_id)
+
+    @property
+    def count(self) -> int:
+        """The number of events to remove; one in several queues counts once for each."""
+        return sum(ids.total() for ids in self.ids.values())
+
+    def cancel(self, bar: Bar) -> None:
+        """Remove them, each in a transaction of its own."""
+        for store, ids in self.ids.items():
+            for event_id, number in ids.items():
+                taken = store.cancel(event_id)
+                self.cancelled += taken
+                self.gone += max(0, number - taken)
+                bar.advance(1)
+
+    def what_stays(self) -> Iterator[str]:
+        """Yield what was not removed, and why."""
+        if self.held:
+            yield f"{_events(self.held)} stayed: held by a worker"
+        if self.elsewhere:
+            yield (
+                f"{_events(self.elsewhere)} stayed: also waiting in a queue, a state or with a failure that was not "
+                "chosen, and an event is cancelled in all its queues; choose these too, or cancel it by its id"
+            )
+        if self.gone:
+            yield f"{_events(self.gone)} not found any more: done, dead, or taken by a worker since"
 
 
 def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:

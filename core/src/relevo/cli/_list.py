@@ -42,7 +42,12 @@ _PAGE = 200
 
 By = Literal["event", "queue", "state", "listener", "error"]
 
-_Place = tuple[Transport, list[str]]
+KEYS: tuple[By, ...] = get_args(By)
+"""By what events are counted."""
+
+Place = tuple[Transport, list[str]]
+"""A store, and queues in it."""
+
 _Listed = tuple[Transport, WaitingEntry]
 
 
@@ -56,7 +61,7 @@ _Listed = tuple[Transport, WaitingEntry]
 )
 @error_option("Only those with a failure whose error contains this text; all events are read for it.")
 @time_options("sent")
-@by_option(*get_args(By))
+@by_option(*KEYS)
 @limit_option
 @click.option("--after", metavar="CURSOR", callback=refuse_invalid, help="Continue a JSON list after this event.")
 @json_option
@@ -91,11 +96,11 @@ def list_(
 
     Example: relevo list -q media --state scheduled --event image.*
     """
-    choice = _Choice(
+    choice = EventChoice(
         where=EventFilter(names=names, states=states, since=since, until=until), listeners=listeners, errors=errors
     )
     begin = None if after is None else _Cursor.parsed(after)
-    places, unable = _able(app, transport, queues, begin)
+    places, unable = able(app, transport, queues, begin)
     choice.refuse_unknown(app, places)
     if by is not None:
         groups = _groups(places, choice, by)
@@ -117,8 +122,8 @@ def list_(
 
 def listed(app: App, transport: str | None) -> Iterator[_Listed]:
     """Yield the events of *transport*, or of all, that are neither done nor dead, where they can be listed."""
-    able = [(store, queues) for store, queues in stores(app, transport) if store.capabilities.waiting]
-    yield from _entries(_with_unrouted(app, able, None), _Choice(), None, _PAGE)
+    places = [(store, queues) for store, queues in stores(app, transport) if store.capabilities.waiting]
+    yield from _entries(_with_unrouted(app, places, None), EventChoice(), None, _PAGE)
 
 
 @attrs.frozen
@@ -147,24 +152,24 @@ def _no_cursor(given: object) -> ConfigurationError:
     return ConfigurationError(f'--after: expected the "cursor" of a row of the list; got {shown(str(given))}')
 
 
-def _able(
-    app: App, transport: str | None, queues: tuple[str, ...], begin: _Cursor | None
-) -> tuple[list[_Place], list[UnsupportedError]]:
+def able(
+    app: App, transport: str | None, queues: tuple[str, ...], begin: _Cursor | None = None
+) -> tuple[list[Place], list[UnsupportedError]]:
     """
     Return the stores that can list events, with their queues, and why the others cannot.
 
     The queue of *begin* is one of them although it may have become empty since, and have no route.
     """
     found = stores(app, transport, queues)
-    able = [(store, names) for store, names in found if store.capabilities.waiting]
+    places = [(store, names) for store, names in found if store.capabilities.waiting]
     others = dict.fromkeys(store for store, _ in found if not store.capabilities.waiting)
     errors = [unclaimed(store, "waiting") for store in others]
-    if errors and not able:
+    if errors and not places:
         raise errors[0]
-    return (able if queues else _with_unrouted(app, able, begin)), errors
+    return (places if queues else _with_unrouted(app, places, begin)), errors
 
 
-def _with_unrouted(app: App, places: list[_Place], begin: _Cursor | None) -> list[_Place]:
+def _with_unrouted(app: App, places: list[Place], begin: _Cursor | None) -> list[Place]:
     """Return *places*, also with the queues that hold events and have no route, by their names."""
     further: dict[Transport, list[str]] = {}
     for each in unrouted_queues(parts_of(app), [store for store, _ in places], own=False):
@@ -176,7 +181,7 @@ def _with_unrouted(app: App, places: list[_Place], begin: _Cursor | None) -> lis
 
 
 @attrs.frozen(kw_only=True)
-class _Choice:
+class EventChoice:
     """
     The events that match the options.
 
@@ -195,14 +200,14 @@ class _Choice:
             after = page[-1].cursor
             yield from filter(self._has, page)
 
-    def refuse_unknown(self, app: App, places: list[_Place]) -> None:
+    def refuse_unknown(self, app: App, places: list[Place]) -> None:
         """Refuse names that neither *app* nor an event of *places* has; raise :class:`ConfigurationError`."""
 
-        def holds(choice: _Choice) -> bool:
+        def holds(choice: EventChoice) -> bool:
             return any(True for store, queues in places for _ in choice.entries(store, queues))
 
-        refuse_unknown_events(app, self.where.names, lambda name: holds(_Choice(where=EventFilter(names=(name,)))))
-        refuse_unknown_listeners(app, self.listeners, lambda name: holds(_Choice(listeners=(name,))))
+        refuse_unknown_events(app, self.where.names, lambda name: holds(EventChoice(where=EventFilter(names=(name,)))))
+        refuse_unknown_listeners(app, self.listeners, lambda name: holds(EventChoice(listeners=(name,))))
 
     def _has(self, entry: WaitingEntry) -> bool:
         if not self.listeners and not self.errors:
@@ -210,7 +215,7 @@ class _Choice:
         return any(has_failed(failure, self.listeners, self.errors) for failure in setbacks_of(entry.state))
 
 
-def _groups(places: list[_Place], choice: _Choice, by: By) -> list[tuple[str, EventGroup]]:
+def _groups(places: list[Place], choice: EventChoice, by: By) -> list[tuple[str, EventGroup]]:
     """Count the events that *choice* has; one in which several listeners failed is in a group for each."""
     found: list[tuple[str, EventGroup]] = []
     for store, queues in places:
@@ -219,12 +224,13 @@ def _groups(places: list[_Place], choice: _Choice, by: By) -> list[tuple[str, Ev
             continue
         tally = Tally()
         for entry in choice.entries(store, queues):
-            tally.add(store.name, _keys_of(entry, by), entry.enqueued_at)
+            tally.add(store.name, keys_of(entry, by), entry.enqueued_at)
         found += tally.groups
     return found
 
 
-def _keys_of(entry: WaitingEntry, by: By) -> list[str]:
+def keys_of(entry: WaitingEntry, by: By) -> list[str]:
+    """Return the property *by* of *entry*: several, if several listeners failed; one is empty if none did."""
     match by:
         case "event":
             return [entry.envelope.name]
@@ -238,7 +244,7 @@ def _keys_of(entry: WaitingEntry, by: By) -> list[str]:
             return list(dict.fromkeys(failure.kind for failure in setbacks_of(entry.state))) or [""]
 
 
-def _entries(places: list[_Place], choice: _Choice, begin: _Cursor | None, limit: int) -> Iterator[_Listed]:
+def _entries(places: list[Place], choice: EventChoice, begin: _Cursor | None, limit: int) -> Iterator[_Listed]:
     """Yield the events that match *choice*, starting after *begin*."""
     cursor = None
     if begin is not None:

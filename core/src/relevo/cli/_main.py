@@ -41,7 +41,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "list": ("relevo.cli._list", "List the events that wait, and those in progress."),
     "show": ("relevo.cli._show", "Show an event by its id."),
     "handle": ("relevo.cli._handle", "Handle one event now, by its id."),
-    "cancel": ("relevo.cli._clear", "Remove an event that no worker has begun."),
+    "cancel": ("relevo.cli._clear", "Remove events that no worker has begun."),
     "dead": ("relevo.cli._dead", "List, show, revive and discard dead letters."),
     "move": ("relevo.cli._move", "Move events from one queue to another."),
     "purge": ("relevo.cli._clear", "Remove the waiting events of a queue."),
