@@ -115,7 +115,7 @@ def _cancel_each(app: App, event_ids: Sequence[str], transport: str | None, *, a
         faults += begun
         left = left if count else EXIT_NOTHING
     if as_json:
-        show_json({"cancelled": sum(taken.values())})
+        show_json({"cancelled": taken})
     else:
         echo(f"{taken} cancelled")
     not_found(faults)
