@@ -110,6 +110,22 @@ def test_a_lost_lease_is_told_and_not_counted(
     assert not ledger.holds(held[0])
 
 
+def test_settlements_that_are_refused_together_are_one_warning(
+    ledger: Ledger, held: Sequence[Delivery], clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.advance(61)
+    for delivery in held[:3]:
+        ledger.add(delivery, Ack())
+
+    ledger.flush()
+
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert line == (
+        f"{held[0]} was no longer held when it was settled: its lease had ended, or an earlier try settled it; "
+        "and 2 more like it"
+    )
+
+
 def test_while_the_server_is_down_settlements_wait_in_their_order(
     ledger: Ledger, held: Sequence[Delivery], transport: Any, heard: _Heard
 ) -> None:

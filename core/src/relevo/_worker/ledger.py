@@ -298,12 +298,11 @@ class Ledger:
     def _lose(self, lost: Sequence[Delivery]) -> None:
         """Log that *lost* were not settled, and forget what was received over the same lost connection."""
         if self._transport.capabilities.lease == "timed":
-            for delivery in lost:
-                _log.warning(
-                    "%s was no longer held when it was settled: its lease had ended, or an earlier try settled it",
-                    delivery,
-                    extra={"relevo_kind": "no longer held when it was settled"},
-                )
+            text = "%s was no longer held when it was settled: its lease had ended, or an earlier try settled it"
+            more = f"; and {len(lost) - 1} more like it" if lost[1:] else ""
+            _log.warning(f"{text}%s", lost[0], more, extra={"relevo_kind": "no longer held when it was settled"})
+            for delivery in lost[1:]:
+                _log.debug(text, delivery)
             return
         self.cut_off += len(lost)
         others = f" and {len(lost) - 1} more" if lost[1:] else ""
