@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -224,6 +225,7 @@ def test_a_drain_beside_another_is_silent_and_says_later_to_whoever_asks(shop: S
 
         seconds = [started(shop, "drain") for _ in range(4)]
         told = [second.communicate(timeout=PATIENCE) for second in seconds]
+        asking = started(shop, "drain", "-l", "info").communicate(timeout=PATIENCE)
         other_queue = shop.run("drain -q feed")
         as_json = shop.run("drain --json")
         (shop.folder / "go").touch()
@@ -231,6 +233,9 @@ def test_a_drain_beside_another_is_silent_and_says_later_to_whoever_asks(shop: S
 
     assert [second.returncode for second in seconds] == [75] * 4
     assert told == [("", "")] * 4
+    assert re.search(
+        r" INFO relevo\.runner: nothing is drained: another drain handles the same queues: .+\n", asking[1]
+    )
     assert other_queue.returncode == 0
     assert (as_json.returncode, json.loads(as_json.stdout)["stopped_by"]) == (75, "lock")
     assert (first.returncode, first_told) == (0, ("", ""))

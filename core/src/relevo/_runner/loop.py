@@ -101,7 +101,10 @@ class LoopRunner(Runner):
                 flight = single_flight(app, name, options.queues)
                 if not stack.enter_context(flight.on_this_host()):
                     stores = filter(None, (app.transport(name), app.outboxes.get(name)))
-                    return Report(stopped_by="lock", objection=described_holder(flight.host_lock, app, stores))
+                    holder = described_holder(flight.host_lock, app, stores)
+                    by = f": {holder}" if holder else ""
+                    _log.info("nothing is drained: another drain handles the same queues%s", by)
+                    return Report(stopped_by="lock", objection=holder)
                 sign(flight.host_lock, app, options)
             stack.callback(hurry, app, name, None)
             host = _Host(
