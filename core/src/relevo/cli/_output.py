@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import lru_cache
 from typing import Any, TextIO
 
 import attrs
@@ -155,10 +156,16 @@ def _expressible(value: object) -> object:
         case int() | None:
             return value
         case Mapping():
-            return {_expressible(str(key)): _expressible(each) for key, each in value.items()}
+            return {_expressible_key(str(key)): _expressible(each) for key, each in value.items()}
         case list() | tuple():
             return [_expressible(each) for each in value]
     return _expressible(str(value))
+
+
+@lru_cache(256)
+def _expressible_key(key: str) -> object:
+    """Return *key* as :func:`_expressible` does; all rows of a list have the same keys, which are most of their texts."""
+    return _expressible(key)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
