@@ -164,7 +164,7 @@ def _expressible(value: object) -> object:
 
 @lru_cache(256)
 def _expressible_key(key: str) -> object:
-    """Return *key* as :func:`_expressible` does; all rows of a list have the same keys, which are most of their texts."""
+    """Return *key* as :func:`_expressible` does; the rows of a list have the same keys, most of their texts."""
     return _expressible(key)
 
 
