@@ -139,7 +139,7 @@ def _cancel_all(
     if not places:
         raise unable[0]
     choice.refuse_unknown(app, places)
-    chosen = _Chosen.of(places, choice, by)
+    chosen = _Cancellation.of(places, choice, by)
     if queues or choice != EventChoice():
         chosen.leave_those_elsewhere()
     if by is not None and not as_json:
@@ -166,7 +166,7 @@ def _events(count: int) -> str:
 
 
 @attrs.define
-class _Chosen:
+class _Cancellation:
     """
     The waiting events that a command removes: their ids, each with the number of its queues.
 
@@ -186,7 +186,7 @@ class _Chosen:
     """The number of those that were no longer there when they were to be removed."""
 
     @classmethod
-    def of(cls, places: Sequence[Place], choice: EventChoice, by: By | None) -> _Chosen:
+    def of(cls, places: Sequence[Place], choice: EventChoice, by: By | None) -> _Cancellation:
         """Find the events of *choice* in *places*, and count them *by* a property."""
         chosen = cls(ids={store: Counter() for store, _ in places}, tally=Tally())
         for store, queues in places:
