@@ -490,7 +490,7 @@ def test_where_events_cannot_be_listed_nothing_is_cancelled_by_options(shop: Sho
 
     for done, cancelled in ((alone, ""), (beside, "1 cancelled\n")):
         assert (done.returncode, done.stdout) == (78, cancelled)
-        assert 'the transport "main" does not support waiting: it is plain; use' in done.stderr
+        assert 'the transport "main" cannot list its waiting events (waiting): it is plain; use' in done.stderr
 
 
 # --- revive over several stores -------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ _CONFIGURES = "write App(…) with the settings, or App.from_config() to read re
 _RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo worker"
 _CRON = "relevo has no schedules; let cron run: relevo dispatch NAME"
 
-_ENTRIES = "write t = app.transport(); t.{}(app.queues(t.name))"
+_ENTRIES = "write main = app.transport(); main.{}(app.queues(main.name))"
 _NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
 _DISPATCHED = "it is called dispatched here: t.dispatched(…) raises an error if no event matches"
 _REFUTED = "it is called refute_dispatched here: t.refute_dispatched(…)"
@@ -472,6 +472,7 @@ def missing_attribute(thing: object, owner: str, name: str) -> object:
     Raises:
         AttributeError: There is no such attribute.
     """
+    __tracebackhide__ = True  # pytest shows the line that asked for it
     text = attribute_answer(owner, name)
     if text and not any(name in vars(each) for each in type(thing).__mro__):
         raise AttributeError(text, name=name, obj=None)  # Python would add "did you mean" for another object

@@ -54,7 +54,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         check_options(event_name, options)
         wait = _wait(options.get("delay", 0.0), options.get("at"), now)
         expires = checked_expires(options.get("expires"), now=now)
-        if wait and expires is not None and expires <= now + wait:
+        if wait and expires is not None and expires < now + wait:
             raise ConfigurationError(
                 f"expires: expected a moment after the event is due, in {wait:.10g} s; got "
                 f"{shown(options.get('expires'))}, in {expires - now:.10g} s; both count from the dispatch"

@@ -139,6 +139,7 @@ class Event:
 
         def __getattr__(self, name: str) -> object:
             """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            __tracebackhide__ = True
             return missing_attribute(self, "Event", name)
 
 
