@@ -10,6 +10,7 @@ import pytest
 
 from relevo import Envelope, Lost, Nack, Note, SystemClock
 from relevo._worker.announcement import Announcement, HeldEvent
+from relevo._worker.decision import Reason
 from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, Raised, dumped
 from relevo_sql import SqlOptions, SqlTransport
 
@@ -224,6 +225,28 @@ def test_the_error_of_an_event_is_that_of_the_failed_listener_that_runs_next(sho
 
     assert row["error"] == "OSError: full"
     assert ids(shop, "--error skipped") == set()
+
+
+def test_a_table_shows_what_an_event_waits_for_rather_than_an_earlier_error(shop: Shop) -> None:
+    state = dumped(
+        Progress(
+            v=STATE_VERSION,
+            listeners={"shop_listeners:renamed": ListenerProgress(status="due", runs=2, error="OSError: full")},
+            waiting={Reason.LISTENER_MISSING: 2_000_000_000.0},
+        )
+    )
+    with SqlTransport.open(
+        SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}"), name="main", clock=SystemClock()
+    ) as transport:
+        transport.send([event("renamed", queue="default")])
+        taken = transport.take("default", "renamed", lease=60)
+        transport.settle([(each, Nack(delay=3600, state=state)) for each in taken])
+
+    lines = shop.run("list -q default --state scheduled").stdout.splitlines()
+
+    (line,) = [line for line in lines if "renamed" in line]
+    assert "the worker that had it last lacks a listener" in line
+    assert "OSError" not in line
 
 
 def test_an_announcement_that_cannot_be_read_is_ignored(shop: Shop) -> None:

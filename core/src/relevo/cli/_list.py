@@ -300,7 +300,7 @@ def _cells(found: _Listed, *, app: App, known: _Known, now: float) -> dict[str, 
         "age": age(max(0.0, now - entry.enqueued_at)),
         "until": None if entry.until is None else age(max(0.0, entry.until - now)),
         "leased": _lease(row, entry, now),
-        "error": first_line(row["error"] or row["problem"] or "") or None,
+        "error": first_line(row["problem"] or row["error"] or "") or None,  # what it waits for now comes first
     }
 
 
