@@ -453,4 +453,4 @@ def test_an_event_that_a_worker_holds_is_not_cancelled_and_the_worker_is_named(s
     for done in (first, second):
         said = lines(done)[-1]
         assert said.startswith(f"relevo: the event {mine} stays in main/media: a worker holds it until 20")
-        assert said.endswith("; to remove it, stop that worker, if it hangs by a second TERM, and cancel again")
+        assert said.endswith("; to remove it, stop that worker (with a second TERM if it hangs), and cancel again")

@@ -114,7 +114,7 @@ def test_a_reference_to_a_variable_as_in_symfony_is_told_as_it_is_written_here(r
 def test_a_table_of_symfony_is_told(read_: Read) -> None:
     lines = told(read_, "[framework.messenger.transports]\nasync = 'sqlite:///shop.db'")
 
-    assert any("write transports and routes, which have no table around them" in line for line in lines)
+    assert any("leave it out; transports and routes are tables at the top level" in line for line in lines)
 
 
 def test_what_the_environment_overrules_may_name_variables_that_are_not_set(read_: Read) -> None:

@@ -74,8 +74,8 @@ EVENT: Mapping[str, str] = MappingProxyType(
 """By the arguments of ``Event``."""
 
 _RATE = (
-    "relevo has no rate limit; a listener can raise relevo.RetryLater(delay), each of which counts as a run, with a "
-    "policy such as retry=100"
+    "relevo has no rate limit; a listener can raise relevo.RetryLater(delay); each one counts as a run, so give the "
+    "listener a policy such as retry=100"
 )
 _BACKOFF = "write retry=relevo.Retry(first=…, factor=…, cap=…)"
 _RETRIED_ALL = "leave it out; every error is retried, except those of retry=relevo.Retry(give_up_on=…)"
@@ -196,7 +196,7 @@ _SETTINGS: Mapping[str, str] = MappingProxyType(
         "default_bus": "leave it out; the application, relevo.App, is the only bus",
         "enable_utc": _UTC,
         "failure_transport": _FAILED,
-        "framework": "write transports and routes, which have no table around them",
+        "framework": "leave it out; transports and routes are tables at the top level",
         "middleware": "write plugins, which have hooks",
         "middlewares": "write plugins, which have hooks",
         "result_backend": _NO_RESULTS,

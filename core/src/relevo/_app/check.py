@@ -418,9 +418,9 @@ def _check_target(listeners: ListenerTable, name: str, target: Target, first: st
 
 def unserved(listeners: ListenerTable, routes: Routes) -> list[str]:
     """
-    Return of which targets of events with listeners here a worker warns, since no listener runs there.
+    Return the warnings about targets in which no listener runs, of events that have listeners here.
 
-    Without those of :func:`unheard`, which are more than a warning: another program may serve these.
+    Those of :func:`unheard` are left out, since they are more than a warning; another program may serve these.
     """
     found: list[str] = []
     for name in dict.fromkeys(each.event_name for each in listeners):

@@ -56,8 +56,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         expires = checked_expires(options.get("expires"), now=now)
         if wait and expires is not None and expires < now + wait:
             raise ConfigurationError(
-                f"expires: expected a moment after the event is due, in {wait:.10g} s; got "
-                f"{shown(options.get('expires'))}, in {expires - now:.10g} s; both count from the dispatch"
+                f"expires: expected a time that is not before the event is due, in {wait:.10g} s; got one in "
+                f"{round(expires - now, 3):.10g} s; both count from the dispatch"
             )
         return cls(
             urgency=options.get("urgency", "normal"),

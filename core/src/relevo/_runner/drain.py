@@ -69,9 +69,9 @@ def _log_held(app: App, name: str, queues: Sequence[str]) -> None:
     if not number:
         return
     ends = [each.until for each in found if each.status == "leased" and each.until is not None]
-    again = time.strftime("at %H:%M:%SZ at the latest", time.gmtime(max(ends))) if ends else "when their lease ends"
+    again = time.strftime("until %H:%M:%SZ at the latest", time.gmtime(max(ends))) if ends else "until their lease ends"
     _log.info(
-        "no event was handled; %d of %s: held by another worker, or by a process that has ended; then ready again %s",
+        "no event was handled: another worker, or a process that has ended, holds %d of %s, %s",
         number,
         name,
         again,

@@ -39,8 +39,8 @@ class Neighbour:
             other.named.add(self.transport)
             _log.warning(
                 'a worker of another App object in this process also serves %s: %s, in the thread "%s"; it takes a '
-                "share of the events and calls the listeners of that App, as after a cell of a notebook was run "
-                "again; stop it with stop() of that worker or close() of that App, or restart the kernel",
+                "share of the events and calls the listeners of that App; this happens if a cell of a notebook is "
+                "run again; call stop() of that worker or close() of that App, or restart the kernel",
                 other.transport.name,
                 ", ".join(other.queues),
                 other.thread,

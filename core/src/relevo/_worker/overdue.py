@@ -72,7 +72,7 @@ class OverdueLog:
         delivery, listener_id = run
         _log.warning(
             "%s has run for %s on %s in the process %d; its time limit is %s, which an inline worker does not enforce; "
-            "%d further event%s behind it in this worker; if it hangs, stop the worker by two TERMs, or kill it, and "
+            "%d further event%s behind it in this worker; if it hangs, send two TERMs to the worker, or kill it, and "
             'start it again; execution = "process" ends such a listener',
             visible(listener_id),
             readable(seconds),

@@ -37,7 +37,7 @@ _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
 _BATCH = 250
 
 _MOMENT, _MOST_PASSED_ON = 5.0, 4 * _BATCH
-"""Seconds for which it is known what was sent, and of how many events at most."""
+"""For how many seconds, and for how many events at most, a relay remembers what it sent."""
 
 _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 """Raised by a target for an event that needs an unsupported feature or cannot be encoded."""

@@ -75,8 +75,8 @@ def cancel(
 
     ID is a whole id, or the end of one: six characters or more that no other event has.
 
-    If a worker has begun it in a queue, that worker is named. Exits with 1 if nothing was removed of one of them: the
-    event may be done, dead, or in progress.
+    If a worker has begun it in a queue, that worker is named. Exits with 1 if one of them was not removed from any
+    queue: it may be done, dead, or in progress.
 
     With --all it removes the events that match the options, after a question. An event that a worker holds stays. So
     does one that also waits in a queue, or in a state, that was not chosen, since an event is removed from all its
@@ -241,7 +241,7 @@ def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:
             if found.status == "leased":
                 yield (
                     f"the event {event_id} stays in {store.name}/{found.queue}: {held_by(store, found)}; to remove it, "
-                    f"stop that worker, if it hangs by a second TERM, and cancel again"
+                    f"stop that worker (with a second TERM if it hangs), and cancel again"
                 )
 
 

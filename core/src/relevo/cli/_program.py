@@ -18,7 +18,7 @@ from relevo.cli._place import of_one_transport
 from relevo.errors import ConfigurationError
 
 _PLACEHOLDER = re.compile(r"%\([^()%]+\)")
-"""The begin of a placeholder that supervisor expands, perhaps to several words."""
+"""The start of a placeholder that supervisor expands, perhaps to several words."""
 
 _PERCENT = "%%"
 

@@ -39,7 +39,7 @@ def setup(
     """
     Create missing tables and queues; never alter existing ones.
 
-    Many things that differ in a number alone, as of delays, are one line; --json lists each.
+    Many queues or exchanges that differ only in a number, such as those for delays, are one line; --json lists each.
 
     If a server is down, the others are set up nevertheless. A transport is set up with its outbox.
 

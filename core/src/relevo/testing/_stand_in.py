@@ -36,8 +36,8 @@ def stand_ins(transports: Iterable[Transport], *, clock: Clock, sent: OnSent) ->
 
 
 def _stand_in(former: Transport, memory: Any, sent: OnSent) -> Transport:
-    # A dispatch that the real transport refuses is refused in tests too, and a dead letter that it would not keep is
-    # none there.
+    # A dispatch that the real transport refuses is refused in tests too; and if it keeps no dead letters, the stand-in
+    # keeps none either.
     memory.capabilities = attrs.evolve(
         memory.capabilities,
         urgency=former.capabilities.urgency,

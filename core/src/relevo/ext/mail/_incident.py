@@ -138,8 +138,10 @@ def loss(delivery: Delivery, error: str, *, at: float, death: str = "") -> Incid
     A lost lease proves no death: the worker may have stood still, or its server may have been away.
     """
     if error or _has_died(delivery):
+        # What was seen without a death, such as a second TERM, is not one of an earlier process that a note names.
+        died = "" if error and not death else _dead_process(delivery, death)
         error = error or "a process died while it held the event"
-        return Incident(kind="died", delivery=delivery, at=at, error=error, died=_dead_process(delivery, death))
+        return Incident(kind="died", delivery=delivery, at=at, error=error, died=died)
     return Incident(kind="lost", delivery=delivery, at=at, error="a lease was lost")
 
 

@@ -205,7 +205,7 @@ def _headline(incident: Incident) -> str:
     event = line(incident.event)
     match incident.kind:
         case "died":
-            return f"A process died while it held {event}."
+            return f"A process died while it held {event}." if incident.died else f"{event} was interrupted."
         case "lost":
             return (
                 f"A lease of {event} was lost: its worker was killed or suspended, or could not reach its server. The "
@@ -224,6 +224,8 @@ def _attempt(incident: Incident) -> str:
 
 
 def _next(incident: Incident) -> str:
+    if incident.kind == "died" and not incident.died:
+        return "it is delivered again, alone"
     if incident.kind in ("lost", "died"):
         return "it is delivered again, alone; after three deaths of its process it becomes a dead letter"
     if incident.kind == "dead":
