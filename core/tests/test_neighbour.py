@@ -51,8 +51,8 @@ def test_a_worker_of_an_earlier_application_is_logged_once(address: str, caplog:
     [warning] = _warnings(caplog)
     assert warning == (
         "a worker of another App object in this process also serves main: default, in the thread "
-        '"an earlier cell"; it takes a share of the events and calls the listeners of that App; this happens if a cell of a '
-        "notebook is run again; call stop() of that worker or close() of that App, or restart the kernel"
+        '"an earlier cell"; it takes a share of the events and calls the listeners of that App; this happens if a '
+        "cell of a notebook is run again; call stop() of that worker or close() of that App, or restart the kernel"
     )
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -329,6 +331,29 @@ def test_an_event_that_the_target_cannot_even_write_holds_up_nobody(
 
     assert _moved(transport) == ["0", "2"]
     assert (report.done, report.retried) == (2, 1)
+
+
+def test_a_relay_holds_no_event_for_longer_than_a_moment_after_it_was_sent(
+    put: Put, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    executor = RelayExecutor(transport, clock=clock)
+    put(3)
+    batch = outbox.receive([OUTBOX], limit=3, lease=60.0, wait=0.0)
+    for each in batch:
+        executor.submit(each)
+    executor.take_finished(0.0)
+    first = batch[0].envelope
+    assert isinstance(first, Envelope)
+    assert executor.passed_on(first) is batch[0]
+    sent = [weakref.ref(each) for each in batch]
+    del batch, each
+
+    clock.advance(6.0)
+    assert executor.room()
+    gc.collect()
+
+    assert executor.passed_on(first) is None
+    assert [ref() for ref in sent] == [None] * 3
 
 
 class _SlowToRecord(MemoryTransport):

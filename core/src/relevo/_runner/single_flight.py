@@ -12,6 +12,7 @@ from relevo._hook import hookimpl
 from relevo._runner.host_lock import HostLock
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.transport import Transport
+from relevo._worker.worker import GRACE
 from relevo.errors import TransportError
 
 TTL = 30.0
@@ -100,7 +101,7 @@ class SingleFlight:
         self, coordinator: Coordinator, receipt: str, keeper: threading.Thread, ended: threading.Event
     ) -> None:
         ended.set()
-        keeper.join()
+        keeper.join(GRACE)  # it may wait for a silent server
         with suppress(TransportError):  # it is free when it expires
             coordinator.unlock(self._name, receipt)
 

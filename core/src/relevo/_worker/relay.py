@@ -85,6 +85,7 @@ class RelayExecutor(Executor):
         """Do nothing: the events are passed on, not handled."""
 
     def room(self) -> int:
+        self._forget()  # also while there is nothing to send: it holds the bodies
         outage, self._outage = self._outage, None
         if outage is not None:
             raise outage
@@ -136,13 +137,10 @@ class RelayExecutor(Executor):
 
     def stop(self) -> None:
         self._batch = []
+        self._passed_on.clear()
 
     def _hand_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
-        now = self._clock.monotonic()
-        for delivery, envelope in batch:
-            self._passed_on[envelope.source, envelope.id, envelope.queue] = delivery, now
-        while len(self._passed_on) > _MOST_PASSED_ON:
-            self._passed_on.popitem(last=False)
+        self._remember(batch)
         try:
             self._target.send([envelope for _, envelope in batch])
         except SendError as error:
@@ -160,6 +158,24 @@ class RelayExecutor(Executor):
             return [(delivery, Release()) for delivery, _ in batch]
         self._has_sent = True
         return [(delivery, Ack()) for delivery, _ in batch]
+
+    def _remember(self, batch: Sequence[tuple[Delivery, Envelope]]) -> None:
+        """Note which of *batch* is sent now."""
+        now = self._clock.monotonic()
+        for delivery, envelope in batch:
+            key = envelope.source, envelope.id, envelope.queue
+            self._passed_on[key] = delivery, now
+            self._passed_on.move_to_end(key)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was sent earlier than a moment ago, and the first of too many."""
+        now = self._clock.monotonic()
+        while self._passed_on:
+            key, (_, at) = next(iter(self._passed_on.items()))
+            if now - at < _MOMENT and len(self._passed_on) <= _MOST_PASSED_ON:
+                break
+            del self._passed_on[key]
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:
         if position in error.sent:

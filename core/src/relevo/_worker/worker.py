@@ -682,7 +682,8 @@ class Worker:
             with outage(self._transport.name) if self._received else nullcontext():
                 batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
         self._received, self._ledger.cut_off = True, 0
-        if self._down_since is not None:
+        # While settlements fail, the outage goes on, although events may be received.
+        if self._down_since is not None and not (self._ledger.pending() or self._ledger.waiting()):
             down, self._down_since = self._clock.monotonic() - self._down_since, None
             _log.warning('the transport "%s" is back after %s', self._transport.name, readable(down))
         if batch:
