@@ -363,7 +363,7 @@ class Transport(ABC):
         Limit every call of the calling thread to *seconds* from now.
 
         A call that takes longer raises :class:`TransportUnavailableError`. The calls of other threads are not limited:
-        listeners may run in them, and what a listener sends has the configured timeouts.
+        listeners may run in them, and what a listener sends or stores has the configured timeouts.
 
         A run with a time limit calls it before each of its calls, and with ``None`` before it calls a listener in its
         own thread. If the seconds were too few to know whether the server is well, the error says so by ``hurried``,
