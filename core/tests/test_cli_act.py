@@ -383,7 +383,7 @@ def test_a_wrong_import_is_cancelled_among_good_events_after_a_question(imported
 
     assert (denied.returncode, denied.stdout.splitlines()[-1]) == (0, "nothing was cancelled")
     assert denied.stdout.splitlines()[1].split()[:3] == ["main", "product.imported", "5"]
-    assert "Cancel 5 events? This cannot be undone. [y/N]: " in denied.stderr
+    assert "Cancel 5 events in main/default? This cannot be undone. [y/N]: " in denied.stderr
     assert unanswered.returncode == 2
     assert "standard input ended without an answer; pass --yes" in unanswered.stderr
     assert (done.returncode, done.stdout) == (0, "5 cancelled\n")
@@ -491,6 +491,113 @@ def test_where_events_cannot_be_listed_nothing_is_cancelled_by_options(shop: Sho
     for done, cancelled in ((alone, ""), (beside, "1 cancelled\n")):
         assert (done.returncode, done.stdout) == (78, cancelled)
         assert 'the transport "main" cannot list its waiting events (waiting): it is plain; use' in done.stderr
+
+
+OUTBOX = """
+source = "shop"
+
+[transports]
+main = "sqlite:///shop.db"
+other = {{ url = "sqlite:///other.db", outbox = "main" }}
+
+[routes]
+"order.*" = ["main", "other"]
+"*" = "main"
+"""
+
+
+def test_a_copy_on_another_transport_than_the_chosen_one_stays(shop: Shop) -> None:
+    shop.write("relevo.toml", OUTBOX.format())
+    shop.run("setup")
+    order = Envelope(id="1", source="shop", name="order.placed", body=b"{}")
+    with transport(shop) as store:
+        store.send([order, attrs.evolve(order, queue="outbox/other")])
+
+    done = shop.run("cancel --all --yes -t other")
+    both = shop.run("cancel --all --yes")
+
+    assert (done.returncode, done.stdout) == (1, "0 cancelled\n")
+    assert "relevo: 1 event stayed: also waiting in a queue" in done.stderr
+    assert (both.returncode, both.stdout, both.stderr) == (0, "2 cancelled\n", "")
+
+
+def test_events_of_another_application_in_the_same_database_stay(shop: Shop) -> None:
+    mine = Envelope(id="1", source="shop", name="mail.sent", body=b"{}")
+    others = attrs.evolve(mine, id="2", source="billing", queue="billing")
+    with transport(shop) as store:
+        store.send([mine, others, attrs.evolve(mine, id="3", queue="former")])
+
+    denied = shop.run("cancel --all", given=b"n\n")
+    done = shop.run("cancel --all --yes")
+    left = kept(shop)
+    named = shop.run("cancel --all --yes -q billing")
+
+    assert "Cancel 2 events in main/default, main/former? This cannot be undone. [y/N]: " in denied.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 cancelled\n", "")
+    assert left == {"main/billing": 1}
+    assert (named.returncode, named.stdout) == (0, "1 cancelled\n"), "a queue that was named is meant"
+
+
+PLAIN = """
+import attrs, relevo, relevo_memory
+class Plain(relevo_memory.MemoryTransport):
+    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, find=False)
+    why_unclaimed = {'find': 'it is plain'}
+app = relevo.App(transports={'main': Plain()}, routes={'*': 'main'})
+"""
+
+
+def test_events_are_not_chosen_where_their_other_copies_are_not_found(shop: Shop) -> None:
+    shop.write("shop.py", PLAIN)
+
+    some = shop.run("cancel --all --yes --state ready")
+    everything = shop.run("cancel --all --yes")
+
+    assert (some.returncode, some.stdout) == (78, "")
+    assert 'the transport "main" cannot find one event by its id (find): it is plain' in some.stderr
+    assert (everything.returncode, everything.stdout) == (0, "0 cancelled\n")
+
+
+def test_transports_with_one_database_are_cancelled_as_one(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        CONFIGURATION.replace(
+            'main = "sqlite:///shop.db"', 'main = "sqlite:///shop.db"\nother = "sqlite:///shop.db"'
+        ).replace('["main/media", "main/feed"]', '["main/media", "other/feed"]'),
+    )
+    image = Envelope(id="1", source="shop", name="image.created", body=b"{}")
+    with transport(shop) as store:
+        store.send([attrs.evolve(image, queue="media"), attrs.evolve(image, queue="feed")])
+
+    one = shop.run("cancel --all --yes -t other")
+    both = shop.run("cancel --all --yes")
+
+    assert (one.returncode, one.stdout) == (1, "0 cancelled\n")
+    assert (both.returncode, both.stdout, both.stderr) == (0, "2 cancelled\n", "")
+
+
+@pytest.mark.parametrize(
+    "error, code", [("KeyboardInterrupt", 130), ("relevo.TransportUnavailableError('main', 'it is down')", 69)]
+)
+def test_an_end_in_the_middle_reports_how_many_were_cancelled(imported: Shop, error: str, code: int) -> None:
+    imported.write(
+        "shop.py",
+        "import relevo, relevo_sql, sqlalchemy\n"
+        "class Ending(relevo_sql.SqlTransport):\n"
+        "    number = 0\n"
+        "    def cancel(self, event_id):\n"
+        "        self.number += 1\n"
+        f"        if self.number > 2: raise {error}\n"
+        "        return super().cancel(event_id)\n"
+        "engine = sqlalchemy.create_engine('sqlite:///shop.db', poolclass=sqlalchemy.NullPool)\n"
+        "app = relevo.App(transports={'main': Ending(engine)}, routes={'*': 'main'})\n",
+    )
+
+    done = imported.run("cancel --all --yes")
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "relevo: 2 of 7 events cancelled; to cancel the others, run the command again" in done.stderr
+    assert sum(kept(imported).values()) == 5
 
 
 # --- revive over several stores -------------------------------------------------------------------------------

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import click
 
 from relevo._app.app import App
+from relevo._transport.optional import IdentifiedStore
 from relevo._transport.query import EventFilter
 from relevo._transport.transport import Transport
 from relevo.cli._event_id import whole_id
@@ -32,6 +32,7 @@ from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Choice
 from relevo.cli._place import only_place, stores, unclaimed
 from relevo.cli._progress import Bar, progress
+from relevo.errors import RelevoError
 
 
 @click.command()
@@ -78,9 +79,11 @@ def cancel(
     If a worker has begun it in a queue, that worker is named. Exits with 1 if one of them was not removed from any
     queue: it may be done, dead, or in progress.
 
-    With --all it removes the events that match the options, after a question. An event that a worker holds stays. So
-    does one that also waits in a queue, or in a state, that was not chosen, since an event is removed from all its
-    queues. Exits with 1 if some stay, and with 78 if a transport cannot list or cancel its events.
+    With --all it removes the events that match the options, after a question. These are events in queues that routes
+    lead to, and the application's own in other queues; those of another application in the same database stay, unless
+    -q names their queue. An event that a worker holds stays. So does one that also waits in a queue, or in a state,
+    that was not chosen, since an event is removed from all its queues. Exits with 1 if some stay, and with 78 if a
+    transport cannot list, find or cancel its events.
 
     Example: relevo cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
 
@@ -100,10 +103,10 @@ def _cancel_each(app: App, event_ids: Sequence[str], transport: str | None, *, a
     """Remove the events *event_ids*, report what stays, and return the exit code."""
     meant = list(dict.fromkeys(whole_id(app, each, transport) for each in event_ids))
     places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
-    able_to = [store for store in places if store.capabilities.cancel]
+    able_to = list(dict.fromkeys(_first_of_each(store for store in places if store.capabilities.cancel).values()))
     if not able_to:
         raise unclaimed(places[0], "cancel")
-    unable = ", ".join(f'"{store.name}"' for store in places if store not in able_to)
+    unable = ", ".join(f'"{store.name}"' for store in places if not store.capabilities.cancel)
     besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
     taken, faults, left = 0, list[str](), 0
     for event_id in meant:
@@ -133,22 +136,31 @@ def _cancel_all(
     as_json: bool,
 ) -> int:
     """Remove the events of *choice* after a question, report what stays, and return the exit code."""
-    found, unable = able(app, transport, queues)
-    places = [(store, names) for store, names in found if store.capabilities.cancel]
-    unable += [unclaimed(store, "cancel") for store, _ in found if not store.capabilities.cancel]
+    found, unable = able(app, transport, queues, own=True)
+    needed = ("cancel", "find") if transport or queues or choice != EventChoice() else ("cancel",)
+    lacks = {store: [each for each in needed if not getattr(store.capabilities, each)] for store, _ in found}
+    places = [(store, names) for store, names in found if not lacks[store]]
+    unable += [unclaimed(store, missing[0]) for store, missing in lacks.items() if missing]
     if not places:
         raise unable[0]
     choice.refuse_unknown(app, places)
     chosen = _Cancellation.of(places, choice, by)
-    if queues or choice != EventChoice():
-        chosen.leave_those_elsewhere()
+    chosen.leave_those_elsewhere()
     if by is not None and not as_json:
         show_groups(by, chosen.tally.groups, "sent", empty="no events")
-    agrees = yes or not chosen.count or ask(f"Cancel {_events(chosen.count)}? This cannot be undone.")
+    agrees = yes or not chosen.count or ask(f"Cancel {chosen}? This cannot be undone.")
     if agrees:
         show = at_terminal(sys.stderr) and not as_json
-        with progress("cancelling", total=sum(map(len, chosen.ids.values())), show=show) as bar:
-            chosen.cancel(bar)
+        try:
+            with progress("cancelling", total=sum(map(len, chosen.ids.values())), show=show) as bar:
+                chosen.cancel(bar)
+        except RelevoError as error:
+            tell(error)
+            not_found([chosen.how_far()])
+            return exit_code(error)
+        except BaseException:  # such as Ctrl-C
+            not_found([chosen.how_far()])
+            raise
     if as_json:
         done = {"cancelled": chosen.cancelled, "held": chosen.held, "elsewhere": chosen.elsewhere, "gone": chosen.gone}
         groups = {} if by is None else {"groups": group_rows(by, chosen.tally.groups, "sent")}
@@ -165,16 +177,26 @@ def _events(count: int) -> str:
     return "1 event" if count == 1 else f"{count} events"
 
 
+_FEW = 5
+"""The largest number of queues that a question names."""
+
+_Copy = tuple[str, str]
+"""The queue and the source of an event; a store has one event of an id in a queue for each source."""
+
+
 @attrs.define
 class _Cancellation:
     """
-    The waiting events that a command removes: their ids, each with the number of its queues.
+    The waiting events that a command removes: their ids, each with where it was found.
 
     Whole events may not fit into memory.
     """
 
-    ids: dict[Transport, Counter[str]]
+    ids: dict[Transport, dict[str, frozenset[_Copy]]]
     tally: Tally
+    labels: dict[tuple[Transport, str], str] = attrs.field(factory=dict)
+    """The queues that they were found in, as ``transport/queue``."""
+
     held: int = 0
     """The number of those that match, and that a worker holds."""
 
@@ -188,14 +210,22 @@ class _Cancellation:
     @classmethod
     def of(cls, places: Sequence[Place], choice: EventChoice, by: By | None) -> _Cancellation:
         """Find the events of *choice* in *places*, and count them *by* a property."""
-        chosen = cls(ids={store: Counter() for store, _ in places}, tally=Tally())
+        first = _first_of_each(store for store, _ in places)
+        chosen = cls(ids={store: {} for store in first.values()}, tally=Tally())
+        alone: dict[_Copy, frozenset[_Copy]] = {}  # one object for many events
         for store, queues in places:
-            ids = chosen.ids[store]
+            ids = chosen.ids[first[store]]
             for entry in choice.entries(store, queues):
                 if entry.status == "leased":
                     chosen.held += 1
                     continue
-                ids[entry.envelope.id] += 1
+                event_id, copy = entry.envelope.id, (entry.queue, entry.envelope.source)
+                before = ids.get(event_id)
+                if before is not None and copy in before:  # its state has changed meanwhile
+                    continue
+                one = alone.setdefault(copy, frozenset([copy]))
+                ids[event_id] = one if before is None else before | one
+                chosen.labels.setdefault((first[store], entry.queue), f"{store.name}/{entry.queue}")
                 if by is not None:
                     chosen.tally.add(store.name, keys_of(entry, by), entry.enqueued_at)
         return chosen
@@ -203,23 +233,34 @@ class _Cancellation:
     def leave_those_elsewhere(self) -> None:
         """Leave out events of which something else would be removed: the same event in a queue, or one with its id."""
         for store, ids in self.ids.items():
-            for event_id, number in list(ids.items()) if store.capabilities.find else ():
-                if sum(each.status != "leased" for each in store.find(event_id)) > number:
-                    self.elsewhere += ids.pop(event_id)
+            for event_id, copies in list(ids.items()) if store.capabilities.find else ():
+                waiting = (each for each in store.find(event_id) if each.status != "leased")
+                if any((each.queue, each.envelope.source) not in copies for each in waiting):
+                    self.elsewhere += len(ids.pop(event_id))
 
     @property
     def count(self) -> int:
         """The number of events to remove; one in several queues counts once for each."""
-        return sum(ids.total() for ids in self.ids.values())
+        return sum(len(copies) for ids in self.ids.values() for copies in ids.values())
+
+    def __str__(self) -> str:
+        queues = {(store, queue) for store, ids in self.ids.items() for copies in ids.values() for queue, _ in copies}
+        labels = [label for queue, label in self.labels.items() if queue in queues]
+        named = ", ".join(labels) if len(labels) <= _FEW else f"{len(labels)} queues"
+        return f"{_events(self.count)} in {named}"
 
     def cancel(self, bar: Bar) -> None:
         """Remove them, each in a transaction of its own."""
         for store, ids in self.ids.items():
-            for event_id, number in ids.items():
+            for event_id, copies in ids.items():
                 taken = store.cancel(event_id)
                 self.cancelled += taken
-                self.gone += max(0, number - taken)
+                self.gone += max(0, len(copies) - taken)
                 bar.advance(1)
+
+    def how_far(self) -> str:
+        """Return how many were removed before the command was ended."""
+        return f"{self.cancelled} of {_events(self.count)} cancelled; to cancel the others, run the command again"
 
     def what_stays(self) -> Iterator[str]:
         """Yield what was not removed, and why."""
@@ -232,6 +273,16 @@ class _Cancellation:
             )
         if self.gone:
             yield f"{_events(self.gone)} not found any more: done, dead, or taken by a worker since"
+
+
+def _first_of_each(stores: Iterable[Transport]) -> dict[Transport, Transport]:
+    """Return the first of the *stores* with the same queues as each of them: two names may lead to one database."""
+    first: dict[object, Transport] = {}
+    return {each: first.setdefault(_identity(each), each) for each in stores}
+
+
+def _identity(store: Transport) -> object:
+    return (type(store), store.store_id()) if isinstance(store, IdentifiedStore) else store
 
 
 def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:

@@ -153,12 +153,21 @@ def _no_cursor(given: object) -> ConfigurationError:
 
 
 def able(
-    app: App, transport: str | None, queues: tuple[str, ...], begin: _Cursor | None = None
+    app: App, transport: str | None, queues: tuple[str, ...], begin: _Cursor | None = None, *, own: bool = False
 ) -> tuple[list[Place], list[UnsupportedError]]:
     """
     Return the stores that can list events, with their queues, and why the others cannot.
 
-    The queue of *begin* is one of them although it may have become empty since, and have no route.
+    Args:
+        app: The application.
+
+        transport: The name of the only transport; by default all are listed.
+
+        queues: The only queues; by default those that routes lead to, and those without a route that hold events.
+
+        begin: Its queue is one of them although it may have become empty since, and have no route.
+
+        own: Leave out queues without a route that hold events of another application, which may share the store.
     """
     found = stores(app, transport, queues)
     places = [(store, names) for store, names in found if store.capabilities.waiting]
@@ -166,13 +175,13 @@ def able(
     errors = [unclaimed(store, "waiting") for store in others]
     if errors and not places:
         raise errors[0]
-    return (places if queues else _with_unrouted(app, places, begin)), errors
+    return (places if queues else _with_unrouted(app, places, begin, own=own)), errors
 
 
-def _with_unrouted(app: App, places: list[Place], begin: _Cursor | None) -> list[Place]:
+def _with_unrouted(app: App, places: list[Place], begin: _Cursor | None, *, own: bool = False) -> list[Place]:
     """Return *places*, also with the queues that hold events and have no route, by their names."""
     further: dict[Transport, list[str]] = {}
-    for each in unrouted_queues(parts_of(app), [store for store, _ in places], own=False):
+    for each in unrouted_queues(parts_of(app), [store for store, _ in places], own=own):
         further.setdefault(each.store, []).append(each.queue)
     for store, _ in places:
         if begin is not None and begin.store == store.name:
