@@ -649,3 +649,31 @@ def test_a_listener_whose_class_cannot_be_read_back_is_named_with_the_field() ->
     place = f"{__file__}:{keep.__code__.co_firstlineno}"
     assert str(caught.value).startswith(f"{default_id(keep)} ({place}): ")
     assert "FileStored cannot be read back from JSON: the field path: " in str(caught.value)
+
+
+def _calls(work: Callable[[], object]) -> int:
+    """Return how many functions *work* calls."""
+    number = 0
+
+    def count(frame: object, what: str, it: object) -> None:
+        nonlocal number
+        number += what in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return number
+
+
+def test_the_work_of_a_registration_does_not_grow_with_the_listeners_of_other_functions() -> None:
+    texts = [f"@listener('image.rated{number}')\ndef handle{number}(event): ...\n" for number in range(200)]
+    scope: dict[str, Any] = {"listener": listener, "__name__": "many_listeners", "__file__": "many_listeners.py"}
+    exec("".join(texts), scope)  # noqa: S102
+    functions = [scope[f"handle{number}"] for number in range(200)]
+
+    few, many = [_calls(lambda number=number: table_of(*functions[:number])) for number in (50, 200)]  # type: ignore[misc]
+
+    assert many < 5 * few

@@ -16,7 +16,7 @@ from zlib import crc32
 import pytest
 
 import relevo
-from relevo import App, Dispatcher, Event, LocalDispatcher, Subject, SubjectType
+from relevo import App, Dispatcher, Event, ListenerTable, LocalDispatcher, Subject, SubjectType
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, SubjectError
 
 CELL = """
@@ -233,6 +233,22 @@ def test_an_event_that_loses_its_listener_to_a_function_of_another_cell_is_logge
         f"has lost its listener {former.id}; if you need both, rename one of them or give each its own id=…, and run "
         "both cells"
     )
+
+
+def test_an_event_that_loses_its_listener_after_a_failed_registration_is_logged_once(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    notebook, table, cell = Notebook(app), ListenerTable(), HANDLE.replace("@app", "@relevo")
+    notebook.run(cell, event="file.arrived", options="", version=1)
+    table.extend([notebook.module.handle])
+    notebook.run(cell, event="file.deleted", options="", version=2)
+
+    with pytest.raises(ConfigurationError, match="has no listener"):
+        table.extend([notebook.module.handle, object()])
+    table.extend([notebook.module.handle])
+    table.of("file.arrived")
+
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

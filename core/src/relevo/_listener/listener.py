@@ -167,6 +167,9 @@ class ListenerTable:
         self._definitions: dict[tuple[str, str, tuple[str, str]], Definition] = {}
         """By the event's name, the listener's id, and the module and name of the function."""
 
+        self._at: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
+        """By the module and name of a function, the events' names and listeners' ids that it has a definition for."""
+
         self._ousted: list[tuple[Listener, Listener]] = []
         """Listeners of cells that were replaced by one of another event, with that one, until it is logged."""
 
@@ -220,6 +223,9 @@ class ListenerTable:
         self._by_name[event_name] = [*left[:place], made, *left[place:]]  # at once, since a worker may be running
         if (definition := Definition.of(function)) is not None:
             self._definitions[event_name, listener_id, definition.place] = definition
+            known = self._at.get(definition.place, ())
+            if (event_name, listener_id) not in known:
+                self._at[definition.place] = (*known, (event_name, listener_id))
         self._forget()
         return made
 
@@ -264,8 +270,10 @@ class ListenerTable:
         ids = [mark.id for mark in marks]
         return [
             each
-            for each in self._everything()
-            if definition.replaces(self._definition_of(each))
+            for event_name, listener_id in self._at.get(definition.place, ())
+            for each in self._by_name.get(event_name, ())
+            if each.id == listener_id
+            and definition.replaces(self._definition_of(each))
             and not (definition.is_in_cell and are_different(ids, self._explicit_ids(each.function)))
         ]
 
@@ -300,11 +308,12 @@ class ListenerTable:
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """Restore the listeners if the block raises."""
-        before = self.copy()
+        before, ousted = self.copy(), [*self._ousted]
         try:
             yield
         except BaseException:
             self._by_name, self._definitions = before._by_name, before._definitions  # noqa: SLF001 - of this class
+            self._at, self._ousted = before._at, ousted  # noqa: SLF001 - as above
             self.event_types.clear()  # others have it
             self.event_types.update(before.event_types)
             self._forget()
@@ -328,7 +337,7 @@ class ListenerTable:
         """Return another table with the same listeners in the same order."""
         made = ListenerTable(EventTypes(self.event_types), unique=self._unique)
         made._by_name = {name: [*siblings] for name, siblings in self._by_name.items()}
-        made._definitions = {**self._definitions}
+        made._definitions, made._at = {**self._definitions}, {**self._at}
         return made
 
     def withdraw(self, things: Iterable[object]) -> None:
