@@ -6,8 +6,10 @@ import asyncio
 import importlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import attrs
@@ -28,6 +30,7 @@ from relevo import (
     hookimpl,
     listener,
 )
+from relevo._app.registry import Registry
 from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError
 from relevo_memory import MemoryTransport
 
@@ -433,3 +436,109 @@ def test_a_dispatch_waits_for_no_thread_that_imports_the_listeners(
         gate.go.set()
         thread.join(60)
     assert len(app.listeners) == 2
+
+
+_INCOMPLETE = """
+from __future__ import annotations
+import attrs
+import relevo
+
+@relevo.event("image.rated")
+@attrs.frozen
+class ImageRated:
+    rating: Rating
+
+
+@relevo.listener(ImageRated)
+def update_feed(event): ...
+"""
+
+
+@pytest.fixture
+def incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a module with a listener for a class whose field is of a type that is not defined."""
+    (tmp_path / "incomplete_photos.py").write_text(_INCOMPLETE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("incomplete_photos")
+    sys.modules.pop("incomplete_photos", None)
+
+
+def test_a_class_that_stays_incomplete_is_looked_at_seldom(incomplete: Any) -> None:
+    registry, began = Registry([incomplete]), time.monotonic()
+
+    tables = [registry.imported for _ in range(200)]
+
+    assert len({id(each) for each in tables}) <= 2 + (time.monotonic() - began)
+
+
+def test_a_class_that_is_completed_later_is_looked_at_again(incomplete: Any) -> None:
+    registry = Registry([incomplete])
+
+    before = len(registry.imported)
+    incomplete.Rating = int
+
+    assert (before, len(registry.imported)) == (0, 1)
+
+
+def test_a_class_that_is_completed_from_another_module_is_looked_at_again_a_little_later(incomplete: Any) -> None:
+    registry = Registry([incomplete])
+    incomplete.Rating = None
+    incomplete.Rating = attrs.make_class("Rating", {"stars": attrs.field(type=cast("Any", "Stars"))})
+    incomplete.Rating.__module__ = "stars_of_photos"
+    stars: Any = ModuleType("stars_of_photos")
+    sys.modules["stars_of_photos"] = stars
+    try:
+        before = len(registry.imported)
+        stars.Stars = int
+        end = time.monotonic() + 60
+        while not len(registry.imported) and time.monotonic() < end:
+            time.sleep(0.01)
+
+        assert (before, len(registry.imported)) == (0, 1)
+    finally:
+        del sys.modules["stars_of_photos"]
+
+
+class _Raising:
+    @listener("image.rated")
+    def count(self, event: object) -> None: ...
+
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError("working outside of a request")
+
+
+def test_what_raises_while_modules_are_looked_at_keeps_no_event_from_being_dispatched(
+    make: Make, photos: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "relevo.app")
+    app = make(_Raising(), photos)
+    importlib.import_module(photos)
+
+    with pytest.raises(EncodeError, match="does not fit ImageRated"):
+        app.dispatch("image.rated", {"path": "sea.jpg"})
+    app.dispatch("image.rated", {"path": "sea.jpg", "rating": 5})
+
+    assert "working outside of a request" in caplog.text
+
+
+def test_a_function_that_was_given_and_defined_again_validates_with_its_new_class(make: Make, photos: str) -> None:
+    module = importlib.import_module(photos)
+    app = make(module.update_feed, "surely_missing")
+    Path(str(module.__file__)).write_text(_PHOTOS.replace("    rating: int\n", ""))
+
+    importlib.invalidate_caches()
+    importlib.reload(module)
+
+    app.dispatch("image.rated", {"path": "sea.jpg"})
+
+
+def test_a_module_that_was_removed_and_imported_again_is_looked_at_again(make: Make, photos: str) -> None:
+    module = importlib.import_module(photos)
+    app = make(photos)
+    app.dispatch("image.rated", {"path": "sea.jpg", "rating": 5})
+    del sys.modules[photos]
+    Path(str(module.__file__)).write_text(_PHOTOS.replace("    rating: int\n", ""))
+    importlib.invalidate_caches()
+    importlib.import_module(photos)
+
+    app.dispatch("image.rated", {"path": "sea.jpg"})

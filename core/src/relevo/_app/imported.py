@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from logging import getLogger
+from time import monotonic
 from types import ModuleType
 
 import attrs
 
-from relevo._listener.listener import ListenerTable
+from relevo._listener.listener import ListenerTable, marked
 from relevo._listener.namesake import generation
-from relevo.errors import RelevoError
+
+_log = getLogger("relevo.app")
+
+_SELDOM = 1.0
+"""The seconds after which a class that was not complete is looked at again, whatever has changed."""
 
 
 @attrs.frozen
@@ -50,27 +55,40 @@ class Imported:
     def __init__(self, things: tuple[object, ...], *, changes: int):
         self._changes = changes
         self._generation = generation.number
-        self._missing: list[str] = []
-        """The names of modules that are not imported."""
+        self._names: list[str] = []
+        """The names of modules that were given."""
+        self._modules: list[ModuleType | None] = []
+        """These modules; ``None`` for one that is not imported."""
         self._unfinished: list[tuple[ModuleType, int]] = []
         """Modules that are being imported, with the number of their global names."""
-        self._is_lasting = True
-        """Whether no listener was left out whose class may be complete later."""
+        self._early: dict[type, object] = {}
+        """Classes that are not complete yet, with what may tell that they are."""
+        self._until = monotonic() + _SELDOM
         self.table = ListenerTable()
         for thing in things:
-            with suppress(RelevoError):
+            try:
                 self._add(thing)
-        self._is_complete = self._is_lasting and not self._missing and not self._unfinished
+            except Exception:  # noqa: BLE001 - a foreign module is looked at, for an event that may not need it
+                _log.debug("listeners that no dispatch can validate with", exc_info=True)
+        try:
+            self.table.renew()
+        except Exception:  # noqa: BLE001 - as above
+            _log.debug("a listener that was defined again is not valid", exc_info=True)
 
     def is_current(self, changes: int) -> bool:
-        """Return whether nothing was given, defined again or imported since, in a few comparisons."""
+        """Return whether nothing was given, defined again, imported or completed since, in a few comparisons."""
         if self._changes != changes or self._generation != generation.number:
             return False
-        return self._is_complete or (
-            self._is_lasting
-            and sys.modules.keys().isdisjoint(self._missing)
-            and all(_is_unfinished(module) and len(vars(module)) == number for module, number in self._unfinished)
-        )
+        if [*map(sys.modules.get, self._names)] != self._modules:
+            return False
+        if not all(_is_unfinished(module) and len(vars(module)) == number for module, number in self._unfinished):
+            return False
+        if not self._early:
+            return True
+        if (now := monotonic()) >= self._until:
+            self._until = now + _SELDOM  # so that one thread builds the next one
+            return False
+        return all(_completeness(cls) == before for cls, before in self._early.items())
 
     def _add(self, thing: object) -> None:
         if isinstance(thing, Removed):
@@ -82,20 +100,30 @@ class Imported:
         for each in () if found is None else marked_in(found):
             try:
                 self.table.extend((each,))
-            except RelevoError as error:
-                self._is_lasting = self._is_lasting and not is_early(error)
+            except Exception as error:  # noqa: BLE001 - the checks of a class may raise anything
+                _log.debug("a listener that no dispatch can validate with", exc_info=True)
+                if is_early(error):
+                    classes = [mark.event for _, mark in marked((each,)) if isinstance(mark.event, type)]
+                    self._early |= {cls: _completeness(cls) for cls in classes}
 
     def _imported(self, thing: object) -> object:
         """Return *thing*, or what it names in a module that is imported; ``None`` if that is not imported."""
         from relevo._listener.importing import imported_module  # noqa: PLC0415 - as above
 
         name, _, inside = thing.partition(":") if isinstance(thing, str) else ("", "", "")
+        if name:
+            self._names.append(name)
+            self._modules.append(sys.modules.get(name))  # of the script that runs there is none
         found = imported_module(name) if name else thing
-        if found is None:
-            self._missing.append(name)
-        elif isinstance(found, ModuleType) and _is_unfinished(found):
+        if isinstance(found, ModuleType) and _is_unfinished(found):
             self._unfinished.append((found, len(vars(found))))
         return vars(found).get(inside) if inside and found is not None else found
+
+
+def _completeness(cls: type) -> object:
+    """Return what differs as a rule when *cls* is complete: the number of names around it, and what pydantic says."""
+    around = [len(vars(module)) for each in cls.__mro__ if (module := sys.modules.get(each.__module__)) is not None]
+    return around, getattr(cls, "__pydantic_complete__", None)
 
 
 def _is_unfinished(module: ModuleType) -> bool:
