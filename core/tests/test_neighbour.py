@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 
 from relevo import App
+from relevo._worker.neighbour import Neighbour, running
 from relevo_memory import MemoryTransport
 
 
@@ -82,3 +86,44 @@ def test_a_store_of_each_application_is_not_shared(caplog: pytest.LogCaptureFixt
         stop()
 
     assert not _warnings(caplog)
+
+
+def test_workers_that_start_and_end_in_other_threads_meanwhile_do_no_harm() -> None:
+    is_over = threading.Event()
+    transport = MemoryTransport()
+
+    def run(number: int, stack: ExitStack) -> Neighbour:
+        first, *_ = [stack.enter_context(running(transport, ["default"])) for _ in range(number)]
+        return first
+
+    def start_and_end() -> None:
+        while not is_over.is_set():
+            with ExitStack() as stack:
+                run(20, stack)
+
+    threads = [threading.Thread(target=start_and_end, daemon=True) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        with ExitStack() as stack:
+            here = run(100, stack)
+            for _ in range(1000):
+                here.warn_of_others()
+    finally:
+        sys.setswitchinterval(interval)
+        is_over.set()
+        for thread in threads:
+            thread.join(30.0)
+
+
+@attrs.define(init=False)
+class _Comparable(MemoryTransport):
+    """A transport that has no hash, since its class defines ``==``."""
+
+
+def test_a_transport_without_a_hash_is_compared_with_others() -> None:
+    with running(_Comparable(), ["default"]) as one, running(_Comparable(), ["default"]) as other:
+        one.warn_of_others()
+        other.warn_of_others()

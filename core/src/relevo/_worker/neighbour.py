@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -28,15 +28,15 @@ class Neighbour:
     process: int = attrs.field(factory=os.getpid)
     """The id of the process; a fork has a copy of this value, but not the worker."""
 
-    named: WeakSet[Transport] = attrs.field(factory=WeakSet)
-    """The transports of the workers that logged this one."""
+    named: WeakValueDictionary[int, Transport] = attrs.field(factory=WeakValueDictionary)
+    """The transports of the workers that logged this one, by ``id()``: one that defines ``==`` has no hash."""
 
     def warn_of_others(self) -> None:
         """Log the workers of other applications that take events from the same queues, each once."""
-        for other in tuple(_running):
-            if self.transport in other.named or not self._shares_events(other):
+        for other in _running.copy():
+            if id(self.transport) in other.named or not self._shares_events(other):
                 continue
-            other.named.add(self.transport)
+            other.named[id(self.transport)] = self.transport
             _log.warning(
                 'a worker of another App object in this process also serves %s: %s, in the thread "%s"; it takes a '
                 "share of the events and calls the listeners of that App; this happens if a cell of a notebook is "
@@ -61,15 +61,16 @@ class Neighbour:
             return False
 
 
-_running: WeakSet[Neighbour] = WeakSet()
+_running: dict[Neighbour, None] = {}
+"""The workers that run now. Other threads change it at any time, so it is copied, in one step, to be iterated."""
 
 
 @contextmanager
 def running(transport: Transport, queues: Sequence[str]) -> Iterator[Neighbour]:
     """Note that a worker for *queues* of *transport* runs in this thread while the block runs."""
     entry = Neighbour(transport, queues)
-    _running.add(entry)
+    _running[entry] = None
     try:
         yield entry
     finally:
-        _running.discard(entry)
+        _running.pop(entry, None)
