@@ -8,7 +8,7 @@ import pytest
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Hooks, Nack, Release, Settlement, hookimpl
 from relevo._worker.ledger import Ledger
-from relevo.errors import SettleError, TransportUnavailableError, UnsupportedError
+from relevo.errors import ConfigurationError, RelevoError, SettleError, TransportUnavailableError, UnsupportedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
@@ -185,6 +185,50 @@ def test_what_the_transport_does_not_support_holds_up_nothing_else(
     clock.advance(1.0)
     with pytest.raises(SettleError, match='could not settle 1 delivery: the transport "main" does not support dead_'):
         ledger.flush()
+
+
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [
+        (SettleError("main", unsettled=["of the batch"], why="the queue is full"), ["0", "1", "2"]),
+        (DOWN, ["0", "1"]),
+        (ConfigurationError("the password is wrong"), ["0", "1"]),
+    ],
+)
+def test_an_error_while_outcomes_are_settled_one_by_one_settles_none_twice_and_forgets_none(
+    ledger: Ledger,
+    held: Sequence[Delivery],
+    transport: Any,
+    clock: FakeClock,
+    heard: _Heard,
+    error: RelevoError,
+    tried: list[str],
+) -> None:
+    if isinstance(error, SettleError):
+        error = SettleError("main", unsettled=[held[1]], why=error.why)
+    transport.fail("settle", UnsupportedError("main", "dead_letters"))
+    settle = transport.settle
+
+    def fail_once(settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        if [delivery for delivery, _ in settlements] == [held[1]] and not transport.faults["settle"]:
+            transport.fail("settle", error)
+            transport.settle = settle
+        return cast("Sequence[Delivery]", settle(settlements))
+
+    transport.settle = fail_once
+    for delivery in held:
+        ledger.add(delivery, Ack())
+
+    ledger.flush()
+
+    batches = [[event_id for event_id, _ in batch] for batch in transport.said("settle")]
+    assert batches == [["0", "1", "2"], *([each] for each in tried)]
+    settled = [delivery for number, delivery in enumerate(held) if str(number) in tried and number != 1]
+    assert [delivery for delivery, _ in heard.settled] == settled
+    assert (ledger.held(), ledger.waiting(), ledger.pending()) == (3 - len(settled), 3 - len(settled), 0)
+    clock.advance(1.0)
+    ledger.flush()
+    assert (ledger.held(), ledger.counts[Ack], heard.lost) == (0, 3, [])
 
 
 def _refuse(transport: Any, settled: Sequence[Delivery], unsettled: Sequence[Delivery], *, times: int = 1) -> None:

@@ -233,23 +233,38 @@ class Ledger:
                 return self._settle_supported(batch)
 
     def _settle_supported(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
-        """Settle *batch*; if the transport refuses an outcome as unsupported, settle all others."""
+        """
+        Settle *batch*; if the transport refuses an outcome as unsupported, settle all others.
+
+        Raises:
+            SettleError: Some were not settled; it names all of them, also those that were not tried.
+        """
         try:
             return self._transport.settle(batch)
         except UnsupportedError:
             pass
-        lost: list[Delivery] = []
-        unsettled: list[Delivery] = []
+        lost: list[object] = []
+        unsettled: list[object] = []
         why = ""
-        for entry in batch:
+        for number, entry in enumerate(batch):
             try:
                 lost += self._transport.settle([entry])
             except UnsupportedError as error:
                 unsettled.append(entry[0])
                 why = str(error)
+            except SettleError as error:
+                lost += error.lost
+                unsettled += error.unsettled
+                why = error.why
+            except (ConfigurationError, TransportError) as error:
+                if not number:
+                    raise
+                unsettled += [delivery for delivery, _ in batch[number:]]  # those before it must not be settled again
+                why = str(error)
+                break
         if unsettled:
             raise SettleError(self._transport.name, lost=lost, unsettled=unsettled, why=why)
-        return lost
+        return [delivery for delivery, _ in batch if delivery in lost]
 
     def _enter(
         self, batch: Sequence[Settlement], lost: frozenset[Delivery], failure: SettleError | None
