@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
 
-from relevo import App, DeadLetter, Delivery, Envelope, Event, Retry, RunOptions, Settlement, Signing, listener
+from relevo import (
+    App,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Event,
+    Note,
+    Retry,
+    RunOptions,
+    Settlement,
+    Signing,
+    listener,
+)
+from relevo._process_identity import process_identity
+from relevo._worker.suspect import Suspects
 from relevo.errors import UnsupportedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -90,26 +105,62 @@ def test_an_event_that_is_expired_or_no_event_is_put_off_too(
     assert "so it is tried again in 1 h: malformed: " in caplog.text
 
 
-def test_a_suspect_that_is_not_begun_again_is_put_off_too(
-    make: Make, poor: Poor, clock: FakeClock, envelope: Callable[..., Envelope], caplog: pytest.LogCaptureFixture
+def _killed(transport: Poor, clock: FakeClock, times: int) -> None:
+    """Let as many processes as *times* begin the next event and end."""
+    for _ in range(times):
+        (delivery,) = transport.receive(["default"], limit=1, lease=60.0, wait=0.0)
+        if transport.capabilities.presence:
+            here = process_identity(os.getpid())
+            gone = attrs.evolve(here, worker=os.urandom(16).hex(), started=here.started + 1)
+            suspects = Suspects(transport, clock, gone)
+            if delivery.lost_leases:
+                assert suspects.outcome(delivery) is None
+            else:
+                transport.begin(delivery, Note(by=str(gone)))
+        clock.advance(61.0)
+
+
+@pytest.mark.parametrize("signing", [None, Signing([KEY])])
+@pytest.mark.parametrize("presence", [False, True])
+def test_a_suspect_of_a_crash_loop_is_put_off_too_and_tried_again_in_an_hour(
+    make: Make,
+    poor: Poor,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    signing: Signing | None,
+    *,
+    presence: bool,
 ) -> None:
     handled: list[str] = []
 
     @listener("image.created", id="keep")
     def keep(event: Event) -> None:
-        handled.append(str(event.id))
+        handled.append(event["name"])
 
-    poor.send([envelope("deadly")])
-    for _ in range(3):
-        poor.receive(["default"], limit=1, lease=60.0, wait=0.0)
-        clock.advance(61.0)
-    poor.send([envelope("good")])
+    poor.capabilities = attrs.evolve(Poor.capabilities, presence=presence)
+    app = make(keep, transports={"main": poor}, signing=signing)
+    app.dispatch("image.created", {"name": "deadly"})
+    _killed(poor, clock, 3)
+    app.dispatch("image.created", {"name": "good"})
 
-    report = make(keep, transports={"main": poor}).worker(DRAIN).run()
+    report = app.worker(DRAIN).run()
 
     assert (report.done, report.retried, report.dead, report.unsettled) == (1, 1, 0, 0)
     assert handled == ["good"]
     assert "so it is tried again in 1 h: crash-loop: " in caplog.text
+
+    clock.advance(HOUR)
+    _killed(poor, clock, 3)
+    report = app.worker(DRAIN).run()
+
+    assert (report.done, report.retried) == (0, 1), "it ended three more processes"
+
+    clock.advance(HOUR)
+    _killed(poor, clock, 2)
+    report = app.worker(DRAIN).run()
+
+    assert (report.done, report.unsettled) == (1, 0)
+    assert handled == ["good", "deadly"]
 
 
 def test_a_relay_puts_off_what_its_outbox_cannot_keep(

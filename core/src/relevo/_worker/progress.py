@@ -93,6 +93,9 @@ class Progress(msgspec.Struct, omit_defaults=True):
     raised: dict[str, Raised] = {}
     """By the id of a listener that failed, as far as there is room; a release that does not know it leaves it out."""
 
+    pardoned: Annotated[int, msgspec.Meta(ge=0, le=_MOST_RUNS)] = 0
+    """How many lost leases count no longer, since the event was put off; an older release leaves it out."""
+
     # --- what waits ------------------------------------------------------------------------------------
 
     def wait_for(self, reason: str, now: float, *, patience: float) -> float | None:
@@ -498,3 +501,33 @@ def revived(state: bytes) -> bytes:
     if not again and not progress.stopped:
         return b""
     return dumped(Progress(STATE_VERSION, listeners=again, stopped=progress.stopped))
+
+
+def resumed(state: bytes, *, lost_leases: int) -> bytes:
+    """
+    Return *state* for an event that is put off: as :func:`revived` does, and its *lost_leases* count no longer.
+
+    A revival resets that counter, and a retry does not. If the number does not fit, it is left out.
+
+    Raises:
+        NewerStateError: As :func:`revived` does.
+    """
+    state = revived(state)
+    if not lost_leases:
+        return state
+    try:
+        return dumped(msgspec.structs.replace(loaded(state), pardoned=min(lost_leases, _MOST_RUNS)))
+    except StateTooLargeError:
+        return state
+
+
+def pardoned(state: bytes) -> int:
+    """
+    Return how many lost leases of a delivery with *state* do not count; 0 if the state is unusable.
+
+    A signature is not verified: a forged state is refused when the delivery is handled, before a listener runs.
+    """
+    try:
+        return loaded(state).pardoned if len(state) <= MAX_STATE else 0
+    except DecodeError:
+        return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from logging import getLogger
 
 import attrs
@@ -13,7 +14,7 @@ from relevo._transport.delivery import DeadLetter, Delivery, Nack
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.decision import epitaph
-from relevo._worker.progress import revived
+from relevo._worker.progress import resumed
 from relevo.errors import DecodeError
 
 PUT_OFF = 3600.0
@@ -59,5 +60,5 @@ def put_off(delivery: Delivery, dead: DeadLetter, rewrite: Rewrite, *, transport
     state = dead.state
     if state is not None:
         with suppress(DecodeError):  # a newer release wrote it, and may read it in an hour
-            state = rewrite(attrs.evolve(delivery, state=state), revived)
+            state = rewrite(attrs.evolve(delivery, state=state), partial(resumed, lost_leases=delivery.lost_leases))
     return Nack(delay=PUT_OFF, state=state)

@@ -34,7 +34,7 @@ from relevo._worker.evidence import (
     judged,
 )
 from relevo._worker.kept import KeptOutcomes
-from relevo._worker.progress import blamed
+from relevo._worker.progress import blamed, pardoned
 from relevo._worker.put_off import Rewrite
 from relevo.errors import LeaseLostError, RelevoError, TransportError
 
@@ -130,10 +130,9 @@ class Suspects:
         if not isinstance(delivery.envelope, Envelope):
             return None
         if not self._has_evidence:
-            if delivery.lost_leases < CRASH_LOOP_DEATHS:
-                return None
-            return DeadLetter(reason=Reason.CRASH_LOOP, error=cannot_tell(delivery.lost_leases))
-        verdict = self._verdict(delivery)
+            lost_leases = _counted(delivery)
+            return None if lost_leases < CRASH_LOOP_DEATHS else self._crash_loop(delivery, cannot_tell(lost_leases))
+        verdict = self._verdict(_without_pardoned(delivery))
         if isinstance(verdict, Wait):
             self._note_wait(delivery)
         else:
@@ -146,10 +145,15 @@ class Suspects:
             case CrashLoop(deaths):
                 last = f"the last while {begun.listener} ran" if begun is not None and begun.listener else ""
                 error = sanitised(described_deaths(deaths, last=last))
-                state = self._blamed(delivery, begun, error)
-                return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
+                return self._crash_loop(delivery, error, self._blamed(delivery, begun, error))
             case Wait():
                 return self._later()
+
+    def _crash_loop(self, delivery: Delivery, error: str, state: bytes | None = None) -> DeadLetter:
+        """Return the dead letter of *delivery*, which is not begun."""
+        if state is None and not self._transport.capabilities.dead_letters:
+            state = delivery.state  # it is put off instead, with a note in its state
+        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
 
     def _note_wait(self, delivery: Delivery) -> None:
         if _event(delivery) not in self._waiting:
@@ -252,7 +256,7 @@ class Suspects:
         with self._lock:
             note = self.notes.get(delivery)
         if not self._has_evidence:
-            lost_leases = delivery.lost_leases + 1
+            lost_leases = _counted(delivery) + 1
             if lost_leases < CRASH_LOOP_DEATHS:
                 return outcome
             error = sanitised(cannot_tell(lost_leases, last=outcome.error))
@@ -356,3 +360,16 @@ def _event(delivery: Delivery) -> _Event:
     return (
         (delivery.queue, envelope.source, envelope.id) if isinstance(envelope, Envelope) else (delivery.queue, "", "")
     )
+
+
+def _counted(delivery: Delivery) -> int:
+    """Return how many leases of *delivery* were lost since it was put off, if ever."""
+    return delivery.lost_leases - pardoned(delivery.state)
+
+
+def _without_pardoned(delivery: Delivery) -> Delivery:
+    """Return *delivery* with the deaths since it was put off: at most one for each lease that was lost since."""
+    if not pardoned(delivery.state):
+        return delivery
+    most = max(0, _counted(delivery) - (delivery.begun is not None))
+    return attrs.evolve(delivery, deaths=delivery.deaths[-most:] if most else ())
