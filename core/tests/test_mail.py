@@ -176,6 +176,21 @@ def test_what_no_listener_is_to_blame_for_is_mailed_too(inbox: Inbox, tmp_path: 
     assert inbox.wait_for(1)[0]["Subject"] == "app: unreadable: unreadable: not"
 
 
+def test_what_is_put_off_for_want_of_dead_letters_is_mailed_with_the_time_of_the_next_try(
+    made: Made, inbox: Inbox
+) -> None:
+    app = made(inbox.port, make_thumbnail)
+    transport = app.transport("main")
+    transport.capabilities = attrs.evolve(transport.capabilities, dead_letters=False)
+    drained(app, Event("image.created", {"path": "sea.jpg"}))
+
+    (mail,) = inbox.mails
+    text = " ".join(body_of(mail).split())
+    assert "image.created cannot be handled: retries-exhausted." in text
+    assert "its transport keeps no dead letters, so it is tried again at 2026-01-01 01:00:00 UTC" in text
+    assert "ValueError: no image at sea.jpg" in text
+
+
 def test_an_error_that_reads_like_the_text_of_a_dead_letter_is_one_failure(made: Made, inbox: Inbox) -> None:
     @relevo.listener("image.created", id="quoting", retry=Retry(1))
     def quoting(event: Event) -> None:

@@ -19,6 +19,7 @@ from relevo import (
     RunOptions,
     Settlement,
     Signing,
+    hookimpl,
     listener,
 )
 from relevo._process_identity import process_identity
@@ -199,3 +200,58 @@ def test_a_test_of_the_application_puts_it_off_too(make: Make, poor: Poor) -> No
         report = t.drain(raises=False)
 
         assert (report.retried, report.dead, t.dead) == (1, 0, [])
+
+
+def test_a_plugin_observes_what_is_put_off_and_when_it_is_tried_again(
+    make: Make, poor: Poor, clock: FakeClock, envelope: Callable[..., Envelope], caplog: pytest.LogCaptureFixture
+) -> None:
+    observed: list[tuple[str, list[tuple[str, str, float | None]]]] = []
+
+    class Observer:
+        @hookimpl
+        def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
+            failures = [(each.listener, each.reason, each.due) for each in outcome.failures]
+            observed.append((outcome.reason, failures))
+
+    @listener("image.created", id="send", retry=Retry(1))
+    def send(event: Event) -> None:
+        raise OSError("no such host")
+
+    app = make(send, transports={"main": poor}, plugins=[Observer()])
+    app.dispatch("image.created", {})
+    poor.send([envelope("odd", name="image.rated")])
+    app.worker(DRAIN).run()
+    observed.clear()
+    caplog.clear()
+    clock.advance(2 * HOUR)
+    due = clock.now() + HOUR
+
+    report = app.worker(DRAIN).run()
+
+    assert dict(report.retry_reasons) == {"retries-exhausted": 1, "unknown-event": 1}
+    assert sorted(observed) == [
+        ("retries-exhausted", [("send", "retries-exhausted", due)]),
+        ("unknown-event", [("", "unknown-event", due)]),
+    ]
+    assert "then it is a dead letter" not in caplog.text
+
+
+def test_what_was_no_longer_held_when_it_was_put_off_is_put_off_when_it_is_delivered_again(
+    make: Make, poor: Poor, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+
+    @listener("image.created", id="send", retry=Retry(1))
+    def send(event: Event) -> None:
+        calls.append(str(event.id))
+        clock.advance(600.0)
+        raise OSError("no such host")
+
+    poor.capabilities = attrs.evolve(Poor.capabilities, presence=True)
+    app = make(send, transports={"main": poor})
+    app.dispatch("image.created", {})
+
+    report = app.worker(DRAIN).run()
+
+    assert (report.retried, len(calls)) == (1, 1)
+    assert caplog.text.count("so it is tried again in 1 h: retries-exhausted: send") == 1

@@ -116,7 +116,11 @@ class HookSpecs:
 
     @hookspec
     def relevo_dead_lettered(self, delivery: Delivery, outcome: DeadLetter) -> None:
-        """Observe a dead letter, after it was stored; ``outcome.failures`` has its failures as data."""
+        """
+        Observe a dead letter, after it was stored; ``outcome.failures`` has its failures as data.
+
+        A transport that keeps no dead letters tries the event again later. Each failure then has that time as ``due``.
+        """
 
     @hookspec
     def relevo_around_close(self) -> Observed:

@@ -233,6 +233,8 @@ class Nack:
     """
     Why, as a short code for observers: ``listener-failed``, or a :class:`Reason` for which the event waits.
 
+    On a transport that keeps no dead letters it may be the reason of the dead letter that the event would be.
+
     A transport does not store it. Empty if it is not known.
     """
 

@@ -16,7 +16,7 @@ from relevo._transport.delivery import DeadLetter, Delivery, Nack, Outcome, Rele
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.decision import epitaph, in_words
-from relevo._worker.put_off import Rewrite, put_off
+from relevo._worker.put_off import PUT_OFF, Rewrite, for_observers, log_put_off, put_off
 from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError, UnsupportedError
 
 _log = getLogger("relevo.worker")
@@ -102,6 +102,8 @@ class Ledger:
         """The deliveries of the last receive."""
         self._pending: list[Settlement] = []
         self._failed: list[Settlement] = []
+        self._put_off: dict[Delivery, DeadLetter] = {}
+        """The dead letters that the transport does not keep, until another outcome is settled in their place."""
         self.cut_off = 0
         """How many could not be settled since their connection was lost, if the server has not answered since."""
         self._since = 0.0
@@ -147,7 +149,8 @@ class Ledger:
         A dead letter that the transport would not keep is put off instead.
         """
         if isinstance(outcome, DeadLetter) and not self._transport.capabilities.dead_letters:
-            outcome = put_off(delivery, outcome, self._rewrite, transport=self._transport.name)
+            self._put_off[delivery] = outcome
+            outcome = put_off(delivery, outcome, self._rewrite)
         with self._lock:
             if not self._pending:
                 self._since = self._clock.monotonic()
@@ -190,7 +193,9 @@ class Ledger:
             gone = frozenset(lost)
             settled = self._enter(batch, gone, failure)
             # Before another flush ends, so that a caller that waits for it sees what could not be settled.
-            refused = [entry for entry in batch if entry[0] in gone]
+            refused = [
+                (delivery, self._put_off.pop(delivery, outcome)) for delivery, outcome in batch if delivery in gone
+            ]
             self._note(settled, refused)
             if refused:
                 self._lose([delivery for delivery, _ in refused])
@@ -297,10 +302,13 @@ class Ledger:
 
     def _report(self, settled: Sequence[Settlement]) -> None:
         is_traced = _log.isEnabledFor(DEBUG)
+        not_kept: list[tuple[Delivery, DeadLetter]] = []
         for delivery, outcome in settled:
             if is_traced:
                 _log.debug("%s: %s", delivery, in_words(outcome))
-            if isinstance(outcome, DeadLetter):
+            if self._put_off and (dead := self._put_off.pop(delivery, None)) is not None:
+                not_kept.append((delivery, dead))
+            elif isinstance(outcome, DeadLetter):
                 kinds = [f"{each.listener}: {each.kind}" for each in outcome.failures if each.listener]
                 kind = f"dead: {outcome.reason}: {', '.join(kinds)}" if kinds else f"dead: {outcome.reason}"
                 _log.warning(
@@ -309,6 +317,11 @@ class Ledger:
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)
             elif isinstance(outcome, Nack) and outcome.reason:
                 self._note_retry(delivery, outcome)
+        if not_kept:
+            log_put_off(not_kept, transport=self._transport.name)
+            for delivery, dead in not_kept:
+                outcome = for_observers(dead, due=self._clock.now() + PUT_OFF)
+                notify(self._dead_observers, delivery=delivery, outcome=outcome)
 
     def _lose(self, lost: Sequence[Delivery]) -> None:
         """Log that *lost* were not settled, and forget what was received over the same lost connection."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from logging import getLogger
@@ -10,7 +10,7 @@ from logging import getLogger
 import attrs
 
 from relevo._clock import readable
-from relevo._transport.delivery import DeadLetter, Delivery, Nack
+from relevo._transport.delivery import DeadLetter, Delivery, Failure, Nack
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.decision import epitaph
@@ -36,9 +36,9 @@ def unkept(transport: Transport) -> str | None:
     )
 
 
-def put_off(delivery: Delivery, dead: DeadLetter, rewrite: Rewrite, *, transport: str) -> Nack:
+def put_off(delivery: Delivery, dead: DeadLetter, rewrite: Rewrite) -> Nack:
     """
-    Return the outcome of *delivery* in place of *dead*, and log it: the event is as after a revival in an hour.
+    Return the outcome of *delivery* in place of *dead*: the event is as after a revival, later.
 
     Args:
         delivery: The delivery.
@@ -46,19 +46,28 @@ def put_off(delivery: Delivery, dead: DeadLetter, rewrite: Rewrite, *, transport
         dead: The dead letter that it would be.
 
         rewrite: Changes its state.
-
-        transport: The name of the transport.
     """
-    _log.error(
-        '%s cannot be handled, and the transport "%s" keeps no dead letters, so it is tried again in %s: %s',
-        delivery,
-        transport,
-        readable(PUT_OFF),
-        visible(epitaph(dead)),
-        extra={"relevo_kind": visible(f"cannot be handled: {dead.reason}")},
-    )
     state = dead.state
     if state is not None:
-        with suppress(DecodeError):  # a newer release wrote it, and may read it in an hour
+        with suppress(DecodeError):  # a newer release wrote it, and may read it later
             state = rewrite(attrs.evolve(delivery, state=state), partial(resumed, lost_leases=delivery.lost_leases))
-    return Nack(delay=PUT_OFF, state=state)
+    return Nack(delay=PUT_OFF, state=state, reason=dead.reason)
+
+
+def log_put_off(entries: Sequence[tuple[Delivery, DeadLetter]], *, transport: str) -> None:
+    """Log *entries*, which were put off on *transport*, each with the dead letter that it would be."""
+    for delivery, dead in entries:
+        _log.error(
+            '%s cannot be handled, and the transport "%s" keeps no dead letters, so it is tried again in %s: %s',
+            delivery,
+            transport,
+            readable(PUT_OFF),
+            visible(epitaph(dead)),
+            extra={"relevo_kind": visible(f"cannot be handled: {dead.reason}")},
+        )
+
+
+def for_observers(dead: DeadLetter, *, due: float) -> DeadLetter:
+    """Return *dead* for observers after its event was put off: each of its failures says when it is tried again."""
+    failures = dead.failures or (Failure(reason=dead.reason, error=dead.error),)
+    return attrs.evolve(dead, failures=tuple(attrs.evolve(each, due=due) for each in failures))

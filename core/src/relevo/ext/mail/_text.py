@@ -213,6 +213,8 @@ def _headline(incident: Incident) -> str:
             )
         case "failed":
             return f"{line(incident.listener)} failed on {event}."
+        case _ if incident.due is not None:
+            return f"{event} cannot be handled: {line(incident.reason)}."
         case _:
             return f"{event} is dead: {line(incident.reason)}."
 
@@ -228,6 +230,8 @@ def _next(incident: Incident) -> str:
         return "it is delivered again, alone"
     if incident.kind in ("lost", "died"):
         return "it is delivered again, alone; after three deaths of its process it becomes a dead letter"
+    if incident.kind == "dead" and incident.due is not None:
+        return f"its transport keeps no dead letters, so it is tried again at {_time(incident.due)}"
     if incident.kind == "dead":
         return "nothing by itself; once it is fixed, relevo dead list shows what to pass to relevo dead revive"
     if incident.due is None:
