@@ -23,6 +23,7 @@ from relevo import (
     listener,
 )
 from relevo._process_identity import process_identity
+from relevo._runner.loop import LoopRunner
 from relevo._worker.suspect import Suspects
 from relevo.errors import UnsupportedError
 from relevo.testing import FakeClock
@@ -179,13 +180,20 @@ def test_a_relay_puts_off_what_its_outbox_cannot_keep(
     assert 'the transport "outbox" keeps no dead letters' in caplog.text
 
 
-def test_a_worker_warns_at_its_start(make: Make, poor: Poor, caplog: pytest.LogCaptureFixture) -> None:
-    worker = make(transports={"main": poor}).worker(DRAIN)
+def test_a_worker_warns_at_its_start_and_each_run_from_cron_does_not(
+    make: Make, poor: Poor, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(transports={"main": poor})
+    warning = 'the transport "main" keeps no dead letters: an event that cannot be handled is log'
 
-    worker.run()
-    worker.run()
+    LoopRunner().run(app, DRAIN)
+    app.drain()
 
-    assert caplog.text.count('the transport "main" keeps no dead letters: an event that cannot be handled is log') == 1
+    assert warning not in caplog.text
+
+    LoopRunner().run(app, RunOptions(max_seconds=0.1))
+
+    assert caplog.text.count(warning) == 1
 
 
 def test_a_test_of_the_application_puts_it_off_too(make: Make, poor: Poor) -> None:

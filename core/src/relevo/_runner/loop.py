@@ -21,6 +21,7 @@ from relevo._runner.runner import Runner
 from relevo._signal import take_ends
 from relevo._transport.route import outbox_queue
 from relevo._worker.executor import SecondSignal
+from relevo._worker.put_off import unkept
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import GRACE, Worker
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
@@ -321,7 +322,7 @@ class _Host:
 
 def warn_at_start(app: App, options: RunOptions) -> None:
     """
-    Log that there are no listeners, time limits and parameters without the meant effect, and a shared source.
+    Log that listeners, a source of its own or dead letters are missing, and limits and parameters without effect.
 
     Not in each run from cron, which would mail it; ``relevo check`` reports the same.
     """
@@ -334,6 +335,9 @@ def warn_at_start(app: App, options: RunOptions) -> None:
         _log.warning("%s", text)
     if why := shared_source(app.signing, app.source):
         _log.warning("signing: %s", why)
+    transport = app.transport(options.transport)
+    for text in filter(None, map(unkept, filter(None, (transport, app.outboxes.get(transport.name))))):
+        _log.warning("%s", text)
 
 
 def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:

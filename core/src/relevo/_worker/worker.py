@@ -41,7 +41,6 @@ from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
 from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.overdue import OverdueLog
-from relevo._worker.put_off import unkept
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
 from relevo._worker.suspect import Suspects
@@ -230,7 +229,7 @@ class Worker:
         self._ahead = ReadAhead(self._receive, self._ledger.release) if self._background and reads_ahead else None
         self._most_pending = 2 * most
         self._pace = Pace(most)
-        self._stopped = self._hurried = self._is_over = self._is_prepared = self._has_warned = False
+        self._stopped = self._hurried = self._is_over = self._is_prepared = False
         self._stop_seen: float | None = None
         """When the keeper saw that the worker was stopped, in monotonic seconds; infinite once it logged its wait."""
 
@@ -344,9 +343,6 @@ class Worker:
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
         where = self._where and f" ({self._where})"
         _log.info("serving %s: %s%s", self._transport.name, ", ".join(self._queues), where)
-        if not self._has_warned and (warning := unkept(self._transport)):
-            self._has_warned = True
-            _log.warning("%s", warning)
         try:
             with (
                 self._flusher or nullcontext(),
