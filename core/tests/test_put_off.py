@@ -103,8 +103,29 @@ def test_an_event_that_is_expired_or_no_event_is_put_off_too(
     assert (report.done, report.retried, report.dead, report.unsettled) == (1, 2, 0, 0)
     assert handled == ["good"]
     assert poor.stats("default").scheduled == 2
-    assert "so it is tried again in 1 h: expired: " in caplog.text
+    assert "so it is tried again in 1 d: expired: " in caplog.text
     assert "so it is tried again in 1 h: malformed: " in caplog.text
+
+
+def test_expired_events_are_one_warning_together_and_tried_again_in_a_day(
+    make: Make, poor: Poor, clock: FakeClock, envelope: Callable[..., Envelope], caplog: pytest.LogCaptureFixture
+) -> None:
+    poor.send([envelope(f"late-{number}", expires=clock.now() - 1.0) for number in range(3)])
+    app = make(transports={"main": poor})
+
+    report = app.worker(DRAIN).run()
+
+    (line,) = [each for each in caplog.records if "cannot be handled" in each.getMessage()]
+    assert line.levelname == "WARNING"
+    assert line.getMessage() == (
+        'image.created late-0 in default and 2 more cannot be handled, and the transport "main" keeps no dead letters, '
+        "so they are tried again in 1 d: expired: expired 1.000 s before it was received"
+    )
+    assert dict(report.retry_reasons) == {"expired": 3}
+    clock.advance(23 * HOUR)
+    assert app.worker(DRAIN).run().retried == 0
+    clock.advance(HOUR)
+    assert app.worker(DRAIN).run().retried == 3
 
 
 def _killed(transport: Poor, clock: FakeClock, times: int) -> None:
@@ -184,7 +205,7 @@ def test_a_worker_warns_at_its_start_and_each_run_from_cron_does_not(
     make: Make, poor: Poor, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(transports={"main": poor})
-    warning = 'the transport "main" keeps no dead letters: an event that cannot be handled is log'
+    warning = 'the transport "main" keeps no dead letters: an event that cannot be handled is logged'
 
     LoopRunner().run(app, DRAIN)
     app.drain()

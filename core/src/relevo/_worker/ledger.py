@@ -16,7 +16,7 @@ from relevo._transport.delivery import DeadLetter, Delivery, Nack, Outcome, Rele
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.decision import epitaph, in_words
-from relevo._worker.put_off import PUT_OFF, Rewrite, for_observers, log_put_off, put_off
+from relevo._worker.put_off import Rewrite, delay_of, for_observers, log_put_off, put_off
 from relevo.errors import ConfigurationError, SettleError, TransportError, TransportUnavailableError, UnsupportedError
 
 _log = getLogger("relevo.worker")
@@ -320,7 +320,7 @@ class Ledger:
         if not_kept:
             log_put_off(not_kept, transport=self._transport.name)
             for delivery, dead in not_kept:
-                outcome = for_observers(dead, due=self._clock.now() + PUT_OFF)
+                outcome = for_observers(dead, due=self._clock.now() + delay_of(dead))
                 notify(self._dead_observers, delivery=delivery, outcome=outcome)
 
     def _lose(self, lost: Sequence[Delivery]) -> None:
