@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -535,6 +537,49 @@ def test_a_worker_of_this_process_whose_run_was_interrupted_is_not_waited_for(wo
     assert report.done == 1
     assert world.clock.now() - before < 1
     assert world.called == ["1", "1"]
+
+
+def test_a_worker_whose_run_ended_before_it_could_settle_is_waited_for(world: World, host: Host) -> None:
+    class Deaf(MemoryTransport):
+        is_down = True
+
+        def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+            if self.is_down:
+                raise TransportUnavailableError(self.name, "down")
+            return super().settle(settlements)
+
+    world.lost()
+    transport = Deaf(world.store, clock=world.clock)
+    worker = world.worker(host, transport=transport)
+    with pytest.raises(TransportUnavailableError):
+        worker.run()
+    world.clock.advance(61)
+    other = world.transport()
+    again = world.held()
+
+    outcome = Suspects(other, world.clock, host.process(), host.lives).outcome(again)
+
+    assert isinstance(outcome, Release)
+    other.settle([(again, outcome)])
+    world.clock.advance(1)
+    transport.is_down = False
+    assert worker.run().done == 1
+    assert world.called == ["1"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_child_of_a_fork_waits_for_a_worker_of_its_parent(world: World, host: Host) -> None:
+    _interrupt_twice(world, host)
+
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        outcome = None
+        with suppress(BaseException):
+            outcome = Suspects(world.transport(), world.clock, host.process(), host.lives).outcome(world.held())
+        os._exit(7 if isinstance(outcome, Release) else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_a_process_that_lives_is_waited_for_with_a_line_in_the_log(

@@ -138,6 +138,11 @@ class Ledger:
         """Return how many settlements wait for the next flush."""
         return len(self._pending)
 
+    def keeps_outcomes(self) -> bool:
+        """Return whether something was handled and is not settled yet."""
+        with self._lock:
+            return any(not isinstance(outcome, Release) for _, outcome in (*self._pending, *self._failed))
+
     def handled(self) -> int:
         """Return how many were settled in any way but released."""
         return self.counts.total() - self.counts[Release]

@@ -47,8 +47,12 @@ _LONGEST_WAIT = GRACE + 2 * LOOK_AGAIN
 _REMEMBERED = 3600.0
 _MOST_NOTES = 1000
 
-_ended: dict[str, None] = {}
-"""The workers of this process whose run is over, if they began suspects, the oldest first; see ``Suspects.end``."""
+_ended: dict[tuple[int, str], None] = {}
+"""
+The workers whose run is over, if they began suspects, each after the id of its process, the oldest first.
+
+A fork has a copy, which does not know of later runs; see ``Suspects.end``.
+"""
 
 _MOST_ENDED = 1000
 
@@ -100,13 +104,18 @@ class Suspects:
         """Begin another run: from now on the end of this process counts as a death again."""
         with self._lock:
             self._is_excused = False
-        _ended.pop(self.identity.worker, None)
+        _ended.pop((os.getpid(), self.identity.worker), None)
 
-    def end(self) -> None:
-        """End a run of which no listener runs any more: other workers of this process need not wait for this one."""
-        if self._appeared is None or self.kept:
+    def end(self, *, is_settled: bool) -> None:
+        """
+        End a run of which no listener runs any more: other workers of this process need not wait for this one.
+
+        Args:
+            is_settled: What it handled is settled, as far as it was not lost.
+        """
+        if self._appeared is None or self.kept or not is_settled:
             return  # no note names it, or another run settles what this one handled
-        _ended[self.identity.worker] = None
+        _ended[os.getpid(), self.identity.worker] = None
         while len(_ended) > _MOST_ENDED:
             _ended.pop(next(iter(_ended)), None)
 
@@ -335,7 +344,7 @@ class Suspects:
         lives = self._lives(process)
         if lives is None:
             return self._absences.fate(process.worker)
-        if lives and process.worker in _ended:
+        if lives and (os.getpid(), process.worker) in _ended:
             return Fate.SELF
         return Fate.ALIVE if lives else Fate.GONE
 

@@ -366,7 +366,7 @@ class Worker:
                     self._announcer.withdraw()
                 self._executor.stop()
                 if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
-                    self._suspects.end()
+                    self._suspects.end(is_settled=not self._ledger.keeps_outcomes())
                 self._lift_limit()
         if self._fault is not None:
             raise self._fault
