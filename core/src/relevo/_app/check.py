@@ -325,6 +325,8 @@ def misnamed(listener: Listener) -> str | None:
         parameters = [*inspect.signature(listener.function).parameters.values()]
     except (TypeError, ValueError):  # it is written in C
         return None
+    if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters):  # a wrapper passes them on
+        return None
     if listener.takes_call and len(parameters) > 1:
         first, second = parameters[:2]
         if _is_named_like(first, _EVENTS) or _is_named_like(second, _CALLS):
@@ -335,7 +337,7 @@ def misnamed(listener: Listener) -> str | None:
         if first.annotation is not first.empty or not _DATA.fullmatch(first.name):
             return None
         names, called, renamed = first.name, "event", "parameter"
-    else:  # it takes *args, or more by default
+    else:  # it takes more by default
         return None
     return (
         f"{listener.id} ({defined_at(listener.function)}) takes ({names}), but is called with ({called}); "
