@@ -11,7 +11,7 @@ import pytest
 from relevo.cli._supervisor import examine
 from relevo.errors import ConfigurationError
 
-from .shop import Shop, lines, opened
+from .shop import CONFIGURATION, Shop, lines, opened
 
 SECRET = "password=8c1f6a0b3d"
 GOOD = "[program:shop]\ncommand=/srv/python -m relevo worker\nstopwaitsecs=930\n"
@@ -514,11 +514,10 @@ def program(command: str, more: str = "") -> str:
         ("relevo -t main worker", 'write it after the command: "relevo worker -t …"'),
         ("nice -n 5 sudo -u relevo relevo worker --nosuch", "worker: there is no option --nosuch"),
         ("relevo worker -t 'main", "no closing quotation"),
-        (
-            "relevo drain",
-            "relevo drain exits when nothing is due, and supervisor starts it again and again, or",
-        ),
         ("relevo relay -t mian", 'no transport is called "mian"'),
+        ("gosu relevo relevo worker -t mian", 'no transport is called "mian"'),
+        ("gosu relevo relevo --config=relevo.toml worker -t mian", 'no transport is called "mian"'),
+        ("nice -n 5 /srv/bin/relevo wroker", 'there is no command "wroker"'),
     ],
 )
 def test_a_command_that_the_shell_would_refuse_is_wrong(command: str, why: str, shop: Shop) -> None:
@@ -549,6 +548,12 @@ def test_a_command_that_the_shell_would_refuse_is_wrong(command: str, why: str, 
         "docker exec relevo relevo worker",
         "docker exec relevo python -m relevo worker",
         "relevo relay",
+        "setuidgid relevo gunicorn shop:app",
+        "gosu relevo gunicorn -w 4 shop:app",
+        "su-exec relevo celery -A shop worker",
+        "chroot /srv/relevo gunicorn shop:app",
+        "gosu relevo relevo --config=relevo.toml worker",
+        "setuidgid relevo /srv/shop/bin/relevo worker -t main",
         "nice -n 5 sudo -u relevo relevo worker",
     ],
 )
@@ -564,7 +569,18 @@ def test_a_command_that_may_start_is_accepted(command: str, shop: Shop) -> None:
     ("command", "more"),
     [
         ("relevo worker -t other", "environment=PATH='/bin',RELEVO_CONFIG='other.toml'\n"),
-        ("relevo drain", "autostart=false\nautorestart=false\n"),
+        ("relevo drain", "autostart=false\nautorestart=false\nstartsecs=0\n"),
+        ("relevo drain", "autorestart=No\nstartsecs=0\n"),
+        ("relevo drain", "autorestart=off\nstartsecs = 0 ; it may be quick\n"),
+        ("relevo drain", "autorestart=0\nstartsecs=%(ENV_S)s\n"),
+        ("relevo drain", "autorestart=unexpected\nstartsecs=0\n"),
+        ("relevo drain", "startsecs=0\n"),
+        ("relevo worker -t blog -q posts", "directory=/srv/blog\n"),
+        ("relevo worker -t blog", "directory=%(here)s/blog\n"),
+        ("relevo --config relevo.toml worker -t blog", "directory=blog\n"),
+        ("relevo --config ../other.toml worker -t blog", "directory=blog\n"),
+        ("relevo worker -t main", "directory=%(here)s\n"),
+        ("relevo worker -t blog", "[supervisord]\nenvironment=RELEVO_CONFIG='/srv/blog/relevo.toml'\n"),
         ("relevo --help", ""),
     ],
 )
@@ -575,6 +591,56 @@ def test_a_section_that_may_be_meant_so_is_accepted(command: str, more: str, sho
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("autorestart=true\nstartsecs=0\n", "nothing is due, and supervisor starts it again and again; write relevo w"),
+        ("autorestart=YES\nstartsecs=0\n", "nothing is due, and supervisor starts it again and again; write relevo w"),
+        ("autorestart=1\n", "nothing is due, and supervisor starts it again and again; write relevo w"),
+        ("", "perhaps before startsecs=1, so that supervisor starts it again, and gives up; write startsecs=0, or let"),
+        ("autorestart=false\nstartsecs=10\n", "perhaps before startsecs=10, so that supervisor starts it again, and"),
+    ],
+)
+def test_a_drain_that_supervisor_starts_again_is_wrong(more: str, why: str, shop: Shop) -> None:
+    shop.write("supervisord.conf", program("relevo drain", more))
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert done.returncode == 78
+    assert "[program:shop] command: relevo drain exits when nothing is due, " in lines(done)[0]
+    assert why in lines(done)[0]
+    assert len(lines(done)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("relevo worker -t blog", "directory=%(here)s\n"),
+        ("relevo worker -t blog", "directory=.\n"),
+        ("relevo --config ../relevo.toml worker -t blog", "directory=%(here)s/blog\n"),
+    ],
+)
+def test_a_program_of_this_application_is_compared_with_it(command: str, more: str, shop: Shop) -> None:
+    shop.write("supervisord.conf", program(command, more))
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert done.returncode == 78
+    assert 'no transport is called "blog"' in lines(done)[0]
+
+
+def test_a_worker_of_another_application_has_time_limits_and_transports_of_its_own(shop: Shop) -> None:
+    shop.write("shop_listeners.py", 'import relevo\n@relevo.listener("a.b", time_limit="1h")\ndef hear(event): ...\n')
+    shop.write("relevo.toml", f"{CONFIGURATION}\n[transports.second]\nurl = 'sqlite:///second.db'\n")
+    other = "[program:blog]\ndirectory=/srv/blog\ncommand=relevo worker\n"
+    own = "[program:shop]\ncommand=relevo worker -t main\nstopwaitsecs=3630\n"
+    shop.write("supervisord.conf", own + other)
+
+    done = shop.run("check --supervisor supervisord.conf")
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("text", ["", "[program:web]\ncommand=gunicorn shop:app\n", program("relevo dispatch a.b")])

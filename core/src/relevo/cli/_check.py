@@ -300,12 +300,14 @@ def _of_supervisor(app: App, path: Path, *, is_strict: bool) -> list[_Finding]:
 
 
 def _examine_supervisor(app: App, path: Path) -> str:
+    program = ProgramCheck(app)
     return examine(
         path,
         time_limit=app.execution.longest(app.listeners),
         environ=os.environ,
         transports=parts_of(app).served(),
-        fault=ProgramCheck(app).fault,
+        fault=program.fault,
+        is_other=program.is_other,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from ipaddress import ip_address
 from itertools import chain, islice
@@ -64,6 +65,8 @@ _MOST_LINES = 20_000
 _LONGEST_VALUE = 80
 """The largest number of characters of a value that are shown."""
 
+_LONGEST_PATH = 4096
+
 _LONGEST_NUMBER = 20
 """Digits; Python takes long for thousands of them, or refuses them."""
 
@@ -113,6 +116,7 @@ def examine(
     environ: Mapping[str, str],
     transports: Sequence[str] = (),
     fault: Callable[[Mapping[str, str]], str] = lambda _: "",
+    is_other: Callable[[Mapping[str, str]], bool] = lambda _: False,
 ) -> str:
     """
     Check the configuration of supervisor at *path* and the files that it includes; return the path.
@@ -128,14 +132,24 @@ def examine(
 
         fault: Takes the section of a program, and returns what is wrong with its relevo command.
 
+        is_other: Takes the section of a program, and returns whether it is of another application, which has listeners
+            and transports of its own.
+
     Raises:
         ConfigurationError: It cannot be read, or has problems; reports all of them, each in a line.
     """
     outside = _outside(environ)
+    files = list(_read(path, outside))
+    variables = [sections.get("supervisord", {}).get("environment", "") for _, sections in files]
+    shared = next((name for name in ("RELEVO_CONFIG", "RELEVO_") if any(name in each for each in variables)), "")
     faults = (
         each
-        for file, sections in _read(path, outside)
-        for each in chain(_faults(file, sections, time_limit, outside, fault), _undecided(file, sections, transports))
+        for file, written in files
+        for sections in [_started(file, written, shared, outside)]
+        for each in chain(
+            _faults(file, sections, lambda section: None if is_other(section) else time_limit, outside, fault),
+            _undecided(file, sections, transports, is_other),
+        )
     )
     found = list(islice(faults, MAX_PROBLEMS + 1))
     if len(found) > MAX_PROBLEMS:
@@ -225,10 +239,24 @@ def _invalid(path: Path, line: int, why: str) -> ConfigurationError:
     return ConfigurationError(f"{path} is not a configuration of supervisor: line {line}: {why}")
 
 
+def _started(path: Path, sections: Sections, shared: str, outside: Mapping[str, object]) -> Sections:
+    """Return *sections* with the *shared* variables in each program, and with its folder as supervisor expands it."""
+    names = {**outside, "here": path.absolute().parent}
+    found = dict(sections)
+    for name, section in sections.items():
+        if name.startswith("program:"):
+            expanded: Mapping[str, _Value] = {}
+            with suppress(_NotExpandedError):
+                expanded = _all_expanded(section, names, "directory")
+            folder = {key: each.meant for key, each in expanded.items() if len(each.meant) <= _LONGEST_PATH}
+            found[name] = {**section, "environment": f"{shared},{section.get('environment', '')}", **folder}
+    return found
+
+
 def _faults(
     path: Path,
     sections: Sections,
-    time_limit: float,
+    limit: Callable[[Mapping[str, str]], float | None],
     outside: Mapping[str, object],
     fault: Callable[[Mapping[str, str]], str],
 ) -> Iterator[str]:
@@ -242,13 +270,13 @@ def _faults(
             elif name.startswith("unix_http_server"):
                 yield from _open_to_all_users(where, _all_expanded(section, names, "chmod"))
             elif name.startswith("program:"):
-                yield from _of_program(where, section, names, time_limit, fault(section))
+                yield from _of_program(where, section, names, limit(section), fault(section))
         except _NotExpandedError as error:
             yield f"{where} {error}"
 
 
 def _of_program(
-    where: str, section: Mapping[str, str], names: Mapping[str, object], time_limit: float, fault: str
+    where: str, section: Mapping[str, str], names: Mapping[str, object], time_limit: float | None, fault: str
 ) -> Iterator[str]:
     """Yield the *fault* of the program's command, and what is wrong with the *section* of a worker."""
     if fault:
@@ -259,11 +287,14 @@ def _of_program(
         yield from _too_little(where, section["command"]) if not fault else ()
 
 
-def _undecided(path: Path, sections: Sections, transports: Sequence[str]) -> Iterator[str]:
+def _undecided(
+    path: Path, sections: Sections, transports: Sequence[str], is_other: Callable[[Mapping[str, str]], bool]
+) -> Iterator[str]:
     """Yield the commands of workers that do not say which of several *transports* they serve."""
     for name, section in sections.items() if len(transports) > 1 else ():
         command = section.get("command", "")
-        if name.startswith("program:") and _runs_worker(command) and not _TRANSPORT.search(command):
+        is_worker = name.startswith("program:") and _runs_worker(command)
+        if is_worker and not _TRANSPORT.search(command) and not is_other(section):
             yield (
                 f"{path}: [{_brief(name)}] command: a worker serves one transport, and there are several "
                 f"({', '.join(transports)}); write a section for each, with -t {transports[0]} and so on"
@@ -271,11 +302,19 @@ def _undecided(path: Path, sections: Sections, transports: Sequence[str]) -> Ite
 
 
 def _runs_worker(command: str) -> bool:
-    """Return whether *command* runs ``relevo worker``; a single expression would take quadratic time."""
-    for line in command.split("\n"):
-        relevo = re.search(r"\brelevo\b", line)
-        if relevo and re.search(r"\bworker\b", line[relevo.end() :]):
+    """
+    Return whether *command* runs ``relevo worker``, perhaps in a shell, with options before the word ``worker``.
+
+    A program of another name may also have both words, as in ``setuidgid relevo celery worker``.
+    """
+    is_next, before = False, ""
+    for each in command.split():
+        word = each.strip("\"'();&|")
+        if is_next and word == "worker":
             return True
+        is_option = word.startswith(("-", "%(", "$")) or before.startswith("-")
+        is_next = word.rpartition("/")[2] == "relevo" or (is_next and is_option)
+        before = word
     return False
 
 
@@ -362,11 +401,11 @@ def _open_to_all_users(where: str, section: Mapping[str, _Value]) -> Iterator[st
         yield f"{where} chmod={mode}: every user of this host can open the socket; write chmod=0700"
 
 
-def _killed_early(where: str, section: Mapping[str, _Value], time_limit: float) -> Iterator[str]:
-    """Yield the settings that kill a worker in the middle of an event."""
+def _killed_early(where: str, section: Mapping[str, _Value], time_limit: float | None) -> Iterator[str]:
+    """Yield the settings that kill a worker in the middle of an event; the *time_limit* may be unknown."""
     patience = section.get("stopwaitsecs", _Value.default(f"{_STOPWAITSECS:g}"))
     number = _whole(patience.meant)
-    if number is None or number <= time_limit:
+    if time_limit is not None and (number is None or number <= time_limit):
         yield (
             f"{where} stopwaitsecs={patience}: a worker is killed before a listener reaches its time limit of "
             f"{time_limit:g} s; write stopwaitsecs={time_limit + 30:.0f}"
