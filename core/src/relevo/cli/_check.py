@@ -133,7 +133,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     if live and (notice := deploy_notice(app)):
         findings.append(_advice("deploy", notice, is_strict=False))  # a deployment may run this check
     if supervisor is not None:
-        findings += _of_supervisor(app, Path(supervisor), is_strict=strict)
+        findings += _of_supervisor(app, Path(supervisor))
     if strict:
         findings += [_hardened(name, verdict) for name, verdict in examined(app)]
     reached = "every server was reached" if live else "not connected (use --live)"
@@ -290,13 +290,14 @@ def _one_store(one: str, other: str, queue: str) -> str:
     )
 
 
-def _of_supervisor(app: App, path: Path, *, is_strict: bool) -> list[_Finding]:
+def _of_supervisor(app: App, path: Path) -> list[_Finding]:
     """Return what is wrong with the configuration at *path*, or that no program of it is a worker."""
     found = _try("supervisor", partial(_examine_supervisor, app, path))
     if found.error is not None or has_worker(path, environ=os.environ):
         return [found]
     text = f"{path}: no program runs relevo worker; relevo unit supervisor prints a section that does"
-    return [found, _advice("supervisor", text, is_strict=is_strict)]
+    # A worker may also be a script with a LoopRunner, so this is not strict.
+    return [found, _advice("supervisor", text, is_strict=False)]
 
 
 def _examine_supervisor(app: App, path: Path) -> str:
