@@ -114,6 +114,8 @@ def test_the_driver_may_be_named_for_each_database(written: str, drivers: dict[s
         ({"postgresql": "asyncmy"}, r'no driver "asyncmy" for postgresql'),
         ({"sqlite": "aiosqlite"}, r'there is none for postgresql, .* add it, as in "postgresql": "asyncpg"'),
         ({"postgresql": 7}, r"driver: expected the name of a driver.*; got 7"),
+        (3, r"driver: expected the name of a driver.*; got 3"),
+        (["aiosqlite"], r"driver: expected the name of a driver.*; got \['aiosqlite'\]"),
     ],
 )
 def test_a_driver_of_another_database_is_refused(driver: Any, told: str) -> None:

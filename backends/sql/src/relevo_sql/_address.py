@@ -55,7 +55,7 @@ def database_url(
         raise _no_database(found.name, type(store).__name__)
     dropped = [without] if isinstance(without, str) else list(without)
     url = store.url.difference_update_query(dropped)
-    return url if driver is None else _driven(url, driver if isinstance(driver, str) else _for(url, driver))
+    return url if driver is None else _driven(url, _for(url, driver) if isinstance(driver, Mapping) else driver)
 
 
 def _for(url: sa.URL, drivers: Mapping[str, str]) -> str:
@@ -74,11 +74,10 @@ _ASYNCHRONOUS = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "async
 """Drivers that errors suggest."""
 
 
-def _driven(url: sa.URL, driver: str) -> sa.URL:
+def _driven(url: sa.URL, driver: object) -> sa.URL:
     """Return *url* for *driver*."""
-    given: object = driver
-    if not isinstance(given, str) or not given.isidentifier():
-        raise ConfigurationError(f'driver: expected the name of a driver, such as "asyncpg"; got {shown(given)}')
+    if not isinstance(driver, str) or not driver.isidentifier():
+        raise ConfigurationError(f'driver: expected the name of a driver, such as "asyncpg"; got {shown(driver)}')
     database = url.get_backend_name()
     url = url.set(drivername=f"{database}+{driver}")
     try:
