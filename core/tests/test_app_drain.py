@@ -197,3 +197,25 @@ def test_events_that_another_process_holds_are_logged_if_none_was_handled(
         r"until \d\d:\d\d:\d\dZ at the latest",
         message,
     )
+
+
+@pytest.mark.parametrize(
+    ("later", "held", "until"),
+    [(150, 1, r"\d\d:\d\d:\d\dZ at the latest"), (0, 150, "their lease ends")],
+)
+def test_the_time_until_which_events_are_held_is_that_of_all_of_them(
+    later: int, held: int, until: str, make: Make, clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "relevo.runner")
+    app = make(transports={"main": MemoryTransport()})
+    app.add_listener("image.created", lambda _: None, id="note")
+    for _ in range(later):
+        app.dispatch("image.created", delay="1h")
+    for _ in range(held):
+        app.dispatch("image.created")
+        assert app.transport().receive(["default"], limit=1, lease=60, wait=0)
+
+    app.drain()
+
+    [message] = [each for each in caplog.messages if "another worker" in each]
+    assert re.search(rf"holds {held} of main, until {until}$", message)

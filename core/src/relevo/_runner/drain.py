@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from relevo._runner.loop import LoopRunner
+from relevo._transport.query import EventFilter
 from relevo._visible import visible
 from relevo._worker.run import Report, RunOptions
 from relevo.errors import TransportError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from relevo._app.app import App
 
 _log = getLogger("relevo.runner")
+
+_UNKNOWN = "until their lease ends"
 
 
 def drain_everything(app: App, options: RunOptions) -> Report:
@@ -62,14 +65,16 @@ def _log_held(app: App, name: str, queues: Sequence[str]) -> None:
         return
     try:
         number = sum(transport.stats(queue).leased or 0 for queue in queues)
-        found = transport.waiting(queues) if number and transport.capabilities.waiting else ()
+        is_listed = number and transport.capabilities.waiting
+        found = transport.waiting(queues, where=EventFilter(states=("leased",))) if is_listed else ()
     except TransportError as error:
         _log.debug('the events of "%s" cannot be counted: %s', name, error)
         return
     if not number:
         return
-    ends = [each.until for each in found if each.status == "leased" and each.until is not None]
-    again = time.strftime("until %H:%M:%SZ at the latest", time.gmtime(max(ends))) if ends else "until their lease ends"
+    ends = [each.until for each in found if each.until is not None]
+    is_known = len(ends) >= number  # else the last one may be on another page
+    again = f"until {time.strftime('%H:%M:%SZ', time.gmtime(max(ends)))} at the latest" if is_known else _UNKNOWN
     _log.info(
         "no event was handled: another worker, or a process that has ended, holds %d of %s, %s",
         number,
