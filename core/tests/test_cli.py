@@ -707,6 +707,20 @@ def test_an_application_without_listeners_is_told_that_it_handles_nothing(
     assert [each.getMessage() for each in caplog.records].count(told) == 1
 
 
+def test_an_application_made_in_code_without_listeners_is_told_how_to_name_them_there(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.write("bare.py", 'import relevo\napp = relevo.App(transports={"main": "sqlite:///bare.db"})\n')
+    told = 'no listeners, so no event is handled here; name their modules: relevo.App(listeners=["…"])'
+    caplog.set_level("INFO", "relevo")
+
+    checked = shop.run("-a bare:app check")
+    shop.run("-a bare:app drain -l info")
+
+    assert told in checked.stdout
+    assert [each.getMessage() for each in caplog.records].count(told) == 1
+
+
 def test_the_summary_of_a_drain_says_why_events_will_be_retried(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('["main/media", "main/feed"]', '"main/media"'))
     shop.write("shop_listeners.py", FAILING)

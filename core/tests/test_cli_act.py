@@ -842,7 +842,9 @@ def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop
     assert line.endswith(f"where no other process sees them; {remedy}")
 
 
-def test_a_check_warns_of_a_queue_in_which_no_listener_of_the_event_runs(shop: Shop) -> None:
+def test_a_check_warns_once_of_a_queue_in_which_no_listener_of_the_event_runs(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('"*" =', '"mail.sent" = ["now", "main"]\n"*" ='))
 
     done = shop.run("check")
@@ -850,6 +852,7 @@ def test_a_check_warns_of_a_queue_in_which_no_listener_of_the_event_runs(shop: S
     (line,) = [each for each in done.stdout.splitlines() if '"mail.sent" is routed to main' in each]
     assert done.returncode == 0
     assert line.startswith('listeners       warning  "mail.sent" is routed to main/default, but no listener here runs')
+    assert not [each for each in caplog.messages if "mail.sent" in each]
     assert line.endswith("or remove the target")
 
 

@@ -312,11 +312,16 @@ def unheard_text(event_name: str, targets: Iterable[Target], listeners: Listener
     return f'no listener here for "{event_name}" in {where}{then}{listeners.hint(event_name)}'
 
 
-def without_any(listeners: ListenerTable) -> str | None:
+def without_any(listeners: ListenerTable, config: Config | None) -> str | None:
     """Return that there are no listeners, with the remedy; ``None`` if there are some."""
     if len(listeners):
         return None
-    return 'no listeners, so no event is handled here; name their modules: listeners = ["…"] in relevo.toml'
+    return f"no listeners, so no event is handled here; name their modules: {how_to_list(config)}"
+
+
+def how_to_list(config: Config | None) -> str:
+    """Return where the modules with listeners are named, in the *config* or where an application is made in code."""
+    return 'relevo.App(listeners=["…"])' if config is None else 'listeners = ["…"] in relevo.toml'
 
 
 def misnamed(listener: Listener) -> str | None:

@@ -326,9 +326,11 @@ def warn_at_start(app: App, options: RunOptions) -> None:
 
     Not in each run from cron, which would mail it; ``relevo check`` reports the same.
     """
+    from relevo._app.app import parts_of  # noqa: PLC0415 - as below
     from relevo._app.check import misnamed, shared_source, unenforced_limits, without_any  # noqa: PLC0415 - as below
 
-    if not app.outboxes and (why := without_any(app.listeners)):  # else it may only move events, as a relay does
+    why = without_any(app.listeners, parts_of(app).config)
+    if why and not app.outboxes:  # else it may only move events, as a relay does
         _log.warning("%s", why)
     execution = app.execution.overridden(options.execution, options.concurrency)
     for text in (*filter(None, map(misnamed, app.listeners)), *unenforced_limits(app.listeners, execution)):

@@ -6,9 +6,10 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import combinations
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._app.check import (
     check_listeners,
+    how_to_list,
     misnamed,
     shared_source,
     unenforced_limits,
@@ -108,9 +110,11 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     imported = _try("listeners", partial(_listeners, app))
     findings.append(_try("listeners", partial(_routed, app, imported.detail)) if imported.error is None else imported)
     if findings[-1].error is None:
-        findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
+        warnings = unserved(app.listeners, app.routes)
+        with _not_logged(warnings):
+            findings += [_of_transport(app, name, is_strict=strict) for name in app.transports]
         # Another program may serve that queue, so this is not strict.
-        findings += [_advice("listeners", text, is_strict=False) for text in unserved(app.listeners, app.routes)]
+        findings += [_advice("listeners", text, is_strict=False) for text in warnings]
     if imported.error is None:
         texts = filter(None, map(misnamed, app.listeners))
         findings += [_advice("parameters", text, is_strict=strict) for text in texts]
@@ -138,6 +142,21 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_hardened(name, verdict) for name, verdict in examined(app)]
     reached = "every server was reached" if live else "not connected (use --live)"
     return _report(findings, summary=f"configuration ok; {reached}", as_json=as_json)
+
+
+@contextmanager
+def _not_logged(warnings: Sequence[str]) -> Iterator[None]:
+    """Keep *warnings*, which the table shows, out of the log of a worker's start-up checks."""
+
+    def is_new(record: LogRecord) -> bool:
+        return record.getMessage() not in warnings
+
+    log = getLogger("relevo.app")
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
 
 
 def _try(what: str, run: Callable[[], str]) -> _Finding:
@@ -216,7 +235,8 @@ def _unheard(app: App, *, live: bool) -> list[str]:
 
 def _without_any(app: App, *, live: bool) -> list[str]:
     """Return that *app* has no listener at all, and which events wait nevertheless if servers may be asked."""
-    why = without_any(app.listeners)
+    config = parts_of(app).config
+    why = without_any(app.listeners, config)
     if why is None:
         return []
     found: Counter[str] = Counter()
@@ -227,7 +247,8 @@ def _without_any(app: App, *, live: bool) -> list[str]:
                     found[group.key] += group.count
     names = ", ".join(f'"{visible(name)}" ({number})' for name, number in found.most_common(_FEW))
     text = f"events that wait: {found.total()}, such as {names}, and this application has no listener; name the modules"
-    return [f'{text} with listeners: listeners = ["…"], or leave the events to another program'] if found else [why]
+    remedy = f"with listeners: {how_to_list(config)}, or leave the events to another program"
+    return [f"{text} {remedy}"] if found else [why]
 
 
 def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
