@@ -22,7 +22,7 @@ from relevo.errors import ConfigurationError, SubjectError
 from relevo.testing._clock import FakeClock
 
 _EARLY = FakeClock(946_684_800.0)
-"""It stands at the beginning of the year 2000, before all dates in events; a smaller number is no date."""
+"""It stands at the beginning of the year 2000, before all dates in events; a smaller number is a mistake."""
 
 
 class _Recorder:
