@@ -755,7 +755,7 @@ def test_debug_logs_the_steps_of_relevo_and_not_those_of_its_libraries(shop: Sho
 def test_log_lines_of_all_commands_have_one_form(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('"main/feed"]', '"main/feed", "main/third"]'))
 
-    done = shop.process("relevo drain; relevo check")
+    done = shop.process("relevo drain; relevo worker --max-time 1s")
 
     form = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING relevo\.\w+: \S.*")
     assert len(lines(done)) == 2
