@@ -36,6 +36,7 @@ from relevo import (
     Settlement,
     Worker,
 )
+from relevo._clock import has_come
 from relevo._event.subject import SubjectTypes
 from relevo._listener.listener import Mark
 from relevo._process_identity import ProcessIdentity
@@ -359,7 +360,7 @@ class Process:
         mine = kept.listeners.get(call.listener_id) if kept else None
         if mine:
             assert mine.status == "due", "a listener that is known to be done or dead is not run again"
-            assert self.world.clock.now() >= mine.due, "no listener is run early"
+            assert has_come(mine.due, self.world.clock.now()), "no listener is run early"
         assert mine or not (kept and kept.stopped), "what a stop skipped is never run"
         assert call.attempt == (mine.runs if mine else 0) + 1
 
