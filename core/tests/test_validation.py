@@ -314,6 +314,9 @@ class Frame:
     def to_dict(self, orient: str) -> list[dict[str, int]]:
         return [{orient: 1}]
 
+    def to_json(self, orient: str, date_format: str) -> str:
+        return json.dumps([{orient: date_format}])
+
 
 class Row(Frame):
     """It stands for pandas.Series."""
@@ -348,7 +351,6 @@ def test_a_missing_value_of_pandas_is_none(value: Any) -> None:
         (Scalar(), "item()"),
         (Column(), "tolist()"),
         (Timestamp(2026, 1, 1, tzinfo=UTC), "isoformat()"),
-        (Frame(), 'to_dict("records")'),
     ],
 )
 def test_a_value_of_another_library_is_named_with_its_module_and_how_it_becomes_one_of_python(
@@ -359,6 +361,11 @@ def test_a_value_of_another_library_is_named_with_its_module_and_how_it_becomes_
 
     name = f"{type(value).__module__}.{type(value).__name__}"
     assert f"$.a: {name} is not JSON; .{method} returns a value of Python's own" in str(caught.value)
+
+
+def test_a_frame_among_the_data_is_told_the_way_that_its_times_and_missing_values_survive() -> None:
+    with pytest.raises(EncodeError, match=r'Frame is not JSON; write json\.loads\(value\.to_json\(orient="records", '):
+        plain({"a": Frame()}, event_name="a.b")
 
 
 def test_a_class_of_the_application_gets_no_such_advice() -> None:

@@ -155,8 +155,8 @@ def conversion(kind: type, *, is_declared: bool = False) -> str:
         "tolist" if hasattr(kind, "__len__") else "item",
     )
     own = next((f"{each}()" for each in methods if callable(getattr(kind, each, None))), None)
-    if own is None and callable(getattr(kind, "to_dict", None)):
-        own = 'to_dict("records")'
+    if own is None and callable(getattr(kind, "to_json", None)):  # to_dict() keeps timestamps and NaN
+        return '; write json.loads(value.to_json(orient="records", date_format="iso"))'
     return f"; .{own} returns a value of Python's own" if own else ""
 
 
