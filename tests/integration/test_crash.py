@@ -79,7 +79,7 @@ def test_a_killer_that_came_from_an_outbox_is_not_sent_again_for_each_process_th
 ) -> None:
     app = relayed_stage.app
     app.setup()
-    engine = sa.create_engine(database_url(app))
+    engine = sa.create_engine(database_url(app), poolclass=sa.NullPool)
 
     def dispatch(number: int, *, deadly: bool) -> None:
         with Session(engine) as session:

@@ -222,7 +222,8 @@ def test_a_command_says_that_the_server_is_away_and_works_when_it_is_back(
     opener: Opener, server: Server, private: str, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     opener(url=private).close()
-    configure(tmp_path, f'"{private}"')
+    (tmp_path / "heard.py").write_text('import relevo\n\n@relevo.listener("image.created")\ndef note(event): ...\n')
+    configure(tmp_path, f'"{private}"', listeners="heard")
 
     server.kill()
     away = relevo(tmp_path, *words)
