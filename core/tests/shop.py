@@ -97,7 +97,8 @@ class Shop:
             assert (dict(os.environ), sys.path) == (before, path), "the command left something behind"
             done = Done(int(ended.value.code or 0), out.getvalue().decode(), error.getvalue().decode())
         for name in set(sys.modules) - modules:
-            if name.startswith("shop"):
+            file = getattr(sys.modules[name], "__file__", None)
+            if name.startswith("shop") or (file and Path(file).is_relative_to(self.folder)):
                 del sys.modules[name]
         return done
 
