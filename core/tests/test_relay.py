@@ -28,6 +28,7 @@ DRAIN = RunOptions(until_empty=True)
 PATIENCE = 30.0
 DOWN = TransportUnavailableError("broker", "down")
 Relay = Callable[..., Worker]
+MakeWorker = Callable[..., Worker]
 
 
 @pytest.fixture(name="outbox")
@@ -56,9 +57,9 @@ def _relay(outbox: MemoryTransport, transport: Any, clock: FakeClock) -> Relay:
 
     def relay(**how: Any) -> Worker:
         return Worker(
-            transport=outbox,
             handle=lambda _: Release(),
             **{
+                "transport": outbox,
                 "queues": [OUTBOX],
                 "clock": clock,
                 "chance": lambda: 1.0,
@@ -229,7 +230,12 @@ def test_what_is_refused_is_tried_for_as_long_as_patience_lasts_from_the_first_r
 
 
 def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(
-    put: Put, outbox: MemoryTransport, envelope: Callable[..., Envelope], clock: FakeClock, store: MemoryStore
+    put: Put,
+    relay: Relay,
+    outbox: MemoryTransport,
+    envelope: Callable[..., Envelope],
+    clock: FakeClock,
+    store: MemoryStore,
 ) -> None:
     class _NoOrder(MemoryTransport):
         def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
@@ -241,16 +247,7 @@ def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(
     bad = envelope("bad", ordering_key="7")
     outbox.store.add([Posting(queue=OUTBOX, envelope=bad, due=clock.now())], clock.now())
     with _NoOrder(store, clock=clock) as target:
-        report = Worker(
-            transport=outbox,
-            handle=lambda _: Release(),
-            queues=[OUTBOX],
-            clock=clock,
-            chance=lambda: 1.0,
-            options=DRAIN,
-            executor=RelayExecutor(target, clock=clock, patience=0.0),
-            background=False,
-        ).run()
+        report = relay(executor=RelayExecutor(target, clock=clock, patience=0.0)).run()
 
         assert sorted(_moved(target)) == [str(i) for i in range(7)]
     assert (report.done, report.reasons) == (7, {"refused": 1})
@@ -371,23 +368,14 @@ class _SlowToRecord(MemoryTransport):
 
 @pytest.mark.parametrize("records_after", [3.0, float("inf")])
 def test_a_worker_beside_a_relay_begins_what_was_sent_once_the_outbox_knows_that(
-    records_after: float, transport: Any, envelope: Callable[..., Envelope], clock: FakeClock
+    records_after: float, relay: Relay, worker: MakeWorker, envelope: Callable[..., Envelope], clock: FakeClock
 ) -> None:
     began = clock.now()
     handled: list[float] = []
     with _SlowToRecord(name="outbox", clock=clock) as outbox:
         outbox.store.add([Posting(queue=OUTBOX, envelope=envelope("1"), due=began)], began)
-        relay = Worker(
-            transport=outbox,
-            handle=lambda _: Release(),
-            queues=[OUTBOX],
-            clock=clock,
-            chance=lambda: 1.0,
-            options=DRAIN,
-            executor=RelayExecutor(transport, clock=clock),
-            background=False,
-        )
-        thread = threading.Thread(target=relay.run)
+        moving = relay(transport=outbox)
+        thread = threading.Thread(target=moving.run)
         thread.start()
         assert outbox.is_asked.wait(PATIENCE)
 
@@ -404,17 +392,9 @@ def test_a_worker_beside_a_relay_begins_what_was_sent_once_the_outbox_knows_that
             return Ack()
 
         clock.sleep = record_in_time  # type: ignore[method-assign]
-        worker = Worker(
-            transport=transport,
-            handle=handle,
-            queues=["default"],
-            clock=clock,
-            chance=lambda: 1.0,
-            options=DRAIN,
-            background=False,
-        )
-        worker.follow(relay)
-        worker.run()
+        beside = worker(handle, options=DRAIN)
+        beside.follow(moving)
+        beside.run()
         outbox.may_go.set()
         thread.join(PATIENCE)
 

@@ -112,7 +112,10 @@ def test_the_driver_may_be_named_for_each_database(written: str, drivers: dict[s
     [
         ("aiosqlite", r'no driver "aiosqlite" for postgresql, .* as in driver=\{"postgresql": "asyncpg", …\}'),
         ({"postgresql": "asyncmy"}, r'no driver "asyncmy" for postgresql'),
-        ({"sqlite": "aiosqlite"}, r'there is none for postgresql, .* add it, as in "postgresql": "asyncpg"'),
+        (
+            {"sqlite": "aiosqlite"},
+            r'the address is of postgresql, and .* has no driver for it; add one, as in "postgresql": "asyncpg"',
+        ),
         ({"postgresql": 7}, r"driver: expected the name of a driver.*; got 7"),
         (3, r"driver: expected the name of a driver.*; got 3"),
         (["aiosqlite"], r"driver: expected the name of a driver.*; got \['aiosqlite'\]"),

@@ -65,7 +65,7 @@ def _for(url: sa.URL, drivers: Mapping[str, str]) -> str:
         if name in drivers:
             return drivers[name]
     raise ConfigurationError(
-        f"driver: there is none for {database}, the database of the address, among {shown(dict(drivers))}; add it, "
+        f"driver: the address is of {database}, and {shown(dict(drivers))} has no driver for it; add one, "
         f'as in "{database}": "{_ASYNCHRONOUS.get(database, "…")}"'
     )
 

@@ -113,7 +113,7 @@ class Imported:
         name, _, inside = thing.partition(":") if isinstance(thing, str) else ("", "", "")
         if name:
             self._names.append(name)
-            self._modules.append(sys.modules.get(name))  # of the script that runs there is none
+            self._modules.append(sys.modules.get(name))  # None if it runs as the script
         found = imported_module(name) if name else thing
         if isinstance(found, ModuleType) and _is_unfinished(found):
             self._unfinished.append((found, len(vars(found))))
