@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relevo import Transport
-from relevo_conformance import PROMISES, Harness, promise
+from relevo_conformance import PROMISES, Harness, _contract_free_race, promise
 from relevo_conformance._contract_free_race import FreeRaceContract
 from relevo_conformance.card import Card
 from relevo_conformance.examination import Finding, examine
@@ -100,6 +100,17 @@ def test_a_harness_without_a_hook_races_enough_for_every_promise() -> None:
     race(UnhookedHarness, observed=observed)
 
     assert {name: observed.met[name] for name in RACED_TOGETHER if observed.met[name] < RACED} == {}
+
+
+@pytest.mark.parametrize("test", [PROCESSES, SETTLING_APART])
+def test_processes_race_until_they_raced_often(test: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_contract_free_race, "SECONDS_APART", 600.0)  # however slow the machine is
+    observed = Observed()
+
+    race(RenamingHarness, test, observed=observed)
+
+    situation = "settle raced settle" if test == SETTLING_APART else "receive raced receive"
+    assert observed.met[situation] >= 3 * RACED
 
 
 @pytest.mark.parametrize(("harness", "test"), [(UnhookedHarness, MEETING), (RenamingHarness, PROCESSES)])
