@@ -412,7 +412,7 @@ class FreeRaceContract(Contract):
 
 
 def is_enough(met: Mapping[str, int], situations: Iterable[str], *, times: int = 1) -> bool:
-    """Return whether each of *situations* was met as often as a promise needs, or so many *times* as often."""
+    """Return whether each of *situations* was met *times* the number that a promise needs."""
     return all(met.get(situation, 0) >= times * RACED for situation in situations)
 
 
