@@ -54,7 +54,7 @@ check-types: $(VENV)/.dev
 # Tests start interpreters, and without bytecode each compiles relevo, and each worker rewrites the asserts, every time.
 check-tests: export PYTHONDONTWRITEBYTECODE :=
 check-tests: $(VENV)/.dev
-	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal --hypothesis-profile=check -m "not (slow or soak or amqp or redis or postgresql or mariadb)" $(QUICK)
+	@$(VENV)/bin/pytest --quiet --numprocesses=auto --dist=worksteal --hypothesis-profile=check -m "not (slow or lengthy or soak or amqp or redis or postgresql or mariadb)" $(QUICK)
 
 test: $(VENV)/.tox ## Run everything that CI runs
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py

@@ -480,6 +480,7 @@ def test_a_class_that_is_completed_later_is_looked_at_again(incomplete: Any) -> 
     assert (before, len(registry.imported)) == (0, 1)
 
 
+@pytest.mark.lengthy("waits")
 def test_a_class_that_is_completed_from_another_module_is_looked_at_again_a_little_later(incomplete: Any) -> None:
     registry = Registry([incomplete])
     incomplete.Rating = None

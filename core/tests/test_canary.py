@@ -117,6 +117,7 @@ def _assert_silent(done: Done, what: object = "") -> None:
 # --- the command line ----------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_shows_a_password_that_is_its_argument(shop: Shop, command: str) -> None:
     words = COMMANDS[command]
@@ -165,6 +166,7 @@ def fail_too(event):
 """
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_shows_a_password_of_the_configuration_or_of_a_dead_letter(shop: Shop, command: str) -> None:
     pytest.importorskip("relevo_amqp")
@@ -243,6 +245,7 @@ def _placed(text: str) -> Iterator[str]:
         yield f"{table} = {{ {pairs}{option} = {_toml([text])} }}\n"
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("text", SAMPLES)
 def test_no_key_shows_a_password_that_is_in_it(shop: Shop, text: str) -> None:
     pytest.importorskip("relevo_amqp")
@@ -252,6 +255,7 @@ def test_no_key_shows_a_password_that_is_in_it(shop: Shop, text: str) -> None:
             _assert_silent(shop.run(command), written)
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("text", SAMPLES)
 def test_no_variable_shows_a_password_that_is_in_it(shop: Shop, text: str) -> None:
     keys = (*KEYS, "transports__main", "routes__main", "sorce")
@@ -278,6 +282,7 @@ def test_no_repr_shows_a_password(shop: Shop) -> None:
             assert CANARY not in f"{thing!r} {thing}"
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_no_error_of_an_application_shows_a_password(text: str) -> None:
     make: Any = App
@@ -345,6 +350,7 @@ def _assert_mailed_without(inbox: Inbox) -> str:
     return text
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("padding", [0, 300, 2980, 70_000])
 def test_no_mail_shows_a_password(inbox: Inbox, tmp_path: Path, text: str, padding: int) -> None:
@@ -384,6 +390,7 @@ def test_the_subject_of_an_event_is_mailed_without_a_password(inbox: Inbox, shop
     assert "me:***@127.0.0.1" in _assert_mailed_without(inbox)
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("text", SAMPLES)
 def test_what_a_child_process_prints_is_mailed_without_a_password(inbox: Inbox, shop: Shop, text: str) -> None:
     shop.write("shop_listeners.py", _PRINTS.format(text=text))

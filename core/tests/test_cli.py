@@ -84,6 +84,7 @@ def test_a_dead_letter_is_shown_to_a_program_with_each_failure_as_data(shop: Sho
     assert failure["traceback"] in shown["error"]
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_dead_letter_is_told_listed_shown_revived_and_discarded(shop: Shop) -> None:
     shop.run("""dispatch image.created '{"bad": true}'""")
 
@@ -326,6 +327,7 @@ def test_a_closed_standard_output_cannot_be_written(shop: Shop) -> None:
     assert "    0  " in shop.run("status").stdout
 
 
+@pytest.mark.lengthy("runs commands")
 def test_tables_are_not_folded_for_programs(shop: Shop) -> None:
     name = "image." + "x" * 190
     shop.run(f"dispatch {name}")
@@ -443,6 +445,7 @@ def test_what_needs_no_application_is_quick(command: str) -> None:
     assert {name for name in loaded if name.startswith("relevo._")} == {"relevo._secret", "relevo._visible"}
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("command", ["status", "drain", "dead list"])
 def test_a_short_command_does_without_what_is_slow_to_import(shop: Shop, command: str) -> None:
     shop.run("dispatch mail.sent")
@@ -455,6 +458,7 @@ def test_a_short_command_does_without_what_is_slow_to_import(shop: Shop, command
     assert not {"rich", "sqlalchemy.orm", "relevo.ext.mail", "difflib"} & loaded
 
 
+@pytest.mark.lengthy("starts processes")
 def test_the_search_for_garbage_begins_when_the_application_is_open(shop: Shop) -> None:
     shop.write(
         "shop_listeners.py",

@@ -41,6 +41,7 @@ def transport(shop: Shop) -> SqlTransport:
 # --- move -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("runs commands")
 def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None:
     for number in range(3):
         shop.run(f"""dispatch image.created '{{"image_id": {number}}}'""")
@@ -244,6 +245,7 @@ def test_a_move_that_cannot_be_is_told(shop: Shop, options: str, code: int, why:
 # --- purge ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_queue_is_purged_when_somebody_says_yes(shop: Shop) -> None:
     for _ in range(2):
         shop.run("dispatch image.created")
@@ -391,6 +393,7 @@ def test_a_wrong_import_is_cancelled_among_good_events_after_a_question(imported
     assert kept(imported) == {"main/default": 2}
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize(
     "options, left",
     [
@@ -631,6 +634,7 @@ def second(event): run("second", event)
 """
 
 
+@pytest.mark.lengthy("runs commands")
 def test_dead_letters_of_two_stores_with_one_number_are_revived_each_with_its_own_state(shop: Shop) -> None:
     shop.write("relevo.toml", TWO)
     shop.write("shop_listeners.py", FAILING)

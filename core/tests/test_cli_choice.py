@@ -47,6 +47,7 @@ GAVE_UP = ("gave-up", "image.created", "media")
 EXPIRED, MAIL = ("expired", "image.created", "media"), ("expired", "mail.sent", "feed")
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize(
     "options, expected",
     [
@@ -94,6 +95,7 @@ def test_a_revival_warns_of_a_failed_listener_that_was_renamed(shop: Shop) -> No
     assert (others.stdout, others.stderr) == ("2 revived\n", "")
 
 
+@pytest.mark.lengthy("runs commands")
 def test_dead_letters_are_counted_by_what_they_have_in_common(shop: Shop) -> None:
     def counts(options: str) -> dict[str, int]:
         rows = json.loads(shop.run(f"dead list {options} --json").stdout)
@@ -175,6 +177,7 @@ def test_dead_letters_with_a_text_in_their_error_are_revived_or_deleted_and_coun
     assert reasons(shop) == [EXPIRED, MAIL]
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("command", ["list", "list --by event", "revive --all", "discard --all --yes"])
 @pytest.mark.parametrize(
     "option, code, told",
@@ -216,6 +219,7 @@ def test_a_name_that_nothing_has_is_refused_with_the_one_that_was_meant(
     assert reasons(shop) == [EXPIRED, MAIL, GAVE_UP]
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("option", ["--reason of-a-plugin", "--event of.another", "--event 'of.*'"])
 def test_a_name_that_only_a_dead_letter_has_is_known_while_it_is_there(shop: Shop, option: str) -> None:
     options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")

@@ -186,6 +186,7 @@ def test_a_guard_that_is_something_else_is_an_error_at_the_start(shop: Shop, com
     assert f"the deploy guard {shop.folder / 'var'}: expected an empty file" in done.stderr
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_signal(shop: Shop) -> None:
     shop.run("deploy begin")
     with started(shop, "worker", "-l", "info") as worker:

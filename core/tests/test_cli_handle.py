@@ -123,6 +123,7 @@ def test_an_event_that_fails_for_the_last_time_is_a_dead_letter_which_can_be_rev
     assert shop.run("dead list --json").stdout == "[]\n"
 
 
+@pytest.mark.lengthy("runs commands")
 def test_no_worker_takes_what_is_revived_and_handled_now(shop: Shop) -> None:
     """Workers that run the old code poll as fast as they can."""
     with transport(shop) as store:
@@ -303,6 +304,7 @@ def test_a_transport_that_cannot_lease_by_an_id_says_why(shop: Shop) -> None:
     assert 'the transport "main" cannot list its waiting events (waiting): it is plain too; use' in listed.stderr
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("cut", ["…", "...", ""])
 @pytest.mark.parametrize("command", ["show {} --json", "cancel {}", "handle {}"])
 def test_the_end_of_an_id_is_enough_as_a_narrow_table_shows_it(shop: Shop, command: str, cut: str) -> None:

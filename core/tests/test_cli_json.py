@@ -109,6 +109,7 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
 }
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("command", DOCUMENTS)
 def test_standard_output_holds_one_document_of_known_keys(noisy: Shop, command: str) -> None:
     code, kind, keys = DOCUMENTS[command]

@@ -159,6 +159,7 @@ INVALID = {
 }
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("line, why", INVALID.items(), ids=[str(number) for number in range(len(INVALID))])
 def test_an_invalid_line_is_reported_by_its_number_and_the_others_are_dispatched(
     shop: Shop, line: str, why: str | None
@@ -289,6 +290,7 @@ def with_plugin(shop: Shop, *, before: str = "pass", after: str = "pass") -> Non
         shop.write("relevo.toml", 'plugins = ["shop_plugin:plugin"]\n' + text)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_command_that_was_killed_after_a_chunk_was_stored_dispatches_no_line_twice_and_loses_none(shop: Shop) -> None:
     text = numbered(range(2 * CHUNK)) + "nonsense\n" + numbered(range(2 * CHUNK, 3 * CHUNK)) + "more\n"
     shop.write("rows.jsonl", text)
@@ -325,6 +327,7 @@ def test_a_line_that_was_rejected_before_the_command_was_killed_is_appended_once
     assert json.loads((shop.folder / "position").read_text().splitlines()[-1])["lines"] == CHUNK + 3
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_full_disk_ends_it_with_the_line_up_to_which_all_is_stored(shop: Shop) -> None:
     text = numbered(range(6 * CHUNK))
     shop.write("rows.jsonl", text)
@@ -389,6 +392,7 @@ def test_where_the_outcome_of_a_chunk_is_unknown_it_is_dispatched_again_with_the
     assert len(set(sent)) == CHUNK + 5
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_the_chunk_that_is_being_sent(shop: Shop, number: signal.Signals) -> None:
     shop.write("rows.jsonl", numbered(range(3 * CHUNK)))
@@ -407,6 +411,7 @@ def test_a_signal_ends_it_after_the_chunk_that_is_being_sent(shop: Shop, number:
     assert stored(shop) == list(range(3 * CHUNK))
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_second_signal_ends_it_at_once_and_the_chunk_is_in_doubt(shop: Shop) -> None:
     shop.write("rows.jsonl", numbered(range(3 * CHUNK)))
     kill = "os.kill(os.getpid(), signal.SIGINT)"
@@ -439,6 +444,7 @@ def running(shop: Shop, command: str) -> Iterator[subprocess.Popen[str]]:
             process.communicate()
 
 
+@pytest.mark.lengthy("runs commands")
 def test_the_lines_of_a_pipe_are_dispatched_as_they_come_and_ctrl_c_says_how_far_it_came(shop: Shop) -> None:
     shop.run("setup")
     with running(shop, "dispatch mail.sent --lines -") as process:
@@ -454,6 +460,7 @@ def test_the_lines_of_a_pipe_are_dispatched_as_they_come_and_ctrl_c_says_how_far
     assert error.startswith("relevo: lines 1 to 3 are dispatched or rejected, and none after them; ")
 
 
+@pytest.mark.lengthy("runs commands")
 def test_one_command_at_a_time_uses_a_position(shop: Shop) -> None:
     shop.run("setup")
     with running(shop, "dispatch mail.sent --lines - --resume position") as process:
@@ -471,6 +478,7 @@ def test_one_command_at_a_time_uses_a_position(shop: Shop) -> None:
     assert stored(shop) == [7]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_at_a_terminal_a_bar_shows_how_many_lines_are_dispatched_and_invalid_ones_appear_above_it(shop: Shop) -> None:
     shop.write("rows.jsonl", numbered(range(CHUNK)) + "nonsense\n")
     terminal, its_end = os.openpty()
@@ -906,6 +914,7 @@ def test_a_line_beyond_the_last_one_is_refused(shop: Shop) -> None:
     assert "--from-line: expected at most 4; rows.jsonl has 3 lines" in lines(beyond)[-1]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_position_that_cannot_be_written_ends_it_before_anything_is_sent(shop: Shop) -> None:
     called_in_process(shop)
     shop.write("rows.jsonl", numbered([1, 2, 3]))

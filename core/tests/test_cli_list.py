@@ -79,6 +79,7 @@ def test_every_event_is_listed_with_all_that_is_known(shop: Shop) -> None:
     assert (rows["mail"]["transport"], rows["mail"]["queue"]) == ("main", "default")
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize(
     "options, expected",
     [

@@ -387,6 +387,7 @@ def test_a_check_tells_which_events_wait_if_there_is_no_listener_at_all(shop: Sh
     assert text not in strict.stderr
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize(
     "parameters, is_wrong",
     [

@@ -86,6 +86,7 @@ MISSPELT = [
 ]
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("queue", ["meida", "main/meida"])
 @pytest.mark.parametrize("command", [*MISSPELT, "move --from main/{} --to main", "move --from main --to main/{}"])
 def test_a_queue_that_is_not_there_is_told_with_the_one_that_was_meant(shop: Shop, command: str, queue: str) -> None:
@@ -155,6 +156,7 @@ def test_a_worker_takes_a_queue_with_the_name_of_its_transport(shop: Shop) -> No
     assert shop.run("drain -q main/media").stdout == "made 7\n"
 
 
+@pytest.mark.lengthy("runs commands")
 def test_what_is_left_in_a_queue_that_nothing_is_routed_to_any_more_is_looked_after(shop: Shop) -> None:
     for data in ('{"bad": true}', "{}"):
         shop.run(f"dispatch image.created '{data}'")

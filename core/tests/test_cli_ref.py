@@ -31,6 +31,7 @@ def refs(shop: Shop) -> list[str]:
     return [row["ref"] for row in json.loads(shop.run("dead list --json").stdout)]
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("command", ["show", "revive", "discard --yes"])
 @pytest.mark.parametrize("ref", ["1", "01", "0"])
 def test_a_number_is_never_the_beginning_of_another_number(shop: Shop, command: str, ref: str) -> None:
@@ -42,6 +43,7 @@ def test_a_number_is_never_the_beginning_of_another_number(shop: Shop, command: 
     assert refs(shop) == before
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_number_means_the_dead_letter_that_has_it_though_others_begin_with_it(shop: Shop) -> None:
     shop.run("dispatch image.created '{\"bad\": true}'")
     before = refs(shop)
@@ -52,6 +54,7 @@ def test_a_number_means_the_dead_letter_that_has_it_though_others_begin_with_it(
     assert [ref for ref in before if ref not in refs(shop)] == ["2@media", "12@media"]
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("command", ["revive", "discard --yes"])
 def test_what_changes_a_dead_letter_takes_no_other_beginning_of_its_ref(shop: Shop, command: str) -> None:
     before = refs(shop)

@@ -531,6 +531,7 @@ def test_a_command_that_the_shell_would_refuse_is_wrong(command: str, why: str, 
     assert len(lines(done)) == 1
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize(
     "command",
     [

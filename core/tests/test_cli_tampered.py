@@ -142,6 +142,7 @@ def test_a_file_that_cannot_be_written_is_told(shop: Shop) -> None:
 # --- rows that no claim would find ----------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("change", ["state = 9", "state = 2, ready_at = 'soon'", "state = 3", "state = 1"])
 def test_a_row_that_no_claim_would_find_is_counted_reported_and_dead_lettered(shop: Shop, change: str) -> None:
     shop.run("dispatch mail.sent")

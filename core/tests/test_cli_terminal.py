@@ -157,6 +157,7 @@ def printed(done: Done) -> list[str]:
 PLAIN = Texts(dict.fromkeys(FIELDS, "x"))
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("command", COMMANDS)
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @example(texts=Texts(dict.fromkeys(FIELDS, FORGED)))
@@ -170,6 +171,7 @@ def test_no_text_adds_a_line_or_a_control_character(command: str, texts: Texts, 
     assert len(found) <= len(expected)
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("command", COMMANDS)
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @example(texts=Texts(dict.fromkeys(FIELDS, FORGED)))

@@ -67,6 +67,7 @@ def test_a_transport_without_a_route_is_not_created_by_the_look_at_it(shop: Shop
     assert not (shop.folder / "old.db").exists()
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_server_without_a_route_that_does_not_answer_holds_up_a_run_for_a_moment_only(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,6 +253,7 @@ def test_a_last_line_without_an_end_is_no_part_of_what_follows() -> None:
     assert merged("@daily backup", "a", "b") == "@daily backup\n# relevo a begin\nb\n# relevo a end\n"
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("folder", ["a\nb", "\x9b31m", "\x85", "gpj.\u202eexe", "\u2066a", "a\\b"])
 @pytest.mark.parametrize("unit", ["cron", "cron --install", "cron --remove", "loop", "supervisor", "systemd"])
 def test_a_path_that_a_terminal_obeys_is_refused(unit: str, folder: str, crontab: Path, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def warnings(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.name == name]
 
 
+@pytest.mark.lengthy("runs commands")
 def test_an_event_without_its_subject_is_logged_once_and_shown(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     event_id = shop.run("dispatch mail.sent --subject order/9999 --json").stdout
 
@@ -64,6 +65,7 @@ def test_an_event_without_its_subject_is_not_mailed_by_cron(shop: Shop, caplog: 
     assert caplog.messages == []
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.usefixtures("from_cron")
 def test_a_misspelt_event_is_logged_by_the_first_drain_from_cron_and_by_no_other(
     shop: Shop, caplog: pytest.LogCaptureFixture

@@ -350,6 +350,7 @@ def test_one_clear_line_about_a_module_with(shop: Shop, what: str) -> None:
     assert done.returncode == 78
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("what", COMMANDS)
 def test_one_clear_line_about_a_command_with(shop: Shop, what: str) -> None:
     command, code, line = COMMANDS[what]
@@ -714,6 +715,7 @@ WORDS += [
 ]
 
 
+@pytest.mark.lengthy("runs commands")
 @given(
     st.sampled_from(COMMANDS_THAT_END),
     st.lists(st.sampled_from(WORDS), max_size=4),

@@ -145,6 +145,7 @@ def test_a_body_is_what_encoding_a_document_gives(
     assert body == msgspec.json.encode(document)
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(names, st.dictionaries(texts, values, max_size=3), subjects)
 def test_others_read_a_body_as_the_same_event(
     sdk: Any, name: str, arguments: dict[str, Any], subject: Subject | None

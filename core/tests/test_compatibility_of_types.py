@@ -184,6 +184,7 @@ def _reads(read: Any, value: Any) -> bool:
     return True
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("old", TYPES)
 def test_no_change_of_a_type_that_breaks_somebody_is_left_untold(old: str) -> None:
     untold, without_need = {}, set()

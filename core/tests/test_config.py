@@ -155,6 +155,7 @@ def test_a_byte_order_mark_is_not_in_the_way(write: Write, tmp_path: Path) -> No
     assert config_of(write(b'\xef\xbb\xbfsource = "shop"'), tmp_path).source == "shop"
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize(
     "text, why",
     [
@@ -203,6 +204,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_path(write: Write, tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize(
     "text",
     [

@@ -122,6 +122,7 @@ def test_every_key_of_the_schema_is_tried() -> None:
     assert {*KEYS, *inner} <= set(PLACES)
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("key", PLACES)
 def test_a_value_fits_or_its_error_says_what_was_expected_and_what_there_was(key: str, tmp_path: Path) -> None:
     said = {name: said_of(key, value, tmp_path / "relevo.toml") for name, value in VALUES.items()}

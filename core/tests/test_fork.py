@@ -52,6 +52,7 @@ def run(folder: Path, program: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_fork_waits_for_listeners_that_another_thread_loads(tmp_path: Path) -> None:
     # Hooks are called in the reverse order, so the import can end only when the fork has begun.
     program = """
@@ -68,6 +69,7 @@ print(len(app.listeners))
     assert run(tmp_path, program) == ["0", "1"]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_fork_waits_for_a_lock_whose_holder_makes_another_one(tmp_path: Path) -> None:
     program = """
 import time
@@ -95,6 +97,7 @@ print(len(made))
     assert run(tmp_path, program) == ["0", "200"]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_child_sets_up_although_a_thread_of_its_parent_was_about_to(tmp_path: Path) -> None:
     program = """
 class Slow(MemoryTransport):

@@ -112,6 +112,7 @@ def test_an_application_of_its_own_and_the_file_that_names_it_are_judged_too(sho
     assert found["signed-events"][0] is False
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize(
     ("old", "new", "anchor", "why"),
     [
@@ -343,6 +344,7 @@ def test_an_option_that_says_where_a_secret_is_is_none(option: str, shop: Shop) 
     assert warnings(shop) == {}
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize(
     ("name", "option"),
     [

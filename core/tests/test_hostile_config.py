@@ -56,6 +56,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hostile")
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(DOCUMENTS | BYTES | st.binary(max_size=200), VARIABLES)
 @example(b'"x\nb" = 1', {})
 @example(b'"x\x1eb" = 1', {})

@@ -620,6 +620,7 @@ class Node(pydantic.BaseModel):
     inner: Node | None = None
 
 
+@pytest.mark.lengthy("starts processes")
 def test_pydantic_is_not_imported_by_relevo() -> None:
     script = "import relevo, relevo.cli, sys; relevo.App; sys.exit('pydantic' in sys.modules)"
 

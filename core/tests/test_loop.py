@@ -478,6 +478,7 @@ class _Program:
         return self.process.returncode, stdout.splitlines()
 
 
+@pytest.mark.lengthy("waits")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", ["worker", "drain"])
 def test_the_first_signal_finishes_the_current_listener_and_gives_back_the_rest(
@@ -494,6 +495,7 @@ def test_the_first_signal_finishes_the_current_listener_and_gives_back_the_rest(
     assert code == 0
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
     program = _Program(tmp_path, number=5)
@@ -534,6 +536,7 @@ LoopRunner().run(app, RunOptions())
 """
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_second_signal_ends_a_worker_whose_server_does_not_answer() -> None:
     with subprocess.Popen([sys.executable, "-c", SILENT], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -547,6 +550,7 @@ def test_a_second_signal_ends_a_worker_whose_server_does_not_answer() -> None:
         assert process.wait(30) == 128 + signal.SIGTERM
 
 
+@pytest.mark.lengthy("waits")
 def test_an_idle_worker_ends_after_a_signal(tmp_path: Path) -> None:
     program = _Program(tmp_path, number=1)
     program.open_gate()
@@ -726,6 +730,7 @@ def test_a_lock_that_was_late_is_the_reason_even_if_it_is_renewed_then(
     assert (report.stopped_by, report.handled) == ("lock", 0)
 
 
+@pytest.mark.lengthy("waits")
 def test_the_lock_is_renewed_while_a_listener_runs(
     shop: Callable[..., App], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -908,6 +913,7 @@ def test_a_deploy_that_is_over_when_the_rest_was_given_back_does_not_end_the_wor
     assert (report.done, report.stopped_by) == (5, "events")
 
 
+@pytest.mark.lengthy("waits")
 def test_a_worker_that_waits_for_the_end_of_a_deploy_ends_at_a_limit_of_time(
     app: MakeApp, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -314,6 +314,7 @@ def test_there_are_so_many_mails_in_an_hour_however_different_the_failures_are(
     assert "6 different failures, 6 in all." in body_of(inbox.mails[3])
 
 
+@pytest.mark.lengthy("waits")
 def test_a_worker_tells_of_the_first_failure_at_once(made: Made, inbox: Inbox) -> None:
     app = made(inbox.port, make_thumbnail)
     worker = app.worker(RunOptions())
@@ -538,6 +539,7 @@ def test_a_closed_application_leaves_no_thread_and_what_was_not_told_yet_is_told
         assert "no image at 1" in body_of(inbox.wait_for(1)[0])
 
 
+@pytest.mark.lengthy("waits")
 def test_a_close_that_a_slow_server_outlasted_keeps_nothing_back_that_fails_afterwards(
     inbox: Inbox, tmp_path: Path
 ) -> None:
@@ -584,6 +586,7 @@ def nonsense(connection: Any) -> None:
     connection.sendall(b"\x00\xff" * 5000)
 
 
+@pytest.mark.lengthy("waits")
 def test_a_server_that_is_down_costs_a_line_in_the_log_and_the_work_goes_on(
     made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -624,6 +627,7 @@ def test_a_mail_that_is_refused_is_kept_for_later(made: Made, inbox: Inbox, capl
     assert inbox.mails[0]["Subject"].startswith("shop: make_thumbnail: ValueError")
 
 
+@pytest.mark.lengthy("waits")
 def test_a_server_that_hangs_is_waited_for_no_longer_than_allowed(
     made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -637,6 +641,7 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_allowed(
     assert "3 times" in body_of(inbox.mails[0])
 
 
+@pytest.mark.lengthy("waits")
 def test_a_server_that_never_comes_to_an_end_is_waited_for_no_longer_either(
     made: Made, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -859,6 +864,7 @@ LETTERHEAD = Letterhead(
 )
 
 
+@pytest.mark.lengthy("tries many cases")
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine it is
 @given(source=TEXT, name=TEXT, listener=TEXT, error=TEXT, value=TEXT, host=TEXT)
 def test_headers_are_one_line_and_the_text_is_narrow_whatever_anybody_wrote(

@@ -43,6 +43,7 @@ def _address(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/shop.db"
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_worker_of_an_earlier_application_is_logged_once(address: str, caplog: pytest.LogCaptureFixture) -> None:
     with App(source="shop", transports={"main": address}) as earlier:
         stop = _serving(earlier)
@@ -60,6 +61,7 @@ def test_a_worker_of_an_earlier_application_is_logged_once(address: str, caplog:
     )
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("other", ["ended", "another source", "another queue", "another file", "the same application"])
 def test_a_worker_that_takes_none_of_its_events_is_not_logged(
     address: str, other: str, caplog: pytest.LogCaptureFixture
@@ -79,6 +81,7 @@ def test_a_worker_that_takes_none_of_its_events_is_not_logged(
     assert not _warnings(caplog)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_store_of_each_application_is_not_shared(caplog: pytest.LogCaptureFixture) -> None:
     with App(transports={"main": MemoryTransport()}) as earlier, App(transports={"main": MemoryTransport()}) as app:
         stop = _serving(earlier)

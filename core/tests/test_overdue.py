@@ -53,6 +53,7 @@ def test_a_run_within_its_limit_and_one_of_the_next_event_are_not_logged(caplog:
     assert not caplog.records
 
 
+@pytest.mark.lengthy("waits")
 def test_an_inline_worker_logs_a_listener_that_exceeds_its_own_limit(caplog: pytest.LogCaptureFixture) -> None:
     said = "slow has run for"
 

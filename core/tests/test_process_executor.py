@@ -301,6 +301,7 @@ def failures_in(folder: Path) -> dict[str, tuple[str, str]]:
     return {listener: (output, trace) for listener, output, trace in rows}
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_dead_letter_after_a_timeout_has_the_output_and_the_place_of_the_listener(
     tmp_path: Path, delivery: Make
 ) -> None:
@@ -324,6 +325,7 @@ def test_a_dead_letter_after_a_timeout_has_the_output_and_the_place_of_the_liste
     assert "its last output:\nquick fails" in outcome.error
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_timeout_that_is_retried_is_observed_with_the_output_and_the_place(tmp_path: Path, delivery: Make) -> None:
     with slow_executor(tmp_path, retry=3) as executor:
         (outcome,) = _ended(executor, delivery(name="thing.done"))
@@ -334,6 +336,7 @@ def test_a_timeout_that_is_retried_is_observed_with_the_output_and_the_place(tmp
     assert ", in wait\n" in trace
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_listener_that_answers_no_signal_is_killed_all_the_same(tmp_path: Path, delivery: Make) -> None:
     block = "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
 

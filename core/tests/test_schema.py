@@ -305,6 +305,7 @@ def test_an_asyncapi_document_has_the_form_of_3_0() -> None:
     assert "$defs" not in json.dumps(document)
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(every_kind)
 def test_the_body_that_is_sent_fits_the_payload_of_its_message(event: Any) -> None:
     document = _asyncapi(EVERY)

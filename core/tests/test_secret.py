@@ -301,6 +301,7 @@ def test_the_middle_of_a_very_long_text_is_left_out_before_it_is_masked(show: Ca
     assert len(found) < 70_000
 
 
+@pytest.mark.lengthy("tries many cases")
 def test_an_address_whose_password_has_a_space_is_not_cut_in_two() -> None:
     for padding in range(30):
         text = "x" * padding + "\namqp://me:a23 45@host" * 10_000
@@ -310,6 +311,7 @@ def test_an_address_whose_password_has_a_space_is_not_cut_in_two() -> None:
         assert len(abridged(text)) <= 1 << 16
 
 
+@pytest.mark.lengthy("tries many cases")
 def test_an_address_is_not_cut_in_two() -> None:
     for padding in range(30):
         text = "x" * padding + " amqp://me:12345@host" * 10_000

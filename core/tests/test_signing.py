@@ -438,6 +438,7 @@ def test_a_weak_key_is_refused_and_not_shown(key: str, why: str) -> None:
     assert OLD not in str(caught.value)
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(st.binary(min_size=16, max_size=32), st.sampled_from(["hex", "base64", "urlsafe"]))
 @settings(max_examples=500)
 def test_a_random_key_is_not_weak(seed: bytes, form: str) -> None:

@@ -435,6 +435,7 @@ def _assert_the_dead_letter_tells_why(
 POISON: Sequence[Deed] = ("die",)
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(plans)
 @example(Plan(events=[{"a": POISON}] + [{"a": ["ok"]}] * 9))
 @example(Plan(events=[{"a": ["ok"], "b": POISON, "c": ["fail"]}] * 3, settling=["after", "before"]))

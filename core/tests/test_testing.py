@@ -1271,6 +1271,7 @@ starts = st.floats(1e9, 2.1e9) | st.datetimes(datetime(2000, 1, 1), datetime(203
 steps = st.lists((st.integers(1, 10_000_000) | st.integers(1, 10_000).map(lambda ms: ms * 1000)), min_size=1)
 
 
+@pytest.mark.lengthy("tries many cases")
 @settings(deadline=None, max_examples=100)  # the first block imports what the others have
 @given(start=starts, before=steps, split=steps)
 @example(start=datetime(2026, 1, 1, tzinfo=UTC), before=[], split=[100_000] * 10)

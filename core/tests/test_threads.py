@@ -122,6 +122,7 @@ def test_whatever_a_listener_raises_is_its_own_failure_and_its_thread_lives_on(
     assert error.__name__ in dead.error
 
 
+@pytest.mark.lengthy("waits")
 def test_a_listener_over_its_time_limit_ends_the_worker_and_counts_as_a_loss(made: MakeApp) -> None:
     release = threading.Event()
 
@@ -144,6 +145,7 @@ def test_a_listener_over_its_time_limit_ends_the_worker_and_counts_as_a_loss(mad
     assert app.transport().stats("default").leased == len(rest)
 
 
+@pytest.mark.lengthy("waits")
 def test_those_that_are_within_their_limit_finish_before_the_worker_ends(
     made: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,6 +180,7 @@ def test_those_that_are_within_their_limit_finish_before_the_worker_ends(
     assert app.transport().stats("default").ready == 1
 
 
+@pytest.mark.lengthy("waits")
 def test_what_was_not_begun_when_the_worker_gives_up_is_no_loss(made: MakeApp) -> None:
     release, both = threading.Event(), threading.Barrier(2, timeout=PATIENCE)
 

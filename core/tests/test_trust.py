@@ -213,6 +213,7 @@ def _to_a_pipe(path: Path) -> None:
     path.symlink_to("pipe")
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize(
     "make, kind",
     [
@@ -260,6 +261,7 @@ def _project(shop: Path) -> Path:
     return shop
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize(
     "name, mode",
     [
@@ -454,6 +456,7 @@ Path(__file__).with_name("sprung").touch()
 """
 
 
+@pytest.mark.lengthy("starts processes")
 @needs_root
 @pytest.mark.parametrize("command", ["config show", "dispatch a.b", "worker"])
 def test_no_command_of_root_runs_the_code_of_a_user_in_a_folder_above(shared: Path, command: str) -> None:
@@ -504,6 +507,7 @@ def _trapped(shared: Path) -> Path:
     return shared
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 @pytest.mark.parametrize("words", [["--version"], ["config", "show"]])
 def test_python_does_not_import_from_a_working_directory_that_others_can_write(
@@ -577,6 +581,7 @@ def test_what_is_accepted_without_an_import_would_be_accepted_after_it(found: li
     assert is_plain or weakness_on(steps, folders[-1], user) is not None, "no group here is private"
 
 
+@pytest.mark.lengthy("starts processes")
 def test_python_imports_from_a_working_directory_of_the_user_as_always(shop: Path) -> None:
     below = shop / "below"
     below.mkdir()
@@ -632,6 +637,7 @@ def read_as(user: int, folder: Path, *, in_container: bool = False) -> str:
     return done.stdout
 
 
+@pytest.mark.lengthy("starts processes")
 @needs_root
 def test_a_user_works_with_files_of_root_and_with_own_ones_in_a_group_of_one(shared: Path) -> None:
     file = shared / "relevo.toml"
@@ -649,6 +655,7 @@ def test_a_user_works_with_files_of_root_and_with_own_ones_in_a_group_of_one(sha
     assert "can be written by other users of its group" in read_as(OTHER, shared)
 
 
+@pytest.mark.lengthy("starts processes")
 @needs_root
 def test_in_a_container_the_folders_of_the_host_lead_to_an_own_file(shared: Path) -> None:
     folder = shared / "project"
@@ -664,6 +671,7 @@ def test_in_a_container_the_folders_of_the_host_lead_to_an_own_file(shared: Path
 MODULES = ["stevedore", "sqlalchemy", "relevo_sql", "rich", "tomllib"]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_without_a_configuration_a_folder_of_others_is_not_searched_for_modules(tmp_path: Path) -> None:
     for name in MODULES:
         tmp_path.joinpath(f"{name}.py").write_text(TRAP)
@@ -677,6 +685,7 @@ def test_without_a_configuration_a_folder_of_others_is_not_searched_for_modules(
     assert not tmp_path.joinpath("sprung").exists()
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_module_that_is_missing_for_that_reason_is_told(tmp_path: Path) -> None:
     tmp_path.joinpath("shop.py").write_text("import relevo\napp = relevo.App.from_config()\n")
     main = "memory://"
@@ -759,6 +768,7 @@ cd "$1/work"
 """
 
 
+@pytest.mark.lengthy("starts processes")
 @needs_root
 @pytest.mark.parametrize(
     ("change", "why"),
@@ -798,6 +808,7 @@ chmod 0777 "$1"
 SHOW = '"$2" --config "$1/relevo.toml" config show >/dev/null'
 
 
+@pytest.mark.lengthy("starts processes")
 @needs_root
 def test_keys_in_a_folder_that_all_can_write_are_refused_unless_it_is_mounted_read_only(shared: Path) -> None:
     writable = in_private_mount(shared, SIGNED + SHOW)

@@ -88,6 +88,7 @@ def test_an_outbox_is_no_place_to_move_to(shop: Shop) -> None:
     assert '--to: no transport is called "main.outbox"' in lines(done)[0]
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_database_with_two_names_has_its_routes_by_either(shop: Shop, warned: Callable[[], list[str]]) -> None:
     shop.write(
         "relevo.toml",
@@ -102,6 +103,7 @@ def test_a_database_with_two_names_has_its_routes_by_either(shop: Shop, warned: 
     assert (drained.returncode, warned()) == (0, [])
 
 
+@pytest.mark.lengthy("runs commands")
 def test_what_another_application_keeps_in_the_same_database_is_not_warned_of(
     shop: Shop, warned: Callable[[], list[str]]
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_worker_warns_of_them_only_if_one_can_be_moved_now(tmp_path: Path, war
     assert says("media") in status.stdout
 
 
+@pytest.mark.lengthy("runs commands")
 def test_dead_letters_are_reported_with_what_can_be_done_about_them(
     shop: Shop, warned: Callable[[], list[str]]
 ) -> None:
@@ -156,6 +159,7 @@ def test_dead_letters_are_reported_with_what_can_be_done_about_them(
     assert (revived.stdout, moved.stdout) == ("1 revived\n", "1 moved\n")
 
 
+@pytest.mark.lengthy("runs commands")
 def test_a_dead_letter_of_a_queue_that_became_an_outbox_is_revived_as_the_status_says(tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.run("""dispatch image.created '{"image_id": 7, "bad": true}'""")

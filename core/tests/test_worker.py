@@ -339,6 +339,7 @@ def _idle() -> Iterator[tuple[Worker, threading.Thread]]:
         thread.join(PATIENCE)
 
 
+@pytest.mark.lengthy("waits")
 def test_an_idle_worker_hears_a_stop(idle: tuple[Worker, threading.Thread]) -> None:
     worker, thread = idle
 
@@ -348,6 +349,7 @@ def test_an_idle_worker_hears_a_stop(idle: tuple[Worker, threading.Thread]) -> N
     assert not thread.is_alive()
 
 
+@pytest.mark.lengthy("waits")
 @pytest.mark.usefixtures("idle")
 def test_an_idle_worker_needs_next_to_no_processor() -> None:
     before = time.process_time()
@@ -1056,6 +1058,7 @@ def _eventually(true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.lengthy("waits")
 def test_leases_are_renewed_while_a_listener_is_busy(
     transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1112,6 +1115,7 @@ def test_what_is_finished_is_settled_while_the_next_listener_runs(store: MemoryS
     assert len(handled) == 7
 
 
+@pytest.mark.lengthy("waits")
 def test_the_keeper_outlives_whatever_it_meets(
     transport: Any, send: Send, worker: MakeWorker, clock: FakeClock
 ) -> None:
@@ -1331,6 +1335,7 @@ def test_a_worker_that_is_to_end_waits_no_longer_for_a_delivery_that_nothing_wor
     assert transport.stats("default").leased == 0
 
 
+@pytest.mark.lengthy("waits")
 def test_a_start_that_takes_long_and_a_listener_that_runs_for_long_are_no_standstill(
     send: Send, worker: MakeWorker, clock: FakeClock
 ) -> None:

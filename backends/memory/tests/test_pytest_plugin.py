@@ -144,6 +144,7 @@ def test_a_configuration_without_an_application_is_told_as_such(shop: Shop) -> N
     )
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize(
     "named, why",
     [
@@ -192,6 +193,7 @@ def test_a_test_that_fails_shows_what_was_dispatched_and_not_the_inside_of_relev
     result.stdout.no_fnmatch_line("*raise AssertionError*")
 
 
+@pytest.mark.lengthy("starts processes")
 def test_an_error_of_a_listener_is_shown_where_it_was_raised(shop: Shop) -> None:
     project = shop(
         shop=SHOP.replace('heard.append(event["path"])', "heard.append(event.path)"),
@@ -232,6 +234,7 @@ def test_the_application_is_as_it_was_after_every_test(shop: Shop) -> None:
     project.runpytest().assert_outcomes(passed=1, failed=1)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_run_without_tests_of_relevo_imports_nothing_of_it(shop: Shop) -> None:
     project = shop(
         test_shop="""
@@ -252,6 +255,7 @@ def test_asking_for_the_settings_and_fixtures_shows_ours(shop: Shop) -> None:
     assert "relevo_app -- " in project.runpytest("--fixtures").stdout.str()
 
 
+@pytest.mark.lengthy("starts processes")
 def test_the_plugin_is_announced_once_and_can_be_left_out(shop: Shop) -> None:
     (point,) = entry_points(group="pytest11", name="relevo")
     project = shop()

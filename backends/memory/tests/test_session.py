@@ -466,6 +466,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.lengthy("tries many cases")
 @pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("listening", ["session", "maker"])
 @pytest.mark.parametrize("moment", MOMENTS)

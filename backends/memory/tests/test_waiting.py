@@ -367,6 +367,7 @@ def test_on_a_clock_that_stands_still_other_threads_get_a_moment(
     assert time.monotonic() - began < LONG / 2
 
 
+@pytest.mark.lengthy("waits")
 def test_a_clock_that_is_moved_by_hand_meanwhile_is_not_taken_for_one_that_runs(
     transport: MemoryTransport, clock: FakeClock, pool: ThreadPoolExecutor, take: Take
 ) -> None:
