@@ -35,7 +35,8 @@ from relevo import (
 )
 from relevo._worker import worker as working
 from relevo._worker.executor import SecondSignal
-from relevo._worker.worker import GRACE, StalledError
+from relevo._worker.stall import StalledError
+from relevo._worker.worker import GRACE
 from relevo.errors import ConfigurationError, SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo.testing._clock import StandingClock

@@ -542,8 +542,8 @@ def test_rows_that_cannot_be_handed_to_a_listener_end_and_their_neighbours_are_h
 
 def test_an_event_that_nothing_works_on_ends_the_worker_and_is_given_back(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
-        "import relevo, relevo._worker.worker\nfrom relevo.execution import ProcessExecutor\n"
-        "relevo._worker.worker._STALLED_AFTER = 1.0\n"
+        "import relevo, relevo._worker.stall\nfrom relevo.execution import ProcessExecutor\n"
+        "relevo._worker.stall._STALLED_AFTER = 1.0\n"
         "def submit(self, delivery): self._submitted[delivery] = None\n"
         "ProcessExecutor.submit = submit\n"
         "app = relevo.App.from_config('relevo.toml')\n"

@@ -35,7 +35,8 @@ from relevo._transport.life import TRANSITIONS, Action, Counters, ForbiddenTrans
 from relevo._worker.decision import Reason
 from relevo._retry import Retry
 from relevo._worker.executor import Executor, InlineExecutor
-from relevo._worker.worker import StalledError, Worker
+from relevo._worker.stall import StalledError
+from relevo._worker.worker import Worker
 from relevo._worker.execution import Execution
 from relevo._worker.time_limit import TimeLimitExceededError
 from relevo._runner.runner import Runner

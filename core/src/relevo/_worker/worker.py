@@ -24,7 +24,7 @@ from logging import INFO, WARNING, getLogger
 
 import attrs
 
-from relevo._clock import Clock, readable
+from relevo._clock import Clock
 from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
 from relevo._transport.coordinator import Coordinator
@@ -35,14 +35,17 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
+from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.ledger import Ledger, Reminder, outage
 from relevo._worker.neighbour import Neighbour, running
+from relevo._worker.outage import Outage
 from relevo._worker.overdue import OverdueLog
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
+from relevo._worker.stall import StallWatch
 from relevo._worker.suspect import Suspects
 from relevo.errors import (
     ConfigurationError,
@@ -68,32 +71,14 @@ _WAIT = 1.0
 _WAIT_BUSY, _SOON = 0.02, 0.002
 _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
 _KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
-_OUTAGE_FIRST, _OUTAGE_CAP = 0.1, 3.0
 GRACE = 5.0
 """Seconds after the time limit within which a transport call ends, unless its driver waits for a silent server."""
 
 _ALONE_WITHIN = 5.0
 """Seconds for which a suspect waits for settlements that the transport does not take."""
 
-_ASIDE, _LONGEST_ASIDE = 1.0, 30.0
-"""
-Seconds for which a run until empty sets suspects aside while other events are ready, each time and in all.
-
-In all it is at most half of the time limit, so that a queue that is never empty does not keep a suspect for ever.
-"""
-
-_LANDS_WITHIN, _COARSEST = 0.5, 5.0
-"""Seconds after its delay in which an event is ready; and the coarsest delays with which suspects are set aside."""
-
-_ONLY_SUSPECTS, _IN_TURNS = 2.0, 6.0
-"""
-Seconds without another event after which suspects are begun.
-
-A server whose figures are approximate, such as RabbitMQ, may serve only suspects for a turn of five seconds.
-"""
-
-_WAIT_OTHERS, _MOMENT = 0.2, 0.001
-"""Seconds for which others may be on their way although none is ready, and in which a clock moves."""
+_WAIT_OTHERS = 0.2
+"""Seconds for which others may be on their way although none is ready."""
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
@@ -101,28 +86,6 @@ _ASK_EVERY = 0.1
 
 _STOPS_WITHIN = 5.0
 """Seconds for which a stopped worker waits for a listener before it logs that it waits."""
-
-_STALLED_AFTER = 30.0
-"""Seconds after which a stalled delivery, one that nothing works on, ends the worker."""
-
-_LOOK_EVERY, _LONGEST_LOOK = 1.0, 2.0
-"""
-Seconds between two checks for stalled deliveries, and the most that one check adds.
-
-Time in which the process was suspended or the server was down does not count.
-"""
-
-
-class StalledError(RelevoError):
-    """Raised by a worker that holds a delivery that nothing works on; the process should end and be restarted."""
-
-    def __init__(self, delivery: Delivery, seconds: float):
-        self.delivery = delivery
-        self.seconds = seconds
-        super().__init__(
-            f"{delivery}: no listener has been running for {seconds:.0f} s after it was submitted; "
-            f"the worker ends, and the event is delivered again"
-        )
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
@@ -234,37 +197,26 @@ class Worker:
         """When the keeper saw that the worker was stopped, in monotonic seconds; infinite once it logged its wait."""
 
         self._unsettled_since: float | None = None
-        self._outages = self._doubts = 0
-        self._down_since: float | None = None
-        """When an outage began that was logged, in monotonic seconds."""
-        self._handled = 0
-        """How many events were handled before the last outage."""
+        self._doubts = 0
+        self._outage = Outage(transport.name, self._clock, self._chance)
         self._received = False
         self._busy = False
         """Whether a listener runs, as far as this thread knows."""
         self._worked = self._clock.monotonic()
         """When a listener last ran, in monotonic seconds."""
-        self._reminder, self._suspect_reminder = Reminder(self._clock), Reminder(self._clock)
+        self._suspect_reminder = Reminder(self._clock)
         self._started = self._clock.monotonic()
         self._ends = self._started + (float("inf") if options.max_seconds is None else options.max_seconds)
         self._has_limit = self._ends < float("inf")
         is_last = options.until_empty and options.max_events is None and self._given is None
-        delay = transport.capabilities.delay
-        can_wait = is_last and delay is not None and delay <= _COARSEST
-        self._suspects_from = self._started + (min(_LONGEST_ASIDE, (self._ends - self._started) / 2) if can_wait else 0)
-        """When suspects are begun although other events are ready, in monotonic seconds."""
-        self._aside_until = self._met_other = self._started
-        """When the suspects that were set aside are ready again, and when the last other event was received."""
+        until_half = (self._ends - self._started) / 2 if is_last else 0.0
+        self._deferral = Deferral(transport, self._clock, self._is_more_ready, limit=until_half)
         self._linger = self.lingered = 0.0
         """Seconds of the next wait for events that become due, and of all such waits so far; see *settle*."""
-        self._asked = self._looked = self._started
-        self._still: dict[Delivery, float] = {}
-        """The seconds for which each stalled delivery has been stalled."""
-        self._abandoned: set[Delivery] = set()
+        self._asked = self._started
+        self._stalls = StallWatch(self._clock, self._executor.stalled)
         self._objection = ""
         """Why the run ends, if a hook objected to further events."""
-        self._fault: StalledError | None = None
-        """Why the run ends, if a delivery was stalled for too long."""
 
     def follow(self, relay: Worker) -> None:
         """
@@ -328,11 +280,10 @@ class Worker:
         """
         if self._is_over:
             raise ConfigurationError("a worker that was stopped cannot be run again; make a new one, as app.worker()")
-        self._fault = None
         self._objection = ""
         self._hurried = False
-        self._abandoned.clear()
-        self._met_other = self._clock.monotonic()
+        self._stalls.start()
+        self._deferral.start()
         self._suspects.start()
         self._executor.start(self._handle)
         ended = threading.Event()
@@ -368,8 +319,8 @@ class Worker:
                 if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
                     self._suspects.end(is_settled=not self._ledger.keeps_outcomes())
                 self._lift_limit()
-        if self._fault is not None:
-            raise self._fault
+        if self._stalls.fault is not None:
+            raise self._stalls.fault
         self._is_over = stopped_by == "asked"
         counts = self._ledger.counts
         report = Report(
@@ -534,18 +485,17 @@ class Worker:
         """Record what finished of *running* deliveries, after at most *wait* seconds; give up what is stalled."""
         finished = self._executor.take_finished(wait)
         for delivery, outcome in finished:
-            if delivery in self._abandoned:
-                self._abandoned.remove(delivery)
-            else:
-                if isinstance(outcome, Lost):
-                    outcome = self._suspects.conclude(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
-                self._ledger.add(delivery, outcome)
+            if self._stalls.fault is not None and self._stalls.forget(delivery):
+                continue
+            if isinstance(outcome, Lost):
+                outcome = self._suspects.conclude(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
+            self._ledger.add(delivery, outcome)
         if len(finished) < running:
-            self._look()
+            self._give_up_stalled()
 
     def _finish(self) -> None:
         """Wait for what runs, unless the worker was interrupted, and settle it."""
-        while (running := self._executor.running()) > len(self._abandoned):
+        while (running := self._executor.running()) > self._stalls.given_up():
             self._gather(running, _WAIT_BUSY)
             if self._hurried:
                 break
@@ -557,25 +507,12 @@ class Worker:
         """Record whether a listener still runs, and when the last one ran."""
         if self._busy:
             self._worked = self._clock.monotonic()
-            self._busy = self._executor.running() > len(self._abandoned)
+            self._busy = self._executor.running() > self._stalls.given_up()
 
-    def _look(self) -> None:
-        """Count for how long each delivery has been stalled; give up a delivery, and end, when that is too long."""
-        now = self._clock.monotonic()
-        passed = now - self._looked
-        if passed < _LOOK_EVERY:
-            return
-        self._looked = now
-        still = [delivery for delivery in self._executor.stalled() if delivery not in self._abandoned]
-        counted = min(passed, _LONGEST_LOOK)
-        self._still = {each: self._still[each] + counted if each in self._still else 0.0 for each in still}
-        for delivery, seconds in self._still.items():
-            if seconds < _STALLED_AFTER:
-                continue
-            fault = StalledError(delivery, seconds)
+    def _give_up_stalled(self) -> None:
+        """Settle as lost what has been stalled for too long, which ends the run."""
+        for delivery, fault in self._stalls.look():
             _log.error("%s", fault)
-            self._fault = self._fault or fault
-            self._abandoned.add(delivery)
             lost = Lost(error=str(fault), death=str(this_process().as_witnessed()))
             self._ledger.add(delivery, self._suspects.conclude(delivery, lost))
 
@@ -599,7 +536,7 @@ class Worker:
         suspect = min((delivery for delivery in batch if delivery.lost_leases), key=_suspicion, default=None)
         self._pace.adapt(len(batch), asked=limit, now=self._clock.monotonic(), suspect=suspect is not None)
         if not batch:
-            self._outages = 0
+            self._outage.note_empty()
             self._flush()
             return False
         self._doubts = 0
@@ -619,42 +556,30 @@ class Worker:
         Returns:
             What to begin if it is, and whether suspects were given back.
         """
-        now = self._clock.monotonic()
-        if now >= self._suspects_from or not any(each.lost_leases for each in batch):
-            self._met_other = now
+        if not any(each.lost_leases for each in batch):
+            self._deferral.note_others()
+            return batch, False
+        if self._deferral.has_ended():
             return batch, False
         try:
             is_exact = self._transport.capabilities.stats == "exact"
             if not is_exact and all(each.lost_leases for each in batch) and not self._is_more_ready():
                 batch = [*batch, *self._receive(limit, _WAIT_OTHERS)]
-            is_time = self._is_time_for_a_suspect(batch)
+            is_over = self._deferral.is_over(batch)
         except BaseException:
             self._ledger.release(batch)  # nothing of it was begun
             raise
-        if is_time:
-            self._suspects_from = now
+        if is_over:
+            self._deferral.end()
             return batch, False
-        self._pace.adapt(len(batch), asked=limit, now=now)
+        self._pace.adapt(len(batch), asked=limit, now=self._clock.monotonic())
         self._backlog.extend(delivery for delivery in batch if not delivery.lost_leases)
-        self._aside_until = now + _ASIDE + (self._transport.capabilities.delay or 0.0) + _LANDS_WITHIN
+        self._deferral.note()
         for delivery in batch:
             if delivery.lost_leases:
-                self._ledger.add(delivery, Release(delay=_ASIDE))
+                self._ledger.add(delivery, Release(delay=ASIDE))
         self._flush()  # an event that has no past may end the process, too
         return batch, True
-
-    def _is_time_for_a_suspect(self, batch: Sequence[Delivery]) -> bool:
-        """Return whether to begin a suspect of *batch* rather than to give them back for later."""
-        now = self._clock.monotonic()
-        patience = _ONLY_SUSPECTS if self._transport.capabilities.stats == "exact" else _IN_TURNS
-        if not all(each.lost_leases for each in batch):
-            self._met_other = now
-        elif now - self._met_other >= patience or not self._is_more_ready():
-            return True
-        if self._aside_until == self._started:  # none was set aside yet
-            self._clock.sleep(_MOMENT)
-            return self._clock.monotonic() == now  # a clock that a test moves by hand: the delay would never end
-        return False
 
     def _is_more_ready(self) -> bool:
         """Return whether further events are ready."""
@@ -679,9 +604,8 @@ class Worker:
                 batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
         self._received, self._ledger.cut_off = True, 0
         # While settlements fail, the outage goes on, although events may be received.
-        if self._down_since is not None and not (self._ledger.pending() or self._ledger.waiting()):
-            down, self._down_since = self._clock.monotonic() - self._down_since, None
-            _log.warning('the transport "%s" is back after %s', self._transport.name, readable(down))
+        if not (self._ledger.pending() or self._ledger.waiting()):
+            self._outage.end()
         if batch:
             _log.debug("received %d from %s", len(batch), self._transport.name)
         self._ledger.hold(batch)
@@ -720,12 +644,8 @@ class Worker:
             self._doubts += 1
             self._linger = _WAIT_DOUBT
             return False
-        self._suspects_from = min(self._suspects_from, self._clock.monotonic())
-        left = max(
-            self._options.settle - self.lingered,
-            self._suspects.patience(),
-            self._aside_until - self._clock.monotonic(),
-        )
+        self._deferral.end()
+        left = max(self._options.settle - self.lingered, self._suspects.patience(), self._deferral.left())
         if left > 0 and (not known or any(each.scheduled != 0 or each.leased for each in stats)):
             self._linger = min(left, _WAIT)
             return False
@@ -734,7 +654,7 @@ class Worker:
     def _limit_reached(self) -> str | None:
         options = self._options
         now = self._clock.monotonic()
-        if self._fault is not None:
+        if self._stalls.fault is not None:
             return "stalled"
         if self._stopped:
             return "asked"
@@ -812,16 +732,8 @@ class Worker:
         """Wait for a server that is down, longer each time, at most as long as is left; or raise *error*."""
         if not self._patient:
             raise error
-        now = self._clock.monotonic()
-        if self._reminder.take_turn():
-            _log.warning("%s; waiting until it is back", error)
-            if self._down_since is None and error.transport == self._transport.name:
-                self._down_since = now
-        if (handled := self._ledger.handled()) > self._handled:
-            self._handled, self._outages = handled, 0
-        longest = min(_OUTAGE_CAP, _OUTAGE_FIRST * 2.0 ** min(self._outages, 10))
-        self._outages += 1
-        self._pause(min(longest * (0.5 + self._chance() / 2), self._ends - now))
+        seconds = self._outage.wait(error, self._ledger.handled())
+        self._pause(min(seconds, self._ends - self._clock.monotonic()))
 
     def _pause(self, seconds: float) -> None:
         """Wait in slices, so that :meth:`stop` is heard."""
