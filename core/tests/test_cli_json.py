@@ -100,7 +100,7 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
     "transports --json": (0, list, {"name", "scheme", "type", "address", "outbox", "queues", "capabilities"}),
     "listeners --json": (0, list, LISTENER),
     "listeners --format json": (0, list, LISTENER),
-    "check --json": (0, list, {"check", "ok", "detail"}),
+    "check --json": (0, list, {"check", "ok", "detail", "missing_listener"}),
     "config show --json": (0, list, {"key", "value"}),
     "config show --origin --json": (0, list, {"key", "value", "origin"}),
     "schema": (0, dict, SCHEMA),

@@ -161,7 +161,7 @@ class ObstacleLog:
 
     def _hint(self, name: str, missing: Sequence[str]) -> str:
         if missing:
-            return f'; if it was renamed, write @relevo.listener(…, aliases=["{missing[0]}"]) above the function'
+            return f"; {if_renamed(missing[0])}"
         if self._listeners.of(name):
             places = self._places(name)
             return f"; its listeners are in {', '.join(places)}" if places else "; no route leads to its listeners"
@@ -177,6 +177,11 @@ class ObstacleLog:
             return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + patience))
         except (ValueError, OverflowError, OSError):  # a store may return any number
             return "an unknown time"
+
+
+def if_renamed(listener_id: str) -> str:
+    """Return what to do about the listener with that id, which is not here, if it was renamed."""
+    return f'if it was renamed, write @relevo.listener(…, aliases=["{listener_id}"]) above the function'
 
 
 def _met_before(delivery: Delivery, reason: str) -> bool:

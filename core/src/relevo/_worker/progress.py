@@ -7,7 +7,7 @@ of relevo can work side by side on one queue.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -272,6 +272,14 @@ class Progress(msgspec.Struct, omit_defaults=True):
     def missing(self, here: Container[str]) -> list[str]:
         """Return the ids of the listeners that still have to run, except those *here*."""
         return [key for key, each in self.listeners.items() if each.status == "due" and key not in here]
+
+    def ended(self, here: Container[str]) -> list[str]:
+        """Return the ids of the listeners that are done or dead, except those *here*."""
+        return [key for key, each in self.listeners.items() if each.status != "due" and key not in here]
+
+    def unbegun(self, ids: Iterable[str]) -> list[str]:
+        """Return those of *ids* that will run, and have not yet; none after a stop of the propagation."""
+        return [] if self.stopped else [each for each in ids if each not in self.listeners]
 
     def _waits(self, listeners: Sequence[Listener], now: float, patience: float) -> list[float]:
         """Return the seconds until each unfinished listener is due; a missing one is dead when patience has run out."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import combinations
+from itertools import combinations, groupby
 from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from relevo._app.check import (
     unserved,
     without_any,
 )
+from relevo._app.missing import MissingListener, missing_listeners
 from relevo._app.stores import FEW, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
@@ -69,6 +70,9 @@ class _Finding:
     is_advice: bool = attrs.field(default=False, kw_only=True)
     """Whether it is a warning that changes no exit code."""
 
+    missing: MissingListener | None = attrs.field(default=None, kw_only=True)
+    """The listener that is not here, if it is about one."""
+
     @property
     def is_ok(self) -> bool | None:
         """Whether nothing is wrong; ``None`` if there is nothing to check."""
@@ -95,6 +99,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
     transport that no route leads to, of two transports that are one store (with --live even if their addresses
     differ), of listeners whose parameters are named like the data of an event, and of signatures without a source.
+    With --live it also looks at up to 1,000 events and 1,000 dead letters of each queue, and warns of listeners that
+    they need and that are not here, such as renamed ones; RabbitMQ cannot list its events, so they are left out.
     Nothing is created, sent or received. With --supervisor it also reports relevo commands that do not start, stop
     times that are too short for a worker, commands that do not say which of several transports a worker serves, ports
     that are open to others, and a file without a worker. With --strict it reports what the deployment leaves open to
@@ -134,6 +140,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_advice(f"transports {names}", text, is_strict=strict))
     for each in _unrouted(app) if live else ():
         findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
+    if live and imported.error is None:
+        findings += _missing(app, is_strict=strict)
     if live and (notice := deploy_notice(app)):
         findings.append(_advice("deploy", notice, is_strict=False))  # a deployment may run this check
     if supervisor is not None:
@@ -282,6 +290,19 @@ def _unrouted(app: App) -> Sequence[UnroutedQueue]:
     return ()
 
 
+def _missing(app: App, *, is_strict: bool) -> Iterator[_Finding]:
+    """Yield which listeners stored events still need and are not here; of each queue the first few."""
+    for target, group in groupby(missing_listeners(parts_of(app), app.listeners), key=lambda each: each.target):
+        few, others = (found := [*group])[:FEW], len(found[FEW:])
+        for each in few:
+            # What workers will not meet for sure may be meant so, as a listener that was replaced by another.
+            advice = _advice(f"queue {target}", str(each), is_strict=is_strict and each.is_certain)
+            yield attrs.evolve(advice, missing=each)
+        if others:
+            listeners = "1 more listener that is" if others == 1 else f"{others} more listeners that are"
+            yield _advice(f"queue {target}", f"and {listeners} not here", is_strict=False)
+
+
 def _same_stores(app: App, *, live: bool) -> Iterator[tuple[str, str]]:
     """Yield the transports that have a queue in common, since they are one store, and what is wrong about that."""
     ids = {name: _store_ids(app, name, live=live) for name in parts_of(app).beside_outboxes()}
@@ -351,7 +372,7 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
 def _report(findings: Sequence[_Finding], *, summary: str, as_json: bool) -> int:
     """Print *findings*, and *summary* if none is an error; return the exit code."""
     if as_json:
-        show_json([{"check": each.what, "ok": each.is_ok, "detail": each.detail} for each in findings])
+        show_json([_record(each) for each in findings])
     else:
         show_table(["check", "ok", "detail"], list(map(_row, findings)), empty="")
     errors = [each.error for each in findings if each.error is not None]
@@ -360,6 +381,22 @@ def _report(findings: Sequence[_Finding], *, summary: str, as_json: bool) -> int
     for error in errors:
         tell(error)
     return max((exit_code(error) for error in errors), default=0)
+
+
+def _record(finding: _Finding) -> dict[str, Any]:
+    found = finding.missing
+    missing = found and {
+        "transport": found.target.transport,
+        "queue": found.target.queue,
+        "event": found.event,
+        "listener": found.listener,
+        "need": found.need,
+        "dead": found.is_dead,
+        "count": found.count,
+        "looked_at": found.looked_at,
+        "meant": found.meant,
+    }
+    return {"check": finding.what, "ok": finding.is_ok, "detail": finding.detail, "missing_listener": missing}
 
 
 def _row(finding: _Finding) -> dict[str, Any]:
