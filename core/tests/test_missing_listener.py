@@ -172,6 +172,11 @@ def send_fast(event: relevo.Event) -> None: ...
 HERE = __name__
 SEND_MAIL = f"{HERE}:send_mail"
 
+
+@relevo.listener("mail.sent", queue="fast", id=f"{SEND_MAIL}_fast")
+def send_mail_fast(event: relevo.Event) -> None: ...
+
+
 Store = MemoryTransport | SqlTransport
 
 
@@ -274,6 +279,12 @@ def test_what_no_worker_would_run_is_not_missed(store: Store) -> None:
     hold(store, {"shop:dead": "dead", SEND_MAIL: "done"})
 
     assert missed(store) == []
+
+
+def test_a_listener_that_is_done_and_runs_in_another_queue_now_is_not_missed(store: Store) -> None:
+    hold(store, {f"{SEND_MAIL}_fast": "done"})
+
+    assert missed(store, send_mail, send_mail_fast) == []
 
 
 def test_a_dead_letter_that_would_miss_its_listener_again_is_found(store: Store) -> None:
