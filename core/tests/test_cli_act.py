@@ -542,23 +542,40 @@ def test_events_of_another_application_in_the_same_database_stay(shop: Shop) -> 
 
 
 PLAIN = """
-import attrs, relevo, relevo_memory
-class Plain(relevo_memory.MemoryTransport):
-    capabilities = attrs.evolve(relevo_memory.MemoryTransport.capabilities, find=False)
-    why_unclaimed = {'find': 'it is plain'}
-app = relevo.App(transports={'main': Plain()}, routes={'*': 'main'})
+import attrs, relevo, relevo_sql, sqlalchemy
+class Plain(relevo_sql.SqlTransport):
+    capabilities = attrs.evolve(relevo_sql.SqlTransport.capabilities, find=False)
+    why_unclaimed = {{{why}}}
+    def held_queues(self):
+        return []
+main = Plain(sqlalchemy.create_engine('sqlite:///shop.db', poolclass=sqlalchemy.NullPool))
+app = relevo.App(transports={{'main': main}}, routes={{'*': 'main'}}, source='shop')
 """
 
 
-def test_events_are_not_chosen_where_their_other_copies_are_not_found(shop: Shop) -> None:
-    shop.write("shop.py", PLAIN)
+@pytest.mark.parametrize(
+    "options, why, said", [("", "'find': 'it is plain'", "it is plain; "), ("--state ready", "", "")]
+)
+def test_nothing_is_cancelled_by_options_where_other_copies_are_not_found(
+    shop: Shop, options: str, why: str, said: str
+) -> None:
+    shop.write("shop.py", PLAIN.format(why=why))
+    mail = Envelope(id="1", source="shop", name="mail.sent", body=b"{}")
+    with transport(shop) as store:
+        store.send([mail, attrs.evolve(mail, queue="former"), attrs.evolve(mail, queue="billing", source="billing")])
 
-    some = shop.run("cancel --all --yes --state ready")
-    everything = shop.run("cancel --all --yes")
+    everything = shop.run(f"cancel --all --yes {options}")
+    with transport(shop) as store:
+        left = len(store.find("1"))
+    one = shop.run("cancel 1")
 
-    assert (some.returncode, some.stdout) == (78, "")
-    assert 'the transport "main" cannot find one event by its id (find): it is plain' in some.stderr
-    assert (everything.returncode, everything.stdout) == (0, "0 cancelled\n")
+    assert (everything.returncode, everything.stdout) == (78, "")
+    assert everything.stderr == (
+        f'relevo: the transport "main" cannot find one event by its id (find): {said}cancel --all would also remove '
+        "copies of its events that were not chosen; cancel an event by its id, with all its copies: relevo cancel ID; "
+        "use a transport that claims it\n"
+    )
+    assert (left, one.returncode, one.stdout) == (3, 0, "3 cancelled\n")
 
 
 def test_transports_with_one_database_are_cancelled_as_one(shop: Shop) -> None:

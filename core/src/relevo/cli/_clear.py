@@ -32,7 +32,7 @@ from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Choice
 from relevo.cli._place import only_place, stores, unclaimed
 from relevo.cli._progress import Bar, progress
-from relevo.errors import RelevoError
+from relevo.errors import RelevoError, UnsupportedError
 
 
 @click.command()
@@ -137,10 +137,9 @@ def _cancel_all(
 ) -> int:
     """Remove the events of *choice* after a question, report what stays, and return the exit code."""
     found, unable = able(app, transport, queues, own=True)
-    needed = ("cancel", "find") if transport or queues or choice != EventChoice() else ("cancel",)
-    lacks = {store: [each for each in needed if not getattr(store.capabilities, each)] for store, _ in found}
-    places = [(store, names) for store, names in found if not lacks[store]]
-    unable += [unclaimed(store, missing[0]) for store, missing in lacks.items() if missing]
+    refused = {store: why for store, _ in found if (why := _cannot_cancel_all(store))}
+    places = [(store, names) for store, names in found if store not in refused]
+    unable += refused.values()
     if not places:
         raise unable[0]
     choice.refuse_unknown(app, places)
@@ -171,6 +170,23 @@ def _cancel_all(
     for each in unable:
         tell(each)
     return max(map(exit_code, unable), default=left)
+
+
+def _cannot_cancel_all(store: Transport) -> UnsupportedError | None:
+    """
+    Return why not all events that match can be cancelled in *store*; ``None`` if they can.
+
+    An event is cancelled with its copies, of which only some are listed: those in queues that the application knows.
+    """
+    if not store.capabilities.cancel:
+        return unclaimed(store, "cancel")
+    if store.capabilities.find:
+        return None
+    why = (
+        "cancel --all would also remove copies of its events that were not chosen; cancel an event by its id, with all "
+        "its copies: relevo cancel ID"
+    )
+    return UnsupportedError(store.name, "find", "; ".join(filter(None, (store.why_unclaimed.get("find"), why))))
 
 
 def _events(count: int) -> str:
@@ -233,7 +249,7 @@ class _Cancellation:
     def leave_those_elsewhere(self) -> None:
         """Leave out events of which something else would be removed: the same event in a queue, or one with its id."""
         for store, ids in self.ids.items():
-            for event_id, copies in list(ids.items()) if store.capabilities.find else ():
+            for event_id, copies in list(ids.items()):
                 waiting = (each for each in store.find(event_id) if each.status != "leased")
                 if any((each.queue, each.envelope.source) not in copies for each in waiting):
                     self.elsewhere += len(ids.pop(event_id))
