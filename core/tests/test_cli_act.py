@@ -467,7 +467,8 @@ def test_several_events_are_cancelled_by_their_ids(imported: Shop) -> None:
         ("1 --all", "expected IDs of events, or --all"),
         ("1 --event a.b", "options that choose events go with --all, not with an ID"),
         ("1 -q media", "options that choose events go with --all, not with an ID"),
-        ("--all --state leased", "'leased' is not one of 'ready', 'scheduled'"),
+        ("--all --state leased", "'leased' is not one of 'ready', 'scheduled'; a worker holds these, and"),
+        ("--all --state running", "'running' is not one of 'ready', 'scheduled'; a worker holds these, and"),
     ],
 )
 def test_ids_and_options_that_choose_exclude_each_other(shop: Shop, options: str, why: str) -> None:

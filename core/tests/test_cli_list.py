@@ -204,6 +204,137 @@ def test_the_worker_that_holds_an_event_and_the_listener_that_runs_are_listed(sh
     assert refused.stdout.endswith("; shop_listeners:thumbnails runs\n")
 
 
+def store_of(shop: Shop) -> SqlTransport:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    return SqlTransport.open(options, name="main", clock=SystemClock())
+
+
+RUNS = "shop_listeners:thumbnails"
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ("--state running", {"held"}),
+        ("--state running --state scheduled", {"held", "failed"}),
+        ("--state running --state leased", {"held", "lost"}),
+        ("--state running -q default", set()),
+        ("--state running --event image.deleted", set()),
+        ("--state running --error full", set()),
+        ("--state running --since 1h", {"held"}),
+    ],
+)
+def test_only_events_whose_listener_runs_now_are_running(shop: Shop, options: str, expected: set[str]) -> None:
+    announce(
+        shop,
+        "a1",
+        HeldEvent("media", "shop", "held", RUNS),
+        HeldEvent("media", "shop", "lost"),  # it waits in the worker
+        HeldEvent("media", "shop", "ready-1", RUNS),  # it was given back meanwhile
+    )
+
+    found = listed(shop, options)
+
+    assert {row["id"] for row in found} == expected
+    assert all((row["status"], row["running"]) == ("leased", RUNS) for row in found if row["id"] == "held")
+
+
+def test_running_events_are_counted_by_what_they_have_in_common(shop: Shop) -> None:
+    announce(shop, "a1", HeldEvent("media", "shop", "held", RUNS), HeldEvent("media", "shop", "lost"))
+
+    by_event = listed(shop, "--state running --by event")
+    by_state = listed(shop, "--state running --state scheduled --by state")
+
+    assert {row["event"]: row["count"] for row in by_event} == {"image.created": 1}
+    assert {row["state"]: row["count"] for row in by_state} == {"leased": 1, "scheduled": 1}
+
+
+def test_pages_of_running_events_are_complete_although_many_events_wait_between_them(shop: Shop) -> None:
+    every = [f"many-{number:03}" for number in range(450)]
+    with store_of(shop) as transport:
+        transport.send([event(each, queue="default") for each in every])
+        for _ in range(5):
+            transport.receive(["default"], limit=100, lease=3600, wait=0)
+    run = every[3::100]
+    announce(shop, "a1", *(HeldEvent("default", "shop", each, RUNS) for each in run))
+    seen, after = list[list[str]](), ""
+
+    while page := listed(shop, f"--state running --limit 2 {after}"):
+        seen.append([row["id"] for row in page])
+        after = f"--after {page[-1]['cursor']}"
+    table = shop.run("list --state running --limit 4").stdout.splitlines()
+    whole = shop.run("list --state running --limit 5").stdout.splitlines()
+
+    assert [len(page) for page in seen] == [2, 2, 1]
+    assert sorted(each for page in seen for each in page) == run
+    assert (len(table), table[-1]) == (6, "… and more; raise --limit 4")
+    assert len(whole) == 6
+
+
+def test_where_nothing_is_announced_the_list_says_what_it_does_not_show(shop: Shop) -> None:
+    done, as_json = shop.run("list --state running"), shop.run("list --state running --json")
+
+    assert (done.returncode, done.stdout) == (
+        0,
+        "no running listener is announced; workers announce those of events that they hold for more than 5 seconds\n",
+    )
+    assert (as_json.returncode, as_json.stdout) == (0, "[]\n")
+
+
+PLAIN = """
+import attrs, relevo
+class Plain(relevo.Transport):
+    capabilities = relevo.Capabilities(
+        durability="host", lease="timed", extend=True, settlement="confirmed", delay=1.0, waiting=True
+    )
+    name = "plain"
+    def open(self, *_, **__): ...
+    def setup(self, queues, *, dry_run=False): return []
+    def send(self, envelopes, *, delay=0.0): ...
+    def receive(self, *_, **__): return []
+    def _settle(self, settlements): return []
+    def waiting(self, *_, **__): return []
+    def close(self): ...
+app = relevo.App(transports={transports}, routes={routes})
+"""
+
+
+def test_a_transport_without_announcements_cannot_say_what_runs(shop: Shop) -> None:
+    announce(shop, "a1", HeldEvent("media", "shop", "held", RUNS))
+    shop.write("shop.py", PLAIN.format(transports="{'plain': Plain()}", routes="{'*': 'plain'}"))
+    alone = shop.run("list --state running")
+    leased = shop.run("list --state leased")
+    both = "{'plain': Plain(), 'main': 'sqlite:///shop.db'}"
+    shop.write("shop.py", PLAIN.format(transports=both, routes="{'*': 'plain', 'image.*': 'main/media'}"))
+    beside = shop.run("list --state running --json")
+
+    for done in (alone, beside):
+        assert done.returncode == 78
+        assert done.stderr == (
+            'relevo: the transport "plain" cannot tell which listeners run now, since workers announce nothing there; '
+            "see relevo list --state leased, and the logs of the workers\n"
+        )
+    assert alone.stdout == ""
+    assert [row["id"] for row in json.loads(beside.stdout)] == ["held"]
+    assert (leased.returncode, leased.stdout, leased.stderr) == (0, "no events\n", "")
+
+
+def test_announcements_that_cannot_be_read_now_are_an_error_and_not_an_empty_list(shop: Shop) -> None:
+    shop.write(
+        "shop.py",
+        "import relevo, relevo_memory\n"
+        "class Down(relevo_memory.MemoryTransport):\n"
+        "    def workers(self):\n"
+        "        raise relevo.TransportUnavailableError('main', 'it is down')\n"
+        "app = relevo.App(transports={'main': Down()}, routes={'*': 'main'})\n",
+    )
+
+    done = shop.run("list --state running")
+
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "it is down" in done.stderr
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_error_of_an_event_is_that_of_the_failed_listener_that_runs_next(shop: Shop, order: int) -> None:
     soon, later = 2_000_000_000.0, 2_000_000_060.0

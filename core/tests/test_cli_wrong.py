@@ -562,7 +562,10 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("worker --execution prefork", "'prefork' is not one of 'inline', 'threads', 'process'; write \"--execution p"),
         ("worker -vv", 'there is no option -v; write "-l info" or "-l debug"'),
         ("worker --execution solo", '; write "--execution inline"'),
-        ("list --state active", "'active' is not one of 'ready', 'leased', 'scheduled'; write \"--state leased\""),
+        (
+            "list --state active",
+            "'active' is not one of 'ready', 'leased', 'running', 'scheduled'; write \"--state running\"",
+        ),
         ("worker -O fair", "there is no option -O; there is nothing to set; a worker adapts"),
         ("worker --burst", 'there is no option --burst; "relevo drain" handles what is due, and exits'),
         ("drain --workers 4", 'there is no option --workers; it is called "--concurrency" here'),

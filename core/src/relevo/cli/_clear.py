@@ -34,6 +34,12 @@ from relevo.cli._place import only_place, stores, unclaimed
 from relevo.cli._progress import Bar, progress
 from relevo.errors import RelevoError, UnsupportedError
 
+_HELD = (
+    "a worker holds these, and cancel removes only events that no worker has begun; stop that worker first (with a "
+    "second TERM if it hangs)"
+)
+"""Why the states in which a worker holds an event cannot be chosen."""
+
 
 @click.command()
 @click.argument("event_ids", nargs=-1, metavar="[ID]...", callback=refuse_invalid)
@@ -45,7 +51,7 @@ from relevo.errors import RelevoError, UnsupportedError
     "--state",
     "states",
     multiple=True,
-    type=Choice(["ready", "scheduled"]),
+    type=Choice(["ready", "scheduled"], refused=dict.fromkeys(("leased", "running"), _HELD)),
     help="Only events in this state; may be repeated.",
 )
 @event_option

@@ -30,8 +30,9 @@ state_option = click.option(
     "--state",
     "states",
     multiple=True,
-    type=Choice(["ready", "leased", "scheduled"]),
-    help="Only events in this state; may be repeated.",
+    type=Choice(["ready", "leased", "running", "scheduled"]),
+    help="Only events in this state; may be repeated. Running are the leased ones of which a listener is announced as "
+    "running; all leased events are read for it.",
 )
 
 

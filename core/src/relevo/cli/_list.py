@@ -14,10 +14,12 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.unrouted import unrouted_queues
+from relevo._transport.coordinator import Coordinator
 from relevo._transport.query import EventFilter, EventGroup, Status, WaitingEntry
 from relevo._transport.transport import Transport
+from relevo._worker.announcement import LOOK_EVERY, holders
 from relevo._worker.progress import foremost, setbacks_of
-from relevo.cli._event import Holders, holders_in, living_row
+from relevo.cli._event import Holders, holder_of, holders_in, living_row
 from relevo.cli._filter import (
     Tally,
     by_option,
@@ -50,6 +52,18 @@ Place = tuple[Transport, list[str]]
 
 _Listed = tuple[Transport, WaitingEntry]
 
+_Known = Mapping[Transport, Holders]
+"""The workers that hold events, by store."""
+
+_State = Status | Literal["running"]
+"""What the option takes: the states of the store, and the leased events of which a listener runs."""
+
+_SILENT = (
+    f"no running listener is announced; workers announce those of events that they hold for more than {LOOK_EVERY:g} "
+    f"seconds"
+)
+"""Printed instead of an empty list of running events: one that was begun a moment ago is not among them."""
+
 
 @click.command("list")
 @transport_option
@@ -71,7 +85,7 @@ def list_(
     app: App,
     transport: str | None,
     queues: tuple[str, ...],
-    states: tuple[Status, ...],
+    states: tuple[_State, ...],
     names: tuple[str, ...],
     listeners: tuple[str, ...],
     errors: tuple[str, ...],
@@ -87,37 +101,72 @@ def list_(
 
     "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" shows how long
     it has been leased, the worker as host:pid, and the running listener. Workers announce these for events that they
-    hold for more than five seconds; an announcement is at most 20 seconds old. "error" is the last one of the failed
+    hold for more than five seconds; an announcement is at most 20 seconds old. --state running lists only the leased
+    events of which such a listener is announced; their status is "leased". "error" is the last one of the failed
     listener that runs next, or what the event waits for, such as its subject or a listener. Within a queue the order is
     the transport's own. An event whose state changes meanwhile may be listed twice or not at all; --by event, queue or
     state counts each event of a queue once. To continue a --json list, pass the "cursor" of its last event to --after.
-    If a transport cannot list its events, such as RabbitMQ, those of the others are listed, if there are any, the
-    reason is reported, and the exit code is 78.
+    If a transport cannot list its events, such as RabbitMQ, or cannot tell which of them run, those of the others are
+    listed, if there are any, the reason is reported, and the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
+
+    Example: relevo list --state running
     """
-    choice = EventChoice(
-        where=EventFilter(names=names, states=states, since=since, until=until), listeners=listeners, errors=errors
-    )
+    only_running = "running" in states and "leased" not in states
+    where = EventFilter(names=names, states=_stored(states), since=since, until=until)
+    choice = EventChoice(where=where, listeners=listeners, errors=errors)
+    empty = _SILENT if only_running and len(set(states)) == 1 else "no events"
     begin = None if after is None else _Cursor.parsed(after)
-    places, unable = able(app, transport, queues, begin)
+    places, unlisted = able(app, transport, queues, begin)
+    unable: list[ConfigurationError] = [*unlisted]
+    if only_running:
+        places, silent = _announcing(places)
+        unable += silent
+        choice = attrs.evolve(choice, holders=_announced(places))
     choice.refuse_unknown(app, places)
     if by is not None:
         groups = _groups(places, choice, by)
         if groups or not unable:  # "no events" would also be read for those that cannot list theirs
-            show_groups(by, groups, "sent", as_json=as_json, empty="no events")
+            show_groups(by, groups, "sent", as_json=as_json, empty=empty)
     else:
         found = _entries(places, choice, begin, limit or _PAGE)
-        known = {store: holders_in(store) for store, _ in places}
+        known = choice.holders or {store: holders_in(store) for store, _ in places}
         row, cells = partial(_row, app=app, known=known), partial(_cells, app=app, known=known, now=time.time())
         columns = _COLUMNS if len(known) == 1 else (Column("transport"), *_COLUMNS)
         first = list(islice(found, 1))
         if first or begin is not None or not unable:  # as above
             rows = chain(first, found)
-            show_listed(rows, columns, row=row, cells=cells, limit=limit, as_json=as_json, empty="no events")
+            show_listed(rows, columns, row=row, cells=cells, limit=limit, as_json=as_json, empty=empty)
     for each in unable:
         tell(each)
     return max(map(exit_code, unable), default=0)
+
+
+def _stored(states: tuple[_State, ...]) -> tuple[Status, ...]:
+    """Return the states in the store of events in *states*."""
+    return tuple(dict.fromkeys("leased" if state == "running" else state for state in states))
+
+
+def _announcing(places: list[Place]) -> tuple[list[Place], list[ConfigurationError]]:
+    """Return those of *places* where workers announce which listener runs, and why the others cannot tell."""
+    able_to: list[Place] = [(store, queues) for store, queues in places if isinstance(store, Coordinator)]
+    silent = dict.fromkeys(store for store, _ in places if not isinstance(store, Coordinator))
+    errors = [
+        ConfigurationError(
+            f'the transport "{store.name}" cannot tell which listeners run now, since workers announce nothing there; '
+            f"see relevo list --state leased, and the logs of the workers"
+        )
+        for store in silent
+    ]
+    if errors and not able_to:
+        raise errors[0]
+    return able_to, errors
+
+
+def _announced(places: list[Place]) -> _Known:
+    """Return who holds the events of *places*; that it cannot be read now is an error, and no empty list."""
+    return {store: holders(store.workers().values()) for store, _ in places if isinstance(store, Coordinator)}
 
 
 def listed(app: App, transport: str | None) -> Iterator[_Listed]:
@@ -194,20 +243,29 @@ class EventChoice:
     """
     The events that match the options.
 
-    A transport stores what listeners did in a form that only relevo reads, so that is compared here.
+    A transport stores what listeners did, and what workers announce, in a form that only relevo reads, so that is
+    compared here.
     """
 
     where: EventFilter = attrs.field(factory=EventFilter)
     listeners: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    holders: _Known | None = None
+    """If given, of the leased events only those that it names a running listener of."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store alone can choose the events."""
+        return not self.listeners and not self.errors and self.holders is None
 
     def entries(
         self, store: Transport, queues: list[str], *, after: str | None = None, page_size: int = _PAGE
     ) -> Iterator[WaitingEntry]:
-        """Yield those of *queues* in *store*, after the cursor *after*."""
-        while page := store.waiting(queues, where=self.where, after=after, limit=page_size):
+        """Yield those of *queues* in *store*, after the cursor *after*; *page_size* is for those that it chooses."""
+        size = page_size if self.is_stored else _PAGE
+        while page := store.waiting(queues, where=self.where, after=after, limit=size):
             after = page[-1].cursor
-            yield from filter(self._has, page)
+            yield from filter(partial(self._has, store), page)
 
     def refuse_unknown(self, app: App, places: list[Place]) -> None:
         """Refuse names that neither *app* nor an event of *places* has; raise :class:`ConfigurationError`."""
@@ -218,7 +276,11 @@ class EventChoice:
         refuse_unknown_events(app, self.where.names, lambda name: holds(EventChoice(where=EventFilter(names=(name,)))))
         refuse_unknown_listeners(app, self.listeners, lambda name: holds(EventChoice(listeners=(name,))))
 
-    def _has(self, entry: WaitingEntry) -> bool:
+    def _has(self, store: Transport, entry: WaitingEntry) -> bool:
+        if self.holders is not None and entry.status == "leased":
+            holder = holder_of(entry, self.holders[store])
+            if holder is None or holder.listener is None:
+                return False
         if not self.listeners and not self.errors:
             return True
         return any(has_failed(failure, self.listeners, self.errors) for failure in setbacks_of(entry.state))
@@ -228,7 +290,7 @@ def _groups(places: list[Place], choice: EventChoice, by: By) -> list[tuple[str,
     """Count the events that *choice* has; one in which several listeners failed is in a group for each."""
     found: list[tuple[str, EventGroup]] = []
     for store, queues in places:
-        if by in ("event", "queue", "state") and not choice.listeners and not choice.errors:
+        if by in ("event", "queue", "state") and choice.is_stored:
             found += [(store.name, group) for group in store.waiting_groups(queues, by=by, where=choice.where)]
             continue
         tally = Tally()
@@ -267,8 +329,6 @@ def _entries(places: list[Place], choice: EventChoice, begin: _Cursor | None, li
             yield store, entry
         cursor = None
 
-
-_Known = Mapping[Transport, Holders]
 
 _COLUMNS = (
     Column("queue"),

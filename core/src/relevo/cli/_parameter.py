@@ -34,13 +34,25 @@ class Whole(click.IntRange):
 
 
 class Choice(click.Choice[str]):
-    """One of several words; it also answers to the words of other tools."""
+    """
+    One of several words; it also answers to the words of other tools.
+
+    Args:
+        choices: The words.
+
+        refused: Why other words are not among them, which an equal option of another command takes.
+    """
+
+    def __init__(self, choices: Sequence[str], *, refused: Mapping[str, str] | None = None):
+        super().__init__(choices)
+        self._refused = refused or {}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            answers = [option_for(f"{name} {value}", "") for name in (param.opts if param else ())]
+            answers = [self._refused.get(value)]
+            answers += [option_for(f"{name} {value}", "") for name in (param.opts if param else ())]
             self.fail("; ".join([error.message.rstrip("."), *filter(None, answers)]), param, ctx)
 
 

@@ -147,7 +147,7 @@ _OPTION_ANSWERS: Mapping[str, str] = MappingProxyType(
         "--execution prefork": _PROCESS,
         "--execution processes": _PROCESS,
         "--execution solo": "write `--execution inline`",
-        "--state active": "write `--state leased`",
+        "--state active": "write `--state running`",
         "--state delayed": "write `--state scheduled`",
         "--state failed": "write `relevo dead list`",
         "--state pending": "write `--state ready`",
