@@ -925,6 +925,79 @@ def test_a_check_warns_of_a_class_without_a_registered_instance(shop: Shop) -> N
     assert "warning  shop_listeners.Forgotten has listeners and no instance is registered; " in line
 
 
+METRICS = """
+import attrs, relevo
+
+class Metrics:
+    def __init__(self, prefix=""):
+        self.prefix = prefix
+
+    @relevo.hookimpl
+    def relevo_around_settle(self, settlements): ...
+
+@attrs.frozen
+class ToldOptions:
+    to: str
+
+class Told:
+    Options = ToldOptions
+
+    def __init__(self, options):
+        self._options = options
+
+    @classmethod
+    def open(cls, options, *, source, clock):
+        return cls(options)
+
+    @relevo.hookimpl
+    def relevo_around_settle(self, settlements): ...
+
+class OtherTold(Told): ...
+"""
+PLUGINS = CONFIGURATION.replace("listeners =", "plugins = {plugins}\nlisteners =")
+
+
+@pytest.mark.parametrize(
+    ("plugins", "own", "places"),
+    [
+        ('["shop_metrics:Metrics", "shop_again:Metrics"]', "", ['"shop_metrics:Metrics" (', '"shop_again:Metrics" (']),
+        ('["shop_metrics:Metrics"]', "Metrics()", ['"shop_metrics:Metrics" (', "hooks.add() in ", "shop_own.py:3"]),
+        ('["shop_metrics:Metrics"]', "Metrics('own')", []),
+        (
+            '{ mail = { to = "a@b.c" }, "relevo.ext.mail:Mail" = { to = "a@b.c" } }',
+            "",
+            ['"mail" (', '"relevo.ext.mail:Mail" ('],
+        ),
+        ('{ mail = { to = "a@b.c" }, "relevo.ext.mail:Mail" = { to = "d@b.c" } }', "", []),
+        ('["shop_metrics:Metrics", "shop_metrics:Metrics"]', "", []),  # the name is one plugin
+        ('{ "shop_metrics:Told" = { to = "a" }, "shop_again:Told" = { to = "b" } }', "", []),
+        ('{ "shop_metrics:Told" = { to = "a" }, "shop_metrics:OtherTold" = { to = "a" } }', "", []),
+        (
+            '{ "shop_metrics:Told" = { to = "a" }, "shop_again:Told" = { to = "a" } }',
+            "",
+            ['"shop_metrics:Told" (', '"shop_again:Told" ('],
+        ),
+    ],
+)
+def test_a_check_warns_of_a_plugin_that_is_there_twice(shop: Shop, plugins: str, own: str, places: list[str]) -> None:
+    shop.write("relevo.toml", PLUGINS.replace("{plugins}", plugins).replace('"shop_listeners"]', '"shop_own"]'))
+    shop.write("shop_metrics.py", METRICS)
+    shop.write("shop_again.py", "from shop_metrics import *\n")
+    register = f"from shop import app\nfrom shop_metrics import Metrics\napp.hooks.add({own})\n" if own else ""
+    shop.write("shop_own.py", register + LISTENERS)
+
+    done, strict = shop.run("check"), shop.run("check --strict")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [each for each in done.stdout.splitlines() if "is there twice" in each]
+    assert len(found) == bool(places)
+    assert all(place in found[0] for place in places)
+    assert ("is there twice" in strict.stderr) is bool(places)
+    for line in found:
+        assert line.startswith("plugins ")
+        assert f"{shop.folder / 'relevo.toml'}:4)" in line
+
+
 def test_a_check_warns_of_a_time_limit_that_is_not_enforced(shop: Shop) -> None:
     shop.write("shop_listeners.py", LISTENERS.replace("priority=3", 'time_limit="1s"'))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relevo import Event, Hooks, hookimpl
-from relevo._hook import HookSpecs, names_where_listeners_run, notify, observe
+from relevo._hook import HookSpecs, doubled, names_where_listeners_run, notify, observe
 from relevo.errors import PluginError
 
 
@@ -339,3 +339,24 @@ def test_a_script_that_is_a_plugin_has_the_name_by_which_a_child_imports_it() ->
 
     assert names_where_listeners_run(Hooks([module("__main__")])) == ["script"]
     assert names_where_listeners_run(Hooks([module("script")])) == ["script"]
+
+
+def test_a_plugin_that_was_passed_several_times_is_found_with_the_places() -> None:
+    hooks = Hooks([_Timer(), _Timer("another"), _Timer()])
+    further = _Timer()
+    hooks.add(further)
+
+    ((name, places),) = doubled(hooks)
+
+    assert name == f"{__name__}._Timer"
+    assert places[:2] == ["plugins[0] of App(…)", "plugins[2] of App(…)"]
+    assert places[2].startswith(f"hooks.add() in {__file__}:")
+    hooks.remove(further)
+    assert [len(places) for _, places in doubled(hooks)] == [2]
+
+
+def test_plugins_that_differ_are_two_plugins() -> None:
+    seen: list[str] = []
+
+    assert doubled(Hooks([_Timer("first"), _Timer("second"), ModuleType("one"), ModuleType("two")])) == []
+    assert doubled(Hooks([_Timer(seen=seen), _Timer(seen=["handled"])])) == []

@@ -988,6 +988,59 @@ def test_a_time_limit_that_is_not_enforced_on_its_listener_alone_is_a_warning(
         assert caplog.text.count('set execution = "process"') == 1
 
 
+class _Counting:
+    def __init__(self, to: str = "") -> None:
+        self.to = to
+
+    @hookimpl
+    def relevo_around_settle(self) -> None: ...
+
+
+@pytest.mark.parametrize(("others", "count"), [([_Counting()], 1), ([_Counting("another")], 0), ([], 0)])
+def test_a_worker_says_at_its_start_that_a_plugin_is_there_twice(
+    others: list[_Counting], count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    @listener("image.created")
+    def listen(event: object) -> None: ...
+
+    with App(transports={"main": MemoryTransport()}, listeners=[listen], plugins=[_Counting(), *others]) as app:
+        LoopRunner(signals=False).run(app, DRAIN)
+        assert caplog.text == ""  # cron would mail it each minute
+        LoopRunner(signals=False).run(app, RunOptions(max_seconds=0.0))
+
+    assert caplog.text.count("_Counting is there twice: plugins[0] of App(…) and plugins[1] of App(…); ") == count
+
+
+class _Nested:
+    """Runs a second worker inside of the first."""
+
+    def __init__(self) -> None:
+        self.app: App | None = None
+        self.runs = 0
+
+    @hookimpl
+    def relevo_around_run(self) -> None:
+        self.runs += 1
+        app, self.app = self.app, None
+        if app is not None:
+            LoopRunner(signals=False).run(app, RunOptions(max_seconds=0.0))
+
+
+def test_what_relevo_registers_for_each_of_two_runs_is_no_plugin_that_is_there_twice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @listener("image.created")
+    def listen(event: object) -> None: ...
+
+    nested = _Nested()
+    with App(transports={"main": MemoryTransport()}, listeners=[listen], plugins=[nested]) as app:
+        nested.app = app
+        LoopRunner(signals=False).run(app, RunOptions(max_seconds=0.0))
+
+    assert nested.runs == 2
+    assert "is there" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("signing", "source", "is_warned"), [(KEY, "app", True), (KEY, "shop", False), (None, "app", False)]
 )

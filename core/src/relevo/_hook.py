@@ -8,8 +8,9 @@ rules, and their exceptions reach the caller.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache, partial
 from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from logging import getLogger
@@ -142,9 +143,12 @@ class Hooks:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(HookSpecs)
         self._odd: set[str] = set()
+        self._places: dict[int, tuple[object, str]] = {}
+        """By the identity of each plugin that relevo did not register itself: the plugin, and where it was passed."""
+
         self._look_up()
-        for plugin in plugins:
-            self.add(plugin)
+        for number, plugin in enumerate(plugins):
+            self._add(plugin, f"plugins[{number}] of App(…)")
 
     def __repr__(self) -> str:
         names = (getattr(each, "__name__", type(each).__name__) for each in self._manager.get_plugins())
@@ -158,6 +162,12 @@ class Hooks:
             PluginError: One of its functions matches no hook, has wrong arguments or is a generator or async, or it is
                 a class.
         """
+        frame = sys._getframe(1)  # noqa: SLF001 - a warning names the line that registered it
+        is_own = str(frame.f_globals.get("__name__")).partition(".")[0] == PROJECT
+        self._add(plugin, "" if is_own else f"hooks.add() in {frame.f_code.co_filename}:{frame.f_lineno}")
+
+    def _add(self, plugin: object, place: str) -> None:
+        """Register *plugin*, which was passed at *place*; empty for one that relevo registers itself."""
         if isinstance(plugin, type):  # its hooks would be called without an instance
             raise PluginError(f"the plugin {shown(plugin)} is a class; pass an instance: {plugin.__qualname__}()")
         if self._manager.is_registered(plugin):
@@ -170,6 +180,8 @@ class Hooks:
             raise PluginError(f"the plugin {_named(plugin)} is invalid: {error}") from error
         finally:
             self._look_up()
+        if place:
+            self._places[id(plugin)] = (plugin, place)
 
     def _faults(self, plugin: object) -> Iterator[str]:
         """Yield which functions of *plugin* match no hook, or would not run, before it is registered."""
@@ -199,6 +211,7 @@ class Hooks:
     def remove(self, plugin: object) -> None:
         """Unregister *plugin*."""
         self._manager.unregister(plugin)
+        self._places.pop(id(plugin), None)
         self._look_up()
 
     def _look_up(self) -> None:
@@ -256,6 +269,37 @@ def names_where_listeners_run(hooks: Hooks) -> list[str]:
         for plugin in manager.get_plugins()
         if any(caller.name in _WHERE_LISTENERS_RUN for caller in manager.get_hookcallers(plugin) or ())
     ]
+
+
+def note_places(hooks: Hooks, places: Iterable[tuple[object, str]]) -> None:
+    """Note where each plugin of *hooks* was named, as in a configuration."""
+    hooks._places.update((id(plugin), (plugin, place)) for plugin, place in places)  # noqa: SLF001 - as above
+
+
+def doubled(hooks: Hooks) -> list[tuple[str, Sequence[str]]]:
+    """
+    Return the plugins that were passed several times, each with the places.
+
+    Those are instances of one class between which nothing differs. Two that differ on purpose, such as in their
+    options, are two plugins.
+    """
+    groups: list[tuple[object, list[str]]] = []
+    for plugin, place in hooks._places.values():  # noqa: SLF001 - as above
+        known = next((places for first, places in groups if _is_alike(first, plugin)), None)
+        if known is None:
+            groups.append((plugin, [place]))
+        else:
+            known.append(place)
+    return [(_named(plugin), places) for plugin, places in groups if len(places) > 1]
+
+
+def _is_alike(one: object, other: object) -> bool:
+    """Return whether *one* and *other* are of one class and hold the same; what cannot be compared differs."""
+    if type(one) is not type(other):
+        return False
+    with suppress(Exception):  # the code of others, such as an array that has no single truth value
+        return bool(one == other or vars(one) == vars(other))
+    return False
 
 
 def _last_name(module: ModuleType) -> str:

@@ -39,7 +39,7 @@ from relevo._dispatch.sender import Sender
 from relevo._event.codec import checked_source
 from relevo._event.event import event_from, name_of
 from relevo._event.subject import SubjectType, SubjectTypes
-from relevo._hook import Hooks, observe
+from relevo._hook import Hooks, note_places, observe
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import ListenerTable
@@ -734,6 +734,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
         deploy=config.deploy,
         clock=clock,
     )
+    note_places(app.hooks, opened.places)
     parts = attrs.evolve(parts_of(app), loaded_from=LoadedFrom(config=config))
     app._assembly = _Assembly.of(parts)  # noqa: SLF001 - private to this module, not to the class
     _log.debug("the configuration is %s", config.path or config.origins.default)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from relevo._clock import Clock, SystemClock, readable
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
+from relevo._hook import Hooks, doubled
 from relevo._listener.listener import Listener, ListenerTable, defined_at, marked
 from relevo._problem import with_lines
 from relevo._secret import masked, without_secrets
@@ -71,6 +72,16 @@ def unenforced_limits(listeners: Iterable[Listener], execution: Execution) -> li
         f"{listener.id}: time_limit={readable(listener.mark.time_limit)} {effect}; {remedy}"
         for listener in listeners
         if listener.mark.time_limit is not None
+    ]
+
+
+def doubled_plugins(hooks: Hooks) -> list[str]:
+    """Return which plugins of *hooks* are there several times, so that each hook is called for all of them."""
+    return [
+        f"the plugin {name} is there {'twice' if len(places) == 2 else f'{len(places)} times'}: "
+        f"{masked(' and '.join(places))}; what it counts or mails is doubled; remove one, unless both are wanted: then "
+        f"give them an attribute that differs, such as a name"
+        for name, places in doubled(hooks)
     ]
 
 

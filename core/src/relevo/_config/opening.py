@@ -22,7 +22,7 @@ from relevo._config.table import TableReader
 from relevo._config.trust import check_modules
 from relevo._hook import Hooks
 from relevo._listener.importing import NotImportedError, import_object
-from relevo._problem import KeyPath, Origin, Origins, Problem, Problems, dotted, lines_of, with_lines
+from relevo._problem import KeyPath, Origin, Origins, Problem, Problems, dotted, key_shown, lines_of, with_lines
 from relevo._secret import Secret, masked_url
 from relevo._server import PLACEHOLDERS, is_loopback
 from relevo._transport.optional import INHERITED
@@ -39,6 +39,8 @@ class Opened:
     transports: dict[str, Transport]
     outboxes: dict[str, Transport]
     plugins: list[object] = attrs.field(factory=list)
+    places: list[tuple[object, str]] = attrs.field(factory=list)
+    """The plugins, each with where it is named."""
 
 
 def draft_config(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
@@ -116,7 +118,9 @@ def open_config(config: Config, *, clock: Clock) -> Opened:
         example = f'for example [transports] main = "sqlite:///{config.source}.db"'
         problems.add(("transports",), f"no transport; add one, {example}")
     parts = opener.parts()
-    parts.plugins.extend(opener.plugins())
+    for name, plugin in opener.plugins():
+        parts.plugins.append(plugin)
+        parts.places.append((plugin, f'"{key_shown(name)}" ({config.origins.of("plugins", name)})'))
     if problems:
         _close(parts)
     problems.raise_any(config.origins)
@@ -248,14 +252,14 @@ class _Opener:
         self.problems.extend(fan_out_problems(Routes(self._config.routes), known))
         return Opened(transports=transports, outboxes=outboxes)
 
-    def plugins(self) -> Iterator[object]:
-        """Yield the valid plugins."""
+    def plugins(self) -> Iterator[tuple[str, object]]:
+        """Yield the valid plugins, each with its name."""
         for name, entry in self._config.plugins.items():
             with self.problems.at("plugins", name):
                 plugin = self._plugin(name, entry)
                 if plugin is not None:
                     Hooks([plugin])
-                    yield plugin
+                    yield name, plugin
 
     def _plugin(self, name: str, entry: PluginConfig) -> object:
         """Return the plugin called *name*, opened with its options if its class takes any."""

@@ -322,18 +322,26 @@ class _Host:
 
 def warn_at_start(app: App, options: RunOptions) -> None:
     """
-    Log that listeners, a source of its own or dead letters are missing, and limits and parameters without effect.
+    Log missing listeners, sources and dead letters, limits and parameters without effect, and plugins passed twice.
 
     Not in each run from cron, which would mail it; ``relevo check`` reports the same.
     """
     from relevo._app.app import parts_of  # noqa: PLC0415 - as below
-    from relevo._app.check import misnamed, shared_source, unenforced_limits, without_any  # noqa: PLC0415 - as below
+    from relevo._app.check import (  # noqa: PLC0415 - as below
+        doubled_plugins,
+        misnamed,
+        shared_source,
+        unenforced_limits,
+        without_any,
+    )
 
     why = without_any(app.listeners, parts_of(app).config)
     if why and not app.outboxes:  # else it may only move events, as a relay does
         _log.warning("%s", why)
     execution = app.execution.overridden(options.execution, options.concurrency)
     for text in (*filter(None, map(misnamed, app.listeners)), *unenforced_limits(app.listeners, execution)):
+        _log.warning("%s", text)
+    for text in doubled_plugins(app.hooks):
         _log.warning("%s", text)
     if why := shared_source(app.signing, app.source):
         _log.warning("signing: %s", why)

@@ -19,6 +19,7 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._app.check import (
     check_listeners,
+    doubled_plugins,
     how_to_list,
     misnamed,
     shared_source,
@@ -98,9 +99,10 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
     events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
     transport that no route leads to, of two transports that are one store (with --live even if their addresses
-    differ), of listeners whose parameters are named like the data of an event, and of signatures without a source.
-    With --live it also looks at up to 1,000 events and 1,000 dead letters of each queue, and warns of listeners that
-    they need and that are not here, such as renamed ones; RabbitMQ cannot list its events, so they are left out.
+    differ), of a plugin that is there twice, of listeners whose parameters are named like the data of an event, and of
+    signatures without a source. With --live it also looks at up to 1,000 events and 1,000 dead letters of each queue,
+    and warns of listeners that they need and that are not here, such as renamed ones; RabbitMQ cannot list its events,
+    so they are left out.
     Nothing is created, sent or received. With --supervisor it also reports relevo commands that do not start, stop
     times that are too short for a worker, commands that do not say which of several transports a worker serves, ports
     that are open to others, and a file without a worker. With --strict it reports what the deployment leaves open to
@@ -130,6 +132,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_advice("listeners", text, is_strict=False) for text in _without_any(app, live=live)]
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
+    # After the import of the listeners, whose modules may register plugins.
+    findings += [_advice("plugins", text, is_strict=strict) for text in doubled_plugins(app.hooks)]
     for name, text in _not_kept(app):
         findings.append(_advice(f"events of {name}", text, is_strict=strict))
     for name, transport in app.transports.items() if live else ():
