@@ -18,6 +18,7 @@ from relevo_sql._claim import Claimer, Prospect
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._prepared import Prepared
 from relevo_sql._row import Receipt, Sent, lease_end, row_of
+from relevo_sql._schema import SCHEDULED, WAITING
 from relevo_sql._session import SessionSender
 from relevo_sql._settle import Settler
 from relevo_sql._stats import Counter
@@ -384,3 +385,8 @@ def writes_what_was_rolled_back_at_the_next_commit() -> Patches:
             self.entries = [attrs.evolve(one, within=()) for one in entries]
 
     return {(joining.JoinedSession, "_after_transaction_end"): keep}
+
+
+@planted_pair(promise.ORDER_IS_KEPT, "What is revived with a delay becomes ready then, although its key is held.")
+def revives_later_beside_its_key() -> Patches:
+    return reworded(["revive_later"], (f"THEN {WAITING}", f"THEN {SCHEDULED}"))

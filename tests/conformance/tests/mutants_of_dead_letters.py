@@ -451,6 +451,48 @@ class CountsThePlacesOfAPage(MemoryTransport):
         return page
 
 
+@planted_pair(promise.ORDER_IS_KEPT)
+class RevivesLaterOutsideItsKey(BreakableStore):
+    """An event that is revived with a delay neither waits for its ordering key nor holds it."""
+
+    def revive_later(self, refs: Mapping[str, bytes], now: float, *, due: float) -> list[str]:
+        for event in (self._dead.find(ref) for ref in refs if due > now):
+            if event is not None:
+                event.line = None
+        return super().revive_later(refs, now, due=due)
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class EndsARevivalAtAnotherContent(BreakableStore):
+    """A revival ends at the first dead letter whose event is alive with another content."""
+
+    def revive_later(self, refs: Mapping[str, bytes], now: float, *, due: float) -> list[str]:
+        missing: list[str] = []
+        for ref, state in refs.items():
+            event = self._dead.find(ref)
+            ends = event is not None and self._at(event.queue, now).knows_other(event)
+            missing += super().revive_later({ref: state}, now, due=due)
+            if ends:
+                break
+        return missing
+
+
+@planted_pair(promise.RESENT_IS_ONE)
+class LooksForOtherContentsBeforeARevival(BreakableStore):
+    """Which dead letters have a living event with another content is looked up once for the whole call."""
+
+    def revive_later(self, refs: Mapping[str, bytes], now: float, *, due: float) -> list[str]:
+        events = {ref: self._dead.find(ref) for ref in refs}
+        others = [ref for ref, one in events.items() if one and self._at(one.queue, now).knows_other(one)]
+        identities = [(one, one.identity) for one in events.values() if one]
+        for one, _ in identities:
+            one.identity = None
+        missing = super().revive_later({ref: refs[ref] for ref in refs if ref not in others}, now, due=due)
+        for one, identity in identities:
+            one.identity = identity
+        return [*others, *missing]
+
+
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsOnlyWhatWasDeadAtTheFirstPage(MemoryTransport):
     """Events that die while pages are read are missing from the later pages."""

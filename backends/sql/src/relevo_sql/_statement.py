@@ -8,6 +8,7 @@ the conversion of a type would raise an error for a value that is not of the typ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -314,8 +315,9 @@ class Statements:
         page = sa.select(*shown).where(dialect.same(_D.queue, _bind("queue")), _D.ref > _bind("after"))
         page = page.order_by(_D.ref).limit(_bind("bound"))
         self.dead = prepared(dialect.by_index(page, dead, DEAD_BY_QUEUE))
+        in_line = partial(_behind_others, dialect, {name: _D[name] for name in LINE})
         fresh = {
-            "state": _behind_others(dialect, {name: _D[name] for name in LINE}, otherwise=_state(READY))
+            "state": in_line(otherwise=_state(READY))
             if dialect.turns_at_send
             else sa.case((_D.ordering_key.is_(sa.null()), _state(READY)), else_=_state(SCHEDULED)),
             "ready_at": _bind("now"),
@@ -328,7 +330,8 @@ class Statements:
         which = _one_dead(dialect)
         self.lock_dead = prepared.lock(dead, (which,), *IDENTITY)
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=which))
-        later = again | {"state": _state(SCHEDULED)}
+        scheduled = _state(SCHEDULED)
+        later = again | {"state": in_line(otherwise=scheduled) if dialect.turns_at_send else scheduled}
         self.revive_later = prepared(dialect.insert_new(event, later, IDENTITY, where=which))
         self.living = prepared(twins.where(which))
         self.discard = prepared(sa.delete(dead).where(which))

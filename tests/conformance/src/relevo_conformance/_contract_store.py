@@ -5,6 +5,8 @@ from __future__ import annotations
 import string
 from collections.abc import Callable
 
+import attrs
+
 from relevo import DeadLetter, Delivery, Envelope, Found
 from relevo_conformance import promise
 from relevo_conformance.bench import SUFFIXES, Bench, tolerated
@@ -156,6 +158,24 @@ class DeadLetterContract(Contract):
 
             assert bench.one(worker, limit=10).state == b"one"
             assert [entry.ref for entry in worker.dead_letters([bench.queue])] == [refs[0], refs[2]]
+
+    @proves(promise.REVIVED_IS_RECEIVED, promise.RESENT_IS_ONE)
+    def test_of_two_contents_of_one_event_that_are_revived_together_the_second_stays_dead(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, last = bench.envelopes(2)
+            second = attrs.evolve(first, body=b"[]")
+            for envelope in (first, second, last):
+                worker.send([envelope])
+                worker.dead_letter(bench.one(worker))
+            refs = [entry.ref for entry in bench.dead_letters(worker, 3)]
+
+            assert list(worker.revive(dict.fromkeys(refs, b""))) == [refs[1]]
+
+            came = bench.so_many(worker, 2)
+            assert first in [each.envelope for each in came]
+            assert last in [each.envelope for each in came]
+            assert bench.dead_letter(worker).ref == refs[1]
 
     @proves(promise.DISCARDED_IS_GONE)
     def test_what_is_discarded_is_gone_and_no_other(self) -> None:
@@ -537,6 +557,45 @@ class TakeContract(Contract):
                 (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
                 assert (taken.envelope, taken.attempt, taken.state) == (envelope, 1, b"revived")
                 assert worker.ack(taken)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.ORDER_IS_KEPT)
+    def test_what_is_revived_with_a_delay_waits_for_what_holds_its_key(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            first, second = bench.envelopes(2, ordering_key="a")
+            worker.send([first])
+            worker.dead_letter(bench.one(worker))
+            worker.send([second])
+            held = bench.one(worker, lease=bench.times.lease + 2 * bench.times.delay)
+
+            worker.revive_later({bench.dead_letter(worker).ref: b""}, delay=bench.times.delay)
+            bench.advance(2 * bench.times.delay)
+
+            assert bench.glimpse(other) == []
+            assert other.take(bench.queue, first.id, lease=bench.times.lease) == []
+            assert worker.ack(held)
+            again = bench.one(other)
+            assert again.envelope == first
+            assert other.ack(again)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.ORDER_IS_KEPT)
+    def test_what_is_revived_with_a_delay_holds_back_what_is_sent_later(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = bench.envelopes(2, ordering_key="a")
+            worker.send([first])
+            worker.dead_letter(bench.one(worker))
+            worker.revive_later({bench.dead_letter(worker).ref: b""}, delay=3600.0)
+            worker.send([second])
+
+            assert bench.glimpse(worker) == []
+            assert worker.take(bench.queue, second.id, lease=bench.times.lease) == []
+            (taken,) = worker.take(bench.queue, first.id, lease=bench.times.lease)
+            assert bench.glimpse(worker) == []
+            assert worker.ack(taken)
+            following = bench.one(worker)
+            assert following.envelope == second
+            assert worker.ack(following)
 
     @proves(promise.TAKEN_BY_ITS_ID, promise.LEASED_IS_HIDDEN, promise.LOST_LEASES_ARE_COUNTED)
     def test_a_held_event_is_not_taken_until_its_holder_is_lost(self) -> None:
