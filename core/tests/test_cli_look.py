@@ -173,6 +173,16 @@ def test_a_table_is_shown_with_the_line_of_each_key(shop: Shop) -> None:
     assert rows['routes."*"'] == (["main"], "default")
 
 
+def test_the_default_route_that_is_shown_passes_over_the_outbox_of_another(shop: Shop) -> None:
+    shop.write(
+        "relevo.toml",
+        'listeners = ["shop_listeners"]\n[transports]\nold = "sqlite:///old.db"\n'
+        'main = { url = "sqlite:///shop.db", outbox = "old" }\n',
+    )
+
+    assert shown(shop, KEY=KEY)['routes."*"'] == (["main"], "default")
+
+
 def test_the_options_of_plugins_are_shown_without_their_secrets(shop: Shop) -> None:
     shop.write(
         "relevo.toml",

@@ -91,6 +91,8 @@ def test_a_password_without_a_user_is_asked_of_nobody(tmp_path: Path) -> None:
     [
         "123",
         "YourPasswordHere",
+        "'YourPasswordHere'",
+        '"changeme"',
         "changeme",
         "{SHA}40bd001563085fc35165329ea1ff5c5ecbdbbeef",
         "{SHA}40BD001563085FC35165329EA1FF5C5ECBDBBEEF",

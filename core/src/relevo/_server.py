@@ -37,5 +37,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_well_known(password: str) -> bool:
-    """Return whether *password* is one that everyone tries first, in upper or lower case."""
-    return password.lower() in {each.lower() for each in WELL_KNOWN}
+    """
+    Return whether *password* is one that everyone tries first, in upper or lower case.
+
+    In quotes it is one too: supervisor, for example, takes quotes as a part of the password.
+    """
+    return password.strip("'\"").lower() in {each.lower() for each in WELL_KNOWN}

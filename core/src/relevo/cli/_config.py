@@ -63,7 +63,7 @@ def _rows(config: Config) -> Iterator[_Row]:
     config = msgspec.structs.replace(
         config,
         execution=config.chosen_execution().chosen,
-        routes=config.routes or {"*": tuple(config.transports)[:1]},
+        routes=config.routes or (config.default_routes() if config.transports else {"*": ()}),
     )
     for key in keys_of(Settings).values():
         value = getattr(config, key.name)
