@@ -317,6 +317,7 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_word(shop: Shop, comman
 
 @pytest.mark.slow("four commands, each in a process of its own")
 def test_a_closed_standard_output_cannot_be_written(shop: Shop) -> None:
+    shop.run("setup")
     for command in ("status", "dispatch mail.sent", "listeners --json", "unit cron"):
         done = shop.process(f"relevo {command} >&-")
         assert done.stderr == (
@@ -362,6 +363,7 @@ def test_what_the_encoding_has_no_form_for_is_escaped(shop: Shop, encoding: str)
 
 @pytest.mark.slow("starts the command line in a process of its own")
 def test_a_terminal_that_is_too_narrow_for_a_table_shows_a_value_in_a_line(shop: Shop) -> None:
+    shop.run("setup")
     narrow = at_terminal(shop, "status -q media", columns=40)
     wide = at_terminal(shop, "status -q media", columns=80)
 

@@ -98,6 +98,7 @@ def test_both_are_told_to_programs(shop: Shop) -> None:
 
 
 def test_a_deploy_in_progress_is_shown_by_the_status_and_the_check_of_the_servers(shop: Shop) -> None:
+    shop.run("setup")
     before = [shop.run(command) for command in ("status", "check --live")]
     shop.run("deploy begin")
     place = shop.folder / "shop.deploy"

@@ -260,6 +260,8 @@ DATA: dict[str, Any] = {"data": {"image_id": 7}}
 
 
 def test_an_event_that_is_not_there_is_reported(shop: Shop) -> None:
+    shop.run("setup")
+
     done = shop.run("handle nothing")
 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "relevo: no event has the id nothing\n")

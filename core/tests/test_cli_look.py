@@ -327,6 +327,8 @@ def test_a_configuration_beside_an_application_that_does_not_read_it_is_not_igno
         assert shop.run("status", **environ).returncode == 0
         return caplog.messages
 
+    for name in ("own.db", "other.db"):
+        shop.write(name, "")  # an empty database, in which status creates the tables
     shop.write("shop.py", 'import relevo\napp = relevo.App(transports={"main": "sqlite:///own.db"})\n')
     (line,) = warned()
     assert line == (
@@ -441,7 +443,8 @@ def test_a_live_check_connects_and_creates_nothing(shop: Shop) -> None:
     shop.run("setup")
     after = found(shop, "--live")
 
-    assert before[1]["server of main"].startswith("reached; created at first use: ")
+    there_is_none = f"there is no database {shop.folder}/shop.db yet; created at first use: "
+    assert before[1]["server of main"].startswith(there_is_none)
     assert (before[0], after[0]) == (0, 0)
     assert after[1]["server of main"] == "reached, nothing is missing"
     assert not tables
@@ -547,7 +550,7 @@ def test_a_module_that_fails_is_told_once_and_the_servers_are_looked_at_all_the_
 
     assert done.returncode == 78
     assert done.stderr.count("nothing_like_that") == 3  # its line, what Python says of it, and what relevo does
-    assert "reached; created at first use" in done.stdout
+    assert f"there is no database {shop.folder}/shop.db yet; created at first use" in done.stdout
 
 
 def test_servers_that_are_down_are_told_all_together(shop: Shop) -> None:
@@ -565,7 +568,7 @@ def test_servers_that_are_down_are_told_all_together(shop: Shop) -> None:
 
     assert (code, quick.returncode) == (69, 0)
     assert [what for what, detail in findings.items() if detail == "WRONG"] == ["server of one", "server of two"]
-    assert findings["outbox of one"].startswith("reached")
+    assert findings["outbox of one"].startswith(f"there is no database {shop.folder}/box.db yet; created at first use")
     assert len(lines(done)) == 2
     assert CANARY not in done.stdout + done.stderr
 
@@ -627,10 +630,10 @@ def _half(shop: Shop) -> Shop:
     pytest.importorskip("relevo_amqp")
     relevo_sql = pytest.importorskip("relevo_sql")
     shop.write("relevo.toml", DOWN)
+    shop.run("setup")
     waiting = Envelope(id="1", source="shop", name="a.b", queue="outbox/main", body=b"{}")
     options = relevo_sql.SqlOptions(url=f"sqlite:///{shop.folder}/box.db")
     with relevo_sql.SqlTransport.open(options, name="box", clock=SystemClock()) as outbox:
-        outbox.setup([])
         outbox.send([waiting, attrs.evolve(waiting, id="2")])
         (delivery,) = outbox.receive(["outbox/main"], limit=1, lease=60, wait=0)
         outbox.settle([(delivery, DeadLetter(reason="rejected", error="too big"))])
@@ -668,9 +671,10 @@ def test_the_status_shows_no_table_where_nothing_answers(half: Shop) -> None:
     assert (done.returncode, done.stdout, len(lines(done))) == (69, "", 1)
 
 
-def test_an_outbox_that_nobody_has_used_is_made_and_shown_although_its_server_is_down(shop: Shop) -> None:
+def test_an_outbox_without_tables_is_completed_and_shown_although_its_server_is_down(shop: Shop) -> None:
     pytest.importorskip("relevo_amqp")
     shop.write("relevo.toml", DOWN)
+    shop.write("box.db", "")
 
     done = shop.run("status -t main")
 
@@ -755,13 +759,110 @@ def test_an_outbox_is_looked_at_by_the_name_that_the_status_shows(half: Shop) ->
     assert discarded.stdout == "no dead letters\n"
 
 
-def test_an_outbox_that_nobody_has_used_is_made_when_it_is_looked_at(shop: Shop) -> None:
+def test_an_outbox_without_tables_is_completed_when_it_is_looked_at(shop: Shop) -> None:
     shop.write("relevo.toml", '[transports]\nmain = { url = "sqlite:///shop.db", outbox = "sqlite:///box.db" }\n')
+    shop.write("box.db", "")
 
     done = shop.run("status -t main.outbox")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert [row.split()[:3] for row in done.stdout.splitlines()[1:]] == [["main.outbox", "outbox/main", "0"]]
+
+
+# --- where there is no database file ----------------------------------------------------------------------
+
+LOOKS = [
+    "status",
+    "status --max-dead 0",
+    "list",
+    "list --by event",
+    "show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e",
+    "dead list",
+    "dead list --by reason",
+    "dead show 1",
+    "dead revive --all",
+    "dead discard --all --yes",
+    "cancel 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e",
+    "cancel --all --yes",
+    "handle 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e",
+    "purge media --yes",
+]
+
+
+@pytest.mark.parametrize("address", ["sqlite:///shpo.db", "sqlite:///file:shpo.db?uri=true"])
+@pytest.mark.parametrize("command", LOOKS)
+def test_a_command_that_looks_names_a_missing_file_and_creates_none(shop: Shop, command: str, address: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", address))
+
+    done = shop.run(command)
+
+    assert done.returncode == 69
+    (line,) = (done.stdout if "--max-dead" in command else done.stderr).splitlines()  # the first is for a monitor
+    assert line.removeprefix("relevo: ") == (
+        f'the transport "main" is unavailable: there is no database {shop.folder}/shpo.db yet; the first dispatch, a '
+        f"worker or relevo setup creates it; if events were dispatched already, check its path, and whether its disk "
+        f"is mounted"
+    )
+    assert not list(shop.folder.glob("*.db*"))
+
+
+@pytest.mark.parametrize("command", ["status", "list", "dead list", "check --live", "purge media --yes"])
+def test_a_missing_file_is_named_as_not_set_up_where_nothing_is_created_at_first_use(shop: Shop, command: str) -> None:
+    done = shop.run(command, RELEVO_SETUP="explicit")
+
+    assert done.returncode == 78
+    (line,) = lines(done)
+    assert 'the transport "main" is not set up; run relevo setup' in line
+    assert line.endswith(f"; there is no database {shop.folder}/shop.db")
+    assert not list(shop.folder.glob("*.db*"))
+
+
+@pytest.mark.parametrize("command", ["check --live", "setup --plan", "setup --check", "setup --print"])
+def test_what_setup_would_create_is_shown_without_a_file(shop: Shop, command: str) -> None:
+    assert "relevo_event" in shop.run(command).stdout
+    assert not list(shop.folder.glob("*.db*"))
+
+
+@pytest.mark.parametrize("command", ["status", "list"])
+def test_a_folder_that_is_missing_is_named_before_its_file(shop: Shop, command: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("shop.db", "nowhere/shop.db"))
+
+    done = shop.run(command)
+
+    assert done.returncode == 69
+    assert f"there is no folder {shop.folder}/nowhere; create it" in done.stderr
+    assert not (shop.folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command, code", [("list", 0), ("dead list", 0), ("show 1", 1)])
+def test_a_missing_file_is_reported_once_beside_what_the_others_hold(shop: Shop, command: str, code: int) -> None:
+    other = '"sqlite:///shop.db"\nother = { url = "sqlite:///other.db", outbox = "sqlite:///box.db" }'
+    shop.write(
+        "relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', other).replace('"*" = "main"', '"*"="other"')
+    )
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+
+    done = shop.run(command)
+
+    assert [line.split(" yet; ")[0] for line in lines(done)][:2] == [
+        f'relevo: the transport "other" is unavailable: there is no database {shop.folder}/other.db',
+        f'relevo: the transport "other.outbox" is unavailable: there is no database {shop.folder}/box.db',
+    ]
+    assert (done.returncode, lines(done)[2:]) == (code, ["relevo: no event has the id 1"] * code)
+    assert not (shop.folder / "other.db").exists()
+    assert not (shop.folder / "box.db").exists()
+
+
+def test_the_status_shows_a_transport_whose_outbox_has_no_file(shop: Shop) -> None:
+    shop.write("relevo.toml", '[transports]\nmain = { url = "sqlite:///shop.db", outbox = "sqlite:///box.db" }\n')
+    shop.write("shop.db", "")
+
+    done = shop.run("status")
+
+    assert (done.returncode, len(lines(done))) == (69, 1)
+    assert 'the transport "main.outbox" is unavailable: there is no database' in done.stderr
+    assert [row.split()[:3] for row in done.stdout.splitlines()[1:]] == [["main", "default", "0"]]
+    assert not (shop.folder / "box.db").exists()
 
 
 def test_a_name_that_is_neither_a_transport_nor_an_outbox_is_told_with_both(half: Shop) -> None:

@@ -39,6 +39,8 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("command", UNKNOWN)
 def test_an_id_that_is_not_there_is_told_and_ends_with_1(shop: Shop, command: str) -> None:
+    shop.run("setup")
+
     done = shop.run(command, given=b"y\n")
 
     assert (done.returncode, lines(done)) == (1, [UNKNOWN[command]])
@@ -115,6 +117,7 @@ def rows(shop: Shop, options: str) -> list[tuple[str, str]]:
 
 def test_a_queue_is_named_as_in_routes_or_alone(shop: Shop) -> None:
     shop.write("relevo.toml", TWO)
+    shop.run("setup")
 
     assert rows(shop, "-q main/media") == [("main", "media")]
     assert rows(shop, "-q feed") == [("main", "feed"), ("other", "feed")]
@@ -180,6 +183,7 @@ def test_the_queue_of_an_outbox_is_named_too(shop: Shop) -> None:
         "relevo.toml",
         CONFIGURATION.replace('"sqlite:///shop.db"', '{ url = "sqlite:///shop.db", outbox = "sqlite:///box.db" }'),
     )
+    shop.run("setup")
 
     assert rows(shop, "-q outbox/main") == [("main.outbox", "outbox/main")]
     assert rows(shop, "-q main.outbox/outbox/main") == [("main.outbox", "outbox/main")]

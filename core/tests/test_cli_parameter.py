@@ -66,6 +66,8 @@ def test_some_options_are_lists_and_all_groups_are_looked_at() -> None:
 
 
 def test_a_list_may_be_repeated_and_a_flag_too(shop: Shop) -> None:
+    shop.run("setup")
+
     done = shop.run(
         "list -q media -q feed --event image.created --event mail.sent --state ready --state ready --json --json"
     )
@@ -140,11 +142,15 @@ def test_a_time_is_written_in_ascii_digits(shop: Shop, option: str, text: str) -
     ],
 )
 def test_a_time_is_before_now_or_a_date(shop: Shop, text: str) -> None:
+    shop.run("setup")
+
     assert shop.run(f"list --since {text}").returncode == 0
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0ms", "0.0"])
 def test_an_event_that_expires_at_once_is_refused(shop: Shop, text: str) -> None:
+    shop.run("setup")
+
     done = shop.run(f"dispatch image.created --expires {text}")
 
     assert done.returncode == 2

@@ -129,6 +129,8 @@ def test_a_worker_without_listeners_says_so_and_that_it_relays(shop: Shop) -> No
 
 @pytest.mark.slow("a command in a process of its own")
 def test_the_status_explains_its_columns_at_a_terminal(shop: Shop) -> None:
+    shop.run("setup")
+
     lines = at_terminal(shop, "status")
 
     assert [line.split()[0] for line in lines[:4]] == ["transport", "main", "main", "main"]

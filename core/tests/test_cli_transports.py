@@ -175,6 +175,7 @@ def test_the_list_has_the_events_of_queues_without_a_route(shop: Shop) -> None:
     send_to_old(shop)
     shop.write("before.toml", CONFIGURATION.replace("shop.db", "old.db").replace('"*" = "main"', '"*" = "main/gone"'))
     shop.run("--config before.toml dispatch mail.sent")
+    shop.run("setup")
 
     listed, shown, grouped = shop.run("list --json"), shop.run("list"), shop.run("list --by queue --json")
 

@@ -776,6 +776,7 @@ main = {{ url = "amqp://me:{CANARY}@127.0.0.1:1/", connect_timeout = 1, outbox =
 def test_a_server_that_is_down_is_told(shop: Shop, command: str) -> None:
     pytest.importorskip("relevo_amqp")
     shop.write("relevo.toml", AMQP)
+    shop.run("setup")
 
     done = shop.run(command)
 
@@ -823,6 +824,8 @@ def test_a_database_that_may_only_be_read_is_unavailable(shop: Shop, command: st
 
 
 def test_an_answer_that_is_no_text_is_no_answer(shop: Shop) -> None:
+    shop.run("setup")
+
     done = shop.run("purge media", given=b"\xff\n")
 
     assert done.returncode == 2
@@ -860,6 +863,8 @@ def test_a_database_that_cannot_be_written_is_unavailable(shop: Shop) -> None:
 @pytest.mark.slow("starts the command line in a process of its own")
 @pytest.mark.parametrize("command", ["status", "status --json", "listeners --format mermaid", "dispatch a.b", "--help"])
 def test_an_output_that_is_full_is_told_in_one_line(shop: Shop, command: str) -> None:
+    shop.run("setup")
+
     done = shop.process(f"relevo {command} > /dev/full")
 
     assert done.returncode == 74

@@ -171,6 +171,89 @@ def test_without_a_file_nothing_but_the_setup_creates_one(opener: Opener, path: 
     assert not path.exists()
 
 
+LOOKS: dict[str, Callable[[SqlTransport], object]] = {
+    "stats": lambda transport: transport.stats("default"),
+    "find": lambda transport: transport.find("id-1"),
+    "waiting": lambda transport: transport.waiting(["default"], limit=1),
+    "dead_letters": lambda transport: transport.dead_letters(["default"]),
+    "presence": lambda transport: transport.presence(["worker"]),
+    "held_queues": lambda transport: transport.held_queues(),
+    "stuck_keys": lambda transport: transport.stuck_keys(["default"], limit=1),
+    "store_id": lambda transport: transport.store_id(),
+}
+"""What only reads rows."""
+
+INSPECTIONS: dict[str, Callable[[SqlTransport], object]] = {
+    "setup": lambda transport: transport.setup(["default"], dry_run=True),
+    "lacking": lambda transport: transport.lacking(["default"]),
+    "problems": lambda transport: not transport.problems(["default"]),
+    "setup_script": lambda transport: transport.setup_script(["default"]),
+}
+"""What only reads which tables there are."""
+
+FORMS = ["sqlite:///{}", "sqlite:///file:{}?uri=true", "engine"]
+
+
+def unopened(form: str, path: Path, opener: Opener) -> SqlTransport:
+    """Return a transport on *path*, by the address or by an engine of the application."""
+    if form == "engine":
+        return SqlTransport(sa.create_engine(f"sqlite:///{path}"))
+    return opener(url=form.format(path), setup=False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_names_a_missing_file_and_creates_none(look: str, form: str, opener: Opener, path: Path) -> None:
+    with (
+        unopened(form, path, opener) as transport,
+        pytest.raises(TransportUnavailableError, match=f"there is no database {path}; run: relevo setup"),
+    ):
+        LOOKS[look](transport)
+
+    assert not list(path.parent.glob(f"{path.name}*"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inspection", INSPECTIONS)
+def test_an_inspection_of_tables_creates_no_file(inspection: str, form: str, opener: Opener, path: Path) -> None:
+    with unopened(form, path, opener) as transport:
+        assert INSPECTIONS[inspection](transport)
+        assert transport.missing() == f"database {path}"
+
+    assert not list(path.parent.glob(f"{path.name}*"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_that_appears_or_is_deleted_is_noticed_by_a_look(
+    form: str, opener: Opener, path: Path, an_envelope: Maker
+) -> None:
+    with unopened(form, path, opener) as transport:
+        assert transport.missing()
+        opener().send([an_envelope()])
+        assert (transport.missing(), transport.stats("default").ready) == ("", 1)
+
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        with pytest.raises(TransportUnavailableError, match="there is no database"):
+            transport.stats("default")
+
+        assert transport.missing()
+        assert not path.exists()
+
+
+def test_a_look_by_a_relative_path_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    for engine in ("sqlite:///shpo.db", sa.create_engine("sqlite:///shpo.db")):
+        with (
+            SqlTransport(engine) as transport,
+            pytest.raises(TransportUnavailableError, match=f"no database {tmp_path}/shpo.db"),
+        ):
+            transport.stats("default")
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_setting_up_is_as_impatient_as_it_was_told_to_be(opener: Opener, path: Path) -> None:
     transport = opener(setup=False, busy_timeout=0.3)
 

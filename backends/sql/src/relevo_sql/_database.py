@@ -447,7 +447,8 @@ class Database(ForkAware):
             try:
                 if self._uses == 1 and self._connection is not None and self.dialect.in_transaction(self._connection):
                     self._close_connection()  # an interruption kept it from its rollback
-                connection = self._open_connection(create=True) if create else self._ready_connection()
+                reads = durable is None and not alone
+                connection = self._open_connection(create=True) if create else self._ready_connection(reads=reads)
                 if durable is not None:
                     self.dialect.begin(connection, durable=durable)
                 yield connection
@@ -515,9 +516,10 @@ class Database(ForkAware):
 
     # --- the connection -----------------------------------------------------------------------------
 
-    def _ready_connection(self) -> sa.Connection:
+    def _ready_connection(self, *, reads: bool) -> sa.Connection:
         """Return the connection to a database whose schema version was checked."""
-        connection = self._open_connection(create=False)
+        # A connection of the application's engine creates a file too, which a write without tables reports.
+        connection = self._open_connection(create=not (reads or self._own))
         if not self._id:
             self._id = self.check(connection)
         return connection
@@ -538,7 +540,7 @@ class Database(ForkAware):
         if self._connection is not None and self.location.was_replaced():
             self._close_connection()  # the file was replaced; no process would ever read what is written to the old one
         if self._connection is None:
-            if self._own and not create and self.location.is_absent():
+            if not create and self.location.is_absent():
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
             self._connection = self._connected()
             try:

@@ -748,6 +748,11 @@ def parts_of(app: App) -> Parts:
     return app._assembly.parts  # noqa: SLF001 - as above
 
 
+def stores_of(app: App) -> Stores:
+    """Return the transports and outboxes of *app*, each of which can be set up alone."""
+    return app._assembly.stores  # noqa: SLF001 - as above
+
+
 @contextmanager
 def using(app: App, parts: Parts, *, sender: Callable[..., Sender] = Sender) -> Iterator[None]:
     """

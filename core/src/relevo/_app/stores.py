@@ -11,7 +11,7 @@ from typing import Any
 from relevo._app.parts import Parts
 from relevo._fork import ForkLock
 from relevo._problem import lines_of, with_lines
-from relevo._transport.optional import SessionSetup
+from relevo._transport.optional import FileStore, SessionSetup
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import ConfigurationError, RelevoError, SessionError
@@ -76,9 +76,13 @@ class Stores:
         """
         steps: list[Callable[[], object]] = [partial(self.set_up, name)]
         if name in self._parts.outboxes:
-            queue = outbox_queue(name)
-            steps.append(partial(self._set_up, queue, self._parts.outboxes[name], [queue]))
+            steps.append(partial(self.set_up_outbox, name))
         raise_together(try_each(*steps))
+
+    def set_up_outbox(self, name: str) -> Transport:
+        """Set up the outbox of the transport *name* once, and return it; raises as :meth:`prepare` does."""
+        queue = outbox_queue(name)
+        return self._set_up(queue, self._parts.outboxes[name], [queue])
 
     def set_up_all(self, *, dry_run: bool) -> tuple[list[str], list[RelevoError]]:
         """
@@ -106,7 +110,7 @@ class Stores:
                 elif missing := transport.lacking(queues):
                     raise ConfigurationError(
                         f'the transport "{transport.name}" is not set up; run relevo setup, or set setup = "auto"; '
-                        f"it lacks {some_of(missing)}"
+                        f"{missing_file(transport) or f'it lacks {some_of(missing)}'}"
                     )
                 self._set_up_keys.add(key)
         return transport
@@ -120,6 +124,12 @@ def some_of(missing: Sequence[str]) -> str:
     """Return what is *missing*; if that is much, the number and the first ones."""
     few = "; ".join(missing[:FEW])
     return few if len(missing) <= FEW else f"{len(missing)} things, such as {few}"
+
+
+def missing_file(store: Transport) -> str:
+    """Return that the file of *store* does not exist, with its path; empty if it exists, or if it has none."""
+    what = store.missing() if isinstance(store, FileStore) else ""
+    return f"there is no {what}" if what else ""
 
 
 def _create(transport: Transport, queues: Sequence[str]) -> None:

@@ -82,7 +82,8 @@ class FileStore(ABC):
         """
         Return what does not exist yet, with its path; empty if it exists, or if that is not known.
 
-        A monitor creates nothing: a disk that is not mounted would look like an empty store.
+        Commands that look after events create no file: another path, or a disk that is not mounted, would look like an
+        empty store.
         """
         return ""
 

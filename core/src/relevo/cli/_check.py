@@ -30,7 +30,7 @@ from relevo._app.check import (
     without_any,
 )
 from relevo._app.missing import MissingListener, missing_listeners
-from relevo._app.stores import FEW, some_of
+from relevo._app.stores import FEW, missing_file, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._listener.importing import unregistered_classes
@@ -365,9 +365,12 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     if not missing:
         return "reached, nothing is missing"
     more = "; see relevo setup --plan" if len(missing) > FEW else ""
-    lacks = some_of(missing) + more
+    lacks, absent = some_of(missing) + more, missing_file(transport)
     if not parts_of(app).creates and transport.lacking(queues):
-        raise ConfigurationError(f'the transport "{transport.name}" is not set up; run relevo setup; it lacks {lacks}')
+        why = absent or f"it lacks {lacks}"
+        raise ConfigurationError(f'the transport "{transport.name}" is not set up; run relevo setup; {why}')
+    if absent:
+        return f"{absent} yet; created at first use: {lacks}"
     if not parts_of(app).creates:
         return f"reached; relevo setup would also create: {lacks}"
     return f"reached; created at first use: {lacks}"

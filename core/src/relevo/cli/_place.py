@@ -8,17 +8,19 @@ from collections.abc import Iterable, Sequence
 import attrs
 import click
 
-from relevo._app.app import App, parts_of
+from relevo._app.app import App, parts_of, stores_of
 from relevo._app.check import several_queues
+from relevo._app.stores import missing_file, raise_together
 from relevo._config.discovery import transport_class
 from relevo._secret import without_secrets
 from relevo._transport.envelope import DEFAULT_QUEUE
-from relevo._transport.optional import FileStore, QueueCatalog
+from relevo._transport.optional import QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
 from relevo._visible import visible
+from relevo.cli._main import tell
 from relevo.cli._output import at_terminal
-from relevo.errors import ConfigurationError, TransportUnavailableError, UnsupportedError, did_you_mean
+from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError, UnsupportedError, did_you_mean
 
 
 @attrs.frozen
@@ -30,30 +32,46 @@ class Place:
     transport: str
     is_outbox: bool = False
 
-    def prepare(self, app: App, *, create: bool = True) -> None:
+    def prepare(self, app: App) -> None:
         """
-        Create what is missing, as *app* would; not needed for a complete outbox, whose transport may be down.
+        Create the tables and queues that are missing, as *app* would, but no file.
+
+        An empty file in place of one with another name, or on a disk that is not mounted, would look like a store that
+        holds nothing. An outbox and its transport are prepared apart, since one of them may be down.
 
         Raises:
-            TransportUnavailableError: A file does not exist, and *create* is off.
+            ConfigurationError: Something is missing, and *app* creates nothing.
+
+            TransportUnavailableError: There is no file, and *app* would create it; or the server could not be reached.
         """
-        if not create:
-            for store in filter(None, (self.store, app.outboxes.get(self.transport))):
-                if why := _missing(store):
-                    raise TransportUnavailableError(store.name, why)
-        if not self.is_outbox or self.store.lacking([outbox_queue(self.transport)]):
-            app.prepare(self.transport)
+        if parts_of(app).creates:
+            self.require_file()
+        if not self.is_outbox:
+            stores_of(app).set_up(self.transport)
+        elif self.store.lacking([outbox_queue(self.transport)]):
+            stores_of(app).set_up_outbox(self.transport)
 
+    def require_file(self) -> None:
+        """Raise :class:`TransportUnavailableError` if the file of the store does not exist."""
+        if (why := self.absence()) is not None:
+            raise why
 
-def _missing(store: Transport) -> str:
-    """Return that the file of *store* does not exist, and what creates it; empty if it exists."""
-    what = store.missing() if isinstance(store, FileStore) else ""
-    if not what:
-        return ""
-    return (
-        f"there is no {what} yet; the first dispatch, a worker or relevo setup creates it; "
-        f"if events were dispatched already, check its path, and whether its disk is mounted"
-    )
+    def absence(self) -> TransportUnavailableError | None:
+        """
+        Return the error for a file of the store that does not exist; ``None`` if there is nothing to report.
+
+        Raises:
+            TransportUnavailableError: It could not be created either, as without its folder.
+        """
+        missing = missing_file(self.store)
+        if not missing:
+            return None
+        self.store.lacking(self.queues)
+        return TransportUnavailableError(
+            self.store.name,
+            f"{missing} yet; the first dispatch, a worker or relevo setup creates it; if events were dispatched "
+            f"already, check its path, and whether its disk is mounted",
+        )
 
 
 def places(app: App, name: str | None, queues: Sequence[str] = ()) -> list[Place]:
@@ -86,12 +104,35 @@ def places(app: App, name: str | None, queues: Sequence[str] = ()) -> list[Place
 
 
 def stores(app: App, name: str | None, queues: Sequence[str] = ()) -> list[tuple[Transport, list[str]]]:
-    """Return the stores of :func:`places`, set up, each with its queues."""
+    """
+    Return the stores of :func:`places`, set up, each with its queues.
+
+    One whose file does not exist holds no events: it is left out, and reported on standard error.
+
+    Raises:
+        TransportUnavailableError: None of the files exists, or a server could not be reached.
+    """
     found: list[tuple[Transport, list[str]]] = []
+    absent: list[RelevoError] = []
     for place in places(app, name, queues):
+        if parts_of(app).creates and (why := place.absence()) is not None:
+            absent.append(why)
+            continue
         place.prepare(app)
         found.append((place.store, list(place.queues)))
+    if not found:
+        raise_together(absent)
+    for each in absent:
+        _tell_once(each)
     return found
+
+
+def _tell_once(error: RelevoError) -> None:
+    """Report *error* on standard error, but not again in the same command."""
+    reported: set[str] = click.get_current_context().meta.setdefault(f"{__name__}.reported", set())
+    if str(error) not in reported:
+        reported.add(str(error))
+        tell(error)
 
 
 def lists_queues(store: Transport) -> bool:

@@ -72,9 +72,10 @@ def status(
     ones are kept, see relevo dead list. Oldest is the age of the oldest ready event. A - means that the number is
     not known.
 
-    An outbox has a row of its own, and a name: -t main.outbox. If a server cannot be reached, the others are shown, the
-    error is reported, and the exit code is 69, or 78 if something must be changed. With --json, a transport that did
-    not answer has a row whose "error" says why; in all other rows it is null.
+    An outbox has a row of its own, and a name: -t main.outbox. If a server cannot be reached, or a database file does
+    not exist, the others are shown, the error is reported, and the exit code is 69, or 78 if something must be changed.
+    The file is not created. With --json, a transport that did not answer has a row whose "error" says why; in all other
+    rows it is null.
 
     A queue that holds events and has no route is shown as well, with the command that moves them: no worker handles
     them. With --json its "routed" is false. A transport that cannot list its queues, such as RabbitMQ, shows only those
@@ -86,8 +87,7 @@ def status(
     when.
 
     With a limit, such as --max-oldest, it prints one line for a monitor: which queues are over it, or that none is. A
-    figure that a transport does not know, such as the age on RabbitMQ, is an error with 78. A database file that does
-    not exist is not created then: the exit code is 69.
+    figure that a transport does not know, such as the age on RabbitMQ, is an error with 78.
 
     Events behind a listener that hangs are leased, not ready, so --max-oldest does not see them; --max-leased does. It
     reads the leased events, and is an error with 78 where a transport cannot list them, such as RabbitMQ.
@@ -101,7 +101,9 @@ def status(
     reached: list[Transport] = []
     for place in places(app, transport, queues):
         try:
-            place.prepare(app, create=not is_limited)
+            if is_limited:
+                place.require_file()
+            place.prepare(app)
             rows += _figures(app, place)
             reached.append(place.store)
         except RelevoError as error:

@@ -46,12 +46,13 @@ class FileLocation(Location):
         self._new = self._file if may_create else None
         named = database and not database.startswith((":memory:", "file:"))
         self._named = Path(database).absolute() if named else None
+        self._awaited = self._named or self._new
         self._opened = ""
         self._identity: tuple[int, int] | None = None
 
     @property
     def words(self) -> str:
-        return f"the database {self._opened or self._named or 'behind the engine'}"
+        return f"the database {self._opened or self._awaited or 'behind the engine'}"
 
     @property
     def path(self) -> Path | None:
@@ -74,7 +75,7 @@ class FileLocation(Location):
         return _identity(self.file) if self.file else None
 
     def is_absent(self) -> bool:
-        return self._named is not None and _identity(str(self._named)) is None
+        return self._awaited is not None and _identity(str(self._awaited)) is None
 
     def misfit(self) -> str:
         try:
@@ -87,9 +88,9 @@ class FileLocation(Location):
         return f"{self._file}: expected the file of a database; got {kind}; fix the address"
 
     def unfit(self) -> str:
-        if self._named is None:
+        if self._awaited is None:
             return ""
-        folder = self._named.parent
+        folder = self._awaited.parent
         if not os.path.lexists(folder):
             return f"there is no folder {folder}; create it, or fix the address"
         if not folder.is_dir():
@@ -177,7 +178,9 @@ class SqliteDialect(Dialect):
     # --- connections ------------------------------------------------------------------------------
 
     def location(self, url: sa.URL) -> FileLocation:
-        return FileLocation(url.database or "", may_create=url.query.get("mode", "rwc") == "rwc")
+        # Another VFS may keep the database in memory, or under another name.
+        may_create = url.query.get("mode", "rwc") == "rwc" and "vfs" not in url.query
+        return FileLocation(url.database or "", may_create=may_create)
 
     def prepare(self, connection: sa.Connection, *, own: bool) -> str:
         driver = self.driver(connection)
