@@ -37,6 +37,8 @@ def says(queue: str) -> str:
 
 
 def test_the_status_shows_them_with_the_command_that_moves_them(shop: Shop) -> None:
+    shop.run("setup")
+
     shown, listed = shop.run("status"), shop.run("status --json")
 
     rows = {f"{row['transport']}/{row['queue']}": (row["ready"], row["routed"]) for row in json.loads(listed.stdout)}
@@ -53,7 +55,7 @@ def test_the_status_shows_them_with_the_command_that_moves_them(shop: Shop) -> N
 
 
 def test_the_check_of_the_servers_warns_of_them(shop: Shop) -> None:
-    shop.run("status")  # the new database is made
+    shop.run("setup")
 
     live, strict = shop.run("check --live"), shop.run("check --live --strict")
 
