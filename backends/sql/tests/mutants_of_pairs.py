@@ -10,7 +10,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
-from relevo import DeadLetterEntry, Envelope, Nack
+from relevo import Ack, DeadLetterEntry, Envelope, Nack, Settlement
 from relevo.backend import session as joining
 from relevo_conformance import promise
 from relevo_sql import _claim, _dead_letters, _settle, _transport
@@ -390,3 +390,23 @@ def writes_what_was_rolled_back_at_the_next_commit() -> Patches:
 @planted_pair(promise.ORDER_IS_KEPT, "What is revived with a delay becomes ready then, although its key is held.")
 def revives_later_beside_its_key() -> Patches:
     return reworded(["revive_later"], (f"THEN {WAITING}", f"THEN {SCHEDULED}"))
+
+
+@planted_pair(
+    promise.ORDER_IS_KEPT, "After a dead letter the next of its key waits until an idle worker repairs it."
+)
+def gives_no_turn_after_a_dead_letter() -> Patches:
+    leaving = _settle._leaving
+
+    def of_acks(chosen: Mapping[Receipt, Settlement]) -> list[int]:
+        return leaving({receipt: each for receipt, each in chosen.items() if isinstance(each[1], Ack)})
+
+    return {(_settle, "_leaving"): of_acks}
+
+
+@planted_pair(promise.ORDER_IS_KEPT, "After a cancel the next event of its key waits until an idle worker repairs it.")
+def gives_no_turn_after_a_cancel() -> Patches:
+    def take_out(self: Counter, connection: sa.Connection, statement: Prepared, **values: object) -> int:
+        return len(statement.rows(connection, now=self._now(connection), **values))
+
+    return {(Counter, "_take_out"): take_out}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from relevo import Delivery, Lost, Nack, Outcome, Release, Unreadable
@@ -405,6 +405,32 @@ class OrderContract(Contract):
                 assert delivery.envelope == envelope
                 assert bench.glimpse(bench.worker()) == []
                 assert worker.ack(delivery)
+
+    @proves(promise.ORDER_IS_KEPT, promise.SENT_IS_RECEIVED)
+    def test_however_an_event_ends_the_next_of_its_key_is_ready_at_once(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+
+            def cancel(held: Delivery) -> None:
+                worker.nack(held, delay=3600.0)
+                assert worker.cancel(held.envelope.id) == 1  # type: ignore[union-attr]  # it is readable
+
+            ends: list[Callable[[Delivery], object]] = [worker.ack]
+            if claims.dead_letters:
+                ends.append(worker.dead_letter)
+            if claims.cancel and claims.delay is not None:
+                ends.append(cancel)
+            for number, end in enumerate(ends):
+                worker.send(batch := bench.envelopes(2, ordering_key=str(number)))
+                held = bench.one(worker)
+                assert bench.glimpse(other) == []  # an idle receive may look for what waits without a reason
+
+                end(held)
+
+                came = bench.glimpse(other) if bench.harness.fake else [bench.one(other)]
+                assert [each.envelope for each in came] == batch[1:]
+                assert other.ack(came[0])
 
     @proves(promise.ORDER_IS_KEPT)
     def test_keys_do_not_hold_one_another_up(self) -> None:
