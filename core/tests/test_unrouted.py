@@ -176,6 +176,122 @@ def test_a_dead_letter_of_a_queue_that_became_an_outbox_is_revived_as_the_status
     assert (revived.stdout, moved.stdout) == ("1 revived\n", "1 moved\n")
 
 
+@pytest.fixture(name="stranded")
+def _stranded(tmp_path: Path) -> Shop:
+    """Give a shop whose transport was changed while a dead letter was in a queue of its database."""
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"image_id": 7, "bad": true}'""")
+    shop.run("drain")
+    shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+    return shop
+
+
+DEAD = (
+    '"main.outbox/media" holds dead letters, and no route leads to it; handle them again: relevo dead revive -t '
+    "main.outbox -q media --all, then relevo move --from main.outbox/media --to main/media; or delete them: relevo "
+    "dead discard -t main.outbox -q media --all"
+)
+
+
+def test_the_list_of_dead_letters_tells_of_those_that_no_route_leads_to(stranded: Shop) -> None:
+    status, listed, grouped = (stranded.run(f"{each}") for each in ("status", "dead list", "dead list --by event"))
+
+    assert status.stdout.splitlines()[-1] == DEAD
+    for done in (listed, grouped):
+        assert (done.returncode, lines(done)) == (0, [f"relevo: {DEAD}"])
+        assert done.stdout == "no dead letters in queues with a route\n"
+
+
+@pytest.mark.parametrize("options", ["", "--by event", "-t main", "-t main.outbox"])
+def test_the_json_list_of_dead_letters_stays_a_document(stranded: Shop, options: str) -> None:
+    done = stranded.run(f"dead list --json {options}")
+
+    assert (done.returncode, json.loads(done.stdout), lines(done)) == (0, [], [f"relevo: {DEAD}"])
+
+
+def test_a_queue_that_is_named_is_listed_without_a_warning(stranded: Shop) -> None:
+    done = stranded.run("dead list --json -q main.outbox/media")
+
+    assert ([row["queue"] for row in json.loads(done.stdout)], done.stderr) == (["media"], "")
+
+
+def test_the_list_of_dead_letters_does_not_tell_of_other_events(shop: Shop) -> None:
+    done = shop.run("dead list")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "no dead letters\n", "")
+
+
+def test_the_list_tells_of_dead_letters_among_events_that_no_route_leads_to(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.run("""dispatch image.created '{"image_id": 7, "bad": true}'""")
+    shop.run("drain")
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+    shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+
+    listed, status = shop.run("dead list"), shop.run("status")
+
+    assert lines(listed) == [f"relevo: {DEAD}"]
+    assert status.stdout.splitlines()[-2:] == [says("feed"), says("media")]
+
+
+@pytest.mark.parametrize(("command", "told"), [("revive", "0 revived\n"), ("discard --yes", "0 discarded\n")])
+def test_all_are_not_those_that_no_route_leads_to(stranded: Shop, command: str, told: str) -> None:
+    done = stranded.run(f"dead {command} --all")
+    counted = stranded.run(f"dead {command} --all --by event")
+
+    assert (done.returncode, done.stdout, lines(done)) == (0, told, [f"relevo: {DEAD}"])
+    assert counted.stdout == f"no dead letters in queues with a route\n{told}"
+
+
+def test_a_named_outbox_tells_of_dead_letters_that_no_route_leads_to(stranded: Shop) -> None:
+    named = 'main = { url = "sqlite:///new.db", outbox = "db" }\ndb = "sqlite:///shop.db"'
+    stranded.write("relevo.toml", CONFIGURATION.replace('main = "sqlite:///shop.db"', named))
+
+    status, listed = stranded.run("status"), stranded.run("dead list")
+
+    (line,) = lines(listed)
+    assert line == f"relevo: {status.stdout.splitlines()[-1]}"
+    assert line.startswith('relevo: "db/media" holds dead letters, and no route leads to it')
+
+
+@pytest.mark.parametrize("transport", ["", "-t main.outbox"])
+@pytest.mark.parametrize(
+    ("command", "told"), [("show", "image.created"), ("revive", "1 revived"), ("discard --yes", "1 discarded")]
+)
+def test_a_dead_letter_that_no_route_leads_to_is_found_by_its_ref(
+    stranded: Shop, command: str, told: str, transport: str
+) -> None:
+    (row,) = json.loads(stranded.run("dead list --json -q main.outbox/media").stdout)
+
+    done = stranded.run(f"dead {command} {row['ref']} {transport}")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert told in done.stdout
+
+
+def test_the_number_of_a_dead_letter_that_no_route_leads_to_is_not_enough(stranded: Shop) -> None:
+    (row,) = json.loads(stranded.run("dead list --json -q main.outbox/media").stdout)
+    number = row["ref"].partition("@")[0]
+
+    done = stranded.run(f"dead discard --yes {number}")
+
+    assert (done.returncode, done.stdout) == (1, "0 discarded\n")
+    assert lines(done) == [f"relevo: there is no dead letter '{number}'; see relevo dead list"]
+
+
+def test_a_ref_means_the_dead_letter_that_a_route_leads_to(stranded: Shop) -> None:
+    (left,) = json.loads(stranded.run("dead list --json -q main.outbox/media").stdout)
+    stranded.run("""dispatch image.created '{"image_id": 8, "bad": true}'""")
+    stranded.run("relay -t main --until-empty")
+    stranded.run("drain -t main")
+    (row,) = json.loads(stranded.run("dead list --json").stdout)
+
+    shown = json.loads(stranded.run(f"dead show --json {row['ref']}").stdout)
+
+    assert row["ref"] == left["ref"]
+    assert (shown["transport"], shown["id"]) == ("main", row["id"])
+
+
 def test_an_outbox_that_was_removed_is_given_back(shop: Shop, warned: Callable[[], list[str]]) -> None:
     with sqlite3.connect(shop.folder / "shop.db") as database:
         database.execute("UPDATE relevo_event SET queue = 'outbox/main'")

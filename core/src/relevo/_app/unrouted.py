@@ -28,6 +28,9 @@ class UnroutedQueue:
     targets: Sequence[Target]
     """Where the events in it are routed to now, as far as those that were looked at tell; empty if that is unknown."""
 
+    has_dead: bool
+    """Whether it holds dead letters."""
+
     is_dead: bool
     """Whether it holds dead letters alone."""
 
@@ -38,6 +41,10 @@ class UnroutedQueue:
     def place(self) -> str:
         """Its name on the command line."""
         return f"{self.store.name}/{self.queue}"
+
+    def of_dead_letters(self) -> UnroutedQueue:
+        """Return it as if it held only its dead letters, for a command that is about these."""
+        return attrs.evolve(self, is_dead=True)
 
     def __str__(self) -> str:
         owner = self.queue.removeprefix(RESERVED)
@@ -93,8 +100,16 @@ def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> 
             if queue not in shared and not (own and _are_others(envelopes, parts.source)):
                 targets = _targets(parts, queue, envelopes)
                 is_movable = bool(waiting) and (queue.startswith(RESERVED) or _has_ready(waiting))
-                is_dead = bool(dead) and not waiting
-                found.append(UnroutedQueue(store, queue, targets, is_dead=is_dead, is_movable=is_movable))
+                found.append(
+                    UnroutedQueue(
+                        store,
+                        queue,
+                        targets,
+                        has_dead=bool(dead),
+                        is_dead=bool(dead) and not waiting,
+                        is_movable=is_movable,
+                    )
+                )
     return found
 
 

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import attrs
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
+from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible
@@ -74,6 +75,9 @@ def list_(
 
     In a narrow terminal, long texts are cut; elsewhere each line is whole. --json lists all dead letters.
 
+    Those in a queue that has no route are listed only with -q; without it, such a queue is reported on standard error,
+    with what can be done about them.
+
     Example: relevo dead list -t main -q feed
     """
     if full and (not as_json or by is not None):
@@ -82,14 +86,15 @@ def list_(
     places = stores(app, transport, queues)
     chosen.refuse_unknown(app, places)
     tell_unlisted(app, transport, queues)
+    empty = _empty(_tell_stranded(app, transport, queues))
     if by is not None:
         groups = dead_letter_groups(places, chosen, by, required=transport is not None)
-        show_groups(by, groups, "died", as_json=as_json, empty="no dead letters")
+        show_groups(by, groups, "died", as_json=as_json, empty=empty)
         return 0
     found = entries(app, transport, queues, chosen)
     cells = partial(_cells, now=time.time())
     row = _whole_row if full else _row
-    show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty="no dead letters")
+    show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty=empty)
     return 0
 
 
@@ -114,7 +119,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
 
     Example: relevo dead show 1@default --raw body.json
     """
-    chosen, unknown = named(entries(app, transport, ()), (ref,), by_beginning=True)
+    chosen, unknown = named(_candidates(app, (ref,), transport), (ref,), by_beginning=True)
     if raw is not None:
         for _, entry in chosen:
             raw.write(body_of(entry))
@@ -163,7 +168,7 @@ def revive(
     Example: relevo dead revive --all -q feed --reason retries-exhausted
     """
     choice = DeadLetterChoice.of(**conditions)
-    chosen, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
+    chosen, unknown, empty = _meant(app, refs, transport, queues, choice, everything=everything)
     revival = _Revival(app)
     tally = Tally()
     for store, entry in chosen:
@@ -182,7 +187,7 @@ def revive(
     if by is not None:
         more["groups"] = group_rows(by, tally.groups, "died")
         if not as_json:
-            show_groups(by, tally.groups, "died", empty="no dead letters")
+            show_groups(by, tally.groups, "died", empty=empty)
     if now:
         more["handled"] = [attrs.asdict(each) for each in results]
     left = _report(
@@ -293,7 +298,7 @@ def discard(
     Example: relevo dead discard 1@default 2@default
     """
     choice = DeadLetterChoice.of(**conditions)
-    found, unknown = _meant(app, refs, transport, queues, choice, everything=everything)
+    found, unknown, empty = _meant(app, refs, transport, queues, choice, everything=everything)
     chosen: list[Named] = []
     tally = Tally()
     for store, entry in found:
@@ -301,7 +306,7 @@ def discard(
         if by is not None:
             tally.add(store.name, keys_of(entry, by), entry.died_at)
     if by is not None and not as_json:
-        show_groups(by, tally.groups, "died", empty="no dead letters")
+        show_groups(by, tally.groups, "died", empty=empty)
     several = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
     if chosen and not yes and not ask(f"Delete {several}? This cannot be undone."):
         chosen = []
@@ -321,7 +326,8 @@ def _meant(
     choice: DeadLetterChoice,
     *,
     everything: bool,
-) -> tuple[Iterable[Found], dict[str, str]]:
+) -> tuple[Iterable[Found], dict[str, str], str]:
+    """Return the dead letters that are meant, a message for each ref without one, and what to print if none is."""
     if bool(refs) == everything:
         raise click.UsageError("expected REFS of dead letters, or --all")
     if refs and choice != DeadLetterChoice():
@@ -329,8 +335,8 @@ def _meant(
     if everything:
         choice.refuse_unknown(app, stores(app, transport, queues))
         tell_unlisted(app, transport, queues)
-        return entries(app, transport, queues, choice), {}
-    return named(entries(app, transport, ()), refs, by_beginning=False)
+        return entries(app, transport, queues, choice), {}, _empty(_tell_stranded(app, transport, queues))
+    return *named(_candidates(app, refs, transport), refs, by_beginning=False), _empty([])
 
 
 def _each(
@@ -377,6 +383,44 @@ def entries(
             continue
         for entry in chosen.entries(store, names):
             yield store, entry
+
+
+def _candidates(app: App, refs: Sequence[str], transport: str | None) -> Iterator[Found]:
+    """
+    Yield the dead letters that *refs* may name: those of :func:`entries`, and stranded ones.
+
+    A stranded one needs its whole ref, and is not meant if another has that ref: the number 1 would name it by
+    accident once 1@default was discarded.
+    """
+    wanted = set(refs)
+    for found in entries(app, transport, ()):
+        wanted.discard(found[1].ref)
+        yield found
+    for queue in _stranded(app, transport, ()) if wanted else ():
+        for entry in DeadLetterChoice().entries(queue.store, [queue.queue]):
+            if entry.ref in wanted:
+                yield queue.store, entry
+
+
+def _stranded(app: App, transport: str | None, queues: tuple[str, ...]) -> list[UnroutedQueue]:
+    """Return the queues with dead letters that no route leads to; none if *queues* are given, which need no route."""
+    if queues:
+        return []
+    found = unrouted_queues(parts_of(app), [store for store, _ in stores(app, transport)], own=False)
+    return [each.of_dead_letters() for each in found if each.has_dead]
+
+
+def _tell_stranded(app: App, transport: str | None, queues: tuple[str, ...]) -> list[UnroutedQueue]:
+    """Report the queues of :func:`_stranded` on standard error, and return them."""
+    found = _stranded(app, transport, queues)
+    for each in found:
+        click.echo(visible(f"relevo: {each}"), err=True)
+    return found
+
+
+def _empty(stranded: Sequence[UnroutedQueue]) -> str:
+    """Return what is printed instead of an empty list."""
+    return "no dead letters in queues with a route" if stranded else "no dead letters"
 
 
 _COLUMNS = (
