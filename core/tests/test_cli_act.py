@@ -12,7 +12,7 @@ import pytest
 from relevo import Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 
-from .shop import CANARY, CONFIGURATION, LISTENERS, Shop, lines, opened, told_in_one_line
+from .shop import APP, CANARY, CONFIGURATION, LISTENERS, Shop, lines, opened, told_in_one_line
 
 KEY = "uBuXx0s6JESGnCIANG0FwdWJMNbTxj_zX7_oM2q_yPI"
 SECOND = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = "sqlite:///shop.db"\nother = "sqlite:///other.db"')
@@ -863,6 +863,54 @@ def test_a_command_that_shares_no_memory_with_other_processes_says_so(shop: Shop
     assert done.returncode == 0
     (line,) = lines(done)
     assert line.endswith(f"where no other process sees them; {remedy}")
+
+
+@pytest.mark.parametrize("options", ["", "-t main", "-q media", "--json"])
+@pytest.mark.parametrize("command", ["list", "status", "dead list"])
+def test_a_command_that_shows_the_memory_of_its_own_process_says_so_once(
+    shop: Shop, command: str, options: str
+) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "memory://"))
+
+    done = shop.run(f"{command} {options}")
+
+    assert done.returncode == 0
+    (line,) = lines(done)
+    assert line == (
+        'relevo: the transport "main" keeps events in the memory of the process that dispatched them, where no other '
+        "process sees them; look at them in that process, or use another transport"
+    )
+    if options == "--json":
+        assert [row["ready"] for row in json.loads(done.stdout)] == ([0, 0, 0] if command == "status" else [])
+
+
+@pytest.mark.parametrize("command", ["list", "list --by event", "dead list --by event", "status --max-ready 5"])
+def test_each_way_to_show_the_memory_of_its_own_process_says_so(shop: Shop, command: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', '"memory://"\nother = "memory://"'))
+
+    done = shop.run(command)
+
+    assert [line.partition(" keeps ")[0] for line in lines(done)] == [
+        'relevo: the transport "main"',
+        'relevo: the transport "other"',
+    ]
+
+
+@pytest.mark.parametrize("command", ["list", "status", "dead list"])
+def test_a_command_that_shows_another_transport_says_nothing_of_memory(shop: Shop, command: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("[routes]", 'other = "memory://"\n[routes]'))
+
+    assert shop.run(f"{command} -t main").stderr == ""
+
+
+@pytest.mark.parametrize("command", ["list", "status", "dead list"])
+def test_a_process_with_events_in_its_memory_shows_them_without_a_warning(shop: Shop, command: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("sqlite:///shop.db", "memory://"))
+    shop.write("shop.py", f"{APP}app.dispatch('mail.sent')\n")
+
+    done = shop.run(command)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_check_warns_once_of_a_queue_in_which_no_listener_of_the_event_runs(

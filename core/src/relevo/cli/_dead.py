@@ -33,7 +33,7 @@ from relevo.cli._known import listeners_gone
 from relevo.cli._main import Group, not_found, refuse_invalid
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
 from relevo.cli._output import Column, age, echo, first_line, show_json
-from relevo.cli._place import stores, tell_unlisted, unclaimed
+from relevo.cli._place import stores, tell_unlisted, tell_unseen, unclaimed
 from relevo.cli._ref import Found, named
 from relevo.errors import DecodeError, NotAcceptedError
 
@@ -86,6 +86,7 @@ def list_(
     places = stores(app, transport, queues)
     chosen.refuse_unknown(app, places)
     tell_unlisted(app, transport, queues)
+    tell_unseen(app, transport, queues)
     empty = _empty(_tell_stranded(app, transport, queues))
     if by is not None:
         groups = dead_letter_groups(places, chosen, by, required=transport is not None)

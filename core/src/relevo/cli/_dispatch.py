@@ -25,7 +25,7 @@ from relevo.cli._known import misspelt
 from relevo.cli._main import one_file, refuse_blank, refuse_invalid
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json
-from relevo.cli._place import private_to_process
+from relevo.cli._place import tell_private
 from relevo.cli._run import duration
 from relevo.errors import ConfigurationError, DecodeError, EncodeError, EventNameError, is_text, shown
 
@@ -160,8 +160,7 @@ def dispatch(
         echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}{due}"))
     _warn_if_unknown(app, name)
     for transport in dict.fromkeys(target.transport for target in done.targets if target.transport != NOW):
-        if why := private_to_process(app.transports[transport]):
-            click.echo(f"relevo: {why}; so the event is lost when this command ends; use another transport", err=True)
+        tell_private(app.transports[transport], "so the event is lost when this command ends; use another transport")
     return 0
 
 

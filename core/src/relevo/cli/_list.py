@@ -37,7 +37,7 @@ from relevo.cli._known import refuse_unknown_events, refuse_unknown_listeners
 from relevo.cli._main import exit_code, refuse_invalid, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import Column, age, first_line, when
-from relevo.cli._place import stores, unclaimed
+from relevo.cli._place import stores, tell_unseen, unclaimed
 from relevo.errors import ConfigurationError, UnsupportedError, shown
 
 _PAGE = 200
@@ -125,6 +125,7 @@ def list_(
         unable += silent
         choice = attrs.evolve(choice, holders=_announced(places))
     choice.refuse_unknown(app, places)
+    tell_unseen(app, transport, queues)
     if by is not None:
         groups = _groups(places, choice, by)
         if groups or not unable:  # "no events" would also be read for those that cannot list theirs

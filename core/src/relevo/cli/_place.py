@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import attrs
 import click
@@ -196,6 +197,27 @@ def private_to_process(store: Transport) -> str | None:
         f'the transport "{store.name}" keeps events in the memory of the process that dispatched them, '
         f"where no other process sees them"
     )
+
+
+def tell_private(store: Transport, remedy: str) -> None:
+    """Report on standard error that no other process sees the events of *store*, if that is so, with a *remedy*."""
+    if why := private_to_process(store):
+        click.echo(visible(f"relevo: {why}; {remedy}"), err=True)
+
+
+def tell_unseen(app: App, name: str | None, queues: Sequence[str] = ()) -> None:
+    """
+    Report which of the stores that :func:`places` selects are empty because each process has its own.
+
+    One that holds something was filled by this process, as by the module of the application.
+    """
+    private = [place for place in places(app, name) if private_to_process(place.store) is not None]
+    selected = [place.store for place in places(app, name, queues)] if private else []
+    for store in dict.fromkeys(place.store for place in private if place.store in selected):
+        held = [queue for place in private if place.store is store for queue in place.queues]
+        with suppress(RelevoError):  # a third party's transport may have a server, or no figures
+            if not any(_has_something(store, queue) for queue in held):
+                tell_private(store, "look at them in that process, or use another transport")
 
 
 def short_lived(store: Transport) -> str | None:

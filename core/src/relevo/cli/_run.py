@@ -27,7 +27,7 @@ from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE
 from relevo.cli._option import is_given, json_option, queue_option, transport_option, with_app
 from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Choice, Whole
-from relevo.cli._place import of_one_transport, private_to_process
+from relevo.cli._place import of_one_transport, private_to_process, tell_private
 from relevo.cli._terminal import announce, show_progress
 from relevo.errors import ConfigurationError, RelevoError
 
@@ -208,10 +208,10 @@ def _tell_of_wait(line: str) -> None:
 def _warn_if_private(app: App, options: RunOptions) -> None:
     """Report that there is nothing to handle, since each process has a store of its own."""
     store = app.transport(options.transport)
-    if why := private_to_process(store):
+    if private_to_process(store):
         with suppress(RelevoError):  # a third party's transport may have a server, or no figures
             if not any(store.stats(queue).ready for queue in app.queues(store.name)):
-                click.echo(f"relevo: {why}; handle them in that process, or use another transport", err=True)
+                tell_private(store, "handle them in that process, or use another transport")
 
 
 def _refuse_if_too_little(report: Report, options: RunOptions) -> None:

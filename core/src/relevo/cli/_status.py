@@ -21,7 +21,7 @@ from relevo.cli._main import EXIT_ATTENTION, EXIT_CONFIGURATION, exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
 from relevo.cli._parameter import Whole
-from relevo.cli._place import Place, places, tell_unlisted
+from relevo.cli._place import Place, places, tell_unlisted, tell_unseen
 from relevo.cli._run import duration
 from relevo.errors import RelevoError
 
@@ -119,6 +119,7 @@ def status(
         rows += [_row(each.store, each.queue, is_routed=False) for each in further]
     except RelevoError as error:  # a server that has just answered
         errors[str(error)] = error
+    tell_unseen(app, transport, queues)
     if is_limited:
         return _judge(rows, reached, errors, limits, max_leased=max_leased, now=app.clock.now(), as_json=as_json)
     if as_json:
