@@ -899,6 +899,7 @@ def test_each_way_to_show_the_memory_of_its_own_process_says_so(shop: Shop, comm
 @pytest.mark.parametrize("command", ["list", "status", "dead list"])
 def test_a_command_that_shows_another_transport_says_nothing_of_memory(shop: Shop, command: str) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace("[routes]", 'other = "memory://"\n[routes]'))
+    shop.run("setup")
 
     assert shop.run(f"{command} -t main").stderr == ""
 

@@ -183,6 +183,7 @@ def _stranded(tmp_path: Path) -> Shop:
     shop.run("""dispatch image.created '{"image_id": 7, "bad": true}'""")
     shop.run("drain")
     shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+    shop.run("setup")
     return shop
 
 
@@ -216,6 +217,8 @@ def test_a_queue_that_is_named_is_listed_without_a_warning(stranded: Shop) -> No
 
 
 def test_the_list_of_dead_letters_does_not_tell_of_other_events(shop: Shop) -> None:
+    shop.run("setup")
+
     done = shop.run("dead list")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "no dead letters\n", "")
@@ -227,6 +230,7 @@ def test_the_list_tells_of_dead_letters_among_events_that_no_route_leads_to(tmp_
     shop.run("drain")
     shop.run("""dispatch image.created '{"image_id": 7}'""")
     shop.write("relevo.toml", CONFIGURATION.replace('"sqlite:///shop.db"', BEHIND))
+    shop.run("setup")
 
     listed, status = shop.run("dead list"), shop.run("status")
 

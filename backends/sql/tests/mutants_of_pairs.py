@@ -392,9 +392,7 @@ def revives_later_beside_its_key() -> Patches:
     return reworded(["revive_later"], (f"THEN {WAITING}", f"THEN {SCHEDULED}"))
 
 
-@planted_pair(
-    promise.ORDER_IS_KEPT, "After a dead letter the next of its key waits until an idle worker repairs it."
-)
+@planted_pair(promise.ORDER_IS_KEPT, "After a dead letter the next of its key waits until an idle worker repairs it.")
 def gives_no_turn_after_a_dead_letter() -> Patches:
     leaving = _settle._leaving
 

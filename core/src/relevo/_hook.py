@@ -17,6 +17,7 @@ from logging import getLogger
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+import attrs
 import pluggy
 
 from relevo.errors import PluginError, did_you_mean, shown
@@ -143,8 +144,8 @@ class Hooks:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(HookSpecs)
         self._odd: set[str] = set()
-        self._places: dict[int, tuple[object, str]] = {}
-        """By the identity of each plugin that relevo did not register itself: the plugin, and where it was passed."""
+        self._passed: dict[int, _Passed] = {}
+        """Each plugin that relevo did not register itself, by its identity."""
 
         self._look_up()
         for number, plugin in enumerate(plugins):
@@ -181,7 +182,7 @@ class Hooks:
         finally:
             self._look_up()
         if place:
-            self._places[id(plugin)] = (plugin, place)
+            self._passed[id(plugin)] = _Passed(plugin, place)
 
     def _faults(self, plugin: object) -> Iterator[str]:
         """Yield which functions of *plugin* match no hook, or would not run, before it is registered."""
@@ -211,7 +212,7 @@ class Hooks:
     def remove(self, plugin: object) -> None:
         """Unregister *plugin*."""
         self._manager.unregister(plugin)
-        self._places.pop(id(plugin), None)
+        self._passed.pop(id(plugin), None)
         self._look_up()
 
     def _look_up(self) -> None:
@@ -271,9 +272,10 @@ def names_where_listeners_run(hooks: Hooks) -> list[str]:
     ]
 
 
-def note_places(hooks: Hooks, places: Iterable[tuple[object, str]]) -> None:
-    """Note where each plugin of *hooks* was named, as in a configuration."""
-    hooks._places.update((id(plugin), (plugin, place)) for plugin, place in places)  # noqa: SLF001 - as above
+def note_places(hooks: Hooks, plugins: Iterable[tuple[object, str, Mapping[str, object]]]) -> None:
+    """Note where each of *plugins* was named in a configuration, and with which options."""
+    for plugin, place, options in plugins:
+        hooks._passed[id(plugin)] = _Passed(plugin, place, options)  # noqa: SLF001 - as above
 
 
 def doubled(hooks: Hooks) -> list[tuple[str, Sequence[str]]]:
@@ -283,23 +285,36 @@ def doubled(hooks: Hooks) -> list[tuple[str, Sequence[str]]]:
     Those are instances of one class between which nothing differs. Two that differ on purpose, such as in their
     options, are two plugins.
     """
-    groups: list[tuple[object, list[str]]] = []
-    for plugin, place in hooks._places.values():  # noqa: SLF001 - as above
-        known = next((places for first, places in groups if _is_alike(first, plugin)), None)
+    groups: list[tuple[_Passed, list[str]]] = []
+    for passed in hooks._passed.values():  # noqa: SLF001 - as above
+        known = next((places for first, places in groups if first.is_like(passed)), None)
         if known is None:
-            groups.append((plugin, [place]))
+            groups.append((passed, [passed.place]))
         else:
-            known.append(place)
-    return [(_named(plugin), places) for plugin, places in groups if len(places) > 1]
+            known.append(passed.place)
+    return [(_named(first.plugin), places) for first, places in groups if len(places) > 1]
 
 
-def _is_alike(one: object, other: object) -> bool:
-    """Return whether *one* and *other* are of one class and hold the same; what cannot be compared differs."""
-    if type(one) is not type(other):
+@attrs.frozen(repr=False)  # the options may have secrets
+class _Passed:
+    """A plugin that was passed to an application."""
+
+    plugin: object
+    place: str
+    """Where."""
+
+    options: Mapping[str, object] | None = None
+    """The options in a configuration; ``None`` if a program made it."""
+
+    def is_like(self, other: _Passed) -> bool:
+        """Return whether both are of one class and made alike, or hold the same; what cannot be compared differs."""
+        if type(self.plugin) is not type(other.plugin):
+            return False
+        if self.options is not None and self.options == other.options:
+            return True
+        with suppress(Exception):  # the code of others, such as an array that has no single truth value
+            return bool(self.plugin == other.plugin or vars(self.plugin) == vars(other.plugin))
         return False
-    with suppress(Exception):  # the code of others, such as an array that has no single truth value
-        return bool(one == other or vars(one) == vars(other))
-    return False
 
 
 def _last_name(module: ModuleType) -> str:

@@ -39,8 +39,8 @@ class Opened:
     transports: dict[str, Transport]
     outboxes: dict[str, Transport]
     plugins: list[object] = attrs.field(factory=list)
-    places: list[tuple[object, str]] = attrs.field(factory=list)
-    """The plugins, each with where it is named."""
+    places: list[tuple[object, str, Mapping[str, object]]] = attrs.field(factory=list)
+    """The plugins, each with where it is named, and its options there."""
 
 
 def draft_config(path: Path | None, environ: Mapping[str, str], *, start: Path) -> Config:
@@ -120,7 +120,8 @@ def open_config(config: Config, *, clock: Clock) -> Opened:
     parts = opener.parts()
     for name, plugin in opener.plugins():
         parts.plugins.append(plugin)
-        parts.places.append((plugin, f'"{key_shown(name)}" ({config.origins.of("plugins", name)})'))
+        place = f'"{key_shown(name)}" ({config.origins.of("plugins", name)})'
+        parts.places.append((plugin, place, config.plugins[name].options))
     if problems:
         _close(parts)
     problems.raise_any(config.origins)
