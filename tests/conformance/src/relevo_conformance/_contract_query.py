@@ -255,6 +255,50 @@ class WaitingContract(Contract):
             assert [(one.key, one.count) for one in names] == [("image.created", 3)]
             assert [one.key for one in worker.dead_letter_groups(bench.queues[1:], "queue")] == [bench.queues[1]]
 
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_the_largest_group_is_the_one_that_is_left_by_a_limit(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker = bench.worker()
+            for name in ("image.deleted", "image.created", "image.created"):
+                worker.send([bench.envelope(name=name)])
+
+            (waiting,) = worker.transport.waiting_groups([bench.queue], by="event", limit=1)
+            assert (waiting.key, waiting.count) == ("image.created", 2)
+            if claims.dead_letters:
+                for _ in range(3):
+                    worker.dead_letter(bench.one(worker))
+                (dead,) = worker.transport.dead_letter_groups([bench.queue], by="event", limit=1)
+                assert (dead.key, dead.count) == ("image.created", 2)
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_extended_lease_began_when_it_was_taken(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            began = only(bench, worker).leased_at
+
+            bench.advance(bench.times.step)
+            worker.extend([held], lease=bench.times.lease)
+
+            assert only(bench, worker).leased_at == began
+            assert worker.ack(held)
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.MALFORMED_IS_QUARANTINED, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_foreign_bytes_that_are_dead_have_no_name(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bench.raw()
+            worker.dead_letter(bench.one(worker), reason="unreadable")
+            worker.send([bench.envelope()])
+            worker.dead_letter(bench.one(worker))
+            refs = [entry.ref for entry in bench.dead_letters(worker, 2)]
+
+            named = worker.matching_dead_letters([bench.queue], DeadLetterFilter(names=("*",)))
+
+            assert [entry.ref for entry in named] == refs[1:]
+
 
 class StuckKeyContract(Contract):
     """Ordering keys whose first event keeps others waiting are found."""
@@ -282,6 +326,22 @@ class StuckKeyContract(Contract):
             assert key.first is not None
             assert (key.first.envelope, key.first.status, key.first.attempt) == (first.envelope, "scheduled", 2)
             assert worker.stuck_keys([bench.queue], limit=0).total == 1
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_a_key_is_stuck_since_the_first_event_behind_was_due(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = bench.envelopes(2, ordering_key="a")
+            worker.send([first])
+            worker.send([second], delay=bench.times.delay)
+            (sent,) = (one.enqueued_at for one in worker.waiting([bench.queue]) if one.envelope == second)
+
+            worker.nack(bench.one(worker), delay=3600.0)
+            bench.let_delays_end()
+            assert bench.glimpse(worker) == []  # some stores put what is due in line only then
+
+            (key,) = worker.stuck_keys([bench.queue]).keys
+            assert key.since >= sent + bench.times.delay - 0.001
 
     @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT)
     def test_a_key_is_stuck_behind_a_suspect_and_behind_a_long_lease(self) -> None:

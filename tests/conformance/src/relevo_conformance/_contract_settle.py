@@ -155,6 +155,24 @@ class SettleContract(Contract):
             delivery = bench.one(bench.worker())
             assert (delivery.attempt - delivery.lost_leases, delivery.state) == (2, b"later")
 
+    @proves(promise.NACK_RETURNS_LATER, promise.DELAY_IS_RESPECTED)
+    def test_two_delays_of_one_batch_that_differ_by_less_than_a_second_are_kept_each(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for kind in (Nack, Release):
+                worker.send(bench.envelopes(2))
+                first, second = bench.so_many(worker, 2)
+                delay = bench.times.delay + 0.2
+
+                worker.settle([(first, kind(delay=delay)), (second, kind(delay=delay + 0.7))])
+                bench.advance(delay + (bench.capabilities.delay or 0.0) + 3 * self.harness.slack)
+
+                came = bench.so_many(worker, 1, limit=10)  # the checker knows whether the other one is early
+                assert first.envelope in [each.envelope for each in came]
+                bench.advance(0.7)
+                for each in (*came, *bench.receive(worker, 2 - len(came))):
+                    worker.ack(each)
+
     @proves(promise.RELEASE_COUNTS_NOTHING)
     def test_what_is_released_comes_as_if_it_had_never_been_out(self) -> None:
         with self.bench() as bench:

@@ -127,6 +127,20 @@ class TransactionContract(Contract):
             assert {one.envelope for one in bench.receive(worker, 2)} == {kept, also_kept}
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_an_event_whose_savepoint_was_rolled_back_can_be_sent_again_in_its_transaction(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            with worker.transaction() as transaction:
+                with transaction.savepoint("rollback"):
+                    transaction.send([envelope])
+                transaction.send([envelope])
+
+                transaction.commit()
+
+            assert bench.one(worker).envelope == envelope
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_commits_late_is_not_passed_over(self) -> None:
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()
