@@ -167,10 +167,13 @@ class SettleContract(Contract):
                 worker.settle([(first, kind(delay=delay)), (second, kind(delay=delay + 0.7))])
                 bench.advance(delay + (bench.capabilities.delay or 0.0) + 3 * self.harness.slack)
 
-                came = bench.so_many(worker, 1, limit=10)  # the checker knows whether the other one is early
+                # The checker knows whether the other one is early; on a slow machine it is due.
+                came = bench.receive(worker, 1, limit=10)
                 assert first.envelope in [each.envelope for each in came]
                 bench.advance(0.7)
-                for each in (*came, *bench.receive(worker, 2 - len(came))):
+                if len(came) < 2:
+                    came += bench.receive(worker)
+                for each in came:
                     worker.ack(each)
 
     @proves(promise.RELEASE_COUNTS_NOTHING)
