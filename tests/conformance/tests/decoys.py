@@ -168,6 +168,9 @@ class MakesNewObjectsEachTime(MemoryTransport):
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return tuple(map(self._issued, super().receive(queues, limit=limit, lease=lease, wait=wait)))
 
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        return tuple(map(self._issued, super().take(queue, event_id, lease=lease)))
+
     def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         own = [(self._own(delivery), outcome) for delivery, outcome in settlements]
         return self._given(super().settle(own), [delivery for delivery, _ in settlements], [one for one, _ in own])

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from relevo import DeadLetterEntry, Delivery, Envelope, Found, Settlement, Unreadable
+from relevo import DeadLetterEntry, DeadLetterFilter, Delivery, Envelope, Found, Settlement, Unreadable
 from relevo_memory import MemoryTransport
 
 from .decoy import decoy
@@ -268,6 +268,17 @@ class Renaming(MemoryTransport):
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         missing = {*super()._revive({self._own(ref): state for ref, state in refs.items()})}
         return [ref for ref in refs if self._own(ref) in missing]
+
+    def _revive_later(self, refs: Mapping[str, bytes], delay: float) -> Sequence[str]:
+        missing = {*super()._revive_later({self._own(ref): state for ref, state in refs.items()}, delay)}
+        return [ref for ref in refs if self._own(ref) in missing]
+
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        own = None if after is None else self._own(after)
+        found = super().matching_dead_letters(queues, where=where, after=own, limit=limit)
+        return [attrs.evolve(one, ref=self._shown(one.ref)) for one in found]
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         given = list(refs)
