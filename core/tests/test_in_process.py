@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Dispatcher, Event, Hooks, LocalDispatcher, Subject, SubjectType
-from relevo.errors import SubjectError
+from relevo import App, Call, DeferredDispatcher, Dispatcher, Event, Hooks, LocalDispatcher, Subject, SubjectType
+from relevo.errors import PluginError, SubjectError
 from relevo_memory import MemoryTransport
 
 from .application import drain
@@ -159,6 +159,30 @@ def test_the_dictionary_of_the_caller_is_not_written_to(new: Callable[..., Dispa
     assert event["views"] == 1
 
 
+def test_lists_and_dictionaries_inside_the_caller_s_are_not_written_to(new: Callable[..., Dispatcher]) -> None:
+    dispatcher = new()
+    tags, sizes = ["sea"], ({"width": 1},)
+    given: dict[str, Any] = {"tags": tags, "again": tags, "deep": {"rows": [[1], [2]]}, "sizes": sizes}
+    given["deep"]["self"] = given["deep"]
+
+    @dispatcher.listener("image.shown")
+    def change(event: Event) -> None:
+        event["tags"].append("sky")
+        event["deep"]["rows"][1].append(3)
+
+    event = Event("image.shown", given)
+    with contextlib.suppress(relevo.errors.EncodeError):  # a dictionary inside of itself cannot be sent
+        dispatcher.dispatch(event)
+    with contextlib.suppress(relevo.errors.EncodeError):
+        LocalDispatcher(listeners=dispatcher.listeners).dispatch(event)
+
+    assert (tags, given["deep"]["rows"]) == (["sea"], [[1], [2]])
+    assert event["tags"][:2] == ["sea", "sky"]
+    assert event["again"] is event["tags"]
+    assert event["deep"]["self"] is event["deep"]
+    assert event["sizes"] is sizes
+
+
 def test_all_listeners_get_the_same_object(new: Callable[..., Dispatcher]) -> None:
     heard: dict[str, list[object]] = {"name": [], "class": []}
     dispatcher = new(subjects=[IMAGES])
@@ -259,6 +283,27 @@ def test_hooks_see_calls_in_process(new: Callable[..., Dispatcher]) -> None:
     seen = [(attrs.evolve(each[0], id=None), each[1]) if isinstance(each, tuple) else each for each in watch.seen]
     assert seen == [(good, "hear"), "done", (bad, "hear"), "no"]
     assert contexts == [{"user": 7}, {"user": 7}]
+
+
+@pytest.mark.parametrize(
+    "new_dispatcher", [LocalDispatcher, lambda **parts: DeferredDispatcher(MemoryTransport(), **parts)]
+)
+@pytest.mark.parametrize("as_hooks", [Hooks, list])
+def test_dispatchers_take_plugins_in_a_list_too(
+    new_dispatcher: Callable[..., Dispatcher], as_hooks: Callable[[list[object]], Any]
+) -> None:
+    class Refuse:
+        @relevo.hookimpl
+        def relevo_enrich(self) -> Mapping[str, Any]:
+            raise ValueError("no")
+
+    dispatcher = new_dispatcher(hooks=as_hooks([Refuse()]))
+    dispatcher.add_listener("image.created", print, id="print")
+
+    with pytest.raises(ValueError, match="no"):
+        dispatcher.dispatch("image.created")
+    with pytest.raises(PluginError, match="is a class; pass an instance"):
+        new_dispatcher(hooks=[Refuse])
 
 
 def test_logs_see_calls_in_process(new: Callable[..., Dispatcher], caplog: pytest.LogCaptureFixture) -> None:

@@ -112,6 +112,23 @@ def test_a_new_application_is_not_told_of_a_former_prefix(made: Made, caplog: py
 
 
 @pytest.mark.parametrize(
+    "source, prefix, is_warned",
+    [("", "", True), ("app", "", True), ("shop", "", False), ("", "app", False), ("", "shop", False)],
+)
+def test_a_prefix_that_every_application_without_a_source_has_is_a_risk(
+    *, source: str, prefix: str, is_warned: bool
+) -> None:
+    transport = AmqpTransport(AmqpOptions(url="amqp://localhost", prefix=prefix or None))
+    options = {"source": source} if source else {}
+    app = App(transports={"main": transport}, routes={"*": "main"}, **options)  # type: ignore[arg-type]
+
+    risks = app.transport("main").risks()
+
+    assert any("another application without one on this virtual host" in each for each in risks) is is_warned
+    app.close()
+
+
+@pytest.mark.parametrize(
     "url, prefix, is_same",
     [
         ("amqp://me:a-password@127.0.0.1/shop", "shop", True),

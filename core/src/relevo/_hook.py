@@ -98,6 +98,9 @@ class HookSpecs:
         The listener runs again at *due*, in seconds since the epoch, or never if that is ``None``. *failure* holds all
         of this except the exception itself. ``RetryLater`` and ``GiveUp`` are failures too. If the listener could not
         be called, as for a missing subject, only the dead letter reports it.
+
+        It is not called in process: nothing runs again there, the dispatch raises the error, and
+        ``relevo_around_call`` sees it.
         """
 
     @hookspec
@@ -255,6 +258,16 @@ class Hooks:
         """Return why no further events may be taken; ``None`` if they may."""
         found = self._manager.hook.relevo_may_run()
         return None if found is None else str(found)
+
+
+def hooks_of(hooks: Hooks | Iterable[object] | None) -> Hooks:
+    """
+    Return *hooks*, or those of a list of plugins, or none.
+
+    Raises:
+        PluginError: As for :class:`Hooks`.
+    """
+    return hooks if isinstance(hooks, Hooks) else Hooks(hooks or ())
 
 
 def names_where_listeners_run(hooks: Hooks) -> list[str]:

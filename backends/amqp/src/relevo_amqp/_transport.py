@@ -31,7 +31,7 @@ from relevo import (
     SystemClock,
     Transport,
 )
-from relevo.backend import ForkAware, IdentifiedStore, notice_fork
+from relevo.backend import DEFAULT_SOURCE, ForkAware, IdentifiedStore, notice_fork
 from relevo.backend.tls import is_loopback
 from relevo.errors import (
     ConfigurationError,
@@ -251,11 +251,21 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         ]
 
     def risks(self) -> Sequence[str]:
-        found = self._address.risks()
+        found = [*self._address.risks(), *self._shared_prefix()]
         if isinstance(self._clock, SystemClock):
             return found
         name = type(self._clock).__name__
         return [*found, f"the server measures delays, so a {name} makes no event due; use app.testing() in tests"]
+
+    def _shared_prefix(self) -> Iterator[str]:
+        """Yield why other applications may take the events of this one, if its prefix is that of all without a name."""
+        if self._options.prefix is None and self.source == DEFAULT_SOURCE:
+            yield (
+                f'the application has no source, so its queues begin with "{DEFAULT_SOURCE}", and another application '
+                f"without one on this virtual host would take its events; set source to a name of its own, and "
+                f'prefix = "{DEFAULT_SOURCE}" on this transport to keep its present queues; the prefix alone is enough '
+                f"if no other application uses the virtual host"
+            )
 
     def store_id(self) -> str:
         """Return the server, its virtual host and the prefix; the names of a server elsewhere are not resolved."""

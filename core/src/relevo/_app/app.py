@@ -36,7 +36,7 @@ from relevo._dispatch.follow_up import FollowUps
 from relevo._dispatch.in_process import LocalDispatcher
 from relevo._dispatch.packer import Packer, refuse_unknown
 from relevo._dispatch.sender import Sender
-from relevo._event.codec import checked_source
+from relevo._event.codec import DEFAULT_SOURCE, checked_source
 from relevo._event.event import event_from, name_of
 from relevo._event.subject import SubjectType, SubjectTypes
 from relevo._hook import Hooks, note_places, observe
@@ -182,7 +182,7 @@ class App(Dispatcher):
         transports: Mapping[str, Transport | str] = _NONE,
         routes: Mapping[str, str | Sequence[str]] | None = None,
         listeners: Iterable[object] = (),
-        source: str = "app",
+        source: str = DEFAULT_SOURCE,
         outboxes: Mapping[str, Transport | str] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from relevo._clock import Clock, SystemClock, readable
+from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._hook import Hooks, doubled
@@ -85,16 +86,13 @@ def doubled_plugins(hooks: Hooks) -> list[str]:
     ]
 
 
-_DEFAULT_SOURCE = "app"
-
-
 def shared_source(signing: Signing | None, source: str) -> str | None:
     """
     Return why applications that share a key accept each other's events: the *source* is the default; else ``None``.
 
     A signature is valid for the application that has the source of the event.
     """
-    if signing is None or source != _DEFAULT_SOURCE:
+    if signing is None or source != DEFAULT_SOURCE:
         return None
     return (
         f'the source is "{source}", as of every application without one, so that applications which share a key handle '

@@ -12,7 +12,7 @@ import msgspec
 
 from relevo._config.check import checked_app_name, checked_lease, checked_patience, checked_setup
 from relevo._config.table import REST
-from relevo._event.codec import checked_source
+from relevo._event.codec import DEFAULT_SOURCE, checked_source
 from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
 from relevo._secret import Secret, masked
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     A function beside a type reads and validates the value instead of the type; text beside it is an example.
     """
 
-    source: Annotated[str, checked_source] = "app"
+    source: Annotated[str, checked_source] = DEFAULT_SOURCE
     app: Annotated[str | None, checked_app_name] = None
     listeners: Annotated[tuple[Annotated[str, _NAME], ...], '["shop.listeners"]'] = ()
     plugins: Annotated[Mapping[str, PluginConfig], "{ mail = {} }, or a list of names"] = _EMPTY

@@ -10,8 +10,9 @@ from relevo._dispatch.batch import in_batches, placed
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import Packer
 from relevo._dispatch.sender import send_envelopes
+from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.subject import SubjectTypes
-from relevo._hook import Hooks
+from relevo._hook import Hooks, hooks_of
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import ListenerTable
@@ -42,10 +43,12 @@ class DeferredDispatcher(Dispatcher):
 
         subjects: Names subjects.
 
-        hooks: Plugins that add to the context of an event, and observe.
+        hooks: Plugins that add to the context of an event, and observe: a :class:`Hooks`, or a list of plugins.
 
     Raises:
         ConfigurationError: *transport* is not a transport, or *queue* or *source* is invalid.
+
+        PluginError: A plugin is invalid, see :class:`Hooks`.
     """
 
     def __init__(
@@ -54,18 +57,18 @@ class DeferredDispatcher(Dispatcher):
         listeners: ListenerTable | None = None,
         *,
         queue: str = DEFAULT_QUEUE,
-        source: str = "app",
+        source: str = DEFAULT_SOURCE,
         clock: Clock | None = None,
         ids: IdFactory = uuid7,
         subjects: SubjectTypes | None = None,
-        hooks: Hooks | None = None,
+        hooks: Hooks | Iterable[object] | None = None,
     ):
         super().__init__(ListenerTable() if listeners is None else listeners)
         if not isinstance(transport, Transport):
             raise ConfigurationError(f"DeferredDispatcher: expected a relevo.Transport; got {shown(transport)}")
         self.transport = transport
         self.queue = checked_queue(queue, where="DeferredDispatcher")
-        self._hooks = hooks or Hooks()
+        self._hooks = hooks_of(hooks)
         self._packer = Packer(source, clock or SystemClock(), ids, subjects or SubjectTypes(), self._hooks)
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:

@@ -15,9 +15,9 @@ from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import check_options, checked_expires, surroundings
 from relevo._event.codec import generic_from, subject_of, typed_from, with_id
 from relevo._event.context import ambient, within
-from relevo._event.event import Event, EventType, event_from, name_of
+from relevo._event.event import Event, EventType, event_from, name_of, own_values
 from relevo._event.subject import SubjectTypes
-from relevo._hook import Hooks, Observer, observe
+from relevo._hook import Hooks, Observer, hooks_of, observe
 from relevo._listener.call import Call, DispatchOptions, Outgoing, SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.route import NOW, Target
@@ -42,7 +42,10 @@ class LocalDispatcher(Dispatcher):
 
         clock: The source of time.
 
-        hooks: Plugins that add to the context of an event, and observe.
+        hooks: Plugins that add to the context of an event, and observe: a :class:`Hooks`, or a list of plugins.
+
+    Raises:
+        PluginError: A plugin is invalid, see :class:`Hooks`.
     """
 
     def __init__(
@@ -51,11 +54,11 @@ class LocalDispatcher(Dispatcher):
         *,
         subjects: SubjectTypes | None = None,
         clock: Clock | None = None,
-        hooks: Hooks | None = None,
+        hooks: Hooks | Iterable[object] | None = None,
     ):
         super().__init__(ListenerTable(unique=False) if listeners is None else listeners)
         self._clock = clock or SystemClock()
-        self._hooks = hooks or Hooks()
+        self._hooks = hooks_of(hooks)
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
@@ -103,6 +106,8 @@ class LocalDispatcher(Dispatcher):
         if logs and not listeners:
             _log.debug("%s has no listener in process", name_of(event))
         by_name = isinstance(event, Event)
+        if isinstance(event, Event) and listeners:
+            own_values(event)
         if event_id and isinstance(event, Event) and event.id is None:
             event = with_id(event, event_id)
         forms: _Forms | None = None

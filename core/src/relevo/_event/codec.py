@@ -80,6 +80,10 @@ _MISFITS = (msgspec.DecodeError, RecursionError, ValueError)
 """The errors of invalid data; any other exception that a class raises is a bug of the class."""
 
 
+DEFAULT_SOURCE = "app"
+"""The source of an application that has none of its own; several may share it."""
+
+
 def checked_source(source: object) -> str:
     """
     Return *source* if it is a valid source of events: a URI reference (RFC 3986), such as an application's name.

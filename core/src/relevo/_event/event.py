@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from types import MappingProxyType
@@ -49,6 +50,38 @@ def _own(value: object) -> object:
     if isinstance(value, dict):
         return dict.copy(value)  # also of a subclass, whatever it overrides
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def own_values(event: Event) -> None:
+    """
+    Replace the lists and dictionaries in the arguments of *event*, at any depth, by copies.
+
+    Then a listener that is called in process changes the event, and not what the caller passed. An event that is only
+    sent does not need the copies. Other objects are not copied.
+    """
+    arguments = event.arguments
+    if isinstance(arguments, dict) and any(type(each) in _CONTAINERS for each in arguments.values()):
+        seen: dict[int, Any] = {}
+        with suppress(RecursionError):  # they stay the caller's; nothing that deep can be sent either
+            arguments.update({key: _copied(each, seen) for key, each in arguments.items()})
+
+
+_CONTAINERS = frozenset((dict, list))
+
+
+def _copied(value: Any, seen: dict[int, Any]) -> Any:
+    """Return a copy of *value*, a list or a dictionary, or another object itself; *seen* has what was copied, by id."""
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return value
+    if id(value) in seen:  # the same object twice, or one inside of itself
+        return seen[id(value)]
+    copy = seen[id(value)] = kind()
+    if kind is list:
+        copy.extend(_copied(each, seen) for each in value)
+    else:
+        copy.update((key, _copied(each, seen)) for key, each in value.items())
+    return copy
 
 
 def _is_mapping(event: Any, _: object, value: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relevo._app.app import parts_of
+from relevo._event.codec import DEFAULT_SOURCE
 from relevo._runner.deploy import DeployGuard
 from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
@@ -83,7 +84,7 @@ def _coordinator_among(*stores: object) -> Coordinator | None:
 def _source(app: App) -> str:
     """Return the application's name; if it has none, a name that is unlikely to clash."""
     config = parts_of(app).config
-    if app.source != "app" or config is None:
+    if app.source != DEFAULT_SOURCE or config is None:
         return app.source
     return f"app.{_digest(str(config.directory.resolve()))}"
 

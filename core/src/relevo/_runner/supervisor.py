@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relevo._event.codec import DEFAULT_SOURCE
 from relevo._runner.command import command, folder_of, unprintable_in
 from relevo._worker.run import RunOptions
 from relevo.errors import ConfigurationError
@@ -28,9 +29,6 @@ _LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
 
 _MARGIN = 30.0
 """Seconds after the longest listener until supervisor kills the process: the time to release and settle deliveries."""
-
-_NO_SOURCE = "app"
-"""The default source; supervisor runs only the last of several programs with the same name."""
 
 _LIVES = 5
 """
@@ -104,7 +102,7 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
     if folder is not None:
         _refuse_a_long_path(folder)
     here = folder_of(app)
-    source = app.source if app.source != _NO_SOURCE else f"{_NO_SOURCE}-{_digest(here)}"
+    source = app.source if app.source != DEFAULT_SOURCE else f"{DEFAULT_SOURCE}-{_digest(here)}"
     name = re.sub(r"[^\w.-]+", "-", "-".join([source, app.transport(options.transport).name, *options.queues]))
     logs = "AUTO"
     log_reason = "; supervisor deletes an AUTO log at its next start; write a path here to keep it\n"

@@ -1,5 +1,6 @@
 """The kit for authors of transports: what backends share in addition to the interface."""
 
+from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.context import awaiting_task
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
@@ -24,5 +25,7 @@ __all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SetupScript"]
 __all__ += ["INHERITED"]
+# the source of an application without one, which several may share
+__all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time
 __all__ += ["made_delivery", "made_envelope"]

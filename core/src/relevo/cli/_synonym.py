@@ -25,6 +25,9 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "delay": "dispatch",
         "apply_async": "dispatch",
         "stats": "status",
+        "queues": "status",
+        "purge-all": "purge",
+        "purge_all": "purge",
         "inspect stats": "status",
         "inspect": "list",
         "inspect active": "list",
@@ -49,6 +52,7 @@ _NO_PAUSE = (
     "relevo does not pause a queue; stop the worker of that queue, or let all events of this host wait with "
     "`relevo deploy begin`"
 )
+_RUN = "`relevo worker` runs until it is stopped; `relevo drain` handles what is due, and exits"
 _PING = "relevo sends no messages to workers; ask systemd or supervisor whether they run"
 _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
     {
@@ -69,6 +73,8 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "pause": _NO_PAUSE,
         "queue pause": _NO_PAUSE,
         "resume": "start the worker of the queue again; after `relevo deploy begin`, write `relevo deploy end`",
+        "run": _RUN,
+        "start": _RUN,
         "shell": "relevo has no shell; start Python, and import your application",
         "suspend": _NO_PAUSE,
         "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
