@@ -459,7 +459,7 @@ def test_a_connection_that_is_unsafe_is_warned_about_once(
     shop: Shop, caplog: pytest.LogCaptureFixture, address: str, expected: list[str]
 ) -> None:
     pytest.importorskip("relevo_amqp")
-    shop.write("relevo.toml", f'listeners = ["shop_listeners"]\n[transports]\nmain = "{address}"\n')
+    shop.write("relevo.toml", f'source = "shop"\nlisteners = ["shop_listeners"]\n[transports]\nmain = "{address}"\n')
     shop.write("shop_listeners.py", 'import relevo\n@relevo.listener("a.b")\ndef f(event): ...\n')
 
     done = shop.run("check")

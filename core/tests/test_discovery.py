@@ -134,14 +134,33 @@ def test_what_is_installed_in_a_folder_that_was_searched_is_found_and_what_is_re
     assert found == discovery.transport_of_scheme("odd") == "odd"
 
 
-def test_the_metadata_of_what_is_installed_is_read_once(install: Install) -> None:
-    install("stranger", "[relevo.schemes]\nodd = odd\n")
-    before = discovery._installed.cache_info().misses
+def test_the_metadata_of_what_is_installed_is_read_once_and_only_that_of_a_changed_folder_again(
+    install: Install, tmp_path: Path
+) -> None:
+    discovery.transport_of_scheme("memory")
+    before = discovery._declared_in.cache_info().misses
 
+    install("stranger", "[relevo.schemes]\nodd = odd\n")
     discovery.transport_class(discovery.transport_of_scheme("memory"))
     discovery.transport_class("sql")
+    assert discovery._declared_in.cache_info().misses == before + 1
 
-    assert discovery._installed.cache_info().misses == before + 1
+    (tmp_path / "stranger" / "shop.db").touch()
+    assert discovery.transport_of_scheme("odd") == "odd"
+    assert discovery._declared_in.cache_info().misses == before + 2
+
+
+def test_a_package_that_is_installed_twice_counts_where_python_finds_it_first(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("stranger", "[relevo.schemes]\nodd = old\n")
+    second = tmp_path / "second" / "Stranger-1.3.dist-info"
+    shutil.copytree(tmp_path / "stranger" / "stranger-1.2.dist-info", second)
+    (second / "METADATA").write_text("Metadata-Version: 2.1\nName: Stranger\nVersion: 1.3\n")
+    (second / "entry_points.txt").write_text("[relevo.schemes]\nodd = new\n")
+    monkeypatch.syspath_prepend(str(second.parent))
+
+    assert discovery.transport_of_scheme("odd") == "new"
 
 
 def test_two_packages_that_claim_one_name_are_both_named_and_neither_is_taken(install: Install) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +49,7 @@ def lines_of(error: RelevoError) -> Sequence[str]:
 _BARE = re.compile(r"[\w-]+", re.ASCII)
 
 
+@lru_cache(maxsize=256)  # each value of a configuration is read in a block that could name its key
 def dotted(keys: KeyPath) -> str:
     """Return *keys* as TOML writes them, with quotes where these are needed, escaped, and without passwords."""
     return ".".join(key_shown(str(key)) if _BARE.fullmatch(str(key)) else f'"{key_shown(str(key))}"' for key in keys)

@@ -6,10 +6,11 @@ Nothing is imported until it is named. An import that fails is an error, and so 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relevo.errors import PluginError, TransportNotFoundError
@@ -21,6 +22,8 @@ TRANSPORTS = "relevo.transports"
 SCHEMES = "relevo.schemes"
 RUNNERS = "relevo.runners"
 PLUGINS = "relevo.plugins"
+
+_NAMESPACES = frozenset((TRANSPORTS, SCHEMES, RUNNERS, PLUGINS))
 
 
 _OWN = {
@@ -142,26 +145,54 @@ def _only(namespace: str, name: str) -> EntryPoint | None:
 
 def _points(namespace: str) -> EntryPoints:
     """Return what installed packages declare in *namespace*."""
-    found: EntryPoints = _installed(tuple((folder, _changed_at(folder)) for folder in sys.path)).select(group=namespace)
-    return found
+    from importlib.metadata import EntryPoints  # noqa: PLC0415 - it takes longer than the rest of relevo
+
+    declared = _declared(tuple((folder, _changed_at(folder)) for folder in sys.path))
+    return EntryPoints(declared.get(namespace, ()))
 
 
 @lru_cache(maxsize=1)
-def _installed(_: tuple[tuple[str, int | None], ...]) -> Any:  # the type differs between versions of Python
+def _declared(folders: tuple[tuple[str, int | None], ...]) -> Mapping[str, Sequence[EntryPoint]]:
+    """Return what the packages in *folders* declare, by namespace; a package counts where it is found first."""
+    found: dict[str, list[EntryPoint]] = {}
+    packages: set[str] = set()
+    for folder, changed in folders:
+        inside = _declared_in(folder, changed)
+        for package, points in inside.items():
+            if package not in packages:
+                for point in points:
+                    found.setdefault(point.group, []).append(point)
+        packages.update(inside)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _declared_in(folder: str, _: int | None) -> Mapping[str, Sequence[EntryPoint]]:
     """
-    Return what the packages in these folders declare.
+    Return what each package in *folder* declares in a namespace of relevo.
 
     Python reads the metadata of every installed package for each search, and a command searches about ten times. A
-    package that is installed or removed meanwhile changes the time of its folder.
+    package that is installed or removed meanwhile changes the time of its folder. So does a database that is created
+    beside the application, and then only that folder is read again.
     """
-    from importlib.metadata import entry_points  # noqa: PLC0415 - it takes longer than the rest of relevo
+    from importlib.metadata import distributions  # noqa: PLC0415 - as above
 
-    return entry_points()
+    found: dict[str, Sequence[EntryPoint]] = {}
+    for package in distributions(path=[folder]):
+        points = [point for point in package.entry_points if point.group in _NAMESPACES]
+        if points:
+            found.setdefault(_normalized(package.name), points)
+    return found
+
+
+def _normalized(name: str) -> str:
+    """Return *name* in the form in which the names of one package are equal: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _changed_at(folder: str) -> int | None:
     try:
-        return Path(folder).stat().st_mtime_ns
+        return os.stat(folder).st_mtime_ns  # noqa: PTH116 - for each folder at each search, and a Path takes twice as long
     except OSError:
         return None
 
