@@ -32,6 +32,7 @@ from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
 from relevo._worker.run import RunOptions
+from relevo._worker.signing import expected_sources
 from relevo._worker.suspect import Suspects
 from relevo._worker.worker import Worker
 from relevo.errors import ConfigurationError, DecodeError, RouteNotFoundError
@@ -111,6 +112,7 @@ class WorkerFactory:
             patient=patient,
             limited=[outbox] if outbox else [],
             note_retry=ObstacleLog(listeners, self.parts.patience, places).note,
+            sources=expected_sources(self.parts.source, self.parts.signing),
             suspects=suspects,
             running=lambda: (*tuple(here.values()), *executor.listening()),
             limit=limit,

@@ -7,14 +7,16 @@ What its listeners did, and its outcome because of that, is decided in :mod:`rel
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from relevo._clock import has_come, readable
 from relevo._retry import DEFAULT_RETRY
 from relevo._secret import abridged, masked
 from relevo._transport.delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Failure, Nack, Outcome, Release, Unreadable
+from relevo._transport.envelope import Envelope
 from relevo._worker.time_limit import TimeLimitExceededError
-from relevo.errors import CodecError, described
+from relevo.errors import CodecError, described, shown
 
 PATIENCE = 3600.0
 _PATIENT_FIRST = 1.0
@@ -153,6 +155,26 @@ def kind_of(error: BaseException) -> str:
     """Return the name of the class of *error*."""
     name = vars(type)["__name__"].__get__(type(error))  # even a hostile metaclass cannot override this
     return sanitised(name, limit=200)
+
+
+SHARED_QUEUE = (
+    "; if that application handles this queue too, each misses the events that the other one takes: give each one "
+    "queues of its own"
+)
+"""What to do about events of another application."""
+
+
+def foreign_event(deliveries: Iterable[Delivery], expected: Collection[str]) -> str:
+    """
+    Return in words the first of *deliveries* whose source is not *expected*; empty if there is none.
+
+    That may be right: an application may dispatch for another one.
+    """
+    for each in deliveries:
+        envelope = each.envelope
+        if isinstance(envelope, Envelope) and envelope.source not in expected:
+            return f"{each}, an event of the application {shown(envelope.source)}"
+    return ""
 
 
 def traced(error: BaseException) -> str:

@@ -292,6 +292,11 @@ class Signing:
         return _digest(self._by_id[key_id], bytes(message))
 
 
+def expected_sources(own: str, signing: Signing | None) -> frozenset[str]:
+    """Return the sources whose events the application with the source *own* expects."""
+    return frozenset((own,) if signing is None else (own, *signing.accept, *signing.unsigned))
+
+
 def wait_for_key(delivery: Delivery, now: float, *, detail: str, patience: float) -> Outcome:
     """
     Give *delivery* back, and note before its state, which is unreadable here, when the wait for its key began.

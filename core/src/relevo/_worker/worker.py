@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from logging import INFO, WARNING, getLogger
 
@@ -35,6 +35,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
+from relevo._worker.decision import SHARED_QUEUE, foreign_event
 from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
@@ -125,6 +126,8 @@ class Worker:
 
         note_retry: Called with each delivery that was given back for a reason.
 
+        sources: Those whose events this application expects; the first event of another one is logged.
+
         suspects: Handles events that were lost before; by default with the identity of this process.
 
         running: Returns the listeners that run, each with its delivery, for the announcements of the worker.
@@ -152,6 +155,7 @@ class Worker:
     _limited: Sequence[Transport] = ()
     _background: bool = True
     _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
+    _sources: Collection[str] | None = None
     _suspects: Suspects = attrs.field()
     _running: Callable[[], Iterable[tuple[Delivery, str]]] = tuple
     _limit: Callable[[str], float] | None = None
@@ -608,8 +612,16 @@ class Worker:
             self._outage.end()
         if batch:
             _log.debug("received %d from %s", len(batch), self._transport.name)
+            self._note_foreign(batch)
         self._ledger.hold(batch)
         return batch
+
+    def _note_foreign(self, batch: Sequence[Delivery]) -> None:
+        """Log the first event of another application; a drain from cron would warn each minute."""
+        found = "" if self._sources is None else foreign_event(batch, self._sources)
+        if found:
+            self._sources = None
+            _log.log(INFO if self._options.until_empty else WARNING, "took %s%s (logged once)", found, SHARED_QUEUE)
 
     def _read_ahead(self) -> None:
         """Receive the next batch while this one is handled, if each event takes little time."""

@@ -29,6 +29,7 @@ from relevo._app.check import (
     unserved,
     without_any,
 )
+from relevo._app.foreign import foreign_events
 from relevo._app.missing import MissingListener, missing_listeners
 from relevo._app.stores import FEW, missing_file, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
@@ -102,7 +103,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     differ), of a plugin that is there twice, of listeners whose parameters are named like the data of an event, and of
     signatures without a source. With --live it also looks at up to 1,000 events and 1,000 dead letters of each queue,
     and warns of listeners that they need and that are not here, such as renamed ones; RabbitMQ cannot list its events,
-    so they are left out.
+    so they are left out. It also warns of events of other applications that wait in queues which this one handles.
     Nothing is created, sent or received. With --supervisor it also reports relevo commands that do not start, stop
     times that are too short for a worker, commands that do not say which of several transports a worker serves, ports
     that are open to others, and a file without a worker. With --strict it reports what the deployment leaves open to
@@ -146,6 +147,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
     if live and imported.error is None:
         findings += _missing(app, is_strict=strict)
+        findings += _foreign(app)
     if live and (notice := deploy_notice(app)):
         findings.append(_advice("deploy", notice, is_strict=False))  # a deployment may run this check
     if supervisor is not None:
@@ -305,6 +307,12 @@ def _missing(app: App, *, is_strict: bool) -> Iterator[_Finding]:
         if others:
             listeners = "1 more listener that is" if others == 1 else f"{others} more listeners that are"
             yield _advice(f"queue {target}", f"and {listeners} not here", is_strict=False)
+
+
+def _foreign(app: App) -> Iterator[_Finding]:
+    """Yield the queues in which events of other applications wait; these may dispatch for this one."""
+    for target, text in foreign_events(parts_of(app), app.listeners):
+        yield _advice(f"queue {target}", text, is_strict=False)
 
 
 def _same_stores(app: App, *, live: bool) -> Iterator[tuple[str, str]]:
