@@ -4,10 +4,10 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
     make test
     make test-all    (--all)
 
-Each Python runs the unit tests. What hardly depends on the version of Python runs on only one. With several Pythons,
-the oldest runs the conformance suite, also on the servers. The newest checks the types and runs the other tests of
-servers, the slow tests, the report cards, and the tests of the project's files and pages. A single Python runs
-everything, so no test depends on a second one.
+Each Python runs the unit tests that take little time. What hardly depends on the version of Python runs on only one.
+With several Pythons, the oldest runs the conformance suite, also on the servers. The newest checks the types and runs
+the other tests of servers, the slow and the lengthy tests, the report cards, and the tests of the project's files and
+pages. A single Python runs everything, so no test depends on a second one.
 ``--all`` runs everything on each, and the soaks. It also runs the SQL backend with older releases of its libraries.
 
 The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
@@ -40,8 +40,8 @@ REPORT = ROOT / ".tox" / "coverage.json"
 
 SERVERS = "amqp or postgresql or mariadb or redis"
 WHOLE = "not soak"
-OLDEST = f"not (card or soak or repository) and (conformance or not (slow or {SERVERS}))"
-BETWEEN = f"not (slow or {SERVERS} or conformance or card or soak or repository)"
+OLDEST = f"not (card or soak or repository) and (conformance or not (slow or lengthy or {SERVERS}))"
+BETWEEN = f"not (slow or lengthy or {SERVERS} or conformance or card or soak or repository)"
 NEWEST = "not soak and (card or not conformance)"
 OLDER = "not (slow or card or soak)"
 

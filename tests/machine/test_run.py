@@ -15,7 +15,7 @@ from _pytest.mark.expression import Expression
 import pythons
 import run
 
-MARKS = ("", "slow", "conformance", "card", "repository", "soak")
+MARKS = ("", "slow", "lengthy", "conformance", "card", "repository", "soak")
 
 
 def marks_run(versions: list[str], *, everything: bool = False) -> dict[str, set[str]]:
@@ -30,13 +30,13 @@ def marks_run(versions: list[str], *, everything: bool = False) -> dict[str, set
 
 
 def test_a_single_python_runs_all_but_the_soaks() -> None:
-    assert marks_run(["3.13"]) == {"py313": {"", "slow", "conformance", "card", "repository"}}
+    assert marks_run(["3.13"]) == {"py313": {"", "slow", "lengthy", "conformance", "card", "repository"}}
 
 
 def test_two_pythons_share_what_is_not_about_python() -> None:
     assert marks_run(["3.11", "3.13"]) == {
         "py311": {"", "conformance"},
-        "py313": {"", "slow", "card", "repository"},
+        "py313": {"", "slow", "lengthy", "card", "repository"},
     }
 
 
@@ -45,7 +45,7 @@ def test_a_python_between_runs_the_unit_tests() -> None:
 
 
 def test_everything_is_everything_on_each_and_the_soaks_on_one() -> None:
-    whole = {"", "slow", "conformance", "card", "repository"}
+    whole = {"", "slow", "lengthy", "conformance", "card", "repository"}
 
     found = marks_run(["3.11", "3.13"], everything=True)
 
@@ -55,7 +55,7 @@ def test_everything_is_everything_on_each_and_the_soaks_on_one() -> None:
 def test_older_libraries_are_a_part_of_everything() -> None:
     found = marks_run(["3.13"], everything=True)
 
-    assert found["sqlalchemy20"] == found["oldest"] == {"", "conformance", "repository"}
+    assert found["sqlalchemy20"] == found["oldest"] == {"", "lengthy", "conformance", "repository"}
     assert "sqlalchemy20" not in marks_run(["3.13"])
 
 
