@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -979,6 +980,52 @@ def test_a_listener_whose_work_nobody_would_await_has_failed(
 
     assert isinstance(outcome, Nack)
     assert "returned an awaitable, which is not awaited" in _stateful(outcome).listeners["lazy"].error
+
+
+def _steps(event: object) -> Iterator[int]:
+    _fail(event)
+    yield 1
+
+
+@functools.wraps(_steps)
+def _wrapped_steps(event: object) -> Iterator[int]:
+    return _steps(event)
+
+
+async def _asynchronous_steps(event: object) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (_wrapped_steps, "generator"),
+        (lambda event: (each for each in [event]), "generator"),
+        (lambda event: _asynchronous_steps(event), "async_generator"),  # noqa: PLW0108 - what hides it
+        (lambda event: map(_fail, [event]), "map"),
+        (lambda event: filter(_fail, [event]), "filter"),
+    ],
+)
+@pytest.mark.parametrize("takes_call", [False, True])
+def test_a_listener_that_returns_lazy_work_has_failed(
+    listen: Listen, caller: MakeCaller, delivery: Make, function: Callable[..., object], kind: str, *, takes_call: bool
+) -> None:
+    listen((lambda event, call: function(event)) if takes_call else function, id="lazy")
+
+    outcome = caller().outcome(delivery())
+
+    assert isinstance(outcome, Nack)
+    expected = f"the listener returned a lazy {kind}, which nothing iterates over; its work was not done"
+    assert expected in _stateful(outcome).listeners["lazy"].error
+
+
+@pytest.mark.parametrize("result", [[1], "done", 3, iter([1]), {"a": 1}.items()])
+def test_a_listener_may_return_anything_that_is_there(
+    listen: Listen, caller: MakeCaller, delivery: Make, result: object
+) -> None:
+    listen(lambda _: result, id="any")
+
+    assert caller().outcome(delivery()) == Ack()
 
 
 # --- what cannot be read ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -279,6 +279,36 @@ def test_at_once_work_that_nobody_awaits_is_a_fault_of_the_listener(missing: Mis
     with pytest.raises(TypeError, match="plain returned an awaitable, which is not awaited; its work was not done"):
         dispatcher.dispatch(Event("a.b"))
     with pytest.raises(TypeError, match="with a call returned an awaitable"):
+        dispatcher.dispatch(Event("c.d"))
+
+
+async def _later_steps(event: Event) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (lambda event: (each for each in [event]), "generator"),
+        (lambda event: _later_steps(event), "async_generator"),  # noqa: PLW0108 - what hides it
+        (lambda event: map(print, [event]), "map"),
+    ],
+)
+@pytest.mark.parametrize("missing", ["fail", "tombstone"])
+def test_in_process_lazy_work_is_a_fault_of_the_listener(
+    function: Callable[[Event], object], kind: str, missing: Missing
+) -> None:
+    dispatcher = LocalDispatcher()
+
+    def with_call(event: Event, call: Call) -> object:
+        return function(event)
+
+    dispatcher.add_listener("a.b", function, id="plain")
+    dispatcher.add_listener("c.d", with_call, id="with a call", missing=missing)
+
+    with pytest.raises(TypeError, match=f"plain returned a lazy {kind}, which nothing iterates over; its work was not"):
+        dispatcher.dispatch(Event("a.b"))
+    with pytest.raises(TypeError, match=f"with a call returned a lazy {kind}"):
         dispatcher.dispatch(Event("c.d"))
 
 

@@ -122,6 +122,20 @@ def test_whatever_a_listener_raises_is_its_own_failure_and_its_thread_lives_on(
     assert error.__name__ in dead.error
 
 
+def test_a_listener_that_returns_a_generator_has_failed_in_a_thread_too(made: MakeApp) -> None:
+    @relevo.listener("image.created", retry=1)
+    def work(event: Event) -> object:
+        return (each for each in [event])
+
+    app = made(work)
+    app.dispatch("image.created")
+
+    app.worker(DRAIN).run()
+
+    (dead,) = app.transport().dead_letters(["default"], limit=9)
+    assert "returned a lazy generator" in dead.error
+
+
 @pytest.mark.lengthy("waits")
 def test_a_listener_over_its_time_limit_ends_the_worker_and_counts_as_a_loss(made: MakeApp) -> None:
     release = threading.Event()

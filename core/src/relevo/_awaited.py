@@ -1,8 +1,11 @@
-"""Results of calls that do their work at once, for code that awaits them all the same."""
+"""Results that are complete although code awaits them, and results of listeners that are work not done."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING, Final
+
+_LAZY: Final = (Generator, AsyncGenerator, map, filter)
 
 
 class Finished:
@@ -22,6 +25,21 @@ class Finished:
             yield  # makes this a generator, as the protocol asks
 
 
-def is_pending(result: object) -> bool:
-    """Return whether *result* has to be awaited, such as a coroutine: its work was not done."""
-    return hasattr(result, "__await__") and not isinstance(result, Finished)
+def refuse_undone(result: object, listener: str) -> None:
+    """
+    Raise :class:`TypeError` if *result*, returned by *listener*, is work that was not done.
+
+    That is a coroutine or another awaitable, a generator, whose body runs when something iterates over it, and a
+    ``map`` or ``filter``.
+    """
+    if result is None:
+        return
+    if hasattr(result, "__await__") and not isinstance(result, Finished):
+        what, fix = "an awaitable, which is not awaited", "expected a plain function, which may call asyncio.run()"
+    elif isinstance(result, _LAZY):
+        what = f"a lazy {type(result).__name__}, which nothing iterates over"
+        fix = "expected a plain function; run it inside, as in: for _ in steps(event): pass"
+    else:
+        return
+    getattr(result, "close", int)()  # so that Python does not warn of it too
+    raise TypeError(f"{listener} returned {what}; its work was not done; {fix}")

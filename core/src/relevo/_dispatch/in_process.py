@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 import attrs
 
-from relevo._awaited import is_pending
+from relevo._awaited import refuse_undone
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.packer import check_options, checked_expires, surroundings
@@ -157,12 +157,6 @@ class LocalDispatcher(Dispatcher):
         self.dispatch_many(held)
 
 
-def _refuse_awaitable(result: object, listener: Listener) -> None:
-    if result is not None and is_pending(result):
-        getattr(result, "close", int)()  # avoids a second warning from Python
-        raise TypeError(f"{listener.id} returned an awaitable, which is not awaited; its work was not done")
-
-
 class _Forms:
     """The forms of one event that listeners take beside its own: each is made once, at its first use."""
 
@@ -192,17 +186,17 @@ class _Forms:
 def _run(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and dispatch the events of its *call*."""
     if call is None:
-        _refuse_awaitable(listener.function(event), listener)
+        refuse_undone(listener.function(event), listener.id)
         return
     try:
-        _refuse_awaitable(listener.function(event, call), listener)
+        refuse_undone(listener.function(event, call), listener.id)
     except SubjectMissingError:
         # No waiting, unlike in a worker: the caller of the dispatch waits too, maybe inside a transaction.
         if listener.mark.missing == "fail":
             raise
         call.give_subject_up()
         if listener.mark.missing == "tombstone":
-            _refuse_awaitable(listener.function(event, call), listener)
+            refuse_undone(listener.function(event, call), listener.id)
     finally:
         call.end()
     call.send_held()

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import attrs
 import msgspec
 
-from relevo._awaited import is_pending
+from relevo._awaited import refuse_undone
 from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import Ambient, enter, leave
@@ -39,10 +39,6 @@ from relevo.errors import DecodeError, LeaseLostError, TransportClosedError
 
 _log = getLogger("relevo.worker")
 _ACK = Ack()
-_NOT_AWAITED = (
-    "the listener returned an awaitable, which is not awaited, so its work was not done; expected a plain function, "
-    "which may call asyncio.run()"
-)
 
 
 # --- how the call of a listener ends -------------------------------------------------------------------
@@ -335,9 +331,8 @@ class Caller:
 def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
     result = listener.function(event) if call is None else listener.function(event, call)
-    if result is not None and is_pending(result):
-        getattr(result, "close", int)()  # so that Python does not warn about it as well
-        raise TypeError(_NOT_AWAITED)
+    if result is not None:
+        refuse_undone(result, "the listener")
     if call is not None:
         call.send_held()
 
