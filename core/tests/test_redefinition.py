@@ -428,6 +428,77 @@ def test_a_reloaded_module_replaces_what_the_dispatch_calls(module: Path) -> Non
     assert (first["heard"], second["heard"]) == (1, 2)
 
 
+BROKEN = 'import relevo\n@relevo.listener("a")\ndef hear(event, call, other): return "longer than before"\n'
+
+
+def _reload(module: Path, source: str) -> None:
+    module.write_text(source)
+    importlib.reload(sys.modules[module.stem])
+
+
+@pytest.mark.parametrize("route", ["now", "main"])
+def test_a_listener_that_is_invalid_after_a_reload_is_an_error_until_it_is_valid(module: Path, route: str) -> None:
+    calls = 'import relevo\ncalls = []\n@relevo.listener("a")\ndef hear(event): calls.append({})\n'
+    module.write_text(calls.format(1))
+    with App(transports={"main": "memory://"}, routes={"*": route}, listeners=[module.stem]) as app:
+        assert len(app.listeners) == 1
+        former = sys.modules[module.stem].calls
+        _reload(module, BROKEN)
+
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match=r"hear cannot be a listener: it must take \(event\) or"):
+                app.dispatch("a")
+                app.drain()
+        assert former == []
+
+        _reload(module, calls.format("'a good one'"))
+        app.dispatch("a")
+        app.drain()
+        assert set(sys.modules[module.stem].calls) == {"a good one"}
+
+
+@pytest.mark.parametrize("by", ["function", "id", "listener", "module"])
+def test_a_listener_that_is_invalid_after_a_reload_can_be_removed(module: Path, by: str) -> None:
+    with App(routes={"*": "now"}, listeners=[module.stem]) as app:
+        (listener,) = app.listeners
+        _reload(module, BROKEN)
+
+        match by:
+            case "function":
+                app.remove_listener(sys.modules[module.stem].hear)
+            case "id":
+                app.remove_listener(listener.id)
+            case "listener":
+                app.remove_listener(listener)
+            case "module":
+                app.unlisten(module.stem)
+
+        app.dispatch("a")
+        assert not app.listeners
+
+
+def test_a_local_dispatcher_calls_what_a_reload_defined(module: Path) -> None:
+    calls = 'import relevo\ncalls = []\n@relevo.listener("a")\ndef hear(event): calls.append({})\n'
+    module.write_text(calls.format(1))
+    importlib.import_module(module.stem)
+    dispatcher = LocalDispatcher()
+    dispatcher.listen(sys.modules[module.stem].hear)
+    former = sys.modules[module.stem].calls
+
+    _reload(module, BROKEN)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"hear cannot be a listener: it must take \(event\) or"):
+            dispatcher.dispatch("a")
+    _reload(module, calls.format("'a good one'"))
+    dispatcher.dispatch("a")
+
+    assert (former, sys.modules[module.stem].calls) == ([], ["a good one"])
+
+    _reload(module, BROKEN)
+    dispatcher.unlisten(sys.modules[module.stem].hear)
+    dispatcher.dispatch("a")
+
+
 def test_a_reload_brings_nothing_back_that_was_removed(module: Path) -> None:
     with App(routes={"*": "now"}, listeners=[module.stem]) as app:
         app.unlisten(module.stem)

@@ -42,7 +42,7 @@ from relevo._event.subject import SubjectType, SubjectTypes
 from relevo._hook import Hooks, note_places, observe
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
-from relevo._listener.listener import ListenerTable
+from relevo._listener.listener import Listener, ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
 from relevo._secret import masked_url, without_secrets
@@ -314,6 +314,9 @@ class App(Dispatcher):
             ConfigurationError: There is no such module, or one of *things* has no listener.
         """
         self._assembly.parts.registry.remove(things)
+
+    def _remove(self, listener: Listener) -> None:
+        self._assembly.parts.registry.remove_listener(listener)
 
     def _remove_id(self, listener_id: str) -> None:
         self._assembly.parts.registry.remove_id(listener_id)

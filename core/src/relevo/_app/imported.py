@@ -71,7 +71,7 @@ class Imported:
             except Exception:  # noqa: BLE001 - a foreign module is looked at, for an event that may not need it
                 _log.debug("listeners that no dispatch can validate with", exc_info=True)
         try:
-            self.table.renew()
+            self.table.renew(always=True)
         except Exception:  # noqa: BLE001 - as above
             _log.debug("a listener that was defined again is not valid", exc_info=True)
 

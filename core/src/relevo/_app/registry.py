@@ -9,8 +9,7 @@ from types import MethodType, ModuleType
 
 from relevo._app.imported import Imported, Removed, is_early
 from relevo._fork import ForkLock
-from relevo._listener.listener import ListenerTable, id_of, marks_of
-from relevo._listener.namesake import generation
+from relevo._listener.listener import Listener, ListenerTable, id_of, marks_of
 from relevo.errors import ConfigurationError
 
 _FORKING = 5.0
@@ -40,7 +39,6 @@ class Registry:
         self._unloaded = list(listeners)
         self._loading = ForkLock(patience=_FORKING)
         self._is_loading = False
-        self._generation = generation.number
         self._changes = 0
         self._imported: Imported | None = None
 
@@ -61,7 +59,13 @@ class Registry:
 
     @property
     def table(self) -> ListenerTable:
-        """All listeners; modules that were given by name are imported now, and functions defined again are renewed."""
+        """
+        All listeners; modules that were given by name are imported now, and functions defined again are renewed.
+
+        Raises:
+            ConfigurationError: A listener cannot be registered, or was defined again with an error; each access raises
+                it, so that no earlier function is called in its place.
+        """
         if self._unloaded:
             from relevo._listener.importing import marked_in  # noqa: PLC0415 - a dispatch alone does not need it
 
@@ -80,9 +84,7 @@ class Registry:
                         del self._unloaded[0]
                 finally:
                     self._is_loading = False
-        if self._generation != generation.number:
-            self._generation = generation.number
-            self.known.renew()
+        self.known.renew()
         return self.known
 
     @contextmanager
@@ -141,6 +143,11 @@ class Registry:
             self.known.remove_function(function)
             if marks_of(function):
                 self._remove_later([function])
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Remove *listener*; ignore it if it is not registered."""
+        with self._changing():
+            self.known.remove(listener)
 
     def remove_id(self, listener_id: str) -> None:
         """Remove the listeners with that id; ignore it if there are none."""

@@ -216,7 +216,7 @@ class Dispatcher(ABC):
         Raises:
             ConfigurationError: One of them has no listener, or two listeners have the same id.
         """
-        self.listeners.extend((thing, *others))
+        self._table.extend((thing, *others))
         return thing
 
     def unlisten(self, *things: object) -> None:
@@ -226,7 +226,7 @@ class Dispatcher(ABC):
         Raises:
             ConfigurationError: One of *things* has no listener.
         """
-        self.listeners.withdraw(things)
+        self._table.withdraw(things)
 
     def add_listener(
         self, event: str | type, function: Callable[..., object], **options: Unpack[ListenerOptions]
@@ -259,7 +259,7 @@ class Dispatcher(ABC):
         """
         given: object = listener
         if isinstance(listener, Listener):
-            self.listeners.remove(listener)
+            self._remove(listener)
         elif isinstance(listener, str):
             self._remove_id(listener)
         elif callable(given):
@@ -270,11 +270,14 @@ class Dispatcher(ABC):
                 f"returned; got {shown(given)}"
             )
 
+    def _remove(self, listener: Listener) -> None:
+        self._table.remove(listener)
+
     def _remove_id(self, listener_id: str) -> None:
-        self.listeners.remove_id(listener_id)
+        self._table.remove_id(listener_id)
 
     def _remove_function(self, function: Callable[..., object]) -> None:
-        self.listeners.remove_function(function)
+        self._table.remove_function(function)
 
     def has_listeners(self, event: object = None) -> bool:
         """Return whether *event*, a name, a declared class or an event, has listeners; by default, any event."""
@@ -319,6 +322,9 @@ class _BoundDispatcher(Dispatcher):
 
     def unlisten(self, *things: object) -> None:
         self._dispatcher.unlisten(*things)
+
+    def _remove(self, listener: Listener) -> None:
+        self._dispatcher.remove_listener(listener)
 
     def _remove_id(self, listener_id: str) -> None:
         self._dispatcher.remove_listener(listener_id)

@@ -62,6 +62,11 @@ class LocalDispatcher(Dispatcher):
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
+    @property
+    def listeners(self) -> ListenerTable:
+        self._table.renew()
+        return self._table
+
     def dispatch(
         self,
         event: object,
@@ -71,7 +76,7 @@ class LocalDispatcher(Dispatcher):
         **options: Unpack[DispatchOptions],
     ) -> Dispatched:
         event = event_from(event, arguments, subject)
-        listeners = self._table.of(self._checked(event, options))
+        listeners = self.listeners.of(self._checked(event, options))
         if self._hooks.enriches or ambient().context:
             with within(surroundings(event, self._hooks)):
                 self.call(event, listeners)

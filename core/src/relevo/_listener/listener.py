@@ -17,7 +17,7 @@ from relevo._clock import Duration, seconds
 from relevo._event.codec import version_of
 from relevo._event.event import MARK, Event, EventType, EventTypes, checked_name, declared, fields_of, name_of
 from relevo._listener.call import Call
-from relevo._listener.namesake import Definition, are_different, hidden, hidden_by, latest
+from relevo._listener.namesake import Definition, are_different, generation, hidden, hidden_by, latest
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
@@ -170,6 +170,9 @@ class ListenerTable:
         self._at: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
         """By the module and name of a function, the events' names and listeners' ids that it has a definition for."""
 
+        self._generation = generation.number
+        """That of the last renewal."""
+
         self._ousted: list[tuple[Listener, Listener]] = []
         """Listeners of cells that were replaced by one of another event, with that one, until it is logged."""
 
@@ -289,8 +292,20 @@ class ListenerTable:
     def _everything(self) -> list[Listener]:
         return [each for siblings in self._by_name.values() for each in siblings]
 
-    def renew(self) -> None:
-        """Replace the listeners whose functions were defined and marked again, as by the reload of their module."""
+    def renew(self, *, always: bool = False) -> None:
+        """
+        Replace the listeners whose functions were defined and marked again, as by the reload of their module.
+
+        Args:
+            always: Look for such functions although none was defined again since the last time.
+
+        Raises:
+            ConfigurationError: A new function cannot be a listener. Then all stay as they are, and the next call raises
+                it again, until the function is defined without the error or its listener is removed.
+        """
+        number = generation.number  # read before the functions, so that one which is defined meanwhile is noticed
+        if self._generation == number and not always:
+            return
         with self._all_or_nothing():
             for each in self._everything():
                 function = latest(each.function)
@@ -298,6 +313,7 @@ class ListenerTable:
                 is_new = definition is not None and definition.replaces(self._definition_of(each))
                 for mark in marks_of(function) if is_new else ():
                     self.add(function, mark)
+        self._generation = number
 
     def extend(self, things: Iterable[object]) -> None:
         """Register the marked functions and subscribers among *things*; none of them if one cannot be registered."""
@@ -338,6 +354,7 @@ class ListenerTable:
         made = ListenerTable(EventTypes(self.event_types), unique=self._unique)
         made._by_name = {name: [*siblings] for name, siblings in self._by_name.items()}
         made._definitions, made._at = {**self._definitions}, {**self._at}
+        made._generation = self._generation
         return made
 
     def withdraw(self, things: Iterable[object]) -> None:
