@@ -539,6 +539,48 @@ def test_two_listeners_of_one_id_are_refused_with_the_id_they_share() -> None:
         assert caught.value.listener_id == "x"
 
 
+class Counter:
+    @listener("a.b")
+    def count(self, event: object) -> None: ...
+
+
+class Marked:
+    @listener("a.b")
+    def __call__(self, event: object) -> None: ...
+
+
+@pytest.mark.parametrize("cls", [Counter, Marked])
+def test_a_second_instance_of_a_class_is_refused_with_what_helps(cls: Callable[[], object]) -> None:
+    with pytest.raises(DuplicateListenerError) as caught:
+        table_of(cls(), cls())
+
+    text = str(caught.value)
+    assert text.endswith(
+        f"; another instance of {cls.__name__} is registered, and its methods have the same ids; remove it first: "
+        f'app.unlisten(instance), or app.remove_listener("{caught.value.listener_id}")'
+    )
+    assert "rename" not in text
+
+
+@pytest.mark.parametrize(
+    ("make", "described"),
+    [
+        (lambda: functools.partial(named("x")), r"partial of named\.<locals>\.function \(.*test_listener\.py:\d+\)"),
+        (lambda: [].append, r"list\.append"),
+    ],
+)
+def test_an_object_without_a_name_is_refused_with_what_helps(
+    make: Callable[[], Callable[..., object]], described: str
+) -> None:
+    table = ListenerTable()
+    table.add(make(), Mark(event="a.b"))
+
+    with pytest.raises(DuplicateListenerError, match=f": {described} and {described}; such an object has") as caught:
+        table.add(make(), Mark(event="a.b"))
+
+    assert str(caught.value).endswith('pass one: app.add_listener("a.b", …, id="…")')
+
+
 def test_the_same_id_is_free_at_another_event() -> None:
     @listener("a.c", id="x")
     def other(event: object) -> None: ...

@@ -73,10 +73,18 @@ class DuplicateListenerError(ConfigurationError):
     def __init__(self, listener_id: str, event_name: str, *functions: object, places: Sequence[str] = ()):
         self.listener_id = listener_id
         self.event_name = event_name
-        fix = _imported_again(*functions) or (
-            f"pass another id=…; or, if the function was renamed, remove the earlier listener first: "
-            f'app.remove_listener("{listener_id}")'
-        )
+        earlier = f'app.remove_listener("{listener_id}")'
+        if (owner := _one_owner(*functions)) is not None:
+            fix = (
+                f"another instance of {owner} is registered, and its methods have the same ids; remove it first: "
+                f"app.unlisten(instance), or {earlier}"
+            )
+        elif any(_has_no_name(each) for each in functions):
+            fix = f'such an object has no name of its own; pass one: app.add_listener("{event_name}", …, id="…")'
+        else:
+            fix = _imported_again(*functions) or (
+                f"pass another id=…; or, if the function was renamed, remove the earlier listener first: {earlier}"
+            )
         both = f": {' and '.join(places)}" if places else ""
         super().__init__(f'two listeners of "{event_name}" have the id "{listener_id}"{both}; {fix}')
 
@@ -321,6 +329,23 @@ class GiveUp(Exception):  # noqa: N818 - it steers, it is not an error
             raise no_option("GiveUp", next(iter(unknown)), ("reason",), GIVE_UP)
         self.reason = reason
         super().__init__(reason or "gave up")
+
+
+def _one_owner(*functions: object) -> str | None:
+    """Return the name of the class if *functions* are one method of two of its instances, or the instances."""
+    owners = [getattr(each, "__self__", each) for each in functions]
+    methods = {getattr(each, "__func__", None) for each in functions}
+    kinds = {type(each) for each in owners}
+    is_one = len(kinds) == len(methods) == 1 and not any(kind.__module__ in _LIBRARY for kind in kinds)
+    return kinds.pop().__qualname__ if is_one else None
+
+
+_LIBRARY = ("builtins", "functools")
+
+
+def _has_no_name(function: object) -> bool:
+    """Return whether *function* is something like ``functools.partial(…)`` or ``seen.append``."""
+    return type(function).__module__ in _LIBRARY and not hasattr(function, "__code__")
 
 
 def _imported_again(*things: object) -> str | None:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from logging import getLogger
 from types import CodeType, ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -503,6 +504,8 @@ def _place(function: object) -> tuple[str, str] | None:
 
 def _described(function: Callable[..., object]) -> str:
     """Return the name of *function* with its place, for an error."""
+    if isinstance(function, partial):
+        return f"partial of {_described(function.func)}"
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     place = defined_at(function)
     return f"{name}{place and f' ({place})'}"
