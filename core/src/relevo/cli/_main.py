@@ -348,7 +348,8 @@ def _tell_trace(text: str) -> None:
 
 def misused(error: click.UsageError, args: Sequence[str]) -> str:
     """Return a line with the usage error of *args*, and the command that prints the help."""
-    path = error.ctx.command_path if error.ctx else "relevo"
+    # click gives no context to the error of an option that lacks its value.
+    path = error.ctx.command_path if error.ctx else _command_of(click.Context(group, info_name="relevo"), args)[1]
     where = path.removeprefix("relevo").strip()
     params = error.ctx.command.params if error.ctx else []
     options = [name for param in params for name in param.opts]
@@ -369,14 +370,20 @@ def misused(error: click.UsageError, args: Sequence[str]) -> str:
 
 def _command_with(error: click.NoSuchOption, args: Sequence[str]) -> str:
     """Return where to write the option of *error* if it stands before the command that has it, or nothing."""
-    context = error.ctx
-    command = context.command if context else None
-    path = context.command_path if context else ""
-    for word in args:
-        if isinstance(command, click.Group) and context and (found := command.get_command(context, word)):
-            command, path = found, f"{path} {word}"
-    has_it = command is not None and any(error.option_name in param.opts for param in command.params)
+    if error.ctx is None:
+        return ""
+    command, path = _command_of(error.ctx, args)
+    has_it = any(error.option_name in param.opts for param in command.params)
     return f'write it after the command: "{path} {error.option_name} …"' if has_it else ""
+
+
+def _command_of(context: click.Context, args: Sequence[str]) -> tuple[click.Command, str]:
+    """Return the command that *args* name, from that of *context* on, and its path."""
+    command, path = context.command, context.command_path
+    for word in args:
+        if isinstance(command, click.Group) and (found := command.get_command(context, word)):
+            command, path = found, f"{path} {word}"
+    return command, path
 
 
 _EXTRA = "Got unexpected extra argument"
