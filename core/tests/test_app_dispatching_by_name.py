@@ -56,6 +56,15 @@ def test_a_name_and_arguments_are_an_event(make: Make) -> None:
     ]
 
 
+def test_many_events_are_not_names_and_the_error_says_what_to_write(make: Make) -> None:
+    app = make()
+
+    with pytest.raises(ConfigurationError, match=r"'order.odd' is not an event; dispatch relevo\.Event\('order.o"):
+        app.dispatch_many(["order.odd"])
+    with pytest.raises(ConfigurationError, match=r"got the text 'order.odd'; write dispatch\('order.odd', {…}\)"):
+        app.dispatch_many("order.odd")
+
+
 def _bound() -> Dispatcher:
     return App(transports={}, routes={"*": "now"}).bound_to(object())
 

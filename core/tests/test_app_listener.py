@@ -11,7 +11,7 @@ import pytest
 
 import relevo
 from relevo import App, Call, Dispatcher, Event, LocalDispatcher, listener
-from relevo.errors import ConfigurationError
+from relevo.errors import ConfigurationError, EventNameError
 
 from .application import Make, drain
 
@@ -57,6 +57,30 @@ def test_a_listener_is_marked_and_registered_in_one(new: Callable[[], Dispatcher
     assert heard == [("of a class", 3, "of_a_class"), ("by name", 3), ("bare", 3)]
     assert bare(ImageCreated(4)) is None  # it stays plainly callable
     assert heard[-1] == ("bare", 4)
+
+
+@pytest.mark.parametrize("new", [LocalDispatcher, _bound, lambda: App(routes={"*": "now"})])
+def test_a_function_beside_the_event_is_refused_with_what_to_write(new: Callable[[], Dispatcher]) -> None:
+    decorators: list[Any] = [new().listener, relevo.listener]
+
+    for each in decorators:
+        with pytest.raises(TypeError) as caught:
+            each("image.created", print)
+
+        assert str(caught.value).endswith(
+            "this is a decorator, so write @app.listener('image.created') above the function, or "
+            "app.add_listener('image.created', function)"
+        )
+
+
+@pytest.mark.parametrize("pattern", ["image.*", "*", "image.#", "image.?"])
+def test_a_pattern_is_refused_with_what_to_write(make: Make, pattern: str) -> None:
+    app = make()
+    registers: list[Any] = [app.listener, relevo.listener, lambda event: app.add_listener(event, print, id="x")]
+
+    for register in registers:
+        with pytest.raises(EventNameError, match=r"a listener has no patterns; write one @relevo\.listener\(…\) for"):
+            register(pattern)
 
 
 def test_it_is_registered_with_an_application_before_its_modules_are_imported(make: Make) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relevo import ForbiddenTransitionError, errors
+from relevo import ForbiddenTransitionError, Subject, errors
 from relevo.errors import (
     CodecError,
     ConfigurationError,
@@ -25,6 +25,7 @@ from relevo.errors import (
     SessionError,
     SettleError,
     SubjectError,
+    SubjectMissingError,
     TransportClosedError,
     TransportError,
     TransportNotFoundError,
@@ -56,6 +57,7 @@ EVERY: list[RelevoError] = [
     DecodeError("text"),
     ForbiddenTransitionError("ready", "ack"),
     NotAcceptedError("a.b", "main/media", ["image.*"], key="media"),
+    SubjectMissingError(Subject("image", "7")),
 ]
 
 
@@ -80,7 +82,8 @@ def test_every_error_has_an_example_here_and_says_who_must_act() -> None:
 
     assert {type(error) for error in EVERY} - {ForbiddenTransitionError} == classes - {RelevoError}
     for cls in classes - {RelevoError}:
-        assert sum(issubclass(cls, whose) for whose in (ConfigurationError, TransportError, CodecError)) == 1
+        acts = sum(issubclass(cls, whose) for whose in (ConfigurationError, TransportError, CodecError))
+        assert acts == (cls is not SubjectMissingError), "it only steers: the worker waits for the subject"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import linecache
 import sys
 from codeop import Compile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -447,7 +448,8 @@ def test_a_listener_that_is_invalid_after_a_reload_is_an_error_until_it_is_valid
 
         if route == "main":
             app.dispatch("a")
-        for act in (lambda: app.dispatch("a") if route == "now" else app.drain(), app.drain, app.drain):
+        dispatch = partial(app.dispatch, "a")
+        for act in (dispatch if route == "now" else app.drain, app.drain, app.drain):
             with pytest.raises(ConfigurationError, match=r"hear cannot be a listener: it must take \(event\) or"):
                 act()
         assert former == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -81,7 +82,7 @@ def test_an_instance_of_no_type_is_told_what_to_do() -> None:
     "name, why",
     [
         (lambda _: "None", 'returned the text "None"'),
-        (lambda _: 7, "id of a subject: expected text; got 7"),
+        (lambda _: 7, "expected text, or None while there is no id; got 7"),
         (lambda _: "", "text"),
     ],
 )
@@ -90,6 +91,18 @@ def test_a_name_that_cannot_be_one_is_refused(name: Any, why: str) -> None:
 
     with pytest.raises(SubjectError, match=why):
         types.named(Image(7))
+
+
+@pytest.mark.parametrize("wrong", [7, "", b"7"], ids=["number", "empty", "bytes"])
+def test_a_name_of_another_type_is_refused_with_the_place_of_its_function(wrong: Any) -> None:
+    types = SubjectTypes([SubjectType(type="image", cls=Image, name=lambda _: wrong, load=lambda _: None)])
+
+    with pytest.raises(SubjectError) as caught:
+        types.named(Image(7))
+
+    text = str(caught.value)
+    assert re.search(r'the name= of the subject type "image" \(.*test_subject\.py:\d+\): expected text, or None', text)
+    assert f"got {wrong!r}; convert it" in text
 
 
 def test_a_subject_is_loaded_by_its_type() -> None:

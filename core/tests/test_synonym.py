@@ -13,9 +13,21 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Dispatched, Event, GiveUp, LocalDispatcher, Retry, RetryLater
+from relevo import App, Call, Dispatched, Event, GiveUp, LocalDispatcher, Retry, RetryLater, RunOptions
 from relevo._app.load import app_named
-from relevo._synonym import APP, ATTRIBUTES, CALLED_KEYS, DISPATCH, EVENT, GIVE_UP, KEYS, LISTENER, RETRY, RETRY_LATER
+from relevo._synonym import (
+    APP,
+    ATTRIBUTES,
+    CALLED_KEYS,
+    DISPATCH,
+    EVENT,
+    GIVE_UP,
+    KEYS,
+    LISTENER,
+    RETRY,
+    RETRY_LATER,
+    RUN_OPTIONS,
+)
 from relevo.errors import ConfigurationError
 from relevo.testing import AppTesting, make_call
 from relevo_memory import MemoryTransport
@@ -85,6 +97,35 @@ def test_a_later_retry_says_what_it_has_instead(name: str) -> None:
         RetryLater(**given)
 
     assert told(error) == f"RetryLater has no option {name}=…; {RETRY_LATER[name]}"
+
+
+@pytest.mark.parametrize("name", RUN_OPTIONS)
+def test_the_options_of_a_run_say_what_they_have_instead(name: str) -> None:
+    given: Any = {name: 5}
+
+    with pytest.raises(TypeError) as error:
+        RunOptions(**given)
+
+    assert told(error) == f"RunOptions has no option {name}=…; {RUN_OPTIONS[name]}"
+
+
+def test_a_misspelt_option_of_a_run_is_told() -> None:
+    with pytest.raises(TypeError) as error:
+        RunOptions(max_event=5)  # type: ignore[arg-type]
+
+    assert told(error) == 'RunOptions has no option max_event=…; did you mean "max_events"?'
+
+
+@pytest.mark.parametrize("method", ["drain", "worker"])
+def test_options_of_a_run_are_not_arguments_of_the_method(make: Make, method: str) -> None:
+    run: Any = getattr(make(), method)
+
+    with pytest.raises(TypeError) as error:
+        run(max_events=1)
+    with pytest.raises(TypeError, match=f"{method} has no option foo=…"):
+        run(foo=1)
+
+    assert told(error) == f"{method} has no option max_events=…; write app.{method}(relevo.RunOptions(max_events=…))"
 
 
 @pytest.mark.parametrize(("made", "answers"), [(Retry, RETRY), (Event, EVENT)])
@@ -269,6 +310,7 @@ def test_an_answer_names_arguments_that_there_are() -> None:
         (RETRY_LATER, RetryLater.__init__),
         (GIVE_UP, GiveUp.__init__),
         (APP, App.__init__),
+        (RUN_OPTIONS, RunOptions.__init__),
     ]
     dispatch = {"delay", "at", "urgency", "expires"}
     elsewhere = {"routes", "transports", "id", "retry", "time_limit", "version", *dispatch}

@@ -4,7 +4,7 @@ from relevo._event.event import Event
 from relevo._listener.decorator import event, listener
 from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._listener.call import Call, SubjectMissingError, DispatchOptions
+from relevo._listener.call import Call, DispatchOptions
 from relevo._dispatch.deferred import DeferredDispatcher
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
 from relevo._dispatch.in_process import LocalDispatcher
@@ -50,7 +50,7 @@ from relevo._secret import Secret, masked, masked_url
 from relevo._worker.signing import Signing
 from relevo.errors import RelevoError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
-from relevo.errors import NotAcceptedError
+from relevo.errors import NotAcceptedError, SubjectMissingError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
 from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
 from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError

@@ -81,6 +81,7 @@ _BACKOFF = "write retry=relevo.Retry(first=…, factor=…, cap=…)"
 _RETRIED_ALL = "leave it out; every error is retried, except those of retry=relevo.Retry(give_up_on=…)"
 _JITTER = "write retry=relevo.Retry(jitter=…), a share from 0 to 1"
 _GIVE_UP_ON = "write retry=relevo.Retry(give_up_on=…)"
+_WHEN = 'write the condition at the start of the function: if event["size"] < 100: return'
 LISTENER: Mapping[str, str] = MappingProxyType(
     {
         "actor_name": "the first argument is the event; write id= for the name of the listener",
@@ -89,9 +90,11 @@ LISTENER: Mapping[str, str] = MappingProxyType(
         "base": "leave it out; a listener is a function, or a method of your own object",
         "bind": "leave it out; a second parameter, call, has the attempt and the event's id",
         "bus": "leave it out; register the listener with the application: app.listen(…)",
+        "condition": _WHEN,
         "default_retry_delay": _BACKOFF,
         "dont_autoretry_for": _GIVE_UP_ON,
         "expires": "the dispatch has it: dispatch(…, expires=…)",
+        "filter": _WHEN,
         "from_transport": "it is called queue= here",
         "ignore_result": _NO_RESULTS,
         "max_age": "the dispatch has it: dispatch(…, expires=…)",
@@ -115,6 +118,7 @@ LISTENER: Mapping[str, str] = MappingProxyType(
         "throws": f"leave it out; {_GIVE_UP_ON} for errors that are not retried",
         "track_started": _NO_RESULTS,
         "transport": _ROUTED,
+        "when": _WHEN,
     }
 )
 """By the arguments of a listener."""
@@ -162,6 +166,20 @@ RETRY: Mapping[str, str] = MappingProxyType(
     }
 )
 """By the arguments of ``Retry``."""
+
+RUN_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "failure_limit": "it is called max_failures= here",
+        "limit": "it is called max_events= here",
+        "max_tasks": "it is called max_events= here",
+        "max_time": "it is called max_seconds= here",
+        "memory_limit": "it is called max_memory= here; relevo.Execution(memory_limit=…) limits child processes",
+        "queue": "it is called queues= here",
+        "time_limit": "it is called max_seconds= here; a listener has a time_limit of its own",
+        "timeout": "it is called max_seconds= here",
+    }
+)
+"""By the arguments of ``RunOptions``."""
 
 CALLED_KEYS: Mapping[str, str] = MappingProxyType(
     {

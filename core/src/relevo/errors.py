@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Never
+from typing import Any, Never
 
 from relevo._secret import abridged, masked, without_secrets
 
@@ -291,6 +291,22 @@ class EncodeError(CodecError):
 
 class DecodeError(CodecError):
     """Raised when bytes are not an event, or its data does not fit its declared type."""
+
+
+# --- a listener cannot go on yet: it is called again ---------------------------------------------
+
+
+class SubjectMissingError(RelevoError):
+    """
+    Raised by ``call.subject`` when the subject was not found; *subject* is its name, a :class:`relevo.Subject`.
+
+    Do not catch it: the subject may not be committed yet, so the listener is called again for a while before the
+    event is dead-lettered as ``subject-missing``. It does not count as a run.
+    """
+
+    def __init__(self, subject: Any):
+        self.subject = subject
+        super().__init__(f"the subject {subject} is gone, or not committed yet")
 
 
 # --- steering: raised by listeners, not errors -----------------------------------------------------

@@ -473,6 +473,7 @@ class App(Dispatcher):
         executor: Executor | None = None,
         patient: bool = False,
         listeners: ListenerTable | None = None,
+        **unknown: Never,
     ) -> Worker:
         """
         Return a worker for one transport and its queues.
@@ -486,12 +487,16 @@ class App(Dispatcher):
 
             listeners: The listeners to call; by default those of the application, also later ones.
 
+            unknown: There are no others; the error says what to write instead.
+
         Raises:
+            TypeError: There is no such argument.
+
             ConfigurationError: A listener is bound to a queue that its event is not routed to, nothing is
                 routed to a queue of the options, the transport does not claim delays, or an event has more
                 listeners in a queue than fit into a state.
         """
-        options = argument.run_options(options, "worker")
+        options = argument.run_options(options, "worker", unknown)
         return self._workers.worker(
             self.transport(options.transport),
             options,
@@ -500,7 +505,7 @@ class App(Dispatcher):
             patient=patient,
         )
 
-    def drain(self, options: RunOptions | None = None) -> Report:
+    def drain(self, options: RunOptions | None = None, **unknown: Never) -> Report:
         """
         Handle what is ready, and what becomes ready meanwhile, on every transport; then return.
 
@@ -510,14 +515,18 @@ class App(Dispatcher):
         Args:
             options: A transport, queues and limits; by default all, and no limit.
 
+            unknown: There are no others; the error says what to write instead.
+
         Raises:
+            TypeError: There is no such argument.
+
             ConfigurationError: As in :meth:`worker`.
 
             TransportUnavailableError: A server could not be reached.
         """
         from relevo._runner.drain import drain_everything  # noqa: PLC0415 - dispatching alone does not need it
 
-        return drain_everything(self, argument.run_options(options, "drain"))
+        return drain_everything(self, argument.run_options(options, "drain", unknown))
 
     def handle(
         self,

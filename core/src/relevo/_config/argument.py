@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from relevo._clock import Clock, SystemClock
 from relevo._config.check import checked_setup
@@ -17,10 +20,12 @@ from relevo._transport.route import Routes, parsed_targets
 from relevo._worker.execution import Execution
 from relevo._worker.run import RunOptions
 from relevo._worker.signing import Signing
-from relevo.errors import ConfigurationError, PluginError, SubjectError, shown
+from relevo.errors import ConfigurationError, PluginError, SubjectError, no_option, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NONE: Mapping[str, object] = MappingProxyType({})
 
 
 def mapping(things: object, what: str) -> dict[Any, Any]:
@@ -140,8 +145,18 @@ def execution(given: Any) -> Execution:
     return given
 
 
-def run_options(given: object, what: str) -> RunOptions:
-    """Return the options of a run that are *given* to the method *what*; by default those without limits."""
+def run_options(given: object, what: str, unknown: Mapping[str, object] = _NONE) -> RunOptions:
+    """
+    Return the options of a run that are *given* to the method *what*; by default those without limits.
+
+    Raises:
+        TypeError: The method got *unknown* arguments; the error says where they belong.
+    """
+    if unknown:
+        name = min(unknown)
+        options = attrs.fields_dict(RunOptions)
+        here = {each: f"write app.{what}(relevo.RunOptions({each}=…))" for each in options}
+        raise no_option(what, name, options, here)
     if given is None:
         return RunOptions()
     if not isinstance(given, RunOptions):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from relevo._dispatch.dispatcher import Dispatched
-from relevo.errors import EncodeError, RelevoError, SendError
+from relevo.errors import ConfigurationError, EncodeError, RelevoError, SendError, shown
 
 BATCH = 1000
 """Events; the cost of a commit is spread over them, and more gain little."""
@@ -75,6 +75,11 @@ def placed(events: Iterable[object], dispatch: Dispatch) -> list[Dispatched]:
     Raises:
         EncodeError: As *dispatch* raised it, with the index.
     """
+    if isinstance(events, str):  # it would be dispatched letter by letter
+        name = shown(events)
+        raise ConfigurationError(
+            f"dispatch_many: expected several events; got the text {name}; write dispatch({name}, {{…}})"
+        )
     if isinstance(events, (tuple, list)) and len(events) == 1:
         return dispatch(events)  # which one is clear, and a single dispatch costs no more
     return _dispatched(_Counted(events, 0), dispatch)

@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -14,7 +14,7 @@ from relevo._awaited import Finished
 from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
-from relevo._listener.decorator import marking, refuse_unknown
+from relevo._listener.decorator import marking, refuse_functions, refuse_unknown
 from relevo._listener.listener import Listener, ListenerTable, Mark, marks_of, takes_call
 from relevo._synonym import missing_attribute
 from relevo._transport.route import Target
@@ -182,7 +182,7 @@ class Dispatcher(ABC):
     def listener(self, event: str | type | None = None, **options: Unpack[ListenerOptions]) -> Listening[Any]: ...
     @overload
     def listener(self, event: F, /) -> F: ...
-    def listener(self, event: Any = None, **options: Unpack[ListenerOptions]) -> Any:
+    def listener(self, event: Any = None, *functions: Never, **options: Unpack[ListenerOptions]) -> Any:
         """
         Mark the decorated function as :func:`relevo.listener` does, and register it as :meth:`listen` does.
 
@@ -191,7 +191,11 @@ class Dispatcher(ABC):
 
             options: The options of :func:`relevo.listener`.
 
+            functions: None; :meth:`add_listener` registers a function that exists.
+
         Raises:
+            TypeError: There are such arguments, or there is no such option.
+
             ConfigurationError: The function cannot be a listener: it is a method, whose instance is not known here, or
                 has the wrong parameters; or an argument is invalid.
         """
@@ -203,6 +207,7 @@ class Dispatcher(ABC):
             takes_call(function, marks_of(function)[0].event)  # raises where the function is defined
             self.listen(function)
 
+        refuse_functions(event, functions)
         refuse_unknown(options)
         return marking(event, options, frame=sys._getframe(1), then=register)  # noqa: SLF001 - as in relevo.listener
 

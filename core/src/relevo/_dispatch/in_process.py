@@ -18,10 +18,10 @@ from relevo._event.context import ambient, within
 from relevo._event.event import Event, EventType, event_from, name_of, own_values
 from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks, Observer, hooks_of, observe
-from relevo._listener.call import Call, DispatchOptions, Outgoing, SubjectMissingError
+from relevo._listener.call import Call, DispatchOptions, Outgoing
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.route import NOW, Target
-from relevo.errors import ConfigurationError, described
+from relevo.errors import ConfigurationError, SubjectMissingError, described
 
 _log = getLogger("relevo.dispatch")
 

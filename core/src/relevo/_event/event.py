@@ -356,7 +356,7 @@ def name_of(event: object) -> str:
     if isinstance(event, Event):
         return event.name
     if isinstance(event, (str, type)):
-        expected = "an instance of it" if isinstance(event, type) else "relevo.Event(name, arguments)"
+        expected = "an instance of it" if isinstance(event, type) else f"relevo.Event({shown(event)}, {{…}})"
         raise ConfigurationError(f"{shown(event)} is not an event; dispatch {expected}")
     if type(event).__module__ == "builtins":
         expected = "a name, relevo.Event(name, arguments), or an instance of a class marked with @relevo.event(…)"

@@ -143,13 +143,22 @@ class SubjectTypes:
         if isinstance(subject, Subject):
             return subject
         kind = self.of(subject)
-        found = kind.name(subject)
+        found: Any = kind.name(subject)
         if found == "None":
             raise SubjectError(
                 f'the name= of the subject type "{kind.type}" returned the text "None"; '
                 f"return None while there is no id"
             )
-        return None if found is None else Subject(kind.type, found)
+        if found is None:
+            return None
+        if not isinstance(found, str) or not found:
+            code = getattr(kind.name, "__code__", None)
+            place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+            raise SubjectError(
+                f'the name= of the subject type "{kind.type}"{place}: expected text, or None while there is no id; '
+                f"got {shown(found)}; convert it, as in name=lambda image: str(image.id)"
+            )
+        return Subject(kind.type, found)
 
     def load(self, subject: Subject) -> Any:
         """

@@ -16,22 +16,9 @@ from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectTypes
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
-from relevo.errors import ConfigurationError, RelevoError, shown
+from relevo.errors import ConfigurationError, SubjectMissingError, shown
 
 _log = getLogger("relevo.listener")
-
-
-class SubjectMissingError(RelevoError):
-    """
-    Raised by :attr:`Call.subject` when the subject was not found.
-
-    Do not catch it: the subject may not be committed yet, so the listener is called again for a while before the
-    event is dead-lettered as ``subject-missing``. It does not count as a run.
-    """
-
-    def __init__(self, subject: Subject):
-        self.subject = subject
-        super().__init__(f"the subject {subject} is gone, or not committed yet")
 
 
 class DispatchOptions(TypedDict, total=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, get_type_hints, overload
 
@@ -145,7 +145,7 @@ def listener(event: str | type | None = None, **options: Unpack[ListenerOptions]
 def listener(event: F, /) -> F: ...
 def listener(
     event: Any = None,
-    *,
+    *functions: Never,
     priority: int = 0,
     queue: str | None = None,
     retry: Retry | int | None = None,
@@ -182,6 +182,8 @@ def listener(
 
         time_limit: The longest run if listeners run in child processes or threads; by default the application's.
 
+        functions: None; this is a decorator, and the error says what to write for a function that exists.
+
         unknown: There are no others; the error names the one that is meant.
 
     Raises:
@@ -192,6 +194,7 @@ def listener(
         ConfigurationError: *event* is neither text nor a declared class, no event is named and the parameter has no
             declared class, or another argument is invalid.
     """
+    refuse_functions(event, functions)
     refuse_unknown(unknown)
     options: ListenerOptions = {
         "priority": priority,
@@ -203,6 +206,15 @@ def listener(
         "time_limit": time_limit,
     }
     return marking(event, options, frame=sys._getframe(1))  # noqa: SLF001 - only the frame shows what is replaced
+
+
+def refuse_functions(event: object, functions: Sequence[object]) -> None:
+    """Raise :class:`TypeError` if a decorator got *functions* after the *event*."""
+    if functions:
+        raise TypeError(
+            f"listener: expected the event and options; got {shown(functions[0])} too; this is a decorator, so write "
+            f"@app.listener({shown(event)}) above the function, or app.add_listener({shown(event)}, function)"
+        )
 
 
 def refuse_unknown(options: Mapping[str, object]) -> None:

@@ -22,7 +22,14 @@ from relevo._listener.namesake import Definition, are_different, generation, hid
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue
-from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, nearest, shown
+from relevo.errors import (
+    ConfigurationError,
+    DuplicateEventError,
+    DuplicateListenerError,
+    EventNameError,
+    nearest,
+    shown,
+)
 
 _log = getLogger("relevo.listener")
 
@@ -30,6 +37,9 @@ Missing = Literal["fail", "skip", "tombstone"]
 """What to do with a listener if the event's subject is not found."""
 
 MAX_ID = 255
+_PATTERN = frozenset("*?#[")
+"""The characters of patterns, as routes and the topics of RabbitMQ have them."""
+
 MARKS = "__relevo_listeners__"
 """The attribute of a function that holds its marks."""
 
@@ -64,6 +74,10 @@ class Mark:
         event: Any = self.event
         retry: Any = self.retry
         ids: tuple[Any, ...] = self.aliases if self.id is None else (self.id, *self.aliases)
+        if isinstance(event, str) and not _PATTERN.isdisjoint(event):
+            raise EventNameError(
+                event, "a listener has no patterns; write one @relevo.listener(…) for each event above the function"
+            )
         where = f'a listener of "{declared(event).name if isinstance(event, type) else checked_name(event)}"'
         if self.queue is not None:
             checked_queue(self.queue, where=where)

@@ -17,7 +17,7 @@ from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectTypes
 from relevo._hook import Hooks, Observer, notify, observe
-from relevo._listener.call import Call, Outgoing, SubjectMissingError
+from relevo._listener.call import Call, Outgoing
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._retry import Retry
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
@@ -35,7 +35,7 @@ from relevo._worker.progress import (
     give_back_unread,
     loaded,
 )
-from relevo.errors import DecodeError, LeaseLostError, TransportClosedError
+from relevo.errors import DecodeError, LeaseLostError, SubjectMissingError, TransportClosedError
 
 _log = getLogger("relevo.worker")
 _ACK = Ack()

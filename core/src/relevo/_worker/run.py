@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Never, Self, get_args
 
 import attrs
 import msgspec
@@ -13,8 +13,9 @@ from attrs.converters import optional
 
 from relevo._awaited import Finished
 from relevo._clock import Duration, seconds
+from relevo._synonym import RUN_OPTIONS
 from relevo._worker.execution import Kind, size, size_text
-from relevo.errors import ConfigurationError, did_you_mean, shown
+from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
 SMALLEST = 1 << 20
 """Bytes; a smaller limit of the memory lacks its unit."""
@@ -99,7 +100,7 @@ def _most_memory(value: int | str) -> int:
     return size(value, what="RunOptions: max_memory", least=SMALLEST)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class RunOptions:
     """
     The options of a run; a limit that is ``None`` does not apply.
@@ -135,6 +136,8 @@ class RunOptions:
 
     Raises:
         ConfigurationError: One of them has the wrong type, or is too small.
+
+        TypeError: An argument is unknown; the error names the one that is meant.
     """
 
     transport: str | None = attrs.field(default=None, validator=_text)
@@ -193,6 +196,41 @@ class RunOptions:
 
     event_id: str | None = attrs.field(default=None, validator=_text)
     batch: int | None = attrs.field(default=None, validator=_whole(1))
+
+    def __init__(
+        self,
+        *,
+        transport: str | None = None,
+        queues: Iterable[str] = (),
+        until_empty: bool = False,
+        execution: Kind | None = None,
+        concurrency: int | None = None,
+        max_events: int | None = None,
+        max_seconds: Duration | None = None,
+        max_memory: int | str | None = None,
+        max_failures: int | None = None,
+        settle: Duration = 0.0,
+        event_id: str | None = None,
+        batch: int | None = None,
+        **unknown: Never,
+    ):
+        if unknown:
+            raise no_option("RunOptions", next(iter(unknown)), attrs.fields_dict(RunOptions), RUN_OPTIONS)
+        RunOptions.__attrs_init__(
+            self,
+            transport=transport,
+            queues=queues,
+            until_empty=until_empty,
+            execution=execution,
+            concurrency=concurrency,
+            max_events=max_events,
+            max_seconds=max_seconds,
+            max_memory=max_memory,
+            max_failures=max_failures,
+            settle=settle,
+            event_id=event_id,
+            batch=batch,
+        )
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether a run that goes well may reach one of the limits in less than *seconds*."""

@@ -14,7 +14,6 @@ from relevo._app.check import unheard, unheard_text
 from relevo._event.codec import decoded, generic
 from relevo._event.event import Event
 from relevo._hook import hookimpl
-from relevo._listener.call import SubjectMissingError
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.delivery import Delivery, Failure, Lost, Nack, Outcome, Settlement
 from relevo._transport.envelope import Envelope
@@ -24,7 +23,7 @@ from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle, InlineExecutor
 from relevo._worker.progress import failures_of
 from relevo._worker.run import Report, RunOptions
-from relevo.errors import DecodeError, RetryLater, described
+from relevo.errors import DecodeError, RetryLater, SubjectMissingError, described
 from relevo.testing._record import format_event
 
 if TYPE_CHECKING:
