@@ -360,9 +360,10 @@ class App(Dispatcher):
         Send *event* along its route; without a session it is safe when this returns.
 
         For the target ``now`` listeners are called before this returns, inside the caller's transaction; so ordering
-        key, urgency and expiry have no effect on them. The event is validated before they are called, and
-        sent after them, together with the events that they dispatch by their call. If a listener raises, its error is
-        raised here and nothing was sent.
+        key, urgency and expiry have no effect on them. If the route has other targets too, the event is validated
+        before the listeners are called, and sent after them, together with the events that they dispatch by their call.
+        If a listener raises, its error is raised here and nothing was sent. If ``now`` is the only target, nothing is
+        sent, so the arguments and the subject may be any objects, and only the options are validated.
 
         Args:
             event: An :class:`Event`, an instance of a declared class, or the name of an event.
@@ -394,7 +395,7 @@ class App(Dispatcher):
 
             RouteNotFoundError: No route matches its name.
 
-            EncodeError: A value has no exact form in JSON; nothing was written.
+            EncodeError: A value that would be sent has no exact form in JSON; nothing was written.
 
             SendError: The event is not known to be safe.
 
