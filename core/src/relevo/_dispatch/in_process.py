@@ -30,11 +30,11 @@ class LocalDispatcher(Dispatcher):
     """
     Calls the listeners in this process, during the dispatch.
 
-    Listeners are called by priority, then in order of registration. A listener may stop the propagation. An error
-    of a listener is raised by the dispatch, and the later listeners are not called. An event cannot be delayed; the
-    other options have no effect, since the event is handled at once. Nothing is sent, so the arguments and the subject may
-    be any objects; listeners get these objects, and copies of lists and dictionaries in the arguments. The dispatch does not wait for a missing
-    subject: the listener's ``missing=`` option applies immediately.
+    Listeners are called by priority, then in order of registration. A listener may stop the propagation. An error of a
+    listener is raised by the dispatch, and the later listeners are not called. An event cannot be delayed; the other
+    options have no effect, since the event is handled at once. Nothing is sent, so the arguments and the subject may be
+    any objects; listeners get these objects, and copies of lists and dictionaries in the arguments. The dispatch does
+    not wait for a missing subject: the listener's ``missing=`` option applies immediately.
 
     Args:
         listeners: The listeners to call; by default an empty table.
