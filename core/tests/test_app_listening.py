@@ -466,3 +466,45 @@ def test_a_worker_warns_of_a_transport_with_another_clock(clock: Clock, caplog: 
     assert all(
         "another clock (SystemClock) than the application (FakeClock); events are due" in each for each in warned
     )
+
+
+def _search_and_more(make: Make, **routes: object) -> App:
+    main = listener("order.placed", id="bill")(lambda event: None)
+    search = listener("order.placed", queue="search", id="index")(lambda event: None)
+    return make(main, search, routes={"ordr.*": ["main", "main/search"], "*": "main", **routes})
+
+
+def test_the_first_dispatch_of_a_name_warns_once_of_a_listener_that_the_route_does_not_lead_to(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = _search_and_more(make)
+
+    for _ in range(2):
+        app.dispatch(Event("order.placed"))
+        app.dispatch_many([Event("order.placed"), Event("other.event")])
+
+    assert [(each.levelname, each.name) for each in caplog.records] == [("WARNING", "relevo.app")]
+    (told,) = caplog.messages
+    assert told == (
+        'index will not get this event: it runs in the queue "search", but "order.placed" is routed to main/default; '
+        'write under [routes]: "order.placed" = ["main/default", "main/search"]'
+    )
+
+
+def test_a_dispatch_does_not_warn_of_a_listener_that_the_route_leads_to(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = _search_and_more(make, **{"order.*": ["main/search", "main"]})
+
+    app.dispatch(Event("order.placed"))
+
+    assert caplog.messages == []
+
+
+def test_a_dispatch_in_process_warns_of_a_listener_in_a_queue(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    app = _search_and_more(make, **{"order.placed": "now"})
+
+    app.dispatch(Event("order.placed"))
+
+    (told,) = caplog.messages
+    assert told.startswith('index will not get this event: it runs in the queue "search", but "order.placed" is routed')

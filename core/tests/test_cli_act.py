@@ -1098,3 +1098,26 @@ def test_a_check_warns_of_a_transport_that_no_other_process_sees(shop: Shop) -> 
     assert (done.returncode, done.stderr, strict.returncode) == (0, "", 78)
     assert "events of main  warning  the transport" in done.stdout
     assert "events of main" in strict.stderr
+
+
+@pytest.mark.parametrize("how", ["order.placed", "order.placed --lines rows.jsonl"])
+def test_an_event_that_its_route_does_not_bring_to_a_listener_is_sent_with_a_warning(how: str, shop: Shop) -> None:
+    routes = CONFIGURATION.partition("[routes]")[0] + '[routes]\n"ordr.*" = ["main", "main/search"]\n"*" = "main"\n'
+    shop.write("relevo.toml", routes)
+    shop.write(
+        "shop_listeners.py",
+        "import relevo\n"
+        "@relevo.listener('order.placed')\ndef bill(event): ...\n"
+        "@relevo.listener('order.placed', queue='search')\ndef index(event): ...\n",
+    )
+    shop.write("rows.jsonl", "{}\n{}\n")
+
+    done = shop.process(f"relevo dispatch {how}")  # so that its log is on standard error
+
+    assert (done.returncode, "main/default" in done.stdout) == (0, True)
+    (told,) = lines(done)
+    assert told.partition(" ")[2] == (
+        'WARNING relevo.app: shop_listeners:index will not get this event: it runs in the queue "search", but '
+        '"order.placed" is routed to main/default; write under [routes]: "order.placed" = ["main/default", '
+        '"main/search"]'
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, Unpack, ov
 
 import attrs
 
-from relevo._app.check import NoticingSubjects, check_listening
+from relevo._app.check import BypassNotice, NoticingSubjects, check_listening
 from relevo._app.parts import LoadedFrom, Parts
 from relevo._app.registry import Registry
 from relevo._app.stores import Stores, raise_together
@@ -707,6 +707,7 @@ class _Assembly:
             hooks=parts.hooks,
             clock=parts.clock,
             queues=parts.queue_table,
+            notice=BypassNotice(parts.registry),
         )
         return cls(parts, stores, sender)
 

@@ -21,13 +21,15 @@ from relevo._problem import with_lines
 from relevo._secret import masked, without_secrets
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
-from relevo._transport.route import NOW, Routes, Target
+from relevo._transport.route import NOW, Routes, Routing, Target
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 if TYPE_CHECKING:
+    from relevo._app.registry import Registry
     from relevo._config.schema import Config
 
 _log = getLogger("relevo.app")
@@ -221,16 +223,8 @@ def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable
         except RouteNotFoundError as error:
             problems.append(f"{who}: {error}")
             continue
-        reached = [_room(target) for target in targets]
-        if listener.queue is not None and listener.queue not in reached:
-            meant = next((each.queue for each in targets if str(each) == listener.queue), None)
-            remedy = did_you_mean(listener.queue, reached) or _with_queue(listener, targets)
-            if meant is not None:
-                remedy = f'; a listener names its queue without the transport: queue="{meant}"'
-            problems.append(
-                f"{who}: it runs in the queue "
-                f'"{listener.queue}", but "{listener.event_name}" is routed to {", ".join(map(str, targets))}{remedy}'
-            )
+        if why := _bypassed(listener, targets):
+            problems.append(f"{who}: {why}")
         for target in targets:
             try:
                 queues.check(listener.event_name, target)
@@ -238,6 +232,51 @@ def check_listeners(listeners: ListenerTable, routes: Routes, queues: QueueTable
                 problems.append(f"{who}: {error}")
     if problems:
         raise with_lines(ConfigurationError(), problems)
+
+
+def _bypassed(listener: Listener, targets: Sequence[Target]) -> str:
+    """Return that none of *targets*, those of its event, is the queue that *listener* names; empty if one is."""
+    reached = [_room(target) for target in targets]
+    if listener.queue is None or listener.queue in reached:
+        return ""
+    meant = next((each.queue for each in targets if str(each) == listener.queue), None)
+    remedy = did_you_mean(listener.queue, reached) or _with_queue(listener, targets)
+    if meant is not None:
+        remedy = f'; a listener names its queue without the transport: queue="{meant}"'
+    where = ", ".join(map(str, targets))
+    return f'it runs in the queue "{listener.queue}", but "{listener.event_name}" is routed to {where}{remedy}'
+
+
+def bypassed(event_name: str, listeners: Iterable[Listener], targets: Sequence[Target]) -> list[str]:
+    """Return which of *listeners*, those of *event_name*, never get it, since none of its *targets* is their queue."""
+    return [
+        f"{each.id} will not get this event: {why}"
+        for each in listeners
+        if each.event_name == event_name and (why := _bypassed(each, targets))
+    ]
+
+
+class BypassNotice:
+    """
+    Logs at the first dispatch of a name that a listener of it is in a queue that the event does not get to.
+
+    Args:
+        registry: The listeners; those in modules that are not imported are not known, since a dispatch imports none.
+    """
+
+    def __init__(self, registry: Registry):
+        self._registry = registry
+        self._noticed: set[str] = set()
+
+    def __call__(self, event_name: str, routing: Routing) -> None:
+        """Log it once for *event_name*, whose *routing* was worked out."""
+        if event_name in self._noticed:
+            return
+        imported, known = self._registry.imported, self._registry.known  # in this order: both change meanwhile
+        found = {each.id: each for each in (*imported.of(event_name), *known.of(event_name))}
+        for told in bypassed(event_name, found.values(), routing.targets):
+            self._noticed.add(event_name)
+            _log.warning("%s", visible(told))
 
 
 def _with_queue(listener: Listener, targets: Sequence[Target]) -> str:

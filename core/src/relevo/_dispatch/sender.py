@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -20,7 +20,7 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import Envelope
-from relevo._transport.route import NOW, Routes, fan_out
+from relevo._transport.route import MOST_ROUTINGS, NOW, Routes, Routing, fan_out
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import ConfigurationError, SendError, TransportError, shown
 
@@ -80,6 +80,8 @@ class Sender:
         clock: The source of time.
 
         queues: The options of the queues; an event that its queue does not accept is refused.
+
+        notice: Called with a name and its routing when that is worked out, which is at the first dispatch of the name.
     """
 
     def __init__(
@@ -93,10 +95,18 @@ class Sender:
         hooks: Hooks,
         clock: Clock,
         queues: QueueTable,
+        notice: Callable[[str, Routing], None],
     ):
         self.packer = packer
         self.destinations = destinations
-        self._routing = queues.checked(routes.routing) if queues else routes.routing
+        known = queues.checked(routes.routing) if queues else routes.routing
+
+        def noticed(name: str) -> Routing:
+            routing = known(name)
+            notice(name, routing)
+            return routing
+
+        self._routing = lru_cache(MOST_ROUTINGS)(noticed)
         self._listeners = listeners
         self._local = local
         self._hooks = hooks
