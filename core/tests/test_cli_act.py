@@ -298,6 +298,71 @@ def told_last(text: str) -> str:
     return text.splitlines()[-1]
 
 
+def _half_held(shop: Shop) -> str:
+    """Dispatch an event to two queues, and hold its copy in one of them; return its id."""
+    event_id: str = json.loads(shop.run("dispatch image.created --json").stdout)["id"]
+    with transport(shop) as store:
+        (held,) = store.receive(["media"], limit=1, lease=600, wait=0)
+        assert isinstance(held.envelope, Envelope)
+        assert held.envelope.id == event_id
+    return event_id
+
+
+def test_an_event_that_a_worker_has_begun_in_one_queue_stays_in_the_others(shop: Shop) -> None:
+    event_id = _half_held(shop)
+
+    done = shop.run(f"cancel {event_id}")
+
+    assert (done.returncode, done.stdout) == (1, "0 cancelled\n")
+    (told,) = lines(done)
+    assert told.startswith(f"relevo: the event {event_id} stays in main/media: a worker holds it until 20")
+    assert "stop that worker (with a second TERM if it hangs), or wait until then if it has ended, and cancel" in told
+    assert told.endswith(f"; to remove it only there: relevo cancel {event_id} -q main/feed")
+    assert kept(shop) == {"main/media": 1, "main/feed": 1}
+
+
+@pytest.mark.parametrize("queue", ["main/feed", "feed"])
+def test_the_copies_that_no_worker_has_begun_are_cancelled_if_their_queue_is_named(shop: Shop, queue: str) -> None:
+    event_id = _half_held(shop)
+
+    done = shop.run(f"cancel {event_id} -q {queue}")
+
+    assert (done.returncode, done.stdout) == (0, "1 cancelled\n")
+    assert kept(shop) == {"main/media": 1}
+
+
+@pytest.mark.parametrize(
+    ("queues", "why"),
+    [
+        ("-q media", "stays in main/media: a worker holds it until"),
+        ("-q media -q feed", "stays in main/media: a worker holds it until"),
+        ("-q default", "stays: it also waits in main/feed, and its copies are cancelled together"),
+    ],
+)
+def test_a_copy_that_a_worker_has_begun_or_that_was_not_named_is_not_cancelled(
+    shop: Shop, queues: str, why: str
+) -> None:
+    event_id = _half_held(shop)
+
+    done = shop.run(f"cancel {event_id} {queues} --json")
+
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"cancelled": 0})
+    assert why in done.stderr
+    assert kept(shop) == {"main/media": 1, "main/feed": 1}
+
+
+def test_all_that_match_are_cancelled_but_copies_of_an_event_that_a_worker_has_begun(shop: Shop) -> None:
+    _half_held(shop)
+
+    everything = shop.run("cancel --all --yes --event image.created")
+    named = shop.run("cancel --all --yes --event image.created -q feed")
+
+    assert (everything.returncode, everything.stdout) == (1, "0 cancelled\n")
+    assert told_last(everything.stderr) == "relevo: 2 events stayed: held by a worker"
+    assert (named.returncode, named.stdout) == (0, "1 cancelled\n")
+    assert kept(shop) == {"main/media": 1}
+
+
 def test_several_events_are_cancelled_and_those_that_are_gone_are_named(shop: Shop) -> None:
     first, second, third = (json.loads(shop.run("dispatch mail.sent --json").stdout)["id"] for _ in range(3))
 
@@ -467,7 +532,7 @@ def test_several_events_are_cancelled_by_their_ids(imported: Shop) -> None:
         ("", "expected IDs of events, or --all"),
         ("1 --all", "expected IDs of events, or --all"),
         ("1 --event a.b", "options that choose events go with --all, not with an ID"),
-        ("1 -q media", "options that choose events go with --all, not with an ID"),
+        ("1 --state ready", "options that choose events go with --all, not with an ID"),
         ("--all --state leased", "'leased' is not one of 'ready', 'scheduled'; a worker holds these, and"),
         ("--all --state running", "'running' is not one of 'ready', 'scheduled'; a worker holds these, and"),
     ],

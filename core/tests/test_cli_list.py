@@ -201,7 +201,9 @@ def test_the_worker_that_holds_an_event_and_the_listener_that_runs_are_listed(sh
     refused = shop.run("handle held")
     assert (refused.returncode, refused.stderr) == (75, "")
     assert "not handled: the worker web-1:4242 holds it until " in refused.stdout
-    assert refused.stdout.endswith("; shop_listeners:thumbnails runs\n")
+    assert refused.stdout.endswith(
+        "; shop_listeners:thumbnails runs; stop that worker, or wait until then if it has ended\n"
+    )
 
 
 def store_of(shop: Shop) -> SqlTransport:

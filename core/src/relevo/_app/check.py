@@ -274,9 +274,9 @@ class BypassNotice:
             return
         imported, known = self._registry.imported, self._registry.known  # in this order: both change meanwhile
         found = {each.id: each for each in (*imported.of(event_name), *known.of(event_name))}
-        for told in bypassed(event_name, found.values(), routing.targets):
+        for text in bypassed(event_name, found.values(), routing.targets):
             self._noticed.add(event_name)
-            _log.warning("%s", visible(told))
+            _log.warning("%s", visible(text))
 
 
 def _with_queue(listener: Listener, targets: Sequence[Target]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import attrs
@@ -11,7 +11,7 @@ import click
 
 from relevo._app.app import App
 from relevo._transport.optional import IdentifiedStore
-from relevo._transport.query import EventFilter
+from relevo._transport.query import EventFilter, Found
 from relevo._transport.transport import Transport
 from relevo.cli._event_id import whole_id
 from relevo.cli._filter import (
@@ -24,7 +24,7 @@ from relevo.cli._filter import (
     show_groups,
     time_options,
 )
-from relevo.cli._handled import held_by
+from relevo.cli._handled import held_by, or_wait
 from relevo.cli._list import KEYS, By, EventChoice, Place, able, keys_of
 from relevo.cli._main import EXIT_NOTHING, exit_code, not_found, refuse_invalid, tell
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
@@ -78,12 +78,13 @@ def cancel(
     **conditions: Any,
 ) -> int:
     """
-    Remove the events ID from all queues in which no worker has begun them.
+    Remove the events ID from all queues.
 
     ID is a whole id, or the end of one: six characters or more that no other event has.
 
-    If a worker has begun it in a queue, that worker is named. Exits with 1 if one of them was not removed from any
-    queue: it may be done, dead, or in progress.
+    An event that a worker has begun stays, with its copies in other queues; the worker is named. To remove only these
+    copies, name all their queues with -q. Exits with 1 if one of the events was not removed from any queue: it may be
+    done, dead, or in progress.
 
     With --all it removes the events that match the options, after a question. These are events in queues that routes
     lead to, and the application's own in other queues; those of another application in the same database stay, unless
@@ -98,17 +99,20 @@ def cancel(
     if bool(event_ids) == everything:
         raise click.UsageError("expected IDs of events, or --all")
     choice = EventChoice(where=EventFilter(**conditions), listeners=listeners, errors=errors)
-    if event_ids and (choice != EventChoice() or queues or by):
+    if event_ids and (choice != EventChoice() or by):
         raise click.UsageError("options that choose events go with --all, not with an ID")
     if everything:
         return _cancel_all(app, transport, queues, choice, by, yes=yes, as_json=as_json)
-    return _cancel_each(app, event_ids, transport, as_json=as_json)
+    return _cancel_each(app, event_ids, transport, queues, as_json=as_json)
 
 
-def _cancel_each(app: App, event_ids: Sequence[str], transport: str | None, *, as_json: bool) -> int:
+def _cancel_each(
+    app: App, event_ids: Sequence[str], transport: str | None, queues: tuple[str, ...], *, as_json: bool
+) -> int:
     """Remove the events *event_ids*, report what stays, and return the exit code."""
     meant = list(dict.fromkeys(whole_id(app, each, transport) for each in event_ids))
     places = list(dict.fromkeys(store for store, _ in stores(app, transport)))
+    named = {(_identity(store), queue) for store, names in stores(app, transport, queues) for queue in names}
     able_to = list(dict.fromkeys(_first_of_each(store for store in places if store.capabilities.cancel).values()))
     if not able_to:
         raise unclaimed(places[0], "cancel")
@@ -116,8 +120,9 @@ def _cancel_each(app: App, event_ids: Sequence[str], transport: str | None, *, a
     besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
     taken, faults, left = 0, list[str](), 0
     for event_id in meant:
-        count = sum(store.cancel(event_id) for store in able_to)
-        begun = list(_begun(able_to, event_id))
+        refusals = _refusals(able_to, event_id, named if queues else None)
+        count = 0 if refusals else sum(store.cancel(event_id) for store in able_to)
+        begun = refusals or [_stays(*each) for each in _begun(able_to, event_id)]  # a worker may have taken it since
         if not count and not begun:
             begun.append(f"no waiting event has the id {event_id}{besides}")
         taken += count
@@ -202,6 +207,9 @@ def _events(count: int) -> str:
 _FEW = 5
 """The largest number of queues that a question names."""
 
+_Place = tuple[Transport, str]
+"""A store and a queue in it."""
+
 _Copy = tuple[str, str]
 """The queue and the source of an event; a store has one event of an id in a queue for each source."""
 
@@ -219,8 +227,11 @@ class _Cancellation:
     labels: dict[tuple[Transport, str], str] = attrs.field(factory=dict)
     """The queues that they were found in, as ``transport/queue``."""
 
+    queues: set[_Place] = attrs.field(factory=set)
+    """The queues that were looked at."""
+
     held: int = 0
-    """The number of those that match, and that a worker holds."""
+    """The number of those that match, and that a worker holds there or in another of these queues."""
 
     elsewhere: int = 0
     """The number of those that match, and whose id waits where it was not chosen too."""
@@ -237,6 +248,7 @@ class _Cancellation:
         alone: dict[_Copy, frozenset[_Copy]] = {}  # one object for many events
         for store, queues in places:
             ids = chosen.ids[first[store]]
+            chosen.queues |= {(first[store], queue) for queue in queues}
             for entry in choice.entries(store, queues):
                 if entry.status == "leased":
                     chosen.held += 1
@@ -253,12 +265,22 @@ class _Cancellation:
         return chosen
 
     def leave_those_elsewhere(self) -> None:
-        """Leave out events of which something else would be removed: the same event in a queue, or one with its id."""
+        """
+        Leave out events of which something else would be removed, or something would stay in the queues that were chosen.
+
+        That is the same event in another queue, or one with its id.
+        """
         for store, ids in self.ids.items():
             for event_id, copies in list(ids.items()):
-                waiting = (each for each in store.find(event_id) if each.status != "leased")
-                if any((each.queue, each.envelope.source) not in copies for each in waiting):
+                found = [(each, (each.queue, each.envelope.source)) for each in store.find(event_id)]
+                if any(copy not in copies for each, copy in found if each.status != "leased"):
                     self.elsewhere += len(ids.pop(event_id))
+                elif any(
+                    (store, queue) in self.queues and source in {of for _, of in copies}
+                    for each, (queue, source) in found
+                    if each.status == "leased"
+                ):  # its copies are cancelled together, and that one cannot be
+                    self.held += len(ids.pop(event_id))
 
     @property
     def count(self) -> int:
@@ -307,15 +329,50 @@ def _identity(store: Transport) -> object:
     return (type(store), store.store_id()) if isinstance(store, IdentifiedStore) else store
 
 
-def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[str]:
-    """Yield where in *stores* a worker has begun the event, and which worker."""
+_Named = Set[tuple[object, str]]
+"""The queues that were named, each with what identifies its store."""
+
+
+def _refusals(stores: Sequence[Transport], event_id: str, named: _Named | None) -> list[str]:
+    """
+    Return why the event *event_id* is not cancelled in *stores*; empty if it may be.
+
+    Its copies in several queues are cancelled together. So none is if a worker has begun one of them, unless the queues
+    of the others are *named*; nor is one that waits where it was not named.
+    """
+    copies = [(store, each) for store in stores if store.capabilities.find for each in store.find(event_id)]
+    held = [(store, each) for store, each in copies if each.status == "leased"]
+    waiting = [(store, each) for store, each in copies if each.status != "leased"]
+    others = " ".join(f"-q {store.name}/{each.queue}" for store, each in waiting)
+    if named is None:
+        also = f"; it stays where it waits too; to remove it only there: relevo cancel {event_id} {others}"
+        return [_stays(*each) + (also if waiting else "") for each in held]
+    meant = [_stays(store, each) for store, each in held if (_identity(store), each.queue) in named]
+    if meant:
+        return meant
+    left = [f"{store.name}/{each.queue}" for store, each in waiting if (_identity(store), each.queue) not in named]
+    if not left:
+        return [] if waiting else [f"no event has the id {event_id} and waits in a queue that was named"]
+    return [
+        f"the event {event_id} stays: it also waits in {', '.join(left)}, and its copies are cancelled together; to "
+        f"remove them all: relevo cancel {event_id} {others}"
+    ]
+
+
+def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[tuple[Transport, Found]]:
+    """Yield where in *stores* a worker has begun the event."""
     for store in stores:
         for found in store.find(event_id) if store.capabilities.find else ():
             if found.status == "leased":
-                yield (
-                    f"the event {event_id} stays in {store.name}/{found.queue}: {held_by(store, found)}; to remove it, "
-                    f"stop that worker (with a second TERM if it hangs), and cancel again"
-                )
+                yield store, found
+
+
+def _stays(store: Transport, found: Found) -> str:
+    """Return that *found* stays in *store* since a worker has begun it, and what to do about it."""
+    return (
+        f"the event {found.envelope.id} stays in {store.name}/{found.queue}: {held_by(store, found)}; to remove it, "
+        f"stop that worker (with a second TERM if it hangs){or_wait(found)}, and cancel again"
+    )
 
 
 @click.command()

@@ -61,7 +61,8 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
     if is_in_outbox(app, store, found.queue):
         return Handled(**about, outcome="refused", why="it waits in an outbox; relevo relay moves it")
     if found.status == "leased":
-        return Handled(**about, outcome="refused", why=held_by(store, found))
+        why = f"{held_by(store, found)}; stop that worker{or_wait(found)}"
+        return Handled(**about, outcome="refused", why=why)
     outcomes = _Outcomes()
     app.hooks.add(outcomes)
     options = RunOptions(
@@ -140,6 +141,11 @@ def held_by(store: Transport, found: Found) -> str:
         return f"a worker holds it{until}"
     runs = f"; {holder.listener} runs" if holder.listener else ""
     return f"the worker {holder.worker} holds it{until}{runs}"
+
+
+def or_wait(found: Found) -> str:
+    """Return that waiting helps if the worker that holds *found* has vanished; empty if its lease has no end."""
+    return "" if found.until is None else ", or wait until then if it has ended"
 
 
 def _left(store: Transport, found: Found) -> str:
