@@ -91,12 +91,16 @@ def look_for(place: Place) -> Sequence[Outcome]:
     outcomes: list[Outcome] = []
     likely = finder_of(transport, mutant)
     for profile, seed in TRIALS[transport]:
+        began = time.monotonic()
         # The first run has to name the promise, too; which of several broken ones shows first differs with the seed.
         sought = attrs.evolve(mutant, exactly=mutant.exactly and not outcomes)
         scenario = hunt_by_scenarios(sought, profile=profile, seed=seed, first=likely).killer
         tries_chance = not scenario or (mutant.by_chance and not outcomes)
         chance = bool(hunt_by_chance(mutant, profile=profile, seed=seed).killer) if tries_chance else None
         outcomes.append(Outcome(profile, scenario, chance))
+        if not outcomes[-1].dead:  # reported now: each other seed looks everywhere, too, and takes long
+            where = f"under {profile} with seed {seed}, after {time.monotonic() - began:.0f} s"
+            print(f"\r{mutant.name} ({transport}) lives {where}", file=sys.stderr)
         likely = scenario or likely
     return outcomes
 
@@ -107,12 +111,7 @@ def carried_out(todo: Sequence[Place], processes: int) -> Found:
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(look_for, place): place for place in todo}
         for number, future in enumerate(as_completed(futures), start=1):
-            transport, position = place = futures[future]
-            found[place] = future.result()
-            for (profile, seed), outcome in zip(TRIALS[transport], found[place], strict=True):
-                if not outcome.dead:
-                    name = MUTANTS[transport][position].name
-                    print(f"\r{name} ({transport}) lives under {profile} with seed {seed}", file=sys.stderr)
+            found[futures[future]] = future.result()
             print(f"\r{number} of {len(todo)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return found

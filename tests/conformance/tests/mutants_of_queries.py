@@ -7,11 +7,11 @@ from typing import Literal
 
 import attrs
 
-from relevo import DeadLetterEntry, DeadLetterFilter, EventFilter, EventGroup, StuckKeys, WaitingEntry
+from relevo import DeadLetterEntry, DeadLetterFilter, Delivery, EventFilter, EventGroup, StuckKeys, WaitingEntry
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 
-from .planting import planted
+from .planting import AlteredStore, living, planted
 
 By = Literal["event", "queue", "state"]
 
@@ -182,3 +182,55 @@ class CountsTheFirstOfAStuckKey(MemoryTransport):
     def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
         stuck = super().stuck_keys(queues, longer=longer, limit=limit)
         return attrs.evolve(stuck, keys=tuple(attrs.evolve(one, waiting=one.waiting + 1) for one in stuck.keys))
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CutsGroupsBeforeItSortsThem(MemoryTransport):
+    """A limit of groups leaves the first by their keys, which are then sorted by size."""
+
+    def waiting_groups(
+        self, queues: Sequence[str], *, by: By, where: EventFilter | None = None, limit: int = 100
+    ) -> Sequence[EventGroup]:
+        left = sorted(super().waiting_groups(queues, by=by, where=where), key=lambda one: one.key, reverse=True)[:limit]
+        return sorted(left, key=lambda one: -one.count)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class TakesAnyNameForNoFilter(MemoryTransport):
+    """A filter of dead letters by any name also chooses foreign bytes, which have none."""
+
+    def matching_dead_letters(
+        self, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        wanted = attrs.evolve(where, names=()) if "*" in where.names else where
+        return super().matching_dead_letters(queues, where=wanted, after=after, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class BeginsALeaseAnewAtAnExtension(AlteredStore):
+    """An extended lease is listed as begun at its extension."""
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
+        lost = super().extend(deliveries, lease=lease, now=now)
+        held = {id(one.receipt) for one in deliveries}
+        for _, event in living(self):
+            if id(event.receipt) in held:
+                event.leased_at = now
+        return lost
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class DatesAStuckKeyFromTheSend(MemoryTransport):
+    """A key is shown as stuck since the first event behind was sent, although it was due later."""
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        stuck = super().stuck_keys(queues, longer=longer, limit=limit)
+        sent = {
+            key: min(
+                one.enqueued_at
+                for one in self.waiting([key.queue], limit=1_000_000)
+                if one.envelope.ordering_key == key.key and one.cursor != (key.first and key.first.cursor)
+            )
+            for key in stuck.keys
+        }
+        return attrs.evolve(stuck, keys=tuple(attrs.evolve(one, since=sent[one]) for one in stuck.keys))
