@@ -11,6 +11,7 @@ from . import (
     mutants_of_foreign_bytes,
     mutants_of_identity,
     mutants_of_mechanisms,
+    mutants_of_names,
     mutants_of_operating,
     mutants_of_order,
     mutants_of_queries,
@@ -19,6 +20,7 @@ from . import (
     mutants_of_size,
     mutants_of_state,
     mutants_of_time,
+    mutants_of_waiting,
 )
 from .planting import MUTANTS
 
@@ -30,6 +32,7 @@ __all__ = [
     "mutants_of_foreign_bytes",
     "mutants_of_identity",
     "mutants_of_mechanisms",
+    "mutants_of_names",
     "mutants_of_operating",
     "mutants_of_order",
     "mutants_of_queries",
@@ -38,4 +41,5 @@ __all__ = [
     "mutants_of_size",
     "mutants_of_state",
     "mutants_of_time",
+    "mutants_of_waiting",
 ]

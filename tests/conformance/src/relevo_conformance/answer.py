@@ -51,6 +51,11 @@ def require(call: history.Call, answer: object, asked: Sequence[Delivery] = ()) 
     _look_at(f"{method} returned", lambda: look(call, answer, asked))
 
 
+def method_of(call: history.Call) -> str:
+    """Return the name of the method that *call* calls."""
+    return _LOOKS[type(call)][0]
+
+
 def require_error(call: history.Call, error: object, asked: Sequence[Delivery] = ()) -> None:
     """
     Return if the transport interface allows the attributes of *error* for *call*.

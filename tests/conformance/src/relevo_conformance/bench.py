@@ -521,8 +521,16 @@ class Bench:
             for queue in queues:
                 worker.stats(queue)
 
-    def clean_up(self, watch: Watchdog | None = None) -> None:
-        """Close what is open and drop the queues, also after a failure; *watch* finds calls that take too long."""
+    def clean_up(self, watch: Watchdog | None = None, *, failed: bool = False) -> None:
+        """
+        Close what is open and drop the queues, also after a failure.
+
+        Args:
+            watch: Finds calls that take too long.
+
+            failed: Whether an error ended the history, which is kept then.
+        """
+        self._failed = self._failed or failed
         watch = watch or self.recorder.watch
         if self in self.harness.watch.benches:
             self.harness.watch.benches.remove(self)

@@ -15,6 +15,7 @@ from hypothesis import Phase
 from relevo import SystemClock
 from relevo.errors import RelevoError
 from relevo_conformance._flavour import PLAIN, Flavour, flavours
+from relevo_conformance._wrong_error import broken_by
 from relevo_conformance.bench import Bench, Thread, finish_all, tolerated
 from relevo_conformance.harness import Harness, HookMissing, allowance_problems
 from relevo_conformance.profile import Profile, chosen
@@ -198,12 +199,16 @@ class Contract:
             for case in cases:
                 act(case)
         else:
-            left = iter(cases)
-            while some := list(islice(left, MANY)):
-                threads = [Thread(functools.partial(act, case)) for case in some]
-                tell = functools.partial(HarnessError, type(self.harness).__name__, "test")
-                # Each group is a call of its own to the watch, which sees so that the test makes progress.
-                self.harness.watch.call(functools.partial(finish_all, threads), tell, wait=LONGEST)
+            self.each_at_once(cases, act)
+
+    def each_at_once(self, cases: Iterable[Case], act: Callable[[Case], None]) -> None:
+        """Call *act*, which has its own bench on a running clock, with each of *cases*, many at the same time."""
+        left = iter(cases)
+        while some := list(islice(left, MANY)):
+            threads = [Thread(functools.partial(act, case)) for case in some]
+            tell = functools.partial(HarnessError, type(self.harness).__name__, "test")
+            # Each group is a call of its own to the watch, which sees so that the test makes progress.
+            self.harness.watch.call(functools.partial(finish_all, threads), tell, wait=LONGEST)
 
     def play(
         self,
@@ -219,7 +224,7 @@ class Contract:
         Args:
             case: One of many, which is judged by its history.
 
-            act: Plays it on its own bench.
+            act: Plays it on its own bench; an error of relevo that it raises has no cause.
 
             in_words: Describes it.
 
@@ -229,25 +234,27 @@ class Contract:
             BrokenPromiseError: A promise was broken.
         """
 
-        def broken_by(case: Case) -> BrokenPromiseError | None:
+        def again(case: Case) -> BrokenPromiseError | None:
             try:
                 act(case)
-            except BrokenPromiseError as another:
-                return another if another.violations[0].promise == broken else None
-            except Exception:  # noqa: BLE001 - another case, which proves nothing
-                return None
+            except Exception as error:  # noqa: BLE001 - another case, which may prove nothing
+                another = broken_by(error)
+                return another if another is not None and another.violations[0].promise == broken else None
             return None
 
         try:
             act(case)
-        except BrokenPromiseError as error:
-            found, broken = error, error.violations[0].promise
+        except Exception as error:
+            first = broken_by(error)
+            if first is None:
+                raise
+            found, broken = first, first.violations[0].promise
             if self.harness.fake and (self.phases is None or Phase.shrink in self.phases):
                 for leave_out in simpler:
                     shorter = leave_out(case)
-                    if shorter != case and broken_by(shorter) is not None:
+                    if shorter != case and again(shorter) is not None:
                         case = shorter
-                found = broken_by(case) or error  # so that its history is the last one
+                found = again(case) or first  # so that its history is the last one
             raise found.of(in_words(case)) from error
 
     def bench(self, *, queues: int = 1) -> Bench:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import Phase
 from hypothesis.errors import Flaky
 
+from relevo_conformance._wrong_error import broken_by
 from relevo_conformance.contract import Contract, deviating, promises_of
 from relevo_conformance.harness import Harness, Observed
 from relevo_conformance.history import Record
@@ -113,6 +114,14 @@ def broken_promises(error: BaseException) -> frozenset[str]:
     return frozenset()
 
 
+def _broken_without_a_cause(error: BaseException | None) -> frozenset[str]:
+    """Return the ids of the promises that errors of relevo break that ended a test of everything."""
+    if isinstance(error, BaseExceptionGroup):
+        return frozenset[str]().union(*map(_broken_without_a_cause, error.exceptions))
+    found = None if error is None else broken_by(error)
+    return frozenset() if found is None else found.promises
+
+
 def _in_order(tests: type[Contract]) -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Return the tests by name, as pytest would run them."""
     for cls in reversed(tests.__mro__):
@@ -168,7 +177,7 @@ def _broken(name: str, promises: frozenset[str], error: BaseException | None, ob
     return Finding(
         test=name,
         status="broken",
-        promises=said or recorded or promises,
+        promises=said or recorded or promises or _broken_without_a_cause(error),
         what=what,
         program="" if error is None else _program(error),
         history=history,

@@ -22,7 +22,7 @@ from hypothesis import event, seed, strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, multiple, precondition, rule
 
 from relevo import Capabilities, DeadLetter, Delivery, Envelope, EventFilter, Note, Outcome
-from relevo.errors import ConfigurationError, LeaseLostError, TransportError
+from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, TransportError
 from relevo_conformance import strategy
 from relevo_conformance._pair import Row, rows, try_foreign_headers
 from relevo_conformance._play import Play
@@ -206,7 +206,7 @@ class TransportMachine(RuleBasedStateMachine):
             if not self.bench.recorder.is_broken and sys.exc_info()[0] is None:
                 self.bench.drain()
         finally:
-            self.bench.clean_up()
+            self.bench.clean_up(failed=isinstance(sys.exc_info()[1], RelevoError))
             type(self).played += 1
             recorder = self.bench.recorder
             if recorder.is_broken:

@@ -6,11 +6,13 @@ from hypothesis import settings as Settings  # noqa: N812 - settings is a class
 from hypothesis.errors import Flaky, FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 
+from relevo.errors import RelevoError
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_fault import FaultContract
 from relevo_conformance._contract_foreign import ForeignContract
 from relevo_conformance._contract_free_race import FreeRaceContract
 from relevo_conformance._contract_life import LifeContract
+from relevo_conformance._contract_name import AlikeContract
 from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._contract_presence import BegunContract, PresenceContract
 from relevo_conformance._contract_quantity import QuantityContract
@@ -35,6 +37,8 @@ from relevo_conformance._contract_store import (
 from relevo_conformance._contract_time import ClockContract, FairnessContract, WaitContract
 from relevo_conformance._contract_transaction import TransactionContract
 from relevo_conformance._contract_urgency import UrgencyContract
+from relevo_conformance._contract_wait import WaitOnSeveralContract
+from relevo_conformance._wrong_error import broken_by
 from relevo_conformance.contract import Contract
 from relevo_conformance.harness import Harness
 from relevo_conformance.machine import machine_for
@@ -61,6 +65,8 @@ class RandomContract(Contract):
                     raise flaky_verdict(error, machine.proof) from None
                 left -= max(1, machine.played)
                 seeded = None if seeded is None else seeded + 1
+            except RelevoError as error:
+                raise broken_by(error) or error from error
             else:
                 return
 
@@ -75,6 +81,7 @@ class TransportContract(
     FaultContract,
     ClockContract,
     FairnessContract,
+    WaitOnSeveralContract,
     WaitContract,
     # pytest runs them from the last to the first, which is the order of the promises.
     ForeignContract,
@@ -82,6 +89,7 @@ class TransportContract(
     NameContract,
     CloseContract,
     SetUpContract,
+    AlikeContract,
     TakeOutContract,
     FindContract,
     TakeContract,

@@ -44,6 +44,7 @@ from relevo.errors import (
 )
 from relevo_conformance import answer, history, promise
 from relevo_conformance._world import Violation
+from relevo_conformance._wrong_error import note_call
 from relevo_conformance.harness import CommitFailedError, Transaction
 from relevo_conformance.verdict import BrokenPromiseError, HarnessError, LeftBehind, claims_of, error_text, is_a_persons
 from relevo_conformance.watch import Watchdog
@@ -402,6 +403,7 @@ class RecordedWorker:
             recorder.end(op, "malformed", error=str(error))
             raise
         except RelevoError as error:
+            note_call(error, op, call)
             self._note_raised(op, call, error, asked)
             raise
         except BaseException as error:
