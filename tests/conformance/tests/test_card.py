@@ -14,6 +14,7 @@ from relevo_conformance.contract import LEFT_OUT, NOT_RUN
 from relevo_conformance.examination import Finding
 from relevo_conformance.history import Invoked, Open
 from relevo_conformance.promise import Needs, Promise
+from relevo_conformance.report import to_markdown
 
 ALL = Capabilities(durability="host", lease="timed", extend=True, lost_leases="exact")
 NOTHING = Capabilities(durability="process", lease="timed", lost_leases="at least")
@@ -267,6 +268,19 @@ def test_the_verdict_is_conformant_only_if_all_that_is_promised_was_shown(
     findings: list[Finding], claims: Capabilities, verdict: str
 ) -> None:
     assert make(*findings, claims=claims, promises=(CORE, OPTIONAL)).verdict == verdict
+
+
+def test_a_verdict_on_some_of_the_promises_says_that_it_is_on_a_part() -> None:
+    about = attrs.evolve(make().examination, only=(CORE.id,))
+
+    kept, broken, unknown = (
+        card(findings, examination=about, promises=(CORE,))
+        for findings in ([found("kept", CORE.id)], [found("broken", CORE.id)], [])
+    )
+
+    assert (kept.verdict, broken.verdict, unknown.verdict) == ("conformant in part", "not conformant", "unknown")
+    assert f"a part of the tests, for 1 of {len(PROMISES)} promises" in to_markdown(kept)
+    assert "a part of" not in to_markdown(make(found("kept", CORE.id)))
 
 
 def test_a_deviation_does_not_stand_in_the_way_of_the_verdict() -> None:

@@ -29,7 +29,7 @@ from relevo_conformance.history import (
 from relevo_conformance.promise import FAILURE_LOSES_NOTHING, PROMISES, UNCLAIMED_IS_REFUSED, Needs, Promise
 
 Status = Literal["PASS", "FAIL", "UNKNOWN", "N/A", "DEVIATES"]
-Verdict = Literal["conformant", "not conformant", "unknown"]
+Verdict = Literal["conformant", "conformant in part", "not conformant", "unknown"]
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _UNCLAIMED = " is not claimed"
@@ -93,6 +93,9 @@ class Examination:
     allows: Mapping[str, tuple[float, float | None]] = attrs.field(factory=dict)
     """What the harness sets of its ``slack``, ``patience`` and ``call_timeout``, each with its default in seconds."""
 
+    only: Sequence[str] = ()
+    """The ids of the promises, if not all were examined; empty if all were."""
+
     command: str = ""
     """The command that repeats the run."""
 
@@ -116,11 +119,13 @@ class Card:
 
     @property
     def verdict(self) -> Verdict:
-        """*conformant* only if no promise is broken and all that are made were tested."""
+        """*conformant* only if no promise is broken and all that are made were tested; *in part*: of those examined."""
         if any(line.status == "FAIL" for line in self.lines):
             return "not conformant"
         unknown = any(line.status == "UNKNOWN" and self._is_promised(line.promise) for line in self.lines)
-        return "unknown" if unknown or self.errors else "conformant"
+        if unknown or self.errors:
+            return "unknown"
+        return "conformant in part" if self.examination.only else "conformant"
 
     def _is_promised(self, promise: Promise) -> bool:
         return promise.level == "core" or promise.claimed(self.examination.capabilities)

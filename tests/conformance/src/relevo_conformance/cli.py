@@ -54,7 +54,12 @@ EXIT_UNAVAILABLE = 69
 EXIT_OUTPUT = 74
 EXIT_UNREAD = 141
 
-_CODES = {"conformant": EXIT_CONFORMANT, "not conformant": EXIT_BROKEN, "unknown": EXIT_UNKNOWN}
+_CODES = {
+    "conformant": EXIT_CONFORMANT,
+    "conformant in part": EXIT_CONFORMANT,
+    "not conformant": EXIT_BROKEN,
+    "unknown": EXIT_UNKNOWN,
+}
 _LOADING, _OPENING = "loading", "opening"
 _TRACEBACKS = 3
 """The number of failed threads whose tracebacks are shown."""

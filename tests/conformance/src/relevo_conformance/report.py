@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relevo_conformance.card import Card, Counterexample, Line, Status
+from relevo_conformance.promise import PROMISES
 
 _STYLES: Mapping[Status, str] = {
     "PASS": "green",  # nosec B105  # the word of a verdict
@@ -24,7 +25,12 @@ _STYLES: Mapping[Status, str] = {
 _SHOWN = 3
 """The number of failures of one promise that a terminal shows."""
 
-_VERDICTS = {"conformant": "bold green", "not conformant": "bold red", "unknown": "bold yellow"}
+_VERDICTS = {
+    "conformant": "bold green",
+    "conformant in part": "green",
+    "not conformant": "bold red",
+    "unknown": "bold yellow",
+}
 
 
 # --- in all forms ----------------------------------------------------------------------------------
@@ -44,7 +50,13 @@ def _circumstances(card: Card) -> str:
     seed = "" if examination.seed is None else f", seed {examination.seed}"
     versions = ", ".join(f"{name} {version}" for name, version in examination.versions.items())
     profile = f"profile {examination.profile}{seed}, {examination.duration:.0f} s"
-    return f"{profile}{_pairs(card)}{_allowances(card)}; {versions}"
+    return f"{profile}{_part(card)}{_pairs(card)}{_allowances(card)}; {versions}"
+
+
+def _part(card: Card) -> str:
+    """Return how many of the promises were examined, if not all."""
+    only = card.examination.only
+    return f"; a part of the tests, for {len(only)} of {len(PROMISES)} promises" if only else ""
 
 
 def _pairs(card: Card) -> str:
@@ -154,6 +166,7 @@ def to_dict(card: Card) -> dict[str, object]:
         "harness": examination.harness,
         "profile": examination.profile,
         "seed": examination.seed,
+        "only": list(examination.only),
         "duration": round(examination.duration, 3),
         "versions": dict(examination.versions),
         "allows": {

@@ -147,6 +147,7 @@ class Trial:
 
             promises: The promises on the card, if some tests were left out; by default those of this trial.
         """
+        examined = self.promises() if promises is None else promises
         is_part = bool(self.only) or promises is not None or any(one.what in LEFT_OUT for one in findings)
         return card(
             findings,
@@ -159,6 +160,7 @@ class Trial:
                 duration=duration,
                 versions=versions(self.harness),
                 allows=allowances_of(self.harness),
+                only=() if promises is None and not self.only else tuple(one.id for one in examined),
                 command=self.command,
             ),
             met=observed.met,
@@ -166,7 +168,7 @@ class Trial:
             pairs=observed.pairs,
             defined=() if is_part else self.harness.defines(),
             deviations=self.harness.deviations,
-            promises=self.promises() if promises is None else promises,
+            promises=examined,
         )
 
     def _phases(self) -> Sequence[Phase]:
