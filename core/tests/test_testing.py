@@ -478,6 +478,68 @@ def test_a_predicate_that_accepts_nothing_or_fails_says_so(make: Make) -> None:
     assert failed.value.__notes__[0].startswith("relevo: the predicate raised this for feed.read(n=1) to main/default")
 
 
+def _note(error: BaseException) -> str:
+    return error.__notes__[0].partition(" to main/default; ")[2]
+
+
+def test_a_predicate_that_expects_an_instance_is_told_to_pass_the_class(make: Make) -> None:
+    hear = listener(ImageCreated, id="typed")(lambda event: None)
+    by_class = "it gets an instance of a declared class if you pass the class: t.dispatched({}, predicate)"
+
+    with make(hear).testing() as t:
+        t.app.dispatch(ImageCreated(7))
+        with pytest.raises(AttributeError) as attribute:
+            t.dispatched("image.created", lambda each: each.image_id == 7)
+        with pytest.raises(AttributeError) as anything:
+            t.dispatched(lambda each: each.image_id == 7)
+        with pytest.raises(AttributeError) as misspelt:
+            t.dispatched(ImageCreated, lambda each: each.imag_id == 7)
+        with pytest.raises(KeyError) as key:
+            t.dispatched(lambda each: each["path"] == 7)
+        t.app.dispatch("feed.read")
+        with pytest.raises(AttributeError) as undeclared:
+            t.dispatched("feed.read", lambda each: each.path == 7)
+
+    for error in (attribute, anything):
+        assert _note(error.value).endswith(by_class.format("ImageCreated"))
+    assert _note(undeclared.value).endswith(by_class.format("ImageCreated"))
+    assert _note(misspelt.value) == ""
+    assert _note(key.value).startswith("to ask only about some events, name them first: t.dispatched(")
+
+
+def test_an_event_of_an_unknown_name_is_told_with_the_name_that_is_meant(make: Make) -> None:
+    with make(hearing("order.placed", [])).testing() as t:
+        t.app.dispatch("feed.read")
+        for wanted in (t.dispatched, partial(t.dispatched, times=2)):
+            with pytest.raises(AssertionError) as caught:
+                wanted("order.plcaed")
+            assert str(caught.value).endswith('\nno event "order.plcaed" is known; did you mean "order.placed"?')
+        with pytest.raises(AssertionError) as known:
+            t.dispatched("order.placed")
+
+    assert "is known" not in str(known.value)
+
+
+def test_a_field_that_is_like_none_is_told_with_the_fields_that_there_are(make: Make) -> None:
+    with make().testing() as t, pytest.raises(ConfigurationError) as caught:
+        t.dispatched(ImageCreated, path="sea.jpg")
+
+    assert str(caught.value) == '"image.created" has no field "path"; it has: image_id, taken'
+
+
+def test_what_joined_a_session_says_so(make: Make, session: Any) -> None:
+    app = make(routes={"*": "main", "now.done": "now"})
+
+    with app.testing() as t:
+        app.dispatch("a.b")
+        app.dispatch("a.c", session=session)
+        app.dispatch("now.done", session=session)
+        session.commit()
+        found = {each.event.name: each.in_session for each in t.dispatched()}
+
+    assert found == {"a.b": False, "a.c": True, "now.done": True}
+
+
 def test_what_was_rolled_back_does_not_count_as_waiting(make: Make, session: Any) -> None:
     app = make()
     app.add_subject(SubjectType(type="image", cls=Image, name=lambda each: each.id and str(each.id), load=int))
@@ -1312,6 +1374,7 @@ def test_any_steps_reach_the_end_of_a_delay_of_an_expiry_and_of_a_retry_and_not_
         ({}, r"travel: pass a duration, as in t\.travel\("),
         ({"to": 5, "by": 5}, r"travel: pass a duration, as in t\.travel\("),
         ({"by": -1}, "expected 0 s or more; got -1"),
+        ({"by": datetime(2026, 1, 1, tzinfo=UTC)}, r"travel: expected a duration; got .*; write t\.travel\(to=…\)"),
         ({"to": datetime(2026, 1, 1)}, "a datetime with a zone"),  # noqa: DTZ001 - that is what is refused
         ({"to": datetime(2019, 1, 1, tzinfo=UTC)}, "the clock cannot go back; start earlier: app.testing"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -165,11 +166,9 @@ class AppTesting:
         if absent:
             self._refuse_if_unknown(query)
         found = query.found(self._record)
-        if times is None and not found:
-            raise AssertionError(absence(query, self._record))
+        if not found and times != 0:
+            raise AssertionError(absence(query, self._record, meant=self._meant(query)))
         if times is not None and len(found) != times:
-            if not found:
-                raise AssertionError(absence(query, self._record))
             raise AssertionError(
                 f"{query.text} was dispatched {_times(len(found))}, not {_times(times)}:{listing(found)}"
             )
@@ -217,18 +216,24 @@ class AppTesting:
 
     def _refuse_if_unknown(self, query: Query) -> None:
         __tracebackhide__ = True
+        hint = self._meant(query)
+        if hint is None:
+            return
+        raise ConfigurationError(
+            f'unknown event "{query.name}": it has no listener and no route of its own, and none was dispatched'
+            f"{hint or '.'} If another application listens to it, give it a route of its own, or refute its class"
+        )
+
+    def _meant(self, query: Query) -> str | None:
+        """Return the suggestion of a known name if that of *query* may be misspelt; ``None`` if it is known."""
         name = query.name
         if name is None or not query.by_name or name in self.app.routes.table:
-            return
+            return None
         known = {each.name for each in self._known()}
         if name in known or self.app.has_listeners(name):
-            return
+            return None
         known |= {each.event_name for each in self.app.listeners} | set(self.app.routes.table)
-        hint = did_you_mean(name, known) or "."
-        raise ConfigurationError(
-            f'unknown event "{name}": it has no listener and no route of its own, and none was dispatched{hint} '
-            f"If another application listens to it, give it a route of its own, or refute its class"
-        )
+        return did_you_mean(name, known)
 
     # --- handling --------------------------------------------------------------------------------------
 
@@ -327,6 +332,8 @@ class AppTesting:
         """
         if (by is None) is (to is None):
             raise ConfigurationError('travel: pass a duration, as in t.travel("1h"), or a datetime with a zone as to=')
+        if isinstance(by, datetime):
+            raise ConfigurationError(f"travel: expected a duration; got {shown(by)}; write t.travel(to=…)")
         now = self.clock.now()
         distance = seconds(by, what="the distance of travel") if to is None else moment(to, now=now, what="to") - now
         if distance < 0:

@@ -57,6 +57,9 @@ class Query:
     by_name: bool
     """Whether the event was given by its name only, which may be misspelt."""
 
+    classes: Mapping[str, EventType]
+    """The declared classes of the application, by event name."""
+
     predicate: Predicate | None = None
     """A check of the caller, which gets the event in the requested form; only asked about events that match."""
 
@@ -65,16 +68,26 @@ class Query:
         alike = [self._formed(each) for each in events if self._is_named(each) and all(self._results(each))]
         return [each for each in alike if self.predicate is None or self._is_accepted(each, self.predicate)]
 
-    @staticmethod
-    def _is_accepted(dispatched: DispatchedEvent, predicate: Predicate) -> bool:
+    def _is_accepted(self, dispatched: DispatchedEvent, predicate: Predicate) -> bool:
         try:
             return bool(predicate(dispatched.event))
         except Exception as error:
-            error.add_note(
-                f"relevo: the predicate raised this for {format_dispatched(dispatched)}; to ask only about some events "
-                f'name them first: t.dispatched("image.created", predicate)'
-            )
+            what = format_dispatched(dispatched)
+            error.add_note(f"relevo: the predicate raised this for {what}{self._remedy(dispatched, error)}")
             raise
+
+    def _remedy(self, dispatched: DispatchedEvent, error: Exception) -> str:
+        """Return what to write instead of the predicate, which raised *error* for *dispatched*; empty if not clear."""
+        if self.kind is None and isinstance(error, AttributeError):
+            name = dispatched.event.name
+            cls = self.classes[name].cls.__name__ if name in self.classes else "ImageCreated"
+            return (
+                f'; it got a relevo.Event, whose data is read as event["path"]; it gets an instance of a declared '
+                f"class if you pass the class: t.dispatched({cls}, predicate)"
+            )
+        if self.name is None:
+            return '; to ask only about some events, name them first: t.dispatched("image.created", predicate)'
+        return ""
 
     def nearest(self, events: Iterable[DispatchedEvent]) -> list[DispatchedEvent]:
         """Return *events*, best match first."""
@@ -171,7 +184,14 @@ def query_for(
         text += " that the predicate accepts"
     by_name = isinstance(event, (str, Event))
     return Query(
-        name=name, kind=kind, arguments=arguments, checks=checks, text=text, by_name=by_name, predicate=predicate
+        name=name,
+        kind=kind,
+        arguments=arguments,
+        checks=checks,
+        text=text,
+        by_name=by_name,
+        classes=app.listeners.event_types,
+        predicate=predicate,
     )
 
 
@@ -203,14 +223,16 @@ def listing(
     return "".join(f"\n  {line}" for line in cut)
 
 
-def absence(query: Query, record: Record) -> str:
-    """Return the message that no event of *record* matches *query*."""
+def absence(query: Query, record: Record, *, meant: str | None) -> str:
+    """Return the message that no event of *record* matches *query*; *meant* suggests a name, if its own is unknown."""
     events = list(record)
     if events:
         text = f"{query.text} was not dispatched; these were, the nearest first:{listing(query.nearest(events))}"
         text += "".join(f"\n{hint}" for hint in _hints(query, events))
     else:
         text = f"{query.text} was not dispatched; no event was."
+    if meant:
+        text += f'\nno event "{query.name}" is known{meant}'
     if enlisted := record.enlisted:
         text += f"\nInside a session that has not committed:{listing(enlisted, format_event)}"
     if dropped := [each for each in record.dropped if query.name in (None, each.name)]:
@@ -288,7 +310,8 @@ def _fields(app: App, name: str, kind: EventType | None, known: Sequence[Event])
 def _refuse_unknown_fields(name: str, fields: Collection[str] | None, arguments: Iterable[str]) -> None:
     for key in arguments:
         if fields is not None and key not in fields:
-            raise ConfigurationError(f'"{name}" has no field "{key}"{_advice(key, fields)}')
+            known = f"; it has: {', '.join(sorted(fields)) or 'none'}"
+            raise ConfigurationError(f'"{name}" has no field "{key}"{_advice(key, fields) or known}')
 
 
 def _refuse_unused_arguments(name: str, known: Iterable[Event], arguments: Iterable[str]) -> None:

@@ -48,6 +48,9 @@ class DispatchedEvent:
     failed: bool = False
     """Whether a listener in process raised an error, which the dispatch raised too; nothing was sent then."""
 
+    in_session: bool = False
+    """Whether it was dispatched with ``session=``, so that it commits together with the rows of that session."""
+
     envelope: Envelope | None = None
     """The envelope for the first target; ``None`` if listeners were only called in process."""
 
@@ -70,6 +73,8 @@ class Record:
         self._positions: dict[str, int] = {}
         self._routes: dict[str, Sequence[Target]] = {}
         self._enlisted: dict[str, tuple[Event, ReferenceType[Any]]] = {}
+        self._joined: set[str] = set()
+        """The ids of the events that were dispatched with a session."""
 
     def __iter__(self) -> Iterator[DispatchedEvent]:
         with self._lock:
@@ -87,6 +92,11 @@ class Record:
         with self._lock:
             return tuple(event for event, kept in self._enlisted.values() if kept() is None)
 
+    def add_joined(self, event_id: str) -> None:
+        """Record that the event with that id is dispatched with a session."""
+        with self._lock:
+            self._joined.add(event_id)
+
     def add_dispatched(self, ready: ReadyEvent, context: Mapping[str, Any] = _NO_CONTEXT) -> None:
         """
         Record a dispatch: the event is passed to in-process listeners with *context*, was sent before, or is enlisted.
@@ -97,7 +107,13 @@ class Record:
         with self._lock:
             self._routes[result.id] = result.targets
             if any(target.transport == NOW for target in result.targets):
-                new = DispatchedEvent(event=_plain(event), id=result.id, targets=(), context=context)
+                new = DispatchedEvent(
+                    event=_plain(event),
+                    id=result.id,
+                    targets=(),
+                    context=context,
+                    in_session=result.id in self._joined,
+                )
                 self._add(result.id, Target(NOW), new)
             elif result.id in self._positions:
                 self._sort(self._positions[result.id])
@@ -120,6 +136,7 @@ class Record:
             targets=(),
             delay=delay,
             context=context_of(document),
+            in_session=envelope.id in self._joined,
             envelope=envelope,
         )
         with self._lock:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relevo._dispatch.gathering import Gathering, ReadyEvent
-from relevo._dispatch.packer import surroundings
+from relevo._dispatch.packer import Conditions, surroundings
 from relevo._dispatch.sender import Sender
 from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Envelope
@@ -35,6 +35,20 @@ class RecordingSender(Sender):
         super().__init__(**parts)
         self._record = record
         self._blocked = blocked
+
+    def check(
+        self,
+        event: object,
+        options: DispatchOptions,
+        session: Any,
+        made_id: Callable[[bytes], str] | None = None,
+        *,
+        conditions: Conditions | None = None,
+    ) -> ReadyEvent:
+        ready = super().check(event, options, session, made_id, conditions=conditions)
+        if session is not None:
+            self._record.add_joined(ready.dispatched.id)
+        return ready
 
     def check_unsent(self, event: object, name: str, options: DispatchOptions) -> None:
         super().check_unsent(event, name, options)
