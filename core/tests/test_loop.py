@@ -448,7 +448,7 @@ class _Program:
         (folder / "shop.py").write_text(SHOP.replace("NUMBER", str(number)))
         self._gate = folder / "gate"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "relevo", command, "-a", "shop:app"],
+            [sys.executable, "-m", "relevo", *command.split(), "-a", "shop:app"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
             stdout=subprocess.PIPE,
@@ -468,13 +468,14 @@ class _Program:
         """Let its listeners end."""
         self._gate.touch()
 
-    def end(self) -> tuple[int, list[str]]:
-        """Wait for its end; return its exit code and what else it said."""
+    def end(self, *, warned: str = "") -> tuple[int, list[str]]:
+        """Wait for its end; return its exit code and what else it said; its log is one line with *warned*, or empty."""
         try:
             stdout, stderr = self.process.communicate(timeout=PATIENCE)
         finally:
             self.process.kill()
-        assert stderr == ""
+        assert len(stderr.splitlines()) == bool(warned), stderr
+        assert warned in stderr
         return self.process.returncode, stdout.splitlines()
 
 
@@ -497,8 +498,12 @@ def test_the_first_signal_finishes_the_current_listener_and_gives_back_the_rest(
 
 @pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
-    program = _Program(tmp_path, number=5)
+@pytest.mark.parametrize("command", ["worker", "drain", "worker --concurrency 2"])
+def test_a_second_signal_ends_at_once_and_names_the_listener(
+    number: signal.Signals, command: str, tmp_path: Path
+) -> None:
+    several = "concurrency" in command
+    program = _Program(tmp_path, number=1 if several else 5, command=command)
     program.wait_for("begun")
 
     for patience in (1, 20, 20):  # two that come together are one; a third may come while the second one is obeyed
@@ -506,9 +511,9 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) ->
         with suppress(subprocess.TimeoutExpired):
             program.process.wait(patience)
             break
-    code, said = program.end()
+    code, said = program.end(warned="WARNING relevo.worker: a second signal stopped shop:work on image.created ")
 
-    assert said == ["left 5 0 0"]
+    assert said == [f"left {0 if several else 5} {1 if several else 0} 0"]
     assert code == 128 + number
 
 

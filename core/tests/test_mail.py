@@ -27,6 +27,7 @@ from relevo._transport.delivery import DeadLetter, Delivery, Failure, Unreadable
 from relevo._transport.envelope import Envelope
 from relevo._worker.decision import traced
 from relevo._worker.evidence import in_words
+from relevo._worker.executor import SecondSignal
 from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
@@ -413,13 +414,34 @@ def test_a_process_that_began_the_event_and_has_ended_died(
     clock.advance(61)
     drained(app)
 
-    what = "a lease was lost" if excused else "a process died while it held the event"
+    what = "image.created: a lease was lost" if excused else "shop:make: a process died while it held the event"
     (mail,) = inbox.mails
-    assert mail["Subject"] == f"shop: image.created: {what}"
+    assert mail["Subject"] == f"shop: {what}"
     text = " ".join(body_of(mail).split())
     assert ("died pid" not in text) == excused
     assert excused or f"died {in_words(ended)} in shop:make " in text
+    assert ("listener shop:make " in text) == (not excused)
     assert "attempt 2, 1 lease lost before" in text
+
+
+def test_the_mail_of_an_interruption_names_the_listener(made: Made, inbox: Inbox) -> None:
+    @relevo.listener("image.created", id="slow")
+    def slow(event: Event) -> None:
+        worker._suspects.excuse()  # as the worker does after the first signal
+        worker.interrupt()  # as the handler of the second one does
+        raise SecondSignal(15)
+
+    app = made(inbox.port, slow)
+    app.dispatch(Event("image.created"))
+    worker = app.worker()
+
+    with pytest.raises(SecondSignal):
+        worker.run()
+    app.close()
+
+    (mail,) = inbox.wait_for(1)
+    assert "image.created was interrupted." in body_of(mail)
+    assert "listener slow attempt" in " ".join(body_of(mail).split())
 
 
 PROCESSES = """
@@ -473,6 +495,14 @@ def test_the_death_of_a_child_and_a_failure_inside_one_are_mailed(tmp_path: Path
     assert "A process died while it held image.created." in text
     assert "while crash ran" in text, "how it died is told"
     assert "image.created is dead: crash-loop." in text
+    died, dead = (
+        " ".join(body_of(mail).partition(begins)[2].split())
+        for begins in ("A process died while it held image.created.", "image.created is dead: crash-loop.")
+        for mail in inbox.mails
+        if begins in body_of(mail)
+    )
+    assert "listener crash attempt" in died
+    assert "listener crash attempt" in dead
 
 
 @pytest.mark.slow("starts a worker and its children")

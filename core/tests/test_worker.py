@@ -245,7 +245,7 @@ def test_a_stop_that_waits_for_a_listener_is_logged_once(
         worker.run()
 
     assert caplog.text.count(said) == 1
-    assert caplog.text.count("; a second TERM stops it at once") == 1
+    assert caplog.text.count("which has run for 0 s; a second TERM stops it at once") == 1
 
 
 def test_an_objection_lets_it_finish_its_batch_and_take_nothing_more(

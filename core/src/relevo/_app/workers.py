@@ -114,7 +114,7 @@ class WorkerFactory:
             note_retry=ObstacleLog(listeners, self.parts.patience, places).note,
             sources=expected_sources(self.parts.source, self.parts.signing),
             suspects=suspects,
-            running=lambda: (*tuple(here.values()), *executor.listening()),
+            running=lambda: tuple(here.values()),
             limit=limit,
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,

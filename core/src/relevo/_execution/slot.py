@@ -233,7 +233,8 @@ class Slot:
         if over is None:
             self._finish(task, Release())
         elif now - self._stopping_since > _LEAVE_PATIENCE:  # enough time for a child to note the failure
-            self._finish(task, Lost(state=task.kept, error=f"{over.listener_id} ran for more than {over.limit:g} s"))
+            error = f"{over.listener_id} ran for more than {over.limit:g} s"
+            self._finish(task, Lost(state=task.kept, error=error, listener=over.listener_id))
 
     def _adopt(self) -> None:
         """Let the child that is ready take the slot."""
@@ -467,7 +468,8 @@ class Slot:
         if printed := child.printed():
             error += f"\n\nits last output:\n{printed}"
         death = str(child.identity.as_witnessed()) if begun else None  # otherwise it died of something else
-        self._finish(task, Lost(state=task.kept, error=sanitised(error), death=death))
+        listener = running.listener_id if running is not None else ""
+        self._finish(task, Lost(state=task.kept, error=sanitised(error), death=death, listener=listener))
 
     def _is_due(self, served: int) -> bool:
         """Return whether a child has to be replaced after *served* events."""

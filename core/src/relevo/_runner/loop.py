@@ -178,6 +178,14 @@ class _Host:
         if self._relay is not None:
             self._relay.stop()
 
+    def interrupt(self) -> None:
+        """Remember what runs, which a second signal ends."""
+        self._worker.interrupt()
+
+    def log_interrupted(self) -> None:
+        """Log what a second signal ends."""
+        self._worker.log_interrupted()
+
     def drain(self) -> Report:
         """Drain the outbox and the queues in turn until both are empty; do nothing during a deploy."""
         with self._guard.working(self._is_over) as may_begin:
@@ -443,6 +451,14 @@ class Stoppable(Protocol):
         """Finish the current work, release the rest and end."""
         ...
 
+    def interrupt(self) -> None:
+        """Remember what runs; called by the handler of a second signal, so without a lock."""
+        ...
+
+    def log_interrupted(self) -> None:
+        """Log what ran then, which a second signal ends; called from another thread."""
+        ...
+
 
 _AT_ONCE = 3.0
 """Seconds after a second signal for what is under way, such as a call to a server that does not answer."""
@@ -461,8 +477,15 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
         return
     seen: list[int] = []
     over: list[bool] = []
+    logged = threading.Event()
+    running = [each for each in workers if each is not None]
 
     def end(number: int) -> None:
+        try:
+            for each in running:
+                each.log_interrupted()
+        finally:
+            logged.set()
         time.sleep(_AT_ONCE)
         if not over:
             os._exit(128 + number)
@@ -471,17 +494,19 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
         if seen:
             if len(seen) == 1:
                 seen.append(number)
+                for worker in running:
+                    worker.interrupt()
                 start_new_thread(end, (number,))  # not a Thread: this may have interrupted the start of one
             raise SecondSignal(number)
         seen.append(number)
-        for worker in workers:
-            if worker is not None:
-                worker.stop()
+        for worker in running:
+            worker.stop()
 
     give_back = take_ends(stop)
     try:
         yield
     except SecondSignal as second:
+        logged.wait(_AT_ONCE)
         raise SystemExit(128 + second.args[0]) from None
     finally:
         over.append(True)

@@ -288,6 +288,9 @@ class Lost:
     error: str = ""
     """The cause of the death as text, for observers; a transport does not store it."""
 
+    listener: str = ""
+    """The id of the listener that ran, for observers; empty if it is not known. A transport does not store it."""
+
 
 Outcome = Ack | Nack | DeadLetter | Release | Lost
 Settlement = tuple[Delivery, Outcome]

@@ -1,4 +1,4 @@
-"""Warnings about listeners that run for longer than their time limit where nothing enforces it."""
+"""Since when listeners run, and warnings about those that exceed a time limit that nothing enforces."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _Run = tuple[Delivery, str]
 
 class OverdueLog:
     """
-    Logs which listeners exceed their time limit.
+    Logs which listeners exceed their time limit, and knows since when each of them runs.
 
     Args:
         clock: The source of time.
 
         running: Returns the listeners that run, each with its delivery.
 
-        limit: Takes the id of a listener, returns its time limit in seconds.
+        limit: Takes the id of a listener, returns its time limit in seconds; ``None`` if something enforces it.
 
         held: Returns how many deliveries the worker holds.
     """
@@ -39,7 +39,7 @@ class OverdueLog:
         clock: Clock,
         *,
         running: Callable[[], Iterable[_Run]],
-        limit: Callable[[str], float],
+        limit: Callable[[str], float] | None,
         held: Callable[[], int],
     ):
         self._clock = clock
@@ -61,11 +61,18 @@ class OverdueLog:
         runs = list(self._running())
         self._since = {run: self._since.get(run, now) for run in runs}
         self._next = {run: at for run, at in self._next.items() if run in self._since}
+        if self._limit is None:
+            return
         for run, since in self._since.items():
             limit = self._limit(run[1])
             if now - since > limit and now >= self._next.get(run, now):
                 self._next[run] = now + _AGAIN_AFTER
                 self._warn(run, now - since, limit, behind=max(0, self._held() - len(runs)))
+
+    def age(self, run: _Run) -> float:
+        """Return for how many seconds *run* has run, to the second in which it was first seen; from any thread."""
+        now = self._clock.monotonic()
+        return now - self._since.get(run, now)
 
     @staticmethod
     def _warn(run: _Run, seconds: float, limit: float, *, behind: int) -> None:

@@ -13,7 +13,7 @@ import attrs
 
 from relevo._clock import Clock
 from relevo._process_identity import Lives, ProcessIdentity, lives_here, process_identity
-from relevo._transport.delivery import DeadLetter, Delivery, Lost, Note, Outcome, Release, Settlement
+from relevo._transport.delivery import DeadLetter, Delivery, Failure, Lost, Note, Outcome, Release, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import Transport
 from relevo._visible import visible
@@ -154,15 +154,18 @@ class Suspects:
             case CrashLoop(deaths):
                 last = f"the last while {begun.listener} ran" if begun is not None and begun.listener else ""
                 error = sanitised(described_deaths(deaths, last=last))
-                return self._crash_loop(delivery, error, self._blamed(delivery, begun, error))
+                listener = begun.listener if begun is not None else ""
+                return self._crash_loop(delivery, error, self._blamed(delivery, begun, error), listener=listener)
             case Wait():
                 return self._later()
 
-    def _crash_loop(self, delivery: Delivery, error: str, state: bytes | None = None) -> DeadLetter:
-        """Return the dead letter of *delivery*, which is not begun."""
+    def _crash_loop(
+        self, delivery: Delivery, error: str, state: bytes | None = None, *, listener: str = ""
+    ) -> DeadLetter:
+        """Return the dead letter of *delivery*, which is not begun; *listener* ran last, if that is known."""
         if state is None and not self._transport.capabilities.dead_letters:
             state = delivery.state  # it is put off instead, with a note in its state
-        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
+        return _dead_of(error, state, listener)
 
     def _note_wait(self, delivery: Delivery) -> None:
         if _event(delivery) not in self._waiting:
@@ -269,7 +272,7 @@ class Suspects:
             if lost_leases < CRASH_LOOP_DEATHS:
                 return outcome
             error = sanitised(cannot_tell(lost_leases, last=outcome.error))
-            return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=outcome.state)
+            return _dead_of(error, outcome.state, outcome.listener)
         if outcome.death is None or self._is_excused:
             if note is not None and not note.excused:  # the delivery ended, and this process is alive
                 with self._lock:
@@ -297,7 +300,7 @@ class Suspects:
             state = self._blamed(attrs.evolve(delivery, state=state), note, error) or state
         elif len(self._listeners(delivery)) == 1:  # of several, a checkpoint may have stored what is done since
             state = self._blamed(delivery, note, error)
-        return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state)
+        return _dead_of(error, state, outcome.listener or (note.listener if note is not None else ""))
 
     def _blamed(self, delivery: Delivery, note: Note | None, error: str) -> bytes | None:
         """Return the state of *delivery* with the listener in *note* dead; ``None`` if it is not here."""
@@ -358,6 +361,12 @@ class Suspects:
             now = self._clock.monotonic()
             self._absences.forget(now - _REMEMBERED)
             self._absences.look(asked, self._transport.presence(asked), now)
+
+
+def _dead_of(error: str, state: bytes | None, listener: str) -> DeadLetter:
+    """Return the dead letter of a crash loop; observers are told which *listener* ran last, if that is known."""
+    failures = (Failure(listener=listener, reason=Reason.CRASH_LOOP, error=error),) if listener else ()
+    return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state, failures=failures)
 
 
 _Event = tuple[str, str, str]

@@ -24,7 +24,7 @@ from logging import INFO, WARNING, getLogger
 
 import attrs
 
-from relevo._clock import Clock
+from relevo._clock import Clock, readable
 from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
 from relevo._transport.coordinator import Coordinator
@@ -130,7 +130,7 @@ class Worker:
 
         suspects: Handles events that were lost before; by default with the identity of this process.
 
-        running: Returns the listeners that run, each with its delivery, for the announcements of the worker.
+        running: Returns the listeners that run in this process, each with its delivery; called in a signal handler too.
 
         limit: Takes the id of a listener, returns its time limit in seconds, if nothing enforces it.
 
@@ -189,7 +189,10 @@ class Worker:
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport
         is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
-        self._announcer, self._overdue = self._own_announcer(), self._own_overdue_log()
+        self._announcer = self._own_announcer()
+        self._overdue = OverdueLog(self._clock, running=self._all_running, limit=self._limit, held=self._ledger.held)
+        self._cut_off: Sequence[tuple[Delivery, str]] = ()
+        """What ran in this process when a second signal came."""
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
         reads_ahead = is_parallel and transport.capabilities.lease == "timed"
@@ -242,13 +245,12 @@ class Worker:
         if not (isinstance(transport, Coordinator) and transport.capabilities.waiting):
             return None
         return Announcer(
-            transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._running
+            transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._all_running
         )
 
-    def _own_overdue_log(self) -> OverdueLog | None:
-        if self._limit is None:
-            return None
-        return OverdueLog(self._clock, running=self._running, limit=self._limit, held=self._ledger.held)
+    def _all_running(self) -> Sequence[tuple[Delivery, str]]:
+        """Return the listeners that run, also in other processes, each with its delivery; not in a signal handler."""
+        return (*self._running(), *self._executor.listening())
 
     def stop(self) -> None:
         """
@@ -257,6 +259,21 @@ class Worker:
         Safe to call from a signal handler and from any thread.
         """
         self._stopped = True  # not an Event: the thread that the handler interrupts may hold its lock
+
+    def interrupt(self) -> None:
+        """Remember what runs in this process; called by the handler of a second signal, which ends it at once."""
+        self._cut_off = tuple(self._running())  # nothing that takes a lock, which the interrupted thread may hold
+
+    def log_interrupted(self) -> None:
+        """Log which listeners a second signal ends; not in its handler."""
+        for run in (*self._cut_off, *self._executor.listening()):
+            delivery, listener_id = run
+            _log.warning(
+                "a second signal stopped %s on %s, after %s; the event is handled again",
+                visible(listener_id),
+                delivery,
+                readable(self._overdue.age(run)),
+            )
 
     @property
     def is_ending(self) -> bool:
@@ -492,6 +509,8 @@ class Worker:
             if self._stalls.fault is not None and self._stalls.forget(delivery):
                 continue
             if isinstance(outcome, Lost):
+                listener = outcome.listener or dict(self._cut_off).get(delivery, "")
+                outcome = attrs.evolve(outcome, listener=listener)  # noqa: PLW2901 - the same
                 outcome = self._suspects.conclude(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
             self._ledger.add(delivery, outcome)
         if len(finished) < running:
@@ -719,8 +738,7 @@ class Worker:
                 if self._stopped:
                     self._suspects.excuse()
                     self._warn_of_wait(now)
-                if self._overdue is not None:
-                    self._overdue.keep_up()
+                self._overdue.keep_up()
                 self._suspects.keep_up()
                 if self._announcer is not None:
                     self._announcer.keep_up()
@@ -734,10 +752,14 @@ class Worker:
             self._stop_seen = now
         if now - self._stop_seen < _STOPS_WITHIN:
             return
-        for delivery, listener_id in self._running():
+        for run in self._all_running():
             self._stop_seen = float("inf")
+            delivery, listener_id = run
             _log.warning(
-                "stopping; waiting for %s on %s; a second TERM stops it at once", visible(listener_id), delivery
+                "stopping; waiting for %s on %s, which has run for %s; a second TERM stops it at once",
+                visible(listener_id),
+                delivery,
+                readable(self._overdue.age(run)),
             )
 
     def sit_out(self, error: TransportUnavailableError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set as AbstractSet
 from typing import Any
 
 import attrs
@@ -266,17 +266,18 @@ class _Cancellation:
 
     def leave_those_elsewhere(self) -> None:
         """
-        Leave out events of which something else would be removed, or something would stay in the queues that were chosen.
+        Leave out events of which something else would be removed, or something that was chosen would stay.
 
         That is the same event in another queue, or one with its id.
         """
         for store, ids in self.ids.items():
             for event_id, copies in list(ids.items()):
                 found = [(each, (each.queue, each.envelope.source)) for each in store.find(event_id)]
+                sources = {source for _, source in copies}
                 if any(copy not in copies for each, copy in found if each.status != "leased"):
                     self.elsewhere += len(ids.pop(event_id))
                 elif any(
-                    (store, queue) in self.queues and source in {of for _, of in copies}
+                    (store, queue) in self.queues and source in sources
                     for each, (queue, source) in found
                     if each.status == "leased"
                 ):  # its copies are cancelled together, and that one cannot be
@@ -329,7 +330,7 @@ def _identity(store: Transport) -> object:
     return (type(store), store.store_id()) if isinstance(store, IdentifiedStore) else store
 
 
-_Named = Set[tuple[object, str]]
+_Named = AbstractSet[tuple[object, str]]
 """The queues that were named, each with what identifies its store."""
 
 
@@ -353,10 +354,9 @@ def _refusals(stores: Sequence[Transport], event_id: str, named: _Named | None) 
     left = [f"{store.name}/{each.queue}" for store, each in waiting if (_identity(store), each.queue) not in named]
     if not left:
         return [] if waiting else [f"no event has the id {event_id} and waits in a queue that was named"]
-    return [
-        f"the event {event_id} stays: it also waits in {', '.join(left)}, and its copies are cancelled together; to "
-        f"remove them all: relevo cancel {event_id} {others}"
-    ]
+    where = ", ".join(left)
+    together = f"it also waits in {where}, and its copies are cancelled together"
+    return [f"the event {event_id} stays: {together}; to remove them all: relevo cancel {event_id} {others}"]
 
 
 def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[tuple[Transport, Found]]:

@@ -83,7 +83,9 @@ class Incident:
     @property
     def fingerprint(self) -> str:
         """The identity of failures of one kind, across events, processes and releases."""
-        return fingerprint(self.exception or self.reason or self.kind, self.listener or self.event, self.frame)
+        # Who reports a loss may not know the listener that another process reports the same loss of.
+        who = self.event if self.kind in ("died", "lost") else self.listener or self.event
+        return fingerprint(self.exception or self.reason or self.kind, who, self.frame)
 
     @property
     def key(self) -> str:
@@ -129,11 +131,11 @@ def _incident(kind: Literal["dead", "failed"], delivery: Delivery, failure: Fail
     )
 
 
-def loss(delivery: Delivery, error: str, *, at: float, death: str = "") -> Incident:
+def loss(delivery: Delivery, error: str, *, at: float, death: str = "", listener: str = "") -> Incident:
     """
     Return the incident of a lease of *delivery* that was lost; *error* says how its process died, if that was seen.
 
-    *death* is the identity of that process.
+    *death* is the identity of that process, and *listener* the id of the listener that ran in it, if it is known.
 
     A lost lease proves no death: the worker may have stood still, or its server may have been away.
     """
@@ -141,7 +143,8 @@ def loss(delivery: Delivery, error: str, *, at: float, death: str = "") -> Incid
         # What was seen without a death, such as a second TERM, is not one of an earlier process that a note names.
         died = "" if error and not death else _dead_process(delivery, death)
         error = error or "a process died while it held the event"
-        return Incident(kind="died", delivery=delivery, at=at, error=error, died=died)
+        listener = listener or ("" if death or not died else _noted_listener(delivery))
+        return Incident(kind="died", delivery=delivery, at=at, error=error, died=died, listener=listener)
     return Incident(kind="lost", delivery=delivery, at=at, error="a lease was lost")
 
 
@@ -159,6 +162,12 @@ def _dead_process(delivery: Delivery, death: str) -> str:
     if process is None:
         return ""
     return in_words(process) + (f" in {note.listener}" if note is not None and note.listener else "")
+
+
+def _noted_listener(delivery: Delivery) -> str:
+    """Return the id of the listener that ran in the last process that began *delivery*, if its note names it."""
+    note = delivery.begun
+    return "" if note is None or note.excused else note.listener
 
 
 def key_of_failure(failure: Failure, frame: str) -> str:

@@ -82,14 +82,17 @@ class Mail:
         yield
         for delivery, outcome in settlements:
             if isinstance(outcome, Lost):
-                self._note_loss(delivery, outcome.error, delivery.lost_leases + 1, death=outcome.death or "")
+                about = {"death": outcome.death or "", "listener": outcome.listener}
+                self._note_loss(delivery, outcome.error, delivery.lost_leases + 1, **about)
             elif delivery.lost_leases and isinstance(outcome, (Ack, Nack)):
                 self._note_loss(delivery, "", delivery.lost_leases)
 
-    def _note_loss(self, delivery: Delivery, error: str, lost_leases: int, *, death: str = "") -> None:
+    def _note_loss(
+        self, delivery: Delivery, error: str, lost_leases: int, *, death: str = "", listener: str = ""
+    ) -> None:
         envelope = delivery.envelope
         event_id = f"{envelope.source} {envelope.id}" if isinstance(envelope, Envelope) else ""
-        incident = loss(delivery, error, at=self._clock.now(), death=death)
+        incident = loss(delivery, error, at=self._clock.now(), death=death, listener=listener)
         self._post.put(incident.key, lambda: incident, loss=(event_id, lost_leases))
 
     @hookimpl
