@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from relevo import DeadLetter, DeadLetterEntry, DeadLetterFilter, Envelope, SystemClock
-from relevo._worker.progress import blamed
+from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress, blamed, dumped, loaded
 from relevo.cli._choice import DeadLetterChoice
 from relevo_memory import MemoryTransport
 from relevo_sql import SqlOptions, SqlTransport
@@ -93,6 +93,43 @@ def test_a_revival_warns_of_a_failed_listener_that_was_renamed(shop: Shop) -> No
         "renamed one aliases=, or they become dead letters again, listener-missing\n"
     )
     assert (others.stdout, others.stderr) == ("2 revived\n", "")
+
+
+@pytest.mark.parametrize(
+    ("listeners", "told"),
+    [
+        (LISTENERS, 'no listener here for "image.crated" in main/media, which 1 of them need; without one they become'),
+        ("", ""),
+    ],
+)
+def test_a_revival_warns_of_an_event_that_still_has_no_listener(shop: Shop, listeners: str, told: str) -> None:
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        bury(transport, "unknown-1", "unknown-event", name="image.crated", queue="media")
+        bury(transport, "unknown-2", "unknown-event", name="image.created", queue="media")
+    shop.write("shop_listeners.py", listeners)
+
+    done = shop.run("dead revive --all --reason unknown-event")
+
+    assert (done.returncode, done.stdout) == (0, "2 revived\n")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == bool(told)
+    assert not told or 'dead letters again, unknown-event; did you mean "image.created" (' in done.stderr
+
+
+def test_dead_letters_of_a_missing_listener_are_grouped_by_that(shop: Shop) -> None:
+    state = dumped(Progress(STATE_VERSION, listeners={"shop:old": ListenerProgress("due", 1, error="OSError: full")}))
+    outcome = loaded(state).conclude([], 1e9, patience=0.0)
+    assert isinstance(outcome, DeadLetter)
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.send([Envelope(id="1", source="shop", name="image.created", queue="feed", body=b"{}")])
+        held = transport.receive(["feed"], limit=1, lease=60, wait=0)
+        transport.settle([(each, outcome) for each in held])
+
+    rows = json.loads(shop.run("dead list --by error --reason listener-missing --json").stdout)
+
+    assert [(row["error"], row["count"]) for row in rows] == [("listener-missing", 1)]
 
 
 @pytest.mark.lengthy("runs commands")

@@ -69,7 +69,11 @@ def test_one_event_is_handled_in_all_its_queues_and_the_others_stay(shop: Shop) 
 
     done = shop.run(f"handle {mine}")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert lines(done) == [
+        f"relevo: handling image.created {mine} in main/media: thumbnails, again",
+        f"relevo: handling image.created {mine} in main/feed: feed",
+    ]
     assert sorted(done.stdout.splitlines()) == sorted(
         ["made 7", "again 7", "fed 7", *(f"image.created {mine} in main/{queue}: done" for queue in ("media", "feed"))]
     )
@@ -264,7 +268,31 @@ def test_an_event_that_is_not_there_is_reported(shop: Shop) -> None:
 
     done = shop.run("handle nothing")
 
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "relevo: no event has the id nothing\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "relevo: no event has the id nothing; events that are done are not kept\n"
+
+
+def test_an_event_is_named_before_its_listener_which_may_end_the_process(shop: Shop) -> None:
+    shop.write("shop_listeners.py", LISTENERS.replace('raise ValueError("a corrupt file")', "raise relevo.GiveUp('x')"))
+    mine = dispatched(shop, """image.created '{"image_id": 7, "bad": true}'""")
+    shop.run("drain")
+    deadly = LISTENERS.replace('raise ValueError("a corrupt file")', "import os; os._exit(9)")
+    shop.write("shop_listeners.py", deadly)
+
+    done = shop.process("relevo dead revive 1 --now")
+
+    assert (done.returncode, done.stdout) == (9, "")
+    assert lines(done) == [f"relevo: handling image.created {mine} in main/media: thumbnails"]
+
+
+def test_the_text_of_a_dead_letter_names_the_listeners_that_are_done(shop: Shop) -> None:
+    shop.write("shop_listeners.py", LISTENERS.replace('raise ValueError("a corrupt file")', "raise relevo.GiveUp('x')"))
+    dispatched(shop, """image.created '{"image_id": 7, "bad": true}'""")
+    shop.run("drain")
+
+    shown = shop.run("dead show 1").stdout.splitlines()
+
+    assert [line for line in shown if line.startswith("listener: ")] == ["listener:    again: done after 1 run"]
 
 
 def test_a_deploy_is_respected(shop: Shop) -> None:
@@ -314,7 +342,8 @@ def test_the_end_of_an_id_is_enough_as_a_narrow_table_shows_it(shop: Shop, comma
 
     done = shop.run(command.format(f"{cut}{mine[-12:]}"))
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert all(line.startswith("relevo: handling ") for line in lines(done))
 
 
 def test_the_end_of_the_id_of_a_dead_letter_is_enough_too(shop: Shop) -> None:
@@ -439,7 +468,9 @@ def test_dead_letters_of_a_transport_that_cannot_lease_by_an_id_are_not_revived_
     )
 
     done = shop.run("dead revive --all --now")
+    handled = shop.run(f"handle {mine}")
 
+    assert "relevo dead revive 1@default, then a worker handles it" in handled.stderr
     assert (done.returncode, done.stdout) == (78, "")
     assert 'the transport "main" cannot handle one given event now (take)' in done.stderr
     assert len(json.loads(shop.run("dead list --json").stdout)) == 1

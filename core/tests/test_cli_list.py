@@ -379,8 +379,12 @@ def test_a_table_shows_what_an_event_waits_for_rather_than_an_earlier_error(shop
     lines = shop.run("list -q default --state scheduled").stdout.splitlines()
 
     (line,) = [line for line in lines if "renamed" in line]
-    assert "the worker that had it last lacks a listener" in line
+    assert "the worker that had it last lacks shop_listeners:renamed" in line
     assert "OSError" not in line
+    shown = shop.run("show renamed").stdout
+    assert "lacks shop_listeners:renamed, which still has to run; if it was renamed, write @relevo.listener(" in shown
+    groups = json.loads(shop.run("list --by error -q default --state scheduled --json").stdout)
+    assert {group["error"] for group in groups} == {"listener-missing"}
 
 
 def test_an_announcement_that_cannot_be_read_is_ignored(shop: Shop) -> None:

@@ -28,6 +28,7 @@ from relevo._transport.envelope import Envelope
 from relevo._worker.decision import traced
 from relevo._worker.evidence import in_words
 from relevo._worker.executor import SecondSignal
+from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress
 from relevo.errors import described
 from relevo.ext.mail import Mail, MailOptions
 from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
@@ -422,6 +423,16 @@ def test_a_process_that_began_the_event_and_has_ended_died(
     assert excused or f"died {in_words(ended)} in shop:make " in text
     assert ("listener shop:make " in text) == (not excused)
     assert "attempt 2, 1 lease lost before" in text
+
+
+def test_the_mail_of_a_missing_listener_is_about_it_and_not_about_its_earlier_failure() -> None:
+    progress = Progress(STATE_VERSION, listeners={"gone": ListenerProgress("due", 1, error="OSError: full")})
+    outcome = progress.conclude([], 1e9, patience=0.0)
+    assert isinstance(outcome, DeadLetter)
+
+    (incident,) = incidents_of(delivery_of("image.rated"), outcome, at=0.0)
+
+    assert summary(incident).startswith("gone: no worker has this listener; if it was renamed, write @relevo.listener")
 
 
 def test_the_mail_of_an_interruption_names_the_listener(made: Made, inbox: Inbox) -> None:

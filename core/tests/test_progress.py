@@ -466,6 +466,24 @@ def test_a_vanished_listener_is_waited_for_and_then_named_in_the_dead_letter() -
     assert last.error.startswith("gone: listener-missing after 1 run")
 
 
+def test_a_vanished_listener_is_the_error_and_its_earlier_failure_the_history() -> None:
+    progress = _progress(gone=ListenerProgress("due", 1, NOW, error="ConnectionError: refused"))
+    progress.raised = {"gone": Raised("ConnectionError")}
+
+    last = progress.conclude([A], NOW, patience=0.0)
+    assert isinstance(last, Nack), "another listener here has not begun"
+    progress.listeners["a"] = ListenerProgress("done")
+    last = progress.conclude([A], NOW, patience=0.0)
+
+    assert isinstance(last, DeadLetter)
+    (failure,) = last.failures
+    assert (failure.listener, failure.kind, failure.reason) == ("gone", "", "listener-missing")
+    assert failure.error == (
+        'no worker has this listener; if it was renamed, write @relevo.listener(…, aliases=["gone"]) above the '
+        "function; its last failure: ConnectionError: refused"
+    )
+
+
 def test_a_vanished_listener_that_came_back_is_waited_for_anew_when_it_vanishes_again() -> None:
     progress = _progress(a=ListenerProgress("due", 1, NOW + 9999), b=ListenerProgress("done"))
 

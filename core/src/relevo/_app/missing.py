@@ -19,8 +19,7 @@ from relevo._transport.query import EventFilter, Status, WaitingEntry
 from relevo._transport.route import Target
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible
-from relevo._worker.listener_log import if_renamed
-from relevo._worker.progress import Progress, loaded, revived
+from relevo._worker.progress import Progress, if_renamed, loaded, revived
 from relevo.errors import DecodeError, RelevoError, nearest
 
 SAMPLE = 1_000

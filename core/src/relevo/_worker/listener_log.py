@@ -15,7 +15,7 @@ from relevo._transport.delivery import Delivery, Failure, Nack
 from relevo._transport.envelope import Envelope
 from relevo._visible import visible
 from relevo._worker.decision import Reason
-from relevo._worker.progress import SUBJECT_PATIENCE, loaded
+from relevo._worker.progress import SUBJECT_PATIENCE, if_renamed, loaded
 from relevo.errors import DecodeError, RetryLater
 
 _log = getLogger("relevo.listener")
@@ -177,11 +177,6 @@ class ObstacleLog:
             return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(first + patience))
         except (ValueError, OverflowError, OSError):  # a store may return any number
             return "an unknown time"
-
-
-def if_renamed(listener_id: str) -> str:
-    """Return what to do about the listener with that id, which is not here, if it was renamed."""
-    return f'if it was renamed, write @relevo.listener(…, aliases=["{listener_id}"]) above the function'
 
 
 def _met_before(delivery: Delivery, reason: str) -> bool:

@@ -36,6 +36,9 @@ _LATEST = 1e10
 
 _MOST_RUNS = 2**31 - 1
 _MAX_REASON = 200
+_MOST_OF_MISSING = 400
+"""Bytes of the error of a missing listener, which has its id, the remedy and its last failure."""
+
 _SHORTEST_TRACEBACK = 250
 """Bytes; a traceback that would have to be shorter is left out."""
 
@@ -285,7 +288,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         """Return the seconds until each unfinished listener is due; a missing one is dead when patience has run out."""
         mine = {listener.id for listener in listeners}
         unfinished = {key: each for key, each in self.listeners.items() if each.status == "due"}
-        vanished = [each for key, each in unfinished.items() if key not in mine]
+        vanished = {key: each for key, each in unfinished.items() if key not in mine}
         waits = [each.due - now for key, each in unfinished.items() if key in mine]
         if not self.stopped and not mine <= self.listeners.keys():
             waits.append(0.0)  # one was not even begun
@@ -294,12 +297,27 @@ class Progress(msgspec.Struct, omit_defaults=True):
         elif (wait := self.wait_for(Reason.LISTENER_MISSING, now, patience=patience)) is not None:
             waits.append(wait)
         else:
-            for gone in vanished:
+            for key, gone in vanished.items():
                 gone.status, gone.why = "dead", Reason.LISTENER_MISSING
+                gone.error = _missing_text(key, before=gone.error)
+                self.raised.pop(key, None)  # that of an earlier failure, of which it did not die
         return waits
 
 
 _NOTHING_RAISED = Raised()
+
+_MISSING = "no worker has this listener; "
+
+
+def _missing_text(listener_id: str, *, before: str) -> str:
+    """Return the error of the listener with that id, which is missing; *before* it had failed with another one."""
+    history = f"; its last failure: {before}" if before and not before.startswith(_MISSING) else ""
+    return sanitised(f"{_MISSING}{if_renamed(listener_id)}{history}", limit=_MOST_OF_MISSING)
+
+
+def if_renamed(listener_id: str) -> str:
+    """Return what to do about the listener with that id, which is not here, if it was renamed."""
+    return f'if it was renamed, write @relevo.listener(…, aliases=["{listener_id}"]) above the function'
 
 
 def _failure(listener_id: str, mine: ListenerProgress, raised: Raised, *, output: str = "") -> Failure:
@@ -477,6 +495,14 @@ def setbacks_of(state: bytes) -> tuple[Failure, ...]:
         return loaded(state).setbacks() if len(state) <= MAX_STATE else ()
     except DecodeError:
         return ()
+
+
+def lacks_listener(state: bytes) -> bool:
+    """Return whether an event with *state* waits for a listener that the worker that had it last does not have."""
+    try:
+        return len(state) <= MAX_STATE and Reason.LISTENER_MISSING in loaded(state).waiting
+    except DecodeError:
+        return False
 
 
 def foremost(failures: Sequence[Failure]) -> Failure | None:

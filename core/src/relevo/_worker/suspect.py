@@ -364,7 +364,7 @@ class Suspects:
 
 
 def _dead_of(error: str, state: bytes | None, listener: str) -> DeadLetter:
-    """Return the dead letter of a crash loop; observers are told which *listener* ran last, if that is known."""
+    """Return the dead letter of a crash loop; for observers with the *listener* that ran last, if that is known."""
     failures = (Failure(listener=listener, reason=Reason.CRASH_LOOP, error=error),) if listener else ()
     return DeadLetter(reason=Reason.CRASH_LOOP, error=error, state=state, failures=failures)
 

@@ -9,9 +9,11 @@ import attrs
 import click
 
 from relevo._app.app import App
+from relevo._transport.delivery import Failure
 from relevo._transport.envelope import Envelope
 from relevo._transport.query import DeadLetterFilter, EventGroup
 from relevo._transport.transport import DeadLetterEntry, Transport
+from relevo._worker.decision import Reason
 from relevo._worker.progress import failures_of
 from relevo.cli._filter import Tally, error_option, event_option, has_failed, listener_option, time_options
 from relevo.cli._known import refuse_unknown_events, refuse_unknown_listeners, refuse_unknown_reasons
@@ -128,7 +130,12 @@ def keys_of(entry: DeadLetterEntry, by: By) -> list[str]:
         case "listener":
             return failed_listeners(entry) or [""]
         case "error":
-            return list(dict.fromkeys(failure.kind for failure in failures_of(entry)))
+            return list(dict.fromkeys(error_of(failure) for failure in failures_of(entry)))
+
+
+def error_of(failure: Failure) -> str:
+    """Return the class of the exception of *failure*; without one its reason if that is a missing listener."""
+    return failure.kind or (failure.reason if failure.reason == Reason.LISTENER_MISSING else "")
 
 
 def dead_letter_groups(

@@ -12,10 +12,13 @@ import attrs
 import click
 
 from relevo._app.app import App, parts_of
+from relevo._app.check import listeners_at, unheard_text
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._transport.envelope import Envelope
+from relevo._transport.route import Target
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible
+from relevo._worker.decision import Reason
 from relevo._worker.progress import NewerStateError
 from relevo.cli._choice import (
     KEYS,
@@ -35,7 +38,7 @@ from relevo.cli._option import ask, json_option, queue_option, transport_option,
 from relevo.cli._output import Column, age, echo, first_line, show_json
 from relevo.cli._place import stores, tell_unlisted, tell_unseen, unclaimed
 from relevo.cli._ref import Found, named
-from relevo.errors import DecodeError, NotAcceptedError
+from relevo.errors import ConfigurationError, DecodeError, NotAcceptedError
 
 Named = tuple[Transport, str]
 """A store and the ref of a dead letter in it; whole dead letters may not fit into memory."""
@@ -130,7 +133,8 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
         show_json(rows[0] if rows else None)
     else:
         for row in rows:
-            show_whole({**row, "status": None, "listeners": []})  # the error names the failed listeners
+            done = [each for each in row["listeners"] if each["status"] != "dead"]  # the error names those that failed
+            show_whole({**row, "status": None, "listeners": done})
     return not_found(list(unknown.values()))
 
 
@@ -225,6 +229,9 @@ class _Revival:
     failed: Counter[str] = attrs.field(factory=Counter)
     """In how many each listener failed."""
 
+    unheard: Counter[tuple[str, Target]] = attrs.field(factory=Counter)
+    """How many have no listener here in their queue, as before, by their name and that queue."""
+
     def admits(self, store: Transport, entry: DeadLetterEntry) -> bool:
         """Add *entry* if it can be revived; return whether it can."""
         try:
@@ -237,11 +244,26 @@ class _Revival:
             return False
         if isinstance(entry.envelope, Envelope):
             self.events[store, entry.ref] = entry.queue, entry.envelope.id
+            if entry.reason == Reason.UNKNOWN_EVENT:
+                self._note_unheard(entry.envelope.name, Target(store.name, entry.queue))
         self.failed.update(failed_listeners(entry))
         return True
 
+    def _note_unheard(self, name: str, target: Target) -> None:
+        try:
+            listeners = self.app.listeners
+        except ConfigurationError:  # they cannot be imported here
+            return
+        here = {each.event_name for each in listeners_at(target, listeners, self.app.routes)}
+        if len(listeners) and name not in here:
+            self.unheard[name, target] += 1
+
     def tell_gone(self) -> None:
-        """Warn of listeners that failed and that no listener here is, such as a renamed one."""
+        """Warn of listeners that failed and that no listener here is, and of events that still have none."""
+        for (name, target), count in self.unheard.items():
+            then = f", which {count} of them need; without one they become dead letters again, {Reason.UNKNOWN_EVENT}"
+            text = unheard_text(name, [target], self.app.listeners, then=then)
+            click.echo(visible(f"relevo: {text}"), err=True)
         for each in listeners_gone(self.app, self.failed):
             known = f'no listener here has the id "{each}", which failed in {self.failed[each]} of them'
             remedy = "give the renamed one aliases=, or they become dead letters again, listener-missing"

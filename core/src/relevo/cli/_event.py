@@ -19,7 +19,7 @@ from relevo._visible import visible, visible_lines
 from relevo._worker.announcement import HoldingWorker, holders
 from relevo._worker.decision import Reason
 from relevo._worker.evidence import in_words
-from relevo._worker.progress import SUBJECT_PATIENCE, failures_of, loaded
+from relevo._worker.progress import SUBJECT_PATIENCE, Progress, failures_of, if_renamed, loaded
 from relevo.cli._output import SHOWN, echo, shortened, when
 from relevo.errors import ConfigurationError, DecodeError, RelevoError
 
@@ -154,10 +154,21 @@ def _problem(app: App, found: Found) -> str | None:
             case Reason.UNKNOWN_EVENT:
                 return f"no listener {_hint(app, found)}; a dead letter at {end}"
             case Reason.LISTENER_MISSING:
-                return f"the worker that had it last lacks a listener that still has to run; a dead letter at {end}"
+                return f"the worker that had it last lacks {_lacking(app, found, progress)}; a dead letter at {end}"
             case Reason.NEWER_VERSION:
                 return f"its version is newer than that of its listener; a dead letter at {end}"
     return None
+
+
+def _lacking(app: App, found: Found, progress: Progress) -> str:
+    """Return the ids of the listeners that still have to run and that *app* does not have either, and the remedy."""
+    try:
+        missing = progress.missing([each.id for each in app.listeners.of(found.envelope.name)])
+    except ConfigurationError:  # they cannot be imported here
+        missing = []
+    if not missing:
+        return "a listener that still has to run"
+    return f"{', '.join(missing)}, which still has to run; {if_renamed(missing[0])}"
 
 
 def _hint(app: App, found: Found) -> str:

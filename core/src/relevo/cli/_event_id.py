@@ -31,6 +31,9 @@ The id of another program's event may be any text. It could be a whole id, of an
 end of another one.
 """
 
+NOT_KEPT = "; events that are done are not kept"
+"""Why there may be no event with an id."""
+
 _FEW = 5
 """The largest number of ids that an error shows."""
 

@@ -8,12 +8,13 @@ import click
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
-from relevo.cli._event_id import whole_id
+from relevo.cli._event_id import NOT_KEPT, whole_id
 from relevo.cli._handled import can_handle, code_of, handled, show_handled
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, queue_option, transport_option, with_app
 from relevo.cli._output import show_json
 from relevo.cli._place import stores, unclaimed
+from relevo.cli._ref import Found
 
 
 @click.command()
@@ -39,10 +40,12 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
     able = [store for store, _ in places if can_handle(store)]
     unable = [store for store, _ in places if store not in able]
     if unable and (transport is not None or not able):
+        if (dead := _dead(app, event_id)) is not None:
+            return not_found([_nowhere(event_id, dead)])
         raise unclaimed(unable[0], "take")
     wanted = {store: [name for each, names in places if each is store for name in names] for store in able}
     found = [(store, each) for store in wanted for each in store.find(event_id) if each.queue in wanted[store]]
-    dead = None if found else _dead_ref(app, event_id)
+    dead = None if found else _dead(app, event_id)
     if not found and unable and dead is None:
         raise unclaimed(unable[0], "take")  # it may wait there, as behind an outbox
     results = [handled(app, store, each) for store, each in found]
@@ -53,15 +56,17 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
     return code_of(results) if found else not_found([_nowhere(event_id, dead)])
 
 
-def _nowhere(event_id: str, dead: str | None) -> str:
-    if dead is not None:
-        return f"the event {event_id} is a dead letter; run relevo dead revive {dead} --now"
-    return f"no event has the id {event_id}"
+def _nowhere(event_id: str, dead: Found | None) -> str:
+    if dead is None:
+        return f"no event has the id {event_id}{NOT_KEPT}"
+    store, entry = dead
+    how = " --now" if can_handle(store) else ", then a worker handles it"
+    return f"the event {event_id} is a dead letter; run relevo dead revive {entry.ref}{how}"
 
 
-def _dead_ref(app: App, event_id: str) -> str | None:
-    """Return the ref of the first dead letter with *event_id*."""
-    for _, entry in entries(app, None, ()):
+def _dead(app: App, event_id: str) -> Found | None:
+    """Return the first dead letter with *event_id*, with its store."""
+    for store, entry in entries(app, None, ()):
         if isinstance(entry.envelope, Envelope) and entry.envelope.id == event_id:
-            return entry.ref
+            return store, entry
     return None

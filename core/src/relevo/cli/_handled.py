@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import attrs
+import click
 
 from relevo._app.app import App
+from relevo._app.check import listeners_at
 from relevo._hook import hookimpl
 from relevo._runner.loop import LoopRunner
-from relevo._transport.delivery import Ack, DeadLetter, Lost, Nack, Outcome, Release, Settlement
+from relevo._transport.delivery import MAX_STATE, Ack, DeadLetter, Lost, Nack, Outcome, Release, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.query import DeadLetterFilter, Found
-from relevo._transport.route import RESERVED
+from relevo._transport.route import RESERVED, Target
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.progress import loaded
@@ -63,6 +65,7 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
     if found.status == "leased":
         why = f"{held_by(store, found)}; stop that worker{or_wait(found)}"
         return Handled(**about, outcome="refused", why=why)
+    click.echo(visible(f"relevo: handling {_described(app, store, found)}"), err=True)  # it may end this process
     outcomes = _Outcomes()
     app.hooks.add(outcomes)
     options = RunOptions(
@@ -78,6 +81,18 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
     if report.stopped_by == "objection":
         return Handled(**about, outcome="refused", why=why_later(report))
     return Handled(**about, outcome="refused", why=_left(store, found))
+
+
+def _described(app: App, store: Transport, found: Found) -> str:
+    """Return the event *found* with its id, its queue, and the listeners that may run now."""
+    name, target = found.envelope.name, Target(store.name, found.queue)
+    ids = [each.id for each in listeners_at(target, app.listeners, app.routes) if each.event_name == name]
+    try:
+        ended = loaded(found.state if len(found.state) <= MAX_STATE else b"").ended(())
+    except DecodeError:
+        ended = []
+    due = ", ".join(each for each in ids if each not in ended)
+    return f"{name} {found.envelope.id} in {target}{due and f': {due}'}"
 
 
 def show_handled(results: Sequence[Handled]) -> None:

@@ -18,7 +18,8 @@ from relevo._transport.coordinator import Coordinator
 from relevo._transport.query import EventFilter, EventGroup, Status, WaitingEntry
 from relevo._transport.transport import Transport
 from relevo._worker.announcement import LOOK_EVERY, holders
-from relevo._worker.progress import foremost, setbacks_of
+from relevo._worker.decision import Reason
+from relevo._worker.progress import foremost, lacks_listener, setbacks_of
 from relevo.cli._event import Holders, holder_of, holders_in, living_row
 from relevo.cli._filter import (
     Tally,
@@ -313,7 +314,11 @@ def keys_of(entry: WaitingEntry, by: By) -> list[str]:
         case "listener":
             return [failure.listener for failure in setbacks_of(entry.state)] or [""]
         case "error":
-            return list(dict.fromkeys(failure.kind for failure in setbacks_of(entry.state))) or [""]
+            kinds = list(dict.fromkeys(failure.kind for failure in setbacks_of(entry.state)))
+            if not lacks_listener(entry.state):
+                return kinds or [""]
+            # Which listener is missing is not stored; if only one failed, it is that one, as a rule.
+            return [Reason.LISTENER_MISSING, *(kinds if len(kinds) > 1 else ())]
 
 
 def _entries(places: list[Place], choice: EventChoice, begin: _Cursor | None, limit: int) -> Iterator[_Listed]:

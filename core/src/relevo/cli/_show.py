@@ -8,7 +8,7 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
 from relevo.cli._event import dead_row, holders_in, living_row, show_whole
-from relevo.cli._event_id import whole_id
+from relevo.cli._event_id import NOT_KEPT, whole_id
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, transport_option, with_app
 from relevo.cli._output import echo, show_json
@@ -49,5 +49,5 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     if not rows:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot search waiting events: the event may still wait there" if unable else ""
-        return not_found([f"no event has the id {event_id}{besides}"])
+        return not_found([f"no event has the id {event_id}{besides or NOT_KEPT}"])
     return 0
