@@ -94,13 +94,16 @@ def look_for(place: Place) -> Sequence[Outcome]:
         began = time.monotonic()
         # The first run has to name the promise, too; which of several broken ones shows first differs with the seed.
         sought = attrs.evolve(mutant, exactly=mutant.exactly and not outcomes)
-        scenario = hunt_by_scenarios(sought, profile=profile, seed=seed, first=likely).killer
+        hunt = hunt_by_scenarios(sought, profile=profile, seed=seed, first=likely)
+        scenario = hunt.killer
         tries_chance = not scenario or (mutant.by_chance and not outcomes)
         chance = bool(hunt_by_chance(mutant, profile=profile, seed=seed).killer) if tries_chance else None
         outcomes.append(Outcome(profile, scenario, chance))
         if not outcomes[-1].dead:  # reported now: each other seed looks everywhere, too, and takes long
             where = f"under {profile} with seed {seed}, after {time.monotonic() - began:.0f} s"
-            print(f"\r{mutant.name} ({transport}) lives {where}", file=sys.stderr)
+            others = ", ".join(sorted(frozenset[str]().union(*(one.promises for one in hunt.findings))))
+            instead = f"; it was found to break {others}, not {mutant.breaks}" if others else ""
+            print(f"\r{mutant.name} ({transport}) lives {where}{instead}", file=sys.stderr)
         likely = scenario or likely
     return outcomes
 

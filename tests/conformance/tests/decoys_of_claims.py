@@ -14,6 +14,7 @@ from relevo import (
     DeadLetterEntry,
     Delivery,
     Envelope,
+    EventFilter,
     EventGroup,
     Found,
     Nack,
@@ -22,6 +23,7 @@ from relevo import (
     Settlement,
     Stats,
     Transport,
+    WaitingEntry,
 )
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_memory import MemoryTransport
@@ -126,6 +128,17 @@ class Connected(MemoryTransport):
             raise
         self.held += came
         return came
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        came = super().take(queue, event_id, lease=1e12)
+        self.held += came
+        return came
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        entries = super().waiting(queues, where=where, after=after, limit=limit)
+        return [attrs.evolve(one, until=None) if one.status == "leased" else one for one in entries]
 
     def find(self, event_id: str) -> Sequence[Found]:
         found = super().find(event_id)

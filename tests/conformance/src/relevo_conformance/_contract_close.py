@@ -59,6 +59,19 @@ class SetUpContract(Contract):
             assert words[0] == words[1] == list(worker.setup(bench.queues))
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_to_ask_what_is_lacking_creates_nothing(self) -> None:
+        with self.bench(queues=3) as bench:
+            worker = bench.recorder.worker()
+            missing = [*worker.setup(bench.queues, dry_run=True)]
+
+            lacking = [[*worker.transport.lacking(bench.queues)] for _ in range(2)]
+
+            assert lacking[0] == lacking[1], f"what is lacking changed from {lacking[0]} to {lacking[1]}"
+            assert {*lacking[0]} <= {*missing}, f"{lacking[0]} are lacking, but a setup creates only {missing}"
+            assert [*worker.setup(bench.queues)] == missing
+            assert [*worker.transport.lacking(bench.queues)] == []
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_queues_that_are_missing_among_others_are_set_up_and_named(self) -> None:
         for known in (0, 1, 2):
             with self.bench(queues=3) as bench:

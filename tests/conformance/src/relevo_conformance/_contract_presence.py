@@ -123,6 +123,22 @@ class BegunContract(Contract):
 
             assert evidence(bench.one(worker)) == (None, NOTE.deaths)
 
+    @proves(promise.BEGUN_IS_KEPT, promise.FOUND_AS_IT_IS, promise.QUERIED_AS_IT_IS)
+    def test_an_event_is_shown_with_its_note(self) -> None:
+        with self.bench() as bench:
+            worker, held = self.begun(bench)
+            assert isinstance(held.envelope, Envelope)
+            event_id = held.envelope.id
+
+            def shown() -> list[Note | None]:
+                return [one.begun for one in (*worker.find(event_id), *worker.waiting([bench.queue]))]
+
+            assert shown() == [NOTE, NOTE]
+            worker.release(held)
+            assert shown() == [NOTE, NOTE]
+            worker.nack(bench.one(worker))
+            assert shown() == [None, None]
+
     @proves(promise.BEGUN_IS_KEPT)
     def test_a_death_that_was_seen_takes_the_place_of_the_note(self) -> None:
         with self.bench() as bench:

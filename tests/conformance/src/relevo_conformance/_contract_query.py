@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, combinations
+from typing import Any
+
+import pytest
 
 from relevo import DeadLetter, DeadLetterFilter, Delivery, Envelope, EventFilter, EventGroup, WaitingEntry
+from relevo.backend import QueueCatalog
 from relevo_conformance import promise
 from relevo_conformance._contract_store import ALIKE
 from relevo_conformance.bench import Bench, tolerated
@@ -15,6 +20,14 @@ _NAMES = ("image.created", "image.deleted", "imagexcreated", "Image.created", "i
 """Names that are alike by case, or as a pattern."""
 
 _LIMITS = (1, 2, 3, 100)
+
+
+def _groups_of(entries: Iterable[WaitingEntry]) -> dict[str, EventGroup]:
+    """Return the groups of *entries* by the names of their events."""
+    times: dict[str, list[float]] = {}
+    for one in entries:
+        times.setdefault(one.envelope.name, []).append(one.enqueued_at)
+    return {name: _group_of(name, at) for name, at in times.items()}
 
 
 def _group_of(key: str, times: Sequence[float]) -> EventGroup:
@@ -299,9 +312,131 @@ class WaitingContract(Contract):
 
             assert [entry.ref for entry in named] == refs[1:]
 
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_filter_chooses_what_meets_all_its_conditions(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for _ in range(2):
+                worker.send([bench.envelope(name=name) for name in ("image.created", "image.deleted")])
+                bench.one(worker, limit=1, lease=3600.0)
+                bench.advance(bench.times.step)
+            middle = sorted(one.enqueued_at for one in worker.waiting([bench.queue]))[2]
+
+            conditions: dict[str, Any] = {
+                "names": ("image.c*",), "states": ("leased",), "since": middle, "until": middle
+            }  # fmt: skip
+            for some in chain.from_iterable(combinations(conditions, number) for number in (1, 2, 3)):
+                where = EventFilter(**{name: conditions[name] for name in some})
+                entries = worker.waiting([bench.queue], where=where)  # the checker knows which they are
+
+                groups = worker.waiting_groups([bench.queue], "event", where)
+
+                assert {one.key: one for one in groups} == _groups_of(entries), f"{where} chose {groups}"
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_query_with_a_limit_of_zero_or_of_no_queue_returns_nothing(self) -> None:
+        everything, dead = EventFilter(names=("*",)), DeadLetterFilter(names=("*",))
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+            worker.dead_letter(bench.one(worker, limit=1))
+
+            transport = worker.transport
+            for queues, limit in (([bench.queue], 0), ([], 10)):
+                answers: dict[str, Sequence[object]] = {
+                    "waiting": transport.waiting(queues, limit=limit),
+                    "waiting by filter": transport.waiting(queues, where=everything, limit=limit),
+                    "waiting_groups": transport.waiting_groups(queues, by="event", limit=limit),
+                    "dead_letters": transport.dead_letters(queues, limit=limit),
+                    "matching_dead_letters": transport.matching_dead_letters(queues, where=dead, limit=limit),
+                    "dead_letter_groups": transport.dead_letter_groups(queues, by="reason", limit=limit),
+                }
+                for method, answer in answers.items():
+                    assert not [*answer], f"{method} of {len(queues)} queues with a limit of {limit} returned {answer}"
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_the_queues_that_hold_events_are_known(self) -> None:
+        with self.bench(queues=6) as bench:
+            worker = bench.worker()
+            catalog = worker.transport
+            if not isinstance(catalog, QueueCatalog):
+                pytest.skip("the transport is no QueueCatalog")
+            ready, held, late, dead, done, _ = bench.queues
+            worker.send([bench.envelope(queue=queue) for queue in (ready, held, dead, done)])
+            if bench.capabilities.delay is not None:
+                worker.send([bench.envelope(queue=late)], delay=bench.times.delay)
+            bench.one(worker, queues=[held])
+            worker.dead_letter(bench.one(worker, queues=[dead]))
+            worker.ack(bench.one(worker, queues=[done]))
+
+            ours = [queue for queue in catalog.held_queues() if queue.startswith(bench.queue)]
+
+            wanted = {ready, held, dead, *([late] if bench.capabilities.delay is not None else [])}
+            assert sorted(ours) == sorted(wanted), f"{ours} are said to hold events, and {sorted(wanted)} do"
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_dead_letters_are_chosen_by_whole_reasons_and_counted_by_their_times(self) -> None:
+        reasons = ("a", "ab", "A", "a%", "a_", "b", "a*", "b")
+        with self.bench() as bench:
+            worker = bench.worker()
+            for reason in reasons:
+                worker.send([bench.envelope()])
+                worker.dead_letter(bench.one(worker), reason=reason)
+                bench.advance(bench.times.step)
+            entries = worker.dead_letters([bench.queue])
+
+            for reason in reasons:
+                chosen = worker.matching_dead_letters([bench.queue], DeadLetterFilter(reasons=(reason,)))
+                wanted = [entry.ref for entry in entries if entry.reason == reason]
+                assert [entry.ref for entry in chosen] == wanted, f"reason {reason!r} chose {chosen}"
+                groups = worker.dead_letter_groups([bench.queue], "reason", DeadLetterFilter(reasons=(reason,)))
+                assert [(group.key, group.count) for group in groups] == [(reason, reasons.count(reason))]
+            first, last = entries[1].died_at, entries[4].died_at
+            for since, until, number in ((first, last, 3), (first, None, 7), (None, last, 4), (None, None, 8)):
+                where = DeadLetterFilter(since=since, until=until)
+                (group,) = worker.dead_letter_groups([bench.queue], "queue", where)
+                assert (group.key, group.count) == (bench.queue, number), f"{where} chose {group}"
+
 
 class StuckKeyContract(Contract):
     """Ordering keys whose first event keeps others waiting are found."""
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_the_keys_that_are_stuck_the_longest_come_first(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            stuck: list[tuple[str, str]] = []
+            for key in ("m", "z", "a"):
+                for queue in bench.queues:
+                    first, second = bench.envelopes(2, queue=queue, ordering_key=key)
+                    worker.send([first])
+                    worker.nack(bench.one(worker, queues=[queue], limit=1), delay=3600.0)
+                    worker.send([second])
+                    bench.advance(2 * max(bench.times.step, self.harness.slack))
+                    stuck.append((queue, key))
+            assert bench.glimpse(worker) == []  # some stores put what is due in line only then
+
+            for limit in (1, 3, 6, 10):
+                found = worker.stuck_keys(bench.queues, limit=limit)
+
+                assert [(one.queue, one.key) for one in found.keys] == stuck[:limit]
+                assert (found.total, [one.waiting for one in found.keys]) == (6, [1] * min(limit, 6))
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_what_is_not_due_does_not_wait_behind_a_stuck_key(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second, third = bench.envelopes(3, ordering_key="a")
+            worker.send([first])
+            worker.nack(bench.one(worker), delay=3600.0)
+            worker.send([third], delay=1800.0)
+            assert worker.stuck_keys([bench.queue]).total == 0
+
+            worker.send([second])
+            assert bench.glimpse(worker) == []
+
+            (key,) = worker.stuck_keys([bench.queue]).keys
+            assert key.waiting == 1
 
     @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT)
     def test_a_key_is_stuck_behind_a_retry_and_only_then(self) -> None:

@@ -29,6 +29,18 @@ class ReceiveContract(Contract):
 
             assert len(first) == 3
 
+    @proves(promise.LIMIT_IS_RESPECTED, promise.QUEUES_ARE_ISOLATED)
+    def test_nothing_is_handed_out_for_a_limit_of_zero_or_of_no_queue(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+
+            for queues, limit in (([bench.queue], 0), ([], 10), ([], 0)):
+                for wait in (0.0, bench.glance):
+                    came = worker.receive(queues, limit=limit, lease=bench.times.lease, wait=wait)
+                    assert came == [], f"a receive of {len(queues)} queues with a limit of {limit} returned {came}"
+            assert len(bench.receive(bench.worker(), 2)) == 2, "what was not handed out is leased"
+
     @proves(promise.LIMIT_IS_RESPECTED, promise.PREFERENCE_IS_KEPT)
     def test_no_more_is_leased_than_was_handed_out(self) -> None:
         with self.bench() as bench:

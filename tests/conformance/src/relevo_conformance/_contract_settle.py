@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from relevo import MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo import MAX_LEASE, MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
 from relevo.errors import ConfigurationError, LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance._contract_race import each_outcome
@@ -19,6 +19,9 @@ TOO_LONG = STATE + b"\0"
 
 SOME = 9
 """How many events are held, of which every second one is settled in one call."""
+
+LONG_LEASES = (3600.0, 86_400.0, MAX_LEASE)
+"""Seconds; the last ones are longer than stores with their own limits take by default."""
 
 MANY = 250
 """The size of a batch of settlements that a store may have to split."""
@@ -515,6 +518,26 @@ class LeaseContract(Contract):
             assert bench.glimpse(other) == []
             for delivery in held:
                 assert holder.ack(delivery)
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_a_lease_of_an_hour_a_day_or_a_week_is_kept_to_its_end(self) -> None:
+        self.require_timed_leases()
+        if not self.harness.fake:
+            pytest.skip("the lease is too long for a real clock")
+        for lease in LONG_LEASES:
+            for extends in (False, True) if self.harness.capabilities.extend else (False,):
+                with self.bench() as bench:
+                    holder, other = bench.worker(), bench.worker()
+                    holder.send([bench.envelope()])
+                    held = bench.one(holder, lease=bench.times.lease if extends else lease)
+                    ends = self.harness.clock.now() + lease
+                    if extends:
+                        assert not holder.extend([held], lease=lease)
+
+                    bench.approach(ends)
+                    assert bench.glimpse(other) == [], f"a lease of {lease:g} s was not kept"
+                    bench.advance(1.0 + 20 * self.harness.slack)
+                    assert bench.one(other).lost_leases == 1, f"a lease of {lease:g} s did not end"
 
     @proves(promise.EXTEND_KEEPS_THE_LEASE)
     def test_some_leases_that_are_extended_in_one_call_take_no_other_along(self) -> None:

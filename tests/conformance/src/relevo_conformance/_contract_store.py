@@ -357,6 +357,19 @@ class FindContract(Contract):
             one = self._only(worker, envelope)
             assert (one.status, one.attempt, one.lost_leases, one.state) == ("ready", 1, 0, b"revived")
 
+    @proves(promise.FOUND_AS_IT_IS, promise.JOINS_THE_TRANSACTION)
+    def test_what_waits_for_a_relay_is_found(self) -> None:
+        with self.bench() as bench:
+            worker, relay = bench.worker(), f"broker-{bench.token}"
+            outbox = bench.outbox(relay)
+            worker.setup([outbox])
+            envelope = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([envelope], relay_to=relay)
+                transaction.commit()
+
+            assert self._only(worker, envelope).queue == outbox
+
     def _only(self, worker: RecordedWorker, envelope: Envelope) -> Found:
         """Return the one unfinished event with the id of *envelope*."""
         found = worker.find(envelope.id)
@@ -366,6 +379,18 @@ class FindContract(Contract):
 
 class TakeOutContract(Contract):
     """Cancelled and purged events are gone, and no others."""
+
+    @proves(promise.CANCELLED_IS_GONE, promise.JOINS_THE_TRANSACTION)
+    def test_what_waits_for_a_relay_is_cancelled(self) -> None:
+        with self.bench() as bench:
+            worker, relay = bench.worker(), f"broker-{bench.token}"
+            worker.setup([bench.outbox(relay)])
+            envelope = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([envelope], relay_to=relay)
+                transaction.commit()
+
+            assert worker.cancel(envelope.id) == 1
 
     @proves(promise.CANCELLED_IS_GONE)
     def test_what_is_cancelled_never_comes(self) -> None:
@@ -539,6 +564,108 @@ class TakeContract(Contract):
             (released,) = worker.take(bench.queue, late[0].id, lease=bench.times.lease)
             assert (released.attempt, released.state) == (2, b"once")
             assert worker.ack(released)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.DELAY_IS_RESPECTED)
+    def test_what_was_taken_before_it_was_due_is_due_from_then_on(self) -> None:
+        def give_back(way: Callable[[Bench, RecordedWorker, Delivery], object]) -> None:
+            with self.bench() as bench:
+                worker, other = bench.worker(), bench.worker()
+                envelope = bench.envelope()
+                worker.send([envelope], delay=3600.0)
+                (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+
+                way(bench, worker, taken)
+
+                again = bench.one(other)
+                assert again.envelope == envelope
+                other.ack(again)
+                bench.recorder.horizon = 0.0  # nothing is left that could be due
+
+        self.each(
+            [
+                lambda _, worker, taken: worker.release(taken),
+                lambda _, worker, taken: worker.nack(taken),
+                lambda _, worker, taken: worker.report_lost(taken),
+                lambda bench, worker, _: bench.lose(worker),
+            ],
+            give_back,
+        )
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.LEASED_IS_HIDDEN)
+    def test_of_two_events_with_one_id_the_one_that_is_not_held_is_taken(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            first = bench.envelope(id=f"{bench.token}-one")
+            second = bench.envelope(id=first.id, source=f"{first.source}-2")
+            worker.send([first])
+            held = bench.one(worker)
+            worker.send([second])
+
+            taken = other.take(bench.queue, first.id, lease=bench.times.lease)
+
+            assert [one.envelope for one in taken] == [second]
+            assert other.ack(taken[0])
+            assert worker.ack(held)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.LEASED_IS_HIDDEN)
+    def test_a_taken_event_is_hidden_for_the_lease_that_was_asked_for(self) -> None:
+        self.require_timed_leases()
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            envelopes = bench.envelopes(2)
+            worker.send(envelopes)
+            lease = bench.times.lease
+            for envelope, factor in zip(envelopes, (1, 3), strict=True):
+                (_,) = worker.take(bench.queue, envelope.id, lease=factor * lease)
+
+            bench.let_leases_end()
+
+            back = bench.one(other, limit=10)
+            assert back.envelope == envelopes[0]
+            assert bench.glimpse(other) == []
+            assert other.ack(back)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.FOUND_AS_IT_IS, promise.QUERIED_AS_IT_IS)
+    def test_what_is_revived_with_a_delay_is_shown_as_scheduled(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            worker.dead_letter(bench.one(worker), state=b"failed")
+
+            worker.revive_later({bench.dead_letter(worker).ref: b"revived"}, delay=3600.0)
+
+            due = self.harness.clock.now() + 3600.0
+            (found,), (listed,) = worker.find(envelope.id), worker.waiting([bench.queue])
+            for one in (found, listed):
+                assert (one.status, one.attempt, one.lost_leases, one.state) == ("scheduled", 1, 0, b"revived")
+                assert one.until is not None
+                assert abs(one.until - due) <= 60.0
+            if claims.stats == "exact":
+                stats = worker.stats(bench.queue)
+                assert (stats.ready or 0, stats.scheduled or 1, stats.dead or 0) == (0, 1, 0)
+            (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+            assert worker.ack(taken)
+            bench.recorder.horizon = 0.0  # nothing is left that could be due
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.RESENT_IS_ONE)
+    def test_what_is_revived_with_a_delay_makes_no_second_one(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope, first = bench.envelope(), bench.envelope()
+            second = attrs.evolve(first, body=b"[]")
+            for one in (envelope, first):
+                worker.send([one])
+                worker.dead_letter(bench.one(worker))
+            refs = [entry.ref for entry in bench.dead_letters(worker, 2)]
+            worker.send([envelope, second])
+
+            missing = worker.revive_later(dict.fromkeys([*refs, "none"], b"revived"), delay=bench.times.delay)
+
+            assert sorted(missing) == sorted([refs[1], "none"])
+            assert bench.dead_letter(worker).ref == refs[1]
+            assert {one.envelope for one in bench.so_many(worker, 2, limit=10)} == {envelope, second}
 
     @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED)
     def test_what_is_revived_with_a_delay_is_not_received_but_taken(self) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo.errors import CodecError, TransportError
+from relevo.errors import CodecError, SessionError, TransportError, shown
 from relevo_conformance import history, promise
 from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
 from relevo_conformance._program import OPERATIONS, Move, Player, nestings, programs
-from relevo_conformance.contract import Contract, proves
+from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import HookMissing
+from relevo_conformance.verdict import error_text
 
 _NESTED = 3
 """The largest number of savepoints of which each nesting is tried."""
@@ -310,6 +312,18 @@ class TransactionContract(Contract):
 
             bench.advance(delay / 2)
             bench.receive(worker, 1, limit=10)  # the checker knows which of them is not due yet
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_no_session_is_refused_at_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for other in (object(), None, "session", worker.transport):
+                for relay in (None, f"broker-{bench.token}"):
+                    error = raised_by(partial(worker.transport.bound_to, other, relay_to=relay))
+
+                    assert isinstance(error, SessionError), (
+                        f"bound_to({shown(other)}) must raise SessionError, not {error_text(error)}"
+                    )
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_waits_for_a_relay_lies_in_the_outbox_unchanged(self) -> None:

@@ -422,6 +422,7 @@ def _misfit(world: World, alike: Sequence[Copy], view: View, event: Found) -> st
         "attempt": event.attempt == counters.attempt + max(surplus, 0),
         "lost leases": surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least"),
         "state": event.state == view.one.kept,
+        "note": event.begun == view.one.begun or not world.capabilities.presence or len(alike) > 1,
         # Which of several equal copies was sent at which time is not known.
         "time of sending": view.sent == event.enqueued_at
         or ((view.sent is None or len(alike) > 1) and any(sent_then(world, copy, event.enqueued_at) for copy in alike)),
