@@ -29,7 +29,7 @@ def dead(shop: Shop, number: int = 1) -> list[str]:
 # --- ids and refs -----------------------------------------------------------------------------------------
 
 UNKNOWN = {
-    "show nowhere": "relevo: no event has the id nowhere",
+    "show nowhere": "relevo: no event has the id nowhere; events that are done are not kept",
     "cancel nowhere": "relevo: no waiting event has the id nowhere",
     "dead show nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
     "dead revive nowhere": "relevo: there is no dead letter 'nowhere'; see relevo dead list",
