@@ -175,6 +175,18 @@ def test_the_parts_of_an_application_are_short_in_a_notebook() -> None:
         assert repr(app.subjects) == "<SubjectTypes without a type>"
         assert repr(app.hooks) == "<Hooks of Watcher>"
         assert repr(listener) == "<Listener shop:print of image.created>"
+        assert repr(app) == "<App app: in process>"
+        with app.testing() as t:
+            app.dispatch("image.created", {})
+            assert repr(t) == "<AppTesting of app: 1 dispatched>"
+        assert repr(t) == "<AppTesting of app: 1 dispatched, ended>"
+        assert repr(app.testing()) == "<AppTesting of app: 0 dispatched, not entered>"
+    assert repr(app) == "<App app: in process, closed>"
+
+    dispatcher = relevo.LocalDispatcher()
+    assert repr(dispatcher) == "<LocalDispatcher with 0 listeners>"
+    dispatcher.add_listener("image.created", print, id="print")
+    assert repr(dispatcher) == "<LocalDispatcher with 1 listener>"
     assert "TYPE_CHECKING" not in dir(relevo)
 
 

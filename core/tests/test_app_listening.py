@@ -395,7 +395,7 @@ def test_a_worker_logs_an_event_without_a_listener_once_for_each_name(
     assert placd.levelname == "WARNING"
     assert placd.message == (
         f'no listener here for "order.placd" in the queue "mail"; {first} is retried until {end}, then it is a dead '
-        f'letter (logged once for this name); did you mean "order.placed" ({_place(bill)})?'
+        f'letter (logged once a run for this name); did you mean "order.placed" ({_place(bill)})?'
     )
     assert stock.message.startswith('no listener here for "stock.counted" in the queue "mail"; ')
 
@@ -409,7 +409,7 @@ def test_a_worker_says_in_which_queue_the_listeners_of_an_event_are(
     app.worker(RunOptions(until_empty=True)).run()
 
     (record,) = [record for record in caplog.records if record.name == "relevo.listener"]
-    assert record.message.endswith("(logged once for this name); its listeners are in main/mail")
+    assert record.message.endswith("(logged once a run for this name); its listeners are in main/mail")
 
 
 def test_a_worker_of_another_transport_says_in_which_queue_the_listeners_of_an_event_are(

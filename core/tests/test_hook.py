@@ -165,6 +165,26 @@ def test_a_function_that_fits_no_hook_is_refused() -> None:
     hooks.add(_Timer())
 
 
+def test_a_plugin_without_a_marked_hook_is_logged_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    class Plain:
+        def hello(self) -> None: ...
+
+    class Forgotten:
+        def relevo_dead_lettered(self, delivery: object) -> None: ...
+
+        @hookimpl
+        def relevo_may_run(self) -> None: ...
+
+    hooks = Hooks([Plain()])
+    hooks.add(Forgotten())
+    hooks.add(_Timer())
+
+    remedy = "put @relevo.hookimpl above each hook"
+    plain, forgotten = (record.message.rpartition("<locals>.")[2] for record in caplog.records)
+    assert plain == f"Plain: it has no hook, so nothing of it is called; {remedy}"
+    assert forgotten == f"Forgotten: relevo_dead_lettered is not called; {remedy}"
+
+
 def test_a_function_whose_body_would_never_run_is_refused_with_the_remedy() -> None:
     class Bare:
         @hookimpl

@@ -29,6 +29,13 @@ def test_reports_share_nothing() -> None:
     assert Report().reasons is not Report().reasons
 
 
+def test_a_report_shows_what_it_has_to_say() -> None:
+    assert repr(Report()) == "Report(handled=0, done=0)"
+    assert repr(Report(handled=3, done=2, dead=1, seconds=1.23456, stopped_by="events", reasons={"expired": 1})) == (
+        "Report(handled=3, done=2, dead=1, seconds=1.235, stopped_by='events', reasons={'expired': 1})"
+    )
+
+
 def test_options_and_reports_do_not_change() -> None:
     for value in (RunOptions(), Report()):
         with pytest.raises(attrs.exceptions.FrozenInstanceError):

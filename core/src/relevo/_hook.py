@@ -186,6 +186,19 @@ class Hooks:
             self._look_up()
         if place:
             self._passed[id(plugin)] = _Passed(plugin, place)
+            self._warn_of_unmarked(plugin)
+
+    def _warn_of_unmarked(self, plugin: object) -> None:
+        """Log that *plugin* has no hook, or a function with the name of one that is not marked, and is never called."""
+        names = [name for name in vars(HookSpecs) if name.startswith(f"{PROJECT}_") and name in dir(plugin)]
+        unmarked = [name for name in names if self._manager.parse_hookimpl_opts(plugin, name) is None]
+        if unmarked:
+            what = f"{', '.join(unmarked)} is not called"
+        elif not self._manager.get_hookcallers(plugin):
+            what = "it has no hook, so nothing of it is called"
+        else:
+            return
+        _log.warning("the plugin %s: %s; put @relevo.hookimpl above each hook", _named(plugin), what)
 
     def _faults(self, plugin: object) -> Iterator[str]:
         """Yield which functions of *plugin* match no hook, or would not run, before it is registered."""

@@ -252,6 +252,7 @@ class App(Dispatcher):
         for transport in (*parts.transports.values(), *parts.outboxes.values()):
             transport.source = parts.source
         self._assembly = _Assembly.of(parts)
+        self._is_closed = False
 
     if not TYPE_CHECKING:
 
@@ -424,7 +425,8 @@ class App(Dispatcher):
     def __repr__(self) -> str:
         outboxes = {name: f", outbox {type(each).__name__}" for name, each in self.outboxes.items()}
         stores = [f"{name} ({type(each).__name__}{outboxes.get(name, '')})" for name, each in self.transports.items()]
-        return f"<{type(self).__name__} {self.source}: {', '.join(stores) or 'in process'}>"
+        closed = ", closed" if self._is_closed else ""
+        return f"<{type(self).__name__} {self.source}: {', '.join(stores) or 'in process'}{closed}>"
 
     def transport(self, name: str | None = None) -> Transport:
         """
@@ -670,6 +672,7 @@ class App(Dispatcher):
 
     def close(self) -> None:
         """Close the transports, and let plugins free their resources; may be called again."""
+        self._is_closed = True
         with ExitStack() as stack:  # so that an error of a transport or a plugin does not keep the others open
             for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
                 stack.callback(transport.close)

@@ -63,6 +63,10 @@ class LocalDispatcher(Dispatcher):
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
+    def __repr__(self) -> str:
+        number = len(self._table)
+        return f"<LocalDispatcher with {number} listener{'' if number == 1 else 's'}>"
+
     @property
     def listeners(self) -> ListenerTable:
         self._table.renew()

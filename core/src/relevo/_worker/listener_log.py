@@ -128,7 +128,7 @@ class ObstacleLog:
             name=envelope.name, queue=delivery.queue, missing=", ".join(missing) or "a listener"
         )
         log.warning(
-            "%s; %s is retried until %s, then it is a dead letter (logged once for this name)%s",
+            "%s; %s is retried until %s, then it is a dead letter (logged once a run for this name)%s",
             visible(text),
             visible(envelope.id),
             self._end(delivery, outcome, self._patience),

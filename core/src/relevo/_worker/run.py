@@ -245,7 +245,7 @@ def flags() -> dict[str, Flag]:
     return {name: flag for name, flag in found if flag is not None}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Report(Finished):
     """
     The result of a run.
@@ -287,6 +287,15 @@ class Report(Finished):
     objection: str = ""
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     retry_reasons: Mapping[str, int] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the fields that say something; the seconds in milliseconds."""
+        plain = Report()
+        found = {field.name: getattr(self, field.name) for field in attrs.fields(Report)}
+        found["seconds"] = round(self.seconds, 3)
+        always = ("handled", "done")
+        said = [f"{name}={value!r}" for name, value in found.items() if name in always or value != getattr(plain, name)]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     @classmethod
     def sum_of(cls, reports: Sequence[Report]) -> Self:

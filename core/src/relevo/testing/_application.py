@@ -65,6 +65,10 @@ class AppTesting:
         self._inside: object = None
         self._entered = False
 
+    def __repr__(self) -> str:
+        state = "" if self._inside is not None else ", ended" if self._entered else ", not entered"
+        return f"<AppTesting of {self.app.source}: {len(list(self._record))} dispatched{state}>"
+
     def __enter__(self) -> Self:
         if self._entered:
             raise ConfigurationError("this block was entered already; use a new app.testing() for each block")
