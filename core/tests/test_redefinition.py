@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import linecache
+import queue
 import sys
+import threading
 from codeop import Compile
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +22,7 @@ import relevo
 from relevo import App, Dispatcher, Event, ListenerTable, LocalDispatcher, Subject, SubjectType
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, SubjectError
 
+PATIENCE = 300.0
 CELL = """
 @app.listener("image.created", priority={priority})
 def hear(event):
@@ -478,6 +481,36 @@ def test_a_listener_that_is_invalid_after_a_reload_can_be_removed(module: Path, 
 
         app.dispatch("a")
         assert not app.listeners
+
+
+@pytest.mark.parametrize("execution", ["inline", "threads"])
+def test_a_running_worker_follows_a_reload_and_logs_an_invalid_one(
+    module: Path, execution: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: queue.Queue[object] = queue.Queue()
+    subjects = [SubjectType(type="heard", cls=queue.Queue, name=lambda _: "1", load=lambda _: heard)]
+    source = 'import relevo\n@relevo.listener("a")\ndef hear(event, call): call.subject.put("{}")\n'
+    module.write_text(source.format("first"))
+    with App(transports={"main": "memory://"}, listeners=[module.stem], execution=execution, subjects=subjects) as app:
+        worker = app.worker()
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            app.dispatch("a", subject=heard)
+            assert heard.get(timeout=PATIENCE) == "first"
+            _reload(module, source.format("the second"))
+            app.dispatch("a", subject=heard)
+            assert heard.get(timeout=PATIENCE) == "the second"
+            _reload(module, BROKEN)
+            app.dispatch("a", subject=heard)
+            app.dispatch("a", subject=heard)
+            assert [heard.get(timeout=PATIENCE) for _ in range(2)] == ["the second"] * 2
+        finally:
+            worker.stop()
+            thread.join(PATIENCE)
+
+    (warning,) = (record.message for record in caplog.records if "earlier function" in record.message)
+    assert "hear cannot be a listener: it must take (event) or (event, call); until that is corrected" in warning
 
 
 def test_a_local_dispatcher_calls_what_a_reload_defined(module: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
+from threading import Lock
 from types import CodeType, ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,7 @@ from relevo.errors import (
     DuplicateEventError,
     DuplicateListenerError,
     EventNameError,
+    described,
     nearest,
     shown,
 )
@@ -188,6 +190,11 @@ class ListenerTable:
         self._generation = generation.number
         """That of the last renewal."""
 
+        self._followed = generation.number
+        """That of the last renewal that was tried for a running worker."""
+
+        self._following = Lock()
+
         self._ousted: list[tuple[Listener, Listener]] = []
         """Listeners of cells that were replaced by one of another event, with that one, until it is logged."""
 
@@ -330,6 +337,18 @@ class ListenerTable:
                     self.add(function, mark)
         self._generation = number
 
+    def _follow(self) -> None:
+        """Renew for a worker that is running, which cannot raise: log an error, and keep the earlier functions."""
+        if not self._following.acquire(blocking=False):  # another thread does it
+            return
+        try:
+            self._followed = generation.number
+            self.renew()
+        except Exception as error:  # noqa: BLE001 - the checks of a class may raise anything
+            _log.warning("%s; until that is corrected, a running worker calls the earlier function", described(error))
+        finally:
+            self._following.release()
+
     def extend(self, things: Iterable[object]) -> None:
         """Register the marked functions and subscribers among *things*; none of them if one cannot be registered."""
         with self._all_or_nothing():
@@ -445,6 +464,8 @@ class ListenerTable:
 
             first: The first queue that the event is routed to; listeners without a queue run there.
         """
+        if self._followed != generation.number:
+            self._follow()
         key = (event_name, queue, first)
         known = self._queued
         found = known.get(key)
