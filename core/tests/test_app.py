@@ -160,6 +160,9 @@ def test_an_invalid_policy_does_not_hide_that_nothing_leads_to_its_queue(make: M
     ]
 
 
+async def _asynchronous(thing: object) -> None: ...
+
+
 def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
     assert make(execution="threads").execution == Execution("threads")
 
@@ -182,8 +185,12 @@ def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
             {"load": None},
             "a function from an id to the instance as load= of a SubjectType; got None",
         ),
+        *(
+            ({name: _asynchronous}, f'subjects: the {name}= of the subject type "image" is async, and is not awaited')
+            for name in ("name", "load", "release")
+        ),
     ],
-    ids=range(6),
+    ids=range(9),
 )
 def test_what_is_no_kind_of_subject_is_refused_where_it_is_registered(make: Make, given: Any, why: str) -> None:
     parts: dict[str, Any] = {"type": "image", "cls": Plain, "name": str, "load": str}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,12 @@ def subject_type(given: Any) -> SubjectType:
         if not holds:
             got = shown(getattr(kind, name))
             raise SubjectError(f"subjects: expected {expected} as {name}= of a SubjectType; got {got}")
+    for name in ("name", "load", "release"):
+        if iscoroutinefunction(getattr(kind, name)):
+            raise SubjectError(
+                f'subjects: the {name}= of the subject type "{kind.type}" is async, and is not awaited; expected a '
+                f"plain function, which may call asyncio.run()"
+            )
     return given
 
 
