@@ -70,6 +70,23 @@ def test_an_event_is_dispatched_handled_and_seen(shop: Shop) -> None:
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+@pytest.mark.lengthy("starts processes")
+@pytest.mark.parametrize("command", ["drain", "worker --max-time 0.1s"])
+def test_a_run_that_creates_the_database_says_so_once(shop: Shop, command: str) -> None:
+    first, second = shop.process(f"relevo {command}"), shop.process(f"relevo {command}")
+    (shop.folder / "shop.db").unlink()
+    after_setup = shop.process(f"relevo setup > setup.txt && relevo {command}")
+    in_memory = shop.process(f"export RELEVO_TRANSPORTS__MAIN=sqlite:// && relevo {command}")
+
+    (told,) = [line for line in first.stderr.splitlines() if "created the" in line]
+    assert told.partition(" ")[2] == (
+        f"WARNING relevo.runner: created the database {shop.folder}/shop.db; if there should have been one, check its "
+        "path, and whether its disk is mounted"
+    )
+    assert first.returncode == 0
+    assert "created the" not in second.stderr + after_setup.stderr + in_memory.stderr
+
+
 def test_a_dead_letter_is_shown_to_a_program_with_each_failure_as_data(shop: Shop) -> None:
     shop.run("""dispatch image.created '{"bad": true}'""")
     shop.run("drain")

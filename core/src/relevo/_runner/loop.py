@@ -308,7 +308,8 @@ class _Host:
         while not self._is_over():
             self._report()
             try:
-                self._app.prepare(self._name)
+                with _telling_of_new_files(self._app, self._name):
+                    self._app.prepare(self._name)
                 break
             except TransportUnavailableError as error:
                 self._worker.sit_out(error)
@@ -356,6 +357,21 @@ def warn_at_start(app: App, options: RunOptions) -> None:
     transport = app.transport(options.transport)
     for text in filter(None, map(unkept, filter(None, (transport, app.outboxes.get(transport.name))))):
         _log.warning("%s", text)
+
+
+@contextmanager
+def _telling_of_new_files(app: App, name: str) -> Iterator[None]:
+    """Log which files of the transport *name* and its outbox the block creates: an earlier one may be elsewhere."""
+    from relevo._transport.optional import FileStore  # noqa: PLC0415 - as above
+
+    stores: Sequence[object] = (app.transport(name), app.outboxes.get(name))
+    missing = [(each, what) for each in stores if isinstance(each, FileStore) and (what := each.missing())]
+    yield
+    for store, what in missing:
+        if not store.missing():
+            _log.warning(
+                "created the %s; if there should have been one, check its path, and whether its disk is mounted", what
+            )
 
 
 def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
