@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -244,10 +245,33 @@ def test_what_waits_for_its_turn_is_refused_and_stays_as_it_is(shop: Shop) -> No
         done = shop.run("handle second")
 
         assert done.returncode == 75
-        assert "it waits for an earlier event with its ordering key" in done.stdout
+        assert "it waits for first, an earlier event with its ordering key, which is ready" in done.stdout
         assert store.find("second") == before
     assert shop.run("handle first").returncode == 0
     assert shop.run("handle second").returncode == 0
+
+
+def test_what_waits_for_its_turn_says_for_which_event(shop: Shop) -> None:
+    with transport(shop) as store:
+        store.send([of_key("first"), of_key("second"), envelope("other", "b")])
+        (first, _) = store.receive(["media"], limit=2, lease=600, wait=0)
+
+        held = shop.run("show second --json")
+        store.nack(first, delay=3600)
+        row, shown = json.loads(shop.run("show second --json").stdout)[0], shop.run("show second").stdout
+        table = {line.split()[2]: line for line in shop.run("list").stdout.splitlines()}
+        refused = shop.run("handle second")
+
+    waits = "waits for first, an earlier event with its ordering key, which is "
+    assert json.loads(held.stdout)[0]["problem"] == waits + "leased"
+    assert (row["ordering_key"], row["behind"], row["status"]) == ("a", "first", "ready")
+    why = waits + "scheduled, attempt 2"
+    assert row["problem"] == why
+    assert re.search(r"^ordering key:\s*a$", shown, re.MULTILINE)
+    assert why in shown
+    assert why[:40] in table["second"]
+    assert "waits for" not in table["first"] + table["other"]
+    assert f"not handled: it {why}" in refused.stdout
 
 
 def of_key(event_id: str) -> Envelope:

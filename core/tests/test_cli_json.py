@@ -62,13 +62,15 @@ WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
 LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {
     "until",
+    "ordering_key",
+    "behind",
     "worker",
     "running",
     "begun_by",
     "begun_in",
     "problem",
 }
-LISTED = LIVING - {"body", "size"} | {"leased", "ordering_key", "error", "cursor"}
+LISTED = LIVING - {"body", "size"} | {"leased", "error", "cursor"}
 SCHEMA = {"$schema", "$defs", "title"}
 
 DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {

@@ -721,7 +721,7 @@ def test_a_monitor_sees_an_event_that_a_worker_has_held_for_too_long(shop: Shop)
     for done in (idle, within):
         assert (done.returncode, done.stdout, done.stderr) == (0, "3 queues are within the limits\n", "")
     assert (over.returncode, over.stderr) == (1, "")
-    assert re.fullmatch(r"main/media: one leased for .+, at most 0 s; see relevo list --state leased\n", over.stdout)
+    assert re.fullmatch(r"main/media: one leased for .+, at most 0 s; see relevo list --state running\n", over.stdout)
 
 
 def test_a_monitor_creates_no_database_where_a_disk_is_not_mounted(shop: Shop) -> None:

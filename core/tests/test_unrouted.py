@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from relevo import Envelope, SystemClock
+from relevo_sql import SqlOptions, SqlTransport
+
 from .shop import CONFIGURATION, Shop, lines, opened
 
 BEHIND = '{ url = "sqlite:///new.db", outbox = "sqlite:///shop.db" }'
@@ -25,8 +28,13 @@ def _shop(tmp_path: Path) -> Shop:
 
 @pytest.fixture(name="warned")
 def _warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """Return what the runner has warned of so far."""
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "relevo.runner"]
+    """Return what the runner has warned of so far; not that it created a database."""
+
+    def messages() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if record.name == "relevo.runner"]
+        return [each for each in found if not each.startswith("created the database ")]
+
+    return messages
 
 
 def says(queue: str) -> str:
@@ -307,6 +315,22 @@ def test_an_outbox_that_was_removed_is_given_back(shop: Shop, warned: Callable[[
     (line,) = warned()
     assert '"main/outbox/main" holds events of an outbox that "main" no longer has; give it that outbox again' in line
     assert line.endswith("and run: relevo relay -t main --until-empty")
+
+
+def test_a_queue_with_a_misspelt_name_is_shown_with_the_near_one(tmp_path: Path) -> None:
+    shop = opened(tmp_path)
+    shop.run("setup")
+    options = SqlOptions(url=f"sqlite:///{shop.folder / 'shop.db'}")
+    with SqlTransport.open(options, name="main", clock=SystemClock()) as transport:
+        transport.send([Envelope(id="1", source="shop", name="image.created", queue="mdia", body=b"{}")])
+
+    shown = shop.run("status")
+
+    (line,) = [line for line in shown.stdout.splitlines() if "main/mdia" in line and "holds" in line]
+    assert line.startswith(
+        '"main/mdia" holds events, and no route leads to it; did you mean "main/media"?; move them: relevo move '
+        "--from main/mdia --to main/media; or add a route"
+    )
 
 
 def test_a_queue_that_lost_its_route_is_reported_too(shop: Shop, warned: Callable[[], list[str]]) -> None:

@@ -13,7 +13,10 @@ from relevo._transport.optional import QueueCatalog
 from relevo._transport.query import WaitingEntry
 from relevo._transport.route import RESERVED, Target, outbox_queue
 from relevo._transport.transport import Transport
-from relevo.errors import RelevoError, RouteNotFoundError
+from relevo.errors import RelevoError, RouteNotFoundError, nearest
+
+_NEAR = 0.75
+"""How like the name of another queue a misspelt one is, from 0 to 1; "old-media" is another name than "media"."""
 
 _SAMPLE = 20
 """The events of a queue that are looked at: a drain does so each time, and there may be millions."""
@@ -34,6 +37,9 @@ class UnroutedQueue:
     is_dead: bool
     """Whether it holds dead letters alone."""
 
+    near: Target | None
+    """The queue with a route that it may have been meant to be; ``None`` if none has a similar name."""
+
     is_movable: bool
     """Whether an event can be moved now; one that is scheduled or leased stays until it is ready."""
 
@@ -53,16 +59,19 @@ class UnroutedQueue:
                 f'"{self.place}" holds events of an outbox that "{owner}" no longer has; give it that outbox again, '
                 f"and run: relevo relay -t {owner} --until-empty"
             )
-        move = f"relevo move --from {self.place} --to {self.targets[0] if len(self.targets) == 1 else '…'}"
+        unled = "no route leads to it" + ("" if self.near is None else f'; did you mean "{self.near}"?')
+        only = self.targets[0] if len(self.targets) == 1 else None
+        meant = self.near if self.near in self.targets else only
+        move = f"relevo move --from {self.place} --to {meant or '…'}"
         where = ", ".join(map(str, self.targets))
-        several = f"; its events are routed to {where}, and move takes all to one" if len(self.targets) > 1 else ""
+        several = f"; its events are routed to {where}, and move takes all to one" if self.targets[1:] else ""
         if self.is_dead:
             dead = f"-t {self.store.name} -q {self.queue} --all"
             return (
-                f'"{self.place}" holds dead letters, and no route leads to it; handle them again: relevo dead revive '
+                f'"{self.place}" holds dead letters, and {unled}; handle them again: relevo dead revive '
                 f"{dead}, then {move}; or delete them: relevo dead discard {dead}{several}"
             )
-        return f'"{self.place}" holds events, and no route leads to it; move them: {move}; or add a route{several}'
+        return f'"{self.place}" holds events, and {unled}; move them: {move}; or add a route{several}'
 
 
 def _has_ready(waiting: Sequence[WaitingEntry]) -> bool:
@@ -105,6 +114,7 @@ def unrouted_queues(parts: Parts, stores: Iterable[Transport], *, own: bool) -> 
                         store,
                         queue,
                         targets,
+                        near=_near(parts, store, queue),
                         has_dead=bool(dead),
                         is_dead=bool(dead) and not waiting,
                         is_movable=is_movable,
@@ -128,6 +138,12 @@ def _known_elsewhere(parts: Parts, store: Transport, queues: Iterable[str], stor
             with suppress(RelevoError):  # it is down, or was never set up, and so it is another one
                 if other.store_id() == store_id:
                     yield other
+
+
+def _near(parts: Parts, store: Transport, queue: str) -> Target | None:
+    """Return the queue of *store* with a route whose name is most like that of *queue*; ``None`` if none is."""
+    found = None if queue.startswith(RESERVED) else nearest(queue, parts.routes.queues(store.name), _NEAR)
+    return None if found is None else Target(store.name, found)
 
 
 def _targets(parts: Parts, queue: str, envelopes: Iterable[object]) -> list[Target]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from relevo._process_identity import ProcessIdentity
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
-from relevo._transport.query import Found
+from relevo._transport.query import Found, StuckKey, WaitingEntry
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
 from relevo._worker.announcement import HoldingWorker, holders
@@ -70,9 +70,52 @@ def holder_of(found: Found, known: Holders) -> HoldingWorker | None:
     return known.get((found.queue, found.envelope.source, found.envelope.id))
 
 
-def living_row(app: App, store: Transport, found: Found, known: Holders) -> dict[str, Any]:
+class OrderingLines:
+    """
+    The ordering keys with an event that others wait for, by the queues of *store*; each queue is asked once.
+
+    Args:
+        store: The transport of the events.
+    """
+
+    def __init__(self, store: Transport):
+        self._store = store
+        self._known: dict[str, dict[str, StuckKey]] = {}
+        self._first: dict[str, Sequence[WaitingEntry]] = {}
+
+    def before(self, found: Found) -> WaitingEntry | None:
+        """Return the event that *found* waits for, since it has the same ordering key; ``None`` if that is unknown."""
+        key, claims = found.envelope.ordering_key, self._store.capabilities
+        if key is None or found.status != "ready" or claims.order != "per key" or not claims.waiting:
+            return None
+        if found.queue not in self._known:
+            stuck = self._store.stuck_keys([found.queue], longer=0.0, limit=_MOST_LINES).keys
+            self._known[found.queue] = {each.key: each for each in stuck}
+            self._first[found.queue] = self._store.waiting([found.queue], limit=_FIRST_PAGE)
+        mine = self._known[found.queue].get(key)
+        if mine is not None and mine.first is not None:
+            return None if mine.first.envelope == found.envelope else mine.first
+        for each in self._first[found.queue]:  # the first event of a key that is not stuck is ready itself
+            if each.envelope == found.envelope:
+                break
+            if each.envelope.ordering_key == key and each.enqueued_at <= found.enqueued_at:
+                return each
+        return None
+
+
+_MOST_LINES = 1_000
+"""The ordering keys of a queue that are looked at, those that have been stuck the longest first."""
+
+_FIRST_PAGE = 200
+"""The events of a queue among which the first of a key that is not stuck is looked for."""
+
+
+def living_row(
+    app: App, store: Transport, found: Found, known: Holders, lines: OrderingLines | None = None
+) -> dict[str, Any]:
     """Return all details of the stored event *found* of *app*; *known* are the holders in *store*."""
     holder = holder_of(found, known)
+    first = (lines or OrderingLines(store)).before(found)
     return {
         "status": str(found.status),
         "transport": store.name,
@@ -83,11 +126,13 @@ def living_row(app: App, store: Transport, found: Found, known: Holders) -> dict
         "lost_leases": found.lost_leases,
         "sent": when(found.enqueued_at),
         "until": None if found.until is None else when(found.until),
+        "ordering_key": found.envelope.ordering_key,
+        "behind": None if first is None else first.envelope.id,
         "worker": None if holder is None else holder.worker,
         "running": None if holder is None else holder.listener,
         "begun_by": None if found.begun is None else found.begun.by,
         "begun_in": None if found.begun is None else found.begun.listener or None,
-        "problem": _problem(app, found),
+        "problem": _problem(app, found) or (None if first is None else waits_behind(first)),
         "listeners": _listeners(found.state),
         **_body(found.envelope.body),
     }
@@ -158,6 +203,12 @@ def _problem(app: App, found: Found) -> str | None:
             case Reason.NEWER_VERSION:
                 return f"its version is newer than that of its listener; a dead letter at {end}"
     return None
+
+
+def waits_behind(first: Found) -> str:
+    """Return that an event waits for *first*, an earlier one with its ordering key."""
+    status = "leased" if first.status == "leased" else f"{first.status}, attempt {first.attempt}"
+    return f"waits for {first.envelope.id}, an earlier event with its ordering key, which is {status}"
 
 
 def _lacking(app: App, found: Found, progress: Progress) -> str:

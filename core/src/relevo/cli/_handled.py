@@ -21,7 +21,7 @@ from relevo._visible import visible
 from relevo._worker.progress import loaded
 from relevo._worker.run import RunOptions
 from relevo.cli._choice import DeadLetterChoice
-from relevo.cli._event import holder_of, holders_in
+from relevo.cli._event import OrderingLines, holder_of, holders_in, waits_behind
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER
 from relevo.cli._output import echo, first_line, when
 from relevo.cli._run import why_later
@@ -178,7 +178,8 @@ def _left(store: Transport, found: Found) -> str:
     if now.lost_leases:
         return "the process that began it before may still be alive; try again in half a minute"
     if envelope.ordering_key is not None:
-        return "it waits for an earlier event with its ordering key"
+        first = OrderingLines(store).before(now)
+        return "it waits for an earlier event with its ordering key" if first is None else f"it {waits_behind(first)}"
     return "a worker took it first" + (f"; it waits until {when(now.until)}" if now.until else " and gave it back")
 
 

@@ -20,7 +20,7 @@ from relevo._transport.transport import Transport
 from relevo._worker.announcement import LOOK_EVERY, holders
 from relevo._worker.decision import Reason
 from relevo._worker.progress import foremost, lacks_listener, setbacks_of
-from relevo.cli._event import Holders, holder_of, holders_in, living_row
+from relevo.cli._event import Holders, OrderingLines, holder_of, holders_in, living_row
 from relevo.cli._filter import (
     Tally,
     by_option,
@@ -55,6 +55,9 @@ _Listed = tuple[Transport, WaitingEntry]
 
 _Known = Mapping[Transport, Holders]
 """The workers that hold events, by store."""
+
+_KnownLines = Mapping[Transport, OrderingLines]
+"""The ordering keys with an event that others wait for, by store."""
 
 _State = Status | Literal["running"]
 """What the option takes: the states of the store, and the leased events of which a listener runs."""
@@ -134,7 +137,9 @@ def list_(
     else:
         found = _entries(places, choice, begin, limit or _PAGE)
         known = choice.holders or {store: holders_in(store) for store, _ in places}
-        row, cells = partial(_row, app=app, known=known), partial(_cells, app=app, known=known, now=time.time())
+        lines = {store: OrderingLines(store) for store, _ in places}
+        row = partial(_row, app=app, known=known, lines=lines)
+        cells = partial(_cells, app=app, known=known, lines=lines, now=time.time())
         columns = _COLUMNS if len(known) == 1 else (Column("transport"), *_COLUMNS)
         first = list(islice(found, 1))
         if first or begin is not None or not unable:  # as above
@@ -349,25 +354,24 @@ _COLUMNS = (
 )
 
 
-def _row(found: _Listed, *, app: App, known: _Known) -> dict[str, Any]:
+def _row(found: _Listed, *, app: App, known: _Known, lines: _KnownLines) -> dict[str, Any]:
     """Return what was *found* as a row of a list."""
     store, entry = found
-    row = living_row(app, store, entry, known[store])
+    row = living_row(app, store, entry, known[store], lines[store])
     for key in ("body", "size"):
         del row[key]
     failure = foremost(setbacks_of(entry.state))
     return {
         **row,
         "leased": None if entry.leased_at is None else when(entry.leased_at),
-        "ordering_key": entry.envelope.ordering_key,
         "error": None if failure is None else failure.error,
         "cursor": str(_Cursor(store.name, entry.queue, entry.cursor)),
     }
 
 
-def _cells(found: _Listed, *, app: App, known: _Known, now: float) -> dict[str, Any]:
+def _cells(found: _Listed, *, app: App, known: _Known, lines: _KnownLines, now: float) -> dict[str, Any]:
     """Return what was *found* as a row of a table."""
-    row, (_, entry) = _row(found, app=app, known=known), found
+    row, (_, entry) = _row(found, app=app, known=known, lines=lines), found
     lost = f", {entry.lost_leases} lost" if entry.lost_leases else ""
     return {
         **row,

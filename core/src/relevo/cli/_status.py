@@ -203,7 +203,7 @@ def _held_for_longer(
             unknown.append(f"{place}: --max-leased cannot be judged, since its transport cannot list leased events")
         elif (since := _first_lease(store, row["queue"])) is not None and now - since > limit:
             over.append(
-                f"{place}: one leased for {age(now - since)}, at most {limit:g} s; see relevo list --state leased"
+                f"{place}: one leased for {age(now - since)}, at most {limit:g} s; see relevo list --state running"
             )
     return over, unknown
 

@@ -154,6 +154,7 @@ _OPTION_ANSWERS: Mapping[str, str] = MappingProxyType(
         "--execution processes": _PROCESS,
         "--execution solo": "write `--execution inline`",
         "--state active": "write `--state running`",
+        "--state dead": "write `relevo dead list`",
         "--state delayed": "write `--state scheduled`",
         "--state failed": "write `relevo dead list`",
         "--state pending": "write `--state ready`",
