@@ -360,7 +360,7 @@ class WaitingContract(Contract):
             worker = bench.worker()
             catalog = worker.transport
             if not isinstance(catalog, QueueCatalog):
-                pytest.skip("the transport is no QueueCatalog")
+                pytest.skip("the transport is not a QueueCatalog")
             ready, held, late, dead, done, _ = bench.queues
             worker.send([bench.envelope(queue=queue) for queue in (ready, held, dead, done)])
             if bench.capabilities.delay is not None:

@@ -33,7 +33,9 @@ def list_waiting_ended(
     order = list(dict.fromkeys(call.queues))
     places = [order.index(entry.queue) if entry.queue in order else -1 for entry in entries]
     if places != sorted(places):
-        world.report(promise.QUERIED_AS_IT_IS, operation.op, "the events are not listed queue by queue")
+        found = ", ".join(f'"{queue}"' for queue in dict.fromkeys(entry.queue for entry in entries))
+        what = f"the events are not listed queue by queue: asked for {', '.join(map(repr, order))}, listed from {found}"
+        world.report(promise.QUERIED_AS_IT_IS, operation.op, what)
     if not call.whole:
         return
     for identity in {copy.identity for copy in meant}:
@@ -86,7 +88,9 @@ def groups_ended(world: World, operation: Operation, call: history.CountGroups, 
         return
     groups = returned.value.groups
     if any(group.oldest > group.newest or not group.count for group in groups) or not _in_order(groups):
-        world.report(promise.QUERIED_AS_IT_IS, operation.op, f"{groups} are not groups, the largest first")
+        sizes = ", ".join(f"{group.key!r}: {group.count} ({group.oldest} to {group.newest})" for group in groups)
+        what = f"expected groups, the largest first, each with its oldest and newest time; got {sizes}"
+        world.report(promise.QUERIED_AS_IT_IS, operation.op, what)
     where = call.where
     if where is not None and (where.since is not None or where.until is not None):
         return  # the times of what was never listed are not known
@@ -95,7 +99,8 @@ def groups_ended(world: World, operation: Operation, call: history.CountGroups, 
     for key in {*counts, *(key for each in keys for key in each if key is not None)}:
         least, most = sum(each == {key} for each in keys), sum(key in each for each in keys)
         if not least <= counts.get(key, 0) <= most:
-            what = f"the group {key!r} has {counts.get(key, 0)}, not {least}" + (f" to {most}" if most > least else "")
+            what = f"the group {key!r} by {call.by} has {counts.get(key, 0)} events, not {least}"
+            what += f" to {most}" if most > least else ""
             world.report(promise.QUERIED_AS_IT_IS, operation.op, what)
 
 

@@ -9,6 +9,7 @@ import attrs
 
 from relevo import Action, Counters, Envelope, State, Unreadable
 from relevo_conformance import history, promise
+from relevo_conformance._difference import difference
 from relevo_conformance._world import Holder, Operation, World
 from relevo_conformance.model import PENDING, Copy, Situation, is_pending, missing_headers
 from relevo_conformance.promise import Promise
@@ -88,7 +89,8 @@ def take_ended(world: World, operation: Operation, call: history.Take, returned:
         return
     for handed in returned.value.deliveries:
         if not _is_meant(handed.event, call):
-            what = f"{handed.event!r} was handed out instead of the event {call.event_id!r}"
+            came = repr(handed.event.id) if isinstance(handed.event, Envelope) else "foreign bytes"
+            what = f'the event {call.event_id!r} of "{call.queue}" was to be taken, and {came} was handed out'
             world.report(promise.TAKEN_BY_ITS_ID, operation.op, what)
     if not operation.overlapped and not world.flying and not world.set_back and not world.broken:
         given = [copy for one in returned.value.deliveries for copy in world.same(one.queue, one.event)]
@@ -331,9 +333,9 @@ def _judge_content(world: World, operation: Operation, copy: Copy, handed: histo
     if isinstance(copy.event, Envelope):
         if copy.event != handed.event:
             changed = ", ".join(
-                field.name
+                f"{field.name} ({difference(found, sent)})"
                 for field in attrs.fields(Envelope)
-                if getattr(copy.event, field.name) != getattr(handed.event, field.name)
+                if (found := getattr(handed.event, field.name, None)) != (sent := getattr(copy.event, field.name))
             )
             world.report(promise.PAYLOAD_IS_UNTOUCHED, operation.op, f"{copy} came with another {changed}")
         elif (what := _mistimed(world, copy, handed)) and not _of_another(world, copy, handed):

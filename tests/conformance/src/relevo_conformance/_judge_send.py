@@ -54,14 +54,17 @@ def send_ended(world: World, operation: Operation, call: history.Send, returned:
     if world.capabilities.dedupe and set(fates) == {"sent"}:
         _unite(list(operation.positions.values()))
     if isinstance(returned.value, history.Fates) and not returned.value.told_apart:
-        world.report(promise.SEND_TELLS_APART, operation.op, "the error does not name each position of the batch once")
+        what = f"the SendError does not name each of the {len(call.envelopes)} positions of the batch once"
+        world.report(promise.SEND_TELLS_APART, operation.op, what)
     if world.capabilities.atomic_batch and "sent" in fates and len(set(fates)) > 1:
         world.report(promise.BATCH_IS_ATOMIC, operation.op, f"a batch was sent in part: {', '.join(fates)}")
     provoked = operation.worker in world.broken or _is_too_large(world.capabilities, call)
     provoked = provoked or any(envelope.queue not in world.queues for envelope in call.envelopes)
     provoked = provoked or any(map(_is_no_text, call.envelopes))
     if returned.error in _REFUSALS and not provoked and world.knows_faults:
-        world.report(promise.SENT_IS_RECEIVED, operation.op, f"a send was refused without a reason: {returned.error}")
+        refused = ", ".join(repr(one.id) for one, fate in zip(call.envelopes, fates, strict=True) if fate != "sent")
+        what = f"a send of {refused} was refused without a reason: {returned.error}"
+        world.report(promise.SENT_IS_RECEIVED, operation.op, what)
 
 
 def _unite(copies: Sequence[Copy]) -> None:

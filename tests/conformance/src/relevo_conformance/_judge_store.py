@@ -9,6 +9,7 @@ import attrs
 
 from relevo import Action, DeadLetterEntry, Envelope, Found, State, Stats, Unreadable
 from relevo_conformance import history, promise
+from relevo_conformance._difference import difference
 from relevo_conformance._judge_receive import sent_then
 from relevo_conformance._judge_send import batches_at_the_end, never_came
 from relevo_conformance._world import Operation, Walk, World
@@ -17,6 +18,9 @@ from relevo_conformance.promise import Promise
 
 _AGE_TOLERANCE = 1.0
 """Seconds."""
+
+_SHOWN = 5
+"""The number of entries of a list that a message shows."""
 
 
 # --- dead letters ----------------------------------------------------------------------------------
@@ -31,7 +35,8 @@ def list_dead_ended(world: World, operation: Operation, call: history.ListDead, 
         what = f"{len(entries)} dead letters were listed with a limit of {call.limit}"
         world.report(promise.LIMIT_IS_RESPECTED, operation.op, what)
     if not world.set_back and not _in_order(entries, call.queues):
-        what = "the dead letters are not listed queue by queue, the oldest first"
+        listed = ", ".join(f'"{one.queue}" at {one.died_at:.3f}' for one in entries[:_SHOWN])
+        what = f"the dead letters are not listed queue by queue, the oldest first: they died in {listed}"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     due = frozenset(copy.number for copy in world.copies if copy.queue in call.queues and copy.surely(_is_dead))
     copies = [copy for entry in entries if (copy := judge_entry(world, operation, entry)) is not None]
@@ -148,7 +153,8 @@ def judge_entry(world: World, operation: Operation, entry: DeadLetterEntry) -> C
     world.refs[entry.ref] = copy
     fitting = _fitting(world, copy, entry)
     if not fitting:
-        what = f"the dead letter of {copy} has another {_wrong(world, copy, dead[0], entry)}"
+        wrong = _wrong(world, copy, dead[0], entry)
+        what = f"the dead letter of {copy} has another {_with_values(wrong, dead[0], entry)}"
         world.report(promise.DEAD_IS_KEPT_WITH_REASON, operation.op, what)
     copy.become(fitting or dead)
     return copy
@@ -160,9 +166,21 @@ def _fitting(world: World, copy: Copy, entry: DeadLetterEntry) -> list[Situation
     return [one for one in dead if not _wrong(world, copy, one, entry)]
 
 
-def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry) -> str:
-    """Return the parts of *entry* that are wrong; empty if none is."""
-    return ", ".join(name for name, is_right in RIGHT.items() if not is_right(world, copy, one, entry))
+def _wrong(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry) -> list[str]:
+    """Return the parts of *entry* that are wrong; none if all are right."""
+    return [name for name, is_right in RIGHT.items() if not is_right(world, copy, one, entry)]
+
+
+def _with_values(wrong: Sequence[str], one: Situation, entry: DeadLetterEntry) -> str:
+    """Return the parts of *entry* that are *wrong*, each with what it is, and what it was when the event died."""
+    values = {
+        "reason": (entry.reason, one.reason),
+        "error": (entry.error, one.error),
+        "state": (entry.state, one.kept),
+        "attempt": (entry.attempt, one.counters.attempt),
+        "lost leases": (entry.lost_leases, one.counters.lost_leases),
+    }
+    return ", ".join(f"{name} ({difference(*values[name])})" if name in values else name for name in wrong)
 
 
 def _is_the_event(world: World, copy: Copy, one: Situation, entry: DeadLetterEntry) -> bool:
@@ -334,7 +352,8 @@ def taking_out_ended(
     # A concurrent call may have its effect before or after.
     if not operation.overlapped and not len(sure) <= number <= most:
         broken = promise.CANCELLED_IS_GONE if isinstance(call, history.Cancel) else promise.PURGED_IS_GONE
-        what = f"{number} events were removed, not {len(sure)}" + (f" to {most}" if most > len(sure) else "")
+        name = f"a cancel of {call.event_id!r}" if isinstance(call, history.Cancel) else f'a purge of "{call.queue}"'
+        what = f"{name} removed {number} events, not {len(sure)}" + (f" to {most}" if most > len(sure) else "")
         world.report(broken, operation.op, what)
     for at, copy in operation.positions.items():
         happened = True if at in sure or number == most else (False if number == len(sure) else None)
@@ -373,12 +392,12 @@ def judge_living(
     """Check that *event* is one of the copies that are *meant*, as it was between the beginning and *now*."""
     alike = [copy for copy in meant if copy.queue == event.queue and copy.event == event.envelope]
     seen = [view for copy in alike for view in views(world, operation, copy, now)]
-    wrong = [_misfit(world, alike, view, event) for view in seen]
+    wrong = [misfit(world, alike, view, event) for view in seen]
     if not seen:
         what = f'{event.envelope.id!r} is found as {event.status} in "{event.queue}", which has no such event'
         world.report(broken, operation.op, what)
     elif all(wrong):
-        world.report(broken, operation.op, f"{alike[-1]} is found with another {min(wrong, key=len)}")
+        world.report(broken, operation.op, f"{alike[-1]} is found with {min(wrong, key=len)}")
 
 
 @attrs.frozen
@@ -411,23 +430,27 @@ def views(world: World, operation: Operation, copy: Copy, now: float) -> Iterato
             yield View("ready", ready, None, copy.enqueued_at)
 
 
-def _misfit(world: World, alike: Sequence[Copy], view: View, event: Found) -> str:
-    """Return the parts of *event* that differ from *view*; empty if none does."""
+def misfit(world: World, alike: Sequence[Copy], view: View, event: Found) -> str:
+    """Return the parts of *event* that differ from *view*, each with what it is there; empty if none does."""
     counters = view.one.counters
     surplus = event.lost_leases - counters.lost_leases
     times = view.until is not None and event.until is not None and view.until[0] <= event.until <= view.until[1]
-    right = {
-        "status": event.status == view.status,
-        "end": times if view.until is not None else event.until is None,
-        "attempt": event.attempt == counters.attempt + max(surplus, 0),
-        "lost leases": surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least"),
-        "state": event.state == view.one.kept,
-        "note": event.begun == view.one.begun or not world.capabilities.presence or len(alike) > 1,
+    sent = view.sent == event.enqueued_at or (
         # Which of several equal copies was sent at which time is not known.
-        "time of sending": view.sent == event.enqueued_at
-        or ((view.sent is None or len(alike) > 1) and any(sent_then(world, copy, event.enqueued_at) for copy in alike)),
-    }
-    return ", ".join(name for name, fits in right.items() if not fits)
+        (view.sent is None or len(alike) > 1) and any(sent_then(world, copy, event.enqueued_at) for copy in alike)
+    )
+    noted = event.begun == view.one.begun or not world.capabilities.presence or len(alike) > 1
+    lost = surplus == 0 or (surplus > 0 and world.capabilities.lost_leases == "at least")
+    parts = (
+        (event.status == view.status, "status", event.status, view.status),
+        (times if view.until is not None else event.until is None, "until", event.until, view.until),
+        (event.attempt == counters.attempt + max(surplus, 0), "attempt", event.attempt, counters.attempt),
+        (lost, "lost leases", event.lost_leases, counters.lost_leases),
+        (event.state == view.one.kept, "state", event.state, view.one.kept),
+        (noted, "note", event.begun, view.one.begun),
+        (sent, "time of sending", event.enqueued_at, view.sent),
+    )
+    return ", ".join(f"the {name} {difference(found, wanted)}" for fits, name, found, wanted in parts if not fits)
 
 
 # --- figures ---------------------------------------------------------------------------------------
