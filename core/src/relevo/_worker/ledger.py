@@ -49,7 +49,7 @@ class Reminder:
 
 
 @contextmanager
-def outage(transport: str) -> Iterator[None]:
+def worked_before(transport: str) -> Iterator[None]:
     """Raise a configuration error of *transport* as an outage: the same configuration worked before."""
     try:
         yield
@@ -236,7 +236,7 @@ class Ledger:
             )
 
     def _settle(self, batch: Sequence[Settlement]) -> Sequence[Delivery]:
-        with outage(self._transport.name):  # what is settled was received before
+        with worked_before(self._transport.name):  # what is settled was received before
             if not self._around:
                 return self._settle_supported(batch)
             with observe(self._around, transport=self._transport.name, settlements=batch):

@@ -40,7 +40,7 @@ from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
-from relevo._worker.ledger import Ledger, Reminder, outage
+from relevo._worker.ledger import Ledger, Reminder, worked_before
 from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.outage import Outage
 from relevo._worker.overdue import OverdueLog
@@ -421,7 +421,7 @@ class Worker:
         if not self._ledger.holds(delivery):
             return
         try:
-            with outage(self._transport.name):
+            with worked_before(self._transport.name):
                 outcome = self._suspects.outcome(delivery)
         except TransportUnavailableError:
             self._ledger.add(delivery, Release())
@@ -608,7 +608,7 @@ class Worker:
         """Return whether further events are ready."""
         if self._transport.capabilities.stats == "none":
             return False
-        with outage(self._transport.name):
+        with worked_before(self._transport.name):
             return any(self._transport.stats(queue).ready != 0 for queue in self._queues)
 
     def _room(self) -> int:
@@ -623,7 +623,7 @@ class Worker:
         if self._given is not None:
             batch = () if self._received else self._given(self._lease)
         else:
-            with outage(self._transport.name) if self._received else nullcontext():
+            with worked_before(self._transport.name) if self._received else nullcontext():
                 batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
         self._received, self._ledger.cut_off = True, 0
         # While settlements fail, the outage goes on, although events may be received.
@@ -668,7 +668,7 @@ class Worker:
         if self._given is not None:
             return True
         known = self._transport.capabilities.stats != "none"
-        with outage(self._transport.name):
+        with worked_before(self._transport.name):
             stats = [self._transport.stats(queue) for queue in self._queues] if known else []
         if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
             # In transit, or behind an earlier event of its key, or just taken by another worker.
