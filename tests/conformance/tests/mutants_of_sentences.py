@@ -71,7 +71,7 @@ class TakesNothingIfOneIsHeld(AlteredStore):
         return super().take(name, event_id, lease=lease, now=now)
 
 
-@planted(promise.TAKEN_BY_ITS_ID, by_chance=False)
+@planted(promise.LEASED_IS_HIDDEN, by_chance=False)
 class TakesForAMinute(AlteredStore):
     """A taken event is leased for a minute, whatever lease was asked for."""
 
