@@ -286,6 +286,26 @@ def test_a_burst_in_a_worker_is_a_mail_at_once_and_the_rest_waits_for_its_time(
     assert first["Message-ID"] != second["Message-ID"]
 
 
+def test_a_failure_that_waits_for_its_time_is_mailed_whole_by_a_later_process(
+    made: Made, inbox: Inbox, clock: FakeClock
+) -> None:
+    first = made(inbox.port, make_thumbnail, every=600)
+    drained(first, Event("image.created", {"path": "1"}))
+    clock.advance(60)
+    waiting = Event("image.created", {"path": "2"}, id="the-second")
+    drained(first, waiting)
+    first.close()
+    assert len(inbox.mails) == 1
+
+    clock.advance(600)
+    drained(made(inbox.port, make_thumbnail, every=600))
+
+    text = " ".join(body_of(inbox.mails[1]).split())
+    assert "image.created is dead: retries-exhausted." in text
+    assert "id the-second " in text
+    assert 'path = "2"' in text
+
+
 def app_book(app: App) -> Path:
     (plugin,) = app.hooks._manager.get_plugins()
     assert isinstance(plugin, Mail)

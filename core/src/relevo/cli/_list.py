@@ -357,7 +357,7 @@ _COLUMNS = (
 def _row(found: _Listed, *, app: App, known: _Known, lines: _KnownLines) -> dict[str, Any]:
     """Return what was *found* as a row of a list."""
     store, entry = found
-    row = living_row(app, store, entry, known[store], lines[store])
+    row = living_row(app, store, entry, known[store], lines=lines[store])
     for key in ("body", "size"):
         del row[key]
     failure = foremost(setbacks_of(entry.state))

@@ -105,6 +105,11 @@ class Book(msgspec.Struct):
         if key != OTHERS:
             mine.what = what
 
+    def was_mailed(self, key: str) -> bool:
+        """Return whether a failure with this *key* was mailed, so that another one may have to wait."""
+        mine = self.entries.get(key)
+        return mine is not None and mine.mailed is not None
+
     def is_news(self, event_id: str, lost_leases: int) -> bool:
         """Return whether an event has more lost leases than were known, and note them."""
         if lost_leases <= self.lost_leases.get(event_id, 0):

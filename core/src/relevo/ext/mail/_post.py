@@ -290,7 +290,8 @@ class Post:
                 if count:
                     what = summary(pile.incident) if pile.incident else ""
                     detail = None
-                    if witness is not None and pile.incident is not None:
+                    # This process may have ended when a group of which one was mailed is mailed again.
+                    if pile.incident is not None and (witness is not None or book.was_mailed(key)):
                         detail = packed(pile.incident, arguments=self._options.arguments)
                     book.note(
                         key,
