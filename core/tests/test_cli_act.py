@@ -327,7 +327,7 @@ def test_the_copies_that_no_worker_has_begun_are_cancelled_if_their_queue_is_nam
 
     done = shop.run(f"cancel {event_id} -q {queue}")
 
-    assert (done.returncode, done.stdout) == (0, "1 cancelled\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 cancelled\n", "")
     assert kept(shop) == {"main/media": 1}
 
 

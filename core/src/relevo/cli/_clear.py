@@ -122,7 +122,10 @@ def _cancel_each(
     for event_id in meant:
         refusals = _refusals(able_to, event_id, named if queues else None)
         count = 0 if refusals else sum(store.cancel(event_id) for store in able_to)
-        begun = refusals or [_stays(*each) for each in _begun(able_to, event_id)]  # a worker may have taken it since
+        taken_since = list(_begun(able_to, event_id))
+        if queues:  # what a worker holds elsewhere was not meant
+            taken_since = [(store, each) for store, each in taken_since if (_identity(store), each.queue) in named]
+        begun = refusals or [_stays(*each) for each in taken_since]
         if not count and not begun:
             begun.append(f"no waiting event has the id {event_id}{besides}")
         taken += count

@@ -142,7 +142,7 @@ def show_whole(row: Mapping[str, Any]) -> None:
     """Print *row*, a value in each line, followed by its listeners and its error."""
     for key, value in row.items():
         if key not in ("listeners", "error", "failures", "size") and value is not None:
-            echo(f"{key.replace('_', ' ') + ':':<13}{_value(key, value)}")
+            echo(f"{key.replace('_', ' ') + ':':<12} {_value(key, value)}")
     if row["size"] > SHOWN:
         echo(f"{'shown:':<13}the first {SHOWN} of {row['size']} bytes of the body")
     for each in row["listeners"]:
