@@ -56,7 +56,8 @@ def test_events_that_wait_where_no_route_leads_are_warned_of(
 
     done = shop.run(command)
 
-    (line,) = [each.getMessage() for each in caplog.records if each.name == "relevo.runner"]
+    created, line = [each.getMessage() for each in caplog.records if each.name == "relevo.runner"]
+    assert created.startswith("created the database ")
     assert line.startswith('"old/default" holds events, and no route leads to it; move them: relevo move --from old/')
     assert done.returncode == 0
 
