@@ -132,6 +132,11 @@ class Shop:
             out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
+    def setup(self) -> None:
+        """Create the database: a command that has to do that warns of it."""
+        with relevo.App.from_config(self.folder / "relevo.toml", environ={}) as app:
+            app.setup()
+
     def dispatch(self, name: str, *numbers: int, **arguments: object) -> list[str]:
         """Dispatch one event for each number; return their ids."""
         with relevo.App.from_config(self.folder / "relevo.toml", environ={}) as app:
@@ -418,6 +423,7 @@ def test_a_child_that_does_not_come_to_begin_keeps_no_worker_from_ending(shop: S
 
 
 def test_a_drain_that_finds_nothing_starts_no_child(shop: Shop) -> None:
+    shop.setup()
     code, _, err = shop.run("drain")
 
     assert (code, err) == (0, "")
@@ -426,6 +432,7 @@ def test_a_drain_that_finds_nothing_starts_no_child(shop: Shop) -> None:
 
 def test_a_worker_has_its_children_before_the_first_event(shop: Shop) -> None:
     shop.write(concurrency=2)
+    shop.setup()
     with shop.start("worker") as worker:
         shop.wait_for(lambda: len(shop.lines("imported")) == 3)
         worker.send_signal(signal.SIGTERM)

@@ -91,7 +91,7 @@ def test_a_promise_that_only_a_race_can_break_is_unknown_until_calls_raced() -> 
     assert needs_a_race >= {"leased-is-hidden", "stale-settle-is-refused", "extend-keeps-the-lease"}
     assert {one.status for one in status(0).lines} == {"UNKNOWN"}
     assert status(0).verdict == "unknown"
-    assert status(RACED).verdict == "conformant"
+    assert status(RACED).verdict == "conformant in part"
 
 
 def test_a_harness_without_a_hook_races_enough_for_every_promise() -> None:

@@ -172,6 +172,23 @@ class ForeignContract(Contract):
                 if self.harness.fake:  # otherwise an extension may have ended
                     assert not (is_lost and other_lost), "both transports say that a delivery was lost"
 
+    @proves(promise.ERRORS_ARE_TRANSLATED, promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_delivery_of_another_transport_settles_none_of_its_own_in_a_queue_of_the_same_name(self) -> None:
+        with self.other_store() as (elsewhere, other), self.bench() as bench:
+            worker = bench.worker()
+            elsewhere.include(bench.queue)
+            other.setup([bench.queue])
+            for _ in range(3):  # so that receipts which count are alike
+                worker.send([bench.envelope()])
+                held = bench.one(worker, lease=3600.0)
+                other.send([elsewhere.envelope(queue=bench.queue)])
+                theirs = elsewhere.one(other, queues=[bench.queue], lease=3600.0)
+
+                worker.settle([(theirs, Ack())])
+
+                assert worker.ack(held), "the delivery of another transport settled an event of this one"
+                other.transport.settle([(theirs, Ack())])  # two instances of one store may have settled for one another
+
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.FOUND_AS_IT_IS)
     def test_ids_that_were_never_sent_are_not_found(self) -> None:
         with self.neighbours() as (bench, worker):

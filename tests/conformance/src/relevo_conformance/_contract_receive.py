@@ -376,6 +376,25 @@ class OrderContract(Contract):
 
             assert bench.glimpse(worker) == []
 
+    @proves(promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_an_event_that_is_given_back_for_later_holds_back_what_is_sent_with_its_key_meanwhile(self) -> None:
+        urgencies = ("normal", "high") if self.harness.capabilities.urgency else ("normal",)
+        for urgency in urgencies:
+            with self.bench() as bench:
+                worker = bench.worker()
+                first, second = (bench.envelope(ordering_key="a", urgency=each) for each in ("normal", urgency))
+                worker.send([first])
+                worker.nack(bench.one(worker), delay=bench.times.delay)
+
+                worker.send([second])
+
+                early = bench.glimpse(worker)  # the checker knows which of them may come
+                assert early == [] or not self.harness.fake
+                bench.let_delays_end()
+                for delivery in early or bench.receive(worker, 1):
+                    assert delivery.envelope == first
+                    worker.ack(delivery)
+
     @proves(promise.ORDER_IS_KEPT)
     def test_a_lost_worker_does_not_reorder_a_key(self) -> None:
         with self.bench() as bench:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import attrs
 
-from relevo import DeadLetter, Delivery, Envelope, Found
+from relevo import MAX_ERROR, DeadLetter, Delivery, Envelope, Found, Note
 from relevo_conformance import promise
 from relevo_conformance.bench import SUFFIXES, Bench, tolerated
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.strategy import IDENTITIES
 from relevo_conformance.worker import RecordedWorker
 
 SOME = 7
@@ -42,6 +43,20 @@ class DeadLetterContract(Contract):
 
             assert len(looks[0]) == 3
             assert looks[0] == looks[1] == looks[2]
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_an_error_of_the_greatest_length_is_kept_whole_whatever_its_characters(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for character in "eé☃":
+                error = character * (MAX_ERROR // len(character.encode()))
+                worker.send([bench.envelope()])
+
+                assert worker.settles(bench.one(worker), DeadLetter(reason="gave-up", error=error))
+
+                entry = bench.dead_letter(worker)
+                assert entry.error == error, f"{len(entry.error)} of {len(error)} characters were kept"
+                worker.discard([entry.ref])
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_dead_letters_come_page_by_page_without_gap_or_repetition(self) -> None:
@@ -648,6 +663,29 @@ class TakeContract(Contract):
             (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
             assert worker.ack(taken)
             bench.recorder.horizon = 0.0  # nothing is left that could be due
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.LOST_LEASES_ARE_COUNTED)
+    def test_what_is_revived_with_a_delay_is_as_new_whatever_it_went_through(self) -> None:
+        with self.bench() as bench:
+            lost, worker = bench.worker(), bench.worker()
+            envelope = bench.envelope()
+            lost.send([envelope])
+            bench.one(lost)
+            bench.lose(lost)
+            worker.nack(bench.one(worker), state=b"once")
+            held = bench.one(worker)
+            if bench.capabilities.presence:
+                worker.begin(held, Note(by=IDENTITIES[0], deaths=(IDENTITIES[1],)))
+            worker.dead_letter(held, state=b"failed")
+            bench.advance(2 * bench.times.step)
+
+            worker.revive_later({bench.dead_letter(worker).ref: b"revived"}, delay=3600.0)
+
+            (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+            assert (taken.attempt, taken.lost_leases, taken.state) == (1, 0, b"revived")
+            assert (taken.begun, taken.deaths) == (None, ())
+            assert abs(taken.enqueued_at - held.enqueued_at) <= 0.001, "a revival changed the time of the send"
+            assert worker.ack(taken)
 
     @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.RESENT_IS_ONE)
     def test_what_is_revived_with_a_delay_makes_no_second_one(self) -> None:

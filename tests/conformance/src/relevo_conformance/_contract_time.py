@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-from relevo import Delivery
+from relevo import Delivery, Lost
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves
@@ -369,6 +370,30 @@ class ClockContract(Contract):
             worker.nack(first)
             worker.ack(second)
             assert bench.one(worker).envelope == first.envelope
+
+    @proves(promise.SENT_IS_RECEIVED)
+    def test_what_was_given_back_or_revived_comes_at_once_although_the_clock_was_set_back(self) -> None:
+        self.require_movable_clock()
+
+        def revive(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+            worker.dead_letter(held)
+            worker.revive({bench.dead_letter(worker).ref: b""})
+
+        acts: list[Callable[[Bench, RecordedWorker, Delivery], object]] = [
+            lambda _, worker, held: worker.nack(held),
+            lambda _, worker, held: worker.release(held),
+            lambda _, worker, held: worker.settles(held, Lost()),
+        ]
+        for act in [*acts, *([revive] if self.harness.capabilities.dead_letters else [])]:
+            with self.bench() as bench:
+                worker = bench.worker()
+                worker.send([bench.envelope(ordering_key=None)])
+                held = bench.one(worker)
+                act(bench, worker, held)
+
+                bench.set_back(3600.0)
+
+                assert bench.one(worker).envelope == held.envelope
 
     @proves(promise.ORDER_IS_KEPT)
     def test_the_next_of_an_ordering_key_comes_at_once_although_the_clock_was_set_back(self) -> None:
