@@ -777,6 +777,7 @@ def test_debug_logs_the_steps_of_relevo_and_not_those_of_its_libraries(shop: Sho
 @pytest.mark.slow("two commands, each in a process of its own")
 def test_log_lines_of_all_commands_have_one_form(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace('"main/feed"]', '"main/feed", "main/third"]'))
+    shop.run("setup")
 
     done = shop.process("relevo drain; relevo worker --max-time 1s")
 

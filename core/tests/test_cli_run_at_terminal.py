@@ -121,6 +121,7 @@ def test_a_worker_without_listeners_says_so_and_that_it_relays(shop: Shop) -> No
         "relevo.toml",
         text.replace('"sqlite:///shop.db"', '{ url = "sqlite:///shop.db", outbox = "sqlite:///shop.db" }'),
     )
+    shop.run("setup")
 
     lines = at_terminal(shop, "worker --max-time 1s")
 

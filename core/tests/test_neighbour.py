@@ -75,6 +75,7 @@ def test_a_worker_that_takes_none_of_its_events_is_not_logged(
 
         transports = {"main": address.replace("shop.db", "lab.db") if other == "another file" else address}
         with App(source=source, transports=transports, routes={"*": queue}) as app:
+            app.setup()  # a drain that creates the file warns of it
             (earlier if other == "the same application" else app).drain()
         stop()
 

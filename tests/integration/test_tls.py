@@ -195,7 +195,7 @@ def test_a_worker_ends_with_78_instead_of_waiting(kind: str, servers: Servers, t
         pass
     (tmp_path / "heard.py").write_text('import relevo\n\n@relevo.listener("image.created")\ndef note(event): ...\n')
     configuration = tmp_path / "relevo.toml"
-    configuration.write_text(f'listeners = ["heard"]\n{configuration.read_text()}')
+    configuration.write_text(f'source = "shop"\nlisteners = ["heard"]\n{configuration.read_text()}')
 
     done = subprocess.run(
         [sys.executable, "-m", "relevo", "worker"],
