@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from relevo.errors import PluginError, TransportNotFoundError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint, EntryPoints
+    from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
 TRANSPORTS = "relevo.transports"
 SCHEMES = "relevo.schemes"
@@ -181,12 +181,14 @@ def _declared_in(folder: str, _: int | None) -> Mapping[str, Sequence[EntryPoint
     for package in distributions(path=[folder]):
         points = [point for point in package.entry_points if point.group in _NAMESPACES]
         if points:
-            found.setdefault(_normalized(package.name), points)
+            found.setdefault(_normalized_name(package), points)
     return found
 
 
-def _normalized(name: str) -> str:
-    """Return *name* in the form in which the names of one package are equal: PEP 503."""
+def _normalized_name(package: Distribution) -> str:
+    """Return the name of *package* in the form in which the names of one package are equal: PEP 503."""
+    # Python knows it from the name of a folder; to read it from the metadata imports the parser of mails.
+    name: str = getattr(package, "_normalized_name", None) or package.name
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
