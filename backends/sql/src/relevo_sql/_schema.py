@@ -26,7 +26,15 @@ are due; the oldest has its turn when that one is gone.
 """
 
 AT_ONCE = 0
-"""The time since when an event without a delay is due: always, also if the clock is set back afterwards."""
+"""
+The time since when an event without a delay is due: always, also if the clock is set back afterwards.
+
+A time below it means the same; its amount is the place among the others. So a revived event stands behind what was sent
+before its revival.
+"""
+
+FARTHEST_TIME = 2**62
+"""The greatest amount of such a time; another one was written by hand."""
 
 HIGH, NORMAL = 0, 1
 """Urgencies, in the order in which they are claimed."""
@@ -175,7 +183,7 @@ event = sa.Table(
     metadata,
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("state", sa.SmallInteger, nullable=False, server_default=sa.text(str(READY))),
-    # Ready since then, or due then if scheduled.
+    # Ready since then, or due then if scheduled; see AT_ONCE.
     sa.Column("ready_at", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", sa.BigInteger),
     sa.Column("leased_at", sa.BigInteger),  # when the last lease began

@@ -27,6 +27,7 @@ from relevo_sql._schema import (
     CONTENT,
     DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
+    FARTHEST_TIME,
     IDENTITY,
     KEPT,
     LEASED,
@@ -195,7 +196,9 @@ class Statements:
                 (_E.ordering_key.is_(sa.null()) | _E.target.is_(sa.null()), _state(READY)), else_=_state(WAITING)
             )
             sent = sa.case(
-                (_E.ready_at == _state(AT_ONCE), sa.func.coalesce(_E.enqueued_at, _bind("now"))), else_=_E.ready_at
+                (_E.ready_at == _state(AT_ONCE), sa.func.coalesce(_E.enqueued_at, _bind("now"))),
+                (_E.ready_at.between(sa.literal_column(str(-FARTHEST_TIME)), sa.literal_column("-1")), -_E.ready_at),
+                else_=_E.ready_at,
             )
             self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn, "ready_at": sent}, *LINE)
         self.reap = change(ripe(LEASED), LEASED, _FREE | _lost(dialect))
@@ -316,11 +319,15 @@ class Statements:
         page = page.order_by(_D.ref).limit(_bind("bound"))
         self.dead = prepared(dialect.by_index(page, dead, DEAD_BY_QUEUE))
         in_line = partial(_behind_others, dialect, {name: _D[name] for name in LINE})
-        fresh = {
-            "state": in_line(otherwise=_state(READY))
-            if dialect.turns_at_send
-            else sa.case((_D.ordering_key.is_(sa.null()), _state(READY)), else_=_state(SCHEDULED)),
-            "ready_at": _bind("now"),
+        if dialect.turns_at_send:
+            turn = {"state": in_line(otherwise=_state(READY)), "ready_at": _bind("now")}
+        else:
+            is_alone = _D.ordering_key.is_(sa.null())
+            turn = {
+                "state": sa.case((is_alone, _state(READY)), else_=_state(SCHEDULED)),
+                "ready_at": sa.case((is_alone, _bind("now")), else_=-_bind("now")),
+            }
+        fresh = turn | {
             "attempt": sa.literal_column("1"),
             "lost_leases": sa.literal_column("0"),
             "progress": _bind("kept"),
@@ -331,7 +338,10 @@ class Statements:
         self.lock_dead = prepared.lock(dead, (which,), *IDENTITY)
         self.revive = prepared(dialect.insert_new(event, again, IDENTITY, where=which))
         scheduled = _state(SCHEDULED)
-        later = again | {"state": in_line(otherwise=scheduled) if dialect.turns_at_send else scheduled}
+        later = again | {
+            "state": in_line(otherwise=scheduled) if dialect.turns_at_send else scheduled,
+            "ready_at": _bind("now"),
+        }
         self.revive_later = prepared(dialect.insert_new(event, later, IDENTITY, where=which))
         self.living = prepared(twins.where(which))
         self.discard = prepared(sa.delete(dead).where(which))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -384,10 +385,13 @@ class ClockContract(Contract):
             lambda _, worker, held: worker.release(held),
             lambda _, worker, held: worker.settles(held, Lost()),
         ]
-        for act in [*acts, *([revive] if self.harness.capabilities.dead_letters else [])]:
+        if self.harness.capabilities.dead_letters:
+            acts.append(revive)
+        keys = (None, "a") if self.harness.capabilities.order == "per key" else (None,)
+        for key, act in product(keys, acts):
             with self.bench() as bench:
                 worker = bench.worker()
-                worker.send([bench.envelope(ordering_key=None)])
+                worker.send([bench.envelope(ordering_key=key)])
                 held = bench.one(worker)
                 act(bench, worker, held)
 
