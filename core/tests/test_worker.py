@@ -33,7 +33,6 @@ from relevo import (
     hookimpl,
     listener,
 )
-from relevo._worker import worker as working
 from relevo._worker.executor import SecondSignal
 from relevo._worker.stall import StalledError
 from relevo._worker.worker import GRACE
@@ -228,7 +227,7 @@ class _Objecting:
 def test_a_stop_that_waits_for_a_listener_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(working, "_STOPS_WITHIN", 0.0)
+    monkeypatch.setattr("relevo._worker.running._STOPS_WITHIN", 0.0)
     said = "stopping; waiting for slow on image.created"
     turns = iter(range(30_000))
 
@@ -237,7 +236,7 @@ def test_a_stop_that_waits_for_a_listener_is_logged_once(
         worker.stop()
         while said not in caplog.text and next(turns, None) is not None:
             time.sleep(0.01)
-        worker._warn_of_wait(1e9)
+        worker._runs.keep_up(stopping=True)
 
     with App(transports={"main": MemoryTransport()}, listeners=[slow]) as app:
         app.dispatch(Event("image.created"))

@@ -16,6 +16,7 @@ from relevo._process_identity import ProcessIdentity
 from relevo._transport.coordinator import MAX_ANNOUNCEMENT, Coordinator
 from relevo._transport.delivery import Delivery
 from relevo._transport.envelope import Envelope
+from relevo._worker.running import Run
 from relevo.errors import RelevoError
 
 _log = getLogger("relevo.worker")
@@ -95,7 +96,7 @@ class Announcer:
         worker: ProcessIdentity,
         *,
         held: Callable[[], Sequence[Delivery]],
-        running: Callable[[], Iterable[tuple[Delivery, str]]],
+        running: Callable[[], Iterable[Run]],
     ):
         self._coordinator = coordinator
         self._clock = clock

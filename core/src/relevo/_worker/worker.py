@@ -16,7 +16,6 @@ for ever takes them as they come, since it is restarted at once.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -24,7 +23,7 @@ from logging import INFO, WARNING, getLogger
 
 import attrs
 
-from relevo._clock import Clock, readable
+from relevo._clock import Clock
 from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
 from relevo._transport.coordinator import Coordinator
@@ -40,12 +39,13 @@ from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
+from relevo._worker.keeper import Keeper
 from relevo._worker.ledger import Ledger, Reminder, worked_before
 from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.outage import Outage
-from relevo._worker.overdue import OverdueLog
 from relevo._worker.read_ahead import ReadAhead
 from relevo._worker.run import Report, RunOptions, retries
+from relevo._worker.running import Run, RunningListeners
 from relevo._worker.stall import StallWatch
 from relevo._worker.suspect import Suspects
 from relevo.errors import (
@@ -71,7 +71,6 @@ _READ_AHEAD_FROM = 16
 _WAIT = 1.0
 _WAIT_BUSY, _SOON = 0.02, 0.002
 _WAIT_DOUBT, _MOST_DOUBTS = 0.05, 20
-_KEEPER_PERIOD, _KEEPER_IDLE = 0.02, 0.25
 GRACE = 5.0
 """Seconds after the time limit within which a transport call ends, unless its driver waits for a silent server."""
 
@@ -83,10 +82,6 @@ _WAIT_OTHERS = 0.2
 
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
-
-
-_STOPS_WITHIN = 5.0
-"""Seconds for which a stopped worker waits for a listener before it logs that it waits."""
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
@@ -157,7 +152,7 @@ class Worker:
     _note_retry: Callable[[Delivery, Nack], object] = lambda _, __: None
     _sources: Collection[str] | None = None
     _suspects: Suspects = attrs.field()
-    _running: Callable[[], Iterable[tuple[Delivery, str]]] = tuple
+    _running: Callable[[], Iterable[Run]] = tuple
     _limit: Callable[[str], float] | None = None
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
@@ -189,10 +184,25 @@ class Worker:
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport
         is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
+        self._runs = RunningListeners(
+            self._clock,
+            here=self._running,
+            elsewhere=self._executor.listening,
+            limit=self._limit,
+            held=self._ledger.held,
+        )
         self._announcer = self._own_announcer()
-        self._overdue = OverdueLog(self._clock, running=self._all_running, limit=self._limit, held=self._ledger.held)
-        self._cut_off: Sequence[tuple[Delivery, str]] = ()
-        """What ran in this process when a second signal came."""
+        self._keeper = Keeper(
+            ledger=self._ledger,
+            clock=self._clock,
+            lease=self._lease,
+            flush=self._flush,
+            hurry=self._hurry,
+            is_stopping=lambda: self._stopped,
+            suspects=self._suspects,
+            running=self._runs,
+            announcer=self._announcer,
+        )
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
         reads_ahead = is_parallel and transport.capabilities.lease == "timed"
@@ -200,9 +210,6 @@ class Worker:
         self._most_pending = 2 * most
         self._pace = Pace(most)
         self._stopped = self._hurried = self._is_over = self._is_prepared = False
-        self._stop_seen: float | None = None
-        """When the keeper saw that the worker was stopped, in monotonic seconds; infinite once it logged its wait."""
-
         self._unsettled_since: float | None = None
         self._doubts = 0
         self._outage = Outage(transport.name, self._clock, self._chance)
@@ -245,12 +252,8 @@ class Worker:
         if not (isinstance(transport, Coordinator) and transport.capabilities.waiting):
             return None
         return Announcer(
-            transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._all_running
+            transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._runs.all
         )
-
-    def _all_running(self) -> Sequence[tuple[Delivery, str]]:
-        """Return the listeners that run, also in other processes, each with its delivery; not in a signal handler."""
-        return (*self._running(), *self._executor.listening())
 
     def stop(self) -> None:
         """
@@ -262,18 +265,11 @@ class Worker:
 
     def interrupt(self) -> None:
         """Remember what runs in this process; called by the handler of a second signal, which ends it at once."""
-        self._cut_off = tuple(self._running())  # nothing that takes a lock, which the interrupted thread may hold
+        self._runs.interrupt()
 
     def log_interrupted(self) -> None:
         """Log which listeners a second signal ends; not in its handler."""
-        for run in (*self._cut_off, *self._executor.listening()):
-            delivery, listener_id = run
-            _log.warning(
-                "a second signal stopped %s on %s, after %s; the event is handled again",
-                visible(listener_id),
-                delivery,
-                readable(self._overdue.age(run)),
-            )
+        self._runs.log_interrupted()
 
     @property
     def is_ending(self) -> bool:
@@ -307,39 +303,33 @@ class Worker:
         self._deferral.start()
         self._suspects.start()
         self._executor.start(self._handle)
-        ended = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(ended,), name="relevo-keeper", daemon=True)
-        if self._background:
-            keeper.start()
         around = self._hooks.observers("relevo_around_run")
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
         where = self._where and f" ({self._where})"
         _log.info("serving %s: %s%s", self._transport.name, ", ".join(self._queues), where)
         try:
-            with (
-                self._flusher or nullcontext(),
-                self._ahead or nullcontext(),
-                observe(around, **about),
-                running(self._transport, self._queues) as here,
-            ):
-                stopped_by = self._loop(here)
-        except KeyboardInterrupt:
-            self._hurried = True
-            raise
+            with self._keeper if self._background else nullcontext():
+                try:
+                    with (
+                        self._flusher or nullcontext(),
+                        self._ahead or nullcontext(),
+                        observe(around, **about),
+                        running(self._transport, self._queues) as here,
+                    ):
+                        stopped_by = self._loop(here)
+                except KeyboardInterrupt:
+                    self._hurried = True
+                    raise
+                finally:
+                    self._put_back()
+                    self._suspects.excuse()
         finally:
-            try:
-                self._put_back()
-                self._suspects.excuse()
-            finally:
-                ended.set()
-                if self._background:
-                    keeper.join()
-                if self._announcer is not None:
-                    self._announcer.withdraw()
-                self._executor.stop()
-                if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
-                    self._suspects.end(is_settled=not self._ledger.keeps_outcomes())
-                self._lift_limit()
+            if self._announcer is not None:
+                self._announcer.withdraw()
+            self._executor.stop()
+            if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
+                self._suspects.end(is_settled=not self._ledger.keeps_outcomes())
+            self._lift_limit()
         if self._stalls.fault is not None:
             raise self._stalls.fault
         self._is_over = stopped_by == "asked"
@@ -509,7 +499,7 @@ class Worker:
             if self._stalls.fault is not None and self._stalls.forget(delivery):
                 continue
             if isinstance(outcome, Lost):
-                listener = outcome.listener or dict(self._cut_off).get(delivery, "")
+                listener = outcome.listener or self._runs.interrupted(delivery)
                 outcome = attrs.evolve(outcome, listener=listener)  # noqa: PLW2901 - the same
                 outcome = self._suspects.conclude(delivery, outcome)  # noqa: PLW2901 - the same, with a verdict
             self._ledger.add(delivery, outcome)
@@ -720,47 +710,6 @@ class Worker:
             _log.warning("the held deliveries cannot be settled: %s", error)
         if self._ledger.held():
             _log.warning("not settled, and delivered again when their lease ends: %d", self._ledger.held())
-
-    # --- beside the loop ------------------------------------------------------------------------------
-
-    def _keep(self, ended: threading.Event) -> None:
-        """Renew leases and flush settlements while a listener keeps the worker's thread busy."""
-        renewed = self._clock.monotonic()
-        while not ended.wait(_KEEPER_PERIOD if self._ledger.held() else _KEEPER_IDLE):
-            try:
-                now = self._clock.monotonic()
-                self._hurry()
-                if now - renewed >= self._lease / 3:
-                    renewed = now
-                    self._ledger.extend(self._lease)
-                if self._ledger.ripe():
-                    self._flush()
-                if self._stopped:
-                    self._suspects.excuse()
-                    self._warn_of_wait(now)
-                self._overdue.keep_up()
-                self._suspects.keep_up()
-                if self._announcer is not None:
-                    self._announcer.keep_up()
-            except Exception as error:  # noqa: BLE001 - the loop sees it too and decides; leases are renewed meanwhile
-                _log.debug("the keeper met %s: %s", type(error).__name__, error)
-                ended.wait(_WAIT)
-
-    def _warn_of_wait(self, now: float) -> None:
-        """Log, once, which listeners a stopped worker waits for, if that takes long; *now* is in monotonic seconds."""
-        if self._stop_seen is None:
-            self._stop_seen = now
-        if now - self._stop_seen < _STOPS_WITHIN:
-            return
-        for run in self._all_running():
-            self._stop_seen = float("inf")
-            delivery, listener_id = run
-            _log.warning(
-                "stopping; waiting for %s on %s, which has run for %s; a second TERM stops it at once",
-                visible(listener_id),
-                delivery,
-                readable(self._overdue.age(run)),
-            )
 
     def sit_out(self, error: TransportUnavailableError) -> None:
         """Wait for a server that is down, longer each time, at most as long as is left; or raise *error*."""

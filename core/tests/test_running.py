@@ -8,7 +8,7 @@ import time
 import pytest
 
 from relevo import App, Delivery, Envelope, Event, listener
-from relevo._worker.overdue import OverdueLog
+from relevo._worker.running import RunningListeners
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
@@ -21,13 +21,15 @@ def delivery(event_id: str) -> Delivery:
 def test_a_run_that_exceeds_its_limit_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     slow = delivery("slow")
-    log = OverdueLog(clock, running=lambda: [(slow, "shop:make")], limit=lambda _: 60.0, held=lambda: 78)
+    log = RunningListeners(
+        clock, here=lambda: [(slow, "shop:make")], elsewhere=list, limit=lambda _: 60.0, held=lambda: 78
+    )
     told = []
 
     for second in range(2 * 3600):
         clock.advance(1.0)
         before = len(caplog.records)
-        log.keep_up()
+        log.keep_up(stopping=False)
         told += [second] * (len(caplog.records) - before)
 
     assert told == [61, 3661]
@@ -42,13 +44,13 @@ def test_a_run_within_its_limit_and_one_of_the_next_event_are_not_logged(caplog:
     clock = FakeClock()
     runs = [(delivery(str(number)), "shop:make") for number in range(9)]
     running: list[tuple[Delivery, str]] = []
-    log = OverdueLog(clock, running=lambda: running, limit=lambda _: 60.0, held=lambda: 9)
+    log = RunningListeners(clock, here=lambda: running, elsewhere=list, limit=lambda _: 60.0, held=lambda: 9)
 
     for run in runs:
         running[:] = [run]
         for _ in range(60):
             clock.advance(1.0)
-            log.keep_up()
+            log.keep_up(stopping=False)
 
     assert not caplog.records
 
