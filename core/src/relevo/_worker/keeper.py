@@ -24,7 +24,7 @@ _AFTER_ERROR = 1.0
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
-class Keeper:
+class LeaseKeeper:
     """
     Renews leases, flushes settlements, and says what runs, in a thread of its own while its block runs.
 

@@ -39,7 +39,7 @@ from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
-from relevo._worker.keeper import Keeper
+from relevo._worker.keeper import LeaseKeeper
 from relevo._worker.ledger import Ledger, Reminder, worked_before
 from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.outage import Outage
@@ -192,7 +192,7 @@ class Worker:
             held=self._ledger.held,
         )
         self._announcer = self._own_announcer()
-        self._keeper = Keeper(
+        self._keeper = LeaseKeeper(
             ledger=self._ledger,
             clock=self._clock,
             lease=self._lease,
