@@ -799,18 +799,20 @@ def test_term_finishes_what_runs_and_leaves_nobody(shop: Shop) -> None:
     assert shop.processes() == []
 
 
-def test_a_second_signal_ends_the_children_too(shop: Shop) -> None:
+def test_a_second_signal_ends_the_children_too_and_names_the_listener(shop: Shop) -> None:
     shop.dispatch("offspring.made", 1)
+    err = ""
     with shop.start("worker") as worker:
         shop.wait_for(lambda: shop.lines("began"))
         for patience in (1, 20, 20):  # two that come together are one; a third may come while the second is obeyed
             worker.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                worker.communicate(timeout=patience)
+                _, err = worker.communicate(timeout=patience)
                 break
 
     assert worker.returncode == 128 + signal.SIGTERM
     assert shop.processes() == []
+    assert err.count("a second signal stopped shop:offspring on offspring.made ") == 1, err
 
 
 @pytest.mark.parametrize("what", ["slow.done", "offspring.made"])
