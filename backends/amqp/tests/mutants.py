@@ -19,7 +19,6 @@ from relevo import (
     Envelope,
     Lost,
     Nack,
-    Note,
     Outcome,
     Presence,
     Release,
@@ -29,7 +28,7 @@ from relevo import (
 from relevo_amqp import _dead_letters, _receiver, _transport
 from relevo_amqp._dead_letters import DeadLetterStore
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Message, MessageRecord, word_of, written
+from relevo_amqp._mapping import Message, MessageRecord, WrittenNote, word_of, written
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import message_of, relocated
 from relevo_amqp._topology import Destination, Topology
@@ -229,8 +228,8 @@ def dates_an_event_at_a_lost_lease() -> Patches:
 
 @planted(promise.BEGUN_IS_KEPT, "The deaths that a note names are not stored.")
 def forgets_the_deaths_of_a_note() -> Patches:
-    def noted(self: MessageRecord, note: Note | None) -> MessageRecord:
-        return self if note is None else attrs.evolve(self, begun=note)
+    def noted(self: MessageRecord, written: WrittenNote | None) -> MessageRecord:
+        return self if written is None else attrs.evolve(self, begun=written.note)
 
     return {(MessageRecord, "noted"): noted}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from relevo import MAX_DEATHS, MAX_STATE, Note
 
@@ -40,11 +40,15 @@ MAX_NOTE = 8 * 1024
 MAX_DEATH = 1000
 """The most bytes of one death; there are at most three."""
 
+PLAIN = "plain-"
+"""The prefix of the keys of messages that have no key of their own."""
+
 _CENTURY = 36_525 * 86_400.0
 MAX_AHEAD = _CENTURY + 86_400.0
 """Seconds: the longest delay of a dispatch, a century, and a day for clocks that differ."""
 
 _SUSPECT = re.compile(r"[0-9a-f]{13,16}-[0-9a-f]{8,64}", re.ASCII)
+_PLACE = re.compile(rf"(\d{{1,10}})@({_SUSPECT.pattern}|{PLAIN}[0-9a-f]{{32}})", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _LAST_MICRO = 253_402_300_800 * 1_000_000
@@ -55,6 +59,7 @@ VERSION, SENT_AT, QUEUE = "relevo", "relevo-at", "relevo-queue"
 ATTEMPT, LOST_LEASES, STATE, DUE = "relevo-attempt", "relevo-lost-leases", "relevo-state", "relevo-due"
 URGENCY, EXPIRES, HEADERS, UNREADABLE = "relevo-urgency", "relevo-expires", "relevo-headers", "relevo-unreadable"
 SUSPECT, BEGUN, DEATHS = "relevo-suspect", "relevo-begun", "relevo-deaths"
+BEGUN_AT = "relevo-begun-at"
 REF, REASON, ERROR, DIED_AT = "relevo-ref", "relevo-reason", "relevo-error", "relevo-died-at"
 LONG_ID, LONG_NAME, LONG_SOURCE = "relevo-id", "relevo-name", "relevo-source"
 FOREIGN = "relevo-foreign"
@@ -69,6 +74,16 @@ MET = "relevo-met"
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 UNDECODABLE = "x-relevo-undecodable"
 """Replaces headers that the driver cannot decode; it is never sent."""
+
+
+class NotePlace(NamedTuple):
+    """The place of a note in the stream: a later entry with the same place replaces it."""
+
+    key: str
+    """Identifies the message that was begun."""
+
+    hand_over: int
+    """How many hand-overs of that message were lost before."""
 
 
 class Properties(Protocol):
@@ -129,6 +144,11 @@ def suspected_at(key: str) -> float:
     return int(key.partition("-")[0], 16) / 1_000_000
 
 
+def noted_since(key: str, enqueued_at: float) -> float:
+    """Return the earliest time of a note on the message with *key*; *enqueued_at* is that of its event."""
+    return enqueued_at if key.startswith(PLAIN) else suspected_at(key)
+
+
 def state(value: object) -> bytes:
     """
     Return the state in *value*, which another program may have set, cut at :data:`MAX_STATE` bytes.
@@ -141,6 +161,17 @@ def state(value: object) -> bytes:
 def note(value: object) -> Note | None:
     """Return the note in *value*; ``None`` if *value* is not a valid note."""
     return Note.unpacked(value) if isinstance(value, str) and len(value) <= MAX_NOTE else None
+
+
+def packed_place(place: NotePlace) -> str:
+    """Return *place* as a header holds it."""
+    return f"{place.hand_over}@{place.key}"
+
+
+def note_place(value: object) -> NotePlace | None:
+    """Return the place of a note in *value*; ``None`` if *value* is not a valid place."""
+    found = _PLACE.fullmatch(value) if isinstance(value, str) else None
+    return None if found is None else NotePlace(found[2], int(found[1]))
 
 
 def deaths(value: object) -> tuple[str, ...]:

@@ -20,13 +20,21 @@ import attrs
 from relevo import MAX_ERROR, Envelope, ForeignEnvelope, Note, Unreadable
 from relevo_amqp import _cloud_event as cloud_event, _header as header
 from relevo_amqp._foreign import bounded, foreign
-from relevo_amqp._header import HIGH_PRIORITY, MAX_OWN, NO_HEADERS, Properties, fitting, headers_of
+from relevo_amqp._header import (
+    HIGH_PRIORITY,
+    MAX_OWN,
+    NO_HEADERS,
+    PLAIN,
+    NotePlace,
+    Properties,
+    fitting,
+    headers_of,
+    packed_place,
+)
 from relevo_amqp._newer import Newer, as_it_came, newer, wait_for_newer
 from relevo_amqp._topology import is_word
 
 CONTENT_TYPE = "application/cloudevents+json"
-PLAIN = "plain-"
-"""The prefix of the keys of messages that have no key of their own."""
 
 _GROWTH = 12
 """The most characters of JSON for one character."""
@@ -40,6 +48,14 @@ class DeadLetterDetails:
     reason: str
     error: str
     at: float
+
+
+@attrs.frozen
+class WrittenNote:
+    """A note, and its place in the stream."""
+
+    note: Note
+    place: NotePlace
 
 
 @attrs.frozen(kw_only=True)
@@ -56,15 +72,31 @@ class MessageRecord:
     """Not handed out before this time; set only if a delay is longer than the ladder."""
 
     begun: Note | None = None
+    begun_at: NotePlace | None = None
+    """Where the note was written, and where its process may still excuse it; ``None`` if that is not known."""
+
     deaths: tuple[str, ...] = ()
     suspect: str = ""
     """Identifies the message in notes; empty for a newly sent event."""
 
     dead_letter: DeadLetterDetails | None = None
 
-    def noted(self, note: Note | None) -> MessageRecord:
-        """Return the record with *note*; unchanged if that is ``None``."""
-        return self if note is None else attrs.evolve(self, begun=note, deaths=note.deaths)
+    def noted(self, written: WrittenNote | None) -> MessageRecord:
+        """Return the record with the note that was *written*; unchanged if that is ``None``."""
+        if written is None:
+            return self
+        return attrs.evolve(self, begun=written.note, begun_at=written.place, deaths=written.note.deaths)
+
+    @property
+    def excusable_at(self) -> NotePlace | None:
+        """Where an excuse of the note would be; ``None`` if there is no note, or if it is excused already."""
+        return None if self.begun is None or self.begun.excused else self.begun_at
+
+    def excused_by(self, note: Note | None) -> MessageRecord:
+        """Return the record with its note excused if *note*, the last one in its place, is that excuse."""
+        if self.begun is None or note != attrs.evolve(self.begun, excused=True):
+            return self
+        return attrs.evolve(self, begun=note)
 
     def keyed(self, key: str) -> MessageRecord:
         """Return the record as a new message, identified by *key*."""
@@ -85,6 +117,7 @@ class MessageRecord:
             attempt=1,
             lost_leases=0,
             begun=None,
+            begun_at=None,
             deaths=(),
             suspect=key,
             state=state,
@@ -171,6 +204,8 @@ def _write_evidence(headers: dict[str, Any], record: MessageRecord) -> None:
         packed = record.begun.packed()
         if len(packed.encode()) <= header.MAX_NOTE:
             headers[header.BEGUN] = packed
+            if record.excusable_at is not None:
+                headers[header.BEGUN_AT] = packed_place(record.excusable_at)
     if deaths := header.deaths(record.deaths):
         headers[header.DEATHS] = list(deaths)
 
@@ -267,6 +302,7 @@ def read(properties: Properties, body: bytes, *, queue: str, now: float) -> Mess
         enqueued_at=header.seconds(headers.get(header.SENT_AT), sent_at),
         due=due if -inf < due <= now + header.MAX_AHEAD else None,
         begun=header.note(headers.get(header.BEGUN)) if ours else None,
+        begun_at=header.note_place(headers.get(header.BEGUN_AT)) if ours else None,
         deaths=header.deaths(headers.get(header.DEATHS)) if ours else (),
         suspect=header.suspect(headers.get(header.SUSPECT)) if ours else "",
         dead_letter=_read_details(headers, now) if header.REF in headers else None,

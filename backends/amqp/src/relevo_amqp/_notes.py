@@ -15,15 +15,18 @@ import json
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+import attrs
 
 from relevo import Note
 from relevo_amqp import _header as header
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import NOT_FOUND, ConnectionLostError, no_answer
-from relevo_amqp._mapping import PLAIN, Message
+from relevo_amqp._header import PLAIN, NotePlace
+from relevo_amqp._mapping import Message, WrittenNote
 from relevo_amqp._publisher import Publisher, PublishResult
 
 READ_WITHIN = 10.0
@@ -39,6 +42,29 @@ _LAST = 4_000_000_000.0
 """Seconds since the epoch that every system can convert; a message with a later time has no note."""
 
 _FILTER = "x-stream-filter-value"
+
+
+@attrs.frozen
+class FoundNotes:
+    """
+    The notes that were read.
+
+    Args:
+        written: By key and number of the hand-over: the last note as text; ``None`` if it was withdrawn.
+    """
+
+    written: Mapping[str, Mapping[int, str | None]]
+
+    def on(self, key: str) -> WrittenNote | None:
+        """Return the note that counts for the message of *key*: that of the last hand-over with one."""
+        written = self.written.get(key, {})
+        kept = [hand_over for hand_over, packed in written.items() if packed is not None]
+        note = Note.unpacked(written[max(kept)]) if kept else None
+        return None if note is None else WrittenNote(note, NotePlace(key, max(kept)))
+
+    def at(self, place: NotePlace) -> Note | None:
+        """Return the last note that was written in *place*."""
+        return Note.unpacked(self.written.get(place.key, {}).get(place.hand_over))
 
 
 class NoteLog:
@@ -111,9 +137,9 @@ class NoteLog:
         if batch.results[-1] is not PublishResult.CONFIRMED:
             raise ConnectionLostError(self._publisher.blocked or batch.why or "a probe was not confirmed")
 
-    def read(self, keys: Collection[str], *, since: float) -> dict[str, Note]:
+    def read(self, keys: Collection[str], *, since: float) -> FoundNotes:
         """
-        Return the note that counts for each of *keys* that has one; blocking.
+        Return the notes on the messages of *keys*; blocking.
 
         Args:
             keys: The keys of messages.
@@ -197,9 +223,9 @@ class _Reading:
             self._error = error
             self._ended.set()
 
-    def result(self, timeout: float) -> dict[str, Note]:
+    def result(self, timeout: float) -> FoundNotes:
         """
-        Wait for the marker for *timeout* seconds, and return the notes that count.
+        Wait for the marker for *timeout* seconds, and return the notes.
 
         Raises:
             ConnectionLostError: The marker did not come.
@@ -208,13 +234,7 @@ class _Reading:
             raise no_answer("the notes could not be read", timeout, usual=READ_WITHIN)
         if self._error is not None:
             raise self._error
-        found = {}
-        for key, written in self._found.items():
-            kept = [hand_over for hand_over, packed in written.items() if packed is not None]
-            note = Note.unpacked(written[max(kept)]) if kept else None
-            if note is not None:
-                found[key] = note
-        return found
+        return FoundNotes(self._found)
 
 
 def _offset(since: float) -> datetime:

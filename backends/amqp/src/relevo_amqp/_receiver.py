@@ -26,7 +26,7 @@ from logging import getLogger
 from relevo import Clock, Delivery
 from relevo.backend import made_delivery
 from relevo_amqp._errors import HURRIED, NOT_FOUND, ConnectionLostError
-from relevo_amqp._header import suspected_at
+from relevo_amqp._header import noted_since
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import MessageRecord, lost_leases, plain_key, postponed, read
 from relevo_amqp._phase import Observation, Phase, ReceiverState, Step, Trigger, longest_wait, next_step
@@ -316,13 +316,21 @@ class Receiver:
         """
         Return the *record* of a suspect with the note that counts.
 
+        A note that came with the message may have been excused since, by a process that had lost the event.
+
         Raises:
-            ConnectionLostError: The suspect was lost again, so it may have a note, and the notes could not be read.
+            ConnectionLostError: The suspect was lost again, so it may have a note, or its note may have been excused,
+                and the notes could not be read.
         """
-        if not record.suspect or not lost_leases(arrival.properties):
+        own = record.suspect if lost_leases(arrival.properties) else ""
+        earlier = record.excusable_at
+        keys = {*([own] if own else []), *([] if earlier is None else [earlier.key])}
+        if not keys:
             return record
-        notes = self._hub.notes.read([record.suspect], since=suspected_at(record.suspect))
-        return record.noted(notes.get(record.suspect))
+        notes = self._hub.notes.read(keys, since=min(noted_since(key, record.enqueued_at) for key in keys))
+        if earlier is not None:
+            record = record.excused_by(notes.at(earlier))
+        return record.noted(notes.on(own))
 
     def _read(self, arrival: Arrival, now: float) -> tuple[MessageRecord, float]:
         """Return the record of *arrival*, with current counters, and the seconds for which it is not handed out."""
@@ -439,7 +447,7 @@ class Receiver:
         notes = self._hub.notes.read(set(filter(None, keys)), since=since)
         self.resume()
         return [
-            (arrival, record.noted(notes.get(key)), wait)
+            (arrival, record.noted(notes.on(key)), wait)
             for key, (arrival, record, wait) in zip(keys, found, strict=True)
         ]
 
@@ -488,7 +496,9 @@ def _key_of_first(arrival: Arrival, record: MessageRecord) -> str:
 
 
 def _receipt(subscription: Subscription, arrival: Arrival, record: MessageRecord) -> Receipt:
-    return Receipt(subscription.token, arrival.tag, record.suspect, lost_leases(arrival.properties))
+    return Receipt(
+        subscription.token, arrival.tag, record.suspect, lost_leases(arrival.properties), record.excusable_at
+    )
 
 
 def _delivery(subscription: Subscription, arrival: Arrival, record: MessageRecord) -> Delivery:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import attrs
 
 from relevo import MAX_DEATHS, MAX_ERROR, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
-from relevo_amqp._header import MAX_REASON, fitting
+from relevo_amqp._header import MAX_REASON, NotePlace, fitting
 from relevo_amqp._mapping import DeadLetterDetails, Message, MessageRecord, reference, suspect_key, written
 from relevo_amqp._topology import Role, Topology, word
 
 
-def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now: float, unique: str) -> Message | None:
+def message_of(
+    delivery: Delivery,
+    outcome: Outcome,
+    *,
+    topology: Topology,
+    now: float,
+    unique: str,
+    begun_at: NotePlace | None = None,
+) -> Message | None:
     """
     Return the message that must be confirmed before *delivery* is acked; ``None`` if the event is done.
 
     A nack, a release and a lost lease are new messages: the server's nack would count as a lost lease, or not at all,
     and could not keep a state. A release and a lost lease keep the note on a delivery; a retry, and a death that the
-    worker saw, remove it.
+    worker saw, remove it. A retry goes to the end of its queue also if a lease was lost, so that it holds up no other
+    event; from there it is moved to the suspects, as every suspect that arrives in a queue.
 
     Args:
         delivery: The delivery that ends.
@@ -28,6 +37,8 @@ def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now:
         now: Seconds since the epoch.
 
         unique: Makes the ref of a dead letter, or the key of the new message, unique.
+
+        begun_at: Where the note on *delivery* was written, if that is known.
     """
     if isinstance(outcome, Ack):
         return None
@@ -48,10 +59,15 @@ def message_of(delivery: Delivery, outcome: Outcome, *, topology: Topology, now:
     elif isinstance(outcome, Release):
         delay = outcome.delay
     record = attrs.evolve(
-        _record(delivery, state), attempt=attempt, lost_leases=lost_leases, begun=begun, deaths=deaths
+        _record(delivery, state),
+        attempt=attempt,
+        lost_leases=lost_leases,
+        begun=begun,
+        begun_at=None if begun is None else begun_at,
+        deaths=deaths,
     )
     record = record.keyed(suspect_key(now, unique))  # a new key, so that no earlier note counts
-    if delay <= 0.0 and lost_leases:
+    if delay <= 0.0 and lost_leases and not isinstance(outcome, Nack):
         route = topology.aside(Role.SUSPECT, delivery.queue)
     else:
         route = topology.route(delivery.queue, delay)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from relevo import Note
 from relevo_amqp._connection import Channel
 from relevo_amqp._errors import ConnectionLostError, no_answer
+from relevo_amqp._header import NotePlace
 from relevo_amqp._mapping import urgent
 
 _CALM, _CALM_TRIES = 3, 100
@@ -41,6 +42,9 @@ class Receipt(NamedTuple):
 
     hand_over: int = 0
     """How many hand-overs of the message were lost before this one."""
+
+    begun_at: NotePlace | None = None
+    """Where the note that came with the message was written; ``None`` without one, or if that is not known."""
 
 
 class Arrival(NamedTuple):

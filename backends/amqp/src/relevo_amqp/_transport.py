@@ -45,6 +45,7 @@ from relevo.errors import (
 from relevo_amqp._connection import Deadline
 from relevo_amqp._dead_letters import DeadLetterStore
 from relevo_amqp._errors import HURRIED, ConnectionLostError, no_answer, not_set_up, translated
+from relevo_amqp._header import NotePlace
 from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, plain_key, written
 from relevo_amqp._options import FORMER_PREFIX, MAX_BODY, Address, AmqpOptions, prefix_of
@@ -582,8 +583,15 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                 if isinstance(outcome, Ack):
                     done.append(tag)
                     continue
-                noted = _with_note(delivery, subscription.noted(delivery.receipt))
-                message = message_of(noted, outcome, topology=hub.topology, now=now, unique=secrets.token_hex(8))
+                note = subscription.noted(delivery.receipt)
+                message = message_of(
+                    _with_note(delivery, note),
+                    outcome,
+                    topology=hub.topology,
+                    now=now,
+                    unique=secrets.token_hex(8),
+                    begun_at=_begun_at(delivery, note),
+                )
                 if isinstance(outcome, (Nack, Release)):
                     self._note_delay(outcome.delay)
                 if message is not None:
@@ -675,6 +683,13 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
     """Return *delivery* with the *note* that was written after it was handed out, if there is one."""
     return delivery if note is None else attrs.evolve(delivery, begun=note, deaths=note.deaths)
+
+
+def _begun_at(delivery: Delivery, note: Note | None) -> NotePlace | None:
+    """Return where the last note on *delivery* was written: *note* after it was handed out, or an earlier one."""
+    receipt = delivery.receipt
+    assert isinstance(receipt, Receipt)  # noqa: S101 - it was claimed  # nosec B101
+    return receipt.begun_at if note is None else NotePlace(_key_of(delivery, receipt), receipt.hand_over)
 
 
 def _key_of(delivery: Delivery, receipt: Receipt) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import product
 
 import attrs
 import pytest
 
 from relevo import Delivery, Envelope, Lost, Note
-from relevo.errors import LeaseLostError
+from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.fault import Fault
 from relevo_conformance.strategy import IDENTITIES
 from relevo_conformance.worker import RecordedWorker
 
@@ -21,6 +25,31 @@ NOTE = Note(by=THIRD, deaths=(FIRST, SECOND), listener="shop.listeners:crash")
 
 PAUSE = 300.0
 """Seconds for which a worker may be suspended, or cut off from the store."""
+
+
+GiveBack = Callable[[Bench, RecordedWorker, Delivery], None]
+"""Makes an event that a worker holds ready again, and keeps its note."""
+
+
+def release(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Release it."""
+    assert worker.release(held)
+
+
+def release_later(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Release it for later, and let the delay end."""
+    assert worker.release_later(held, bench.times.delay)
+    bench.let_delays_end()
+
+
+def report_lost(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Report it lost, without a death."""
+    assert worker.settles(held, Lost())
+
+
+def vanish(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
+    """Let its worker vanish."""
+    bench.lose(worker)
 
 
 def evidence(delivery: Delivery) -> tuple[Note | None, tuple[str, ...]]:
@@ -201,6 +230,67 @@ class BegunContract(Contract):
                     bench.lose(worker)
 
                 assert evidence(bench.one(bench.worker())) == (excused, NOTE.deaths)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_note_is_excused_although_the_next_worker_holds_the_event_or_has_given_it_back(self) -> None:
+        excused = attrs.evolve(NOTE, excused=True)
+
+        def excuse_late(case: tuple[GiveBack, bool]) -> None:
+            give_back, is_given_back = case
+            with self.bench() as bench:
+                worker, held = self.begun(bench)
+                if not self.lost_alive(bench, worker, held):
+                    return
+                other = bench.worker()
+                again = bench.one(other)
+                assert evidence(again) == (NOTE, NOTE.deaths)
+
+                if not is_given_back:
+                    worker.excuse(held, NOTE)
+                give_back(bench, other, again)
+                if is_given_back:
+                    worker.excuse(held, NOTE)
+
+                assert evidence(bench.one(bench.worker())) == (excused, NOTE.deaths)
+
+        ways: list[GiveBack] = [release, report_lost, vanish]
+        if self.harness.capabilities.delay is not None:
+            ways.append(release_later)
+        self.each(product(ways, (False, True)), excuse_late)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_a_late_excuse_changes_nothing_after_the_next_worker_has_begun_the_event(self) -> None:
+        last = Note(by=FOURTH, deaths=(THIRD,))
+
+        def excuse_late(give_back: GiveBack) -> None:
+            with self.bench() as bench:
+                worker, held = self.begun(bench)
+                if not self.lost_alive(bench, worker, held):
+                    return
+                other = bench.worker()
+                again = bench.one(other)
+                other.begin(again, last)
+                give_back(bench, other, again)
+
+                worker.excuse(held, NOTE)
+
+                assert evidence(bench.one(bench.worker())) == (last, last.deaths)
+
+        self.each([release, report_lost, vanish], excuse_late)
+
+    def lost_alive(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> bool:
+        """Let the lease on *held* end while its *worker* lives on; return whether it ended."""
+        if not bench.is_connected:
+            bench.let_leases_end()
+            return True
+        with bench.recorder.faulty(worker, Fault("before", 1)), suppress(TransportError):
+            for delivery in bench.glimpse(worker):  # its connection ends, so the event may come already
+                worker.release(delivery)
+        if worker.release(held):
+            return False  # a lease that outlives the failure
+        for delivery in bench.glimpse(worker):
+            worker.release(delivery)
+        return True
 
     @proves(promise.BEGUN_IS_KEPT)
     def test_only_the_last_note_is_excused_and_only_by_its_own_process(self) -> None:

@@ -46,6 +46,9 @@ _SENDS = 200
 ENOUGH = 20
 """The number of receives within which an event must be handed out, whatever else is in its queue."""
 
+SEVERAL = 6
+"""The number of events beside one that fails; a broker may have fetched some of them ahead."""
+
 DAYS = 40 * 86400.0
 """Seconds."""
 
@@ -286,6 +289,30 @@ class FairnessContract(Contract):
         if not self.harness.capabilities.urgency:
             pytest.skip("urgency is not claimed")
         self.wait_beside_a_failing_one(urgency="high")
+
+    @proves(promise.NOBODY_STARVES)
+    def test_events_come_although_a_neighbour_that_was_lost_fails_for_ever(self) -> None:
+        with self.bench() as bench:
+            lost, worker = bench.worker(), bench.worker()
+            poison, patient = bench.envelope(), bench.envelopes(SEVERAL)
+            worker.send([poison])
+            bench.one(lost)
+            bench.lose(lost)
+            worker.send(patient)
+
+            for _ in range(ENOUGH):
+                bench.advance(bench.times.step)
+                delivery = bench.one(worker, limit=1)
+                if delivery.envelope == poison:
+                    worker.nack(delivery)
+                    continue
+                worker.ack(delivery)
+                patient = [one for one in patient if one != delivery.envelope]
+                if not patient:
+                    return
+
+            missing = f"{len(patient)} of {SEVERAL} events that waited beside it"
+            raise AssertionError(f"{ENOUGH} receives returned an event that is nacked each time, but not {missing}")
 
     def wait_beside_a_failing_one(self, **fields: Any) -> None:
         """Check that of two events with *fields* the second one is received although the first one is nacked always."""
