@@ -305,6 +305,36 @@ def test_processes_that_were_told_to_end_and_then_killed_are_no_crash_loop(
     assert delivery.deaths == ()
 
 
+@pytest.mark.parametrize("is_excused", [True, False])
+def test_a_process_that_lost_the_event_and_ended_later_died_of_it_unless_it_said_otherwise(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, *, is_excused: bool
+) -> None:
+    holder, delivery = suspect(connect, queue, envelope(1))
+    for process in [ended_process() for _ in range(3)]:
+        suspects = Suspects(holder, holder._clock, process)
+        assert suspects.outcome(delivery) is None
+        assert holder._hub is not None
+        assert holder._hub._consuming is not None
+        holder._hub._consuming.abort(5.0)
+        between = connect()
+        assert between.settle([(come(between, queue), Release())]) == []
+        if is_excused:
+            suspects.excuse()
+        holder._abort()
+        between.close()
+        holder = connect()
+        wait_until_away(holder, process)
+        delivery = come(holder, queue)
+
+    outcome = Suspects(holder, holder._clock).outcome(delivery)
+
+    assert delivery.lost_leases == 4
+    assert (outcome is None) == is_excused
+    if not is_excused:
+        assert isinstance(outcome, DeadLetter)
+        assert outcome.reason == "crash-loop"
+
+
 def test_a_process_that_lost_its_connection_three_times_and_lives_is_no_crash_loop(
     connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
 ) -> None:

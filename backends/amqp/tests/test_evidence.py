@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Release
@@ -237,6 +238,57 @@ def test_an_excuse_for_what_was_not_begun_writes_nothing(
 
     assert (again.begun, again.deaths) == (None, ())
     other.ack(again)
+
+
+def cut_off(transport: AmqpTransport) -> None:
+    """Let *transport* lose the connection on which it holds events, and live."""
+    assert transport._hub is not None
+    assert transport._hub._consuming is not None
+    transport._hub._consuming.abort(5.0)
+
+
+@pytest.mark.parametrize("lost_leases", [0, 1])
+@pytest.mark.parametrize("outcome", [Release(), Release(delay=0.2), Lost()])
+def test_a_note_is_excused_after_others_have_given_the_event_back(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, lost_leases: int, outcome: Outcome
+) -> None:
+    transport.send([envelope(1)])
+    first, delivery = transport, come(transport, queue)
+    if lost_leases:
+        first, delivery = lose(connect, transport, queue)
+    first.begin(delivery, NOTE)
+    cut_off(first)
+    second, third = connect(), connect()
+    for other in (second, third, second):
+        again = come(other, queue)
+        assert (again.begun, again.deaths) == (NOTE, NOTE.deaths)
+        assert other.settle([(again, outcome)]) == []
+
+    first.excuse(delivery, NOTE)
+
+    excused = attrs.evolve(NOTE, excused=True)
+    assert come(third, queue).begun == excused
+    fourth, once_more = lose(connect, third, queue)
+    assert (once_more.begun, once_more.deaths) == (excused, NOTE.deaths)
+    fourth.settle([(once_more, Release())])
+    assert come(fourth, queue).begun == excused
+
+
+def test_an_excuse_of_an_earlier_note_does_not_excuse_the_last_one(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    first, delivery = suspect(connect, queue, envelope(1))
+    first.begin(delivery, NOTE)
+    cut_off(first)
+    second = connect()
+    again = come(second, queue)
+    last = attrs.evolve(NOTE, listener="shop.listeners.copy")
+    second.begin(again, last)
+    second.settle([(again, Release())])
+
+    first.excuse(delivery, NOTE)
+
+    assert come(second, queue).begun == last
 
 
 def test_copies_of_an_event_in_two_queues_have_their_own_notes(

@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 import pika
 import pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
@@ -81,16 +82,32 @@ LIVING = st.builds(
 )
 """A dead letter keeps no evidence."""
 
-RECORDS = LIVING | st.builds(
-    MessageRecord,
-    envelope=ENVELOPES | UNREADABLE,
-    queue=st.just("mail"),
-    attempt=st.integers(1, 1 << 30),
-    lost_leases=st.integers(0, 1 << 30),
-    state=st.binary(max_size=200),
-    enqueued_at=TIMES,
-    due=st.none() | st.floats(max_value=NOW + MAX_AHEAD, allow_nan=False, allow_infinity=False),
-    dead_letter=st.none() | DEATHS,
+PLACES = st.builds(
+    header.NotePlace,
+    st.builds(suspect_key, TIMES, st.just("0" * 16)) | st.just("plain-" + "0" * 32),
+    st.integers(0, (1 << 31) - 1),
+)
+EXCUSABLE = st.builds(
+    lambda record, note, place: attrs.evolve(record, begun=attrs.evolve(note, excused=False), begun_at=place),
+    LIVING,
+    NOTES,
+    PLACES,
+)
+
+RECORDS = (
+    LIVING
+    | EXCUSABLE
+    | st.builds(
+        MessageRecord,
+        envelope=ENVELOPES | UNREADABLE,
+        queue=st.just("mail"),
+        attempt=st.integers(1, 1 << 30),
+        lost_leases=st.integers(0, 1 << 30),
+        state=st.binary(max_size=200),
+        enqueued_at=TIMES,
+        due=st.none() | st.floats(max_value=NOW + MAX_AHEAD, allow_nan=False, allow_infinity=False),
+        dead_letter=st.none() | DEATHS,
+    )
 )
 
 
@@ -182,6 +199,10 @@ WORST: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"relevo-deaths": [1, None, b"d", ["d"], "d"]},
         {"relevo-suspect": "f" * 16 + "-" + "0" * 64},
         {"relevo-suspect": "0" * 110_000},
+        {"relevo-begun": '["by",[],"",false]', "relevo-begun-at": "9999999999@plain-" + "0" * 32},
+        {"relevo-begun": '["by",[],"",false]', "relevo-begun-at": "0@" + "f" * 16 + "-" + "0" * 64},
+        {"relevo-begun": '["by",[],"",false]', "relevo-begun-at": "0" * 110_000},
+        {"relevo-begun-at": "0@plain-" + "0" * 32},
         {"relevo-due": "1e300"},
         {"relevo-expires": "nan"},
         {"other": "\x01" * 110_000},
@@ -249,7 +270,14 @@ def settled(record: MessageRecord, outcome: Outcome) -> Message:
         state=record.state,
         enqueued_at=record.enqueued_at,
     )
-    message = message_of(delivery, outcome, topology=Topology("relevo"), now=NOW, unique="0" * 16)
+    message = message_of(
+        delivery,
+        outcome,
+        topology=Topology("relevo"),
+        now=NOW,
+        unique="0" * 16,
+        begun_at=record.excusable_at,
+    )
     assert message is not None
     return message
 
@@ -270,6 +298,7 @@ def test_whatever_others_send_is_read_and_can_be_moved_and_settled_and_is_read_a
     assert all(len(death.encode()) <= header.MAX_DEATH for death in record.deaths)
     assert record.begun is None or len(record.begun.packed()) <= header.MAX_NOTE
     assert not record.suspect or header.suspected_at(record.suspect) >= 0
+    assert record.begun_at is None or header.noted_since(record.begun_at.key, record.enqueued_at) >= 0
     assert isinstance(record.envelope, Envelope) or len(record.envelope.why.encode()) <= header.MAX_WHY
     assert record.due is None or record.due < NOW + 101 * 366 * 86_400
     assert urgent(properties) in (True, False)

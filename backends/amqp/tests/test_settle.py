@@ -300,6 +300,26 @@ def test_a_suspect_stays_one_through_nacks_and_delays(transport: AmqpTransport, 
     assert (delivery.attempt, delivery.lost_leases) == (4, 1)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.1])
+def test_a_suspect_that_is_nacked_comes_behind_the_others(
+    transport: AmqpTransport, queue: str, envelope: Make, delay: float
+) -> None:
+    transport.send([envelope(1)])
+    transport.settle([(receive(transport, queue)[0], Lost())])
+    (suspect,) = receive(transport, queue)
+    transport.send([envelope(number) for number in range(2, 8)])
+
+    transport.nack(suspect, delay=delay)
+
+    came: list[Delivery] = []
+    while len(came) < 7:
+        batch = receive(transport, queue, limit=1)
+        came += batch
+        transport.settle([(each, Ack()) for each in batch])
+    assert ids(came)[-1] == "id-1"
+    assert (came[-1].attempt, came[-1].lost_leases) == (3, 1)
+
+
 def test_a_second_settlement_of_the_same_delivery_is_lost(transport: AmqpTransport, queue: str, envelope: Make) -> None:
     transport.send([envelope(1)])
     (delivery,) = receive(transport, queue)
