@@ -31,7 +31,7 @@ from relevo_amqp._hub import Hub
 from relevo_amqp._mapping import Message, MessageRecord, WrittenNote, word_of, written
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._settlement import message_of, relocated
-from relevo_amqp._topology import Destination, Topology
+from relevo_amqp._topology import Destination, Role, Topology
 from relevo_amqp._transport import AmqpTransport
 from relevo_amqp.conformance import AmqpHarness
 from relevo_conformance import promise
@@ -314,6 +314,22 @@ def keeps_the_note_at_a_delayed_nack() -> Patches:
                 counted = attrs.evolve(counted, state=outcome.state)
             return message_of(counted, Release(delay=outcome.delay), **more)
         return message_of(delivery, outcome, **more)
+
+    return {(_transport, "message_of"): message}
+
+
+@planted(promise.BEGUN_IS_KEPT, "An excuse is not found once the event was published again.")
+def forgets_where_a_note_was_written() -> Patches:
+    return {(MessageRecord, "excusable_at"): property(lambda self: None)}
+
+
+@planted(promise.NOBODY_STARVES, "An event that has lost a lease goes back to the suspects when it is nacked.")
+def keeps_nacked_suspects_apart() -> Patches:
+    def message(delivery: Delivery, outcome: Outcome, *, topology: Topology, **more: Any) -> Message | None:
+        right = message_of(delivery, outcome, topology=topology, **more)
+        if right is not None and isinstance(outcome, Nack) and not outcome.delay and delivery.lost_leases:
+            return attrs.evolve(right, exchange=topology.exchange(Role.SUSPECT))
+        return right
 
     return {(_transport, "message_of"): message}
 

@@ -7,7 +7,20 @@ from itertools import count
 
 import attrs
 
-from relevo import Ack, Action, DeadLetter, Delivery, Envelope, Nack, Outcome, Settlement, State, Unreadable
+from relevo import (
+    Ack,
+    Action,
+    DeadLetter,
+    Delivery,
+    Envelope,
+    Nack,
+    Note,
+    Outcome,
+    Release,
+    Settlement,
+    State,
+    Unreadable,
+)
 from relevo_conformance import promise
 from relevo_memory._dead_letter import DeadLetters
 from relevo_memory._queue import EventQueue, KeptEvent
@@ -70,6 +83,51 @@ def _to_the_front(queue: EventQueue, event: KeptEvent, action: Action) -> None:
 @planted_pair(promise.NOBODY_STARVES, patches=at_each_step(_to_the_front))
 class PutsNackedUrgentEventsInFront(BreakableStore):
     """An urgent event that is nacked goes in front of the other urgent ones."""
+
+
+def _before_others(queue: EventQueue, event: KeptEvent, action: Action) -> None:
+    if action is Action.COME_DUE and event.counters.lost_leases:
+        event.place = next(_admitted)
+        queue._rank(event)
+
+
+@planted_pair(promise.NOBODY_STARVES, patches=at_each_step(_before_others))
+class KeepsNackedSuspectsApart(BreakableStore):
+    """An event that has lost a lease waits in a queue of its own after a nack, and that queue has precedence."""
+
+
+@planted_pair(promise.BEGUN_IS_KEPT)
+class MovesWhatIsReleased(AlteredStore):
+    """A released event is another message, and an excuse of an earlier holder belongs to the message before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: set[int] = set()
+
+    def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
+        is_held = super().begin(delivery, note, now)
+        if is_held:
+            self.moved.discard(delivery.receipt.number)  # type: ignore[attr-defined]
+        return is_held
+
+    def ended(self, event: KeptEvent, outcome: Outcome, now: float) -> None:
+        if isinstance(outcome, Release):
+            self.moved.add(event.number)
+
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        if getattr(delivery.receipt, "number", None) not in self.moved:
+            super().excuse(delivery, note, now)
+
+
+@planted_pair(promise.BEGUN_IS_KEPT)
+class WritesAnExcuseOverTheLastNote(BreakableStore):
+    """A late excuse replaces the note of the process that began the event since."""
+
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        number = getattr(delivery.receipt, "number", None)
+        for _, event in living(self):
+            if event.number == number and event.begun is not None:
+                event.begun = attrs.evolve(note, excused=True)
 
 
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
