@@ -517,7 +517,10 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         """
         Mark *note* as excused, if it is still the last one on *delivery*: the end of its process is not a death.
 
-        This replaces only the note of this hand-over. A hand-over that this transport did not begin has no note.
+        This replaces only the note of this hand-over, wherever the event is meanwhile: a message that carries the note
+        names the place of it in the stream. A hand-over that this transport did not begin has no note; only the last
+        thousand that it began are known. The excuse is not found if a release of relevo that does not know
+        ``relevo-begun-at`` has published the event again, or once the stream has dropped it.
         """
         receipt = delivery.receipt
         if not isinstance(receipt, Receipt):

@@ -452,8 +452,9 @@ class Transport(ABC):
 
         The worker calls it if it ends normally or is stopped, and if it handled the event but could not settle it.
 
-        The call may come after the lease was lost, even while another worker holds the event; nothing else changes.
-        After the delivery was settled, the note may stay as it is.
+        The call may come after the lease was lost: while another worker holds the event, or after that worker has given
+        it back without a note of its own. Nothing else changes. After *delivery* itself was settled, the note may stay
+        as it is.
 
         Args:
             delivery: A delivery of this transport.
