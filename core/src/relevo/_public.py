@@ -15,7 +15,7 @@ from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.capabilities import Capabilities
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKey, StuckKeys, WaitingEntry
 from relevo._transport.transport import BoundSender, DeadLetterEntry, Presence, Stats, Transport
-from relevo._transport.coordinator import Coordinator
+from relevo._transport.coordinator import MAX_ANNOUNCEMENT, Coordinator
 from relevo._transport.delivery import (
     Ack,
     DeadLetter,
@@ -69,7 +69,7 @@ __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["Failure", "ForeignEnvelope"]
 __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", "MAX_STATE", "MAX_ERROR"]
-__all__ += ["MAX_LEASE", "MAX_DEATHS"]
+__all__ += ["MAX_LEASE", "MAX_DEATHS", "MAX_ANNOUNCEMENT"]
 # running
 __all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
 __all__ += ["App", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from relevo import App, Capabilities, DeadLetterFilter, Delivery, Envelope, Event, Note
+from relevo import App, Capabilities, Coordinator, DeadLetterFilter, Delivery, Envelope, Event, Note
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -294,6 +294,14 @@ class CloseContract(Contract):
                 lambda: worker.dead_letter_groups([bench.queue], "reason"),
             ),
         ]
+        if issubclass(self.harness_type.transport, Coordinator):
+            operations += [
+                (True, lambda: worker.lock("none", holder="none", ttl=60.0)),
+                (True, lambda: worker.renew_lock("none", "none", ttl=60.0)),
+                (True, lambda: worker.unlock("none", "none")),
+                (True, lambda: worker.announce("a1", b"", ttl=60.0)),
+                (True, worker.workers),
+            ]
         return [operation for is_claimed, operation in operations if is_claimed]
 
 

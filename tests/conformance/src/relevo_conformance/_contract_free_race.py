@@ -50,6 +50,9 @@ RESENT = 30
 TURNS = 12
 """How often each process purges or receives."""
 
+LOCKS = 2
+"""The number of locks that each process takes in turn."""
+
 Round = Callable[[Bench, Sequence[RecordedWorker], int], None]
 Parts = Callable[[Bench, RecordedWorker], Sequence[Callable[[RecordedWorker], None]]]
 
@@ -381,6 +384,32 @@ class FreeRaceContract(Contract):
 
         self.until_raced(check, "send raced send")
 
+    @proves(promise.LOCK_HAS_ONE_HOLDER)
+    def test_of_holders_that_meet_one_gets_the_lock(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            name = f"{bench.queue}/{number // 2}"  # the second time it exists
+            got: list[tuple[RecordedWorker, str]] = []
+
+            def lock(worker: RecordedWorker) -> None:
+                receipt = worker.lock(name, holder=worker.name, ttl=LEASE)
+                got.extend([] if receipt is None else [(worker, receipt)])
+
+            bench.freely(*(partial(lock, worker) for worker in workers))
+
+            assert len(got) == 1, f"{len(got)} of {len(workers)} holders got a lock that was free"
+            for worker, receipt in got:
+                worker.unlock(name, receipt)
+
+        self.until_raced(check, "lock raced lock")
+
+    @proves(promise.LOCK_HAS_ONE_HOLDER, promise.LOCK_IS_KEPT_BY_ITS_RECEIPT)
+    def test_locks_of_several_processes_have_one_holder_each(self) -> None:
+        def parts(bench: Bench, worker: RecordedWorker) -> Sequence[Callable[[RecordedWorker], None]]:
+            names = [f"{bench.queue}/{number % LOCKS}" for number in range(LOCKS * TURNS)]
+            return [partial(lock_often, names=names) for _ in range(WORKERS)]  # the checker knows who may have them
+
+        self.apart(parts, "lock raced lock")
+
     # --- how often ----------------------------------------------------------------------------------
 
     def until_raced(self, check: Round, *situations: str, rounds: int = ROUNDS) -> None:
@@ -414,6 +443,15 @@ class FreeRaceContract(Contract):
 def is_enough(met: Mapping[str, int], situations: Iterable[str], *, times: int = 1) -> bool:
     """Return whether each of *situations* was met *times* the number that a promise needs."""
     return all(met.get(situation, 0) >= times * RACED for situation in situations)
+
+
+def lock_often(worker: RecordedWorker, names: Iterable[str]) -> None:
+    """Take each lock of *names* that no other holder has, renew and release it."""
+    for name in names:
+        receipt = worker.lock(name, holder=worker.name, ttl=LEASE)
+        if receipt is not None:
+            worker.renew_lock(name, receipt, ttl=LEASE)
+            worker.unlock(name, receipt)
 
 
 def hold_one(bench: Bench, worker: RecordedWorker) -> Delivery:

@@ -21,6 +21,7 @@ NEVER_JUDGED = frozenset(
         promise.NOBODY_STARVES,  # a history does not say how long is too long
         promise.WOKEN_BY_A_SEND,  # the same
         promise.PRESENCE_IS_SEEN,  # heartbeats are of workers, and a history is of events
+        promise.ANNOUNCED_IS_SEEN,  # the same
         promise.FAILURE_LOSES_NOTHING,  # in a history it is a loss or a second delivery, and breaks their promises
     }
 )
@@ -39,6 +40,11 @@ _LOOKS = (
     history.CountGroups,
     history.ListStuck,
     history.Count,
+    history.Lock,
+    history.RenewLock,
+    history.Unlock,
+    history.Announce,
+    history.ListWorkers,
     history.Remark,
 )
 """The calls that leave drained queues empty."""

@@ -10,6 +10,7 @@ import attrs
 
 from relevo import Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
+from relevo_conformance._lock import Locks
 from relevo_conformance.model import PENDING, Copy, Situation, absent, identity
 from relevo_conformance.promise import Promise
 
@@ -191,6 +192,7 @@ class World:
     unlisted: set[int] = attrs.field(factory=set)
     """The numbers of the copies that were missing in the last complete list of dead letters of their queue."""
 
+    locks: Locks = attrs.field(factory=Locks)
     savepoints: defaultdict[int, list[int]] = attrs.field(factory=lambda: defaultdict(list))
     _originals: dict[int, int] = attrs.field(factory=dict)
     """By the number of an extra copy: the number of the copy that was sent."""

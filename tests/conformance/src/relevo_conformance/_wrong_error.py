@@ -34,6 +34,11 @@ _OF_CALLS: Mapping[type[Any], Promise] = {
     history.ListStuck: promise.QUERIED_AS_IT_IS,
     history.Purge: promise.PURGED_IS_GONE,
     history.Count: promise.STATS_ARE_TRUE_AT_REST,
+    history.Lock: promise.LOCK_HAS_ONE_HOLDER,
+    history.RenewLock: promise.LOCK_IS_KEPT_BY_ITS_RECEIPT,
+    history.Unlock: promise.LOCK_IS_KEPT_BY_ITS_RECEIPT,
+    history.Announce: promise.ANNOUNCED_IS_SEEN,
+    history.ListWorkers: promise.ANNOUNCED_IS_SEEN,
     history.Close: promise.CLOSE_IS_IDEMPOTENT,
 }
 

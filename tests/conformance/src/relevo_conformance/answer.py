@@ -168,6 +168,22 @@ def _figures(call: history.Call, answer: object, asked: Sequence[Delivery]) -> N
     _fields(answer, _OF_STATS)
 
 
+def _receipt(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    if answer is not None:
+        _is(answer, str, "a receipt, or None")
+
+
+def _flag(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    _is(answer, bool, "True or False")
+
+
+def _announced(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    _is(answer, Mapping, "a mapping of workers to bytes")
+    for worker, about in dict(answer).items():  # type: ignore[call-overload]  # it is a mapping
+        _is(worker, str, "a text", " as a worker")
+        _is(about, bytes, "bytes", " as an announcement")
+
+
 Look = Callable[[Any, object, Sequence[Delivery]], None]
 
 _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
@@ -192,6 +208,11 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.ListStuck: ("stuck_keys", _stuck),
     history.Purge: ("purge", _number),
     history.Count: ("stats", _figures),
+    history.Lock: ("lock", _receipt),
+    history.RenewLock: ("renew_lock", _flag),
+    history.Unlock: ("unlock", _nothing),
+    history.Announce: ("announce", _nothing),
+    history.ListWorkers: ("workers", _announced),
     history.Close: ("close", _nothing),
 }
 """By call: the name of its method, and the function that checks its result."""

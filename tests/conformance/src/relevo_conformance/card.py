@@ -215,6 +215,8 @@ def _line(
         return line("FAIL")
     if not promise.claimed(capabilities):
         return line(*_unclaimed(promise, findings))
+    if about and all(one.what == promise.unmade for one in about):
+        return line("N/A", promise.unmade)
     if why := _doubts(promise, findings, counts):
         return line("UNKNOWN", "; ".join(dict.fromkeys(why)))
     return line("PASS", "it is declared as a deviation, but kept" if deviation else "")

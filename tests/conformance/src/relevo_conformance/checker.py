@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from relevo import Capabilities, DeadLetter
 from relevo_conformance import (
+    _judge_lock,
     _judge_query,
     _judge_receive,
     _judge_rest,
@@ -247,6 +248,9 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Discard: _judge_store.taking_dead_began,
     history.Cancel: _judge_store.taking_out_began,
     history.Purge: _judge_store.taking_out_began,
+    history.Lock: _judge_lock.call_began,
+    history.RenewLock: _judge_lock.call_began,
+    history.Unlock: _judge_lock.call_began,
 }
 """By call: what becomes possible when it begins."""
 
@@ -275,6 +279,9 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.ListMatching: _judge_query.list_matching_ended,
     history.CountGroups: _judge_query.groups_ended,
     history.Count: _judge_store.count_ended,
+    history.Lock: _judge_lock.call_ended,
+    history.RenewLock: _judge_lock.call_ended,
+    history.Unlock: _judge_lock.call_ended,
     history.Drain: _judge_store.drain_ended,
 }
 """By call: what is known and checked when it ends."""

@@ -705,7 +705,8 @@ def _show_kind(harness: type[Harness], kind: str, out: TextIO) -> None:
     for column in ("promise", "level", "", "sentence"):
         table.add_column(column, overflow="fold", no_wrap=column != "sentence")
     for promise in PROMISES.values():
-        word = "" if claimed is None else ("claimed" if promise.claimed(claimed) else "not claimed")
+        is_claimed = promise.is_made_by(harness.transport) and claimed is not None and promise.claimed(claimed)
+        word = "" if claimed is None else ("claimed" if is_claimed else "not claimed")
         table.add_row(promise.id, promise.level, word if promise.level != "core" else "", promise.sentence)
     console.print(table)
     out.flush()

@@ -308,6 +308,8 @@ def proves(*promises: Promise) -> Callable[[Callable[[Test], None]], Callable[[T
         @functools.wraps(test)
         def run(self: Test) -> None:
             for promise in promises:
+                if not promise.is_made_by(self.harness_type.transport):
+                    pytest.skip(promise.unmade)
                 if not promise.claimed(self.harness.capabilities):
                     pytest.skip(f"{promise} is not claimed")
             self.proven = frozenset(promise.id for promise in promises)

@@ -320,6 +320,46 @@ class EndTransaction:
     session: int = 0
 
 
+@attrs.frozen(kw_only=True)
+class Lock:
+    """Take a lock."""
+
+    name: str
+    holder: str
+    ttl: float
+
+
+@attrs.frozen(kw_only=True)
+class RenewLock:
+    """Renew a lock."""
+
+    name: str
+    receipt: str
+    ttl: float
+
+
+@attrs.frozen(kw_only=True)
+class Unlock:
+    """Release a lock."""
+
+    name: str
+    receipt: str
+
+
+@attrs.frozen(kw_only=True)
+class Announce:
+    """Store what a worker announces about itself."""
+
+    about_worker: str
+    about: bytes
+    ttl: float
+
+
+@attrs.frozen
+class ListWorkers:
+    """List what workers announced."""
+
+
 @attrs.frozen
 class Drain:
     """Close the other workers, let all delays and leases end, and ack the rest; *done* if the queues became empty."""
@@ -364,6 +404,11 @@ Call = (
     | SetSavepoint
     | EndSavepoint
     | EndTransaction
+    | Lock
+    | RenewLock
+    | Unlock
+    | Announce
+    | ListWorkers
     | Drain
     | Remark
 )
@@ -469,13 +514,50 @@ class Figures:
 
 
 @attrs.frozen
+class Locked:
+    """The result of taking a lock: its receipt; ``None`` if another holder has it."""
+
+    receipt: str | None
+
+
+@attrs.frozen
+class Renewed:
+    """The result of renewing a lock: whether the receipt still held it."""
+
+    holds: bool
+
+
+@attrs.frozen
+class Announced:
+    """The result of listing what workers announced: the announcements by worker."""
+
+    workers: Mapping[str, bytes]
+
+
+@attrs.frozen
 class Words:
     """The result of a setup: what was, or would be, created."""
 
     lines: tuple[str, ...]
 
 
-Value = Fates | HandedOut | Settled | Entries | Missing | Number | Living | Waiting | Groups | Stuck | Figures | Words
+Value = (
+    Fates
+    | HandedOut
+    | Settled
+    | Entries
+    | Missing
+    | Number
+    | Living
+    | Waiting
+    | Groups
+    | Stuck
+    | Figures
+    | Locked
+    | Renewed
+    | Announced
+    | Words
+)
 
 
 # --- the records -----------------------------------------------------------------------------------
@@ -636,7 +718,7 @@ def _handed_out(handed: Handed) -> Iterable[str]:
 # --- races -----------------------------------------------------------------------------------------
 
 _Thing = tuple[str, object]
-"""What a call is about: an event, a queue, a delivery or a dead letter."""
+"""What a call is about: an event, a queue, a delivery, a dead letter or a lock."""
 
 
 class _Flight:
@@ -646,7 +728,7 @@ class _Flight:
         self.operation, self.worker, self.things = operation, worker, things
         self.rivals = [one for one in flying if one.worker != worker and self._meets(one)]
         self.had_effect = False
-        """Whether it succeeded; a receive also has to hand something out."""
+        """Whether it succeeded; a receive also has to hand something out, and a lock to be taken."""
 
     def _meets(self, other: _Flight) -> bool:
         shared = self.things & other.things
@@ -668,7 +750,7 @@ def _races(records: Iterable[Record]) -> Mapping[str, int]:
     for record in records:
         if isinstance(record, Returned):
             if (flight := flying.pop(record.op, None)) is not None:
-                flight.had_effect = record.end == "done" and record.value != HandedOut(())
+                flight.had_effect = record.end == "done" and record.value not in (HandedOut(()), Locked(None))
         elif isinstance(record.call, Kill):
             flying = {op: flight for op, flight in flying.items() if flight.worker != record.worker}
         elif things := frozenset(_things(record.call, homes)):
@@ -706,5 +788,7 @@ def _things(call: Call, homes: dict[str, set[str]]) -> Iterable[_Thing]:
             yield "delivery", delivery
         case Revive(refs=refs) | Discard(refs=refs):
             yield from (("dead letter", ref) for ref in refs)
+        case Lock(name=name) | RenewLock(name=name) | Unlock(name=name):
+            yield "lock", name
         case _:
             pass

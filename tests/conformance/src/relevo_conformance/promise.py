@@ -8,7 +8,7 @@ from typing import Literal
 
 import attrs
 
-from relevo import Capabilities
+from relevo import Capabilities, Coordinator
 
 Level = Literal["core", "must", "optional"]
 
@@ -56,8 +56,20 @@ class Promise:
     floors: Mapping[str, int] = attrs.field(factory=dict, repr=False, eq=False)
     """Situations of :func:`relevo_conformance.history.tally`, and how often each must be met for a PASS."""
 
+    interface: type | None = attrs.field(default=None, repr=False)
+    """The optional interface that a transport must implement to make it."""
+
     since: str = "0.1"
     """The first release of the suite that tested it."""
+
+    def is_made_by(self, transport: type) -> bool:
+        """Return whether instances of *transport* implement what the promise is about."""
+        return self.interface is None or issubclass(transport, self.interface)
+
+    @property
+    def unmade(self) -> str:
+        """Why a transport does not make it that does not implement its interface."""
+        return f"the transport is not a {getattr(self.interface, '__name__', 'Transport')}"
 
     def __str__(self) -> str:
         return self.id
@@ -66,11 +78,12 @@ class Promise:
 def _optional(
     promise_id: str,
     sentence: str,
-    claimed: Needs,
+    claimed: Needs = Needs(),
     *,
     floors: Mapping[str, int] = MappingProxyType({}),
+    interface: type | None = None,
 ) -> Promise:
-    return Promise(promise_id, sentence, "optional", claimed, floors)
+    return Promise(promise_id, sentence, "optional", claimed, floors, interface)
 
 
 # --- sending ---------------------------------------------------------------------------------------
@@ -281,6 +294,25 @@ STATS_ARE_TRUE_AT_REST = _optional(
     "At rest the figures are exact; an event that waits behind its ordering key counts as ready.",
     Needs("stats", "exact"),
     floors={"count done": 10},
+)
+LOCK_HAS_ONE_HOLDER = _optional(
+    "lock-has-one-holder",
+    "A lock has one holder, until it is released or has expired; the same holder takes it over at once, with a new "
+    "receipt.",
+    floors={"lock done": 20, "lock raced lock": RACED},
+    interface=Coordinator,
+)
+LOCK_IS_KEPT_BY_ITS_RECEIPT = _optional(
+    "lock-is-kept-by-its-receipt",
+    "A lock is renewed and released by its last receipt, and by no other, even after it has expired.",
+    floors={"renewlock done": 10, "unlock done": 10},
+    interface=Coordinator,
+)
+ANNOUNCED_IS_SEEN = _optional(
+    "announced-is-seen",
+    "Every instance sees the last announcement of each worker, unchanged, until it expires or is removed.",
+    floors={"announce done": 10, "listworkers done": 10},
+    interface=Coordinator,
 )
 SETUP_IS_IDEMPOTENT = Promise(
     "setup-is-idempotent",

@@ -183,6 +183,9 @@ class _Player:
         self.unsettled: dict[str, dict[int, Delivery]] = {}
         self._old_handed, self._new_handed = _Numbering(), _Numbering()
         self._old_dead, self._new_dead = _Dead(), _Dead()
+        self.receipts: dict[str, str] = {}
+        """Of locks: the new receipts by the old ones."""
+
         self._came = True
 
     def _kinds_and_sessions(self) -> tuple[Mapping[int, history.Kind], Mapping[int, int]]:
@@ -443,6 +446,29 @@ class _Player:
     def count(self, record: history.Invoked, call: history.Count) -> None:
         self.worker(record.worker).stats(self.names.new(call.queue))
 
+    def lock(self, record: history.Invoked, call: history.Lock) -> None:
+        worker = self.worker(record.worker)
+        new = worker.lock(self.names.new(call.name), holder=call.holder, ttl=call.ttl)
+        match self.ended.get(record.op), new:
+            case history.Returned(value=history.Locked(receipt=str(old))), str():
+                self.receipts[old] = new
+            case _:
+                pass
+
+    def renew_lock(self, record: history.Invoked, call: history.RenewLock) -> None:
+        receipt = self.receipts.get(call.receipt, call.receipt)
+        self.worker(record.worker).renew_lock(self.names.new(call.name), receipt, ttl=call.ttl)
+
+    def unlock(self, record: history.Invoked, call: history.Unlock) -> None:
+        receipt = self.receipts.get(call.receipt, call.receipt)
+        self.worker(record.worker).unlock(self.names.new(call.name), receipt)
+
+    def announce(self, record: history.Invoked, call: history.Announce) -> None:
+        self.worker(record.worker).announce(call.about_worker, call.about, ttl=call.ttl)
+
+    def list_workers(self, record: history.Invoked, call: history.ListWorkers) -> None:
+        self.worker(record.worker).workers()
+
     def send_bound(self, record: history.Invoked, call: history.SendBound) -> None:
         relay_to = None if call.relay_to is None else self.names.new(call.relay_to)
         self._transaction(record, call.transaction).send(
@@ -563,6 +589,11 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.SetSavepoint: _Player.set_savepoint,
     history.EndSavepoint: _Player.end_savepoint,
     history.EndTransaction: _Player.end_transaction,
+    history.Lock: _Player.lock,
+    history.RenewLock: _Player.renew_lock,
+    history.Unlock: _Player.unlock,
+    history.Announce: _Player.announce,
+    history.ListWorkers: _Player.list_workers,
     history.Drain: _Player.drain,
 }
 """By call: the method that runs it again."""

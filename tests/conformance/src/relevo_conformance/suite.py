@@ -8,6 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from relevo.errors import RelevoError
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
+from relevo_conformance._contract_coordinator import CoordinatorContract
 from relevo_conformance._contract_fault import FaultContract
 from relevo_conformance._contract_foreign import ForeignContract
 from relevo_conformance._contract_free_race import FreeRaceContract
@@ -90,6 +91,7 @@ class TransportContract(
     CloseContract,
     SetUpContract,
     AlikeContract,
+    CoordinatorContract,
     TakeOutContract,
     FindContract,
     TakeContract,

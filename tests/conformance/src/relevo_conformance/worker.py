@@ -13,6 +13,7 @@ import attrs
 
 from relevo import (
     Ack,
+    Coordinator,
     DeadLetter,
     DeadLetterEntry,
     DeadLetterFilter,
@@ -41,6 +42,7 @@ from relevo.errors import (
     SettleError,
     TransportClosedError,
     TransportUnavailableError,
+    shown,
 )
 from relevo_conformance import answer, history, promise
 from relevo_conformance._world import Violation
@@ -327,6 +329,44 @@ class RecordedWorker:
     def stats(self, queue: str) -> Stats:
         """Return the figures of *queue*."""
         return self._note(history.Count(queue=queue), lambda: self.transport.stats(queue), history.Figures)
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """
+        The transport as a coordinator.
+
+        Raises:
+            HarnessError: Its class is one, and it is not.
+        """
+        if not isinstance(self.transport, Coordinator):
+            harness = type(self.recorder.harness)
+            why = f"returned {shown(self.transport)}, which is no Coordinator, as {harness.transport.__name__} is"
+            raise HarnessError(harness.__name__, "open", why)
+        return self.transport
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        """Take the lock *name*; return its receipt, or ``None`` if another holder has it."""
+        act = partial(self.coordinator.lock, name, holder=holder, ttl=ttl)
+        return self._note(history.Lock(name=name, holder=holder, ttl=ttl), act, history.Locked)
+
+    def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
+        """Renew the lock *name*; return whether *receipt* holds it."""
+        act = partial(self.coordinator.renew_lock, name, receipt, ttl=ttl)
+        return self._note(history.RenewLock(name=name, receipt=receipt, ttl=ttl), act, history.Renewed)
+
+    def unlock(self, name: str, receipt: str) -> None:
+        """Release the lock *name*, if *receipt* holds it."""
+        act = partial(self.coordinator.unlock, name, receipt)
+        self._note(history.Unlock(name=name, receipt=receipt), act, lambda _: None)
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        """Store what *worker* announces."""
+        act = partial(self.coordinator.announce, worker, about, ttl=ttl)
+        self._note(history.Announce(about_worker=worker, about=about, ttl=ttl), act, lambda _: None)
+
+    def workers(self) -> Mapping[str, bytes]:
+        """Return what workers announced."""
+        return self._note(history.ListWorkers(), self.coordinator.workers, lambda found: history.Announced({**found}))
 
     def close(self) -> None:
         """Close the transport."""
