@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -9,6 +10,11 @@ import sqlalchemy as sa
 from relevo import Clock
 from relevo_sql._database import Database
 from relevo_sql._row import micros
+
+
+def exactly(text: str) -> str:
+    """Return what stands for *text*: some databases ignore spaces at its end, in comparisons and in keys."""
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text.endswith(" ") else text
 
 
 class Locks:
@@ -25,7 +31,7 @@ class Locks:
 
         def take(connection: sa.Connection) -> bool:
             now = self._now(connection)
-            terms = {"which": name, "holder": holder, "receipt": receipt, "until": now + micros(ttl)}
+            terms = {"which": exactly(name), "holder": exactly(holder), "receipt": receipt, "until": now + micros(ttl)}
             # Not every database tells whether the first statement wrote the row; the second finds it then.
             self._statements.lock_first.run(connection, **terms)
             return self._statements.lock.run(connection, now=now, **terms).rowcount > 0
@@ -37,14 +43,15 @@ class Locks:
 
         def renew(connection: sa.Connection) -> bool:
             until = self._now(connection) + micros(ttl)
-            return self._statements.renew_lock.run(connection, which=name, mine=receipt, until=until).rowcount > 0
+            mine = {"which": exactly(name), "mine": exactly(receipt)}
+            return self._statements.renew_lock.run(connection, **mine, until=until).rowcount > 0
 
         return self._database.write(renew)
 
     def free(self, name: str, receipt: str) -> None:
         """Release the lock *name* if *receipt* holds it."""
         run = self._statements.unlock.run
-        self._database.write(lambda connection: run(connection, which=name, mine=receipt))
+        self._database.write(lambda connection: run(connection, which=exactly(name), mine=exactly(receipt)))
 
     def _now(self, connection: sa.Connection) -> int:
         return self._database.now(self._clock, connection)

@@ -34,6 +34,9 @@ ALIKE = tuple(
 )
 """Endings of names that a store must tell apart."""
 
+BASES = ("a", "aé", "ss")
+"""Those that a store may take for one of the others."""
+
 HOLDERS = ("one", "One", "one ", "other")
 TTLS = (60.0, 300.0)
 PAUSES = (25.5, 110.5)
@@ -251,12 +254,13 @@ class CoordinatorContract(Contract):
     def test_holders_with_names_that_are_alike_are_different_holders(self) -> None:
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()
-            first, *others = alike(bench.queue)
-            for holder, another in itertools.pairwise((first, *others, first)):
-                name = f"{bench.queue}/a"
+            name, holders = f"{bench.queue}/a", alike(bench.queue)
+            for holder in (*(f"{bench.queue}{end}" for end in BASES), *longest(bench.queue)[::3]):
                 receipt = self.taken(worker, name, holder)
-
-                assert other.lock(name, holder=another, ttl=LONG) is None, f"{another!r} is taken for {holder!r}"
+                for another in holders:
+                    if another != holder:
+                        found = other.lock(name, holder=another, ttl=LONG)
+                        assert found is None, f"the holder {another!r} is taken for {holder!r}"
                 worker.unlock(name, receipt)
 
     @proves(promise.LOCK_HAS_ONE_HOLDER, promise.LOCK_IS_KEPT_BY_ITS_RECEIPT)
@@ -385,9 +389,13 @@ class CoordinatorContract(Contract):
 
 def alike(start: str) -> Sequence[str]:
     """Return names that begin with *start*, and are alike."""
-    longest = [start.ljust(LONGEST - 1, "-") + end for end in "xyX"]
-    wide = [start.ljust(LONGEST - 1, "😀") + end for end in ("😀", "😁")]
-    return [*(f"{start}{end}" for end in ALIKE), *longest, longest[0][:-1], longest[0][:-2], *wide]
+    names = longest(start)
+    return [*(f"{start}{end}" for end in ALIKE), *names, names[0][:-1], names[0][:-2]]
+
+
+def longest(start: str) -> Sequence[str]:
+    """Return names that begin with *start*, and of which only the last character differs."""
+    return [start.ljust(LONGEST - 1, fill) + end for fill, ends in (("-", "xyX"), ("😀", "😀😁")) for end in ends]
 
 
 # --- random calls ----------------------------------------------------------------------------------
