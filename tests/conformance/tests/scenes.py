@@ -7,6 +7,7 @@ difference that breaks it.
 
 from . import (
     scenes_of_dead_letters,
+    scenes_of_locks,
     scenes_of_operating,
     scenes_of_queries,
     scenes_of_receiving,
@@ -19,6 +20,7 @@ __all__ = [
     "SCENES",
     "Scene",
     "scenes_of_dead_letters",
+    "scenes_of_locks",
     "scenes_of_operating",
     "scenes_of_queries",
     "scenes_of_receiving",

@@ -12,12 +12,20 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo_conformance import _judge_query, _judge_receive, _judge_send, _judge_settle, _judge_store, checker
+from relevo_conformance import (
+    _judge_lock,
+    _judge_query,
+    _judge_receive,
+    _judge_send,
+    _judge_settle,
+    _judge_store,
+    checker,
+)
 from relevo_conformance._world import World
 
 from .scenes import SCENES
 
-JUDGES = (checker, _judge_send, _judge_receive, _judge_settle, _judge_store, _judge_query)
+JUDGES = (checker, _judge_send, _judge_receive, _judge_settle, _judge_store, _judge_query, _judge_lock)
 
 
 @attrs.frozen

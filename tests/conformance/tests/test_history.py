@@ -72,6 +72,13 @@ def _recorded() -> list[history.Record]:
         worker.cancel("nothing")
         worker.purge(bench.queues[1])
         worker.stats(bench.queue)
+        receipt = worker.lock(bench.queue, holder="one", ttl=60.0)
+        assert receipt is not None
+        other.lock(bench.queue, holder="other", ttl=60.0)
+        worker.renew_lock(bench.queue, receipt, ttl=60.0)
+        worker.unlock(bench.queue, receipt)
+        worker.announce("a1", b"\x00about", ttl=60.0)
+        worker.workers()
         bench.lose(other)
     harness.close()
     return bench.recorder.records
