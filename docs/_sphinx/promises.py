@@ -45,7 +45,8 @@ def promises() -> Iterator[str]:
     yield "| id | promise | level | needs | since |"
     yield "|---|---|---|---|---|"
     for one in PROMISES.values():
-        needs = f"`{one.claimed}`" if str(one.claimed) else ""
+        needed = str(one.claimed) or getattr(one.interface, "__name__", "")
+        needs = f"`{needed}`" if needed else ""
         yield f"| `{one.id}` | {one.sentence} | {one.level} | {needs} | {one.since} |"
 
 

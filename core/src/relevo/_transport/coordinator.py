@@ -14,7 +14,8 @@ class Coordinator(ABC):
     Stores the locks by which processes on several hosts coordinate, and what workers announce about themselves.
 
     A transport may also be a coordinator, by deriving from both classes; a runner that must run alone checks that.
-    All callers share the coordinator's own clock, and each call is atomic.
+    All callers share the coordinator's own clock, and each call is atomic. Names, holders and receipts are different if
+    any character is, a space at the end too. Nothing ends when the transport that made it closes, or its process ends.
     """
 
     @abstractmethod
@@ -35,6 +36,9 @@ class Coordinator(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached.
+
+        Promises:
+            lock-has-one-holder
         """
 
     @abstractmethod
@@ -48,6 +52,9 @@ class Coordinator(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached.
+
+        Promises:
+            lock-is-kept-by-its-receipt
         """
 
     @abstractmethod
@@ -57,6 +64,9 @@ class Coordinator(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached; the lock is free when it expires.
+
+        Promises:
+            lock-is-kept-by-its-receipt
         """
 
     @abstractmethod
@@ -73,6 +83,9 @@ class Coordinator(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached.
+
+        Promises:
+            announced-is-seen
         """
 
     @abstractmethod
@@ -82,4 +95,7 @@ class Coordinator(ABC):
 
         Raises:
             TransportUnavailableError: The server could not be reached.
+
+        Promises:
+            announced-is-seen
         """
