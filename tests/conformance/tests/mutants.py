@@ -6,6 +6,7 @@ Most are bugs that real transports had. The results of the suite are in docs/ref
 
 from . import (
     mutants_of_conditions,
+    mutants_of_coordinators,
     mutants_of_counters,
     mutants_of_dead_letters,
     mutants_of_foreign_bytes,
@@ -15,6 +16,7 @@ from . import (
     mutants_of_operating,
     mutants_of_order,
     mutants_of_queries,
+    mutants_of_revivals,
     mutants_of_sentences,
     mutants_of_sessions,
     mutants_of_single_features,
@@ -28,6 +30,7 @@ from .planting import MUTANTS
 __all__ = [
     "MUTANTS",
     "mutants_of_conditions",
+    "mutants_of_coordinators",
     "mutants_of_counters",
     "mutants_of_dead_letters",
     "mutants_of_foreign_bytes",
@@ -37,6 +40,7 @@ __all__ = [
     "mutants_of_operating",
     "mutants_of_order",
     "mutants_of_queries",
+    "mutants_of_revivals",
     "mutants_of_sentences",
     "mutants_of_sessions",
     "mutants_of_single_features",

@@ -1,0 +1,385 @@
+"""Bugs of locks and of announcements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+from relevo_memory._locks import Locks, _Held
+
+from .memory import BreakableStore
+from .planting import planted
+
+
+class Altered(Locks):
+    """Locks with access to who holds each."""
+
+    def holder_of(self, name: str) -> str | None:
+        """Return the last holder of the lock *name*."""
+        held = self._held.get(name)
+        return None if held is None else held.holder
+
+    def put(self, name: str, **changes: Any) -> None:
+        """Change what is stored of the lock *name*, if it is held."""
+        if name in self._held:
+            self._held[name] = attrs.evolve(self._held[name], **changes)
+
+
+def with_locks(locks: type[Locks]) -> Callable[[type[BreakableStore]], type[BreakableStore]]:
+    """Let a store have *locks*."""
+
+    def change(store: type[BreakableStore]) -> type[BreakableStore]:
+        before = store.__init__
+
+        def init(self: BreakableStore) -> None:
+            before(self)
+            self.locks = locks()
+
+        store.__init__ = init  # type: ignore[method-assign]
+        return store
+
+    return change
+
+
+# --- locks -----------------------------------------------------------------------------------------
+
+
+class _OneReceipt(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        if super().take(name, holder=holder, until=until, now=now) is None:
+            return None
+        self.put(name, receipt=f"receipt of {holder}")
+        return f"receipt of {holder}"
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_OneReceipt)
+class GivesEachHolderOneReceipt(BreakableStore):
+    """All locks of one holder have the same receipt."""
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False)
+class RenewsNoExpiredLock(MemoryTransport):
+    """An expired lock is not renewed, although no other holder has taken it."""
+
+    def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
+        held = self.store.locks._held.get(name)
+        return (held is None or held.until > self._clock.now()) and super().renew_lock(name, receipt, ttl=ttl)
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False)
+class ReleasesNoExpiredLock(MemoryTransport):
+    """An expired lock is not released, so its receipt still renews it."""
+
+    def unlock(self, name: str, receipt: str) -> None:
+        held = self.store.locks._held.get(name)
+        if held is None or held.until > self._clock.now():
+            super().unlock(name, receipt)
+
+
+class _CutNames(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        return super().take(name[:250], holder=holder, until=until, now=now)
+
+    def renew(self, name: str, receipt: str, *, until: float) -> bool:
+        return super().renew(name[:250], receipt, until=until)
+
+    def free(self, name: str, receipt: str) -> None:
+        super().free(name[:250], receipt)
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_CutNames)
+class CutsTheNamesOfLocks(BreakableStore):
+    """The name of a lock is truncated at 250 characters, so two long names are one lock."""
+
+
+class _AlikeHolders(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        return super().take(name, holder=holder.casefold(), until=until, now=now)
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_AlikeHolders)
+class ComparesHoldersWithoutCase(BreakableStore):
+    """Two holders whose names differ by case take over each other's locks."""
+
+
+class _CutHolders(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        return super().take(name, holder=holder[:254], until=until, now=now)
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_CutHolders)
+class CutsTheNamesOfHolders(BreakableStore):
+    """The name of a holder is truncated at 254 characters."""
+
+
+class _OnlyLonger(Altered):
+    def renew(self, name: str, receipt: str, *, until: float) -> bool:
+        held = self._held.get(name)
+        return super().renew(name, receipt, until=until if held is None else max(until, held.until))
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False, exactly=False)
+@with_locks(_OnlyLonger)
+class ShortensNoLock(BreakableStore):
+    """A renewal does not shorten a lock."""
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False, exactly=False)
+class RenewsFromTheEnd(MemoryTransport):
+    """A renewal counts from the end of the lock, not from now."""
+
+    def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
+        held, now = self.store.locks._held.get(name), self._clock.now()
+        later = 0.0 if held is None else max(0.0, held.until - now)
+        return super().renew_lock(name, receipt, ttl=ttl + later)
+
+
+class _AnyReceipt(Altered):
+    def free(self, name: str, receipt: str) -> None:
+        self._held.pop(name, None)
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False, exactly=False)
+@with_locks(_AnyReceipt)
+class ReleasesWithAnyReceipt(BreakableStore):
+    """A lock is released by whichever receipt."""
+
+
+class _SameReceipt(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        before = self._held.get(name)
+        receipt = super().take(name, holder=holder, until=until, now=now)
+        if receipt is None or before is None or before.holder != holder:
+            return receipt
+        self.put(name, receipt=before.receipt)
+        return before.receipt
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_SameReceipt)
+class TakesOverWithTheOldReceipt(BreakableStore):
+    """A holder that takes over its own lock gets the receipt that the lock had."""
+
+
+class _RefusesTheSame(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        held = self._held.get(name)
+        if held is not None and held.until > now:
+            return None
+        return super().take(name, holder=holder, until=until, now=now)
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_RefusesTheSame)
+class RefusesTheSameHolder(BreakableStore):
+    """A holder whose earlier process is dead has to wait until its own lock has expired."""
+
+
+class _KeepsTheTime(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        before = self._held.get(name)
+        receipt = super().take(name, holder=holder, until=until, now=now)
+        if receipt is not None and before is not None and before.holder == holder and before.until > now:
+            self.put(name, until=before.until)
+        return receipt
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_KeepsTheTime)
+class TakesOverForTheRestOfTheTime(BreakableStore):
+    """A lock that its own holder takes over expires when it would have expired before."""
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+class WaitsForTheHolder(MemoryTransport):
+    """A lock that another holder has is waited for."""
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        receipt = super().lock(name, holder=holder, ttl=ttl)
+        if receipt is None:
+            self._clock.sleep(1.0)
+            receipt = super().lock(name, holder=holder, ttl=ttl)
+        return receipt
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+class ReleasesItsLocksAtItsClose(MemoryTransport):
+    """A transport that is closed releases the locks that it took."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.taken: dict[str, str] = {}
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        receipt = super().lock(name, holder=holder, ttl=ttl)
+        self.taken |= {} if receipt is None else {name: receipt}
+        return receipt
+
+    def close(self) -> None:
+        for name, receipt in self.taken.items():
+            self.store.locks.free(name, receipt)
+        super().close()
+
+
+class _ComesBack(Altered):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[str, _Held] = {}
+
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        before = self._held.get(name)
+        receipt = super().take(name, holder=holder, until=until, now=now)
+        if receipt is not None and before is not None and before.holder != holder:
+            self.before[name] = before
+        return receipt
+
+    def free(self, name: str, receipt: str) -> None:
+        super().free(name, receipt)
+        if name not in self._held and name in self.before:
+            self._held[name] = attrs.evolve(self.before.pop(name), until=0.0)
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False)
+@with_locks(_ComesBack)
+class RemembersTheHolderBefore(BreakableStore):
+    """After another holder released a lock, the receipt of the one before renews it again."""
+
+
+class _OfAnyLock(Altered):
+    def renew(self, name: str, receipt: str, *, until: float) -> bool:
+        places = [place for place, held in self._held.items() if held.receipt == receipt]
+        return any(super(_OfAnyLock, self).renew(place, receipt, until=until) for place in places)
+
+
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False)
+@with_locks(_OfAnyLock)
+class RenewsByTheReceiptAlone(BreakableStore):
+    """A renewal looks for the receipt only, and ignores the name of the lock."""
+
+
+class _ForADay(Altered):
+    def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
+        return super().take(name, holder=holder, until=min(until, now + 86_400.0), now=now)
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+@with_locks(_ForADay)
+class LocksForADayAtMost(BreakableStore):
+    """A lock expires after a day, whatever lifetime it was given."""
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+class LooksBeforeItLocks(MemoryTransport):
+    """Whether a lock is free is looked up in one step, and it is taken in another."""
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        with self._open() as now:
+            held = self.store.locks._held.get(name)
+        if held is not None and held.until > now and held.holder != holder:
+            return None
+        with self._open() as now:
+            return self.store.locks.take(name, holder=holder, until=now + ttl, now=float("inf"))
+
+
+# --- announcements ---------------------------------------------------------------------------------
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class RemovesNoAnnouncement(MemoryTransport):
+    """An announcement whose lifetime is not positive is ignored instead of removing the earlier one."""
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        self.workers()  # which refuses a closed transport
+        if ttl > 0.0:
+            super().announce(worker, about, ttl=ttl)
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class TakesALifetimeBelowZeroForNone(MemoryTransport):
+    """An announcement with a negative lifetime never expires."""
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        super().announce(worker, about, ttl=1e9 if ttl < 0.0 else ttl)
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class KeepsTheLongerAnnouncement(BreakableStore):
+    """An announcement does not replace one that expires later."""
+
+    def announce(self, worker: str, about: bytes, *, until: float) -> None:
+        before = self._announcements.get(worker)
+        if before is None or until > before[1]:
+            super().announce(worker, about, until=until)
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class ReplacesTheTextAndKeepsTheTime(BreakableStore):
+    """An announcement that replaces another expires when that one would have."""
+
+    def announce(self, worker: str, about: bytes, *, until: float) -> None:
+        before = self._announcements.get(worker)
+        super().announce(worker, about, until=until if before is None else before[1])
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class CutsAnnouncementsAt16Kibibytes(BreakableStore):
+    """An announcement is truncated at 16 KiB."""
+
+    def announce(self, worker: str, about: bytes, *, until: float) -> None:
+        super().announce(worker, about[: 16 * 1024], until=until)
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class HidesEmptyAnnouncements(BreakableStore):
+    """An announcement without bytes is not shown."""
+
+    def workers(self, now: float) -> dict[str, bytes]:
+        return {who: about for who, about in super().workers(now).items() if about}
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class CutsTheNamesOfWorkers(BreakableStore):
+    """Workers that announce themselves are told apart by 63 digits only."""
+
+    def announce(self, worker: str, about: bytes, *, until: float) -> None:
+        super().announce(worker[:63], about, until=until)
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class ShowsTwentyAnnouncements(BreakableStore):
+    """No more than twenty announcements are shown."""
+
+    def workers(self, now: float) -> dict[str, bytes]:
+        return dict([*super().workers(now).items()][:20])
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class ShowsExpiredAnnouncements(BreakableStore):
+    """An announcement is shown for an hour after it has expired."""
+
+    def announce(self, worker: str, about: bytes, *, until: float) -> None:
+        super().announce(worker, about, until=until + 3600.0)
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class ShowsItsOwnAnnouncements(MemoryTransport):
+    """A transport shows only what it announced itself."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.own: set[str] = set()
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        super().announce(worker, about, ttl=ttl)
+        self.own.add(worker)
+
+    def workers(self) -> Mapping[str, bytes]:
+        return {who: about for who, about in super().workers().items() if who in self.own}
