@@ -15,10 +15,10 @@ from hypothesis import Phase
 from relevo_conformance import Harness, examine
 from relevo_conformance.profile import VARIABLE, chosen
 
-from . import decoys, decoys_of_answers, decoys_of_claims
+from . import decoys, decoys_of_answers, decoys_of_claims, decoys_of_coordinators
 from .decoy import DECOYS
 
-MODULES = (decoys, decoys_of_answers, decoys_of_claims)
+MODULES = (decoys, decoys_of_answers, decoys_of_claims, decoys_of_coordinators)
 INNOCENT = {"kept", "skipped"}
 SHARE = 42
 """One of this many transports is examined in ``make test``."""
