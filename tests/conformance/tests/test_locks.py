@@ -69,7 +69,7 @@ def test_an_instance_that_is_no_coordinator_as_its_class_is_an_error_of_the_harn
     findings = list(examine(OpensAnother, matching=lambda _, promises: bool(promises & wanted)))
 
     assert {one.status for one in findings} == {"error", "skipped"}
-    assert "which is no Coordinator, as MemoryTransport is" in findings[0].what
+    assert "which is not a Coordinator, while MemoryTransport is one" in findings[0].what
 
 
 # --- what the checker must not say ------------------------------------------------------------------

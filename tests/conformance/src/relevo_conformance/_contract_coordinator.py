@@ -159,7 +159,7 @@ class CoordinatorContract(Contract):
             name, also = f"{bench.queue}/a", f"{bench.queue}/b"
             receipt, shortened = self.taken(worker, name, ttl=self.short), self.taken(worker, also)
 
-            assert other.renew_lock(name, receipt, ttl=LONG), "the receipt holds the lock, whoever renews it"
+            assert other.renew_lock(name, receipt, ttl=LONG), "the receipt holds the lock for each instance"
             assert worker.renew_lock(also, shortened, ttl=self.short), "the receipt holds the lock"
             self.let_it_expire(bench)
 
@@ -236,7 +236,7 @@ class CoordinatorContract(Contract):
                 another = bench.worker()
                 for asking in (other, another):
                     assert asking.lock(name, holder="other", ttl=LONG) is None, "the lock ended with its instance"
-                assert another.renew_lock(name, receipt, ttl=LONG), "the receipt holds the lock, whoever renews it"
+                assert another.renew_lock(name, receipt, ttl=LONG), "the receipt holds the lock for each instance"
                 another.unlock(name, receipt)
 
     @proves(promise.LOCK_HAS_ONE_HOLDER)
@@ -273,7 +273,7 @@ class CoordinatorContract(Contract):
             @self.profile.of_payloads(fake=self.harness.fake, phases=self.phases)
             @given(steps=st.lists(steps(can_wait=self.harness.fake), min_size=1, max_size=25))
             def check(steps: list[Step]) -> None:
-                life = Life(bench, workers, f"{bench.queue}/{next(lives)}")
+                life = LockCalls(bench, workers, f"{bench.queue}/{next(lives)}")
                 for step in steps:  # the checker judges each result
                     step(life)
 
@@ -374,7 +374,9 @@ class CoordinatorContract(Contract):
 
             found = self.announced(bench, other)
 
-            assert found == {who: b"%d" % number for number, who in enumerate(names)}, "workers are not told apart"
+            assert found == {who: b"%d" % number for number, who in enumerate(names)}, (
+                "two workers share an announcement"
+            )
             self.remove(bench, other, found)
 
     def remove(self, bench: Bench, worker: RecordedWorker, names: Iterable[str]) -> None:
@@ -401,7 +403,7 @@ def longest(start: str) -> Sequence[str]:
 # --- random calls ----------------------------------------------------------------------------------
 
 
-class Life:
+class LockCalls:
     """
     What random calls do to two locks.
 
@@ -436,7 +438,7 @@ class Life:
         return self._receipts[-min(which, len(self._receipts))]
 
 
-Step = Callable[[Life], None]
+Step = Callable[[LockCalls], None]
 
 
 def steps(*, can_wait: bool) -> st.SearchStrategy[Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relevo_conformance import promise
-from relevo_conformance._lock import Call, Flight, Held, LockModel, Result
+from relevo_conformance._lock import Call, Flight, HeldLock, LockModel, Result
 from relevo_conformance._world import Operation, World
 from relevo_conformance.answer import method_of
 from relevo_conformance.history import Lock, Locked, Renewed, Returned
@@ -54,5 +54,5 @@ def _in_words(call: Call, result: Result) -> str:
     return f"by the receipt {call.receipt!r} {'succeeded' if result else 'was refused'}"
 
 
-def _all(situations: frozenset[Held | None]) -> str:
+def _all(situations: frozenset[HeldLock | None]) -> str:
     return " or ".join(sorted("free" if held is None else str(held) for held in situations))

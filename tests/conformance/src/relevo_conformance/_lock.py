@@ -19,7 +19,7 @@ Result = bool | None
 
 
 @attrs.frozen
-class Held:
+class HeldLock:
     """A lock that has a holder."""
 
     holder: str
@@ -45,17 +45,19 @@ class Flight:
     began: float
 
 
-Situation = tuple[Held | None, frozenset[tuple[int, Result]]]
+Situation = tuple[HeldLock | None, frozenset[tuple[int, Result]]]
 """Who holds the lock, and which of the calls in flight have taken effect, with their results."""
 
 
-def effects(held: Held | None, flight: Flight, now: float, slack: float) -> Iterator[tuple[Held | None, Result]]:
+def effects(
+    held: HeldLock | None, flight: Flight, now: float, slack: float
+) -> Iterator[tuple[HeldLock | None, Result]]:
     """Yield what the call *flight* may make of *held* between its beginning and *now*, each with its result."""
     match flight.call:
         case Lock(holder=holder, ttl=ttl):
             is_anothers = held is not None and held.holder != holder
             if held is None or not is_anothers or held.until[0] <= now + slack:
-                yield Held(holder, flight.op, (flight.began + ttl, now + ttl)), True
+                yield HeldLock(holder, flight.op, (flight.began + ttl, now + ttl)), True
             if held is not None and is_anothers and held.until[1] > flight.began - slack:
                 yield held, False
         case RenewLock(ttl=ttl):
@@ -84,7 +86,7 @@ class LockModel:
         """Let a call begin."""
         self._flying[flight.op] = flight
 
-    def end(self, op: int, result: Result, now: float) -> frozenset[Held | None]:
+    def end(self, op: int, result: Result, now: float) -> frozenset[HeldLock | None]:
         """Let the call *op* end with *result*; return who may have had the lock, if that is impossible."""
         possible = self._possible(now)
         fitting = frozenset((held, done - {(op, result)}) for held, done in possible if (op, result) in done)

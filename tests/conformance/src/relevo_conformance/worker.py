@@ -340,7 +340,8 @@ class RecordedWorker:
         """
         if not isinstance(self.transport, Coordinator):
             harness = type(self.recorder.harness)
-            why = f"returned {shown(self.transport)}, which is no Coordinator, as {harness.transport.__name__} is"
+            claimed = harness.transport.__name__
+            why = f"returned {shown(self.transport)}, which is not a Coordinator, while {claimed} is one"
             raise HarnessError(harness.__name__, "open", why)
         return self.transport
 
