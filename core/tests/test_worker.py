@@ -571,6 +571,35 @@ def test_suspects_are_given_back_if_what_else_is_ready_cannot_be_looked_up(
     assert (report.done, report.unsettled) == (2, 0)
 
 
+def test_a_drain_waits_for_others_that_are_on_their_way_behind_several_suspects(
+    worker: MakeWorker, clock: FakeClock, envelope: MakeEnvelope
+) -> None:
+    class OneByOne(MemoryTransport):
+        """Its figures are not known, and the other event arrives after the second suspect."""
+
+        capabilities = attrs.evolve(MemoryTransport.capabilities, stats="none")
+        suspects = 0
+        is_sent = False
+
+        def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+            if self.suspects == 2 and not self.is_sent:
+                self.is_sent = True
+                self.send([envelope("new")])
+            found = super().receive(queues, limit=1, lease=lease, wait=wait)
+            self.suspects += sum(each.lost_leases > 0 for each in found)
+            return found
+
+    transport = OneByOne(clock=clock)
+    MemoryTransport.send(transport, [envelope("0"), envelope("1")])
+    _lose(transport, clock, 2)
+    transport.suspects = 0
+    handled = _Handled()
+
+    worker(handled, options=DRAIN, transport=transport).run()
+
+    assert handled == ["new", "0", "1"]
+
+
 def test_suspects_are_set_aside_for_half_of_the_time_at_most(
     transport: Any, send: Send, worker: MakeWorker, clock: FakeClock, envelope: MakeEnvelope
 ) -> None:

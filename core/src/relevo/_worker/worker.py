@@ -77,7 +77,7 @@ GRACE = 5.0
 _ALONE_WITHIN = 5.0
 """Seconds for which a suspect waits for settlements that the transport does not take."""
 
-_WAIT_OTHERS = 0.2
+_WAIT_OTHERS = 0.5
 """Seconds for which others may be on their way although none is ready."""
 
 _ASK_EVERY = 0.1
@@ -574,10 +574,10 @@ class Worker:
             return batch, False
         if self._deferral.has_ended():
             return batch, False
+        batch = list(batch)
         try:
-            is_exact = self._transport.capabilities.stats == "exact"
-            if not is_exact and all(each.lost_leases for each in batch) and not self._is_more_ready():
-                batch = [*batch, *self._receive(limit, _WAIT_OTHERS)]
+            if self._transport.capabilities.stats != "exact":
+                self._add_others(batch, limit)
             is_over = self._deferral.is_over(batch)
         except BaseException:
             self._ledger.release(batch)  # nothing of it was begun
@@ -593,6 +593,14 @@ class Worker:
                 self._ledger.add(delivery, Release(delay=ASIDE))
         self._flush()  # an event that has no past may end the process, too
         return batch, True
+
+    def _add_others(self, batch: list[Delivery], limit: int) -> None:
+        """Add to *batch*, if it has suspects alone and no event seems to be ready, what is on its way."""
+        while all(each.lost_leases for each in batch) and not self._is_more_ready():
+            came = self._receive(limit, _WAIT_OTHERS)
+            batch += came
+            if not came or len(batch) > 2 * limit:  # nothing is on its way, or suspects alone
+                return
 
     def _is_more_ready(self) -> bool:
         """Return whether further events are ready."""
