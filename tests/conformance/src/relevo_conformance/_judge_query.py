@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from relevo import DeadLetterFilter, Envelope, EventFilter, EventGroup, State
+from relevo import DeadLetterFilter, Envelope, EventFilter, EventGroup, State, WaitingEntry
 from relevo_conformance import history, promise
 from relevo_conformance._judge_store import View, judge_entry, judge_living, views
 from relevo_conformance._world import Operation, World
-from relevo_conformance.model import Copy, Situation, is_pending
+from relevo_conformance.model import Copy, Identity, Situation, identity, is_pending
 
 
 def list_waiting_ended(
@@ -25,8 +26,14 @@ def list_waiting_ended(
         return
     where = call.where or EventFilter()
     meant = [copy for copy in world.copies if copy.queue in call.queues and isinstance(copy.event, Envelope)]
+    copies: dict[Identity, list[Copy]] = {}
+    for copy in meant:
+        copies.setdefault(copy.identity, []).append(copy)
+    listed = defaultdict[Identity, list[WaitingEntry]](list)
     for entry in entries:
-        judge_living(world, operation, promise.QUERIED_AS_IT_IS, meant, entry, returned.at)
+        same = identity(entry.queue, entry.envelope)
+        listed[same].append(entry)
+        judge_living(world, operation, promise.QUERIED_AS_IT_IS, copies.get(same, []), entry, returned.at)
         if not where.matches(entry):
             what = f"{entry.envelope.id!r} is listed as {entry.status}, although {where} does not choose it"
             world.report(promise.QUERIED_AS_IT_IS, operation.op, what)
@@ -38,10 +45,9 @@ def list_waiting_ended(
         world.report(promise.QUERIED_AS_IT_IS, operation.op, what)
     if not call.whole:
         return
-    for identity in {copy.identity for copy in meant}:
-        alike = [copy for copy in meant if copy.identity == identity]
+    for same, alike in copies.items():
         chosen = [_chosen(world, operation, copy, where, returned.at) for copy in alike]
-        number = sum(any(copy.queue == one.queue and copy.event == one.envelope for copy in alike) for one in entries)
+        number = sum(any(copy.event == one.envelope for copy in alike) for one in listed[same])
         least, most = sum(True in one and len(one) == 1 for one in chosen), sum(True in one for one in chosen)
         if not least <= number <= most:
             what = f"{alike[-1]} is listed {number} times, not {least}" + (f" to {most}" if most > least else "")

@@ -8,6 +8,7 @@ this table are played: each level meets each level of every other factor in one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from random import Random
 from typing import Any
@@ -463,6 +464,17 @@ def rows(harness: Harness, profile: Profile, rng: Random) -> Iterator[Row]:
         yield from islice(cover(factors, fits=fits, rng=rng), most)
     if profile.triples and harness.is_prompt:
         yield from islice(cover(factors, strength=3, of=DANGEROUS, fits=fits, rng=rng), profile.triples)
+
+
+def rows_of_seed(harness: Harness, seed: int) -> Sequence[Row]:
+    """Return the rows of one cover for *harness*, the same ones for the same *seed*."""
+    return _cover_of_seed(tuple(factors_of(harness).items()), seed)
+
+
+@lru_cache(maxsize=8)
+def _cover_of_seed(factors: tuple[tuple[str, Sequence[Level]], ...], seed: int) -> Sequence[Row]:
+    """Search once for all state machines with these *factors*: it takes nearly a second."""
+    return tuple(cover(dict(factors), fits=fits, rng=Random(seed)))  # noqa: S311 - no secret  # nosec B311
 
 
 def try_foreign_headers(harness: Harness) -> None:

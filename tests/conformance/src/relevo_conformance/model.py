@@ -38,6 +38,9 @@ PENDING = frozenset({State.SCHEDULED, State.READY, State.LEASED})
 Tag = tuple[int, int]
 """A call in flight, and the position in its batch."""
 
+Identity = tuple[str, ...] | bytes
+"""What makes an event the same as another."""
+
 
 @attrs.frozen(kw_only=True)
 class Situation:
@@ -225,7 +228,7 @@ class Copy:
     """The possible effects of the calls in flight, in any order."""
 
     @property
-    def identity(self) -> tuple[str, ...] | bytes:
+    def identity(self) -> Identity:
         """What makes it the same event as another."""
         return identity(self.queue, self.event)
 
@@ -280,7 +283,7 @@ def missing_headers(event: Unreadable, found: Unreadable) -> str:
     return ", ".join(repr(name) for name, value in event.headers.items() if found.headers.get(name) != value)
 
 
-def identity(queue: str, event: Envelope | Unreadable) -> tuple[str, ...] | bytes:
+def identity(queue: str, event: Envelope | Unreadable) -> Identity:
     """Return what makes *event* in *queue* the same event as another."""
     match event:
         case Envelope(queue=target, source=source, id=event_id):
