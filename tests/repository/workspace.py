@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import tomllib
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,9 @@ def module_names(folder: Path) -> list[str]:
     return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
 
 
-def files() -> list[Path]:
-    """Return every file of the project: those that git knows, or would take."""
+@cache
+def files() -> Sequence[Path]:
+    """Return every file of the project when it is first called: those that git knows, or would take."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -45,4 +48,4 @@ def files() -> list[Path]:
         text=True,
         check=True,
     )
-    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    return tuple(path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 
 import sqlalchemy as sa
@@ -49,22 +50,35 @@ planted_pair = partial(planted, by_chance=False, exactly=False)
 
 def reworded(names: Sequence[str], *changes: tuple[str, str]) -> Patches:
     """Return what makes the statements *names* say something else; *changes* are made in each where they fit."""
-    statements = Statements(SqliteDialect())
+    statements = copy(_STATEMENTS)
     for name in names:
-        prepared = _named(statements, name)
+        prepared = copy(_named(statements, name))
         before = " ".join(prepared.compile().split())
         after = before
         for old, new in changes:
             after = after.replace(old, new)
         assert after != before, f"{name} has nothing of {changes}: {before}"
         prepared.sql = after
+        _replace(statements, name, prepared)
     return {(_database, "statements_for"): lambda _dialect, _connection=None: statements}
 
 
+_STATEMENTS = Statements(SqliteDialect())
+"""The correct ones, made once: those of a bug share what it does not reword."""
+
+_STATES = {"purge of leased": LEASED, "purge of scheduled": SCHEDULED, "purge of waiting": WAITING}
+
+
+def _replace(statements: Statements, name: str, prepared: Prepared) -> None:
+    if name in _STATES:
+        statements.purge = {**statements.purge, _STATES[name]: prepared}
+    else:
+        setattr(statements, name, prepared)
+
+
 def _named(statements: Statements, name: str) -> Prepared:
-    state = {"purge of leased": LEASED, "purge of scheduled": SCHEDULED, "purge of waiting": WAITING}.get(name)
-    if state is not None:
-        return statements.purge[state]
+    if name in _STATES:
+        return statements.purge[_STATES[name]]
     prepared = getattr(statements, name)
     assert isinstance(prepared, Prepared)
     return prepared
