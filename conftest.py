@@ -36,6 +36,9 @@ MARKS = {
 }
 """What the tests that use a fixture are marked with."""
 
+LONGEST = ("test_random_histories_", "test_each_pair_of_features_", "test_each_operation_after_each_other_")
+"""How the names of the suite's longest tests begin; they are in each class of the suite, whatever it is marked with."""
+
 SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"
 REPOSITORY = Path(__file__).parent / "tests" / "repository"
 
@@ -148,7 +151,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
             item.add_marker(mark)
     yield
     if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-        items[:] = slow_first(items, lambda item: item.get_closest_marker("slow") is not None, processes=processes)
+        items[:] = slow_first(items, _is_slow, processes=processes)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None or item.name.startswith(LONGEST)
 
 
 @cache

@@ -248,18 +248,18 @@ def test_failures_that_are_tried_again_are_not_told_unless_asked(made: Made, inb
 # --- how often ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow("ten thousand events")
-def test_ten_thousand_failures_in_a_drain_are_one_mail(made: Made, inbox: Inbox) -> None:
+@pytest.mark.slow("thousands of events")
+def test_thousands_of_failures_in_a_drain_are_one_mail(made: Made, inbox: Inbox) -> None:
     app = made(inbox.port, make_thumbnail, rate)
 
     report = drained(
-        app, *(Event("image.rated" if n % 10 == 0 else "image.created", {"path": str(n)}) for n in range(10_000))
+        app, *(Event("image.rated" if n % 10 == 0 else "image.created", {"path": str(n)}) for n in range(3_000))
     )
 
     (mail,) = inbox.mails
-    assert report.dead == 10_000
-    assert "2 different failures, 10000 in all." in body_of(mail)
-    assert "9000 times" in body_of(mail)
+    assert report.dead == 3_000 > 10 * MAX_ENTRIES
+    assert "2 different failures, 3000 in all." in body_of(mail)
+    assert "2700 times" in body_of(mail)
     assert len(inbox.raw[0]) < 20_000
 
 

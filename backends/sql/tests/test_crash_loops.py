@@ -133,6 +133,7 @@ def test_exactly_the_killer_among_its_neighbours_is_a_crash_loop(
     assert stage.rows() == []
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_lease_that_runs_out_while_its_process_is_stopped_is_no_death(stage: Stage) -> None:
     stage.app.dispatch(relevo.Event("file.awaited", {"number": 1}))
     worker = stage.start("worker")
@@ -151,6 +152,7 @@ def test_a_lease_that_runs_out_while_its_process_is_stopped_is_no_death(stage: S
     assert worker.wait(PATIENCE) == 0
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_suspect_is_left_to_a_process_that_began_it_and_is_only_stopped(stage: Stage) -> None:
     stage.suspect(relevo.Event("file.awaited", {"number": 1}))
     worker = stage.start("worker")

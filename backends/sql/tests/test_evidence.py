@@ -283,6 +283,7 @@ def test_evidence_that_is_no_utf_8_makes_no_row_unreadable(
     assert received(transport).deaths == ("cc",)
 
 
+@pytest.mark.lengthy("writes and reads a hundred megabytes")
 def test_no_more_is_read_of_evidence_than_relevo_writes(
     transport: SqlTransport, path: Path, an_envelope: Maker
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_file_that_exists_keeps_its_permissions(tmp_path: Path) -> None:
     assert modes(tmp_path)[""] == "0o640"
 
 
+@pytest.mark.lengthy("looks without a pause while twenty databases are created")
 def test_there_is_no_moment_in_which_others_can_read_it(tmp_path: Path) -> None:
     found: set[str] = set()
     done = threading.Event()
@@ -123,6 +124,7 @@ def test_permissions_that_are_invalid_are_reported(mode: str, tmp_path: Path) ->
         opened(tmp_path, more=f", file_mode = {mode}")
 
 
+@pytest.mark.lengthy("starts processes")
 def test_two_processes_that_create_it_at_once_both_work(tmp_path: Path) -> None:
     opened(tmp_path).close()
     words = [sys.executable, "-m", "relevo", "dispatch", "a.b"]

@@ -18,6 +18,8 @@ from relevo_sql._query_statement import FilterShape
 from relevo_sql._schema import LEASED, READY, SCHEDULED, WAITING
 from relevo_sql._statement import Statements
 
+pytestmark = pytest.mark.slow("about the plans of SQLite, not Python")
+
 Maker = Callable[..., Envelope]
 
 
