@@ -145,7 +145,8 @@ def test_what_fails_once_in_the_harness_is_told_as_its_fault() -> None:
                 failed.append(None)
                 raise ZeroDivisionError
 
-    (finding,) = examine(FailsOnce, profile=PROFILES["quick"].part(), matching=lambda name, _: name == RANDOM)
+    few = attrs.evolve(PROFILES["quick"], histories=10)
+    (finding,) = examine(FailsOnce, profile=few, matching=lambda name, _: name == RANDOM)
 
     assert finding.status == "error"
     assert "FailsOnce.kill raised ZeroDivisionError" in finding.what
