@@ -129,11 +129,11 @@ def _do_without(error: server_starter.NotFoundError) -> NoReturn:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return how many processes run tests: two a core, since a test of a server or a process mostly waits."""
+    """Return how many processes run tests: two a core where a test of a server or a process mostly waits."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2 * cores
+    return cores + 1 if config.getoption("hypothesis_profile", None) == "check" else 2 * cores
 
 
 @pytest.hookimpl(wrapper=True)
