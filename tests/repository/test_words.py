@@ -6,6 +6,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -144,6 +145,13 @@ def phrases(found: dict[str, str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{each})" for each in found), re.IGNORECASE)
 
 
+def lines_with(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of *text* in which *pattern* is found; most texts have none."""
+    if pattern.search(text):
+        yield from ((number, line) for number, line in enumerate(text.splitlines(), start=1) if pattern.search(line))
+
+
+@cache
 def without_code(text: str) -> str:
     """Return *text* without its code, line for line: the code has its own names, and what programs print is theirs."""
     return _CODE.sub(lambda block: "\n" * block[0].count("\n"), text)
@@ -180,8 +188,7 @@ def test_a_phrase_that_was_replaced_does_not_come_back(phrase: str) -> None:
         f"{name}:{number}: {line.strip()}; rather: {PHRASES[phrase]}"
         for path, name in names.items()
         if name.startswith(READ_BY_USERS) and "/tests/" not in name and name != GENERATED
-        for number, line in enumerate(TEXTS[path].decode().splitlines(), start=1)
-        if pattern.search(line)
+        for number, line in lines_with(pattern, TEXTS[path].decode())
     ]
 
     assert found == []
@@ -196,8 +203,7 @@ def test_code_does_without_a_phrase_that_was_replaced(phrase: str) -> None:
         f"{name}:{number}: {line.strip()}; rather: {PHRASES_OF_CODE[phrase]}"
         for name, text in sources.items()
         if name.startswith(CODE)
-        for number, line in enumerate(text.splitlines(), start=1)
-        if pattern.search(line)
+        for number, line in lines_with(pattern, text)
     ]
 
     assert found == []
@@ -231,8 +237,7 @@ def test_prose_does_without_a_phrase_that_was_replaced(phrase: str) -> None:
         f"{name}:{number}: {line.strip()}; rather: {PHRASES_OF_PROSE[phrase]}"
         for name, text in pages.items()
         if name.startswith(PROSE) and not name.startswith(NOT_YET)
-        for number, line in enumerate(without_code(text).splitlines(), start=1)
-        if pattern.search(line)
+        for number, line in lines_with(pattern, without_code(text))
     ]
 
     assert found == []
