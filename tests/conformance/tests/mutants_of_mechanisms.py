@@ -226,6 +226,21 @@ class ExtendsTheWholeClaim(BreakableStore):
         return lost
 
 
+@planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
+class ShortensNoLease(BreakableStore):
+    """An extension that would end a lease sooner than it ends anyway changes nothing."""
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
+        held = {id(one): event for one in deliveries if (event := self._held(one, now)) is not None}
+        before = {key: event.until for key, event in held.items()}
+        lost = super().extend(deliveries, lease=lease, now=now)
+        for key, event in held.items():
+            if event.until < before[key]:
+                event.until = before[key]
+                self._queue(event.queue).step(event, Action.EXTEND)
+        return lost
+
+
 @planted_pair(promise.LOST_LEASE_RETURNS)
 class EndsAHundredLeases(BreakableStore):
     """A hundred leases that are over are ended, and the others at the end of the next lease."""

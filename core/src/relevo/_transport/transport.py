@@ -383,7 +383,7 @@ class Transport(ABC):
         Args:
             deliveries: Deliveries of this transport.
 
-            lease: Seconds from now.
+            lease: Seconds from now to the end of each lease, also if that is sooner than it would have ended.
 
         Returns:
             Those whose lease was already lost, in any order; nothing was changed for them.

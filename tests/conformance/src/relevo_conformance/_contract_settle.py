@@ -582,6 +582,18 @@ class LeaseContract(Contract):
             assert bench.one(other).lost_leases == 1
 
     @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_an_extension_that_is_shorter_than_what_is_left_ends_the_lease_sooner(self) -> None:
+        with self.bench() as bench:
+            holder, other = bench.worker(), bench.worker()
+            holder.send([bench.envelope()])
+            held = bench.one(holder, lease=3600.0)
+            assert not holder.extend([held], lease=bench.times.lease)
+
+            bench.advance(bench.times.lease + self.harness.slack)
+
+            assert bench.one(other).lost_leases == 1
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
     def test_extending_nothing_does_nothing(self) -> None:
         with self.bench() as bench:
             assert list(bench.worker().extend([], lease=bench.times.lease)) == []
