@@ -15,6 +15,7 @@ from relevo_sql._schema import (
     BY_STATE,
     BY_TURN,
     DEAD_BY_QUEUE,
+    FARTHEST_TIME,
     LEASED,
     LINE,
     READY,
@@ -199,6 +200,12 @@ def _numbers(at: sa.ColumnElement[Any]) -> Sequence[sa.ColumnElement[Any]]:
     return sa.func.count(), sa.func.min(at), sa.func.max(at)
 
 
+def since(row: Any) -> sa.ColumnElement[Any]:
+    """Return the time since when *row* is due, also if it is a revived one that waits: see ``AT_ONCE``."""
+    is_revived = row["ready_at"].between(_literal(-FARTHEST_TIME), _literal(-1))
+    return sa.case((is_revived, -row["ready_at"]), else_=row["ready_at"])
+
+
 def _stuck(dialect: Dialect) -> sa.Select[Any]:
     """Return the query: the lines of a queue in which others wait for a row that cannot be handed out now."""
     line = _lines(dialect)
@@ -224,7 +231,7 @@ def _lines(dialect: Dialect) -> sa.Subquery:
     """Return the lines of a queue in which rows that are due wait for another one."""
     columns = (_E.target, _E.ordering_key)
     numbers = (
-        sa.func.count().label("number"), sa.func.min(_E.ready_at).label("since"), sa.func.min(_E.seq).label("next_seq")
+        sa.func.count().label("number"), sa.func.min(since(_E)).label("since"), sa.func.min(_E.seq).label("next_seq")
     )  # fmt: skip
     due = dialect.end_of(WAITING) <= _bind("now")
     found = sa.select(*columns, *numbers).where(_E.state == _literal(WAITING), _E.queue == _bind("queue"), due)

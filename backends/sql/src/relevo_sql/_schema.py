@@ -29,8 +29,8 @@ AT_ONCE = 0
 """
 The time since when an event without a delay is due: always, also if the clock is set back afterwards.
 
-A time below it means the same; its amount is the place among the others. So a revived event stands behind what was sent
-before its revival.
+A time below it means the same, while the event waits for its turn; its amount is the time since when it waits. A
+revived event has it, whose time of sending says nothing of its delay.
 """
 
 FARTHEST_TIME = 2**62

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from relevo_sql._compare_and_set import CompareAndSetPreparer
 from relevo_sql._dialect import Dialect, RowChange
 from relevo_sql._prepared import Prepared, Preparer
-from relevo_sql._query_statement import QueryStatements
+from relevo_sql._query_statement import QueryStatements, since
 from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     AT_ONCE,
@@ -27,7 +27,6 @@ from relevo_sql._schema import (
     CONTENT,
     DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
-    FARTHEST_TIME,
     IDENTITY,
     KEPT,
     LEASED,
@@ -159,7 +158,9 @@ class Statements:
         delayed = (_E.ready_at > _bind("now")) & (_E.ready_at > sa.func.coalesce(_E.enqueued_at, _bind("now")))
         turn = sa.case((delayed, _state(SCHEDULED)), else_=_state(READY))
         waits = _in_state(WAITING)
-        following = RowChange(values={"state": turn}, where=(waits, _is_next(dialect)), guard=(waits,))
+        # MariaDB assigns one after the other: the state first, which depends on the time.
+        values = {"state": turn, "ready_at": since(_E)}
+        following = RowChange(values=values, where=(waits, _is_next(dialect)), guard=(waits,))
         self.advance = prepared.change(following, *LINE, "now")
         # If another program deleted a row, no settlement makes the next one ready.
         here, before = event.alias("here"), event.alias("before")
@@ -196,9 +197,7 @@ class Statements:
                 (_E.ordering_key.is_(sa.null()) | _E.target.is_(sa.null()), _state(READY)), else_=_state(WAITING)
             )
             sent = sa.case(
-                (_E.ready_at == _state(AT_ONCE), sa.func.coalesce(_E.enqueued_at, _bind("now"))),
-                (_E.ready_at.between(sa.literal_column(str(-FARTHEST_TIME)), sa.literal_column("-1")), -_E.ready_at),
-                else_=_E.ready_at,
+                (_E.ready_at == _state(AT_ONCE), sa.func.coalesce(_E.enqueued_at, _bind("now"))), else_=_E.ready_at
             )
             self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn, "ready_at": sent}, *LINE)
         self.reap = change(ripe(LEASED), LEASED, _FREE | _lost(dialect))
@@ -320,7 +319,10 @@ class Statements:
         self.dead = prepared(dialect.by_index(page, dead, DEAD_BY_QUEUE))
         in_line = partial(_behind_others, dialect, {name: _D[name] for name in LINE})
         if dialect.turns_at_send:
-            turn = {"state": in_line(otherwise=_state(READY)), "ready_at": _bind("now")}
+            turn = {
+                "state": in_line(otherwise=_state(READY)),
+                "ready_at": in_line(behind=-_bind("now"), otherwise=_bind("now")),
+            }
         else:
             is_alone = _D.ordering_key.is_(sa.null())
             turn = {
@@ -378,11 +380,16 @@ def _to_be_put_in_line(row: Sent) -> Sent:
 
 
 def _behind_others(
-    dialect: Dialect, line: dict[str, Any], *, otherwise: sa.ColumnElement[Any]
+    dialect: Dialect,
+    line: dict[str, Any],
+    *,
+    behind: sa.ColumnElement[Any] | None = None,
+    otherwise: sa.ColumnElement[Any],
 ) -> sa.ColumnElement[Any]:
-    """Return the state of a new row of *line*: it waits if a row of the same line is alive."""
+    """Return *behind*, by default the state of waiting, for a new row of *line* if another row of it is alive."""
     before = sa.select(_E.seq).where(*(_E[name] == line[name] for name in LINE)).correlate_except(event)
-    return sa.case((dialect.by_index(before, event, BY_LINE).exists(), _state(WAITING)), else_=otherwise)
+    waits = _state(WAITING) if behind is None else behind
+    return sa.case((dialect.by_index(before, event, BY_LINE).exists(), waits), else_=otherwise)
 
 
 def _is_next(dialect: Dialect) -> sa.ColumnElement[bool]:

@@ -405,6 +405,7 @@ class ClockContract(Contract):
 
         def revive(bench: Bench, worker: RecordedWorker, held: Delivery) -> None:
             worker.dead_letter(held)
+            bench.advance(bench.times.step)
             worker.revive({bench.dead_letter(worker).ref: b""})
 
         acts: list[Callable[[Bench, RecordedWorker, Delivery], object]] = [
@@ -425,6 +426,28 @@ class ClockContract(Contract):
                 bench.set_back(3600.0)
 
                 assert bench.one(worker).envelope == held.envelope
+
+    @proves(promise.REVIVED_IS_RECEIVED)
+    def test_what_was_revived_behind_an_event_of_its_key_comes_after_it_although_the_clock_was_set_back(self) -> None:
+        self.require_movable_clock()
+        key = "a" if self.harness.capabilities.order == "per key" else None
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(ordering_key=key)])
+            held = bench.one(worker)
+            worker.dead_letter(held)
+            bench.advance(bench.times.step)
+            worker.send([bench.envelope(ordering_key=key)])
+            worker.revive({bench.dead_letter(worker).ref: b""})
+
+            bench.set_back(3600.0)
+
+            came = []
+            for _ in range(2):
+                delivery = bench.one(worker)
+                worker.ack(delivery)
+                came.append(delivery.envelope)
+            assert held.envelope in came
 
     @proves(promise.ORDER_IS_KEPT)
     def test_the_next_of_an_ordering_key_comes_at_once_although_the_clock_was_set_back(self) -> None:
