@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, cached_property
@@ -42,6 +44,10 @@ __all__ = [
 
 
 _NO_STATE = 9
+
+_SHARING = threading.Lock()
+_USERS: Counter[sa.URL] = Counter()
+"""How many harnesses of this process use the table of objects at an address: the last one drops it."""
 
 _CONSTRAINTS = {
     "sqlite": ("PRAGMA ignore_check_constraints = 1", "PRAGMA ignore_check_constraints = 0"),
@@ -117,15 +123,20 @@ class SqlHarness(Harness):
         if not self.default_url():  # the folder of a temporary database goes as a whole
             self.engine.dispose()
         elif self._has_objects:
-            with self.engine.begin() as connection:
-                orm.clean_up(connection)
+            with _SHARING:
+                _USERS[self.engine.url] -= 1
+                if not _USERS[self.engine.url]:
+                    with self.engine.begin() as connection:
+                        orm.clean_up(connection)
         shutil.rmtree(self._directory)
 
     def _prepare_objects(self) -> None:
         """Create the table of the objects that sessions flush, once it is needed."""
         if not self._has_objects:
-            with self.engine.begin() as connection:
-                orm.prepare(connection)
+            with _SHARING:
+                with self.engine.begin() as connection:
+                    orm.prepare(connection)
+                _USERS[self.engine.url] += 1
             self._has_objects = True
 
     @contextmanager
