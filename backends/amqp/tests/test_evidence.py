@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from relevo import Ack, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Release
 from relevo.errors import LeaseLostError
 from relevo_amqp import AmqpTransport
+from relevo_amqp._header import NotePlace
+from relevo_amqp._hub import Hub
 from relevo_amqp._topology import Role
 
 from .conftest import Server, receive, subscription_of
@@ -289,6 +293,61 @@ def test_an_excuse_of_an_earlier_note_does_not_excuse_the_last_one(
     first.excuse(delivery, NOTE)
 
     assert come(second, queue).begun == last
+
+
+def hub_of(transport: AmqpTransport) -> Hub:
+    assert transport._hub is not None
+    return transport._hub
+
+
+def test_a_lease_that_is_lost_while_a_note_is_updated_leaves_the_earlier_note(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    first, delivery = suspect(connect, queue, envelope(1))
+    first.begin(delivery, NOTE)
+    notes = hub_of(first).notes
+    append = notes.append
+
+    def append_and_lose(*arguments: Any, **options: Any) -> None:
+        append(*arguments, **options)
+        cut_off(first)
+
+    monkeypatch.setattr(notes, "append", append_and_lose)
+    with pytest.raises(LeaseLostError):
+        first.begin(delivery, attrs.evolve(NOTE, listener="shop.listeners.copy"))
+    notes.read(["plain-other"], since=time.time())  # this writes what is owed
+
+    assert come(connect(), queue).begun == NOTE
+
+
+def test_a_withdrawal_that_two_threads_owe_does_not_undo_a_later_note(
+    monkeypatch: pytest.MonkeyPatch, transport: AmqpTransport
+) -> None:
+    notes, since = hub_of(transport).notes, time.time()
+    notes.append("plain-key", 1, NOTE)
+    notes.withdraw("plain-key", 1)
+    send = notes._publisher.send
+    is_sending, has_appended = threading.Event(), threading.Event()
+
+    def slow_send(*arguments: Any, **options: Any) -> Any:
+        if not is_sending.is_set():
+            is_sending.set()
+            has_appended.wait(1.0)
+        return send(*arguments, **options)
+
+    def append() -> None:
+        assert is_sending.wait(30.0)
+        notes.append("plain-key", 1, attrs.evolve(NOTE, excused=True))
+        has_appended.set()
+
+    monkeypatch.setattr(notes._publisher, "send", slow_send)
+    appending = threading.Thread(target=append)
+    appending.start()
+    notes.read(["plain-other"], since=since)
+    appending.join(30.0)
+
+    found = notes.read(["plain-key"], since=since).at(NotePlace("plain-key", 1))
+    assert found == attrs.evolve(NOTE, excused=True)
 
 
 def test_copies_of_an_event_in_two_queues_have_their_own_notes(

@@ -126,6 +126,18 @@ def test_whatever_is_written_is_read_again(record: MessageRecord, delayed: bool)
     assert read(*over_the_wire(message), queue="mail", now=NOW) == record
 
 
+@given(EXCUSABLE, NOTES)
+def test_an_excuse_counts_for_the_process_that_began_whatever_listener_it_names(
+    record: MessageRecord, note: Note
+) -> None:
+    assert record.begun is not None
+    excuse = attrs.evolve(note, by=record.begun.by, excused=True)
+
+    assert record.excused_by(excuse) == attrs.evolve(record, begun=attrs.evolve(record.begun, excused=True))
+    for other in (attrs.evolve(excuse, by=f"{excuse.by}+"), attrs.evolve(excuse, excused=False), None):
+        assert record.excused_by(other) is record
+
+
 @given(RECORDS)
 def test_an_urgent_event_is_urgent_on_the_way_and_in_a_delay_only_for_us(record: MessageRecord) -> None:
     high = isinstance(record.envelope, Envelope) and record.envelope.urgency == "high"

@@ -93,10 +93,14 @@ class MessageRecord:
         return None if self.begun is None or self.begun.excused else self.begun_at
 
     def excused_by(self, note: Note | None) -> MessageRecord:
-        """Return the record with its note excused if *note*, the last one in its place, is that excuse."""
-        if self.begun is None or note != attrs.evolve(self.begun, excused=True):
+        """
+        Return the record with its note excused if *note*, the last one in its place, excuses the same process.
+
+        The two may name different listeners, if the note was updated and only the server knows.
+        """
+        if self.begun is None or note is None or not note.excused or note.by != self.begun.by:
             return self
-        return attrs.evolve(self, begun=note)
+        return attrs.evolve(self, begun=attrs.evolve(self.begun, excused=True))
 
     def keyed(self, key: str) -> MessageRecord:
         """Return the record as a new message, identified by *key*."""

@@ -15,7 +15,7 @@ import json
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -99,6 +99,8 @@ class NoteLog:
         self._within = within
         self._owed: deque[Message] = deque(maxlen=_MOST_OWED)
         """Withdrawals that are not written yet, of notes that may still arrive."""
+        self._repaying = threading.Lock()
+        """Held while they are written: a copy of a withdrawal must not follow a later note for the same hand-over."""
 
     def append(self, key: str, hand_over: int, note: Note, *, before: Note | None = None) -> None:
         """
@@ -173,14 +175,22 @@ class NoteLog:
             channel.close()
 
     def _write(self, message: Message) -> None:
-        owed = tuple(self._owed)
+        """Write what is owed, then *message*."""
+        if not self._owed:
+            self._send([], message)
+            return
+        with self._repaying:
+            owed = tuple(self._owed)
+            self._send(owed, message)
+            for each in owed:
+                if self._owed and self._owed[0] is each:
+                    self._owed.popleft()
+
+    def _send(self, owed: Sequence[Message], message: Message) -> None:
         batch = self._publisher.send([*owed, message], unless_blocked=True)
         if batch.results[-1] is not PublishResult.CONFIRMED:
             why = self._publisher.blocked or batch.why or "a note was not confirmed"
             raise ConnectionLostError(why, code=0 if batch.homeless is None else NOT_FOUND)
-        for each in owed:
-            if self._owed and self._owed[0] is each:
-                self._owed.popleft()
 
     def _message(self, key: str, entry: list[Any]) -> Message:
         properties = {

@@ -505,7 +505,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                         receiver.pause(error)
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
             if not subscription.note(receipt, note):
-                hub.notes.withdraw(key, receipt.hand_over)
+                hub.notes.withdraw(key, receipt.hand_over, before=before)
                 raise LeaseLostError(self.name, delivery)
             with self._using:
                 self._begun[key, receipt.hand_over] = None
