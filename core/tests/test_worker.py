@@ -571,18 +571,19 @@ def test_suspects_are_given_back_if_what_else_is_ready_cannot_be_looked_up(
     assert (report.done, report.unsettled) == (2, 0)
 
 
+@pytest.mark.parametrize("suspects", [2, 12])
 def test_a_drain_waits_for_others_that_are_on_their_way_behind_several_suspects(
-    worker: MakeWorker, clock: FakeClock, envelope: MakeEnvelope
+    worker: MakeWorker, clock: FakeClock, envelope: MakeEnvelope, suspects: int
 ) -> None:
     class OneByOne(MemoryTransport):
-        """Its figures are not known, and the other event arrives after the second suspect."""
+        """Its figures are not known, and the other event arrives after the last suspect."""
 
         capabilities = attrs.evolve(MemoryTransport.capabilities, stats="none")
         suspects = 0
         is_sent = False
 
         def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
-            if self.suspects == 2 and not self.is_sent:
+            if self.suspects == suspects and not self.is_sent:
                 self.is_sent = True
                 self.send([envelope("new")])
             found = super().receive(queues, limit=1, lease=lease, wait=wait)
@@ -590,14 +591,15 @@ def test_a_drain_waits_for_others_that_are_on_their_way_behind_several_suspects(
             return found
 
     transport = OneByOne(clock=clock)
-    MemoryTransport.send(transport, [envelope("0"), envelope("1")])
-    _lose(transport, clock, 2)
+    names = [f"{number:02}" for number in range(suspects)]
+    MemoryTransport.send(transport, [envelope(name) for name in names])
+    _lose(transport, clock, suspects)
     transport.suspects = 0
     handled = _Handled()
 
     worker(handled, options=DRAIN, transport=transport).run()
 
-    assert handled == ["new", "0", "1"]
+    assert handled == ["new", *names]
 
 
 def test_suspects_are_set_aside_for_half_of_the_time_at_most(

@@ -80,6 +80,9 @@ _ALONE_WITHIN = 5.0
 _WAIT_OTHERS = 0.5
 """Seconds for which others may be on their way although none is ready."""
 
+_FEW_SUSPECTS = 20
+"""Suspects that are held, one of which is begun last, while others may be on their way behind them."""
+
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
 
@@ -599,7 +602,7 @@ class Worker:
         while all(each.lost_leases for each in batch) and not self._is_more_ready():
             came = self._receive(limit, _WAIT_OTHERS)
             batch += came
-            if not came or len(batch) > 2 * limit:  # nothing is on its way, or suspects alone
+            if not came or self.is_ending or len(batch) > max(2 * limit, _FEW_SUSPECTS):
                 return
 
     def _is_more_ready(self) -> bool:
