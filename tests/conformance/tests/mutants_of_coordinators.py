@@ -354,11 +354,11 @@ class CutsTheNamesOfWorkers(BreakableStore):
 
 
 @planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
-class ShowsTwentyAnnouncements(BreakableStore):
-    """No more than twenty announcements are shown."""
+class ShowsAPageOfAnnouncements(BreakableStore):
+    """No more than 128 announcements are shown."""
 
     def workers(self, now: float) -> dict[str, bytes]:
-        return dict([*super().workers(now).items()][:20])
+        return dict([*super().workers(now).items()][:128])
 
 
 @planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)

@@ -16,6 +16,7 @@ from relevo_memory import MemoryTransport
 from .memory import MemoryHarness
 from .scenes_of_locks import RENEWED, TTL, UNLOCKED, lock, locked
 from .script import Script
+from .strange import harness_of, where_time_is_real
 
 OF_COORDINATORS = [promise for promise in PROMISES.values() if promise.interface is Coordinator]
 
@@ -70,6 +71,42 @@ def test_an_instance_that_is_no_coordinator_as_its_class_is_an_error_of_the_harn
 
     assert {one.status for one in findings} == {"error", "skipped"}
     assert "which is not a Coordinator, while MemoryTransport is one" in findings[0].what
+
+
+class InMilliseconds(MemoryTransport):
+    """Takes seconds for milliseconds."""
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        return super().lock(name, holder=holder, ttl=ttl / 1000)
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        super().announce(worker, about, ttl=ttl / 1000)
+
+
+class TooEarly(MemoryTransport):
+    """Ends what ends within a minute after a quarter of the time."""
+
+    def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
+        return super().lock(name, holder=holder, ttl=ttl / 4 if ttl < 60 else ttl)
+
+    def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
+        super().announce(worker, about, ttl=ttl / 4 if ttl < 60 else ttl)
+
+
+@pytest.mark.parametrize("transport", [InMilliseconds, TooEarly])
+@pytest.mark.parametrize(
+    ("test", "promise"),
+    [
+        ("test_a_lock_stays_with_its_holder_almost_until_it_expires_and_is_free_then", "lock-has-one-holder"),
+        ("test_an_announcement_expires_and_no_other_with_it", "announced-is-seen"),
+    ],
+)
+def test_by_a_clock_that_runs_an_early_end_is_seen(transport: type[MemoryTransport], test: str, promise: str) -> None:
+    harness = where_time_is_real(harness_of(transport))
+
+    (finding,) = examine(harness, matching=lambda name, _: name == test)
+
+    assert (finding.status, finding.promises) == ("broken", {promise})
 
 
 # --- what the checker must not say ------------------------------------------------------------------
