@@ -31,7 +31,7 @@ import os
 import signal
 import subprocess
 import sys
-from threading import Thread
+from threading import Event, Thread
 from typing import ClassVar
 
 import pytest
@@ -224,6 +224,29 @@ class KilledHarness(MemoryHarness):
 class CrashesHarness(MemoryHarness):
     def open(self):
         os.abort()
+
+
+FIRST = os.getpid()
+
+
+class CompanionEndsIt(MemoryTransport):
+    """Ends its process with the code in ENDS, but not the first one that runs tests, which waits for that."""
+
+    def receive(self, *args, **options):
+        while os.getpid() == FIRST and not os.path.exists("ended"):
+            pass
+        if os.getpid() != FIRST:
+            open("ended", "w").close()
+            ends = int(os.environ["ENDS"])
+            if ends >= 0:
+                os._exit(ends)
+            os.kill(os.getpid(), -ends)
+            Event().wait(60)  # the signal may end another thread first
+        return super().receive(*args, **options)
+
+
+class CompanionEndsItHarness(BriefHarness):
+    transport = CompanionEndsIt
 
 thing = 3
 '''
@@ -583,7 +606,7 @@ def test_what_a_harness_has_no_hook_for_is_unknown_and_so_is_the_verdict(ask: As
 
 @pytest.mark.slow("runs random histories")
 def test_what_a_transport_prints_does_not_get_into_the_json(start: Ask) -> None:
-    noisy = start("run", "strangers:NoisyHarness", *SHORT, "--json")
+    noisy = start("run", "strangers:NoisyHarness", *SHORT, "--json", "--jobs", "1")
 
     assert noisy.returncode == 0
     card = json.loads(noisy.stdout)
@@ -630,6 +653,38 @@ def test_what_ends_the_process_does_not_pass(start: Ask, kind: str, code: int, t
 
     assert (ended.returncode, ended.stdout) == (code, "")
     assert told in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "ends, code, told",
+    [
+        (0, 1, "ended with exit code 0, in test_"),
+        (7, 1, "ended with exit code 7, in test_"),
+        (-signal.SIGABRT, 1, "ended by SIGABRT, in test_"),
+        (-signal.SIGKILL, 3, "ended by SIGKILL, in test_"),
+    ],
+)
+def test_what_ends_a_process_beside_the_first_one_does_not_pass(
+    start: Ask, environment: dict[str, str], ends: int, code: int, told: str
+) -> None:
+    environment["ENDS"] = str(ends)
+
+    ended = start("run", "strangers:CompanionEndsItHarness", *SHORT, "--jobs", "2")
+
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert told in ended.stderr
+
+
+@pytest.mark.parametrize("kind", [BRIEF, "strangers:SkipsOneHarness", "strangers:BareHarness"])
+def test_two_processes_find_what_one_finds(ask: Ask, kind: str) -> None:
+    cards = []
+    for jobs in ("1", "2"):
+        told = ask("run", kind, "--only", "dead-is-kept-with-reason", "--json", "--jobs", jobs)
+        card = json.loads(told.stdout)
+        lines = [(each["id"], each["status"], *(one["test"] for one in each["failures"])) for each in card["promises"]]
+        cards.append((told.returncode, card["verdict"], lines, card["pairs"]))
+
+    assert cards[0] == cards[1]
 
 
 @pytest.fixture(name="shell")

@@ -86,7 +86,7 @@ def test_a_promise_that_only_a_race_can_break_is_unknown_until_calls_raced() -> 
         observed = Observed()
         observed.take_in(met + Counter(dict.fromkeys(RACED_TOGETHER, raced)), {}, None)
         claimed = MemoryTransport.capabilities
-        return trial.card(kept, observed, claimed=claimed, profile=trial.seeded_profile(), duration=0.0)
+        return trial.card(kept, observed, claimed=claimed, profile=trial.chosen_profile, duration=0.0)
 
     assert needs_a_race >= {"leased-is-hidden", "stale-settle-is-refused", "extend-keeps-the-lease"}
     assert {one.status for one in status(0).lines} == {"UNKNOWN"}

@@ -120,6 +120,10 @@ class AmqpHarness(Harness):
         self._proxies: dict[Transport, Proxy] = {}
         self._dropped: deque[tuple[float, str]] = deque()
 
+    @classmethod
+    def may_run_beside(cls) -> bool:
+        return True
+
     def open(self) -> Transport:
         proxy = Proxy(self._url, port=5672, marks=lambda data: _PUBLISHING in data, splits=Requests)
         options = AmqpOptions(

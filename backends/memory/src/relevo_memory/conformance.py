@@ -79,6 +79,10 @@ class MemoryHarness(Harness):
         # Another database for each connection, so that no transaction ends another's.
         self.engine = create_engine("sqlite://", poolclass=NullPool)
 
+    @classmethod
+    def may_run_beside(cls) -> bool:
+        return True
+
     def open(self) -> Transport:
         return type(self).transport(self.store, clock=self.clock)
 

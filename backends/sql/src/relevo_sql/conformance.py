@@ -87,6 +87,10 @@ class SqlHarness(Harness):
         """Return the URL of a database that is there; ``None`` to make one of SQLite."""
         return cls.options.get("url")
 
+    @classmethod
+    def may_run_beside(cls) -> bool:
+        return cls.default_url() is None  # on a server the table of objects is shared
+
     @cached_property
     def capabilities(self) -> Capabilities:
         """What the transport claims on this database, with a clock that runs."""

@@ -38,7 +38,7 @@ class CardPlugin:
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
-        self._profile = trial.seeded_profile()
+        self._profile = trial.chosen_profile
         self._observed = Observed()
         self._findings: list[Finding] = []
         self._card: Card | None = None

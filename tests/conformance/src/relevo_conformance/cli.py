@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -26,6 +27,7 @@ from relevo import Capabilities, masked_url
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo_conformance import report
 from relevo_conformance._apart import Log, run_apart
+from relevo_conformance._companion import CompanionEndedError
 from relevo_conformance._in_words import in_words
 from relevo_conformance._interruption import EXIT_INTERRUPTED, STOPPED
 from relevo_conformance._jsonline import dump, load
@@ -194,6 +196,11 @@ _option = click.option(
     help="Run the history in this file again, and judge it.",
 )
 @click.option("--against", metavar="TYPE", help="With --replay: run it on this TYPE instead.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 8),
+    help="How many processes run tests. By default 2 where the harness allows it and there are two cores, else 1.",
+)
 @click.option("--list", "only_list", is_flag=True, help="List the tests, and run none.")
 @click.pass_context
 def run(
@@ -209,6 +216,7 @@ def run(
     histories: Path,
     recorded: Path | None,
     against: str | None,
+    jobs: int | None,
     only_list: bool,  # noqa: FBT001 - the same
 ) -> None:
     """
@@ -242,8 +250,12 @@ def run(
     for path in reports:
         _can_be_written(path.parent, path, "--report")
     _can_be_written(histories, None, "--histories")
-    with _progress(log) as (progress, found):
-        card = trial.run(progress, found)
+    try:
+        with trial.companions(jobs) as companions, _progress(log) as (progress, found):
+            card = trial.run(progress, found, companions)
+    except CompanionEndedError as error:
+        log.at(error.test)
+        _end_as(error.status)
     problems: list[str] = []
     log.at("the replay of the histories of failures")
     card = _with_commands(
@@ -437,6 +449,17 @@ def _refuse(text: str, code: int) -> int:
     with suppress(OSError):
         click.echo(f"relevo-conformance: {text}", err=True)
     return code
+
+
+def _end_as(status: int) -> NoReturn:
+    """End this process as another one ended, which a transport ended in a test: its parent reports how."""
+    if status < 0:
+        with suppress(OSError):  # of SIGKILL, which has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+        while True:  # it may take effect in another thread, and a moment later
+            signal.pause()
+    os._exit(status)
 
 
 def _replay(recorded: Path, harness: type[Harness], kind: str, out: TextIO) -> int:

@@ -65,6 +65,7 @@ def examine(
     phases: Iterable[Phase] | None = None,
     matching: Matching = lambda test, promises: True,
     observed: Observed | None = None,
+    backwards: bool = False,
 ) -> Iterator[Finding]:
     """
     Run the suite on *harness*, and yield the finding of each test.
@@ -79,6 +80,8 @@ def examine(
         matching: Selects the tests, by name and the ids of the promises that they prove.
 
         observed: Collects the situations and hooks that were met.
+
+        backwards: Whether the last test is run first.
     """
     observed = observed or Observed()
     tests = suite(harness.watched(observed), profile=profile)
@@ -90,7 +93,8 @@ def examine(
         yield began
         return
     try:
-        for name, test in _in_order(tests):
+        ordered = list(_in_order(tests))
+        for name, test in reversed(ordered) if backwards else ordered:
             promises = frozenset(promise.id for promise in promises_of(test))
             if matching(name, promises):
                 yield _attempt(name, promises, partial(test, tests()), observed)

@@ -290,6 +290,16 @@ class Harness(ABC):
         return cls._with(options=given)
 
     @classmethod
+    def may_run_beside(cls) -> bool:
+        """
+        Return whether an instance in another process may run at the same time: neither changes what the other uses.
+
+        Then ``relevo-conformance run`` shares out the tests between two processes, where there are two cores. By
+        default it may not.
+        """
+        return False
+
+    @classmethod
     def watched(cls, observed: Observed) -> type[Self]:
         """Return this harness, changed so that the suite records in *observed* what it finds."""
         return cls._with(observed=observed)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 from importlib.metadata import entry_points, version
 from time import monotonic
 from types import MappingProxyType
@@ -17,6 +19,7 @@ from hypothesis import Phase
 
 from relevo import Capabilities
 from relevo.errors import ConfigurationError, TransportUnavailableError
+from relevo_conformance._companion import Claim, Companions, NotSentError, Tell
 from relevo_conformance._naming import HARNESSES, TRANSPORTS
 from relevo_conformance.card import Card, Examination, card
 from relevo_conformance.contract import LEFT_OUT
@@ -37,6 +40,15 @@ Progress = Callable[[int, int, str], None]
 
 class ServerMissingError(Exception):
     """Raised when the server of a transport cannot be reached; the message names the server."""
+
+
+@attrs.frozen
+class _Met:
+    """What another process recorded, of :class:`Observed`."""
+
+    met: Mapping[str, int]
+    hooks: Mapping[str, int]
+    pairs: Mapping[tuple[str, str], bool]
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +80,14 @@ class Trial:
     shrink: bool = True
     command: str = ""
 
+    @cached_property
+    def chosen_profile(self) -> Profile:
+        """The profile with its seed; a part of it if only some promises are tested."""
+        profile = chosen(self.profile)
+        seeds = (self.seed, profile.seed, secrets.randbelow(10**9))
+        profile = attrs.evolve(profile, seed=next(one for one in seeds if one is not None))
+        return profile.part() if self.only else profile
+
     def promises(self) -> Sequence[Promise]:
         """Return the promises on the card."""
         return tuple(one for one in PROMISES.values() if not self.only or one.id in self.only)
@@ -85,41 +105,106 @@ class Trial:
         matching = self.matching()
         return [(name, promises) for name, promises in tests_of(self.harness) if matching(name, promises)]
 
+    def companions(self, jobs: int | None = None) -> Companions:
+        """
+        Return processes that run tests beside this one, for :meth:`run`; fork them before a thread begins.
+
+        Args:
+            jobs: How many processes run tests, this one included; by default two if the harness may run beside another
+                one and there are two cores.
+        """
+        if jobs is None:
+            jobs = min(2, len(os.sched_getaffinity(0))) if self.harness.may_run_beside() else 1
+        return Companions(jobs - 1, self._run_beside)
+
     def run(
         self,
         progress: Progress = lambda number, total, test: None,
         found: Callable[[Finding], None] = lambda finding: None,
+        companions: Companions | None = None,
     ) -> Card:
         """
         Run it, and return its card.
 
         Args:
-            progress: Called when a test begins.
+            progress: Called when a test begins in this process.
 
             found: Called with the finding of each test.
+
+            companions: Processes that run tests too.
 
         Raises:
             ServerMissingError: The server cannot be reached.
 
             ConfigurationError: An option of the transport is invalid.
+
+            CompanionEndedError: The transport ended one of the other processes.
         """
         claimed = reach(self.harness)
-        profile, observed, began = self.seeded_profile(), Observed(), monotonic()
-        matching, findings = self._announced(progress), []
-        with profile.limit_shrinking():
-            for finding in examine(
-                self.harness, profile=profile, phases=self._phases(), matching=matching, observed=observed
-            ):
-                findings.append(finding)
-                found(finding)
-        return self.card(findings, observed, claimed=claimed, profile=profile, duration=monotonic() - began)
+        observed, began = Observed(), monotonic()
+        findings: dict[str, Finding] = {}
+        again: set[str] = set()
 
-    def seeded_profile(self) -> Profile:
-        """Return the profile with its seed; a part of it if only some promises are tested."""
-        profile = chosen(self.profile)
-        seeds = (self.seed, profile.seed, secrets.randbelow(10**9))
-        profile = attrs.evolve(profile, seed=next(one for one in seeds if one is not None))
-        return profile.part() if self.only else profile
+        def take(told: object) -> None:
+            match told:
+                case Finding(test=test) if test not in findings:  # each process opens the harness
+                    findings[test] = told
+                    found(told)
+                case _Met():
+                    observed.take_in(told.met, told.hooks, None)
+                    observed.expect_pairs(told.pairs)
+                    observed.meet_pairs(pair for pair, is_met in told.pairs.items() if is_met)
+                case str():
+                    again.add(told)
+
+        with self.companions(1) if companions is None else nullcontext(companions) as beside:
+            beside.start()
+            for finding in self._examine(self._announced(progress, beside), observed):
+                take(finding)
+                for told in beside.told():
+                    take(told)
+            for told in beside.told(wait=True):
+                take(told)
+        if again:
+            for finding in self._examine(lambda test, _: test in again, observed):
+                take(finding)
+        order = ["setup_class", *(test for test, _ in tests_of(self.harness)), "teardown_class"]
+        return self.card(
+            sorted(findings.values(), key=lambda one: order.index(one.test)),
+            observed,
+            claimed=claimed,
+            profile=self.chosen_profile,
+            duration=monotonic() - began,
+        )
+
+    def _examine(self, matching: Matching, observed: Observed, *, backwards: bool = False) -> Iterator[Finding]:
+        profile = self.chosen_profile
+        with profile.limit_shrinking():
+            yield from examine(
+                self.harness,
+                profile=profile,
+                phases=self._phases(),
+                matching=matching,
+                observed=observed,
+                backwards=backwards,
+            )
+
+    def _run_beside(self, claim: Claim, tell: Tell) -> None:
+        """Run in another process, from the last test on, what no other process has claimed."""
+        matching, observed = self.matching(), Observed()
+
+        def claimed(test: str, promises: frozenset[str]) -> bool:
+            return matching(test, promises) and claim(test)
+
+        try:
+            for finding in self._examine(claimed, observed, backwards=True):
+                try:
+                    tell(finding)
+                except NotSentError:  # with what a transport answered in its history
+                    tell(finding.test)
+        except pytest.skip.Exception:  # the process that began this one meets the same, and reports it
+            return
+        tell(_Met(observed.met, observed.hooks, observed.pairs))
 
     def card(
         self,
@@ -175,19 +260,17 @@ class Trial:
         """Return all phases except explanations, which are not shown."""
         return [one for one in Phase if one is not Phase.explain and (self.shrink or one is not Phase.shrink)]
 
-    def _announced(self, progress: Progress) -> Matching:
-        """Return a function that selects the tests, and reports each to *progress* before it begins."""
-        matching, total, done = self.matching(), len(self.tests()), 0
+    def _announced(self, progress: Progress, beside: Companions) -> Matching:
+        """Return a function that claims the tests, and reports each to *progress* before it begins."""
+        matching, total = self.matching(), len(self.tests())
 
-        def tell(test: str, promises: frozenset[str]) -> bool:
-            nonlocal done
-            if not matching(test, promises):
+        def claim(test: str, promises: frozenset[str]) -> bool:
+            if not (matching(test, promises) and beside.claim(test)):
                 return False
-            done += 1
-            progress(done, total, test)
+            progress(beside.claimed(), total, test)
             return True
 
-        return tell
+        return claim
 
 
 def reach(harness: type[Harness]) -> Capabilities:
