@@ -9,77 +9,77 @@ from types import MappingProxyType
 
 import pytest
 
-from relevo_conformance._companion import Claim, CompanionEndedError, Companions, NotSentError, Tell
+from relevo_conformance._companion import Claim, CompanionEndedError, Companions, NotSentError, Send
 
 TESTS = tuple(f"test_{number}" for number in range(100))
 
 
-def claims_all(claim: Claim, tell: Tell) -> None:
+def claims_all(claim: Claim, send: Send) -> None:
     for test in TESTS:
         if claim(test):
-            tell(test)
+            send(test)
 
 
 def test_each_test_is_run_by_one_process() -> None:
     with Companions(3, claims_all) as companions:
         companions.start()
         own = [test for test in reversed(TESTS) if companions.claim(test)]
-        told = list(companions.told(wait=True))
+        received = list(companions.received(wait=True))
 
-    assert Counter([*own, *told]) == Counter(TESTS)
+    assert Counter([*own, *received]) == Counter(TESTS)
 
 
 def test_what_is_told_comes_whole_and_in_order() -> None:
     sent = [b"." * 3_000_000, MappingProxyType({"a": 1}), ("b", 2.0), None]
 
-    def tell_all(claim: Claim, tell: Tell) -> None:
+    def send_all(claim: Claim, send: Send) -> None:
         for something in sent:
-            tell((something,))
+            send((something,))
 
-    told: list[object] = []
-    with Companions(1, tell_all) as companions:
+    received: list[object] = []
+    with Companions(1, send_all) as companions:
         companions.start()
-        while len(told) < len(sent) - 1:
-            told += companions.told()
-        told += companions.told(wait=True)
+        while len(received) < len(sent) - 1:
+            received += companions.received()
+        received += companions.received(wait=True)
 
-    assert told == [(something,) for something in sent]
+    assert received == [(something,) for something in sent]
 
 
 def test_what_cannot_be_sent_is_refused_and_what_follows_is_sent() -> None:
-    def tell_all(claim: Claim, tell: Tell) -> None:
+    def send_all(claim: Claim, send: Send) -> None:
         try:
-            tell(lambda: None)
+            send(lambda: None)
         except NotSentError:
-            tell("refused")
+            send("refused")
 
-    with Companions(1, tell_all) as companions:
+    with Companions(1, send_all) as companions:
         companions.start()
-        assert list(companions.told(wait=True)) == ["refused"]
+        assert list(companions.received(wait=True)) == ["refused"]
 
 
 @pytest.mark.parametrize("status", [0, 3, -signal.SIGKILL])
 def test_a_process_that_ends_before_its_tests_is_named_with_the_test(status: int) -> None:
-    def end(claim: Claim, tell: Tell) -> None:
+    def end(claim: Claim, send: Send) -> None:
         assert claim("test_a")
-        tell("before")
+        send("before")
         if status < 0:
             os.kill(os.getpid(), -status)
             signal.pause()
         os._exit(status)
 
-    told: list[object] = []
+    received: list[object] = []
     with Companions(1, end) as companions:
         companions.start()
         with pytest.raises(CompanionEndedError) as raised:
-            told.extend(companions.told(wait=True))
+            received.extend(companions.received(wait=True))
 
-    assert told == ["before"]
+    assert received == ["before"]
     assert (raised.value.test, raised.value.status) == ("test_a", status)
 
 
 def test_the_end_of_the_block_ends_them_whether_they_run_or_have_not_begun() -> None:
-    def wait(claim: Claim, tell: Tell) -> None:
+    def wait(claim: Claim, send: Send) -> None:
         signal.pause()
 
     for starts in (True, False):

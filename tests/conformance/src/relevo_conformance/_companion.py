@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import io
 import os
-import pickle  # nosec B403 - what is read was written by a process that this one forked
+import pickle  # nosec B403  # what is read was written by a process that was forked from this one
 import signal
 import sys
 import tempfile
@@ -23,7 +23,7 @@ _LENGTH = 8
 Claim = Callable[[str], bool]
 """Returns whether this process runs the test of that name, and not another one."""
 
-Tell = Callable[[object], None]
+Send = Callable[[object], None]
 """Sends something to the process that waits for it."""
 
 
@@ -55,10 +55,10 @@ class Companions:
     Args:
         number: How many.
 
-        act: What each of them runs, with what claims a test and what tells something to this process.
+        act: What each of them runs, with what claims a test and what sends something to this process.
     """
 
-    def __init__(self, number: int, act: Callable[[Claim, Tell], None]):
+    def __init__(self, number: int, act: Callable[[Claim, Send], None]):
         self._folder = tempfile.TemporaryDirectory(prefix="relevo-conformance-", ignore_cleanup_errors=True)
         self._order, self._begin = os.pipe()
         self._companions = [self._fork(act) for _ in range(number)]
@@ -89,9 +89,9 @@ class Companions:
         """Return how many tests have been claimed."""
         return sum(1 for _ in Path(self._folder.name).iterdir())
 
-    def told(self, *, wait: bool = False) -> Iterator[object]:
+    def received(self, *, wait: bool = False) -> Iterator[object]:
         """
-        Yield what they told since the last time.
+        Yield what they have sent since the last time.
 
         Args:
             wait: Wait until they have ended.
@@ -105,7 +105,7 @@ class Companions:
             if status is not None and not companion.is_done:
                 raise CompanionEndedError(companion.test, status)
 
-    def _fork(self, act: Callable[[Claim, Tell], None]) -> _Companion:
+    def _fork(self, act: Callable[[Claim, Send], None]) -> _Companion:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as both processes run
         sys.stdout.flush()
         sys.stderr.flush()
@@ -129,20 +129,20 @@ class Companions:
         def claim(test: str) -> bool:
             if not self.claim(test):
                 return False
-            _write(file, _Begun(test))
+            _write(file, _TestBegan(test))
             return True
 
         return claim
 
 
 @attrs.frozen
-class _Begun:
+class _TestBegan:
     test: str
 
 
 @attrs.frozen
 class _Ended:
-    """Told last: whatever ends the process before, its tests have not ended."""
+    """Sent last: whatever ends the process before, its tests have not ended."""
 
 
 @attrs.define(eq=False)
@@ -170,17 +170,17 @@ class _Companion:
         return self._status
 
     def read(self) -> Sequence[object]:
-        """Return what it told since the last time."""
-        told = []
+        """Return what it has sent since the last time."""
+        received = []
         while (something := self._next()) is not None:
             match something:
-                case _Begun(test=test):
+                case _TestBegan(test=test):
                     self.test = test
                 case _Ended():
                     self.is_done = True
                 case _:
-                    told.append(something)
-        return told
+                    received.append(something)
+        return received
 
     def end(self) -> None:
         """Kill it if it runs."""

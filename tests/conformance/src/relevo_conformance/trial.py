@@ -19,7 +19,7 @@ from hypothesis import Phase
 
 from relevo import Capabilities
 from relevo.errors import ConfigurationError, TransportUnavailableError
-from relevo_conformance._companion import Claim, Companions, NotSentError, Tell
+from relevo_conformance._companion import Claim, Companions, NotSentError, Send
 from relevo_conformance._naming import HARNESSES, TRANSPORTS
 from relevo_conformance.card import Card, Examination, card
 from relevo_conformance.contract import LEFT_OUT
@@ -145,26 +145,26 @@ class Trial:
         findings: dict[str, Finding] = {}
         again: set[str] = set()
 
-        def take(told: object) -> None:
-            match told:
+        def take(received: object) -> None:
+            match received:
                 case Finding(test=test) if test not in findings:  # each process opens the harness
-                    findings[test] = told
-                    found(told)
+                    findings[test] = received
+                    found(received)
                 case _Met():
-                    observed.take_in(told.met, told.hooks, None)
-                    observed.expect_pairs(told.pairs)
-                    observed.meet_pairs(pair for pair, is_met in told.pairs.items() if is_met)
+                    observed.take_in(received.met, received.hooks, None)
+                    observed.expect_pairs(received.pairs)
+                    observed.meet_pairs(pair for pair, is_met in received.pairs.items() if is_met)
                 case str():
-                    again.add(told)
+                    again.add(received)
 
         with self.companions(1) if companions is None else nullcontext(companions) as beside:
             beside.start()
             for finding in self._examine(self._announced(progress, beside), observed):
                 take(finding)
-                for told in beside.told():
-                    take(told)
-            for told in beside.told(wait=True):
-                take(told)
+                for received in beside.received():
+                    take(received)
+            for received in beside.received(wait=True):
+                take(received)
         if again:
             for finding in self._examine(lambda test, _: test in again, observed):
                 take(finding)
@@ -189,7 +189,7 @@ class Trial:
                 backwards=backwards,
             )
 
-    def _run_beside(self, claim: Claim, tell: Tell) -> None:
+    def _run_beside(self, claim: Claim, send: Send) -> None:
         """Run in another process, from the last test on, what no other process has claimed."""
         matching, observed = self.matching(), Observed()
 
@@ -199,12 +199,12 @@ class Trial:
         try:
             for finding in self._examine(claimed, observed, backwards=True):
                 try:
-                    tell(finding)
+                    send(finding)
                 except NotSentError:  # with what a transport answered in its history
-                    tell(finding.test)
+                    send(finding.test)
         except pytest.skip.Exception:  # the process that began this one meets the same, and reports it
             return
-        tell(_Met(observed.met, observed.hooks, observed.pairs))
+        send(_Met(observed.met, observed.hooks, observed.pairs))
 
     def card(
         self,
