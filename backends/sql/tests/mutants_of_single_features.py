@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
 from relevo import DeadLetter, Delivery, Nack
+from relevo.errors import TransportClosedError
 from relevo_conformance import promise
-from relevo_sql import _database, _stats, _transport
+from relevo_sql import SqlTransport, _database, _settle, _stats, _transport
 from relevo_sql._claim import Claimer, Prospect
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._group_commit import GroupCommit
 from relevo_sql._row import CLAIMED, Receipt, Sent, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT
 from relevo_sql._session import Make, _JoinedSession
@@ -440,3 +442,42 @@ def postpones_nothing() -> Patches:
 )
 def counts_each_worker_once() -> Patches:
     return reworded(["appear"], ("beats + 1", "beats"))
+
+
+@planted(
+    promise.BATCH_IS_ATOMIC,
+    "A batch is written in parts of a hundred, and an error of a later part is reported for all.",
+    by_chance=False,
+    exactly=False,
+)
+def writes_a_long_batch_in_parts() -> Patches:
+    write = GroupCommit.write
+
+    def in_parts(self: GroupCommit, rows: Sequence[Sent]) -> None:
+        for start in range(0, len(rows), 100):
+            write(self, rows[start : start + 100])
+
+    return {(GroupCommit, "write"): in_parts}
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, "A process that was forked settles what its parent holds.", by_chance=False)
+def settles_for_its_parent() -> Patches:
+    return {(_settle, "is_of_this_process"): lambda token: True}
+
+
+@planted(
+    promise.CLOSE_IS_IDEMPOTENT, "A receive that waits returns nothing when its transport is closed.", by_chance=False
+)
+def ends_a_wait_quietly() -> Patches:
+    receive = SqlTransport.receive
+
+    def quiet(
+        self: SqlTransport, queues: Sequence[str], *, limit: int, lease: float, wait: float
+    ) -> Sequence[Delivery]:
+        self._require_open()
+        try:
+            return receive(self, queues, limit=limit, lease=lease, wait=wait)
+        except TransportClosedError:
+            return ()
+
+    return {(SqlTransport, "receive"): quiet}

@@ -71,6 +71,7 @@ class MemoryHarness(Harness):
     """Drives the memory transport: one store, and a clock that the test moves."""
 
     transport: ClassVar[type[MemoryTransport]] = MemoryTransport
+    slack: ClassVar[float] = 1e-6
     store_type: ClassVar[type[BreakableStore]] = BreakableStore
 
     def __init__(self) -> None:

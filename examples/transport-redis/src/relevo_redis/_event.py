@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,11 +53,16 @@ class Receipt:
     token: str
     """The token of the receive that handed it out."""
 
+    process: int = attrs.field(factory=os.getpid)
+    """The process that holds it: after a fork it stays with the parent."""
+
 
 def holding(delivery: Delivery) -> Arguments:
-    """Return the script's arguments for the receipt of *delivery*; empty ones for a receipt of another transport."""
+    """Return the script's arguments for the receipt of *delivery*; empty ones for another transport's or process's."""
     receipt = delivery.receipt
-    return (receipt.number, receipt.token) if isinstance(receipt, Receipt) else ("", "")
+    if not isinstance(receipt, Receipt) or receipt.process != os.getpid():
+        return "", ""
+    return receipt.number, receipt.token
 
 
 def micros(seconds: float) -> int:

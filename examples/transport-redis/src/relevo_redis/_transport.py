@@ -55,7 +55,7 @@ class RedisTransport(Transport):
     settings, and is refused if they differ; with ``durability = "process"`` the transport claims only what it gets.
     The time is the server's, unless the clock is not the system's; then the time is the clock's.
 
-    It may be used in both processes after a fork. Events that were handed out before can be settled by the parent.
+    It may be used in both processes after a fork. Events that were handed out before stay with the parent.
 
     Args:
         options: The address of the server, and other options.

@@ -73,6 +73,43 @@ def play_apart(known: Recorder, parts: Sequence[Part], *, seconds: float) -> Seq
     return [attrs.evolve(record, at=at + passed * (record.at - began)) for record in records]
 
 
+def in_a_fork(act: Callable[[], str], *, seconds: float) -> str:
+    """
+    Return what *act* returns in a process that is forked here, or the error that it raises, as text.
+
+    Raises:
+        UnusableError: The process could not be started, ended early, or was not done in *seconds*.
+    """
+    context = multiprocessing.get_context("fork")
+    line, end = context.Pipe(duplex=False)
+    child = context.Process(target=_act_and_say, args=(act, end, seconds), daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # as below
+        _start(child)
+    end.close()
+    try:
+        if not line.poll(seconds):
+            raise UnusableError("a child process was not done in time")
+        return str(line.recv())
+    except EOFError:
+        raise UnusableError("a child process ended early") from None
+    finally:
+        child.kill()
+        child.join()
+        child.close()
+        line.close()
+
+
+def _act_and_say(act: Callable[[], str], end: Connection, seconds: float) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(seconds) + 1)  # if the parent is gone
+    forget_interruptions()
+    try:
+        end.send(act())
+    except BaseException as error:  # noqa: BLE001 - the parent reports it
+        end.send(error_text(error))
+
+
 @contextmanager
 def _children(known: Recorder, parts: Sequence[Part], seconds: float) -> Iterator[Sequence[Connection]]:
     """Start a process for each of *parts*, and yield the lines on which they report; kill them at the end."""

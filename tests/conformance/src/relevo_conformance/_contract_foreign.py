@@ -8,15 +8,19 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import attrs
+import pytest
 
 from relevo import Ack, DeadLetter, Delivery, EventFilter, Lost, Nack, Note, Outcome, Release
-from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportUnavailableError, shown
+from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, SendError, TransportUnavailableError, shown
 from relevo_conformance import promise
+from relevo_conformance._children import UnusableError, can_be_shared, in_a_fork
 from relevo_conformance._contract_store import bury
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.verdict import error_text
 from relevo_conformance.worker import RecordedWorker
+
+REFUSED = "the call was refused"
 
 TEXTS: tuple[str, ...] = (
     "",
@@ -174,11 +178,11 @@ class ForeignContract(Contract):
 
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.STALE_SETTLE_IS_REFUSED)
     def test_a_delivery_of_another_transport_settles_none_of_its_own_in_a_queue_of_the_same_name(self) -> None:
-        with self.other_store() as (elsewhere, other), self.bench() as bench:
-            worker = bench.worker()
+        # Both are new, so that receipts which count are alike.
+        with self.other_store() as (elsewhere, other), self.other_store() as (bench, worker):
             elsewhere.include(bench.queue)
             other.setup([bench.queue])
-            for _ in range(3):  # so that receipts which count are alike
+            for _ in range(3):
                 worker.send([bench.envelope()])
                 held = bench.one(worker, lease=3600.0)
                 other.send([elsewhere.envelope(queue=bench.queue)])
@@ -188,6 +192,29 @@ class ForeignContract(Contract):
 
                 assert worker.ack(held), "the delivery of another transport settled an event of this one"
                 other.transport.settle([(theirs, Ack())])  # two instances of one store may have settled for one another
+
+    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    def test_what_a_process_holds_is_lost_in_a_process_that_it_forks(self) -> None:
+        if not can_be_shared(self.harness.capabilities):
+            pytest.skip("no process that is forked can share the store")
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker, lease=3600.0)
+
+            def settle() -> str:
+                try:
+                    return f"found {len(worker.transport.settle([(held, Ack())]))} lost"
+                except RelevoError:
+                    return REFUSED  # an instance may refuse to work in the child
+
+            try:
+                told = in_a_fork(settle, seconds=self.harness.call_timeout)
+            except UnusableError as error:
+                pytest.skip(str(error))
+
+            assert told in (REFUSED, "found 1 lost"), f"a forked process settled a delivery of its parent, and {told}"
+            assert worker.ack(held), "a forked process settled a delivery of its parent"
 
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.FOUND_AS_IT_IS)
     def test_ids_that_were_never_sent_are_not_found(self) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Ack, Capabilities, DeadLetter, Delivery, Lost, Nack, Outcome, Release, Settlement
+from relevo import Ack, Capabilities, DeadLetter, Delivery, Lost, Nack, Note, Outcome, Release, Settlement
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
@@ -271,6 +271,28 @@ class RaceContract(Contract):
                 transaction.send(bench.envelopes(2))
 
                 bench.at_once(schedule, (sender, transaction.commit), (other, receiving(bench, other, 3)))
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.BEGUN_IS_KEPT)
+    def test_an_excuse_while_another_worker_begins_leaves_the_note_of_the_other_one(self) -> None:
+        late_note, note = Note(by="a1::0:0:1"), Note(by="a1::0:0:2")
+
+        def check(bench: Bench, schedule: Schedule) -> None:
+            late, other = bench.worker(), bench.worker()
+            late.send([bench.envelope()])
+            held = bench.one(late)
+            late.begin(held, late_note)
+            late.settles(held, Lost())
+            again = bench.one(other)
+
+            bench.at_once(
+                schedule, (late, lambda: late.excuse(held, late_note)), (other, lambda: other.begin(again, note))
+            )
+
+            other.settles(again, Lost())
+            found = bench.one(bench.worker()).begun
+            assert found == note, f"the next hand-over shows {found}, not the note of the last worker"
 
         self.whatever_comes_between(check)
 

@@ -291,6 +291,25 @@ class FairnessContract(Contract):
         self.wait_beside_a_failing_one(urgency="high")
 
     @proves(promise.NOBODY_STARVES)
+    def test_an_event_comes_although_its_neighbour_fails_for_ever_and_is_tried_again_later(self) -> None:
+        if self.harness.capabilities.delay is None:
+            pytest.skip("delay is not claimed")
+        with self.bench() as bench:
+            worker = bench.worker()
+            poison, patient = bench.envelope(), bench.envelope()
+            worker.send([poison, patient])
+
+            for _ in range(ENOUGH):
+                delivery = bench.one(worker, limit=1)
+                if delivery.envelope == patient:
+                    worker.ack(delivery)
+                    return
+                worker.nack(delivery, delay=bench.times.delay)
+                bench.let_delays_end()
+
+            raise AssertionError(f"{ENOUGH} receives returned an event that is nacked each time, and no other")
+
+    @proves(promise.NOBODY_STARVES)
     def test_events_come_although_a_neighbour_that_was_lost_fails_for_ever(self) -> None:
         with self.bench() as bench:
             lost, worker = bench.worker(), bench.worker()

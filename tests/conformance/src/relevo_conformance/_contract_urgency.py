@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from relevo import Capabilities, Delivery, Envelope, Lost, Nack, Outcome, Release
+from relevo import Ack, Capabilities, DeadLetter, Delivery, Envelope, Lost, Nack, Outcome, Release
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
@@ -74,6 +74,26 @@ class UrgencyContract(Contract):
             let_delay_end(bench)
 
             assert first(bench, worker, urgent)
+
+    @proves(promise.URGENT_OVERTAKES, promise.ORDER_IS_KEPT)
+    def test_an_urgent_event_overtakes_normal_ones_once_its_key_is_free(self) -> None:
+        self.require_exact_order()
+        if self.harness.capabilities.order != "per key":
+            pytest.skip("order per key is not claimed")
+        ends: list[Outcome] = [Ack()]
+        ends += [DeadLetter(reason="none")] if self.harness.capabilities.dead_letters else []
+        for end in ends:
+            with self.bench() as bench:
+                worker = bench.worker()
+                worker.send([bench.envelope(ordering_key="key")])
+                held = bench.one(worker)
+                urgent = bench.envelope(ordering_key="key", urgency="high")
+                worker.send([*bench.envelopes(NORMAL, urgency="normal"), urgent])
+
+                worker.settles(held, end)
+                bench.advance(bench.times.step)  # a store may look only now and then at what waits
+
+                assert first(bench, worker, urgent), f"its key was free after {end}, and normal events came first"
 
     def require_exact_order(self) -> None:
         """Skip the test where urgency is only promised for what is sent without a delay."""

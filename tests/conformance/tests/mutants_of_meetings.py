@@ -1,0 +1,102 @@
+"""Bugs that show when two features, two calls or two stores meet in a way that no scenario had tried before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from relevo import Action, Delivery, Envelope, Note, State
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport, _queue
+from relevo_memory._queue import Content, EventQueue, KeptEvent, Receipt
+
+from .memory import BreakableStore
+from .planting import planted, planted_pair
+
+SERIALS: WeakKeyDictionary[Receipt, tuple[str, int, int]] = WeakKeyDictionary()
+"""By receipt: the queue, the number of the event, and the number of the hand-over."""
+
+
+@planted_pair(promise.STALE_SETTLE_IS_REFUSED)
+class CountsItsReceipts(BreakableStore):
+    """A receipt is the queue, the event and a number: in another store the same may be valid."""
+
+    serial = 0
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        claimed = super().claim(queues, limit=limit, lease=lease, now=now)
+        for delivery in claimed:
+            self.serial += 1
+            assert isinstance(delivery.receipt, Receipt)
+            SERIALS[delivery.receipt] = (delivery.receipt.queue, delivery.receipt.number, self.serial)
+        return claimed
+
+    def _held(self, delivery: Delivery, now: float) -> KeptEvent | None:
+        receipt = delivery.receipt
+        if not isinstance(receipt, Receipt) or receipt.queue not in self._queues:
+            return None
+        event = self._at(receipt.queue, now).events.get(receipt.number)
+        is_held = event is not None and event.receipt is not None and SERIALS[event.receipt] == SERIALS[receipt]
+        return event if is_held else None
+
+
+@planted_pair(promise.BEGUN_IS_KEPT)
+class ExcusesWhatItReadBefore(BreakableStore):
+    """An excuse reads the last note in one step and replaces it in another."""
+
+    def excuse(self, delivery: Delivery, note: Note, now: float) -> None:
+        receipt = delivery.receipt
+        assert isinstance(receipt, Receipt)
+        with self.changed:
+            event = self._at(receipt.queue, now).events.get(receipt.number)
+        if event is not None and event.begun == note:
+            with self.changed:
+                event.begun = attrs.evolve(note, excused=True)
+
+
+def _forget(self: EventQueue, event: KeptEvent) -> None:
+    FORGET(self, event)
+    waiting: Mapping[int, KeptEvent] = {} if event.line is None else self._lines.get(event.line, {})
+    following = next(iter(waiting.values()), None)
+    if following is not None and following.status is State.READY:
+        self._ready.put(following.number, (1, following.place))
+
+
+FORGET = EventQueue._forget
+
+
+@planted_pair(promise.URGENT_OVERTAKES, patches={(EventQueue, "_forget"): _forget})
+class RanksAFreedKeyAsNormal(BreakableStore):
+    """An urgent event that waited for its ordering key is a normal one once the key is free."""
+
+
+KEEP = frozenset({*_queue._KEEP_THEIR_PLACE, Action.COME_DUE})
+
+
+@planted(promise.NOBODY_STARVES, by_chance=False, patches={(_queue, "_KEEP_THEIR_PLACE"): KEEP})
+class KeepsThePlaceOverADelay(BreakableStore):
+    """An event that is nacked with a delay has its old place when the delay is over."""
+
+
+def _content(self: KeptEvent) -> Content | None:
+    event = self.envelope
+    if not isinstance(event, Envelope):
+        return None
+    headers: Mapping[str, str] = event.headers
+    return self.identity, event.name, event.body, frozenset(headers.items()), event.urgency, event.ordering_key
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON, patches={(KeptEvent, "content"): property(_content)})
+class TellsNoDeadLettersApartByTheirExpiry(BreakableStore):
+    """Of two dead letters that differ in the time at which they expire, the second replaces the first."""
+
+
+@planted_pair(promise.DELAY_IS_RESPECTED)
+class RoundsWhenAnEventIsDue(MemoryTransport):
+    """The time at which an event is due is rounded to the nearest millisecond, and so may be earlier."""
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        now = self._clock.now()
+        super().send(envelopes, delay=max(0.0, round(now + delay, 3) - now) if delay > 0 else 0.0)
