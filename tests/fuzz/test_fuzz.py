@@ -14,6 +14,8 @@ from mutation import mutated, shapes, shortest
 from surface import HangError, Known, SlowError, Surface, innermost
 from surfaces import SURFACES
 
+pytestmark = pytest.mark.lengthy("hundreds of inputs, which hardly depend on the Python")
+
 BY_NAME = {surface.name: surface for surface in SURFACES}
 CASES = 200
 """The cases of each surface; the runner makes as many as it is told."""

@@ -25,8 +25,8 @@ from .on_mariadb import query
 SHORT = attrs.evolve(PROFILES["quick"], rows=40, durable_histories=12)
 """The quick profile with fewer pairs of features and histories: on a server all of them take minutes."""
 
-SHORTER = attrs.evolve(SHORT, operations=1)
-"""The same with one operation at a time, for the database and the dialect on which each operation takes longest."""
+SHORTER = attrs.evolve(SHORT, operations=1, durable_histories=6, durable_schedules=1)
+"""The same with less of all, for the database and the dialect on which each operation takes longest."""
 
 TestSqlite = suite(SqlHarness, profile=attrs.evolve(PROFILES["quick"], rows=120))
 """With the rows that hold the most pairs of features; `make test-all` runs the standard profile."""

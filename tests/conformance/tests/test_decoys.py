@@ -20,7 +20,7 @@ from .decoy import DECOYS
 
 MODULES = (decoys, decoys_of_answers, decoys_of_claims, decoys_of_coordinators)
 INNOCENT = {"kept", "skipped"}
-SHARE = 42
+SHARE = 48
 """One of this many transports is examined in ``make test``."""
 
 PROFILE = chosen() if os.environ.get(VARIABLE) else chosen("quick").part()
