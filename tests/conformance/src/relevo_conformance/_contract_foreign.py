@@ -209,11 +209,13 @@ class ForeignContract(Contract):
                     return REFUSED  # an instance may refuse to work in the child
 
             try:
-                told = in_a_fork(settle, seconds=self.harness.call_timeout)
+                answer = in_a_fork(settle, seconds=self.harness.call_timeout)
             except UnusableError as error:
                 pytest.skip(str(error))
 
-            assert told in (REFUSED, "found 1 lost"), f"a forked process settled a delivery of its parent, and {told}"
+            assert answer in (REFUSED, "found 1 lost"), (
+                f"a forked process settled a delivery of its parent, and {answer}"
+            )
             assert worker.ack(held), "a forked process settled a delivery of its parent"
 
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.FOUND_AS_IT_IS)
