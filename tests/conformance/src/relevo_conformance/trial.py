@@ -114,7 +114,7 @@ class Trial:
                 one and there are two cores.
         """
         if jobs is None:
-            jobs = min(2, len(os.sched_getaffinity(0))) if self.harness.may_run_beside() else 1
+            jobs = min(2, _cores()) if self.harness.may_run_beside() else 1
         return Companions(jobs - 1, self._run_beside)
 
     def run(
@@ -271,6 +271,11 @@ class Trial:
             return True
 
         return claim
+
+
+def _cores() -> int:
+    """Return on how many cores this process may run; some systems tell only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reach(harness: type[Harness]) -> Capabilities:
