@@ -226,6 +226,12 @@ class CrashesHarness(MemoryHarness):
         os.abort()
 
 
+class UnsureHarness(BriefHarness):
+    @classmethod
+    def may_run_beside(cls):
+        raise RuntimeError("I cannot tell")
+
+
 FIRST = os.getpid()
 
 
@@ -673,6 +679,14 @@ def test_what_ends_a_process_beside_the_first_one_does_not_pass(
 
     assert (ended.returncode, ended.stdout) == (code, "")
     assert told in ended.stderr
+
+
+def test_an_error_that_no_test_expects_is_not_said_to_break_a_promise(ask: Ask) -> None:
+    failed = ask("run", "strangers:UnsureHarness", *SHORT)
+
+    assert (failed.returncode, failed.stdout) == (3, "")
+    assert "RuntimeError: I cannot tell" in failed.stderr
+    assert failed.stderr.endswith("the suite or the harness failed; nothing is known of the transport\n")
 
 
 @pytest.mark.parametrize("kind", [BRIEF, "strangers:SkipsOneHarness", "strangers:BareHarness"])

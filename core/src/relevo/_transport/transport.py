@@ -353,7 +353,7 @@ class Transport(ABC):
 
         Running calls of other threads finish first. Events that were fetched but not delivered are
         released. May be called again. Every other method that reads or changes the store raises
-        :class:`TransportClosedError` afterwards.
+        :class:`TransportClosedError` afterwards, for an empty batch too.
 
         Promises:
             close-is-idempotent
@@ -733,7 +733,7 @@ class Transport(ABC):
         raise self._unsupported("transactional")
 
     def cancel(self, event_id: str) -> int:
-        """Remove the events with the id *event_id* that are not leased; return their number."""
+        """Remove the events with the id *event_id* in all queues that are not leased; return their number."""
         raise self._unsupported("cancel")
 
     def find(self, event_id: str) -> Sequence[Found]:

@@ -382,6 +382,9 @@ def _do(log: Log) -> int:
         code = _refuse(f"standard output cannot be written: {error}; what the command did is done", EXIT_OUTPUT)
     except (BrokenPipeError, SystemExit):  # the reader has gone; click and rich convert the first to the second
         code = EXIT_UNREAD
+    except Exception:  # noqa: BLE001 - whatever it is, it breaks no promise
+        traceback.print_exc()
+        code = _refuse("the suite or the harness failed; nothing is known of the transport", EXIT_UNKNOWN)
     with suppress(OSError, ValueError):  # a transport closed it
         sys.stderr.flush()
     return code if isinstance(code, int) else 0
