@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import time
 from collections import Counter
+from collections.abc import Iterator
 from types import MappingProxyType
+from typing import Any, NoReturn
 
+import attrs
 import pytest
 
-from relevo_conformance._companion import Claim, CompanionEndedError, Companions, NotSentError, Send
+from relevo import Delivery
+from relevo_conformance._companion import (
+    Claim,
+    CompanionEndedError,
+    CompanionFailedError,
+    Companions,
+    NotSentError,
+    Send,
+)
+from relevo_conformance.trial import Trial
+from relevo_memory import MemoryTransport
+
+from .memory import MemoryHarness
+from .strange import harness_of
 
 TESTS = tuple(f"test_{number}" for number in range(100))
+
+
+def rest(companions: Companions) -> Iterator[object]:
+    """Yield what they send until they have ended."""
+    while companions.running() is not None:
+        yield from companions.received()
+    yield from companions.received()
 
 
 def claims_all(claim: Claim, send: Send) -> None:
@@ -24,7 +49,7 @@ def test_each_test_is_run_by_one_process() -> None:
     with Companions(3, claims_all) as companions:
         companions.start()
         own = [test for test in reversed(TESTS) if companions.claim(test)]
-        received = list(companions.received(wait=True))
+        received = list(rest(companions))
 
     assert Counter([*own, *received]) == Counter(TESTS)
 
@@ -41,7 +66,7 @@ def test_what_is_told_comes_whole_and_in_order() -> None:
         companions.start()
         while len(received) < len(sent) - 1:
             received += companions.received()
-        received += companions.received(wait=True)
+        received += rest(companions)
 
     assert received == [(something,) for something in sent]
 
@@ -55,7 +80,7 @@ def test_what_cannot_be_sent_is_refused_and_what_follows_is_sent() -> None:
 
     with Companions(1, send_all) as companions:
         companions.start()
-        assert list(companions.received(wait=True)) == ["refused"]
+        assert list(rest(companions)) == ["refused"]
 
 
 @pytest.mark.parametrize("status", [0, 3, -signal.SIGKILL])
@@ -72,10 +97,67 @@ def test_a_process_that_ends_before_its_tests_is_named_with_the_test(status: int
     with Companions(1, end) as companions:
         companions.start()
         with pytest.raises(CompanionEndedError) as raised:
-            received.extend(companions.received(wait=True))
+            received.extend(rest(companions))
 
     assert received == ["before"]
     assert (raised.value.test, raised.value.status) == ("test_a", status)
+
+
+def test_an_error_of_the_suite_is_none_of_the_transport() -> None:
+    def fail(claim: Claim, send: Send) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with Companions(1, fail) as companions:
+        companions.start()
+        with pytest.raises(CompanionFailedError, match="no space left"):
+            list(rest(companions))
+
+
+def test_what_a_transport_closes_is_not_needed() -> None:
+    def close(claim: Claim, send: Send) -> None:
+        os.closerange(3, 1000)
+        assert claim("test_a")
+        send("after")
+
+    with Companions(1, close) as companions:
+        companions.start()
+        assert list(rest(companions)) == ["after"]
+
+
+def test_each_process_has_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "_run_beside", lambda self, claim, send: send(self.chosen_profile.seed))
+    trial = Trial(harness=MemoryHarness, name="memory", profile="standard")
+
+    with trial.companions(3) as companions:
+        companions.start()
+        assert list(rest(companions)) == [trial.chosen_profile.seed] * 2
+
+
+class Count(int):
+    """A number that cannot be sent."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("it cannot be sent")
+
+
+class CountsWrongly(MemoryTransport):
+    first = os.getpid()
+
+    def receive(self, *args: Any, **options: Any) -> list[Delivery]:
+        came = list(super().receive(*args, **options))
+        if os.getpid() == self.first:
+            time.sleep(0.01)  # so that the other process has its share
+            return came
+        return [attrs.evolve(one, attempt=Count(one.attempt + 1)) for one in came]
+
+
+def test_what_is_broken_in_another_process_is_broken_although_its_history_cannot_be_sent() -> None:
+    trial = Trial(harness=harness_of(CountsWrongly), name="wrong", only=["nack-returns-later"], shrink=False)
+
+    with trial.companions(2) as companions:
+        card = trial.run(companions=companions)
+
+    assert card.verdict == "not conformant"
 
 
 def test_the_end_of_the_block_ends_them_whether_they_run_or_have_not_begun() -> None:

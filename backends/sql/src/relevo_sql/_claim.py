@@ -34,7 +34,7 @@ _TURNS = 60.0
 
 
 _LOOKS = 0.05
-"""Seconds between two looks at what is due, or whose lease is over, while each claim finds as many as it may."""
+"""Seconds between two looks at what is due, or whose lease is over, while the first queue fills each claim."""
 
 
 @attrs.frozen
@@ -122,7 +122,7 @@ class Claimer:
             sent: Something was just sent: it is leased without a look at the queues, where one statement does that.
         """
         if self._looked_at == tuple(queues) and self._clock.monotonic() < self._next_look:
-            found = self._take_ready(queues, limit, lease)
+            found = self._take_ready(queues[:1], limit, lease)  # something may be due in it, which comes before others
             if len(found) >= limit:
                 return Claim(found)
             self._next_look = float("-inf")
@@ -175,7 +175,7 @@ class Claimer:
         found = self._database.write(lambda connection: self._take(connection, promising, limit, lease))
         while not found and self._is_cut:  # all of them wait for others, and one behind them may not
             found = self._database.write(lambda connection: self._take(connection, promising, limit, lease))
-        if len(found) >= limit:
+        if len(found) >= limit and all(delivery.queue == queues[0] for delivery in found):
             self._looked_at, self._next_look = tuple(queues), self._clock.monotonic() + _LOOKS
         return Claim(found)
 

@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
 
@@ -42,7 +43,10 @@ class End:
 class Log:
     """The child's messages to its parent: a file, since a pipe would be held open by every process that inherits it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        """Where the child keeps files; this process removes it."""
+
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as both processes run
         self._held: list[object] = []
 
@@ -66,7 +70,7 @@ class Log:
         return (stages[-1] if stages else ""), code
 
 
-def run_apart(act: Callable[[Log], int], interrupted: Callable[[], int]) -> End:
+def run_apart(act: Callable[[Log], int], interrupted: Callable[[], int], *, folder: Path | None = None) -> End:
     """
     Run *act* in a child process, forward signals to it, and return how it ended.
 
@@ -76,8 +80,10 @@ def run_apart(act: Callable[[Log], int], interrupted: Callable[[], int]) -> End:
         act: Returns the exit code.
 
         interrupted: Returns the exit code if a KeyboardInterrupt ended *act*.
+
+        folder: Where the child keeps files.
     """
-    log = Log()
+    log = Log(folder)
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

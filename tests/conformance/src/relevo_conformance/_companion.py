@@ -9,16 +9,24 @@ import pickle  # nosec B403  # what is read was written by a process that was fo
 import signal
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Self
+from typing import Self
 
 import attrs
 
 _LENGTH = 8
 """The bytes that hold the length of what follows."""
+
+_CLEANS_UP_WITHIN = 5.0
+"""Seconds for which an interrupted process may close its harness."""
+
+_LOOK = 0.02
+"""Seconds between two looks whether it has ended."""
 
 Claim = Callable[[str], bool]
 """Returns whether this process runs the test of that name, and not another one."""
@@ -29,6 +37,10 @@ Send = Callable[[object], None]
 
 class NotSentError(Exception):
     """Raised when something cannot be sent to another process."""
+
+
+class CompanionFailedError(Exception):
+    """Raised when a companion failed by itself, in what it runs and not in the transport; names the error."""
 
 
 class CompanionEndedError(Exception):
@@ -56,12 +68,22 @@ class Companions:
         number: How many.
 
         act: What each of them runs, with what claims a test and what sends something to this process.
+
+        folder: Where they keep their files, in a folder of their own; by default that of temporary files.
     """
 
-    def __init__(self, number: int, act: Callable[[Claim, Send], None]):
-        self._folder = tempfile.TemporaryDirectory(prefix="relevo-conformance-", ignore_cleanup_errors=True)
+    def __init__(self, number: int, act: Callable[[Claim, Send], None], *, folder: Path | None = None):
+        self._alone = 0
+        """How many tests were claimed, if there is no companion."""
+
+        self._companions: list[_Companion] = []
+        if not number:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="companions-", dir=folder, ignore_cleanup_errors=True)
+        self._tests = Path(self._folder.name, "tests")
+        self._tests.mkdir()
         self._order, self._begin = os.pipe()
-        self._companions = [self._fork(act) for _ in range(number)]
+        self._companions += [self._fork(act, Path(self._folder.name, str(each))) for each in range(number)]
         os.close(self._order)
 
     def __enter__(self) -> Self:
@@ -70,69 +92,83 @@ class Companions:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for companion in self._companions:
             companion.end()
-        os.close(self._begin)
-        self._folder.cleanup()
+        if self._companions:
+            os.close(self._begin)
+            self._folder.cleanup()
 
     def start(self) -> None:
         """Let them begin."""
-        os.write(self._begin, b"." * len(self._companions))
+        if self._companions:
+            with suppress(BrokenPipeError):  # they have ended, which is found later
+                os.write(self._begin, b"." * len(self._companions))
 
     def claim(self, test: str) -> bool:
         """Return whether this process runs *test*, and not another one."""
-        try:
-            os.close(os.open(Path(self._folder.name, test), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except FileExistsError:
-            return False
-        return True
+        if not self._companions:
+            self._alone += 1
+            return True
+        return self._claim(test)
 
     def claimed(self) -> int:
         """Return how many tests have been claimed."""
-        return sum(1 for _ in Path(self._folder.name).iterdir())
+        return sum(1 for _ in self._tests.iterdir()) if self._companions else self._alone
 
-    def received(self, *, wait: bool = False) -> Iterator[object]:
+    def running(self) -> str | None:
+        """Return the last test that one of them began which has not ended; ``None`` if all have ended."""
+        return next((each.test for each in self._companions if each.look() is None), None)
+
+    def received(self) -> Iterator[object]:
         """
         Yield what they have sent since the last time.
 
-        Args:
-            wait: Wait until they have ended.
-
         Raises:
             CompanionEndedError: One of them ended before its tests had.
+
+            CompanionFailedError: One of them failed by itself.
         """
         for companion in self._companions:
-            status = companion.look(wait=wait)
+            status = companion.look()
             yield from companion.read()
+            if companion.why:
+                raise CompanionFailedError(companion.why)
             if status is not None and not companion.is_done:
                 raise CompanionEndedError(companion.test, status)
 
-    def _fork(self, act: Callable[[Claim, Send], None]) -> _Companion:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as both processes run
+    def _fork(self, act: Callable[[Claim, Send], None], sent: Path) -> _Companion:
         sys.stdout.flush()
         sys.stderr.flush()
         process = os.fork()
         if process:
-            return _Companion(file, process)
-        code = 1
+            return _Companion(sent, process)
         try:
             os.close(self._begin)
             os.setsid()  # a signal to its group does not reach the others
+            self._companions.clear()  # they are not its own
+
+            def claim(test: str) -> bool:
+                if not self._claim(test):
+                    return False
+                _write(sent, _TestBegan(test))
+                return True
+
             if os.read(self._order, 1):
-                act(self._claim_and_say(file), lambda something: _write(file, something))
-            _write(file, _Ended())
-            code = 0
-        except BaseException:  # noqa: BLE001 - nothing above can show it
-            traceback.print_exc()
+                act(claim, lambda something: _write(sent, something))
+            _write(sent, _Ended())
+        except KeyboardInterrupt:
+            with suppress(Exception):
+                _write(sent, _Ended("it was interrupted"))
+        except BaseException as error:  # noqa: BLE001 - the first process reports it
+            with suppress(Exception):
+                _write(sent, _Ended("".join(traceback.format_exception(error))))
         # sys.exit would wait for a thread that hangs.
-        os._exit(code)
+        os._exit(0)
 
-    def _claim_and_say(self, file: IO[bytes]) -> Claim:
-        def claim(test: str) -> bool:
-            if not self.claim(test):
-                return False
-            _write(file, _TestBegan(test))
-            return True
-
-        return claim
+    def _claim(self, test: str) -> bool:
+        try:
+            os.close(os.open(self._tests / test, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            return False
+        return True
 
 
 @attrs.frozen
@@ -144,12 +180,17 @@ class _TestBegan:
 class _Ended:
     """Sent last: whatever ends the process before, its tests have not ended."""
 
+    why: str = ""
+    """The error of the suite that ended them."""
+
 
 @attrs.define(eq=False)
 class _Companion:
     """One of them, as this process sees it."""
 
-    _file: IO[bytes]
+    _sent: Path
+    """What it has sent: a file, since a pipe would be held open by every process that inherits it."""
+
     _process: int
     test: str = ""
     """The last test that it began."""
@@ -157,47 +198,58 @@ class _Companion:
     is_done: bool = False
     """Whether its tests have ended."""
 
+    why: str = ""
+    """The error of the suite that ended them."""
+
     _status: int | None = None
     _read: int = 0
     """How many bytes were read."""
 
-    def look(self, *, wait: bool) -> int | None:
+    def look(self) -> int | None:
         """Return how it ended; ``None`` if it runs."""
         if self._status is None:
-            process, status = os.waitpid(self._process, 0 if wait else os.WNOHANG)
-            if process:
-                self._status = os.waitstatus_to_exitcode(status)
+            try:
+                process, status = os.waitpid(self._process, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                self._status = 0
+            else:
+                self._status = os.waitstatus_to_exitcode(status) if process else None
         return self._status
 
-    def read(self) -> Sequence[object]:
-        """Return what it has sent since the last time."""
-        received = []
-        while (something := self._next()) is not None:
+    def read(self) -> Iterator[object]:
+        """Yield what it has sent since the last time."""
+        for something in self._new():
             match something:
                 case _TestBegan(test=test):
                     self.test = test
-                case _Ended():
-                    self.is_done = True
+                case _Ended(why=why):
+                    self.is_done, self.why = True, why
                 case _:
-                    received.append(something)
-        return received
+                    yield something
 
     def end(self) -> None:
-        """Kill it if it runs."""
-        if self._status is None:
-            os.kill(self._process, signal.SIGKILL)
-            self.look(wait=True)
-        self._file.close()
+        """Interrupt it if it runs, and kill it if it goes on."""
+        for number, seconds in ((signal.SIGINT, _CLEANS_UP_WITHIN), (signal.SIGKILL, None)):
+            if self.look() is None:
+                with suppress(ProcessLookupError):
+                    os.kill(self._process, number)
+            until = None if seconds is None else time.monotonic() + seconds
+            while self.look() is None and (until is None or time.monotonic() < until):
+                time.sleep(_LOOK)
 
-    def _next(self) -> object | None:
-        begin = self._read + _LENGTH
-        length = int.from_bytes(os.pread(self._file.fileno(), _LENGTH, self._read))
-        packed = os.pread(self._file.fileno(), length, begin) if length else b""
-        if not length or len(packed) < length:  # it is not written yet
-            return None
-        self._read = begin + length
-        something: object = pickle.loads(packed)  # noqa: S301 - the process was forked from this one  # nosec B301
-        return something
+    def _new(self) -> Iterator[object]:
+        try:
+            file = self._sent.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(self._read)
+            while len(head := file.read(_LENGTH)) == _LENGTH:
+                packed = file.read(int.from_bytes(head))
+                if len(packed) < int.from_bytes(head):  # it is not written yet
+                    return
+                self._read = file.tell()
+                yield pickle.loads(packed)  # noqa: S301 - the process was forked from this one  # nosec B301
 
 
 class _Pickler(pickle.Pickler):
@@ -210,12 +262,13 @@ def _mapping(content: dict[object, object]) -> MappingProxyType[object, object]:
     return MappingProxyType(content)
 
 
-def _write(file: IO[bytes], something: object) -> None:
+def _write(sent: Path, something: object) -> None:
+    """Append *something* to the file, which is opened each time: a transport may close what is open."""
     packed = io.BytesIO()
     try:
         _Pickler(packed, pickle.HIGHEST_PROTOCOL).dump(something)
+        pickle.loads(packed.getvalue())  # noqa: S301 - it was written here  # nosec B301
     except Exception as error:
         raise NotSentError(str(error)) from error
-    content = packed.getvalue()
-    file.write(len(content).to_bytes(_LENGTH) + content)
-    file.flush()
+    with sent.open("ab") as file:
+        file.write(len(packed.getvalue()).to_bytes(_LENGTH) + packed.getvalue())

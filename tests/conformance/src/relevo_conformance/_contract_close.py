@@ -31,7 +31,7 @@ PROMPTLY = 10.0
 NOT_SET_UP = "before setup a call must raise a ConfigurationError that names the command `relevo setup`"
 
 ATTEMPTS = 3
-"""How often a receive that returns early may have returned just after a close began."""
+"""How often it is tried, since a receive may return by itself just after a close began."""
 
 LONG = 60.0
 """Seconds that a receive may wait; it is woken earlier."""
@@ -261,7 +261,8 @@ class CloseContract(Contract):
 
             with pytest.raises(TransportClosedError):
                 waiting.finish(PROMPTLY)
-            return returned[-1] < closed_at
+            # One that returns by itself all the time may have done so just now.
+            return returned[-1] < closed_at or len(returned) > 2
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_with_block_closes(self) -> None:

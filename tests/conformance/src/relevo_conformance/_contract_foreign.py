@@ -193,7 +193,7 @@ class ForeignContract(Contract):
                 assert worker.ack(held), "the delivery of another transport settled an event of this one"
                 other.transport.settle([(theirs, Ack())])  # two instances of one store may have settled for one another
 
-    @proves(promise.STALE_SETTLE_IS_REFUSED)
+    @proves(promise.STALE_SETTLE_IS_REFUSED, promise.ERRORS_ARE_TRANSLATED)
     def test_what_a_process_holds_is_lost_in_a_process_that_it_forks(self) -> None:
         if not can_be_shared(self.harness.capabilities):
             pytest.skip("no process that is forked can share the store")
@@ -214,7 +214,7 @@ class ForeignContract(Contract):
                 pytest.skip(str(error))
 
             assert answer in (REFUSED, "found 1 lost"), (
-                f"a forked process settled a delivery of its parent, and {answer}"
+                f"a settlement of what its parent holds {answer} in a forked process"
             )
             assert worker.ack(held), "a forked process settled a delivery of its parent"
 

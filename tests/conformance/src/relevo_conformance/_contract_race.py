@@ -56,6 +56,27 @@ class RaceContract(Contract):
 
         run()
 
+    @proves(promise.LEASED_IS_HIDDEN, promise.TAKEN_BY_ITS_ID)
+    def test_a_take_while_somebody_receives_hands_the_event_out_once(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            envelope = bench.envelope()
+            one.send([envelope])
+            came: list[tuple[RecordedWorker, Delivery]] = []
+
+            def take() -> None:
+                came.extend((one, each) for each in one.take(bench.queue, envelope.id, lease=bench.times.lease))
+
+            def receive() -> None:
+                came.extend((other, each) for each in receiving(bench, other, 1)())
+
+            bench.at_once(schedule, (one, take), (other, receive))
+
+            for worker, delivery in came:
+                assert worker.ack(delivery)
+
+        self.whatever_comes_between(check)
+
     @proves(promise.LEASED_IS_HIDDEN)
     def test_two_receives_at_once_hand_out_each_event_once(self) -> None:
         def check(bench: Bench, schedule: Schedule) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import pytest
+
 from relevo import Delivery, Lost, Nack, Outcome, Release, Unreadable
 from relevo_conformance import promise
 from relevo_conformance.bench import Thread
@@ -14,6 +16,9 @@ from relevo_conformance.worker import RecordedWorker
 
 KEYS = ("a", "A", "a ", " a", "", "\u00e9", "e\u0301", "k" * 200 + "a", "k" * 200 + "b", None, None)
 """Keys that a careless store takes for one: by case, spaces, Unicode's forms or their beginning."""
+
+SOON = 0.02
+"""Seconds; a store that looks now and then for what is due may not do so within this time."""
 
 
 class ReceiveContract(Contract):
@@ -192,6 +197,22 @@ class ReceiveContract(Contract):
 
             # The order within one answer is not promised.
             assert sorted(one.queue for one in came) == sorted([second, second, first])
+
+    @proves(promise.PREFERENCE_IS_KEPT)
+    def test_what_becomes_due_in_the_queue_named_first_comes_next(self) -> None:
+        resolution = self.harness.capabilities.delay
+        if not self.harness.fake or resolution is None or resolution > SOON:
+            pytest.skip("no delay of some milliseconds can be awaited")
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            late, others = bench.envelope(), bench.envelopes(4, queue=bench.queues[1])
+            worker.send([late], delay=SOON)
+            worker.send(others)
+            bench.one(worker, queues=bench.queues, limit=1)  # after which a store may not look for what is due
+
+            bench.advance(SOON + resolution + 3 * self.harness.slack)
+
+            assert bench.one(worker, queues=bench.queues, limit=1).envelope == late
 
     @proves(promise.SENT_IS_RECEIVED)
     def test_a_receive_that_waits_gets_what_is_sent_meanwhile(self) -> None:

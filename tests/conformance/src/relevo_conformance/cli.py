@@ -27,7 +27,7 @@ from relevo import Capabilities, masked_url
 from relevo.errors import ConfigurationError, did_you_mean
 from relevo_conformance import report
 from relevo_conformance._apart import Log, run_apart
-from relevo_conformance._companion import CompanionEndedError
+from relevo_conformance._companion import CompanionEndedError, CompanionFailedError
 from relevo_conformance._in_words import in_words
 from relevo_conformance._interruption import EXIT_INTERRUPTED, STOPPED
 from relevo_conformance._jsonline import dump, load
@@ -251,11 +251,13 @@ def run(
         _can_be_written(path.parent, path, "--report")
     _can_be_written(histories, None, "--histories")
     try:
-        with trial.companions(jobs) as companions, _progress(log) as (progress, found):
+        with trial.companions(jobs, folder=log.folder) as companions, _progress(log) as (progress, found):
             card = trial.run(progress, found, companions)
     except CompanionEndedError as error:
-        log.at(error.test)
+        log.at(error.test or _OPENING)
         _end_as(error.status)
+    except CompanionFailedError as error:
+        raise HarnessError(trial.harness.__name__, "a process beside the first one", f"failed\n{error}") from None
     problems: list[str] = []
     log.at("the replay of the histories of failures")
     card = _with_commands(
@@ -326,7 +328,7 @@ def main() -> NoReturn:
     # Hypothesis keeps notes in a folder, by default in the working directory. Each run has a seed, so it needs none.
     with tempfile.TemporaryDirectory(prefix="relevo-conformance-", ignore_cleanup_errors=True) as notes:
         set_hypothesis_home_dir(notes)
-        end = run_apart(_do, _interrupted)
+        end = run_apart(_do, _interrupted, folder=Path(notes))
     code = end.code
     if code is None:
         at = "while it was opened" if end.stage == _OPENING else f"in {end.stage}"

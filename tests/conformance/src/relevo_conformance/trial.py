@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from importlib.metadata import entry_points, version
-from time import monotonic
+from pathlib import Path
+from time import monotonic, sleep
 from types import MappingProxyType
 
 import attrs
@@ -29,6 +30,9 @@ from relevo_conformance.profile import Profile, chosen
 from relevo_conformance.promise import PROMISES, UNCLAIMED_IS_REFUSED, Promise
 
 _OWN = "relevo-conformance"
+_LOOK = 0.05
+"""Seconds between two looks at what the other processes have sent."""
+
 _NONE = Capabilities(durability="process", lease="timed")
 """Used for a transport that cannot report its capabilities."""
 
@@ -105,17 +109,20 @@ class Trial:
         matching = self.matching()
         return [(name, promises) for name, promises in tests_of(self.harness) if matching(name, promises)]
 
-    def companions(self, jobs: int | None = None) -> Companions:
+    def companions(self, jobs: int | None = None, *, folder: Path | None = None) -> Companions:
         """
         Return processes that run tests beside this one, for :meth:`run`; fork them before a thread begins.
 
         Args:
             jobs: How many processes run tests, this one included; by default two if the harness may run beside another
                 one and there are two cores.
+
+            folder: Where they keep their files.
         """
         if jobs is None:
             jobs = min(2, _cores()) if self.harness.may_run_beside() else 1
-        return Companions(jobs - 1, self._run_beside)
+        self.chosen_profile  # noqa: B018 - it may draw a seed, which is the same in each process
+        return Companions(jobs - 1, self._run_beside, folder=folder)
 
     def run(
         self,
@@ -139,23 +146,22 @@ class Trial:
             ConfigurationError: An option of the transport is invalid.
 
             CompanionEndedError: The transport ended one of the other processes.
+
+            CompanionFailedError: One of the other processes failed by itself.
         """
         claimed = reach(self.harness)
         observed, began = Observed(), monotonic()
         findings: dict[str, Finding] = {}
-        again: set[str] = set()
 
         def take(received: object) -> None:
             match received:
-                case Finding(test=test) if test not in findings:  # each process opens the harness
-                    findings[test] = received
+                case Finding(test=test) if test not in findings or received.status == "broken":
+                    findings[test] = received  # each process opens and closes a harness, so there may be two
                     found(received)
                 case _Met():
                     observed.take_in(received.met, received.hooks, None)
                     observed.expect_pairs(received.pairs)
                     observed.meet_pairs(pair for pair, is_met in received.pairs.items() if is_met)
-                case str():
-                    again.add(received)
 
         with self.companions(1) if companions is None else nullcontext(companions) as beside:
             beside.start()
@@ -163,11 +169,13 @@ class Trial:
                 take(finding)
                 for received in beside.received():
                     take(received)
-            for received in beside.received(wait=True):
+            while (test := beside.running()) is not None:
+                progress(beside.claimed(), len(self.tests()), test or "setup_class")
+                for received in beside.received():
+                    take(received)
+                sleep(_LOOK)
+            for received in beside.received():
                 take(received)
-        if again:
-            for finding in self._examine(lambda test, _: test in again, observed):
-                take(finding)
         order = ["setup_class", *(test for test, _ in tests_of(self.harness)), "teardown_class"]
         return self.card(
             sorted(findings.values(), key=lambda one: order.index(one.test)),
@@ -200,8 +208,8 @@ class Trial:
             for finding in self._examine(claimed, observed, backwards=True):
                 try:
                     send(finding)
-                except NotSentError:  # with what a transport answered in its history
-                    send(finding.test)
+                except NotSentError:  # because of what a transport answered
+                    send(attrs.evolve(finding, history=(), histories={}))
         except pytest.skip.Exception:  # the process that began this one meets the same, and reports it
             return
         send(_Met(observed.met, observed.hooks, observed.pairs))
