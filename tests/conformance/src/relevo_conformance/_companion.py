@@ -210,7 +210,7 @@ class _Companion:
         if self._status is None:
             try:
                 process, status = os.waitpid(self._process, os.WNOHANG)
-            except ChildProcessError:  # somebody else has waited for it
+            except ChildProcessError:  # another part of the process has waited for it
                 self._status = 0
             else:
                 self._status = os.waitstatus_to_exitcode(status) if process else None
