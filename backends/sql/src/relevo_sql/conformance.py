@@ -89,7 +89,7 @@ class SqlHarness(Harness):
 
     @classmethod
     def may_run_beside(cls) -> bool:
-        # What a stranger's subclass changes is not known here, and on a server the table of objects is shared.
+        # What another author's subclass changes is not known here, and on a server the table of objects is shared.
         return cls.__module__ == __name__ and cls.default_url() is None
 
     @cached_property
