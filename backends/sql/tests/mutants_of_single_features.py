@@ -12,7 +12,7 @@ from relevo import DeadLetter, Delivery, Nack
 from relevo.errors import TransportClosedError
 from relevo_conformance import promise
 from relevo_sql import SqlTransport, _database, _settle, _stats, _transport
-from relevo_sql._claim import Claimer, Prospect
+from relevo_sql._claim import Claim, Claimer, Prospect
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._errors import CommitUnknownError, RefusedError
@@ -481,3 +481,42 @@ def ends_a_wait_quietly() -> Patches:
             return ()
 
     return {(SqlTransport, "receive"): quiet}
+
+
+@planted(
+    promise.LEASED_IS_HIDDEN,
+    "A take looks in one transaction whether the event is free, and leases it in another.",
+    by_chance=False,
+    exactly=False,
+)
+def takes_what_was_free_before() -> Patches:
+    take = Claimer.take
+    look = "SELECT 1 FROM relevo_event WHERE queue = ? AND event_id = ? AND (state <> 1 OR lease_until <= ?)"
+
+    def in_two(self: Claimer, queue: str, event_id: str, *, lease: float) -> list[Delivery]:
+        now = self._now()
+        free = self._database.read(lambda connection: connection.exec_driver_sql(look, (queue, event_id, now)).all())
+        return take(self, queue, event_id, lease=lease) if free else []
+
+    claims_any = reworded(["claim_meant"], ("(relevo_event.state = 0 OR", "(relevo_event.state IN (0, 1) OR"))
+    return {**claims_any, (Claimer, "take"): in_two}
+
+
+@planted(
+    promise.PREFERENCE_IS_KEPT,
+    "After a full claim no queue is looked at for what has become due, for a while.",
+    by_chance=False,
+    exactly=False,
+)
+def looks_at_no_queue_after_a_full_claim() -> Patches:
+    claim = Claimer.claim
+
+    def hasty(self: Claimer, queues: Sequence[str], *, limit: int, lease: float, sent: bool = False) -> Claim:
+        if self._clock.monotonic() < self._next_look and (found := self._take_ready(queues, limit, lease)):
+            return Claim(found)
+        came = claim(self, queues, limit=limit, lease=lease, sent=sent)
+        if len(came.deliveries) >= limit:
+            self._next_look = self._clock.monotonic() + 0.05
+        return came
+
+    return {(Claimer, "claim"): hasty}
