@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import attrs
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
-from relevo import DeadLetter, Delivery, Nack
+from relevo import DeadLetter, Delivery, EventFilter, EventGroup, Nack
 from relevo.errors import TransportClosedError
 from relevo_conformance import promise
 from relevo_sql import SqlTransport, _database, _settle, _stats, _transport
@@ -520,3 +521,41 @@ def looks_at_no_queue_after_a_full_claim() -> Patches:
         return came
 
     return {(Claimer, "claim"): hasty}
+
+
+@planted(
+    promise.NOBODY_STARVES,
+    "An event that is taken before it is due keeps its time, and so comes behind all that is sent until then.",
+    by_chance=False,
+    exactly=False,
+)
+def keeps_the_time_of_what_is_taken() -> Patches:
+    return reworded(["claim_meant"], ("(relevo_event.ready_at > ?)", "(relevo_event.ready_at > ? AND 0)"))
+
+
+@planted(
+    promise.QUERIED_AS_IT_IS,
+    "Groups are cut to the limit in each queue, before those of several queues are added.",
+    by_chance=False,
+)
+def cuts_groups_in_each_queue() -> Patches:
+    groups = SqlTransport.waiting_groups
+
+    def cut(
+        self: SqlTransport,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "state"],
+        where: EventFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        found: dict[str, EventGroup] = {}
+        for queue in queues:
+            for one in groups(self, [queue], by=by, where=where, limit=limit):
+                other = found.get(one.key, one)
+                count = one.count + (0 if other is one else other.count)
+                oldest, newest = min(one.oldest, other.oldest), max(one.newest, other.newest)
+                found[one.key] = attrs.evolve(one, count=count, oldest=oldest, newest=newest)
+        return sorted(found.values(), key=lambda one: -one.count)[:limit]
+
+    return {(SqlTransport, "waiting_groups"): cut}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 from relevo import Action, Delivery, Envelope, Note, State
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport, _queue
-from relevo_memory._queue import Content, EventQueue, KeptEvent, Receipt
+from relevo_memory._queue import Content, EventQueue, KeptEvent, Line, Receipt
 
 from .memory import BreakableStore
 from .planting import planted, planted_pair
@@ -100,3 +101,55 @@ class RoundsWhenAnEventIsDue(MemoryTransport):
     def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
         now = self._clock.now()
         super().send(envelopes, delay=max(0.0, round(now + delay, 3) - now) if delay > 0 else 0.0)
+
+
+@planted(promise.PAYLOAD_IS_UNTOUCHED, by_chance=False)
+class KeepsTheHeadersOfTheSender(MemoryTransport):
+    """Headers that cannot be changed are not copied, although the sender may change what is behind them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sent: dict[str, Mapping[str, str]] = {}
+
+    def send(self, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        super().send(envelopes, delay=delay)
+        self.sent |= {one.id: one.headers for one in envelopes}
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        return [self.spoilt(one) for one in came]
+
+    def spoilt(self, delivery: Delivery) -> Delivery:
+        """Return the delivery with the headers that the sender has now."""
+        event = delivery.envelope
+        if not isinstance(event, Envelope) or event.id not in self.sent or {*event.headers} != {*self.sent[event.id]}:
+            return delivery
+        return attrs.evolve(delivery, envelope=attrs.evolve(event, headers={**self.sent[event.id]}))
+
+
+@planted(promise.ANNOUNCED_IS_SEEN, by_chance=False)
+class ReturnsItsOwnAnnouncements(BreakableStore):
+    """What was returned of the workers changes with each further announcement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[str, bytes] = {}
+
+    def workers(self, now: float) -> dict[str, bytes]:
+        self.shown.clear()
+        self.shown.update(super().workers(now))
+        return self.shown
+
+
+def _stuck(self: EventQueue, now: float, longer: float) -> Iterator[tuple[Line, KeptEvent, list[KeptEvent]]]:
+    for line, events in self._lines.items():
+        first, *others = events.values()
+        due = [event for event in others if event.status is State.READY]
+        is_held = first.status is State.LEASED and (first.counters.attempt > 1 or now - first.leased_at >= longer)
+        if due and (is_held or first.status is State.SCHEDULED):
+            yield line, first, due
+
+
+@planted_pair(promise.QUERIED_AS_IT_IS, patches={(EventQueue, "stuck"): _stuck})
+class CallsARetryStuck(BreakableStore):
+    """A key is stuck if its first event is leased for another attempt, not only after a lost lease."""

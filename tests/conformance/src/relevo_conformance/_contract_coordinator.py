@@ -324,6 +324,13 @@ class CoordinatorContract(Contract):
                     "an announcement did not replace the earlier one"
                 )
 
+            seen = worker.workers()
+            before = dict(seen)
+            other.announce(f"{bench.token}a", b"once more", ttl=LONG)
+            worker.workers()
+            assert dict(seen) == before, "what was returned before changed with an announcement"
+            other.announce(f"{bench.token}a", b"at last", ttl=LONG)
+
             expected = {**{f"{number:x}": about for number, about in enumerate(texts)}, "a": b"at last"}
             for asking in (worker, other, bench.worker()):
                 assert self.announced(bench, asking) == expected, "what workers announced is not what is seen"

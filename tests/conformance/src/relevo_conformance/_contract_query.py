@@ -284,6 +284,24 @@ class WaitingContract(Contract):
                 (dead,) = worker.transport.dead_letter_groups([bench.queue], by="event", limit=1)
                 assert (dead.key, dead.count) == ("image.created", 2)
 
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_group_of_several_queues_is_counted_whole_before_the_largest_are_chosen(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            for queue, alone in zip(bench.queues, ("image.created", "image.moved"), strict=True):
+                worker.send([bench.envelope(queue=queue, name=alone) for _ in range(3)])
+                worker.send([bench.envelope(queue=queue, name="image.deleted") for _ in range(2)])
+
+            (group,) = worker.transport.waiting_groups(bench.queues, by="event", limit=1)
+
+            assert (group.key, group.count) == ("image.deleted", 4)
+            if self.harness.capabilities.dead_letters:
+                for queue in bench.queues:
+                    for delivery in bench.so_many(worker, 5, queues=[queue], limit=5):
+                        worker.dead_letter(delivery)
+                (group,) = worker.transport.dead_letter_groups(bench.queues, by="event", limit=1)
+                assert (group.key, group.count) == ("image.deleted", 4)
+
     @proves(promise.QUERIED_AS_IT_IS, promise.EXTEND_KEEPS_THE_LEASE)
     def test_an_extended_lease_began_when_it_was_taken(self) -> None:
         with self.bench() as bench:
@@ -486,6 +504,10 @@ class StuckKeyContract(Contract):
             held = bench.one(worker, limit=10)
             assert worker.stuck_keys([bench.queue]).total == 0
             assert worker.stuck_keys([bench.queue], longer=0.0).total in (0, 1)  # not every store knows the time
+
+            worker.nack(held)
+            held = bench.one(worker, limit=10)
+            assert worker.stuck_keys([bench.queue]).total == 0, "an event that was nacked is no suspect"
 
             worker.report_lost(held)
 

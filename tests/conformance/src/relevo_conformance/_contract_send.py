@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.errors import Flaky
 
-from relevo import Envelope
+from relevo import Ack, Delivery, Envelope
 from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
@@ -155,6 +156,25 @@ class PayloadContract(Contract):
 
             deliveries = bench.receive(worker, len(batch))
             assert len(deliveries) == len(batch)
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_headers_that_the_sender_changes_afterwards_arrive_as_they_were_sent(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for wrapped in (dict, MappingProxyType):
+                headers = {"kind": "photo"}
+                envelope = bench.envelope(headers=wrapped(headers))
+                sent = attrs.evolve(envelope, headers=MappingProxyType({**headers}))
+                worker.transport.send([envelope])  # the recorder would keep what is changed
+                headers["kind"] = "changed"
+
+                came: list[Delivery] = []
+                for _ in range(20):  # a receive may return before its wait is over
+                    if not came:
+                        came += worker.transport.receive([bench.queue], limit=10, lease=bench.times.lease, wait=1.0)
+
+                assert [one.envelope for one in came] == [sent], "headers changed in the store with those of the sender"
+                worker.transport.settle([(one, Ack()) for one in came])
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_a_body_of_a_megabyte_arrives_as_it_was_sent(self) -> None:

@@ -6,13 +6,17 @@ import string
 from collections.abc import Callable
 
 import attrs
+import pytest
 
-from relevo import MAX_ERROR, DeadLetter, Delivery, Envelope, Found, Note
+from relevo import MAX_ERROR, DeadLetter, Delivery, Envelope, Found, Note, Release
 from relevo_conformance import promise
 from relevo_conformance.bench import SUFFIXES, Bench, tolerated
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.strategy import IDENTITIES
 from relevo_conformance.worker import RecordedWorker
+
+SEVERAL_RECEIVES = 20
+"""After which an event that was ready first must have come."""
 
 SOME = 7
 """How many dead letters there are, of which every second one is discarded in one call."""
@@ -561,6 +565,27 @@ class TakeContract(Contract):
             assert worker.take(bench.queue, envelope.id, lease=bench.times.lease) == []
             assert all(worker.ack(one) for one in taken)
             assert worker.take(bench.queue, envelope.id, lease=bench.times.lease) == []
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.NOBODY_STARVES)
+    def test_an_event_that_was_taken_before_it_was_due_comes_although_more_are_sent(self) -> None:
+        if self.harness.capabilities.delay is None:
+            pytest.skip("delay is not claimed")
+        with self.bench() as bench:
+            worker = bench.worker()
+            early = bench.envelope()
+            worker.send([early], delay=3600.0)
+            (held,) = worker.take(bench.queue, early.id, lease=bench.times.lease)
+            worker.settles(held, Release())
+
+            for _ in range(SEVERAL_RECEIVES):
+                bench.advance(bench.times.step)
+                worker.send([bench.envelope()])
+                delivery = bench.one(worker, limit=1)
+                worker.ack(delivery)
+                if delivery.envelope == early:
+                    return
+
+            raise AssertionError(f"{SEVERAL_RECEIVES} receives returned events that were sent later, and not this one")
 
     @proves(promise.TAKEN_BY_ITS_ID, promise.NACK_RETURNS_LATER)
     def test_an_event_is_taken_before_it_is_due_as_its_next_attempt(self) -> None:
