@@ -23,7 +23,7 @@ FIRST, SECOND, THIRD, FOURTH = IDENTITIES
 NOTE = Note(by=THIRD, deaths=(FIRST, SECOND), listener="shop.listeners:crash")
 
 
-PAUSE = 300.0
+PAUSE = 3000.0
 """Seconds for which a worker may be suspended, or cut off from the store."""
 
 
@@ -376,6 +376,8 @@ class PresenceContract(Contract):
                 assert list(found) == [name]
                 beats.append(found[name].beats)
                 bench.advance(PAUSE)
+                other.transport.appear(secrets.token_hex(16))  # after which a store may forget who was silent for long
+                assert name in other.transport.presence([name]), f"a worker was forgotten after {PAUSE:g} s"
 
             assert beats == sorted(set(beats)), f"the beats were {beats}, each {PAUSE:g} s after the one before"
 
