@@ -368,9 +368,7 @@ class TransactionContract(Contract):
             outbox = bench.outbox(name)
             worker.setup([outbox])
             envelopes = [bench.envelope(queue=queue, ordering_key="k") for queue in bench.queues]
-            assert (
-                bench.glimpse(worker, queues=[outbox]) == []
-            )  # a store may repair this now and then
+            assert bench.glimpse(worker, queues=[outbox]) == []  # a store may repair this now and then
             with worker.transaction() as transaction:
                 transaction.send(envelopes, relay_to=name)
                 transaction.commit()
