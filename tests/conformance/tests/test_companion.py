@@ -8,8 +8,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import attrs
 import pytest
@@ -141,17 +142,27 @@ class Count(int):
 
 
 class CountsWrongly(MemoryTransport):
+    """Counts one attempt too many, but not in the first process, which waits until another one does that."""
+
     first = os.getpid()
+    has_counted: ClassVar[Path]
 
     def receive(self, *args: Any, **options: Any) -> list[Delivery]:
         came = list(super().receive(*args, **options))
         if os.getpid() == self.first:
-            time.sleep(0.01)  # so that the other process has its share
+            until = time.monotonic() + 20.0
+            while not self.has_counted.exists() and time.monotonic() < until:
+                time.sleep(0.01)
             return came
+        if came:
+            self.has_counted.touch()
         return [attrs.evolve(one, attempt=Count(one.attempt + 1)) for one in came]
 
 
-def test_what_is_broken_in_another_process_is_broken_although_its_history_cannot_be_sent() -> None:
+def test_what_is_broken_in_another_process_is_broken_although_its_history_cannot_be_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(CountsWrongly, "has_counted", tmp_path / "counted", raising=False)
     trial = Trial(harness=harness_of(CountsWrongly), name="wrong", only=["nack-returns-later"], shrink=False)
 
     with trial.companions(2) as companions:

@@ -137,10 +137,14 @@ class Companions:
     def _fork(self, act: Callable[[Claim, Send], None], sent: Path) -> _Companion:
         sys.stdout.flush()
         sys.stderr.flush()
+        # Until the new process can end at an interruption, and not go on as this one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process = os.fork()
         if process:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return _Companion(sent, process)
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(self._begin)
             os.setsid()  # a signal to its group does not reach the others
             self._companions.clear()  # they are not its own
