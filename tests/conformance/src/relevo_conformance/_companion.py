@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -144,7 +144,14 @@ class Companions:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return _Companion(sent, process)
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._be_companion(act, sent, before)
+        finally:
+            # sys.exit would wait for a thread that hangs.
+            os._exit(0)
+
+    def _be_companion(self, act: Callable[[Claim, Send], None], sent: Path, signals: AbstractSet[int]) -> None:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             os.close(self._begin)
             os.setsid()  # a signal to its group does not reach the others
             self._companions.clear()  # they are not its own
@@ -164,8 +171,6 @@ class Companions:
         except BaseException as error:  # noqa: BLE001 - the first process reports it
             with suppress(Exception):
                 _write(sent, _Ended("".join(traceback.format_exception(error))))
-        # sys.exit would wait for a thread that hangs.
-        os._exit(0)
 
     def _claim(self, test: str) -> bool:
         try:
