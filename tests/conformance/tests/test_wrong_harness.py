@@ -75,7 +75,7 @@ class NeverLate(MemoryHarness):
         (NeverLate, "NeverLate.call_timeout is nan; expected a number of seconds above 0 and up to 3600"),
         (ForgetsItsBase, "ForgetsItsBase.__init__ did not call super().__init__()"),
         (OpensOneInstance, "OpensOneInstance.open returned an instance that it had returned before"),
-        (StandsStill, "StandsStill.advance did not move the clock by 61.002 s"),
+        (StandsStill, "StandsStill.advance did not move the clock by 61.001 s"),
         (HasNoSession, "HasNoSession.session returned None; expected a context manager"),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
