@@ -505,7 +505,7 @@ def takes_what_was_free_before() -> Patches:
 
 @planted(
     promise.PREFERENCE_IS_KEPT,
-    "After a full claim no queue is looked at for what has become due, for a while.",
+    "For a while after a full claim no queue is checked for events that have become due.",
     by_chance=False,
     exactly=False,
 )
@@ -525,7 +525,7 @@ def looks_at_no_queue_after_a_full_claim() -> Patches:
 
 @planted(
     promise.NOBODY_STARVES,
-    "An event that is taken before it is due keeps its time, and so comes behind all that is sent until then.",
+    "An event that is taken before it is due keeps its due time, so events that are sent until then come first.",
     by_chance=False,
     exactly=False,
 )

@@ -78,7 +78,7 @@ KEEP = frozenset({*_queue._KEEP_THEIR_PLACE, Action.COME_DUE})
 
 @planted(promise.NOBODY_STARVES, by_chance=False, patches={(_queue, "_KEEP_THEIR_PLACE"): KEEP})
 class KeepsThePlaceOverADelay(BreakableStore):
-    """An event that is nacked with a delay has its old place when the delay is over."""
+    """An event that is nacked with a delay returns to its old place when the delay ends."""
 
 
 def _content(self: KeptEvent) -> Content | None:

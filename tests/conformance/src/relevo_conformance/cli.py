@@ -457,7 +457,7 @@ def _refuse(text: str, code: int) -> int:
 
 
 def _end_as(status: int) -> NoReturn:
-    """End this process as another one ended, which a transport ended in a test: its parent reports how."""
+    """End this process in the way in which a transport ended a companion, so that the parent reports it."""
     if status < 0:
         with suppress(OSError):  # of SIGKILL, which has no handler
             signal.signal(-status, signal.SIG_DFL)
