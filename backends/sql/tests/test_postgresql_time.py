@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from relevo import Ack, Envelope
+from relevo import Ack, Envelope, SystemClock
 from relevo_sql import SqlTransport
 from relevo_sql._dialect.postgresql import PostgresqlDialect
 
@@ -82,3 +83,42 @@ def test_a_host_whose_clock_differs_takes_no_lease_from_another(
     monkeypatch.undo()
     here._database._compared = (0.0, 0.0)
     assert not here.settle([(held, Ack())])
+
+
+class InterruptedClock(SystemClock):
+    """Other threads run after it was read, as often as there are pauses left."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    def now(self) -> float:
+        now = super().now()
+        time.sleep(self.pauses.pop() if self.pauses else 0.0)
+        return now
+
+
+def test_a_thread_that_is_interrupted_sees_no_step_of_the_clock(
+    opener: Opener, postgresql_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+    known = PostgresqlDialect.ahead
+
+    def count(self: PostgresqlDialect, connection: Connection) -> int:
+        nonlocal compared
+        compared += 1
+        return known(self, connection)
+
+    monkeypatch.setattr(PostgresqlDialect, "ahead", count)
+    clock = InterruptedClock()
+    database = opener(clock, url=postgresql_database)._database
+    database.now(clock)
+    assert compared == 1
+
+    for pauses in ([0.02], [0.01, 0.02, 0.005]):
+        clock.pauses = pauses
+        database.now(clock)
+    assert (compared, clock.pauses) == (1, [])
+
+    monkeypatch.setattr(InterruptedClock, "now", lambda self: time.time() + 1.0)
+    database.now(clock)
+    assert compared == 2

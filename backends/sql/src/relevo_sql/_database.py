@@ -57,6 +57,9 @@ _COMPARING = 60.0
 _STEP = 0.001
 """Seconds by which this host's time and its monotonic time may drift apart before the comparison is repeated."""
 
+_READINGS = 20
+"""How often both are read until no other thread ran in between for a part of that."""
+
 
 _INTERRUPTED = (
     "this thread uses the connection, and was interrupted by a signal handler that uses the transport; let the handler "
@@ -253,7 +256,7 @@ class Database(ForkAware):
         now = clock.now()
         if self.dialect.is_file or not isinstance(clock, SystemClock):
             return micros(now)
-        monotonic = time.monotonic()
+        now, monotonic = _at_once(clock)
         then, difference = self._compared
         if monotonic - then > _COMPARING or abs(now - monotonic - difference) > _STEP:
             if connection is not None:
@@ -593,3 +596,18 @@ class Database(ForkAware):
                 connection.close()
             with suppress(Exception):
                 self.engine.dispose()
+
+
+def _at_once(clock: Clock) -> tuple[float, float]:
+    """
+    Return the time of *clock* and the monotonic time of one moment, in seconds.
+
+    A thread that is interrupted between the two would see a step of the clock, and wait for the connection that another
+    thread uses, to compare the times again.
+    """
+    left = _READINGS
+    while True:
+        before, now, monotonic = time.monotonic(), clock.now(), time.monotonic()
+        left -= 1
+        if not left or monotonic - before < _STEP / 2:
+            return now, monotonic
