@@ -64,6 +64,7 @@ class DeadLetterStore:
             ConfigurationError: *after* is not a ref of one of *queues*.
         """
         found: list[DeadLetterEntry] = []
+        queues = list(dict.fromkeys(queues))
         start = word_of(after) if after is not None else None
         words = [word(queue) for queue in queues]
         if after is not None:
