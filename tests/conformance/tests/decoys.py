@@ -124,15 +124,22 @@ class ComesWithEmptyHandsNowAndThenHarness(MemoryHarness):
     glance = 0.01
 
 
-@decoy
 class LeasesForABitLonger(MemoryTransport):
-    """A lease ends a millisecond late, which is within the harness's slack."""
+    """A transport whose leases end a millisecond late."""
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         return super().receive(queues, limit=limit, lease=lease + 0.001, wait=wait)
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         return super().extend(deliveries, lease=lease + 0.001)
+
+
+@decoy
+class LeasesForABitLongerHarness(MemoryHarness):
+    """A lease ends a millisecond late, which is within the harness's slack."""
+
+    transport: ClassVar[type[MemoryTransport]] = LeasesForABitLonger
+    slack: ClassVar[float] = 0.002
 
 
 @decoy
