@@ -5,6 +5,7 @@ Most are bugs that real transports had. The results of the suite are in docs/ref
 """
 
 from . import (
+    mutants_of_arguments,
     mutants_of_conditions,
     mutants_of_coordinators,
     mutants_of_counters,
@@ -30,6 +31,7 @@ from .planting import MUTANTS
 
 __all__ = [
     "MUTANTS",
+    "mutants_of_arguments",
     "mutants_of_conditions",
     "mutants_of_coordinators",
     "mutants_of_counters",

@@ -237,3 +237,36 @@ class HandsForeignBytesOutThreeTimes(BreakableStore):
             if lost and event.status is State.READY:
                 queue.step(event, Action.CANCEL)
         return super().claim(queues, limit=limit, lease=lease, now=now)
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class CountsNoForeignBytesThatAPurgeMeets(BreakableStore):
+    """A purge that meets foreign bytes before a receive has noticed them removes them, and does not count them."""
+
+    def purge(self, name: str, now: float) -> int:
+        with self.changed:
+            unnoticed = sum(queue == name for queue, _ in self._foreign)
+            return super().purge(name, now) - unnoticed
+
+
+@planted_pair(promise.MALFORMED_IS_QUARANTINED)
+class PurgesForeignBytesOfOtherQueues(BreakableStore):
+    """A purge also removes the foreign bytes of other queues that no receive has noticed."""
+
+    def purge(self, name: str, now: float) -> int:
+        with self.changed:
+            self._foreign = [one for one in self._foreign if one[0] == name]
+            return super().purge(name, now)
+
+
+@planted_pair(promise.PURGED_IS_GONE)
+class PurgesNoForeignBytesThatItMeets(BreakableStore):
+    """A purge leaves foreign bytes that no receive has noticed."""
+
+    def purge(self, name: str, now: float) -> int:
+        with self.changed:
+            unnoticed, self._foreign = self._foreign, []
+            try:
+                return super().purge(name, now)
+            finally:
+                self._foreign = unnoticed

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 from sqlalchemy import Connection, event
@@ -328,6 +329,89 @@ def _ended_by_depth(self: Any, _session: Session, transaction: SessionTransactio
 )
 class KnowsSavepointsByTheirDepth(MemoryTransport):
     """Rolling back a savepoint also drops the events of a released savepoint of the same depth."""
+
+
+# --- by name ---------------------------------------------------------------------------------------
+
+NAMES: WeakKeyDictionary[SessionTransaction, str] = WeakKeyDictionary()
+"""The names of savepoints: each begins with the number of those before it in its session."""
+
+
+def _name(transaction: SessionTransaction) -> str:
+    if transaction not in NAMES:
+        numbers = transaction.session.info.setdefault("numbers", itertools.count(1))
+        NAMES[transaction] = f"sp{next(numbers)}" if transaction.nested else "whole"
+    return NAMES[transaction]
+
+
+def _around_by_name(session: Session) -> Iterator[str]:
+    yield from map(_name, _around(session))
+
+
+def _ended_by_name(self: Any, _session: Session, transaction: SessionTransaction) -> None:
+    if transaction is self._committed:
+        self._committed = None
+    elif transaction.nested or transaction.parent is None:
+        self.entries = [one for one in self.entries if not _name(transaction).startswith(one.within)]
+    if transaction.parent is None:
+        self.on_end()
+
+
+@planted_pair(
+    promise.JOINS_THE_TRANSACTION,
+    patches={
+        (joining, "_around"): _around_by_name,
+        (joining.JoinedSession, "_after_transaction_end"): _ended_by_name,
+    },
+)
+class TellsSavepointsApartByTheBeginning(MemoryTransport):
+    """Rolling back the savepoint "sp10" of a session also drops the events of "sp1"."""
+
+
+def _drop_what_begins_alike(self: Any, _connection: Connection, name: str, _context: object) -> None:
+    self._sent = [(within, postings) for within, postings in self._sent if not name.startswith(tuple(within))]
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedConnection, "_drop_savepoint"): _drop_what_begins_alike})
+class TellsSavepointsOfAConnectionApartByTheBeginning(MemoryTransport):
+    """On a connection, rolling back the savepoint "sp10" also drops the events of "sp1"."""
+
+
+# --- a make that is passed again -------------------------------------------------------------------
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class CallsEachMakeInOneTransaction(Joining):
+    """A callable that was passed in an earlier transaction is not called again, even if that was rolled back."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        known = vars(self).setdefault("known", [])
+        if make not in known:
+            known.append(make)
+            super().send_bound(bound, make, delay)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class KeepsWhatACallableMade(Joining):
+    """A callable that was called in an earlier transaction is not called again: its first result is sent again."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        makes = vars(self).setdefault("makes", {})
+        super().send_bound(bound, makes.setdefault(make, functools.cache(make)), delay)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class RefusesToSendNothing(Joining):
+    """A transaction fails if one of its callables makes no events."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        def something() -> Sequence[Envelope]:
+            return make() or self._refuse()
+
+        super().send_bound(bound, something, delay)
+
+    def _refuse(self) -> Sequence[Envelope]:
+        raise SendError(self.name, refused=(), why="there is nothing to insert")
 
 
 # --- connections -----------------------------------------------------------------------------------

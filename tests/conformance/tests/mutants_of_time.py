@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from relevo import Action, Delivery, Envelope, Nack, Note, Outcome, Release, Settlement, State
+from relevo import Action, Delivery, Envelope, Nack, Note, Outcome, Release, Settlement, State, Stats
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent
@@ -424,3 +424,12 @@ class EndsLeasesOfUrgentEventsEarly(AlteredStore):
             if event.is_urgent and id(event.receipt) in held:
                 lease_until(queue, event, now + lease / 2)
         return taken
+
+
+@planted_pair(promise.ANSWERS_ARE_WELL_FORMED)
+class TellsANegativeAge(Altered):
+    """After the clock was set back, the oldest event is sent in the future, and has a negative age."""
+
+    def counted(self, stats: Stats, queue: EventQueue) -> Stats:
+        sent = [event.enqueued_at for event in queue.events.values() if event.status is State.READY]
+        return attrs.evolve(stats, oldest_age=self._clock.now() - min(sent)) if sent else stats

@@ -43,7 +43,10 @@ class Stats:
     scheduled: int | None = None
     dead: int | None = None
     oldest_age: float | None = None
-    """Seconds since the oldest ready event was sent; ``None`` also if none is ready."""
+    """
+    Seconds since the oldest ready event was sent, at least 0, as after a clock was set back; ``None`` also if none is
+    ready.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -132,6 +135,9 @@ class Transport(ABC):
     delivery is lost, and such a ref or id is not found; a queue that was not set up is empty, or naming it is a
     :class:`ConfigurationError`. Nothing is changed, and no other error is raised. Refs and ids may be any text; the
     names of queues were checked: 1 to 128 characters, none of them a space or a control character.
+
+    A queue that is named twice counts once. A sequence or mapping may be of any type; a method neither changes it nor
+    keeps it. What a method returned does not change later.
 
     Four methods check the size of a state first: ``settle``, ``checkpoint``, ``revive`` and ``revive_later``. A
     transport implements the methods that they call: ``_settle``, ``_checkpoint``, ``_revive`` and ``_revive_later``.

@@ -487,6 +487,23 @@ class TakeOutContract(Contract):
             assert worker.ack(held)
             assert len(bench.receive(worker, 2, limit=10)) == 2
 
+    @proves(promise.PURGED_IS_GONE, promise.MALFORMED_IS_QUARANTINED)
+    def test_a_purge_that_meets_foreign_bytes_first_removes_and_counts_them(self) -> None:
+        for number in (0, 2):
+            with self.bench(queues=2) as bench:
+                worker = bench.worker()
+                worker.send([*bench.envelopes(1), *bench.envelopes(1, queue=bench.queues[1])])
+                held = bench.one(worker, queues=[bench.queue])
+                worker.send(bench.envelopes(number))
+                for queue in (bench.queue, *bench.queues):
+                    bench.raw(queue=queue)
+
+                assert worker.purge(bench.queue) == number + 2
+
+                assert worker.purge(bench.queue) == 0
+                assert worker.ack(held)
+                bench.so_many(worker, 2)
+
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_spares_what_is_held_after_a_lost_lease(self) -> None:
         with self.bench() as bench:

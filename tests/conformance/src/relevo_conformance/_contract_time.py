@@ -481,6 +481,17 @@ class ClockContract(Contract):
             worker.ack(bench.one(worker))
             assert bench.one(worker).envelope == second
 
+    @proves(promise.STATS_ARE_TRUE_AT_REST)
+    def test_the_age_of_the_oldest_event_is_not_negative_when_the_clock_is_set_back(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+
+            bench.set_back(3600.0)
+
+            worker.stats(bench.queue)  # which has to be well-formed
+
     @proves(promise.DELAY_IS_RESPECTED)
     def test_a_delay_is_not_shortened_when_the_clock_is_set_back(self) -> None:
         self.require_movable_clock()

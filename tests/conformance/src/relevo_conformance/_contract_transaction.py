@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import product
+from typing import get_args
 
 import attrs
 import pytest
@@ -13,13 +15,26 @@ from hypothesis import given, strategies as st
 from relevo.errors import CodecError, SessionError, TransportError, shown
 from relevo_conformance import history, promise
 from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
-from relevo_conformance._program import OPERATIONS, Move, Player, nestings, programs
+from relevo_conformance._program import (
+    OPERATIONS,
+    Move,
+    Player,
+    nestings,
+    programs,
+    several_in_a_row,
+    several_in_one_another,
+)
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import HookMissing
 from relevo_conformance.verdict import error_text
+from relevo_conformance.worker import Maker
 
 _NESTED = 3
 """The largest number of savepoints of which each nesting is tried."""
+
+
+_DOZEN = 12
+"""More savepoints than one digit counts: a store may tell them apart by a part of their names."""
 
 
 class _NotMadeError(Exception):
@@ -171,6 +186,42 @@ class TransactionContract(Contract):
                 transaction.commit()
 
             assert bench.one(worker).envelope == later
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_make_that_is_passed_again_after_the_end_of_a_transaction_is_called_again(self) -> None:
+        kinds: list[history.Kind] = [kind for kind in get_args(history.Kind) if self.harness.has(kind)]
+        for kind, way in product(kinds, ("rollback", "commit", "fail")):
+            with self.bench() as bench:
+                worker = bench.worker()
+                maker, made = Maker(), list[str]()
+                with worker.transaction(kind) as transaction:
+                    transaction.send([bench.envelope()], maker=maker)
+                    if way == "commit":
+                        transaction.commit()
+                    elif way == "rollback" or not transaction.commit_that_fails():
+                        transaction.rollback()
+                    again = transaction.again()
+                    again.send([bench.envelope()], maker=maker, meanwhile=partial(made.append, way))
+                    again.commit()
+
+                assert made == [way], f"after a {way} the same make was called {len(made)} times, not once"
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_makes_no_events_sends_none_and_spoils_no_transaction(self) -> None:
+        kinds: list[history.Kind] = [kind for kind in get_args(history.Kind) if self.harness.has(kind)]
+        for kind in kinds:
+            with self.bench() as bench:
+                worker = bench.worker()
+                with worker.transaction(kind) as transaction:
+                    transaction.send([])
+                    transaction.commit()
+                    again = transaction.again()
+                    again.send([])
+                    again.send(bench.envelopes(1))
+                    again.send(())
+                    again.commit()
+
+                bench.one(worker)
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_the_events_of_a_session_that_flushes_are_made_at_its_commit(self) -> None:
@@ -408,6 +459,14 @@ class TransactionContract(Contract):
         self._nest("connection")
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_dozens_of_savepoints_of_a_session_are_told_apart(self) -> None:
+        self._set_dozens("session")
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_dozens_of_savepoints_of_a_connection_are_told_apart(self) -> None:
+        self._set_dozens("connection")
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_random_programs_of_sessions_keep_every_promise(self) -> None:
         self._run("session", programs(*OPERATIONS))
 
@@ -422,6 +481,12 @@ class TransactionContract(Contract):
             nestings(_NESTED if self.harness.fake and not self.harness.is_durable else 2),
             lambda program: self._transact(kind, program),
         )
+
+    def _set_dozens(self, kind: history.Kind) -> None:
+        if not self.harness.has(kind):
+            raise HookMissing(kind)
+        for program in (several_in_a_row(_DOZEN), several_in_one_another(_DOZEN)):
+            self._transact(kind, program)
 
     def _run(self, kind: history.Kind, drawn: st.SearchStrategy[Sequence[Move]]) -> None:
         if not self.harness.has(kind):

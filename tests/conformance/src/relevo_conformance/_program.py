@@ -57,6 +57,10 @@ class Move:
     """Whether it sends the last event again, if `dedupe` is claimed."""
 
 
+_SEND, _BEGIN, _COMMIT = Move(operation="send"), Move(operation="savepoint"), Move(operation="commit")
+_KEEP, _UNDO = Move(operation="release"), Move(operation="undo")
+
+
 def programs(*operations: SessionOperation) -> st.SearchStrategy[Sequence[Move]]:
     """Return programs of *operations*."""
     which = st.integers(0, _PLACES - 1)
@@ -97,6 +101,20 @@ def nestings(most: int) -> Iterator[Sequence[Move]]:
                     Move(operation=way),
                     *again,
                 ]
+
+
+def several_in_a_row(number: int) -> Sequence[Move]:
+    """Return a program with *number* savepoints that are kept, and then as many of which only the last is kept."""
+    kept, undone = (_BEGIN, _SEND, _KEEP), (_BEGIN, _SEND, _UNDO)
+    inside = [*[kept] * number, *[undone] * (number - 1), kept]
+    return [_SEND, *itertools.chain.from_iterable(inside), _SEND, _COMMIT]
+
+
+def several_in_one_another(number: int) -> Sequence[Move]:
+    """Return a program with *number* savepoints, each in the one before; the last quarter of them is rolled back."""
+    ends = [_UNDO] * (number // 4) + [_KEEP] * (number - number // 4)
+    inside = [*[_BEGIN] * number, *ends]
+    return [_SEND, *itertools.chain.from_iterable((move, _SEND) for move in inside), _COMMIT]
 
 
 def _in_any_order(number: int, open_: int = 0) -> Iterator[Sequence[Move]]:

@@ -338,5 +338,5 @@ _OF_AN_ENVELOPE: Mapping[str, Fit] = {
 _OF_UNREADABLE: Mapping[str, Fit] = {"raw": _BYTES, "headers": _HEADERS, "why": _TEXT}
 _OF_STATS: Mapping[str, Fit] = {
     **dict.fromkeys(("ready", "leased", "scheduled", "dead"), _or_none(_COUNT)),
-    "oldest_age": _or_none(_TIME),
+    "oldest_age": _or_none((lambda value: _is_time(value) and value >= 0, "seconds, 0 or more")),
 }

@@ -7,6 +7,7 @@ from hypothesis.errors import Flaky, FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 
 from relevo.errors import RelevoError
+from relevo_conformance._contract_argument import ArgumentContract
 from relevo_conformance._contract_close import CloseContract, NameContract, SetUpContract, UnclaimedContract
 from relevo_conformance._contract_coordinator import CoordinatorContract
 from relevo_conformance._contract_fault import FaultContract
@@ -86,6 +87,7 @@ class TransportContract(
     WaitContract,
     # pytest runs them from the last to the first, which is the order of the promises.
     ForeignContract,
+    ArgumentContract,
     UnclaimedContract,
     NameContract,
     CloseContract,

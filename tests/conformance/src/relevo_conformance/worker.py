@@ -398,15 +398,24 @@ class RecordedWorker:
             yield RecordedTransaction(self, transaction, number, kind, session=number)
 
     def note_bound(
-        self, call: history.SendBound, session: Any, envelopes: Sequence[Envelope], meanwhile: Callable[[], object]
+        self,
+        call: history.SendBound,
+        session: Any,
+        envelopes: Sequence[Envelope],
+        meanwhile: Callable[[], object],
+        maker: Maker | None = None,
     ) -> None:
         """Send *envelopes* inside *session*'s transaction; call *meanwhile* when they are made."""
 
-        def make() -> Sequence[Envelope]:
+        def made() -> Sequence[Envelope]:
             meanwhile()
             made = history.Make(transaction=call.transaction, number=call.number)
             self.recorder.end(self.recorder.begin("application", made))
             return envelopes
+
+        make: Callable[[], Sequence[Envelope]] = made
+        if maker is not None:
+            maker.make, make = made, maker
 
         def send() -> object:
             bound = (
@@ -494,6 +503,16 @@ class RecordedWorker:
         return f"<{self.name}>"
 
 
+class Maker:
+    """One *make* for several sends, as an application may keep one; it returns what was sent last with it."""
+
+    def __init__(self) -> None:
+        self.make: Callable[[], Sequence[Envelope]] = tuple
+
+    def __call__(self) -> Sequence[Envelope]:
+        return self.make()
+
+
 class RecordedTransaction:
     """A transaction of the application, recorded."""
 
@@ -514,8 +533,9 @@ class RecordedTransaction:
         delay: float = 0.0,
         relay_to: str | None = None,
         meanwhile: Callable[[], object] = lambda: None,
+        maker: Maker | None = None,
     ) -> None:
-        """Send *envelopes* inside it; call *meanwhile* when they are made."""
+        """Send *envelopes* inside it, made by *maker* if there is one; call *meanwhile* when they are made."""
         snapshots = tuple(map(_snapshot, envelopes))
         self._sends += 1
         call = history.SendBound(
@@ -527,7 +547,7 @@ class RecordedTransaction:
             kind=self._kind,
             session=self._session,
         )
-        self._worker.note_bound(call, self._transaction.session, envelopes, meanwhile)
+        self._worker.note_bound(call, self._transaction.session, envelopes, meanwhile, maker)
 
     @property
     def flushes(self) -> bool:

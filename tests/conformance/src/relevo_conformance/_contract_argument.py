@@ -1,0 +1,243 @@
+"""Scenarios of arguments and answers as values: whose they are, of what kind, and what is named twice."""
+
+from __future__ import annotations
+
+from collections import UserList
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from relevo import Ack, Delivery, Envelope, Nack, Settlement
+from relevo_conformance import promise
+from relevo_conformance._contract_store import bury
+from relevo_conformance.bench import Bench
+from relevo_conformance.contract import Contract, proves
+from relevo_conformance.worker import RecordedWorker
+
+Kind = Callable[[Sequence[Any]], Sequence[Any]]
+
+_KINDS: Sequence[Kind] = (tuple, UserList)
+"""Types of sequences other than lists."""
+
+
+class ArgumentContract(Contract):
+    """Arguments stay the caller's, and answers stay as they were."""
+
+    @proves(promise.SENT_IS_RECEIVED, promise.ACK_IS_FINAL)
+    def test_a_call_neither_changes_nor_keeps_the_lists_that_it_gets(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            queues = [*bench.queues]
+            envelopes = bench.envelopes(3)
+            sent = [*envelopes]
+
+            worker.send(envelopes)
+            _require_same(envelopes, sent, "send")
+            envelopes.clear()
+            held = bench.so_many(worker, 3, queues=queues)
+            _require_same(queues, bench.queues, "receive")
+            assert {one.envelope for one in held} == {*sent}, "an event was lost when the list of its send was emptied"
+
+            if bench.capabilities.extend:
+                extended = [*held]
+                worker.extend(extended, lease=bench.times.lease)
+                _require_same(extended, held, "extend")
+            settlements: list[Settlement] = [(held[0], Ack()), (held[1], Nack()), (held[2], Nack(state=b"kept"))]
+            asked = [*settlements]
+            worker.settle(settlements)
+            _require_same(settlements, asked, "settle")
+            settlements.clear()
+            came = bench.so_many(worker, 2, queues=queues)
+            assert {one.state for one in came} == {b"", b"kept"}
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED, promise.DISCARDED_IS_GONE)
+    def test_a_call_on_dead_letters_neither_changes_nor_keeps_what_it_gets(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            bury(bench, worker, 3)
+            queues = [*bench.queues]
+            refs = [entry.ref for entry in worker.dead_letters(queues)]
+            _require_same(queues, bench.queues, "dead_letters")
+            revived, asked = {refs[0]: b"a", refs[1]: b"b"}, {refs[0]: b"a", refs[1]: b"b"}
+
+            assert list(worker.revive(revived)) == []
+            assert revived == asked, "revive changed the mapping that it got"
+            revived.clear()
+
+            assert {one.state for one in bench.so_many(worker, 2)} == {b"a", b"b"}
+            assert [entry.ref for entry in worker.dead_letters(queues)] == refs[2:]
+
+    @proves(promise.SENT_IS_RECEIVED, promise.ACK_IS_FINAL)
+    def test_a_sequence_of_any_kind_will_do(self) -> None:
+        for kind in _KINDS:
+            with self.bench(queues=2) as bench:
+                worker = bench.worker()
+                queues = kind(bench.queues)
+                worker.setup(queues)
+                worker.send(kind([bench.envelope(queue=queue) for queue in bench.queues]))
+                held = bench.so_many(worker, 2, queues=queues)
+                if bench.capabilities.extend:
+                    assert not worker.extend(kind(held), lease=bench.times.lease)
+
+                assert not worker.settle(kind([(one, Ack()) for one in held]))
+
+                if bench.capabilities.waiting:
+                    assert not worker.waiting(queues)
+                    assert not worker.waiting_groups(queues, "event")
+                    assert not worker.stuck_keys(queues).total
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED, promise.DISCARDED_IS_GONE)
+    def test_dead_letters_are_named_by_a_sequence_a_mapping_or_an_iterable_of_any_kind(self) -> None:
+        for kind in _KINDS:
+            with self.bench() as bench:
+                worker = bench.worker()
+                bury(bench, worker, 3)
+                refs = [entry.ref for entry in worker.dead_letters(kind([bench.queue]))]
+
+                assert not worker.revive(MappingProxyType({refs[0]: b"revived"}))
+                assert not worker.discard(refs[1:])  # the worker passes an iterator
+                assert not worker.dead_letters(kind([bench.queue]))
+
+                assert bench.one(worker).state == b"revived"
+
+    @proves(promise.LIMIT_IS_RESPECTED, promise.LEASED_IS_HIDDEN)
+    def test_a_queue_that_is_named_twice_is_received_from_once(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            first, second = bench.queues
+            worker.send([*bench.envelopes(5), *bench.envelopes(2, queue=second)])
+            named = [first, second, first, second]
+
+            held = bench.receive(worker, 3, queues=named)
+            assert len(held) == 3
+            held += bench.receive(worker, 4, queues=named, limit=10)
+
+            assert len(held) == 7
+            assert not worker.settle([(one, Ack()) for one in held])
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_queue_that_is_named_twice_has_its_dead_letters_listed_once(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            for queue in bench.queues:
+                bury(bench, worker, 2, queue=queue)
+            listed = [entry.ref for entry in worker.dead_letters(bench.queues)]
+            named = [*bench.queues, *bench.queues]
+
+            assert [entry.ref for entry in worker.dead_letters(named)] == listed
+            paged: list[str] = []
+            while page := worker.dead_letters(named, after=paged[-1] if paged else None, limit=1):
+                paged += [entry.ref for entry in page]
+                assert len(paged) <= len(listed), "pages of queues that are named twice list a dead letter again"
+            assert paged == listed
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_queue_that_is_named_twice_is_listed_and_counted_once(self) -> None:
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope(queue=queue) for queue in bench.queues for _ in range(2)])
+            named = [*bench.queues, *bench.queues]
+
+            listed = [entry.cursor for entry in worker.waiting(bench.queues)]
+
+            for limit in (1, 3, 100):
+                assert [entry.cursor for entry in worker.waiting(named, limit=limit)] == listed
+            assert [group.count for group in worker.waiting_groups(named, "queue")] == [2, 2]
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_list_of_no_dead_letters_is_empty(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 2)
+
+            assert list(worker.dead_letters([bench.queue], limit=0)) == []
+            assert list(worker.dead_letters([bench.queue], after=bench.dead_letters(worker, 2)[0].ref, limit=0)) == []
+
+    @proves(promise.SETUP_IS_IDEMPOTENT)
+    def test_a_queue_that_is_named_twice_is_set_up_once(self) -> None:
+        with self.bench() as bench:
+            worker = bench.recorder.worker()
+            once = [*worker.setup([bench.queue], dry_run=True)]
+
+            assert [*worker.setup([bench.queue, bench.queue], dry_run=True)] == once
+            assert [*worker.setup([bench.queue, bench.queue])] == once
+            assert [*worker.setup([bench.queue, bench.queue])] == []
+
+    @proves(promise.EXTEND_KEEPS_THE_LEASE)
+    def test_a_delivery_that_is_named_twice_is_extended(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(3))
+            first, second, done = bench.so_many(worker, 3)
+            worker.ack(done)
+
+            lost = worker.extend([first, done, second, first], lease=2 * bench.times.lease)
+
+            assert [*lost] == [done], f"{len(lost)} deliveries were lost, not the one that was done"
+            bench.advance(1.5 * bench.times.lease)
+            assert worker.ack(first)
+            assert worker.ack(second)
+
+    @proves(promise.ANSWERS_ARE_WELL_FORMED)
+    def test_an_answer_stays_as_it_was_whatever_is_done_afterwards(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            if bench.capabilities.dead_letters:
+                bury(bench, worker, 1)
+            worker.send(bench.envelopes(2, ordering_key="k" if bench.capabilities.order == "per key" else None))
+            held = bench.one(worker)
+            looks = self._looks(bench, worker, held)
+            answers = [(name, look()) for name, look in looks]
+            noted = [_noted(answer) for _, answer in answers]
+            handed_out = _noted([held])
+
+            if bench.capabilities.checkpoint:
+                worker.checkpoint(held, b"changed")
+            worker.nack(held, state=b"changed")
+            worker.send(bench.envelopes(2))
+            if bench.capabilities.dead_letters:
+                worker.dead_letter(bench.one(worker))
+            if bench.capabilities.presence:
+                worker.transport.appear("a1")
+            for _, look in looks:
+                look()
+
+            for (name, answer), before in zip(answers, noted, strict=True):
+                assert _noted(answer) == before, f"what {name} returned was changed by later calls"
+            assert _noted([held]) == handed_out, "a delivery was changed by later calls"
+
+    def _looks(
+        self, bench: Bench, worker: RecordedWorker, held: Delivery
+    ) -> Sequence[tuple[str, Callable[[], object]]]:
+        """Return calls that change nothing, by name."""
+        claims = self.harness.capabilities
+        found = held.envelope
+        assert isinstance(found, Envelope)
+        looks: list[tuple[bool, str, Callable[[], object]]] = [
+            (claims.stats != "none", "stats", lambda: worker.stats(bench.queue)),
+            (claims.dead_letters, "dead_letters", lambda: worker.transport.dead_letters([bench.queue])),
+            (claims.find, "find", lambda: worker.find(found.id)),
+            (claims.presence, "presence", lambda: worker.transport.presence(["a1"])),
+            (claims.waiting, "waiting", lambda: worker.waiting([bench.queue], whole=False)),
+            (claims.waiting, "waiting_groups", lambda: worker.waiting_groups([bench.queue], "state")),
+            (claims.waiting, "stuck_keys", lambda: worker.stuck_keys([bench.queue], longer=0.0)),
+        ]
+        return [(name, look) for is_claimed, name, look in looks if is_claimed]
+
+
+def _require_same(now: Sequence[object], before: Sequence[object], method: str) -> None:
+    assert [*now] == [*before], f"{method} changed the list that it got"
+
+
+def _noted(answer: object) -> object:
+    """Return what *answer* says now, as values that nothing changes."""
+    if isinstance(answer, Mapping):
+        return {key: _noted(value) for key, value in answer.items()}
+    if isinstance(answer, Sequence) and not isinstance(answer, str | bytes):
+        return [_noted(each) for each in answer]
+    kind: type[Any] = type(answer)
+    if attrs.has(kind):
+        return {field.name: _noted(getattr(answer, field.name)) for field in attrs.fields(kind)}
+    return answer

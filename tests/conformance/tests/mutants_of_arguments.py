@@ -1,0 +1,167 @@
+"""Bugs of arguments and answers as values: whose they are, of what kind, and what is named twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from relevo import (
+    DeadLetterEntry,
+    Delivery,
+    EventFilter,
+    EventGroup,
+    Found,
+    Presence,
+    Settlement,
+)
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+
+from .memory import BreakableStore
+from .planting import planted, planted_pair
+
+
+def repeated(queues: Sequence[str]) -> list[str]:
+    """Return those of *queues* that are named more than once."""
+    return [name for name, times in Counter(queues).items() if times > 1]
+
+
+# --- what is named twice ---------------------------------------------------------------------------
+
+
+@planted(promise.LIMIT_IS_RESPECTED, by_chance=False)
+class ReceivesTwiceFromAQueueThatIsNamedTwice(BreakableStore):
+    """A receive applies its limit to each queue again if a queue is named twice."""
+
+    def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
+        taken = super().claim(queues, limit=limit, lease=lease, now=now)
+        for name in repeated(queues):
+            taken += super().claim([name], limit=limit, lease=lease, now=now)
+        return taken
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, by_chance=False)
+class ListsTheDeadLettersOfAQueueTwice(MemoryTransport):
+    """The dead letters of a queue that is named twice are listed twice."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        entries = [*super().dead_letters(queues, after=after, limit=limit)]
+        again = super().dead_letters(repeated(queues), limit=max(0, limit - len(entries))) if after is None else ()
+        return [*entries, *again]
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CountsTheEventsOfAQueueTwice(MemoryTransport):
+    """The groups count the events of a queue as often as it is named."""
+
+    def waiting_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "state"],
+        where: EventFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        groups = super().waiting_groups(queues, by=by, where=where, limit=limit)
+        return [attrs.evolve(one, count=one.count * max(1, [*queues].count(one.key))) for one in groups]
+
+
+@planted(promise.SETUP_IS_IDEMPOTENT, by_chance=False)
+class SetsUpAQueueTwice(BreakableStore):
+    """A set-up reports a missing queue as often as it is named."""
+
+    def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
+        names = [*queues]
+        missing = super().declare(names, dry_run=dry_run)
+        return [name for name in names if name in missing]
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, by_chance=False)
+class LosesADeliveryThatIsExtendedTwice(MemoryTransport):
+    """A delivery that is extended twice in one call is returned as lost."""
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
+        lost = [*super().extend(deliveries, lease=lease)]
+        again = [one for place, one in enumerate(deliveries) if one in deliveries[:place] and one not in lost]
+        return [*lost, *again]
+
+
+# --- arguments -------------------------------------------------------------------------------------
+
+
+@planted(promise.SENT_IS_RECEIVED, by_chance=False)
+class TurnsRoundTheQueuesOfItsCaller(MemoryTransport):
+    """A receive reverses the list of queues that it gets."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        if isinstance(queues, list):
+            queues.reverse()
+        return came
+
+
+@planted(promise.SENT_IS_RECEIVED, by_chance=False)
+class EmptiesTheListThatItSettles(MemoryTransport):
+    """A settlement takes what it settles out of the list that it gets."""
+
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        lost = super()._settle(settlements)
+        if isinstance(settlements, list) and len(settlements) > 1:
+            settlements[:] = [one for one in settlements if one[0] in lost]
+        return lost
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, by_chance=False)
+class TakesTheRevivedOutOfItsMapping(MemoryTransport):
+    """A revival removes what it found from the mapping that it gets."""
+
+    def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
+        missing = super()._revive(dict(refs))
+        if isinstance(refs, dict):
+            for ref in {*refs} - {*missing}:
+                del refs[ref]
+        return missing
+
+
+@planted_pair(promise.ACK_IS_FINAL)
+class SettlesOnlyLists(MemoryTransport):
+    """A settlement ignores what is not in a list."""
+
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        return super()._settle(settlements if isinstance(settlements, list) else [])
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+@planted(promise.ANSWERS_ARE_WELL_FORMED, by_chance=False)
+class ReturnsTheListThatItKeeps(MemoryTransport):
+    """What was found changes with each further look-up, since all return one list."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.events: list[Found] = []
+
+    def find(self, event_id: str) -> Sequence[Found]:
+        self.events[:] = super().find(event_id)
+        return self.events
+
+
+@planted(promise.ANSWERS_ARE_WELL_FORMED, by_chance=False)
+class ReturnsTheHeartbeatsThatItKeeps(MemoryTransport):
+    """The heartbeats that were returned rise with those of the workers."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.seen: dict[str, Presence] = {}
+
+    def presence(self, workers: Sequence[str]) -> Mapping[str, Presence]:
+        self.seen.update(super().presence(workers))
+        for worker in {*self.seen} - {*workers}:
+            del self.seen[worker]
+        return self.seen
