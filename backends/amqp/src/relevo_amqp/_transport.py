@@ -382,7 +382,8 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         if limit < 1 or not queues:
-            return ()
+            with self._in_use():  # which it is not after a close
+                return ()
         deadline = time.monotonic() + wait
         with self._in_use() as hub, self._turn_to_receive(hub):
             if self._receiver is None:
