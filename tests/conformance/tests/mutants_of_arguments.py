@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -17,6 +20,7 @@ from relevo import (
     Presence,
     Settlement,
 )
+from relevo.errors import TransportUnavailableError
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 
@@ -165,3 +169,78 @@ class ReturnsTheHeartbeatsThatItKeeps(MemoryTransport):
         for worker in {*self.seen} - {*workers}:
             del self.seen[worker]
         return self.seen
+
+
+@planted(promise.ANSWERS_ARE_WELL_FORMED, by_chance=False)
+class TellsOneRisk(MemoryTransport):
+    """The risks are one text instead of a sequence of texts."""
+
+    def risks(self) -> Sequence[str]:
+        return "all is lost when the process ends"
+
+
+@planted_pair(promise.ANSWERS_ARE_WELL_FORMED)
+class LeasesWhatItExamines(MemoryTransport):
+    """To look for problems leases the first event of each queue."""
+
+    def problems(self, queues: Sequence[str]) -> Sequence[str]:
+        for queue in queues:
+            self.receive([queue], limit=1, lease=60.0, wait=0.0)
+        return ()
+
+
+# --- calls that are made again ---------------------------------------------------------------------
+
+
+@planted(promise.DISCARDED_IS_GONE, by_chance=False)
+class DiscardsAgain(BreakableStore):
+    """A dead letter that was discarded before is found by a second discard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.discarded: set[str] = set()
+
+    def discard(self, refs: Iterable[str]) -> list[str]:
+        asked = [*refs]
+        missing = [ref for ref in super().discard(asked) if ref not in self.discarded]
+        self.discarded |= {*asked} - {*missing}
+        return missing
+
+
+# --- time limits -----------------------------------------------------------------------------------
+
+
+class Hurried(MemoryTransport):
+    """A transport whose receives keep to a limit of time."""
+
+    ends = math.inf
+
+    def hurry(self, seconds: float | None) -> None:
+        self.ends = math.inf if seconds is None else time.monotonic() + seconds
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        if time.monotonic() > self.ends:
+            raise TransportUnavailableError(self.name, "no answer in time")
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+
+@planted_pair(promise.CALLS_COME_BACK)
+class HurriesEveryThread(Hurried):
+    """A limit of time holds for the calls of all threads, and not only for those of the thread that set it."""
+
+
+@planted_pair(promise.CALLS_COME_BACK)
+class StaysInAHurry(Hurried):
+    """A limit of time is not lifted."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.limits = threading.local()
+
+    @property
+    def ends(self) -> float:  # type: ignore[override]
+        return getattr(self.limits, "ends", math.inf)
+
+    def hurry(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self.limits.ends = time.monotonic() + seconds

@@ -547,3 +547,48 @@ def with_envelope(entry: DeadLetterEntry, change: Callable[[Envelope], Envelope]
     """Return *entry* with its envelope changed, if it has one."""
     event = entry.envelope
     return entry if isinstance(event, Unreadable) else attrs.evolve(entry, envelope=change(event))
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class TrimsErrors(Altered):
+    """An error is kept without the spaces and line ends around it."""
+
+    def settled(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        return attrs.evolve(outcome, error=outcome.error.strip()) if isinstance(outcome, DeadLetter) else outcome
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class KeepsLineEndsOfOneKind(Altered):
+    """An error is kept with line feeds instead of carriage returns."""
+
+    def listed(self, entry: DeadLetterEntry) -> DeadLetterEntry:
+        return attrs.evolve(entry, error=entry.error.replace("\r\n", "\n"))
+
+
+@planted_pair(promise.REVIVED_IS_RECEIVED)
+class RevivesTheFirstWithTheId(BreakableStore):
+    """Of dead letters with one id, the first is revived, whichever is named."""
+
+    def revive(self, refs: Mapping[str, bytes], now: float) -> list[str]:
+        entries = [kept.entry for letters in self._dead._queues.values() for kept in letters.values()]
+        ids = {one.ref: one.envelope.id for one in entries if isinstance(one.envelope, Envelope)}
+        firsts = {event_id: ref for ref, event_id in reversed(ids.items())}
+        named = {ref: firsts.get(ids.get(ref, ""), ref) for ref in refs}
+        missing = super().revive({first: refs[ref] for ref, first in named.items()}, now)
+        return [ref for ref, first in named.items() if first in missing]
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class GoesOnOnlyAfterItsOwnPages(MemoryTransport):
+    """A page of dead letters begins only after a ref that the same instance has returned."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.pages: set[str] = set()
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        page = super().dead_letters(queues, after=after if after in self.pages else None, limit=limit)
+        self.pages |= {one.ref for one in page}
+        return page

@@ -12,6 +12,8 @@ from relevo import (
     DeadLetter,
     DeadLetterEntry,
     Delivery,
+    EventFilter,
+    Found,
     Lost,
     Nack,
     Note,
@@ -20,6 +22,7 @@ from relevo import (
     State,
     Stats,
     Unreadable,
+    WaitingEntry,
 )
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
@@ -270,3 +273,25 @@ class PurgesNoForeignBytesThatItMeets(BreakableStore):
                 return super().purge(name, now)
             finally:
                 self._foreign = unnoticed
+
+
+@planted_pair(promise.MALFORMED_IS_QUARANTINED)
+class DropsForeignBytesThatALookUpMeets(BreakableStore):
+    """A look-up by an id drops foreign bytes that no receive has noticed."""
+
+    def find(self, event_id: str, now: float) -> list[Found]:
+        with self.changed:
+            self._foreign.clear()
+            return super().find(event_id, now)
+
+
+@planted_pair(promise.ERRORS_ARE_TRANSLATED)
+class CannotListBesideForeignBytes(BreakableStore):
+    """A list of waiting events fails while there are foreign bytes that no receive has noticed."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter, after: str | None, limit: int, now: float
+    ) -> list[WaitingEntry]:
+        for _, foreign in self._foreign:
+            foreign.raw.decode("ascii")
+        return super().waiting(queues, where=where, after=after, limit=limit, now=now)

@@ -568,3 +568,47 @@ class ExtendsNothingThatWasTaken(MemoryTransport):
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         return super().extend([one for one in deliveries if one.receipt not in self._taken], lease=lease)
+
+
+@planted_pair(promise.ERRORS_ARE_TRANSLATED)
+class SignsReceiptsWithItsName(MemoryTransport):
+    """A delivery is lost once its transport is called otherwise."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.signed: dict[int, tuple[str, Delivery]] = {}
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        came = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        self.signed |= {id(one): (self.name, one) for one in came}
+        return came
+
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        renamed = [one for one, _ in settlements if self.signed.get(id(one), (self.name, one))[0] != self.name]
+        return [*renamed, *super()._settle([each for each in settlements if each[0] not in renamed])]
+
+
+@planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
+class SettlesNothingAfterAClose(MemoryTransport):
+    """After a close, a settlement of nothing succeeds."""
+
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        return super()._settle(settlements) if settlements else ()
+
+
+@planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
+class ReceivesNothingAfterAClose(MemoryTransport):
+    """After a close, a receive with a limit of 0 succeeds."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        return super().receive(queues, limit=limit, lease=lease, wait=wait) if limit > 0 and queues else ()
+
+
+@planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
+class TakesOnlyFromKnownQueues(MemoryTransport):
+    """A take from a queue that was never used raises a KeyError."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        if not self._closed and queue not in self.store._queues:
+            raise KeyError(queue)
+        return super().take(queue, event_id, lease=lease)

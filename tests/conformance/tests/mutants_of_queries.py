@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -234,3 +234,19 @@ class DatesAStuckKeyFromTheSend(MemoryTransport):
             for key in stuck.keys
         }
         return attrs.evolve(stuck, keys=tuple(attrs.evolve(one, since=sent[one]) for one in stuck.keys))
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class KeepsItsCursors(MemoryTransport):
+    """A cursor means something only to the instance that returned it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cursors: set[str] = set()
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        page = super().waiting(queues, where=where, after=after if after in self.cursors else None, limit=limit)
+        self.cursors |= {one.cursor for one in page}
+        return page

@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 
-from relevo import Ack, Delivery, Envelope, Nack, Settlement
+from relevo import Ack, Delivery, Envelope, Nack, Note, Settlement
+from relevo.errors import shown
 from relevo_conformance import promise
 from relevo_conformance._contract_store import bury
-from relevo_conformance.bench import Bench
+from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
 
@@ -180,6 +181,84 @@ class ArgumentContract(Contract):
             assert worker.ack(first)
             assert worker.ack(second)
 
+    @proves(promise.ACK_IS_FINAL, promise.STALE_SETTLE_IS_REFUSED)
+    def test_a_call_that_is_made_again_has_no_further_effect(self) -> None:
+        claims = self.harness.capabilities
+        note = Note(by="a1::0:0:0", listener="first")
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send([bench.envelope()])
+            held = bench.one(worker)
+            for _ in range(2):
+                worker.setup(bench.queues)
+                if claims.checkpoint:
+                    worker.checkpoint(held, b"again")
+                if claims.presence:
+                    worker.begin(held, note)
+                if claims.extend:
+                    assert not worker.extend([held], lease=bench.times.lease)
+            for _ in range(2 if claims.presence else 0):
+                worker.excuse(held, note)
+            worker.release(held)
+
+            again = bench.one(worker)
+
+            wanted = (1, 0, b"again" if claims.checkpoint else b"")
+            assert (again.attempt, again.lost_leases, again.state) == wanted
+            if claims.presence:
+                assert again.begun == attrs.evolve(note, excused=True)
+            assert [worker.ack(one) for one in (again, again, held)] == [True, False, False]
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED, promise.DISCARDED_IS_GONE)
+    def test_what_was_discarded_or_revived_is_not_found_again(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            bury(bench, worker, 3)
+            refs = [entry.ref for entry in worker.dead_letters([bench.queue])]
+
+            assert list(worker.discard([refs[0]])) == []
+            assert list(worker.revive({refs[1]: b"revived"})) == []
+
+            for one in (worker, other):
+                assert {*one.discard(refs[:2])} == {*refs[:2]}
+                assert {*one.revive(dict.fromkeys(refs[:2], b"again"))} == {*refs[:2]}
+            assert bench.one(worker, limit=10).state == b"revived"
+            assert [entry.ref for entry in worker.dead_letters([bench.queue])] == refs[2:]
+
+    @proves(promise.ANSWERS_ARE_WELL_FORMED)
+    def test_what_a_transport_says_of_itself_is_text_and_changes_nothing(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+            held = bench.one(worker)
+            for _ in range(2):
+                for name, said in (
+                    ("problems", worker.transport.problems(bench.queues)),
+                    ("problems of no queue", worker.transport.problems([])),
+                    ("risks", worker.transport.risks()),
+                    ("lacking", worker.transport.lacking(bench.queues)),
+                ):
+                    assert _is_texts(said), f"{name} returned {shown(said)}; expected a sequence of texts"
+                blocked: object = worker.transport.blocked_send()
+                assert blocked is None, f"blocked_send returned {shown(blocked)}; no session is open"
+
+            assert worker.ack(held)
+            bench.one(worker, limit=10)
+
+    @proves(promise.CALLS_COME_BACK)
+    def test_a_limit_of_time_is_that_of_its_thread_until_it_is_lifted(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(1))
+            worker.transport.hurry(0.0)
+            try:
+                Thread(lambda: worker.ack(bench.one(worker))).finish()
+            finally:
+                worker.transport.hurry(None)
+
+            worker.send(bench.envelopes(1))
+            assert worker.ack(bench.one(worker))
+
     @proves(promise.ANSWERS_ARE_WELL_FORMED)
     def test_an_answer_stays_as_it_was_whatever_is_done_afterwards(self) -> None:
         with self.bench() as bench:
@@ -229,6 +308,12 @@ class ArgumentContract(Contract):
 
 def _require_same(now: Sequence[object], before: Sequence[object], method: str) -> None:
     assert [*now] == [*before], f"{method} changed the list that it got"
+
+
+def _is_texts(said: object) -> bool:
+    if not isinstance(said, Sequence) or isinstance(said, str | bytes):
+        return False
+    return all(isinstance(one, str) for one in said)
 
 
 def _noted(answer: object) -> object:

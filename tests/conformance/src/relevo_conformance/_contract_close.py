@@ -171,6 +171,27 @@ class NameContract(Contract):
             named = (lost.transport, closed.transport)
             assert named == ("orders", "orders"), f'the transport is called "orders", but its errors name {named}'
 
+    @proves(promise.ERRORS_ARE_TRANSLATED, promise.SENT_IS_RECEIVED)
+    def test_a_name_is_for_errors_alone(self) -> None:
+        with self.bench() as bench:
+            sender, worker = bench.recorder.worker(), bench.recorder.worker()
+            sender.transport.name, worker.transport.name = "orders", "Orders 2/\u2603"
+            for one in (sender, worker):
+                one.setup(bench.queues)
+            sender.send(bench.envelopes(2))
+            held = bench.so_many(worker, 2)
+
+            worker.transport.name = "renamed"
+
+            assert worker.ack(held[0]), "a delivery is lost since its transport was renamed"
+            assert worker.nack(held[1]), "a delivery is lost since its transport was renamed"
+            worker.ack(bench.one(worker))
+            lost = raised_by(lambda: worker.transport.ack(held[0]))
+            assert isinstance(lost, LeaseLostError), f"a second ack must raise LeaseLostError, not {error_text(lost)}"
+            assert lost.transport == "renamed", (
+                f'the transport is called "renamed", but its error names "{lost.transport}"'
+            )
+
     @proves(promise.ERRORS_ARE_TRANSLATED)
     def test_a_store_that_fails_is_told_under_the_name_of_its_transport(self) -> None:
         for breakage in BREAKAGES:
@@ -206,6 +227,16 @@ class CloseContract(Contract):
             for operation in self._operations(bench, worker, held):
                 error = raised_by(operation)
                 assert isinstance(error, TransportClosedError), f"after close, a call ended with {error_text(error)}"
+
+    @proves(promise.CLOSE_IS_IDEMPOTENT)
+    def test_after_a_close_every_method_says_so_for_an_empty_batch_too(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.close()
+
+            for name, operation in self._empty_batches(bench, worker):
+                error = raised_by(operation)
+                assert isinstance(error, TransportClosedError), f"after close, {name} ended with {error_text(error)}"
 
     @proves(promise.CLOSE_IS_IDEMPOTENT)
     def test_a_close_settles_nothing(self) -> None:
@@ -272,6 +303,32 @@ class CloseContract(Contract):
 
             error = raised_by(lambda: transport.send([]))
             assert isinstance(error, TransportClosedError), f"after its with block, send ended with {error_text(error)}"
+
+    def _empty_batches(self, bench: Bench, worker: RecordedWorker) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Yield calls that have nothing to do, by name, for which the transport claims the capability."""
+        claimed = self.harness.capabilities
+        yield "send", lambda: worker.send([])
+        yield "receive of no queue", lambda: worker.receive([], lease=1.0)
+        yield "receive with a limit of 0", lambda: worker.receive([bench.queue], limit=0, lease=1.0)
+        yield "settle", lambda: worker.settle([])
+        yield "setup", lambda: worker.setup([])
+        yield "setup as a dry run", lambda: worker.setup([bench.queue], dry_run=True)
+        yield "lacking", lambda: worker.transport.lacking([bench.queue])
+        if claimed.extend:
+            yield "extend", lambda: worker.extend([], lease=1.0)
+        if claimed.presence:
+            yield "presence", lambda: worker.transport.presence([])
+        if claimed.dead_letters:
+            yield "dead_letters", lambda: worker.dead_letters([], limit=1)
+            yield "dead_letters with a limit of 0", lambda: worker.dead_letters([bench.queue], limit=0)
+            yield "revive", lambda: worker.revive({})
+            yield "discard", lambda: worker.discard([])
+        if claimed.dead_letters and claimed.take:
+            yield "revive_later", lambda: worker.revive_later({}, delay=1.0)
+        if claimed.waiting:
+            yield "waiting", lambda: worker.waiting([])
+            yield "waiting_groups", lambda: worker.waiting_groups([], "event")
+            yield "stuck_keys", lambda: worker.stuck_keys([])
 
     def _operations(self, bench: Bench, worker: RecordedWorker, held: Delivery) -> list[Callable[[], object]]:
         """Return all calls for which the transport claims the capability."""

@@ -10,7 +10,7 @@ from functools import partial
 import attrs
 import pytest
 
-from relevo import Ack, DeadLetter, Delivery, EventFilter, Lost, Nack, Note, Outcome, Release
+from relevo import Ack, DeadLetter, DeadLetterFilter, Delivery, EventFilter, Lost, Nack, Note, Outcome, Release
 from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, SendError, TransportUnavailableError, shown
 from relevo_conformance import promise
 from relevo_conformance._children import UnusableError, can_be_shared, in_a_fork
@@ -282,6 +282,14 @@ class ForeignContract(Contract):
                         assert list(worker.waiting_groups([name], "event")) == []
                     with suppress(ConfigurationError):
                         assert worker.stuck_keys([name]).total == 0
+                if claimed.take:
+                    with suppress(ConfigurationError):
+                        assert worker.take(name, "none", lease=bench.times.lease) == []
+                if claimed.waiting and claimed.dead_letters:
+                    with suppress(ConfigurationError):
+                        assert list(worker.matching_dead_letters([name], DeadLetterFilter())) == []
+                    with suppress(ConfigurationError):
+                        assert list(worker.dead_letter_groups([name], "event")) == []
 
             worker.ack(bench.one(worker))
 

@@ -150,6 +150,22 @@ class WaitingContract(Contract):
                     assert len({(one.queue, one.envelope.id) for one in entries}) == len(entries)
 
     @proves(promise.QUERIED_AS_IT_IS)
+    def test_pages_go_on_in_another_instance(self) -> None:
+        with self.bench(queues=2) as bench:
+            workers = [bench.worker(), bench.worker()]
+            for queue in bench.queues:
+                workers[0].send(bench.envelopes(2, queue=queue))
+            everything = [entry.envelope for entry in workers[0].waiting(bench.queues)]
+
+            after, paged = None, []
+            for worker in (*workers, *workers):
+                (entry,) = worker.waiting(bench.queues, after=after, limit=1, whole=False)
+                paged.append(entry.envelope)
+                after = entry.cursor
+
+            assert paged == everything
+
+    @proves(promise.QUERIED_AS_IT_IS)
     def test_pages_go_on_after_an_event_that_was_settled_moved_or_cancelled(self) -> None:
         def change(act: Callable[[RecordedWorker, Delivery], object]) -> None:
             with self.bench() as bench:

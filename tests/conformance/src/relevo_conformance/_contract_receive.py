@@ -10,7 +10,7 @@ import pytest
 
 from relevo import Delivery, Lost, Nack, Outcome, Release, Unreadable
 from relevo_conformance import promise
-from relevo_conformance.bench import Thread
+from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
 
@@ -309,6 +309,36 @@ class UnreadableContract(Contract):
         delay = 0.4 if self.harness.capabilities.delay is not None else 0.0
         outcomes: Sequence[Outcome] = (Nack(), Release(), Lost(), Nack(delay=delay), Release(delay=delay))
         self.each(outcomes, give_back)
+
+    @proves(promise.MALFORMED_IS_QUARANTINED)
+    def test_whatever_call_meets_foreign_bytes_first_leaves_them_as_they_are(self) -> None:
+        claims = self.harness.capabilities
+        calls: list[tuple[bool, Callable[[Bench, RecordedWorker], object]]] = [
+            (True, lambda bench, worker: worker.setup(bench.queues)),
+            (True, lambda bench, worker: worker.send(bench.envelopes(1))),
+            (claims.stats != "none", lambda bench, worker: worker.stats(bench.queue)),
+            (claims.find, lambda bench, worker: worker.find("none")),
+            (claims.cancel, lambda bench, worker: worker.cancel("none")),
+            (claims.take, lambda bench, worker: worker.take(bench.queue, "none", lease=bench.times.lease)),
+            (claims.purge, lambda bench, worker: worker.purge(bench.queues[1])),
+            (claims.waiting, lambda bench, worker: worker.waiting(bench.queues)),
+            (claims.waiting, lambda bench, worker: worker.waiting_groups(bench.queues, "event")),
+            (claims.waiting, lambda bench, worker: worker.stuck_keys(bench.queues)),
+            (claims.dead_letters, lambda bench, worker: worker.dead_letters(bench.queues)),
+            (claims.dead_letters, lambda bench, worker: worker.revive({"none": b""})),
+            (claims.dead_letters, lambda bench, worker: worker.discard(["none"])),
+            (True, lambda bench, worker: worker.transport.problems(bench.queues)),
+        ]
+
+        def meet(call: Callable[[Bench, RecordedWorker], object]) -> None:
+            with self.bench(queues=2) as bench:
+                worker = bench.worker()
+                worker.send(bench.envelopes(1))
+                bench.raw()
+
+                call(bench, worker)  # the checker requires that they come in the end
+
+        self.each([call for is_claimed, call in calls if is_claimed], meet)
 
     @proves(promise.MALFORMED_IS_QUARANTINED, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_foreign_bytes_can_be_kept_aside_and_revived(self) -> None:

@@ -25,6 +25,18 @@ ALIKE = ("", "a", "A", "a_", "ab", "%")
 """Endings of queue names that are alike by case, or as a pattern."""
 
 
+_ERRORS = (
+    " a\ttab,\r\ntwo lines and spaces at both ends \n",
+    "\\ \\n \\u0041 %s %(name)s {} {0} $1 :name ?",
+    "'quotes', \"more\" and `others`; -- <a href='x'>&amp;</a>",
+    "\U0001f40d \u2603 e\u0301 \u00e9 \ufeff\u200b\u2028",
+    "null",
+    "0",
+    "",
+)
+"""Errors that a careless store changes: by spaces, line ends, escapes, placeholders, markup or forms of Unicode."""
+
+
 def bury(bench: Bench, worker: RecordedWorker, number: int, *, queue: str | None = None) -> None:
     """Send *number* events and dead-letter them, one after another."""
     for _ in range(number):
@@ -61,6 +73,54 @@ class DeadLetterContract(Contract):
                 entry = bench.dead_letter(worker)
                 assert entry.error == error, f"{len(entry.error)} of {len(error)} characters were kept"
                 worker.discard([entry.ref])
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_an_error_is_kept_to_the_letter(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for error in _ERRORS:
+                worker.send([bench.envelope()])
+
+                assert worker.settles(bench.one(worker), DeadLetter(reason="gave-up", error=error))
+
+                entry = bench.dead_letter(worker)
+                assert entry.error == error, f"the error {error!a} was kept as {entry.error!a}"
+                worker.discard([entry.ref])
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED, promise.DISCARDED_IS_GONE)
+    def test_of_dead_letters_with_one_id_only_those_that_are_named_are_revived_and_discarded(self) -> None:
+        with self.bench(queues=3) as bench:
+            worker = bench.worker()
+            first = bench.envelope()
+            copies = [attrs.evolve(first, queue=queue) for queue in bench.queues]
+            copies.append(attrs.evolve(first, source=f"{first.source}-2"))
+            worker.send(copies)
+            worker.settle([(one, DeadLetter(reason="gave-up")) for one in bench.so_many(worker, 4)])
+            refs = {one.envelope: one.ref for one in worker.dead_letters(bench.queues)}
+            assert len({*refs.values()}) == 4, f"of 4 dead letters with one id, {len({*refs.values()})} have a ref"
+
+            assert list(worker.revive({refs[copies[1]]: b"revived"})) == []
+            assert list(worker.discard([refs[copies[2]]])) == []
+
+            left = {one.envelope: one.ref for one in worker.dead_letters(bench.queues)}
+            assert left == {one: refs[one] for one in (copies[0], copies[3])}
+            again = bench.one(worker, limit=10)
+            assert (again.envelope, again.state) == (copies[1], b"revived")
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_the_pages_of_dead_letters_go_on_in_another_instance(self) -> None:
+        with self.bench(queues=2) as bench:
+            workers = [bench.worker(), bench.worker()]
+            for queue in bench.queues:
+                bury(bench, workers[0], 2, queue=queue)
+            refs = [entry.ref for entry in bench.worker().dead_letters(bench.queues)]
+
+            paged: list[str] = []
+            for worker in (*workers, *workers):
+                after = paged[-1] if paged else None
+                paged += [entry.ref for entry in worker.dead_letters(bench.queues, after=after, limit=1)]
+
+            assert paged == refs
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_dead_letters_come_page_by_page_without_gap_or_repetition(self) -> None:
