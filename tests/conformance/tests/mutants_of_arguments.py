@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from relevo import (
+    MAX_LEASE,
     DeadLetterEntry,
     Delivery,
     EventFilter,
@@ -20,7 +22,7 @@ from relevo import (
     Presence,
     Settlement,
 )
-from relevo.errors import TransportUnavailableError
+from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 
@@ -244,3 +246,45 @@ class StaysInAHurry(Hurried):
     def hurry(self, seconds: float | None) -> None:
         if seconds is not None:
             self.limits.ends = time.monotonic() + seconds
+
+
+# --- numbers ---------------------------------------------------------------------------------------
+
+
+@planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
+class CannotCountSoFar(MemoryTransport):
+    """A receive fails with a limit that four bytes do not hold."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        struct.pack("i", limit)
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+
+@planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
+class CannotWaitSoLong(MemoryTransport):
+    """A receive fails with a wait that no thread can wait for."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        if wait > threading.TIMEOUT_MAX:
+            raise OverflowError("timeout value is too large")
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, by_chance=False)
+class ListsNothingForALargeLimit(MemoryTransport):
+    """A list of dead letters is empty if its limit does not fit into eight bytes."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        return super().dead_letters(queues, after=after, limit=limit if limit < 2**63 else -1)
+
+
+@planted(promise.LEASED_IS_HIDDEN, by_chance=False)
+class RefusesLongLeases(MemoryTransport):
+    """A receive fails if its lease is longer than the longest one."""
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        if lease > MAX_LEASE:
+            raise ConfigurationError(f"a lease of {lease} s is too long")
+        return super().receive(queues, limit=limit, lease=lease, wait=wait)

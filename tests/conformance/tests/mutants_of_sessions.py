@@ -414,6 +414,24 @@ class RefusesToSendNothing(Joining):
         raise SendError(self.name, refused=(), why="there is nothing to insert")
 
 
+# --- several instances -----------------------------------------------------------------------------
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class IsJoinedByOneInstance(Joining):
+    """If two instances send in one session, the second takes the place of the first."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        if isinstance(bound.session, Session):
+            bound.session.info["joined"] = self
+
+        def mine() -> Sequence[Envelope]:
+            made = make()
+            return made if not isinstance(bound.session, Session) or bound.session.info["joined"] is self else ()
+
+        super().send_bound(bound, mine, delay)
+
+
 # --- connections -----------------------------------------------------------------------------------
 
 

@@ -136,8 +136,8 @@ class Transport(ABC):
     :class:`ConfigurationError`. Nothing is changed, and no other error is raised. Refs and ids may be any text; the
     names of queues were checked: 1 to 128 characters, none of them a space or a control character.
 
-    A queue that is named twice counts once. A sequence or mapping may be of any type; a method neither changes it nor
-    keeps it. What a method returned does not change later.
+    A queue that is named twice counts once. A limit, a lease and a wait may be of any size. A sequence or mapping may
+    be of any type; a method neither changes it nor keeps it. What a method returned does not change later.
 
     Four methods check the size of a state first: ``settle``, ``checkpoint``, ``revive`` and ``revive_later``. A
     transport implements the methods that they call: ``_settle``, ``_checkpoint``, ``_revive`` and ``_revive_later``.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import UserList
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 import attrs
+import pytest
 
-from relevo import Ack, Delivery, Envelope, Nack, Note, Settlement
+from relevo import MAX_LEASE, Ack, Delivery, Envelope, Nack, Note, Settlement
 from relevo.errors import shown
 from relevo_conformance import promise
 from relevo_conformance._contract_store import bury
@@ -21,6 +23,10 @@ Kind = Callable[[Sequence[Any]], Sequence[Any]]
 
 _KINDS: Sequence[Kind] = (tuple, UserList)
 """Types of sequences other than lists."""
+
+
+_LIMITS = (10_000, 2**31, 2**63 - 1, 10**20)
+"""Limits that are larger than some numbers can be."""
 
 
 class ArgumentContract(Contract):
@@ -155,6 +161,43 @@ class ArgumentContract(Contract):
 
             assert list(worker.dead_letters([bench.queue], limit=0)) == []
             assert list(worker.dead_letters([bench.queue], after=bench.dead_letters(worker, 2)[0].ref, limit=0)) == []
+
+    @proves(promise.LIMIT_IS_RESPECTED, promise.WAIT_IS_KEPT)
+    def test_a_limit_or_a_wait_of_any_size_will_do(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for limit, wait in product(_LIMITS, (1e6, 1e10)):
+                worker.send([bench.envelope()])
+
+                assert worker.ack(bench.one(worker, limit=limit, wait=wait))
+
+    @proves(promise.LIMIT_IS_RESPECTED, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_list_with_a_limit_of_any_size_is_not_empty(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            bury(bench, worker, 2)
+            worker.send(bench.envelopes(2))
+
+            for limit in _LIMITS:
+                assert worker.dead_letters([bench.queue], limit=limit), f"a list with a limit of {limit} is empty"
+                if bench.capabilities.waiting:
+                    found = worker.waiting([bench.queue], limit=limit, whole=False)
+                    assert found, f"a list with a limit of {limit} is empty"
+                    worker.stuck_keys([bench.queue], limit=limit)
+
+    @proves(promise.LEASED_IS_HIDDEN)
+    def test_a_lease_of_any_length_is_accepted(self) -> None:
+        self.require_timed_leases()
+        if not self.harness.fake:
+            pytest.skip("the lease is too long for a real clock")
+        with self.bench() as bench:
+            worker = bench.worker()
+            for lease in (MAX_LEASE, 2 * MAX_LEASE, 1e9):
+                worker.send([bench.envelope()])
+                held = bench.one(worker, lease=lease)
+                if bench.capabilities.extend:
+                    assert not worker.extend([held], lease=lease)
+                assert worker.ack(held)
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_a_queue_that_is_named_twice_is_set_up_once(self) -> None:

@@ -207,6 +207,26 @@ class TransactionContract(Contract):
                 assert made == [way], f"after a {way} the same make was called {len(made)} times, not once"
 
     @proves(promise.JOINS_THE_TRANSACTION)
+    def test_several_instances_join_one_transaction(self) -> None:
+        for way in ("commit", "rollback"):
+            with self.bench() as bench:
+                worker, other = bench.worker(), bench.worker()
+                with worker.transaction() as transaction:
+                    for one in (worker, other, worker):
+                        transaction.send(bench.envelopes(1), by=one)
+                    with transaction.savepoint("rollback"):
+                        transaction.send(bench.envelopes(1), by=other)
+                    if way == "commit":
+                        transaction.commit()
+                    else:
+                        transaction.rollback()
+                    again = transaction.again()
+                    again.send(bench.envelopes(1), by=other)
+                    again.commit()
+
+                bench.so_many(worker, 4 if way == "commit" else 1)
+
+    @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_makes_no_events_sends_none_and_spoils_no_transaction(self) -> None:
         kinds: list[history.Kind] = [kind for kind in get_args(history.Kind) if self.harness.has(kind)]
         for kind in kinds:

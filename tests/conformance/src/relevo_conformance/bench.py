@@ -278,6 +278,7 @@ class Bench:
         queues: Sequence[str] | None = None,
         limit: int | None = None,
         lease: float | None = None,
+        wait: float | None = None,
     ) -> list[Delivery]:
         """
         Return *number* deliveries, asking again while the harness has patience.
@@ -294,6 +295,8 @@ class Bench:
             limit: The largest number; by default *number*.
 
             lease: In seconds; by default that of the bench.
+
+            wait: Of each receive, in seconds; by default that of the bench.
         """
         deliveries: list[Delivery] = []
         most = number if limit is None else limit
@@ -303,7 +306,7 @@ class Bench:
                 self.queues if queues is None else queues,
                 limit=most - len(deliveries),
                 lease=self.times.lease if lease is None else lease,
-                wait=self.glance,
+                wait=self.glance if wait is None else wait,
             )
             deliveries.extend(came)
             return bool(came) or self.breathe()

@@ -534,8 +534,24 @@ class RecordedTransaction:
         relay_to: str | None = None,
         meanwhile: Callable[[], object] = lambda: None,
         maker: Maker | None = None,
+        by: RecordedWorker | None = None,
     ) -> None:
-        """Send *envelopes* inside it, made by *maker* if there is one; call *meanwhile* when they are made."""
+        """
+        Send *envelopes* inside it.
+
+        Args:
+            envelopes: What is sent.
+
+            delay: In seconds.
+
+            relay_to: The transport for which they wait.
+
+            meanwhile: Called when they are made.
+
+            maker: Makes them, if it is given.
+
+            by: Who sends them; by default the worker that began it.
+        """
         snapshots = tuple(map(_snapshot, envelopes))
         self._sends += 1
         call = history.SendBound(
@@ -547,7 +563,7 @@ class RecordedTransaction:
             kind=self._kind,
             session=self._session,
         )
-        self._worker.note_bound(call, self._transaction.session, envelopes, meanwhile, maker)
+        (by or self._worker).note_bound(call, self._transaction.session, envelopes, meanwhile, maker)
 
     @property
     def flushes(self) -> bool:
