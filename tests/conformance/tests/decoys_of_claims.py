@@ -22,6 +22,7 @@ from relevo import (
     Release,
     Settlement,
     Stats,
+    StuckKeys,
     Transport,
     WaitingEntry,
 )
@@ -139,6 +140,12 @@ class Connected(MemoryTransport):
     ) -> Sequence[WaitingEntry]:
         entries = super().waiting(queues, where=where, after=after, limit=limit)
         return [attrs.evolve(one, until=None) if one.status == "leased" else one for one in entries]
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        found = super().stuck_keys(queues, longer=longer, limit=limit)
+        firsts = [one.first and attrs.evolve(one.first, until=None) for one in found.keys]
+        keys = [attrs.evolve(one, first=first) for one, first in zip(found.keys, firsts, strict=True)]
+        return attrs.evolve(found, keys=tuple(keys))
 
     def find(self, event_id: str) -> Sequence[Found]:
         found = super().find(event_id)

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from relevo import Action, Delivery, Envelope, Found, Outcome, Settlement, State, Stats
-from relevo.errors import TransportError
+from relevo import Action, Delivery, Envelope, Found, Outcome, Release, Settlement, State, Stats
+from relevo.errors import LeaseLostError, TransportError
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent
@@ -612,3 +612,34 @@ class TakesOnlyFromKnownQueues(MemoryTransport):
         if not self._closed and queue not in self.store._queues:
             raise KeyError(queue)
         return super().take(queue, event_id, lease=lease)
+
+
+@planted(promise.TAKEN_BY_ITS_ID, by_chance=False)
+class TakesNothingFromAnOutbox(MemoryTransport):
+    """An event that waits for a relay is not taken."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        came = super().take(queue, event_id, lease=lease)
+        if not queue.startswith("outbox/"):
+            return came
+        self.settle([(one, Release()) for one in came])
+        return ()
+
+
+@planted(promise.DELAY_IS_RESPECTED, by_chance=False)
+class RevivesAtOnceWhatIsDueInDays(MemoryTransport):
+    """A delay of a day or more is ignored by a revival."""
+
+    def _revive_later(self, refs: Mapping[str, bytes], delay: float) -> Sequence[str]:
+        return super()._revive_later(refs, delay if delay < 86_400.0 else 0.0)
+
+
+@planted(promise.STALE_SETTLE_IS_REFUSED, by_chance=False)
+class NamesTheEventThatWasLost(MemoryTransport):
+    """The error of a checkpoint without a lease names the event instead of the delivery."""
+
+    def _checkpoint(self, delivery: Delivery, state: bytes) -> None:
+        try:
+            super()._checkpoint(delivery, state)
+        except LeaseLostError as error:
+            raise LeaseLostError(self.name, delivery.envelope) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -250,3 +251,41 @@ class KeepsItsCursors(MemoryTransport):
         page = super().waiting(queues, where=where, after=after if after in self.cursors else None, limit=limit)
         self.cursors |= {one.cursor for one in page}
         return page
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CountsTenGroups(MemoryTransport):
+    """A count of waiting events returns ten groups, unless a limit is given."""
+
+    def waiting_groups(
+        self, queues: Sequence[str], *, by: By, where: EventFilter | None = None, limit: int = 10
+    ) -> Sequence[EventGroup]:
+        return super().waiting_groups(queues, by=by, where=where, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CountsTheDeadAfterATime(MemoryTransport):
+    """The groups of dead letters leave out what died exactly when they begin."""
+
+    def dead_letter_groups(
+        self,
+        queues: Sequence[str],
+        *,
+        by: Literal["event", "queue", "reason"],
+        where: DeadLetterFilter | None = None,
+        limit: int = 100,
+    ) -> Sequence[EventGroup]:
+        if where is not None and where.since is not None:
+            where = attrs.evolve(where, since=math.nextafter(where.since, math.inf))
+        return super().dead_letter_groups(queues, by=by, where=where, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ShowsAStuckEventWithoutItsNote(MemoryTransport):
+    """The first event of a stuck key has no note, and no time at which it was leased."""
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        found = super().stuck_keys(queues, longer=longer, limit=limit)
+        firsts = [one.first and attrs.evolve(one.first, begun=None, leased_at=None) for one in found.keys]
+        keys = [attrs.evolve(one, first=first) for one, first in zip(found.keys, firsts, strict=True)]
+        return attrs.evolve(found, keys=tuple(keys))

@@ -237,3 +237,20 @@ class DropsWhatIsTooLargeInAReceive(MemoryTransport):
                 kept.append(one)
         self.store.settle([(one, Ack()) for one in came[len(kept) :]], self._clock.now())
         return kept
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class CutsIdsOfManyBytes(Altered):
+    """An id is truncated at 255 bytes, which are fewer characters in most languages."""
+
+    def sent(self, envelope: Envelope) -> Envelope:
+        return attrs.evolve(envelope, id=envelope.id.encode()[:255].decode(errors="ignore"))
+
+
+@planted_pair(promise.PAYLOAD_IS_UNTOUCHED)
+class TakesAHeaderForItsOwn(Altered):
+    """A header "content-type" of the sender is taken for that of the store, and not delivered."""
+
+    def sent(self, envelope: Envelope) -> Envelope:
+        kept = {name: value for name, value in envelope.headers.items() if name.lower() != "content-type"}
+        return attrs.evolve(envelope, headers=kept)

@@ -6,9 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, combinations
 from typing import Any
 
+import attrs
 import pytest
 
-from relevo import DeadLetter, DeadLetterFilter, Delivery, Envelope, EventFilter, EventGroup, WaitingEntry
+from relevo import (
+    DeadLetter,
+    DeadLetterFilter,
+    Delivery,
+    Envelope,
+    EventFilter,
+    EventGroup,
+    Lost,
+    Note,
+    WaitingEntry,
+)
 from relevo.backend import QueueCatalog
 from relevo_conformance import promise
 from relevo_conformance._contract_store import ALIKE
@@ -20,6 +31,9 @@ _NAMES = ("image.created", "image.deleted", "imagexcreated", "Image.created", "i
 """Names that are alike by case, or as a pattern."""
 
 _LIMITS = (1, 2, 3, 100)
+
+_DOZENS = 40
+"""A number of groups that is below the limit of a query, if none is given."""
 
 
 def _groups_of(entries: Iterable[WaitingEntry]) -> dict[str, EventGroup]:
@@ -250,6 +264,37 @@ class WaitingContract(Contract):
             assert list(worker.waiting_groups(bench.queues, "state")) == [
                 _group_of("ready", [at for each in times.values() for at in each])
             ]
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_dozens_of_groups_are_all_returned(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            names = [f"image.n{number}" for number in range(_DOZENS)]
+            worker.send([bench.envelope(name=name) for name in names])
+
+            groups = worker.waiting_groups([bench.queue], "event")
+            assert sorted(one.key for one in groups) == sorted(names)
+            if not bench.capabilities.dead_letters:
+                return
+            worker.settle([(one, DeadLetter(reason=one.envelope.name)) for one in bench.so_many(worker, _DOZENS)])  # type: ignore[union-attr]
+            for by in ("event", "reason"):
+                dead = worker.dead_letter_groups([bench.queue], by)
+                assert sorted(one.key for one in dead) == sorted(names)
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_dead_letters_are_counted_from_the_beginning_of_a_time_to_before_its_end(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for _ in range(3):
+                worker.send([bench.envelope()])
+                worker.dead_letter(bench.one(worker))
+                bench.advance(bench.times.step)
+            died = [entry.died_at for entry in bench.dead_letters(worker, 3)]
+
+            for since, until in ((0, 1), (0, 2), (1, 2), (1, 1), (2, 2)):
+                where = DeadLetterFilter(since=died[since], until=died[until])
+                counts = [one.count for one in worker.dead_letter_groups([bench.queue], "queue", where)]
+                assert sum(counts) == until - since, f"of 3 dead letters, {sum(counts)} died from {since} to {until}"
 
     @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
     def test_dead_letters_are_chosen_and_counted(self) -> None:
@@ -496,6 +541,24 @@ class StuckKeyContract(Contract):
             assert key.first is not None
             assert (key.first.envelope, key.first.status, key.first.attempt) == (first.envelope, "scheduled", 2)
             assert worker.stuck_keys([bench.queue], limit=0).total == 1
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT)
+    def test_the_first_event_of_a_stuck_key_is_that_of_the_list(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2, ordering_key="a"))
+            worker.settles(bench.one(worker), Lost(state=b"lost"))
+            held = bench.one(worker)
+            bench.advance(bench.times.step)
+            if bench.capabilities.presence:
+                worker.begin(held, Note(by="a1::0:0:0"))
+
+            (key,) = worker.stuck_keys([bench.queue]).keys
+
+            (listed,) = worker.waiting([bench.queue], where=EventFilter(states=("leased",)))
+            assert key.first is not None
+            shown = attrs.evolve(key.first, cursor=listed.cursor)
+            assert shown == listed, "a stuck key shows its first event otherwise than a list does"
 
     @proves(promise.QUERIED_AS_IT_IS, promise.ORDER_IS_KEPT, promise.DELAY_IS_RESPECTED)
     def test_a_key_is_stuck_since_the_first_event_behind_was_due(self) -> None:

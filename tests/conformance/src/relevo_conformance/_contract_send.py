@@ -55,6 +55,23 @@ LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
 """Delays in seconds: the longest one of the default retry policy, and longer ones."""
 
 
+LONGEST_ID = 255
+"""The longest id of an event, in characters."""
+
+_TAKEN = (
+    "Content-Type",
+    "content-type",
+    "traceparent",
+    "message-id",
+    "priority",
+    "expiration",
+    "ce-id",
+    "source",
+    "body",
+)
+"""Names of headers that protocols and stores use themselves."""
+
+
 class SendContract(Contract):
     """A sent event is received once and unchanged."""
 
@@ -156,6 +173,19 @@ class PayloadContract(Contract):
 
             deliveries = bench.receive(worker, len(batch))
             assert len(deliveries) == len(batch)
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_the_longest_ids_and_the_names_of_other_headers_arrive_as_they_were_sent(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            batch = [
+                *(bench.envelope(id=f"{bench.token}-".ljust(LONGEST_ID, end)) for end in "x\u00e9\u2603\U0001f40d"),
+                bench.envelope(headers=dict.fromkeys(_TAKEN, "of the sender")),
+            ]
+
+            worker.send(batch)
+
+            assert {one.envelope for one in bench.so_many(worker, len(batch))} == {*batch}
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_headers_that_the_sender_changes_afterwards_arrive_as_they_were_sent(self) -> None:

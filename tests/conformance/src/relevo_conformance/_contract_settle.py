@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from relevo import MAX_LEASE, MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo import MAX_LEASE, MAX_STATE, Ack, DeadLetter, Delivery, Lost, Nack, Note, Outcome, Release
 from relevo.errors import ConfigurationError, LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance._contract_race import each_outcome
@@ -406,10 +406,23 @@ class StaleContract(Contract):
             delivery = bench.one(worker)
             worker.ack(delivery)
 
-            with pytest.raises(LeaseLostError):
-                worker.transport.ack(delivery)
-            with pytest.raises(LeaseLostError):
-                worker.transport.nack(delivery)
+            claims = self.harness.capabilities
+            operations: list[tuple[bool, Callable[[], object]]] = [
+                (True, lambda: worker.transport.ack(delivery)),
+                (True, lambda: worker.transport.nack(delivery)),
+                (claims.dead_letters, lambda: worker.transport.dead_letter(delivery, reason="gave-up")),
+                (claims.checkpoint, lambda: worker.checkpoint(delivery, b"stale")),
+                (claims.presence, lambda: worker.begin(delivery, Note(by="a1::0:0:0"))),
+            ]
+            worker.transport.name = "orders"
+            for operation in (each for is_claimed, each in operations if is_claimed):
+                with pytest.raises(LeaseLostError) as caught:
+                    operation()
+
+                named = caught.value.delivery
+                assert isinstance(named, Delivery), f"the error names {named!r}, which is not a Delivery"
+                assert named.envelope == delivery.envelope, f"the error names {named!r}, not {delivery!r}"
+                assert caught.value.transport == "orders", f'the error names "{caught.value.transport}", not "orders"'
 
     @proves(promise.STALE_SETTLE_IS_REFUSED, promise.REVIVED_IS_RECEIVED)
     def test_a_receipt_from_before_the_death_changes_nothing_after_the_revival(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from relevo import MAX_ERROR, DeadLetter, Delivery, Envelope, Found, Note, Release
 from relevo_conformance import promise
+from relevo_conformance._contract_send import LONG_DELAYS
 from relevo_conformance.bench import SUFFIXES, Bench, tolerated
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.strategy import IDENTITIES
@@ -741,6 +742,39 @@ class TakeContract(Contract):
             assert back.envelope == envelopes[0]
             assert bench.glimpse(other) == []
             assert other.ack(back)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.JOINS_THE_TRANSACTION)
+    def test_what_waits_for_a_relay_is_taken(self) -> None:
+        with self.bench() as bench:
+            worker, relay = bench.worker(), f"broker-{bench.token}"
+            outbox = bench.outbox(relay)
+            worker.setup([outbox])
+            envelope = bench.envelope()
+            with worker.transaction() as transaction:
+                transaction.send([envelope], relay_to=relay)
+                transaction.commit()
+
+            assert worker.take(bench.queue, envelope.id, lease=bench.times.lease) == []
+            (taken,) = worker.take(outbox, envelope.id, lease=bench.times.lease)
+            assert (taken.queue, taken.envelope) == (outbox, envelope)
+            assert worker.ack(taken)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED)
+    def test_a_revival_in_an_hour_a_day_or_a_month_is_due_then(self) -> None:
+        if not self.harness.fake:
+            pytest.skip("the delay is too long for a real clock")
+        for delay in LONG_DELAYS:
+            with self.bench() as bench:
+                worker = bench.worker()
+                bury(bench, worker, 1)
+                due = self.harness.clock.now() + delay
+                worker.revive_later({bench.dead_letter(worker).ref: b"revived"}, delay=delay)
+
+                assert bench.glimpse(worker) == [], f"a delay of {delay:g} s was not kept"
+                bench.approach(due)
+                assert bench.glimpse(worker) == [], f"a delay of {delay:g} s was not kept"
+                bench.advance(1.0 + (self.harness.capabilities.delay or 0.0))
+                assert bench.one(worker).state == b"revived"
 
     @proves(promise.TAKEN_BY_ITS_ID, promise.REVIVED_IS_RECEIVED, promise.FOUND_AS_IT_IS, promise.QUERIED_AS_IT_IS)
     def test_what_is_revived_with_a_delay_is_shown_as_scheduled(self) -> None:
