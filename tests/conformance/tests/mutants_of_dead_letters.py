@@ -592,3 +592,14 @@ class GoesOnOnlyAfterItsOwnPages(MemoryTransport):
         page = super().dead_letters(queues, after=after if after in self.pages else None, limit=limit)
         self.pages |= {one.ref for one in page}
         return page
+
+
+@planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
+class ListsTheDeadAsTheyWereSent(MemoryTransport):
+    """The dead letters of a queue are listed in the order in which their events were sent."""
+
+    def dead_letters(
+        self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> Sequence[DeadLetterEntry]:
+        page = super().dead_letters(queues, after=after, limit=limit)
+        return sorted(page, key=lambda entry: ([*queues].index(entry.queue), entry.enqueued_at))

@@ -643,3 +643,11 @@ class NamesTheEventThatWasLost(MemoryTransport):
             super()._checkpoint(delivery, state)
         except LeaseLostError as error:
             raise LeaseLostError(self.name, delivery.envelope) from error
+
+
+@planted_pair(promise.BEGUN_IS_KEPT)
+class TakesWithoutTheNote(MemoryTransport):
+    """A taken event is handed out without its note and its deaths."""
+
+    def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
+        return [attrs.evolve(one, begun=None, deaths=()) for one in super().take(queue, event_id, lease=lease)]

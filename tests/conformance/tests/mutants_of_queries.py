@@ -289,3 +289,14 @@ class ShowsAStuckEventWithoutItsNote(MemoryTransport):
         firsts = [one.first and attrs.evolve(one.first, begun=None, leased_at=None) for one in found.keys]
         keys = [attrs.evolve(one, first=first) for one, first in zip(found.keys, firsts, strict=True)]
         return attrs.evolve(found, keys=tuple(keys))
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ListsNoOutbox(MemoryTransport):
+    """A list of waiting events leaves out those that wait for a relay."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        own = [queue for queue in queues if not queue.startswith("outbox/")]
+        return super().waiting(own, where=where, after=after, limit=limit)

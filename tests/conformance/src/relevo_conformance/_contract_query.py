@@ -163,6 +163,20 @@ class WaitingContract(Contract):
                     entries = worker.waiting(queues, limit=limit)
                     assert len({(one.queue, one.envelope.id) for one in entries}) == len(entries)
 
+    @proves(promise.QUERIED_AS_IT_IS, promise.JOINS_THE_TRANSACTION)
+    def test_what_waits_for_a_relay_is_listed_and_counted(self) -> None:
+        with self.bench() as bench:
+            worker, relay = bench.worker(), f"broker-{bench.token}"
+            outbox = bench.outbox(relay)
+            worker.setup([outbox])
+            with worker.transaction() as transaction:
+                transaction.send(bench.envelopes(2), relay_to=relay)
+                transaction.commit()
+
+            for queues in ([outbox], [bench.queue, outbox]):
+                assert [entry.queue for entry in worker.waiting(queues)] == [outbox, outbox]
+                assert [(one.key, one.count) for one in worker.waiting_groups(queues, "queue")] == [(outbox, 2)]
+
     @proves(promise.QUERIED_AS_IT_IS)
     def test_pages_go_on_in_another_instance(self) -> None:
         with self.bench(queues=2) as bench:

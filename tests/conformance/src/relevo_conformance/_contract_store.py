@@ -109,6 +109,20 @@ class DeadLetterContract(Contract):
             assert (again.envelope, again.state) == (copies[1], b"revived")
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_what_died_first_is_listed_first_whenever_it_was_sent(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            for envelope in bench.envelopes(3):
+                worker.send([envelope])
+                bench.advance(bench.times.step)
+            held = sorted(bench.so_many(worker, 3), key=lambda one: one.enqueued_at, reverse=True)
+            for one in held:
+                assert worker.dead_letter(one)
+                bench.advance(bench.times.step)
+
+            bench.dead_letters(worker, 3)  # the checker knows when each of them died
+
+    @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_the_pages_of_dead_letters_go_on_in_another_instance(self) -> None:
         with self.bench(queues=2) as bench:
             workers = [bench.worker(), bench.worker()]
@@ -742,6 +756,21 @@ class TakeContract(Contract):
             assert back.envelope == envelopes[0]
             assert bench.glimpse(other) == []
             assert other.ack(back)
+
+    @proves(promise.TAKEN_BY_ITS_ID, promise.BEGUN_IS_KEPT)
+    def test_an_event_is_taken_with_its_note_and_its_deaths(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            envelope = bench.envelope()
+            worker.send([envelope])
+            held = bench.one(worker)
+            note = Note(by="a1::0:0:0", deaths=("a0::0:0:0",), listener="first")
+            worker.begin(held, note)
+            assert worker.release(held)
+
+            (taken,) = worker.take(bench.queue, envelope.id, lease=bench.times.lease)
+
+            assert (taken.begun, taken.deaths) == (note, note.deaths)
 
     @proves(promise.TAKEN_BY_ITS_ID, promise.JOINS_THE_TRANSACTION)
     def test_what_waits_for_a_relay_is_taken(self) -> None:
