@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import attrs
 import pytest
 from hypothesis import given, strategies as st
 
 from relevo import (
     DeadLetter,
-    Delivery,
-    Envelope,
     Failure,
     Reason,
     Unreadable,
@@ -21,30 +18,19 @@ NOW = 1_000_000.0
 # --- what is refused unseen ------------------------------------------------------------------------
 
 
-def _delivery(*, lost_leases: int = 0, **fields: object) -> Delivery:
-    envelope = Envelope(id="1", source="shop", name="image.created", body=b"{}", **fields)  # type: ignore[arg-type]
-    return Delivery(envelope=envelope, queue="default", lost_leases=lost_leases, receipt=object(), enqueued_at=NOW)
-
-
-def test_a_sound_delivery_is_not_refused() -> None:
-    assert decision.refusal(_delivery(lost_leases=2, expires=NOW + 0.001), NOW) is None
-
-
-def test_lost_leases_alone_are_no_reason_to_refuse() -> None:
-    assert decision.refusal(_delivery(lost_leases=300), NOW) is None
+def test_an_event_is_not_refused_before_it_expires() -> None:
+    assert decision.expired(NOW + 0.001, NOW) is None
 
 
 def test_an_expired_event_is_refused_at_the_very_second() -> None:
-    refused = decision.refusal(_delivery(expires=NOW), NOW)
+    refused = decision.expired(NOW, NOW)
 
     assert refused is not None
     assert refused.reason == Reason.EXPIRED
 
 
 def test_bytes_that_are_no_envelope_are_refused_with_why() -> None:
-    unreadable = attrs.evolve(_delivery(), envelope=Unreadable(raw=b"\xff", why="no \0 envelope"))
-
-    refused = decision.refusal(unreadable, NOW)
+    refused = decision.unreadable(Unreadable(raw=b"\xff", why="no \0 envelope"))
 
     assert refused == DeadLetter(reason=Reason.UNREADABLE, error="no \\0 envelope")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Envelope
-from relevo._transport.envelope import made_envelope
+from relevo.backend import made_envelope
 
 envelopes = st.builds(
     Envelope,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
 from relevo._execution.pipe import Hello, Ready
 from relevo._transport.delivery import Lost, Nack
-from relevo._worker.decision import refusal
+from relevo._worker.decision import unreadable
 from relevo.errors import ConfigurationError
 from relevo.execution import ProcessExecutor
 
@@ -58,9 +57,8 @@ def _executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecu
 
 def _refused(delivery: Delivery) -> Outcome:
     """Return the outcome of a delivery for which no listener is called; all others go to a child."""
-    outcome = refusal(delivery, -math.inf)
-    assert outcome is not None
-    return outcome
+    assert isinstance(delivery.envelope, Unreadable)
+    return unreadable(delivery.envelope)
 
 
 def _ended(executor: ProcessExecutor, *deliveries: Delivery) -> Sequence[Outcome]:

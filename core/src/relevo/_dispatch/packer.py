@@ -18,7 +18,8 @@ from relevo._hook import Hooks
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._synonym import DISPATCH
-from relevo._transport.envelope import Envelope, Urgency, made_envelope
+from relevo._transport.envelope import Envelope, Urgency
+from relevo._transport.made import made_envelope
 from relevo._transport.route import Target
 from relevo._transport.transport import Transport
 from relevo.errors import ConfigurationError, EncodeError, SubjectError, UnsupportedError, no_option, shown

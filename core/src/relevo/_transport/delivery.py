@@ -140,46 +140,6 @@ class Delivery:
         return f"{of.name} {of.id}" if isinstance(of, Envelope) else f"{len(of.raw)} unreadable bytes"
 
 
-def made_delivery(
-    *,
-    envelope: Envelope | Unreadable,
-    queue: str,
-    attempt: int,
-    lost_leases: int,
-    begun: Note | None,
-    deaths: tuple[str, ...],
-    receipt: object,
-    state: bytes,
-    enqueued_at: float,
-) -> Delivery:
-    """Return a delivery, as ``Delivery(…)`` does, in half the time; see :func:`made_envelope`."""
-    made = _new(Delivery)
-    _set_envelope(made, envelope)
-    _set_queue(made, queue)
-    _set_attempt(made, attempt)
-    _set_lost_leases(made, lost_leases)
-    _set_begun(made, begun)
-    _set_deaths(made, deaths)
-    _set_receipt(made, receipt)
-    _set_state(made, state)
-    _set_enqueued_at(made, enqueued_at)
-    return made
-
-
-_new = object.__new__
-(
-    _set_envelope,
-    _set_queue,
-    _set_attempt,
-    _set_lost_leases,
-    _set_begun,
-    _set_deaths,
-    _set_receipt,
-    _set_state,
-    _set_enqueued_at,
-) = (vars(Delivery)[field.name].__set__ for field in attrs.fields(Delivery))
-
-
 @attrs.frozen(kw_only=True)
 class Failure:
     """

@@ -157,10 +157,11 @@ class Caller:
     def _outcome(self, delivery: Delivery) -> Outcome:
         now = self._clock.now()
         envelope = delivery.envelope
-        refused = decision.refusal(delivery, now)
-        if refused is not None:
-            return refused
-        assert isinstance(envelope, Envelope)  # noqa: S101 - refusal() took the unreadable ones  # nosec B101
+        if not isinstance(envelope, Envelope):
+            return decision.unreadable(envelope)
+        late = None if envelope.expires is None else decision.expired(envelope.expires, now)
+        if late is not None:
+            return late
         try:
             progress = loaded(delivery.state)
             document = decoded(envelope.body)

@@ -7,16 +7,14 @@ What its listeners did, and its outcome because of that, is decided in :mod:`rel
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from relevo._clock import has_come, readable
 from relevo._retry import DEFAULT_RETRY
 from relevo._secret import abridged, masked
 from relevo._transport.delivery import MAX_ERROR, Ack, DeadLetter, Delivery, Failure, Nack, Outcome, Release, Unreadable
-from relevo._transport.envelope import Envelope
 from relevo._worker.time_limit import TimeLimitExceededError
-from relevo.errors import CodecError, described, shown
+from relevo.errors import CodecError, described
 
 PATIENCE = 3600.0
 _PATIENT_FIRST = 1.0
@@ -59,15 +57,17 @@ class Reason(StrEnum):
     """The transport that a relay moves it to does not take it."""
 
 
-def refusal(delivery: Delivery, now: float) -> DeadLetter | None:
-    """Return the dead letter that *delivery* becomes regardless of its listeners, if it does."""
-    envelope = delivery.envelope
-    if isinstance(envelope, Unreadable):
-        return DeadLetter(reason=Reason.UNREADABLE, error=sanitised(envelope.why))
-    if envelope.expires is not None and has_come(envelope.expires, now):
-        late = max(0.0, now - envelope.expires)
-        return DeadLetter(reason=Reason.EXPIRED, error=f"expired {late:.3f} s before it was received")
-    return None
+def unreadable(found: Unreadable) -> DeadLetter:
+    """Return the dead letter that the bytes of *found* become."""
+    return DeadLetter(reason=Reason.UNREADABLE, error=sanitised(found.why))
+
+
+def expired(expires: float, now: float) -> DeadLetter | None:
+    """Return the dead letter that an event becomes which expires at *expires*, if that time has come."""
+    if not has_come(expires, now):
+        return None
+    late = max(0.0, now - expires)
+    return DeadLetter(reason=Reason.EXPIRED, error=f"expired {late:.3f} s before it was received")
 
 
 def unhandled(delivery: Delivery, error: Exception) -> Outcome:
@@ -162,19 +162,6 @@ SHARED_QUEUE = (
     "queues of its own"
 )
 """What to do about events of another application."""
-
-
-def foreign_event(deliveries: Iterable[Delivery], expected: Collection[str]) -> str:
-    """
-    Return in words the first of *deliveries* whose source is not *expected*; empty if there is none.
-
-    That may be right: an application may dispatch for another one.
-    """
-    for each in deliveries:
-        envelope = each.envelope
-        if isinstance(envelope, Envelope) and envelope.source not in expected:
-            return f"{each}, an event of the application {shown(envelope.source)}"
-    return ""
 
 
 def traced(error: BaseException) -> str:

@@ -111,19 +111,21 @@ class RelayExecutor(Executor):
         ended: list[tuple[Delivery, Outcome]] = []
         sound: list[tuple[Delivery, Envelope]] = []
         for delivery in batch:
-            refusal = decision.refusal(delivery, now)
-            if refusal is not None:
-                ended.append((delivery, refusal))
-            elif isinstance(delivery.envelope, Envelope):
-                changed = self._changed(delivery, delivery.envelope, now)
-                if isinstance(changed, Envelope):
-                    sound.append((delivery, changed))
-                else:
-                    ended.append((delivery, changed))
+            changed = self._changed(delivery, now)
+            if isinstance(changed, Envelope):
+                sound.append((delivery, changed))
+            else:
+                ended.append((delivery, changed))
         return ended + self._hand_on(sound) if sound else ended
 
-    def _changed(self, delivery: Delivery, envelope: Envelope, now: float) -> Envelope | Outcome:
+    def _changed(self, delivery: Delivery, now: float) -> Envelope | Outcome:
         """Return the envelope to send for *delivery*, or the outcome of the event here if it is not sent."""
+        envelope = delivery.envelope
+        if not isinstance(envelope, Envelope):
+            return decision.unreadable(envelope)
+        late = None if envelope.expires is None else decision.expired(envelope.expires, now)
+        if late is not None:
+            return late
         try:
             return self._change(envelope, delivery.queue)
         except UnknownKeyError as error:

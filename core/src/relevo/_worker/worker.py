@@ -34,7 +34,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
-from relevo._worker.decision import SHARED_QUEUE, foreign_event
+from relevo._worker.decision import SHARED_QUEUE
 from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
@@ -55,6 +55,7 @@ from relevo.errors import (
     TransportClosedError,
     TransportError,
     TransportUnavailableError,
+    shown,
 )
 
 _log = getLogger("relevo.worker")
@@ -638,10 +639,16 @@ class Worker:
 
     def _note_foreign(self, batch: Sequence[Delivery]) -> None:
         """Log the first event of another application; a drain from cron would warn each minute."""
-        found = "" if self._sources is None else foreign_event(batch, self._sources)
-        if found:
-            self._sources = None
-            _log.log(INFO if self._options.until_empty else WARNING, "took %s%s (logged once)", found, SHARED_QUEUE)
+        if self._sources is None:
+            return
+        for each in batch:
+            # That may be right: an application may dispatch for another one.
+            if isinstance(each.envelope, Envelope) and each.envelope.source not in self._sources:
+                self._sources = None
+                level = INFO if self._options.until_empty else WARNING
+                taken = f"{each}, an event of the application {shown(each.envelope.source)}"
+                _log.log(level, "took %s%s (logged once)", taken, SHARED_QUEUE)
+                return
 
     def _read_ahead(self) -> None:
         """Receive the next batch while this one is handled, if each event takes little time."""

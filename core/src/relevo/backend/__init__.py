@@ -4,8 +4,7 @@ from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.context import awaiting_task
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
-from relevo._transport.delivery import made_delivery
-from relevo._transport.envelope import made_envelope
+from relevo._transport.made import made_delivery, made_envelope
 from relevo._transport.optional import (
     INHERITED,
     FileStore,
