@@ -230,6 +230,7 @@ def test_what_a_listener_dispatches_is_sent_from_there(shop: Shop) -> None:
     assert [number for number, _ in shop.lines("a")] == ["99"]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_an_application_in_a_module_is_made_again_by_its_name(shop: Shop) -> None:
     shop.write()
     (shop.folder / "site.toml").write_text("")
@@ -264,6 +265,7 @@ app.hooks.add(Context())
 """
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("named", ["on the command line", "in the configuration"])
 def test_a_child_imports_the_module_that_was_named_not_the_one_that_creates_the_application(
     shop: Shop, named: str
@@ -281,6 +283,7 @@ def test_a_child_imports_the_module_that_was_named_not_the_one_that_creates_the_
     assert (len(shop.lines("a")), len(shop.lines("around"))) == (1, 1)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_an_application_in_a_script_is_made_again_by_the_scripts_name(shop: Shop) -> None:
     (shop.folder / "script.py").write_text(
         "import relevo\nfrom relevo_sql import SqlTransport\nimport sqlalchemy\n"
@@ -321,6 +324,7 @@ def test_what_a_child_process_would_send_to_its_own_memory_is_refused(shop: Shop
     assert 'the transport "main" claims the durability "process", so events that a child process sends may end' in err
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop: Shop) -> None:
     (shop.folder / "script.py").write_text(
         "import os\nimport relevo\n"
@@ -356,6 +360,7 @@ def test_a_listener_that_only_the_worker_has_is_told_before_the_first_event(shop
     ],
     ids=["plugin", "subject type"],
 )
+@pytest.mark.lengthy("starts processes")
 def test_a_plugin_or_a_subject_type_that_only_the_worker_has_is_told_before_the_first_event(
     shop: Shop, added: str, missing: str
 ) -> None:
@@ -378,6 +383,7 @@ def test_a_plugin_or_a_subject_type_that_only_the_worker_has_is_told_before_the_
     assert (shop.ready(), shop.processes()) == ([(1, 0)], [])
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_plugin_that_only_watches_the_worker_need_not_be_in_a_child(shop: Shop) -> None:
     (shop.folder / "script.py").write_text(
         "import relevo\n"
@@ -396,6 +402,7 @@ def test_a_plugin_that_only_watches_the_worker_need_not_be_in_a_child(shop: Shop
     assert (code, out) == (0, "1\n"), err
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_child_that_cannot_begin_is_told_with_its_reason(shop: Shop) -> None:
     shop.write(LISTENERS + '\nif "_app/child" in sys.argv[0]: 1 / 0\n')
     shop.dispatch("a.done")
@@ -408,6 +415,7 @@ def test_a_child_that_cannot_begin_is_told_with_its_reason(shop: Shop) -> None:
     assert shop.processes() == []
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("command", ["worker", "drain"])
 def test_a_child_that_does_not_come_to_begin_keeps_no_worker_from_ending(shop: Shop, command: str) -> None:
     shop.write(LISTENERS + '\nif "_app/child" in sys.argv[0]: time.sleep(300)\n')
@@ -430,6 +438,7 @@ def test_a_drain_that_finds_nothing_starts_no_child(shop: Shop) -> None:
     assert len(shop.lines("imported")) == 1
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_worker_has_its_children_before_the_first_event(shop: Shop) -> None:
     shop.write(concurrency=2)
     shop.setup()
@@ -445,6 +454,7 @@ def test_a_worker_has_its_children_before_the_first_event(shop: Shop) -> None:
 # --- what goes wrong beside them ----------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("kind", ["full", "closed"])
 def test_what_a_listener_prints_and_nobody_can_keep_costs_nothing(shop: Shop, kind: str) -> None:
     shop.dispatch("a.done", *range(5))
@@ -462,6 +472,7 @@ def test_what_a_listener_prints_and_nobody_can_keep_costs_nothing(shop: Shop, ki
     assert (shop.ready(), shop.dead()) == ([], [])
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_defect_beside_a_child_ends_the_worker_as_a_defect(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
         "import relevo\nfrom relevo._execution.slot import Slot\n"
@@ -478,6 +489,7 @@ def test_a_defect_beside_a_child_ends_the_worker_as_a_defect(shop: Shop) -> None
     assert shop.processes() == []
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_checkpoint_that_fails_in_any_way_keeps_no_listener_from_being_called(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
         "import relevo\nfrom relevo_sql import SqlTransport\nimport sqlalchemy\n"
@@ -494,6 +506,7 @@ def test_a_checkpoint_that_fails_in_any_way_keeps_no_listener_from_being_called(
     assert (shop.lines("first"), shop.lines("last")) == ([["1"]], [["1"]])
 
 
+@pytest.mark.lengthy("starts processes")
 def test_the_output_of_a_child_that_died_is_not_repeated_in_the_log(shop: Shop) -> None:
     shop.write(
         "import os, signal, relevo\n"
@@ -527,6 +540,7 @@ HOSTILE: dict[str, tuple[str, object, str]] = {
 }
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("kind", ["process", "threads", "inline"])
 def test_rows_that_cannot_be_handed_to_a_listener_end_and_their_neighbours_are_handled(shop: Shop, kind: str) -> None:
     shop.dispatch("a.done", *range(len(HOSTILE) + 3))
@@ -613,6 +627,7 @@ def test_a_listener_over_its_time_limit_has_failed_and_the_others_of_its_event_a
     assert "TimeLimitExceededError: hang ran for longer than its time limit of 0.3 s" in dead.error
 
 
+@pytest.mark.lengthy("starts processes")
 def test_progress_is_signed_where_events_are(shop: Shop) -> None:
     shop.write(signing="Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd")
     shop.dispatch("two.done")
@@ -624,6 +639,7 @@ def test_progress_is_signed_where_events_are(shop: Shop) -> None:
     assert (shop.lines("first"), shop.lines("last")) == ([["1"]], [["1"]])
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_limit_for_all_holds_for_those_that_say_nothing(shop: Shop) -> None:
     shop.write(time_limit="500ms")
     shop.dispatch("slow.done", 1)
@@ -637,6 +653,7 @@ def test_a_limit_for_all_holds_for_those_that_say_nothing(shop: Shop) -> None:
     assert shop.lines("ended") == []
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_dead_letter_holds_what_was_printed_about_its_own_event(shop: Shop) -> None:
     shop.dispatch("thing.failed", 1, 2)
 
@@ -648,6 +665,7 @@ def test_a_dead_letter_holds_what_was_printed_about_its_own_event(shop: Shop) ->
     assert sorted(told) == [["1"], ["2"]]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_the_failures_of_a_dead_letter_come_from_the_child_with_what_it_printed(shop: Shop) -> None:
     (shop.folder / "plugin.py").write_text(
         "import relevo\nfrom shop import note\n"
@@ -668,6 +686,7 @@ def test_the_failures_of_a_dead_letter_come_from_the_child_with_what_it_printed(
 # --- hooks ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("starts processes")
 def test_what_looks_on_at_listeners_is_asked_where_they_run_and_the_rest_in_the_worker(shop: Shop) -> None:
     (shop.folder / "plugin.py").write_text(
         "import os, relevo\nfrom shop import note\n"
@@ -696,6 +715,7 @@ def test_what_looks_on_at_listeners_is_asked_where_they_run_and_the_rest_in_the_
 # --- replacements ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_child_is_replaced_after_so_many_events(shop: Shop) -> None:
     shop.write(recycle_after=5)
     with shop.start("worker") as worker:
@@ -712,6 +732,7 @@ def test_a_child_is_replaced_after_so_many_events(shop: Shop) -> None:
     assert shop.processes() == []
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_child_that_grows_is_replaced_between_events_before_it_has_to_be_killed(shop: Shop) -> None:
     shop.write(memory_limit="400M", concurrency=1)
     with shop.start("worker") as worker:
@@ -727,6 +748,7 @@ def test_a_child_that_grows_is_replaced_between_events_before_it_has_to_be_kille
     assert "killed" not in err
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_child_that_grows_is_replaced_too_if_the_next_event_waits_already(shop: Shop) -> None:
     shop.write(memory_limit="400M", concurrency=1)
     shop.dispatch("memory.leaked", *range(14))
@@ -756,6 +778,7 @@ def test_an_idle_child_that_dies_is_replaced_and_no_event_pays(shop: Shop) -> No
     assert "is lost" not in err
 
 
+@pytest.mark.lengthy("starts processes")
 def test_an_event_that_a_dead_child_had_not_begun_is_given_to_the_next_one(shop: Shop) -> None:
     (shop.folder / "web.py").write_text(
         "import relevo\nfrom relevo._execution.slot import Slot\nfrom shop import note\n"
@@ -815,6 +838,7 @@ def test_a_second_signal_ends_the_children_too_and_names_the_listener(shop: Shop
     assert err.count("a second signal stopped shop:offspring on offspring.made ") == 1, err
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("what", ["slow.done", "offspring.made"])
 def test_children_and_what_they_started_end_with_a_worker_that_is_killed(shop: Shop, what: str) -> None:
     shop.dispatch(what, 1)
@@ -827,6 +851,7 @@ def test_children_and_what_they_started_end_with_a_worker_that_is_killed(shop: S
     shop.wait_for(lambda: shop.processes() == [])
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_terminals_interrupt_does_not_reach_the_children(shop: Shop) -> None:
     shop.dispatch("gate.reached", 1)
     with shop.start("worker") as worker:

@@ -14,6 +14,8 @@ import pytest
 
 import relevo
 
+pytestmark = pytest.mark.lengthy("starts processes")
+
 PATIENCE = 120.0
 
 LISTENERS = '''

@@ -189,6 +189,7 @@ def test_nothing_is_left_to_drain(demo: Demo) -> None:
     assert demo.json("drain")["handled"] == 0
 
 
+@pytest.mark.lengthy("runs the demo")
 def test_the_broken_file_is_the_one_dead_letter_and_has_its_reason(demo: Demo) -> None:
     (row,) = demo.json("dead", "list")
 
@@ -197,6 +198,7 @@ def test_the_broken_file_is_the_one_dead_letter_and_has_its_reason(demo: Demo) -
     assert '"broken.jpg"' in demo.json("dead", "show", row["ref"])["body"]
 
 
+@pytest.mark.lengthy("runs the demo")
 def test_the_printed_commands_work_from_the_root(demo: Demo) -> None:
     status, dead, again = demo.commands
     plain = attrs.evolve(demo, environ={name: value for name, value in demo.environ.items() if name != VARIABLE})
@@ -212,6 +214,7 @@ def test_the_printed_commands_work_from_the_root(demo: Demo) -> None:
     assert ('url = "amqp://localhost"' in again) == (VARIABLE not in demo.environ)
 
 
+@pytest.mark.lengthy("runs the demo")
 def test_a_revived_dead_letter_runs_what_failed_and_dies_again(demo: Demo) -> None:
     revived = demo.relevo("dead", "revive", "--all")
     before = len((demo.var / "diary.jsonl").read_text().splitlines())
@@ -239,6 +242,7 @@ def test_the_demo_refuses_memory_which_two_processes_cannot_share(tmp_path: Path
         "mariadb://127.0.0.1:9/gallery",
     ],
 )
+@pytest.mark.lengthy("runs the demo")
 def test_the_demo_says_so_if_the_server_is_down(tmp_path: Path, nowhere: str) -> None:
     demo = played(tmp_path, **{VARIABLE: nowhere})
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 import attrs
+from msgspec.structs import replace
 
 from relevo import Action, Counters, Envelope, State, Unreadable
 from relevo_conformance import history, promise
@@ -138,7 +139,7 @@ def _may_be_leased_unseen(world: World, operation: Operation, call: Receiving, n
         is_meant = isinstance(call, history.Receive) or _is_meant(copy.event, call)
         if copy.queue in call.queues and is_meant:
             ready = (_receivable(world, call, one, now) for one in copy.possible)
-            taken = (attrs.evolve(one.handed(_NOBODY, *lease), adrift=connected) for one in ready if one is not None)
+            taken = (replace(one.handed(_NOBODY, *lease), adrift=connected) for one in ready if one is not None)
             copy.become((*copy.possible, *taken))
 
 
@@ -187,7 +188,7 @@ def _hand_over(
         else:
             world.report(_obstacle(one), operation.op, f"{copy} was handed out while {_whereabouts(one, now)}")
         copy.become(
-            [attrs.evolve(one, state=State.LEASED, holder=handed.number, until=lease[0], over=lease[1], adrift=False)]
+            [replace(one, state=State.LEASED, holder=handed.number, until=lease[0], over=lease[1], adrift=False)]
         )
     copy.breaks = world.breaks[copy.queue]
     copy.spared = copy.overlooked = None
@@ -215,7 +216,7 @@ def _from_the_hand_over(lease: Lease, began: float, ready: float) -> Lease:
 
 def _held(ready: Situation, handed: history.Handed, lease: Lease) -> Situation:
     held = ready.handed(handed.number, *lease)
-    return attrs.evolve(
+    return replace(
         held,
         counters=Counters(attempt=handed.attempt, lost_leases=handed.lost_leases),
         kept=handed.state,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-import attrs
+from msgspec.structs import replace
 
 from relevo import Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
@@ -227,7 +227,7 @@ def transaction_ended(
         happened = {"done": None if copy.doubtful else True, "refused": False}.get(returned.end)
         copy.resolve((operation.op, position), happened=happened)
         if happened is False:
-            copy.become(attrs.evolve(one, why=promise.JOINS_THE_TRANSACTION) for one in copy.possible)
+            copy.become(replace(one, why=promise.JOINS_THE_TRANSACTION) for one in copy.possible)
 
 
 def _fates(call: history.Send, returned: history.Returned) -> tuple[history.Fate, ...]:
@@ -250,7 +250,7 @@ def _believe(copy: Copy, tag: tuple[int, int], fate: history.Fate, why: Promise)
         case "refused":
             # That it was handed out during the send and then refused is impossible.
             copy.resolve(tag, happened=False)
-            copy.become(attrs.evolve(one, why=why) if one.state is None else one for one in copy.possible)
+            copy.become(replace(one, why=why) if one.state is None else one for one in copy.possible)
         case "unknown":
             copy.resolve(tag, happened=None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import attrs
+from msgspec.structs import replace
 
 from relevo import Action, Envelope, State, action_of
 from relevo_conformance import history, promise
@@ -136,7 +137,7 @@ def _replace_earlier(world: World, copy: Copy) -> None:
     for other in world.same(copy.queue, copy.event):
         if other is not copy and other.event == copy.event and other.maybe(lambda one: one.state is State.DEAD):
             gone = (
-                attrs.evolve(one, state=State.GONE, why=promise.DEAD_IS_KEPT_WITH_REASON)
+                replace(one, state=State.GONE, why=promise.DEAD_IS_KEPT_WITH_REASON)
                 for one in other.possible
                 if one.state is State.DEAD
             )
@@ -179,7 +180,7 @@ def extend_ended(world: World, operation: Operation, call: history.Extend, retur
             world.report(promise.STALE_SETTLE_IS_REFUSED, operation.op, what)
         elif not operation.overlapped:
             over = returned.at + call.lease + world.slack
-            copy.become(attrs.evolve(one, over=over) if one.holder == delivery else one for one in copy.possible)
+            copy.become(replace(one, over=over) if one.holder == delivery else one for one in copy.possible)
 
 
 def checkpoint_began(world: World, operation: Operation, call: history.Checkpoint) -> None:
@@ -224,7 +225,7 @@ def begin_began(world: World, operation: Operation, call: history.Begin) -> None
     def note(one: Situation) -> Situation | None:
         if not one.may_be_held(call.delivery, operation.began):
             return None
-        return attrs.evolve(one, begun=call.note, deaths=call.note.deaths)
+        return replace(one, begun=call.note, deaths=call.note.deaths)
 
     operation.positions[0] = holder.copy
     holder.copy.branch((operation.op, 0), note)
@@ -255,7 +256,7 @@ def excuse_began(world: World, operation: Operation, call: history.Excuse) -> No
         return
 
     def excuse(one: Situation) -> Situation | None:
-        return attrs.evolve(one, begun=attrs.evolve(call.note, excused=True)) if one.begun == call.note else None
+        return replace(one, begun=attrs.evolve(call.note, excused=True)) if one.begun == call.note else None
 
     operation.positions[0] = holder.copy
     holder.copy.branch((operation.op, 0), excuse)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set as Abstra
 from functools import partial
 
 import attrs
+from msgspec.structs import replace
 
 from relevo import Action, DeadLetterEntry, Envelope, Found, State, Stats, Unreadable
 from relevo_conformance import history, promise
@@ -289,7 +290,7 @@ def _revival(call: history.Revive, ref: str, began: float) -> Change:
         if one.state is not State.DEAD:
             return None
         ready = one.step(Action.REVIVE, kept=call.refs[ref])
-        return attrs.evolve(ready, state=State.SCHEDULED, due=began + call.delay) if call.delay else ready
+        return replace(ready, state=State.SCHEDULED, due=began + call.delay) if call.delay else ready
 
     return change
 
@@ -306,7 +307,7 @@ def _was_revived(world: World, operation: Operation, copy: Copy) -> None:
     others = [other for other in _twins(world, copy) if other.event == copy.event]
     if any(other.maybe(lambda one: one.state in PENDING) for other in others):
         # Another copy of the event is unfinished: that one stays, and this one is removed where events are compared.
-        gone = [attrs.evolve(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible]
+        gone = [replace(one, state=State.GONE, why=promise.REVIVED_IS_RECEIVED) for one in copy.possible]
         is_sure = world.capabilities.dedupe and not operation.overlapped and not world.broken
         is_sure = is_sure and any(other.surely(is_pending) for other in others)
         copy.become(gone if is_sure else (*copy.possible, *gone))

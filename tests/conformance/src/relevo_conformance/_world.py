@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Literal
 
 import attrs
+from msgspec.structs import replace
 
 from relevo import Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
@@ -257,7 +258,7 @@ class World:
         if self.capabilities.settlement == "sent":
             for trace in self.traces.pop(worker, []):
                 if now - trace.at <= SENT_GRACE:
-                    self._extra(trace.copy, [attrs.evolve(trace.before, adrift=True)])
+                    self._extra(trace.copy, [replace(trace.before, adrift=True)])
 
     def shake(self, worker: str, now: float) -> None:
         """
@@ -301,11 +302,11 @@ class World:
 
     def double(self, worker: str, copy: Copy, situations: Iterable[Situation]) -> None:
         """Allow one extra copy of *copy* since the fault in the store of *worker*, in one of *situations*."""
-        there = [attrs.evolve(one, adrift=True) for one in situations if one.state in PENDING | {State.DEAD}]
+        there = [replace(one, adrift=True) for one in situations if one.state in PENDING | {State.DEAD}]
         original = self._originals.get(copy.number, copy.number)
         known = self.doubles[worker].get(original)
         if known is not None:
-            known.become((*known.possible, *(attrs.evolve(one, tags=frozenset()) for one in there)))
+            known.become((*known.possible, *(replace(one, tags=frozenset()) for one in there)))
         elif there:
             self.doubles[worker][original] = self._extra(copy, there)
 
@@ -317,7 +318,7 @@ class World:
         situations as a dead letter are given to its double even if the double cannot be handed out.
         """
         for other in (one for one in alike if one is not copy):
-            other.become((*other.possible, *(attrs.evolve(one, tags=frozenset()) for one in copy.possible)))
+            other.become((*other.possible, *(replace(one, tags=frozenset()) for one in copy.possible)))
         dead = [one for one in copy.possible if one.state is State.DEAD]
         extra = (other for other in self.twins(copy) if other.number in self._originals)
         twin = next((other for other in extra if other.ref is None), None)
@@ -343,7 +344,7 @@ class World:
             op=original.op,
             placed=original.placed,
             sent=original.sent,
-            possible=(absent(promise.ACK_IS_FINAL), *(attrs.evolve(one, tags=frozenset()) for one in situations)),
+            possible=(absent(promise.ACK_IS_FINAL), *(replace(one, tags=frozenset()) for one in situations)),
             enqueued_at=original.enqueued_at,
             in_line=False,
             doubtful=True,  # if it never comes, the batch is still whole
@@ -358,4 +359,4 @@ class World:
 
 def set_adrift(copy: Copy, number: int) -> None:
     """Allow *copy* to be delivered again at any time from now on, where delivery *number* holds it."""
-    copy.become(attrs.evolve(one, adrift=True) if one.holder == number else one for one in copy.possible)
+    copy.become(replace(one, adrift=True) if one.holder == number else one for one in copy.possible)

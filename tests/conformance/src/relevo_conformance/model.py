@@ -13,6 +13,8 @@ from math import inf
 from typing import Any
 
 import attrs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from relevo import (
     MAX_DEATHS,
@@ -42,8 +44,7 @@ Identity = tuple[str, ...] | bytes
 """What makes an event the same as another."""
 
 
-@attrs.frozen(kw_only=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """The state of one event, with all that decides what may happen to it next."""
 
     state: State | None
@@ -52,7 +53,7 @@ class Situation:
     why: Promise = NO_INVENTION
     """The promise that a delivery breaks if the event is gone or not in the store."""
 
-    counters: Counters = attrs.field(factory=Counters)
+    counters: Counters = Counters()
     kept: bytes = b""
     begun: Note | None = None
     deaths: tuple[str, ...] = ()
@@ -88,7 +89,7 @@ class Situation:
             changes["begun"] = None
         elif action is Action.REVIVE:
             changes |= {"begun": None, "deaths": ()}
-        return attrs.evolve(self, state=state, counters=self.counters.after(action), last=action, **changes)
+        return replace(self, state=state, counters=self.counters.after(action), last=action, **changes)
 
     def receivable(self, now: float, slack: float) -> Situation | None:
         """Return the ready situation that it may have become by *now*; ``None`` if it cannot be ready."""
@@ -96,7 +97,7 @@ class Situation:
             case State.READY:
                 return self
             case State.SCHEDULED if now >= self.due - slack:
-                return attrs.evolve(self.step(Action.COME_DUE), last=self.last)
+                return replace(self.step(Action.COME_DUE), last=self.last)
             case State.LEASED if self.adrift or now >= self.until - slack:
                 return self.step(Action.LOSE, holder=None)
             case _:
@@ -105,7 +106,7 @@ class Situation:
     def handed(self, number: int, until: float, over: float) -> Situation:
         """Return the situation in which delivery *number* holds it."""
         taken = self.step(Action.RECEIVE, holder=number, until=until, over=over, adrift=False, checkpointed=False)
-        return attrs.evolve(taken, last=self.last)
+        return replace(taken, last=self.last)
 
     def settled(self, number: int, outcome: Outcome, began: float) -> Situation | None:
         """Return the situation after delivery *number* ended with *outcome*; ``None`` if it does not hold it."""
@@ -131,7 +132,7 @@ class Situation:
                 lost = self.step(Action.LOSE, holder=None, kept=kept)
                 if death is None:
                     return lost
-                return attrs.evolve(lost, begun=None, deaths=(*self.deaths, death)[-MAX_DEATHS:])
+                return replace(lost, begun=None, deaths=(*self.deaths, death)[-MAX_DEATHS:])
 
     def may_be_held(self, number: int, now: float) -> bool:
         """Return whether delivery *number* may hold it at *now*: not if its lease is over, swept or not."""
@@ -164,8 +165,8 @@ def arrival(due: float | None) -> Change:
         if one.state is not None:
             return None
         if due is None:
-            return attrs.evolve(one, state=State.READY)
-        return attrs.evolve(one, state=State.SCHEDULED, due=due)
+            return replace(one, state=State.READY)
+        return replace(one, state=State.SCHEDULED, due=due)
 
     return change
 
@@ -242,7 +243,8 @@ class Copy:
 
     def become(self, situations: Iterable[Situation]) -> None:
         """Replace the possible situations."""
-        self.possible = tuple(dict.fromkeys(situations))
+        found = tuple(situations)
+        self.possible = found if len(found) == 1 else tuple(dict.fromkeys(found))  # most often it is one
         assert self.possible
 
     def branch(self, tag: Tag, change: Change) -> bool:
@@ -251,7 +253,7 @@ class Copy:
         possible = list(self.possible)
         for one in possible:  # grows: of overlapping calls, the later one may have its effect first
             possible.extend(
-                attrs.evolve(changed, tags=one.tags | {other})
+                replace(changed, tags=one.tags | {other})
                 for other, then in self.flying.items()
                 if other not in one.tags and (changed := then(one)) is not None
             )
@@ -267,7 +269,7 @@ class Copy:
         """
         self.flying.pop(tag, None)
         left = [one for one in self.possible if happened is None or (tag in one.tags) is happened]
-        self.become(attrs.evolve(one, tags=one.tags - {tag}) for one in left or self.possible)
+        self.become(replace(one, tags=one.tags - {tag}) if tag in one.tags else one for one in left or self.possible)
         return bool(left)
 
     def __str__(self) -> str:
