@@ -92,21 +92,21 @@ IN_ONE_PROCESS = [
     *(("inline", how, *expected) for how, expected in INLINE.items()),
 ]
 
-ALIKE = {"raise", "print", "sleep"}
-"""Those after which no process has ended, and which are tried on RabbitMQ in ``make test`` too."""
+ON_RABBITMQ = {"raise", "print", "sleep", "os._exit", "block", "memory"}
+"""One of each kind, by how the listener and its process end."""
 
 
 def on_each(*cases: tuple[str, ...]) -> list[object]:
     """
     Return *cases*, on each transport.
 
-    Transports differ in what they know of a process that ended. So on RabbitMQ most of the others are left to
+    What a transport knows of a process does not depend on the listener that ended it. So on RabbitMQ most are left to
     ``make test-all``.
     """
 
     def on(transport: str, case: tuple[str, ...]) -> object:
         marks = [pytest.mark.amqp] if transport == "amqp" else []
-        if transport == "amqp" and CRASHED not in case and not ALIKE & {*case}:
+        if transport == "amqp" and not ON_RABBITMQ & {*case}:
             marks.append(pytest.mark.soak)
         return pytest.param(transport, *case, marks=marks, id="-".join((transport, *case[:-2])))
 

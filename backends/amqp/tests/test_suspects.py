@@ -18,7 +18,7 @@ from relevo_amqp._connection import Channel
 from relevo_amqp._receiver import Receiver
 from relevo_amqp._topology import Role
 
-from .conftest import LEVELS, PATIENCE, Server, drain, ids, receive, receive_all
+from .conftest import LEVELS, PATIENCE, Server, drain, ids, receive, receive_all, wait_until
 
 Make = Callable[..., Envelope]
 Connect = Callable[..., AmqpTransport]
@@ -37,7 +37,13 @@ time.sleep(60)
 
 
 def hold_and_die(server: Server, queue: str, limit: int) -> int:
-    """Have a process receive, and kill it with -9; return how many it held."""
+    """
+    Have a process receive, kill it with -9, and wait until the server has noticed; return how many it held.
+
+    Until then the server hands out further events to it, and these are lost too.
+    """
+    main = server.topology.queue(queue, Role.MAIN)
+    others = server.consumers(main)
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, server.url, server.prefix, str(LEVELS), queue, str(limit)],
         stdout=subprocess.PIPE,
@@ -48,6 +54,7 @@ def hold_and_die(server: Server, queue: str, limit: int) -> int:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
+    wait_until(lambda: server.consumers(main) == others)
     return held
 
 
