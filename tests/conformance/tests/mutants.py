@@ -6,6 +6,7 @@ Most are bugs that real transports had. The results of the suite are in docs/ref
 
 from . import (
     mutants_of_arguments,
+    mutants_of_bounds,
     mutants_of_conditions,
     mutants_of_coordinators,
     mutants_of_counters,
@@ -32,6 +33,7 @@ from .planting import MUTANTS
 __all__ = [
     "MUTANTS",
     "mutants_of_arguments",
+    "mutants_of_bounds",
     "mutants_of_conditions",
     "mutants_of_coordinators",
     "mutants_of_counters",

@@ -212,6 +212,17 @@ def a_purge_counts_what_is_not_there(*, honest: bool) -> Script:
     return script
 
 
+@scene(promise.STATS_ARE_TRUE_AT_REST)
+def what_is_sent_during_a_purge_is_counted_after_it(*, honest: bool) -> Script:
+    """Leave open whether what is sent meanwhile was removed."""
+    script = Script()
+    op = script.begin(history.Purge(queue="q"))
+    script.send(event(), worker="b")
+    script.end(op, history.Number(1))
+    script.count(ready=0 if honest else 2, leased=0, scheduled=0, dead=0, oldest_age=None)
+    return script
+
+
 @scene(promise.PURGED_IS_GONE)
 def a_purged_event_comes(*, honest: bool) -> Script:
     script = Script()

@@ -67,6 +67,8 @@ _LARGE = 2**30
 class SqlHarness(Harness):
     """Drives the SQL transport on a database, by default one of SQLite in a temporary folder."""
 
+    slack: ClassVar[float] = 2e-6  # a time is stored in whole microseconds, and so is its distance to another one
+
     takes = MappingProxyType(
         {"url": "the database, as sqlite:////absolute/path.db or mariadb://…; a temporary one of SQLite by default"}
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 
-from relevo import Ack, DeadLetter, Delivery, Lost, Nack, Outcome, Release
+from relevo import Ack, DeadLetter, DeadLetterFilter, Delivery, Lost, Nack, Outcome, Release
+from relevo.errors import CodecError, TransportError
 from relevo_conformance import promise
+from relevo_conformance._contract_send import UNWRITABLE
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
@@ -97,12 +100,15 @@ class QuantityContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             worker.send(bench.envelopes(self._many))
-            while len(bench.glimpse(worker, limit=_LIMIT)) == _LIMIT:
-                pass
+            held: list[Delivery] = []
+            while came := bench.glimpse(worker, limit=_LIMIT):
+                held += came
             _count(bench, worker)
 
             bench.let_leases_end()
 
+            lost = worker.settle([(one, Ack()) for one in reversed(held)])
+            assert len(lost) == len(held), f"{len(held) - len(lost)} of {len(held)} leases had ended and were settled"
             _count(bench, worker)
             bench.so_many(bench.worker(), self._many)
 
@@ -128,8 +134,13 @@ class QuantityContract(Contract):
             held = bench.so_many(worker, number)
             _bury(worker, held[_PAGE:])
             bench.advance(bench.times.step)
-            _bury(worker, held[:_PAGE])  # later, so that they are listed last
+            _bury(worker, held[1:_PAGE])  # later, so that they are listed last
+            bench.advance(bench.times.step)
+            assert worker.dead_letter(held[0], reason="gave-up")
             _count(bench, worker)
+            if bench.capabilities.waiting:
+                found = worker.matching_dead_letters([bench.queue], DeadLetterFilter(reasons=("gave-up",)), limit=1)
+                assert [one.envelope for one in found] == [held[0].envelope], "the last dead letter was not found"
 
             refs = _pages(bench, worker, number)
             made_up = [f"{bench.token}-{place}" for place in range(number // 2)]
@@ -152,6 +163,16 @@ class QuantityContract(Contract):
                 transaction.commit()
 
             bench.so_many(worker, _LIMIT)
+
+    @proves(promise.SEND_TELLS_APART)
+    def test_a_batch_of_hundreds_whose_last_event_is_refused_is_reported_as_it_was_sent(self) -> None:
+        for spoilt in UNWRITABLE:
+            with self.bench() as bench:
+                worker = bench.worker()
+
+                # The checker knows from the error what is stored.
+                with suppress(TransportError, CodecError):
+                    worker.send([*bench.envelopes(self._many // 2), bench.envelope(**spoilt)])
 
     @proves(promise.FOUND_AS_IT_IS)
     def test_an_event_is_found_in_many_queues(self) -> None:

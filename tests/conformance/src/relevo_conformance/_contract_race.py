@@ -193,7 +193,7 @@ class RaceContract(Contract):
         return 60.0
 
     def _while_its_lease_ends(self, call: Callable[[RecordedWorker, Delivery], object]) -> None:
-        """Let the lease end, and another worker receive the event, after each step of *call*."""
+        """Let the lease end, and another worker receive the event for longer, after each step of *call*."""
         self.require_timed_leases()
         if not self.harness.has("turnstile"):
             raise HookMissing("turnstile")
@@ -212,9 +212,11 @@ class RaceContract(Contract):
 
                 def receive(bench: Bench = bench, other: RecordedWorker = other, came: list[Delivery] = came) -> None:
                     bench.let_leases_end()
-                    came.extend(receiving(bench, other, 1)())
+                    came.extend(other.receive(bench.queues, limit=1, lease=10 * self.lease, wait=0.0))
 
                 bench.at_once([0] * steps + [1] * LONGEST, (slow, act), (other, receive))
+                bench.advance(3 * self.lease)
+                bench.glimpse(bench.worker())  # the checker knows whether the other one holds it
                 for delivery in came:
                     other.ack(delivery)
             if bench.steps[0] <= steps:
@@ -237,6 +239,26 @@ class RaceContract(Contract):
             assert len(held) + purged[0] == 3
             for delivery in held:
                 assert holder.ack(delivery)
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.PURGED_IS_GONE, promise.ORDER_IS_KEPT)
+    def test_what_is_sent_during_a_purge_does_not_wait_for_what_was_removed(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            bench.glimpse(one)  # nothing yet
+            one.send(bench.envelopes(2, ordering_key="k"))
+            purged: list[int] = []
+
+            bench.at_once(
+                schedule,
+                (one, lambda: purged.append(one.purge(bench.queue))),
+                (other, lambda: other.send([bench.envelope(ordering_key="k")])),
+            )
+
+            left = 3 - purged[0]
+            came = len(bench.receive(one, left))
+            assert came == left, f"of 3 events {purged[0]} were removed by the purge, and {came} came after it"
 
         self.whatever_comes_between(check)
 

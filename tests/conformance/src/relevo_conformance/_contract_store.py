@@ -94,7 +94,7 @@ class DeadLetterContract(Contract):
             worker = bench.worker()
             first = bench.envelope()
             copies = [attrs.evolve(first, queue=queue) for queue in bench.queues]
-            copies.append(attrs.evolve(first, source=f"{first.source}-2"))
+            copies.append(attrs.evolve(first, source=f"{first.source}-2", ordering_key=None))
             worker.send(copies)
             worker.settle([(one, DeadLetter(reason="gave-up")) for one in bench.so_many(worker, 4)])
             refs = {one.envelope: one.ref for one in worker.dead_letters(bench.queues)}

@@ -53,6 +53,15 @@ DAYS = 40 * 86400.0
 """Seconds."""
 
 
+class _SetBackInASleep(MovableClock):
+    """Is set back at the end of its first sleep."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if not self._set_back:
+            self.set_back(10 * _WAIT)
+
+
 class WaitContract(Contract):
     """A receive waits no longer than its wait."""
 
@@ -100,6 +109,20 @@ class WaitContract(Contract):
             assert came == []
             most = _WAIT + self.harness.slack + (bench.capabilities.delay or 0.0)
             assert passed <= most, f"a receive with a wait of {_WAIT:g} s returned after {passed:g} s"
+
+    @proves(promise.WAIT_IS_KEPT, promise.DELAY_IS_RESPECTED)
+    def test_a_wait_is_not_longer_if_the_clock_is_set_back_meanwhile(self) -> None:
+        if not self.harness.fake:
+            pytest.skip("needs a clock that can be moved")
+        with self.bench_with(_SetBackInASleep()) as bench:
+            worker, clock = bench.worker(), bench.harness.clock
+            worker.send([bench.envelope()], delay=_WAIT / 2)
+            before = clock.monotonic()
+
+            worker.receive([bench.queue], limit=1, lease=bench.times.lease, wait=_WAIT)
+
+            passed = clock.monotonic() - before
+            assert passed <= _WAIT + self.harness.slack, f"a wait of {_WAIT:g} s took {passed:g} s"
 
     @proves(promise.WAIT_IS_KEPT)
     def test_a_wait_ends_while_others_send(self) -> None:

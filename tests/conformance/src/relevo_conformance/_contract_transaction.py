@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product
@@ -27,7 +27,7 @@ from relevo_conformance._program import (
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import HookMissing
 from relevo_conformance.verdict import error_text
-from relevo_conformance.worker import Maker
+from relevo_conformance.worker import Maker, RecordedTransaction
 
 _NESTED = 3
 """The largest number of savepoints of which each nesting is tried."""
@@ -250,15 +250,16 @@ class TransactionContract(Contract):
             with worker.transaction() as transaction:
                 if not transaction.flushes:
                     pytest.skip("its transactions flush no objects, so events may be made at once")
-                is_written = transaction.add_pending()
-                if is_written is None:
-                    pytest.skip("its Transaction has no add_pending()")
-                written: list[bool] = []
-                transaction.send([bench.envelope()], meanwhile=lambda: written.append(is_written()))
+                for one in _and_the_next(transaction):
+                    is_written = one.add_pending()
+                    if is_written is None:
+                        pytest.skip("its Transaction has no add_pending()")
+                    written: list[bool] = []
+                    one.send([bench.envelope()], meanwhile=partial(_note, written, is_written))
 
-                assert not written, "make was called by send, before the pending objects were flushed"
-                transaction.commit()
-                assert written == [True], "make was called at the commit, before the pending objects were flushed"
+                    assert not written, "make was called by send, before the pending objects were flushed"
+                    one.commit()
+                    assert written == [True], "make was called at the commit, before the pending objects were flushed"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_an_early_flush_of_a_session_makes_no_events(self) -> None:
@@ -267,13 +268,14 @@ class TransactionContract(Contract):
             with worker.transaction() as transaction:
                 if not transaction.flushes:
                     pytest.skip("its transactions flush no objects, so events may be made at once")
-                transaction.add_pending()
-                made: list[bool] = []
-                transaction.send([bench.envelope()], meanwhile=lambda: made.append(True))
-                transaction.flush()
+                for one in _and_the_next(transaction):
+                    one.add_pending()
+                    made: list[str] = []
+                    one.send([bench.envelope()], meanwhile=partial(made.append, "made"))
+                    one.flush()
 
-                assert not made, "make was called at an early flush, before the application has changed its last object"
-                transaction.commit()
+                    assert not made, "make was called at an early flush, before the application changed its last object"
+                    one.commit()
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_failed_commit_of_a_session_sends_nothing_then_or_later(self) -> None:
@@ -368,6 +370,21 @@ class TransactionContract(Contract):
                 transaction.commit()
 
             assert bench.glimpse(worker) == [] or not self.harness.fake
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
+    def test_each_send_of_a_transaction_has_its_own_delay(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            delay = bench.times.delay
+            with worker.transaction() as transaction:
+                for own in (4 * delay, 0.0, 2 * delay, 0.0):
+                    transaction.send([bench.envelope()], delay=own)
+                transaction.commit()
+
+            # The checker knows which of them are not due yet.
+            bench.so_many(worker, 2)
+            bench.advance(2 * delay + (bench.capabilities.delay or 0.0) + 3 * self.harness.slack)
+            bench.so_many(worker, 1)
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.DELAY_IS_RESPECTED)
     def test_a_delay_counts_from_its_own_send_in_a_long_transaction(self) -> None:
@@ -523,3 +540,13 @@ class TransactionContract(Contract):
     def _transact(self, kind: history.Kind, program: Sequence[Move]) -> None:
         with self.bench(queues=2) as bench:
             Player(bench, kind).play(program)
+
+
+def _and_the_next(transaction: RecordedTransaction) -> Iterator[RecordedTransaction]:
+    """Yield *transaction*, and after its end the next one of the same session."""
+    yield transaction
+    yield transaction.again()
+
+
+def _note(written: list[bool], is_written: Callable[[], bool]) -> None:
+    written.append(is_written())

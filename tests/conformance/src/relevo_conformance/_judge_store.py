@@ -329,6 +329,7 @@ def taking_out_began(world: World, operation: Operation, call: history.Cancel | 
             case _:
                 return None
 
+    operation.takes_out = lambda copy: take if _is_meant(copy, call) else None
     for copy in world.copies:
         if _is_meant(copy, call):
             before = copy.possible

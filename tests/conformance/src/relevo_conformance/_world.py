@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 import attrs
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from relevo import Capabilities, Envelope, State, Unreadable
 from relevo_conformance import history, promise
 from relevo_conformance._lock import Locks
-from relevo_conformance.model import PENDING, Copy, Situation, absent, identity
+from relevo_conformance.model import PENDING, Change, Copy, Situation, absent, identity
 from relevo_conformance.promise import Promise
 
 SENT_GRACE = 1.0
@@ -64,6 +64,9 @@ class Operation:
 
     before: dict[int, tuple[Situation, ...]] = attrs.field(factory=dict)
     """The possible situations of each copy before it began."""
+
+    takes_out: Callable[[Copy], Change | None] = lambda copy: None
+    """Returns how this call may remove a copy that is sent while it is in flight; ``None`` if it does not."""
 
     meanwhile: set[int] = attrs.field(factory=set)
     """The numbers of the copies that other workers received while it was in flight."""
@@ -233,6 +236,10 @@ class World:
         )
         self.copies.append(copy)
         self._by_identity[copy.identity].append(copy)
+        for other in self.flying.values():
+            if (take := other.takes_out(copy)) is not None:
+                copy.branch((other.op, copy.number), take)
+                other.positions[copy.number] = copy
         return copy
 
     def same(self, queue: str, event: Envelope | Unreadable) -> list[Copy]:

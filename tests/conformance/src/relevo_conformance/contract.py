@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from hypothesis import Phase
 
-from relevo import SystemClock
+from relevo import Clock, SystemClock
 from relevo.errors import RelevoError
 from relevo_conformance._flavour import PLAIN, Flavour, flavours
 from relevo_conformance._wrong_error import broken_by
@@ -279,8 +279,14 @@ class Contract:
             with self.bench(queues=queues) as bench:
                 yield bench
             return
+        with self.bench_with(SystemClock(), queues=queues) as bench:
+            yield bench
+
+    @contextmanager
+    def bench_with(self, clock: Clock, *, queues: int = 1) -> Iterator[Bench]:
+        """Yield the bench of a scenario in a store of its own, with *clock* instead of the one of the harness."""
         harness = self.harness_type()
-        harness.clock = SystemClock()
+        harness.clock = clock
         harness.watch = self.harness.watch
         try:
             kept = tolerated(harness) - self.proven

@@ -13,6 +13,7 @@ import attrs
 
 from relevo import (
     Ack,
+    BoundSender,
     Coordinator,
     DeadLetter,
     DeadLetterEntry,
@@ -78,6 +79,7 @@ class RecordedWorker:
         self.name = name
         self.transport = transport
         self.alive = True
+        self._senders: dict[tuple[int, str | None], BoundSender] = {}
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
         """Create what is missing for *queues*."""
@@ -418,11 +420,15 @@ class RecordedWorker:
             maker.make, make = made, maker
 
         def send() -> object:
-            bound = (
-                self.transport.bound_to(session)
-                if call.relay_to is None
-                else self.transport.bound_to(session, relay_to=call.relay_to)
-            )
+            # Every second send is by the sender of the one before, which an application may keep.
+            unit = call.transaction, call.relay_to
+            bound = self._senders.pop(unit, None)
+            if bound is None:
+                bound = self._senders[unit] = (
+                    self.transport.bound_to(session)
+                    if call.relay_to is None
+                    else self.transport.bound_to(session, relay_to=call.relay_to)
+                )
             answered: object = bound.send(make, delay=call.delay)  # type: ignore[func-returns-value]
             return answered
 
