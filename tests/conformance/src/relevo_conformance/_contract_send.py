@@ -689,21 +689,23 @@ class DedupeContract(Contract):
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON, promise.REVIVED_IS_RECEIVED)
     def test_a_dead_letter_is_not_lost_for_a_living_event_with_its_id(self) -> None:
-        with self.bench() as bench:
-            worker = bench.worker()
-            envelope = bench.envelope()
-            worker.send([envelope])
-            worker.dead_letter(bench.one(worker))
-            entry = bench.dead_letter(worker)
-            other, *_ = _others_with_the_id_of(envelope)
-            worker.send([other])
+        for part in range(len(_others_with_the_id_of(Envelope(id="1", source="s", name="n", body=b"{}")))):
+            with self.bench() as bench:
+                worker = bench.worker()
+                envelope = bench.envelope()
+                worker.send([envelope])
+                worker.dead_letter(bench.one(worker))
+                entry = bench.dead_letter(worker)
+                other = _others_with_the_id_of(envelope)[part]
+                worker.send([other])
 
-            stayed = list(worker.revive({entry.ref: b"revived"}))
+                stayed = list(worker.revive({entry.ref: b"revived"}))
 
-            assert stayed in ([], [entry.ref])
-            assert [one.envelope for one in worker.dead_letters([bench.queue])] == [envelope][: len(stayed)]
-            alive = bench.so_many(worker, 1 if stayed else 2)
-            assert {each.envelope for each in alive} == ({other} if stayed else {envelope, other})
+                assert stayed in ([], [entry.ref])
+                assert [one.envelope for one in worker.dead_letters([bench.queue])] == [envelope][: len(stayed)]
+                alive = [one.envelope for one in bench.so_many(worker, 1 if stayed else 2)]
+                assert other in alive
+                assert stayed or envelope in alive, f"{envelope} was lost for {other}, which differs from it"
 
     @proves(promise.RESENT_IS_ONE)
     def test_an_event_of_another_source_or_queue_is_another_one(self) -> None:
