@@ -1,0 +1,35 @@
+"""The suite that every transport is held to, in the portable dialect on servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from database_server import DatabaseServer
+from relevo_conformance import suite
+from relevo_sql.conformance import PortableMariadbHarness, PortablePostgresqlHarness
+
+from .profiles import SHORT
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture(scope="module")
+def _on_postgresql(postgresql_databases: DatabaseServer) -> Iterator[None]:
+    """Name a new database in RELEVO_TEST_POSTGRESQL, where the harness looks."""
+    with postgresql_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RELEVO_TEST_POSTGRESQL", url)
+        yield
+
+
+@pytest.fixture(scope="module")
+def _on_mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
+    """Name a new database in RELEVO_TEST_MARIADB, where the harness looks."""
+    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RELEVO_TEST_MARIADB", url)
+        yield
+
+
+TestPortableOnPostgresql = pytest.mark.usefixtures("_on_postgresql")(suite(PortablePostgresqlHarness, profile=SHORT))
+TestPortableOnMariadb = pytest.mark.usefixtures("_on_mariadb")(suite(PortableMariadbHarness, profile=SHORT))
