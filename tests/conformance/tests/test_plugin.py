@@ -123,6 +123,24 @@ def test_a_server_that_is_not_there_is_said_to_be_missing(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    "named, code, said",
+    [
+        ("standard", pytest.ExitCode.OK, "profile standard"),
+        ("standart", pytest.ExitCode.USAGE_ERROR, 'RELEVO_CONFORMANCE_PROFILE: no profile "standart"; there are quick'),
+    ],
+)
+def test_the_environment_names_the_profile(
+    run: Run, monkeypatch: pytest.MonkeyPatch, named: str, code: int, said: str
+) -> None:
+    monkeypatch.setenv("RELEVO_CONFORMANCE_PROFILE", named)
+
+    ran = run("--harness", "memory", "-k", "reviving_and_discarding_nothing")
+
+    assert ran.returncode == code, ran.stdout
+    assert said in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
     "words, said",
     [
         (["--harness", "memroy"], 'did you mean "memory"?'),

@@ -271,8 +271,13 @@ class MemoryStore:
     def workers(self, now: float) -> dict[str, bytes]:
         """Return the announcements that have not expired."""
         with self.changed:
-            self._announcements = {who: entry for who, entry in self._announcements.items() if entry[1] > now}
+            self.forget_announcements(now)
             return {who: about for who, (about, _) in self._announcements.items()}
+
+    def forget_announcements(self, now: float) -> None:
+        """Forget the announcements that have expired, so that a clock that is set back brings none of them back."""
+        with self.changed:
+            self._announcements = {who: entry for who, entry in self._announcements.items() if entry[1] > now}
 
     def stats(self, name: str, now: float) -> Stats:
         """Return the figures of the queue *name*; all are 0 if it was never used."""

@@ -299,6 +299,7 @@ class MemoryTransport(Transport, Coordinator):
     def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
         with self._open() as now:
             self.store.announce(worker, about, until=now + ttl)
+            self.store.forget_announcements(now)
 
     def workers(self) -> Mapping[str, bytes]:
         with self._open() as now:

@@ -362,12 +362,14 @@ class CoordinatorContract(Contract):
     def test_a_lifetime_that_is_not_positive_removes_an_announcement_and_no_other(self) -> None:
         with self.bench() as bench:
             worker, other = bench.worker(), bench.worker()
-            for ttl in (0.0, -1.0, -LONG):
+            for ttl, is_set_back in itertools.product((0.0, -1.0, -LONG), (False, True)):
                 for who in "abc":
                     worker.announce(f"{bench.token}{who}", b"there", ttl=LONG)
 
                 other.announce(f"{bench.token}b", b"gone", ttl=ttl)
                 other.announce(f"{bench.token}d", b"never there", ttl=ttl)
+                if is_set_back:
+                    bench.set_back(60.0)
 
                 found = self.announced(bench, worker)
                 assert found == {"a": b"there", "c": b"there"}, f"after an announcement for {ttl:g} s {found} are seen"

@@ -17,6 +17,7 @@ from relevo_conformance._naming import harness_of
 from relevo_conformance.contract import Contract, promises_of
 from relevo_conformance.examination import Finding, finding
 from relevo_conformance.harness import Observed
+from relevo_conformance.profile import VARIABLE, chosen
 from relevo_conformance.promise import PROMISES, Promise
 from relevo_conformance.report import properties, to_terminal
 from relevo_conformance.suite import suite
@@ -51,7 +52,7 @@ class CardPlugin:
         Return the plugin for the command line of *config*.
 
         Raises:
-            pytest.UsageError: An option is invalid.
+            pytest.UsageError: An option is invalid, or the environment names a profile that there is not.
         """
         kind: str = config.getoption("harness")
         if hasattr(config, "workerinput") or config.getoption("numprocesses", None):
@@ -60,7 +61,11 @@ class CardPlugin:
             harness = harness_of(kind).with_options(_pairs(config.getoption("harness_options")))
         except ConfigurationError as error:
             raise pytest.UsageError(f"--harness: {error}") from error
-        return cls(Trial(harness=harness, name=kind))
+        try:
+            profile = chosen()
+        except ValueError as error:
+            raise pytest.UsageError(f"{VARIABLE}: {error}") from error
+        return cls(Trial(harness=harness, name=kind, profile=profile.name))
 
     # --- collect --------------------------------------------------------------------------------------
 
