@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,7 +67,7 @@ class Servers:
         settings = {"certfile": str(own.certificate), "keyfile": str(own.key), "cacertfile": str(own.ca)}
         settings |= {"verify": "verify_peer", "fail_if_no_peer_cert": "true", "versions.1": "tlsv1.2"}
         node = self._stack.enter_context(rabbitmq_node.PrivateNode(launcher, tls=settings))
-        node.wait_until(lambda: not rabbitmq.refusal(node.url))
+        node.wait_until(lambda: not rabbitmq.refusal(node.url) and _is_open(node.tls_port))  # it opens the other first
         return node.tls_port
 
     def address(self, kind: str, *, host: str = "localhost", user: str = "") -> str:
@@ -84,6 +84,12 @@ class Servers:
         if kind == "amqp":  # its server wants a certificate of everyone
             own |= {"certificate": self.client.certificate, "key": self.client.key}
         return {name: value for name, value in (own | changes).items() if value is not None}
+
+
+def _is_open(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
 
 
 @pytest.fixture(name="servers", scope="module")
