@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
+from database_server import DatabaseServer
 from relevo import Delivery, Envelope
 from relevo_sql import SqlTransport
 
@@ -90,3 +92,11 @@ def in_a_thread(work: Callable[[], object]) -> Iterator[list[object]]:
     finally:
         thread.join(60)
         assert not thread.is_alive()
+
+
+@contextmanager
+def named_database(databases: DatabaseServer, variable: str) -> Iterator[str]:
+    """Name a new database in the environment, where the harness of the conformance suite looks; yield its URL."""
+    with databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(variable, url)
+        yield url

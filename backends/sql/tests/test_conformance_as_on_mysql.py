@@ -12,17 +12,19 @@ from relevo_sql._dialect.mariadb import MYSQL
 from relevo_sql.conformance import MariadbHarness
 
 from .on_mariadb import query
+from .on_server import named_database
 
 pytestmark = pytest.mark.soak
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _database(mariadb_databases: DatabaseServer) -> Iterator[None]:
-    """Name a new database in RELEVO_TEST_MARIADB: with MySQL's collation, and no row that breaks a constraint."""
-    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+    """Use MariaDB as if it were MySQL: with its collation, and no row that breaks a constraint."""
+    variable = "RELEVO_TEST_MARIADB"
+    with named_database(mariadb_databases, variable) as url, pytest.MonkeyPatch.context() as patch:
         if not query(url, f"SHOW COLLATION LIKE '{MYSQL.collation}'"):
             pytest.skip("only MariaDB from 11.4 on knows the collations of MySQL")
-        patch.setenv("RELEVO_TEST_MARIADB", url.replace("mariadb", "mysql", 1))
+        patch.setenv(variable, url.replace("mariadb", "mysql", 1))
         patch.setattr("relevo_sql._dialect.mariadb.kind_of", lambda _: MYSQL)
         yield
 

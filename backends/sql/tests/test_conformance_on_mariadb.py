@@ -10,14 +10,13 @@ from database_server import DatabaseServer
 from relevo_conformance import suite
 from relevo_sql.conformance import MariadbHarness
 
+from .on_server import named_database
 from .profiles import SHORTER
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _database(mariadb_databases: DatabaseServer) -> Iterator[None]:
-    """Name a new database in RELEVO_TEST_MARIADB, where the harness looks."""
-    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELEVO_TEST_MARIADB", url)
+    with named_database(mariadb_databases, "RELEVO_TEST_MARIADB"):
         yield
 
 

@@ -10,14 +10,13 @@ from database_server import DatabaseServer
 from relevo_conformance import suite
 from relevo_sql.conformance import PostgresqlHarness
 
+from .on_server import named_database
 from .profiles import SHORT
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _database(postgresql_databases: DatabaseServer) -> Iterator[None]:
-    """Name a new database in RELEVO_TEST_POSTGRESQL, where the harness looks."""
-    with postgresql_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELEVO_TEST_POSTGRESQL", url)
+    with named_database(postgresql_databases, "RELEVO_TEST_POSTGRESQL"):
         yield
 
 

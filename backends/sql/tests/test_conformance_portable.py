@@ -10,6 +10,7 @@ from database_server import DatabaseServer
 from relevo_conformance import suite
 from relevo_sql.conformance import PortableMariadbHarness, PortablePostgresqlHarness
 
+from .on_server import named_database
 from .profiles import SHORT
 
 pytestmark = pytest.mark.soak
@@ -17,17 +18,13 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture(scope="module")
 def _on_postgresql(postgresql_databases: DatabaseServer) -> Iterator[None]:
-    """Name a new database in RELEVO_TEST_POSTGRESQL, where the harness looks."""
-    with postgresql_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELEVO_TEST_POSTGRESQL", url)
+    with named_database(postgresql_databases, "RELEVO_TEST_POSTGRESQL"):
         yield
 
 
 @pytest.fixture(scope="module")
 def _on_mariadb(mariadb_databases: DatabaseServer) -> Iterator[None]:
-    """Name a new database in RELEVO_TEST_MARIADB, where the harness looks."""
-    with mariadb_databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELEVO_TEST_MARIADB", url)
+    with named_database(mariadb_databases, "RELEVO_TEST_MARIADB"):
         yield
 
 

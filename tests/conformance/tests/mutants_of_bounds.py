@@ -50,7 +50,7 @@ class EndsAHundredLeasesAtATime(MemoryTransport):
 
 @planted_pair(promise.EXTEND_KEEPS_THE_LEASE)
 class ExtendsWhatItSawAMomentAgo(MemoryTransport):
-    """An extension is written for whoever holds the event by then, and can shorten the lease of the next holder."""
+    """An extension checks the lease and is written later, so it can shorten the lease of the next holder."""
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         with self._open() as now:

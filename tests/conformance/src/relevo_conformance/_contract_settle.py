@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from relevo_conformance import promise
 from relevo_conformance._contract_race import each_outcome
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.worker import RecordedWorker
 
 STATE = bytes(range(256)) * (MAX_STATE // 256)
 TOO_LONG = STATE + b"\0"
@@ -144,6 +146,52 @@ class SettleContract(Contract):
             bench.advance(10 * self.harness.slack + (self.harness.capabilities.delay or 0.0) + self.harness.slack)
             for delivery in early or bench.receive(worker):  # on a real clock its time may have come
                 assert (delivery.attempt, delivery.state) == (2, b"later")
+
+    @proves(promise.DELAY_IS_RESPECTED)
+    def test_a_delay_is_not_shortened_by_a_fraction_of_a_millisecond(self) -> None:
+        if not self.harness.fake:
+            pytest.skip("a real clock cannot be stopped so shortly before a time")
+        claims = self.harness.capabilities
+
+        def send(bench: Bench, worker: RecordedWorker, delay: float) -> None:
+            worker.send([bench.envelope()], delay=delay)
+
+        def commit(bench: Bench, worker: RecordedWorker, delay: float) -> None:
+            with worker.transaction() as transaction:
+                transaction.send([bench.envelope()], delay=delay)
+                transaction.commit()
+
+        def settle(kind: type[Nack | Release], bench: Bench, worker: RecordedWorker, delay: float) -> None:
+            worker.send([bench.envelope()])
+            assert worker.settles(bench.one(worker), kind(delay=delay))
+
+        def revive(bench: Bench, worker: RecordedWorker, delay: float) -> None:
+            worker.send([bench.envelope()])
+            worker.dead_letter(bench.one(worker))
+            assert not worker.revive_later({bench.dead_letter(worker).ref: b""}, delay=delay)
+
+        ways: list[tuple[bool, Callable[[Bench, RecordedWorker, float], None]]] = [
+            (True, send),
+            (claims.transactional, commit),
+            (True, partial(settle, Nack)),
+            (True, partial(settle, Release)),
+            (claims.take and claims.dead_letters, revive),
+        ]
+
+        def play(way: Callable[[Bench, RecordedWorker, float], None]) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                delay = bench.times.delay + 0.000_9
+                due = self.harness.clock.now() + delay
+                way(bench, worker, delay)
+
+                bench.approach(due)
+
+                assert bench.glimpse(worker) == []
+                bench.advance(12 * self.harness.slack + (claims.delay or 0.0))
+                bench.one(worker)
+
+        self.each([way for is_claimed, way in ways if is_claimed], play)
 
     @proves(promise.NACK_RETURNS_LATER, promise.DELAY_IS_RESPECTED)
     def test_what_is_given_back_for_later_outlives_the_worker(self) -> None:
