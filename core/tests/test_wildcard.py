@@ -16,7 +16,7 @@ PARTS = st.sampled_from([*NAMES, "..", "*", "**", "?", "[ab]", "[!a]", "[a", "*b
 
 @pytest.fixture(name="tree", scope="module")
 def _tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp("tree")
+    tree = tmp_path_factory.mktemp("alone").joinpath(*"1234")  # as deep as a pattern climbs
     for outer in NAMES[:4]:
         for inner in NAMES:
             (tree / outer / inner).mkdir(parents=True)

@@ -5,9 +5,10 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
     make test-all    (--all)
 
 Each Python runs the unit tests that take little time. What hardly depends on the version of Python runs on only one.
-With several Pythons, the oldest runs the conformance suite, also on the servers. The newest checks the types and runs
-the other tests of servers, the slow and the lengthy tests, the report cards, and the tests of the project's files and
-pages. A single Python runs everything, so no test depends on a second one.
+With several Pythons, the oldest runs the conformance suite in memory and on SQLite, RabbitMQ and Redis. The newest runs
+the checks, and the suite on PostgreSQL and MariaDB, the other tests of servers, the slow and the lengthy tests, the
+report cards, and the tests of the project's files and pages. A single Python runs everything, so no test depends on a
+second one.
 ``--all`` runs everything on each, and the soaks. It also runs the SQL backend with older releases of its libraries.
 
 The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
@@ -38,11 +39,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 REPORT = ROOT / ".tox" / "coverage.json"
 
-SERVERS = "amqp or postgresql or mariadb or redis"
+DATABASES = "postgresql or mariadb"
+SERVERS = f"amqp or redis or {DATABASES}"
 WHOLE = "not soak"
-OLDEST = f"not (card or soak or repository) and (conformance or not (slow or lengthy or {SERVERS}))"
+OLDEST = (
+    f"not (card or soak or repository) and "
+    f"(conformance and not ({DATABASES}) or not (slow or lengthy or conformance or {SERVERS}))"
+)
 BETWEEN = f"not (slow or lengthy or {SERVERS} or conformance or card or soak or repository)"
-NEWEST = "not soak and (card or not conformance)"
+NEWEST = f"not soak and (card or not conformance or {DATABASES})"
 OLDER = "not (slow or card or soak)"
 
 BESIDE = 2
@@ -57,6 +62,9 @@ class Part:
     marks: str = ""
     measures: Literal["", "lines", "branches"] = ""
     """What it measures of the tests' coverage."""
+
+    python: str = ""
+    """The version on which it runs, if its environment does not say so."""
 
     def __str__(self) -> str:
         return f"{self.environment} ({self.marks})" if self.marks else self.environment
@@ -93,12 +101,13 @@ class Part:
             subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     def _command(self, discover: Sequence[str]) -> Sequence[str]:
+        base = ["-x", f"testenv:{self.environment}.base_python={self.python}"] if self.python else []
         tests = ["--", "-m", self.marks] if self.marks else []
         if self.measures:
             tests += ["--cov", f"--cov-report=json:{REPORT}"]
         if self.measures == "branches":
             tests.append("--cov-branch")
-        return [sys.executable, "-m", "tox", "run", "-e", self.environment, "--discover", *discover, *tests]
+        return [sys.executable, "-m", "tox", "run", "-e", self.environment, *base, "--discover", *discover, *tests]
 
 
 def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part]:
@@ -110,7 +119,7 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
 
         everything: Run every test on each Python, the soaks, and the SQL backend with older libraries.
     """
-    yield Part("checks")
+    yield Part("checks", python=versions[-1])
     for place, version in enumerate(reversed(versions)):
         is_newest, is_oldest = place == 0, place == len(versions) - 1
         if everything or (is_newest and is_oldest):

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from operator import eq
+from operator import contains, eq
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,15 @@ def marks_run(versions: list[str], *, everything: bool = False) -> dict[str, set
     }
 
 
+def where_run(marks: set[str]) -> set[str]:
+    """Return the environments, of three Pythons, that run a test with *marks*."""
+    return {
+        part.environment.partition("-")[0]
+        for part in run.parts(["3.11", "3.12", "3.13"])
+        if part.marks and Expression.compile(part.marks).evaluate(partial(contains, marks))
+    }
+
+
 def test_a_single_python_runs_all_but_the_soaks() -> None:
     assert marks_run(["3.13"]) == {"py313": {"", "slow", "lengthy", "conformance", "card", "repository"}}
 
@@ -38,6 +47,22 @@ def test_two_pythons_share_what_is_not_about_python() -> None:
         "py311": {"", "conformance"},
         "py313": {"", "slow", "lengthy", "card", "repository"},
     }
+
+
+@pytest.mark.parametrize(
+    ("server", "python"), [("amqp", "py311"), ("redis", "py311"), ("postgresql", "py313"), ("mariadb", "py313")]
+)
+def test_one_of_two_pythons_runs_the_suite_on_a_server(server: str, python: str) -> None:
+    assert where_run({"conformance", server}) == {python}
+
+
+@pytest.mark.parametrize("server", ["amqp", "redis", "postgresql", "mariadb"])
+def test_the_newest_runs_the_other_tests_of_servers(server: str) -> None:
+    assert where_run({server}) == where_run({server, "slow"}) == {"py313"}
+
+
+def test_the_checks_run_on_the_newest_python() -> None:
+    assert [part.python for part in run.parts(["3.11", "3.13"]) if part.environment == "checks"] == ["3.13"]
 
 
 def test_a_python_between_runs_the_unit_tests() -> None:
