@@ -191,21 +191,22 @@ def passes_over_a_row_in_an_unknown_state() -> Patches:
 
 @planted(promise.ACK_IS_FINAL, "The transaction of a settlement is rolled back at its end.")
 def does_not_commit_what_it_settles() -> Patches:
-    settle = Settler._settle
+    def settled(self: Settler, chosen: dict[Receipt, Any]) -> set[Receipt]:
+        def forget(connection: sa.Connection) -> set[Receipt]:
+            settled = self._settle(connection, chosen)
+            connection.exec_driver_sql("ROLLBACK")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return settled
 
-    def forget(self: Settler, connection: sa.Connection, chosen: dict[Receipt, Any]) -> set[Receipt]:
-        settled = settle(self, connection, chosen)
-        connection.exec_driver_sql("ROLLBACK")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return settled
+        return self._database.write(forget)
 
-    return {(Settler, "_settle"): forget}
+    return {(Settler, "_settled"): settled}
 
 
 @planted(promise.STALE_SETTLE_IS_REFUSED, "A leased row can also be settled by its earlier holder.")
 def settles_by_the_row_without_the_receipt() -> Patches:
     return reworded(
-        ["held", "ack", "release", "extend", "nack", "lose", "forget", "bury"],
+        ["held", "ack", "ack_one", "release", "extend", "nack", "lose", "forget", "bury"],
         ("relevo_event.token = ?", "(relevo_event.token = ? OR relevo_event.state = 1)"),
     )
 

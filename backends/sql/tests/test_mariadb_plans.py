@@ -100,6 +100,7 @@ STATE, TURN, STRAY = "relevo_event_state", "relevo_event_turn", "relevo_event_st
         ("left_waiting", {STATE, TURN}),
         ("held", {"PRIMARY"}),
         ("ack", {"PRIMARY"}),
+        ("ack_one", {"PRIMARY"}),
         ("release", {"PRIMARY"}),
         ("postpone", {"PRIMARY"}),
         ("extend", {"PRIMARY"}),

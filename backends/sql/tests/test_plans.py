@@ -54,6 +54,7 @@ def by(index: str, condition: str) -> str:
         ("look", [by("ready", "queue=?"), by("scheduled", "queue=?"), by("leased", "queue=?")]),
         ("stats", [by("ready", "queue=?"), by("waiting", "queue=? AND ready_at<?")]),
         ("ack", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
+        ("ack_one", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("begin", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("postpone", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("die", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),

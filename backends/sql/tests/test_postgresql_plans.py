@@ -57,6 +57,7 @@ def explain(postgresql_database: str) -> Iterator[Show]:
         ("reap", {"now": 1, "queue": "default", "bound": 1000}),
         ("strays", {"now": 1, "queue": "default", "bound": 250}),
         ("ack", {"held": 3, "now": 1, "seqs": [1, 2, 3]}),
+        ("ack_one", {"held": 3, "now": 1, "which": 1}),
         ("advance", {"queue": "default", "target": "default", "ordering_key": "42", "now": 1}),
     ],
 )

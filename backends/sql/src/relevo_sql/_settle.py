@@ -47,8 +47,7 @@ class Settler:
         for receipt, settlement in zip(receipts, settlements, strict=True):
             if receipt is not None:
                 chosen.setdefault(receipt, settlement)
-        write = self._database.update if self._is_one_statement(chosen) else self._database.write
-        settled = write(lambda connection: self._settle(connection, chosen)) if chosen else set()
+        settled = self._settled(chosen) if chosen else set()
         lost = []
         for receipt, (delivery, _) in zip(receipts, settlements, strict=True):
             if receipt in settled:
@@ -109,14 +108,23 @@ class Settler:
     def _now(self, connection: sa.Connection) -> int:
         return self._database.now(self._clock, connection)
 
-    def _is_one_statement(self, chosen: Mapping[Receipt, Settlement]) -> bool:
-        """Return whether one statement settles all of *chosen*: what one claim has found, and is done."""
-        return (
-            self._statements.ack.is_one
-            and len({token for _, token in chosen}) == 1
-            and {type(outcome) for _, outcome in chosen.values()} == {Ack}
-            and not _leaving(chosen)
+    def _settled(self, chosen: Mapping[Receipt, Settlement]) -> set[Receipt]:
+        """Settle *chosen*, in one statement if one can do it; return the receipts that were held."""
+        if {type(outcome) for _, outcome in chosen.values()} == {Ack} and not _leaving(chosen):
+            if len(chosen) == 1:
+                return self._ack_one(*chosen)
+            if self._statements.ack.is_one and len({token for _, token in chosen}) == 1:  # what one claim has found
+                return self._database.update(lambda connection: self._settle(connection, chosen))
+        return self._database.write(lambda connection: self._settle(connection, chosen))
+
+    def _ack_one(self, receipt: Receipt) -> set[Receipt]:
+        """Delete a row that no other waits for; every database reports in one step whether it was held."""
+        seq, token = receipt
+        run = self._statements.ack_one.run
+        touched = self._database.update(
+            lambda connection: run(connection, which=seq, held=token, now=self._now(connection)).rowcount
         )
+        return {receipt} if touched else set()
 
     def _settle(self, connection: sa.Connection, chosen: Mapping[Receipt, Settlement]) -> set[Receipt]:
         now = self._now(connection)
