@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from relevo.cli._main import _COMMANDS
+
 from .workspace import ROOT, files
 
 DOCUMENTS = [path for path in files() if path.suffix == ".md"]
@@ -44,6 +46,27 @@ def test_every_command_of_make_that_is_told_exists() -> None:
 
     assert {each for each in told if each[1] not in TARGETS} == set()
     assert told
+
+
+def test_every_command_of_relevo_that_is_told_exists() -> None:
+    told = {
+        (relative(document), command)
+        for document in DOCUMENTS
+        if relative(document) not in OF_OTHERS
+        for command in re.findall(r"(?:^\$ |`)relevo ([a-z]+)", document.read_text(), flags=re.MULTILINE)
+    }
+
+    assert {each for each in told if each[1] not in _COMMANDS} == set()
+    assert told
+
+
+OF_OTHERS = (
+    "docs/reference/words.md",
+    "docs/how-to/come-from-symfony-messenger.md",
+    "changes/+more-words.added.md",
+    "changes/+synonym-events.fixed.md",
+)
+"""They name commands of other programs, and what relevo answers to them."""
 
 
 PLACES = re.findall(r"`(\w+)` in `([\w./-]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())

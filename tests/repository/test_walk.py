@@ -36,6 +36,13 @@ def test_an_event_passes_the_modules_that_the_page_lists(walks: list[list[str]],
     assert "\n".join(unified_diff(listed, found, PAGE.name, "the code", lineterm="", n=0)) == ""
 
 
+@pytest.mark.parametrize(("number", "most"), [(0, 12), (1, 14)], ids=["dispatch", "delivery"])
+def test_an_event_passes_few_modules(walks: list[list[str]], number: int, most: int) -> None:
+    passed = [line for line in walks[number] if line.startswith("passes ")]
+
+    assert 0 < len(passed) <= most
+
+
 def written(page: str, heading: str) -> list[str]:
     """Return the walk that *page* has under *heading*, as ``walk.py`` prints it."""
     section = re.split(r"^##", page.partition(f"{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]

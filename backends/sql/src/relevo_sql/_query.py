@@ -56,6 +56,23 @@ class _Window(NamedTuple):
     high: int
 
 
+class _Stuck(NamedTuple):
+    """An ordering group whose events wait for a row that cannot be handed out now."""
+
+    queue: str
+    target: Any
+    key: Any
+    waiting: int
+    since: Any
+    next_seq: Any
+    head: Any
+    """The key of the row that the others wait for; ``None`` if there is none."""
+
+    head_state: Any
+    total: int
+    """How many such groups the queue has."""
+
+
 @attrs.frozen
 class _Chosen:
     """A filter: the conditions that it has, and their values."""
@@ -249,33 +266,39 @@ class Searcher:
         now = self._now()
         bound = max(1, limit)  # each row has the number of all
 
-        def read(connection: sa.Connection) -> tuple[list[Any], dict[Any, Any], int]:
-            lines: list[Any] = []
+        def read(connection: sa.Connection) -> tuple[list[_Stuck], dict[Any, Sequence[Any]], int]:
+            found: list[_Stuck] = []
             total = 0
             for name in dict.fromkeys(queues):
-                rows = (
-                    self._statements.stuck()
-                    .run(connection, queue=name, now=now, before=now - micros(longer), bound=bound)
-                    .all()
+                rows = self._statements.stuck().run(
+                    connection, queue=name, now=now, before=now - micros(longer), bound=bound
                 )
-                lines += [(name, *row) for row in rows]
-                total += rows[0][-1] if rows else 0
-            lines.sort(key=lambda line: line[4])
-            del lines[max(0, limit) :]
-            heads = [line[6] for line in lines if line[6] is not None and line[7] != WAITING]
+                of_queue = [_Stuck(name, *row) for row in rows]
+                found += of_queue
+                total += of_queue[0].total if of_queue else 0
+            found.sort(key=lambda each: each.since)
+            del found[max(0, limit) :]
+            heads = [each.head for each in found if each.head is not None and each.head_state != WAITING]
             rows = self._statements.rows().run(connection, seqs=self._dialect.listed(heads)).all() if heads else []
-            return lines, {row[0]: row for row in rows}, total
+            return found, {row[0]: row for row in rows}, total
 
-        lines, heads, total = self._database.read(read)
+        found, heads, total = self._database.read(read)
+
+        def first(stuck: _Stuck) -> WaitingEntry | None:
+            row = heads.get(stuck.head)
+            return None if row is None else _entry(row, _HEADS[stuck.head_state], stuck.queue, now)
+
         keys = [
             StuckKey(
-                queue=queue,
-                key=_text(key),
-                waiting=number,
-                since=since / 1_000_000,
-                first=_entry(heads[head], _HEADS[state], queue, now) if head in heads else None,
+                queue=each.queue,
+                key=_text(each.key),
+                waiting=each.waiting,
+                since=each.since / 1_000_000,
+                first=_entry(heads[each.head], _HEADS[each.head_state], each.queue, now)
+                if each.head in heads
+                else None,
             )
-            for queue, _, key, number, since, _, head, state, _ in lines
+            for each in found
         ]
         return StuckKeys(keys=tuple(keys), total=total)
 

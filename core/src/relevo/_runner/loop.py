@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from relevo._app.app import App, parts_of
+from relevo._app.check import doubled_plugins, misnamed, shared_source, unenforced_limits, without_any
 from relevo._runner.command import command, unprintable_in
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._signal import take_ends
+from relevo._transport.optional import FileStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._worker.executor import SecondSignal
 from relevo._worker.put_off import unkept
@@ -27,7 +30,6 @@ from relevo._worker.worker import GRACE, Worker
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 
 if TYPE_CHECKING:
-    from relevo._app.app import App
     from relevo._runner.deploy import DeployGuard
     from relevo._runner.sd_notify import Notifier
     from relevo._runner.single_flight import SingleFlight
@@ -86,8 +88,8 @@ class LoopRunner(Runner):
         self._others = others
 
     def run(self, app: App, options: RunOptions | None = None) -> Report:
-        from relevo._runner.lock_note import described_holder, sign  # noqa: PLC0415 - as below
-        from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - dispatching alone does not need it
+        from relevo._runner.lock_note import described_holder, sign  # noqa: PLC0415 - dispatching alone does not need it
+        from relevo._runner.lock_path import deploy_guard, single_flight  # noqa: PLC0415 - as above
 
         options = options or RunOptions()
         name = app.transport(options.transport).name
@@ -335,15 +337,6 @@ def warn_at_start(app: App, options: RunOptions) -> None:
 
     Not in each run from cron, which would mail it; ``relevo check`` reports the same.
     """
-    from relevo._app.app import parts_of  # noqa: PLC0415 - as below
-    from relevo._app.check import (  # noqa: PLC0415 - as below
-        doubled_plugins,
-        misnamed,
-        shared_source,
-        unenforced_limits,
-        without_any,
-    )
-
     why = without_any(app.listeners, parts_of(app).config)
     if why and not app.outboxes:  # else it may only move events, as a relay does
         _log.warning("%s", why)
@@ -362,8 +355,6 @@ def warn_at_start(app: App, options: RunOptions) -> None:
 @contextmanager
 def _telling_of_new_files(app: App, name: str) -> Iterator[None]:
     """Log which files of the transport *name* and its outbox the block creates: an earlier one may be elsewhere."""
-    from relevo._transport.optional import FileStore  # noqa: PLC0415 - as above
-
     stores: Sequence[object] = (app.transport(name), app.outboxes.get(name))
     missing = [(each, what) for each in stores if isinstance(each, FileStore) and (what := each.missing())]
     yield
@@ -381,8 +372,7 @@ def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
     A supervisor may start a worker for each event, so a queue is logged only if something can be moved now. Those that
     are *served* nevertheless are not logged, which is possible if nothing is routed to the transport.
     """
-    from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
-    from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - as above
+    from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - dispatching alone does not need it
 
     try:
         stores = filter(None, (app.transport(name), app.outboxes.get(name)))
@@ -399,8 +389,6 @@ def _warn_of_left(app: App, name: str) -> None:
 
     One of them may be down, or slow: the run of the transport *name* goes on after a moment.
     """
-    from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
-
     beside = parts_of(app).beside_outboxes()
     left = [each for each in beside if each != name and not app.routes.queues(each)]
     if left and app.routes.queues(name):
@@ -410,9 +398,7 @@ def _warn_of_left(app: App, name: str) -> None:
 
 
 def _look_at_left(app: App, names: Sequence[str]) -> None:
-    from relevo._app.app import parts_of  # noqa: PLC0415 - dispatching alone does not need it
     from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - as above
-    from relevo._transport.optional import QueueCatalog  # noqa: PLC0415 - as above
 
     for name in names:
         store = app.transports[name]
