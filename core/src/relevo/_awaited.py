@@ -1,4 +1,4 @@
-"""Results that are complete although code awaits them, and results of listeners that are work not done."""
+"""Awaitable results of finished calls, and the refusal of unfinished results of listeners."""
 
 from __future__ import annotations
 

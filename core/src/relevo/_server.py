@@ -1,4 +1,4 @@
-"""What is known about any server: whether it is this machine, and which passwords everyone knows."""
+"""Facts about any server: the names of this machine, and well-known passwords."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments, attributes and configuration keys of other tools, such as Celery, and what relevo has instead."""
+"""Arguments, attributes and configuration keys of other tools, such as Celery, and their equivalents in relevo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users and groups of the system: which group is a user's own, and which users a mode admits."""
+"""Users and groups of the system: the group of one user alone, and the users that a mode admits."""
 
 from __future__ import annotations
 

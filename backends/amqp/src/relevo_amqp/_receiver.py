@@ -1,5 +1,5 @@
 """
-The receiver: hands out what a subscription brings, and suspects one by one (law 3).
+The receiver: hands out the deliveries of a subscription, and suspects one by one (law 3).
 
 The consumers of the main queues bring events ahead of time. A suspect, an event whose lease was lost (the server
 counted it, or a header says so), is moved, confirmed, to the queue of suspects. The receiver looks for suspects at the

@@ -1,5 +1,5 @@
 """
-The topology as data: what is declared on a server, and where an event goes.
+The topology as data: the declarations on a server, and the destination of an event.
 
 Each queue of relevo has three quorum queues on the server: the *main* one; one of *suspects*, the events whose lease
 was lost (law 3: they are handled alone); and one of *dead* letters.

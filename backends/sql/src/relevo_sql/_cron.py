@@ -1,4 +1,4 @@
-"""The runner for cron: every minute, what is due, in one process at a time."""
+"""The runner for cron: drain every minute, in one process at a time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The application: what holds the parts together."""
+"""The application: the object that holds the parts together."""

@@ -1,5 +1,5 @@
 """
-A child process: makes the application as its parent did, and handles deliveries until the parent closes its end.
+The program of a child process: create the parent's application, and handle deliveries until the pipe closes.
 
     python -m relevo._app.child SOCKET CELL LIFELINE
 

@@ -1,4 +1,4 @@
-"""Queues that hold events and have no route, so that no worker handles what is in them."""
+"""Queues that hold events and have no route, so that no worker handles these events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check settings, and what conflicts across their keys."""
+"""Check settings, and find conflicts between their keys."""
 
 from __future__ import annotations
 

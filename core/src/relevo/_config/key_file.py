@@ -1,4 +1,4 @@
-"""Which users can change or read the keys of signatures in a configuration file."""
+"""The users who can change or read the keys of signatures in a configuration file."""
 
 from __future__ import annotations
 

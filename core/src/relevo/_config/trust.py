@@ -1,5 +1,5 @@
 """
-Whether a configuration that the search found may be trusted.
+Decide whether to trust a configuration that the search found.
 
 Modules are imported from its folder, so anyone who can write there can run code as the user. The search goes through
 folders of other users: a file of theirs, or one that they can replace, is refused. A file that is named is not checked,

@@ -1,1 +1,1 @@
-"""Runners: what hosts a worker on a machine."""
+"""Runners, which host a worker on a machine."""

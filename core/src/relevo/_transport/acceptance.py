@@ -1,4 +1,4 @@
-"""Which events a queue accepts."""
+"""The options of queues: the events that each accepts."""
 
 from __future__ import annotations
 

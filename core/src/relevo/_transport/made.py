@@ -1,5 +1,5 @@
 """
-Envelopes and deliveries made in half the time, for the code that makes one for each event.
+Fast construction of envelopes and deliveries, for the code that makes one for each event.
 
 The constructor of a frozen class looks each slot up by its name; these functions set the slots directly.
 """

@@ -1,4 +1,4 @@
-"""Queries of what is stored: filters, and what is returned about waiting events, groups and ordering keys."""
+"""Queries of stored events: filters, and results about waiting events, groups and ordering keys."""
 
 from __future__ import annotations
 

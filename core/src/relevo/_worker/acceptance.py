@@ -1,4 +1,4 @@
-"""Refuse what a queue does not accept, before its body is read."""
+"""Refuse events that their queue does not accept, before the body is read."""
 
 from __future__ import annotations
 

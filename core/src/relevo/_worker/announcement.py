@@ -1,4 +1,4 @@
-"""Announcements: which events each worker holds, and which listener runs; for people who look after them."""
+"""Announcements: the events that each worker holds, and the running listeners, for operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run until empty takes its suspects last: when they are set aside, and when it is their turn."""
+"""The deferral of suspects to the end of a run until empty."""
 
 from __future__ import annotations
 

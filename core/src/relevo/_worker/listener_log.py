@@ -1,4 +1,4 @@
-"""Log lines about what is tried again: failures of listeners, and events that no listener here can handle yet."""
+"""Log lines about retries: of failed listeners, and of events that no listener here can handle yet."""
 
 from __future__ import annotations
 

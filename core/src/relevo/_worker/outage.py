@@ -1,4 +1,4 @@
-"""For how long a worker waits for a server that is down, and what it logs about that."""
+"""Outages of a server: the waits of a worker, and its log lines about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which listeners run and since when, and what the log says of them: that they are overdue, waited for, or ended."""
+"""The running listeners and their start times, and log lines about those that are overdue, awaited or ended."""
 
 from __future__ import annotations
 

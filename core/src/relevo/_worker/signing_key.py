@@ -1,4 +1,4 @@
-"""The keys of signatures, and which of them are too weak to be used."""
+"""The keys of signatures, and the refusal of weak ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kit for authors of transports: what backends share in addition to the interface."""
+"""The kit for authors of transports: code that backends share in addition to the interface."""
 
 from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.context import awaiting_task

@@ -1,4 +1,4 @@
-"""Encrypted connections to servers: the options, and what an error of TLS means."""
+"""Encrypted connections to servers: the options, and the meaning of TLS errors."""
 
 from __future__ import annotations
 

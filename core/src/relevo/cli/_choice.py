@@ -1,4 +1,4 @@
-"""Which dead letters a command is about."""
+"""The dead letters that a command's options choose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``relevo config``: the settings, and where each comes from."""
+"""``relevo config``: the settings and their sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handle one stored event now, and show what became of it."""
+"""Handle one stored event now, and show the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of the page "Harden a deployment", each checked: what an application leaves open to others."""
+"""Checks for the points of the page "Harden a deployment"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of all commands have in common: a single value is given once, and numbers are ASCII digits."""
+"""Rules for the options of all commands: a single value is given once, and numbers are ASCII digits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The position in JSON Lines up to which all is dispatched: what continues an interrupted command."""
+"""Positions in JSON Lines up to which all is dispatched, to continue an interrupted command."""
 
 from __future__ import annotations
 

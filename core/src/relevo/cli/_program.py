@@ -1,4 +1,4 @@
-"""Problems of the relevo commands in a configuration of supervisor: what the shell would answer to them."""
+"""Problems of the relevo commands in a configuration of supervisor, found without running them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a command is: a bar at a terminal, otherwise lines in the log."""
+"""The progress of a command: a bar at a terminal, otherwise lines in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find dead letters by their refs, or by what is enough of a ref."""
+"""Find dead letters by their refs, or by a part that is enough of one."""
 
 from __future__ import annotations
 

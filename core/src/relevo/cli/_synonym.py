@@ -1,4 +1,4 @@
-"""Words of other tools, such as Celery and Symfony Messenger, and what they are called here."""
+"""Words of other tools, such as Celery and Symfony Messenger, and their equivalents here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run shows at a terminal: what a worker serves, and the progress of a drain."""
+"""The output of a run at a terminal: the listeners that a worker serves, and the progress of a drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no configuration describes: the parts of an application that are made in code."""
+"""The parts of an application that are made in code, and that no configuration describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record what an application sends."""
+"""Record the events that an application sends."""
 
 from __future__ import annotations
 

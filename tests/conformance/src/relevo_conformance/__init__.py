@@ -1,4 +1,4 @@
-"""relevo-conformance: what every relevo transport promises, and the suite that holds it to that."""
+"""relevo-conformance: the promises of every relevo transport, and the suite that tests them."""
 
 import relevo_conformance._interruption  # first, since the other imports take half a second
 import relevo_conformance._rewriting  # noqa: F401 - before the modules that it affects

@@ -1,4 +1,4 @@
-"""Scenarios of arguments and answers as values: whose they are, of what kind, and what is named twice."""
+"""Scenarios of arguments and answers as values: their owner, their types, and names given twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios of a coordinator: locks, and what workers announce about themselves."""
+"""Scenarios of a coordinator: locks, and the announcements of workers about themselves."""
 
 from __future__ import annotations
 

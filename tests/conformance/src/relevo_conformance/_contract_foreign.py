@@ -1,4 +1,4 @@
-"""Scenarios of what a transport never issued: refs, receipts, deliveries, ids and queues."""
+"""Scenarios of values that a transport never issued: refs, receipts, deliveries, ids and queues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long lives: one event, with which everything is done that its holder can do, in each order."""
+"""Scenarios of long lives: one event, and all operations of its holder, in each order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios of evidence: which process began an event, which ones may have died of it, which workers are alive."""
+"""Scenarios of evidence: the process that began an event, those that may have died of it, and the living workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios of what is stored: dead letters, figures, and removed events."""
+"""Scenarios of stored data: dead letters, figures, and removed events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios of a receive that waits on several queues: what becomes ready in any of them ends the wait."""
+"""Scenarios of a receive that waits on several queues: an event that becomes ready in any of them ends the wait."""
 
 from __future__ import annotations
 

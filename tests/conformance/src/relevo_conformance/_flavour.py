@@ -1,4 +1,4 @@
-"""Flavours: what all events of a scenario have in common, which must make no difference to it."""
+"""Flavours: fields that all events of a scenario share, and that must make no difference to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one of several workers does, while others do the same."""
+"""The part of one of several workers that act at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check what queries return: lists of unfinished events, filtered dead letters, and counts by groups."""
+"""Check the results of queries: lists of unfinished events, filtered dead letters, and counts by groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a history leaves open: events whose end it does not have, and promises that it cannot show."""
+"""The open questions of a history: events without an end, and promises that it cannot show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check what is stored: dead letters, removed and found events, figures, and what is left at the end."""
+"""Check the store: dead letters, removed and found events, figures, and the events left at the end."""
 
 from __future__ import annotations
 

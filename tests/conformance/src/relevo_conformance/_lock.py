@@ -1,5 +1,5 @@
 """
-The model of a lock: in which situations it may be, after calls that may have met.
+The model of a lock: its possible states after calls that may have overlapped.
 
 A call takes effect at one moment between its beginning and its end. So each result must fit one order of the calls: the
 model follows all of them, and forgets those that a result excludes.

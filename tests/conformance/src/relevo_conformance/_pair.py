@@ -1,5 +1,5 @@
 """
-The table of pairs: the features of an event and its past, against what is done with it.
+The table of pairs: the features of an event and its past, against the operations on it.
 
 Most bugs that a suite misses are in a pair of features which are each tested alone. So the rows of a pairwise cover of
 this table are played: each level meets each level of every other factor in one of them.

@@ -1,5 +1,5 @@
 """
-Play one row of the table of pairs: an event with certain features, what happened to it, and what is done with it.
+Play one row of the table of pairs: an event with certain features, its past, and an operation on it.
 
 A play judges nothing. It makes calls, and then looks at everything that can be seen; the checker judges the calls. So a
 step that finds no event, because another step took it away, is left out.

@@ -1,4 +1,4 @@
-"""The steps of a play: how an event is sent, what happens to it, what is done with it, and the time between."""
+"""The steps of a play: the send of an event, its past, the operations on it, and the time between."""
 
 from __future__ import annotations
 

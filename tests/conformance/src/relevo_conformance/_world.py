@@ -1,4 +1,4 @@
-"""What the checker knows at one point of a history, and the violations so far."""
+"""The checker's knowledge at one point of a history, and the violations so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transport may return: the types and the bounds."""
+"""The answers that a transport may return: their types and bounds."""
 
 from __future__ import annotations
 

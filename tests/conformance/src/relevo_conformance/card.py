@@ -1,4 +1,4 @@
-"""The report card: the status of each promise, a pure function of what the tests found."""
+"""The report card: the status of each promise, a pure function of the test results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness: how the suite drives a transport."""
+"""The harness, through which the suite drives a transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles: how much the suite tries, for each change, for a release, or overnight."""
+"""Profiles: the effort of the suite, for each change, for a release, or overnight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The databases: what each does in its own way."""
+"""Dialects: one for each database, and the choice of one for an engine."""
 
 from __future__ import annotations
 

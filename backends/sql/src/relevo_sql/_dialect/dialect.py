@@ -1,5 +1,5 @@
 """
-What a database must do for the transport; one module for each database implements it.
+The dialect interface: the transport's demands on a database; one module for each database implements it.
 
 Nothing else in this package depends on which database it is. The statements are written once, with SQLAlchemy; a
 dialect compiles them, and supplies what SQL has no common syntax for.

@@ -1,4 +1,4 @@
-"""What a driver's error means, independent of the driver."""
+"""The kinds of a driver's errors, independent of the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a database is."""
+"""The location of a database."""
 
 from __future__ import annotations
 

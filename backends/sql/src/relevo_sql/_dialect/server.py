@@ -1,4 +1,4 @@
-"""What databases on servers have in common."""
+"""Common parts of the dialects for databases on servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of the mail plugin: what was sent, what waits, and the rate limits, in a file that processes share."""
+"""The state of the mail plugin: sent mails, waiting failures and rate limits, in a file that processes share."""
 
 from __future__ import annotations
 
