@@ -124,7 +124,7 @@ def test_a_queue_is_named_on_every_transport_or_on_one() -> None:
     "options, why",
     [
         ({"media": 3}, "queues.media: expected relevo.QueueOptions(…); got 3"),
-        ({"now": QueueOptions()}, 'queues: "now" is not a queue: there listeners are called in process'),
+        ({"now": QueueOptions()}, 'queues: "now" is not a queue; a route to it calls listeners in process'),
         ({"main/now": QueueOptions()}, 'queues: a queue cannot be called "now"'),
         ({"a b": QueueOptions()}, "queues: 'a b' cannot name a queue: spaces and control characters are not"),
         ({3: QueueOptions()}, "queues: 3 cannot name a queue: it is int, not text"),

@@ -380,7 +380,7 @@ def test_a_session_that_is_none_is_refused(make: Make) -> None:
 def test_a_delay_that_is_not_a_duration_is_refused_even_if_it_is_false(make: Make, delay: Any) -> None:
     app = make()
 
-    with pytest.raises(ConfigurationError, match="the delay of a dispatch: expected seconds as a number"):
+    with pytest.raises(ConfigurationError, match=r"^delay: expected seconds as a number"):
         app.dispatch(Event("a.b"), delay=delay)
 
     assert waiting(app) == 0
@@ -495,8 +495,8 @@ def test_an_error_in_a_later_batch_reports_the_result_of_every_event_that_was_ta
 
     with pytest.raises(
         SendError,
-        match=r'^the event "a\.b" at index 1500 cannot be sent: \$\.a: object is not JSON.*; of the events up to the '
-        r"end of its batch: 1000 sent, 1000 refused, 0 unknown$",
+        match=r'^the event "a\.b" at index 1500 cannot be sent: \$\.a: object is not JSON.*; results of this event\'s '
+        r"batch and the earlier batches: 1000 sent, 1000 refused, 0 unknown$",
     ) as raised:
         dispatcher.dispatch_many(events)
 

@@ -79,7 +79,7 @@ def test_a_pattern_is_refused_with_what_to_write(make: Make, pattern: str) -> No
     registers: list[Any] = [app.listener, relevo.listener, lambda event: app.add_listener(event, print, id="x")]
 
     for register in registers:
-        with pytest.raises(EventNameError, match=r"a listener has no patterns; write one @relevo\.listener\(…\) for"):
+        with pytest.raises(EventNameError, match=r"takes one name, not a pattern; write one @relevo\.listener\(…\)"):
             register(pattern)
 
 

@@ -144,7 +144,7 @@ def test_a_recorded_call_refuses_the_options_that_a_dispatch_refuses_in_the_same
     assert len(call.dispatched) == len(call.dispatch_options) == (1 if refused is None else 0)
 
 
-_OF_TODAY = ("expires: expected a moment in the future", "expires: expected a time that is not before the event is due")
+_OF_TODAY = ("expires: expected a moment in the future", "expires: the event would expire before it is due")
 """What a dispatch refuses only from a date on, or until a date."""
 
 _DAY = datetime(2031, 5, 1, tzinfo=UTC)

@@ -77,7 +77,7 @@ def test_a_home_that_cannot_be_written_is_not_used(home: Path, shared: Path) -> 
         ("file", "expected a folder; got a file; remove it, or "),
         (
             "other",
-            r"expected a folder of the user \d+; got one of the user \d+, who can stop this application with it; ",
+            r"expected a folder owned by user \d+; got one owned by user \d+, who could stop this application; ",
         ),
         ("open", r"expected the mode 0700; got 0750; run chmod 700 \S+relevo\S*, or "),
     ],
@@ -107,9 +107,9 @@ def test_a_folder_that_is_not_the_users_alone_is_refused(
 
 def test_what_is_in_the_way_is_reported_with_a_remedy(home: Path, shared: Path) -> None:
     (home / ".local").touch()
-    with pytest.raises(ConfigurationError, match=f"there is no folder for locks: .*: Not a directory; {REMEDY}"):
+    with pytest.raises(ConfigurationError, match=f"the folder for locks cannot be used: .*: Not a directory; {REMEDY}"):
         state_folder(home, shared, ME)
-    with pytest.raises(ConfigurationError, match=f"there is no folder for locks: .*: No such file .*; {REMEDY}"):
+    with pytest.raises(ConfigurationError, match=f"the folder for locks cannot be used: .*: No such file .*; {REMEDY}"):
         state_folder(None, shared / "none", ME)
 
 

@@ -379,7 +379,7 @@ def test_certificates_and_keys_that_do_not_fit_are_reported(servers: Servers, tm
     "url, expected",
     [
         ("amqp://localhost", "tls: amqp://localhost is not encrypted; write amqps://, or remove tls"),
-        ("sqlite:///shop.db", "is a file, to which there is no connection; remove tls"),
+        ("sqlite:///shop.db", "is a file, which has no connection to encrypt; remove tls"),
         ("postgresql://db/shop?sslrootcert=x.pem", "the address has sslrootcert too"),
         ("postgresql://db/shop?sslmode=disable", "the address has sslmode=disable too"),
         ("postgresql:///shop", "the address names no host, and a local socket is not encrypted"),

@@ -61,8 +61,8 @@ def test_an_outbox_that_is_a_transport_of_its_own_needs_no_other_call() -> None:
 @pytest.mark.parametrize(
     ("main", "why"),
     [
-        ("memory://", 'the transport "main" keeps its events in memory, and in no database; write an address such as'),
-        ("amqp://localhost", r'"main" \(AmqpTransport\) keeps its events in no database; give it an outbox in your'),
+        ("memory://", 'the transport "main" stores its events in memory, not in a database; write an address such as'),
+        ("amqp://localhost", r'"main" \(AmqpTransport\) does not store its events in a database; give it an outbox'),
     ],
 )
 def test_without_a_database_the_error_names_what_is_missing(main: str, why: str) -> None:

@@ -300,7 +300,7 @@ def test_what_makes_no_session_is_refused_at_once(kind: str, sessions: Sessions)
         }[kind]
 
         with pytest.raises(
-            ConfigurationError, match=r"orm_subject: .* makes no session to load Image with; pass .*maker"
+            ConfigurationError, match=r"expected a source of sessions that load Image; got .*; pass .*maker"
         ):
             orm_subject(Image, given)
 

@@ -245,7 +245,7 @@ class SendError(TransportError):
         super().__init__(
             f'the transport "{transport}" could not confirm every event: {counts}: {why}'
             if index is None
-            else f"{why}; of the events up to the end of its batch: {counts}"
+            else f"{why}; results of this event's batch and the earlier batches: {counts}"
         )
 
 

@@ -144,6 +144,7 @@ def translated(error: ConnectionLostError, *, transport: str, place: str) -> Rel
     if kind is AccessRefusedError:
         return AccessRefusedError(transport, place, error.why)
     if kind is TransportUnavailableError:
-        remedy = "; is the server started, and is that its port?" if error.kind == "ConnectionRefusedError" else ""
+        is_refused = error.kind == "ConnectionRefusedError"
+        remedy = "; check that the server runs and that the port is right" if is_refused else ""
         return TransportUnavailableError(transport, f"{place}: {error.why}{remedy}", hurried=error.kind == HURRIED)
     return ConfigurationError(f'the transport "{transport}": no connection to {place}: {error.why}')

@@ -181,7 +181,7 @@ class Management:
             return None
         if status in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
             raise ManagementError(
-                f'its management plugin refuses the user "{self._address.user}"; give it the tag with '
+                f'its management plugin refuses the user "{self._address.user}"; set the tag management: '
                 f"rabbitmqctl set_user_tags {self._address.user} management"
             )
         what = f"{status} {reason[:_LONGEST]}"

@@ -83,14 +83,14 @@ class Address:
             )
         if parts.path == "//":
             raise ConfigurationError(
-                f"{wrong}: leave the last slash out, which means the default virtual host; {remedy}"
+                f"{wrong}: leave out the last slash; the default virtual host needs none; {remedy}"
             )
         if parts.path.count("/") > 1:
             host, extra = parts.path.removeprefix("/").split("/", 1)
             if host.lower() == "%2f" and "/" not in extra:  # as in Symfony's amqp://localhost/%2f/messages
                 raise ConfigurationError(
-                    f"{wrong}: leave out {shown(f'/{extra}')}, in Symfony the name of an exchange; relevo declares its "
-                    f"own; {remedy}"
+                    f"{wrong}: leave out {shown(f'/{extra}')}, which is the name of an exchange in Symfony; relevo "
+                    f"declares its own; {remedy}"
                 )
             raise ConfigurationError(f"{wrong}: write a slash in the name of a virtual host as %2F; {remedy}")
         if _ESCAPED.search(parts.netloc + parts.path):
@@ -99,8 +99,8 @@ class Address:
         password = _GUEST if parts.password is None else unquote(parts.password)
         if user in ("", _GUEST) and password == _GUEST and not is_loopback(parts.hostname):
             raise ConfigurationError(
-                f'{shown(masked_url(url))} has no user of its own; RabbitMQ accepts its user "{_GUEST}" only from its '
-                f"own machine; write {parts.scheme}://user:${{VARIABLE}}@{parts.netloc.rpartition('@')[2]}, "
+                f'{shown(masked_url(url))} uses the default user "{_GUEST}", which RabbitMQ accepts only from '
+                f"localhost; write {parts.scheme}://user:${{VARIABLE}}@{parts.netloc.rpartition('@')[2]}, "
                 f"or localhost if the server runs on this machine"
             )
         return cls(

@@ -430,7 +430,7 @@ class Receiver:
         if self._set_apart and self._hub.publisher.blocked is None:
             if moved.refused:
                 self._hub.provide(self._queues)  # a queue that they need is gone
-            raise ConnectionLostError(f"events could not be moved to where they belong: {moved.why}")
+            raise ConnectionLostError(f"events could not be moved to their queues: {moved.why}")
 
     def _look_up(self, arrivals: Sequence[Arrival], now: float) -> list[tuple[Arrival, MessageRecord, float]]:
         """
@@ -475,7 +475,7 @@ class Receiver:
         self._state = self._state.asked(stalled=due and not arrived)
         if self._state.is_stuck:  # https://github.com/rabbitmq/rabbitmq-server/issues/15473
             subscription.close()
-            raise ConnectionLostError("the server has events ready and delivers none")
+            raise ConnectionLostError("the server has ready events but delivers none")
         return arrived
 
     def _sleep(self, subscription: Subscription, queues: Sequence[str], seconds: float) -> None:

@@ -425,7 +425,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         """Wait until the thread that gives fetched events back has done so; it has no time limit, this one may."""
         left = min(hub.loop.within(float("inf")), threading.TIMEOUT_MAX)
         if not self._receiving.acquire(timeout=left):
-            raise no_answer("the server does not take fetched events back", left, usual=float("inf"))
+            raise no_answer("the prefetched events were not returned to the server", left, usual=float("inf"))
         try:
             yield
         finally:

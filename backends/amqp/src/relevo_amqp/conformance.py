@@ -233,7 +233,7 @@ def _connect(url: str) -> pika.BlockingConnection:
         return pika.BlockingConnection(parameters)
     except (pika.exceptions.AMQPError, OSError) as error:
         # The error that pika raises while it connects has no text; its repr names the cause.
-        why = f"{masked_url(url)}: {str(error) or repr(error)}; is the server started, and is that its port?"
+        why = f"{masked_url(url)}: {str(error) or repr(error)}; check that the server runs and that the port is right"
         raise TransportUnavailableError("amqp", why) from error
 
 

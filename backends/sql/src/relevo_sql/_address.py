@@ -46,8 +46,8 @@ def database_url(
         without: Parameters of the address to leave out, which *driver* does not know.
 
     Raises:
-        ConfigurationError: The transport keeps its events in no database and has no outbox, there is no such transport
-            or several; *driver* is for another database, or does not know a parameter of the address.
+        ConfigurationError: The transport does not store its events in a database and has no outbox, there is no such
+            transport or several; *driver* is for another database, or does not know a parameter of the address.
     """
     found = app.transport(transport)
     store = app.outboxes.get(found.name, found)
@@ -105,10 +105,10 @@ def _driven(url: sa.URL, driver: object) -> sa.URL:
 def _no_database(name: str, kind: str) -> ConfigurationError:
     if kind == "MemoryTransport":
         return ConfigurationError(
-            f'the transport "{name}" keeps its events in memory, and in no database; write an address such as '
+            f'the transport "{name}" stores its events in memory, not in a database; write an address such as '
             f"sqlite:///shop.db; in a test, create the engine before app.testing() replaces the transports"
         )
     return ConfigurationError(
-        f'the transport "{name}" ({kind}) keeps its events in no database; give it an outbox in your database: '
+        f'the transport "{name}" ({kind}) does not store its events in a database; give it an outbox in your database: '
         f'{name} = {{ url = "…", outbox = "sqlite:///shop.db" }}'
     )

@@ -436,7 +436,7 @@ class Database(ForkAware):
                 raise UnreachableError(
                     self.name,
                     f"{self.place} is locked by another writer, or does not answer: another thread of this process "
-                    f"waits for it, and this one did for longer than {patience:.3g} s",
+                    f"is waiting for it, and this thread waited for longer than {patience:.3g} s",
                 )
             yield
 

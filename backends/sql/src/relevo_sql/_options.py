@@ -122,10 +122,10 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         make = _on_server if options.dialect is None else _with_any_driver
         return make(url, text, options.tls)
     if options.tls is not None:
-        raise ConfigurationError(f"tls: {masked_url(text)} is a file, to which there is no connection; remove tls")
+        raise ConfigurationError(f"tls: {masked_url(text)} is a file, which has no connection to encrypt; remove tls")
     if url.host or url.username or url.password or url.port:
         raise ConfigurationError(
-            f"{masked_url(text)} names a host, and SQLite has none; write sqlite:///shop.db for a path "
+            f"{masked_url(text)} names a host, but SQLite opens a file; write sqlite:///shop.db for a path "
             f"relative to the configuration, sqlite:////var/lib/shop.db for an absolute one"
         )
     _check_query(url, text)

@@ -319,8 +319,8 @@ class _JoinedSession(JoinedSession[Sent]):
             self._write(connection)
         except sa.exc.InvalidRequestError as error:  # the session reads nothing more from the database
             raise SessionError(
-                "an event that was sent during the session's commit cannot be made without a read from the database; "
-                "send it before the commit, or load the attributes that name its subject before"
+                "an event that was sent during the session's commit needs a read from the database, which the session "
+                "no longer allows; send it before the commit, or load the attributes that name its subject first"
             ) from error
 
     def on_commit(self, session: Session) -> None:

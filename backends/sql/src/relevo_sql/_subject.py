@@ -63,7 +63,7 @@ def orm_subject(
         raise ConfigurationError(f"orm_subject: {cls!r} is not a class that SQLAlchemy has mapped")
     if not _makes_sessions(sessions):
         raise ConfigurationError(
-            f"orm_subject: {shown(sessions)} makes no session to load {cls.__name__} with; "
+            f"orm_subject: expected a source of sessions that load {cls.__name__}; got {shown(sessions)}; "
             f"pass a sessionmaker, such as sqlalchemy.orm.sessionmaker(engine)"
         )
     readers = [_reader(cls, column) for column in mapper.primary_key]

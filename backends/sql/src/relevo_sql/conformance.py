@@ -175,7 +175,7 @@ class PostgresqlHarness(SqlHarness):
         url = cls.options.get("url") or os.environ.get("RELEVO_TEST_POSTGRESQL")
         if not url:
             raise ConfigurationError(
-                "there is no PostgreSQL; set RELEVO_TEST_POSTGRESQL to its URL, or give --option url=…"
+                "no PostgreSQL server is configured; set RELEVO_TEST_POSTGRESQL to its URL, or give --option url=…"
             )
         return url
 
@@ -189,7 +189,9 @@ class MariadbHarness(SqlHarness):
     def default_url(cls) -> str:
         url = cls.options.get("url") or os.environ.get("RELEVO_TEST_MARIADB")
         if not url:
-            raise ConfigurationError("there is no MariaDB; set RELEVO_TEST_MARIADB to its URL, or give --option url=…")
+            raise ConfigurationError(
+                "no MariaDB server is configured; set RELEVO_TEST_MARIADB to its URL, or give --option url=…"
+            )
         return url
 
 

@@ -57,8 +57,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         expires = checked_expires(options.get("expires"), now=now)
         if wait and expires is not None and expires < now + wait:
             raise ConfigurationError(
-                f"expires: expected a time that is not before the event is due, in {wait:.10g} s; got one in "
-                f"{round(expires - now, 3):.10g} s; both count from the dispatch"
+                f"expires: the event would expire before it is due; expected {wait:.10g} s or more after the dispatch; "
+                f"got {round(expires - now, 3):.10g} s"
             )
         return cls(
             urgency=options.get("urgency", "normal"),
@@ -357,18 +357,18 @@ def _identifying(content: Content, about: Subject | None) -> bytes:
 
 
 def _wait(delay: Duration, at: Moment | None, now: float) -> float:
-    wait = seconds(delay, what="the delay of a dispatch")
+    wait = seconds(delay, what="delay")
     if at is None:
         return wait
     if wait:
         raise ConfigurationError("a dispatch takes delay= or at=, not both")
-    then = moment(at, now=now, what="the at of a dispatch")
+    then = moment(at, now=now, what="at")
     if isinstance(at, (int, float)) and then < _YEAR_2000 <= now:
         raise ConfigurationError(
-            f"the at of a dispatch: expected seconds since the epoch; got {shown(at)}, before the year 2000; write "
+            f"at: expected seconds since the epoch; got {shown(at)}, before the year 2000; write "
             f"delay={shown(at)} for a time from now"
         )
-    return seconds(max(0.0, then - now), what="the time until at=")
+    return seconds(max(0.0, then - now), what="at, in seconds from now")
 
 
 def _is_line(text: object) -> bool:

@@ -237,8 +237,8 @@ class Sender:
         cls, kind = type(event), known.event_types.get(name)
         if kind is not None and kind.cls is not cls and known.declare(cls).cls is not cls:
             raise ConfigurationError(
-                f'"{name}": {shown(event)} is of {cls.__qualname__} as it was before the class was defined again; make '
-                f"the event with the class of now"
+                f'"{name}": {shown(event)} is an instance of an earlier definition of {cls.__qualname__}; create it '
+                f"again with the current class"
             )
 
     def check_unsent(self, event: object, name: str, options: DispatchOptions) -> None:

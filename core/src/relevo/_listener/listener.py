@@ -78,7 +78,9 @@ class Mark:
         ids: tuple[Any, ...] = self.aliases if self.id is None else (self.id, *self.aliases)
         if isinstance(event, str) and not _PATTERN.isdisjoint(event):
             raise EventNameError(
-                event, "a listener has no patterns; write one @relevo.listener(…) for each event above the function"
+                event,
+                "a listener takes one name, not a pattern; write one @relevo.listener(…) for each event above the "
+                "function",
             )
         where = f'a listener of "{declared(event).name if isinstance(event, type) else checked_name(event)}"'
         if self.queue is not None:

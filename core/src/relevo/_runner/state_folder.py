@@ -84,8 +84,8 @@ def _checked(path: Path, user: int) -> Path:
         raise ConfigurationError(f"{path}: expected a folder; got {what}; remove it, or {_REMEDY}")
     if found.st_uid != user:
         raise ConfigurationError(
-            f"{path}: expected a folder of the user {user}; got one of the user {found.st_uid}, who can stop this "
-            f"application with it; {_REMEDY}"
+            f"{path}: expected a folder owned by user {user}; got one owned by user {found.st_uid}, who could stop "
+            f"this application; {_REMEDY}"
         )
     if found.st_mode & 0o077:
         raise ConfigurationError(
@@ -95,4 +95,4 @@ def _checked(path: Path, user: int) -> Path:
 
 
 def _unusable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"there is no folder for locks: {path}: {error.strerror}; {_REMEDY}")
+    return ConfigurationError(f"the folder for locks cannot be used: {path}: {error.strerror}; {_REMEDY}")

@@ -140,5 +140,5 @@ def queue_named(key: object) -> Target:
     if isinstance(key, str) and "/" in key:
         return parsed_target(key, where="queues")
     if key == NOW:
-        raise ConfigurationError(f'queues: "{NOW}" is not a queue: there listeners are called in process')
+        raise ConfigurationError(f'queues: "{NOW}" is not a queue; a route to it calls listeners in process')
     return Target(_EVERYWHERE, checked_queue(key, where="queues"))

@@ -97,18 +97,26 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     """
     Check the configuration and the listeners before a worker starts.
 
-    Reads the configuration, imports the listeners, runs a worker's start-up checks for each transport, and warns of
-    events without a listener here: those with a route of their own, and with --live those that wait. It also warns of a
-    transport that no route leads to, of two transports that are one store (with --live even if their addresses
-    differ), of a plugin that is there twice, of listeners whose parameters are named like the data of an event, and of
-    signatures without a source. With --live it also looks at up to 1,000 events and 1,000 dead letters of each queue,
-    and warns of listeners that they need and that are not here, such as renamed ones; RabbitMQ cannot list its events,
-    so they are left out. It also warns of events of other applications that wait in queues which this one handles.
-    Nothing is created, sent or received. With --supervisor it also reports relevo commands that do not start, stop
-    times that are too short for a worker, commands that do not say which of several transports a worker serves, ports
-    that are open to others, and a file without a worker. With --strict it reports what the deployment leaves open to
-    others; run it as the user of the service, with its environment. Exits with 78 if the program or a configuration
-    must be changed, with 69 if a server cannot be reached.
+    It reads the configuration, imports the listeners, and runs a worker's start-up checks for each transport. Nothing
+    is created, sent or received.
+
+    It warns of events that have a route of their own and no listener here, of a transport that no route leads to, of
+    two transports that are one store, of a plugin that is there twice, of listeners whose parameters are named like the
+    data of an event, and of signatures without a source.
+
+    With --live, it connects to every server. It also warns of waiting events without a listener here, of events of
+    other applications that wait in queues which this one handles, and of two transports that are one store although
+    their addresses differ. It looks at up to 1,000 events and 1,000 dead letters of each queue, and warns of listeners
+    that they need and that are not here, such as renamed ones. RabbitMQ cannot list its events, so they are left out.
+
+    With --supervisor, it reports relevo commands that do not start, stop times that are too short for a worker,
+    commands that do not say which of several transports a worker serves, ports that are open to others, and a file
+    without a worker.
+
+    With --strict, it reports what the deployment leaves open to others, and most warnings are errors. Run it as the
+    user of the service, with its environment.
+
+    The exit code is 78 if the program or a configuration must be changed, and 69 if a server cannot be reached.
 
     Example: relevo check --live
     """

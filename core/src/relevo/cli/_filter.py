@@ -31,8 +31,8 @@ state_option = click.option(
     "states",
     multiple=True,
     type=Choice(["ready", "leased", "running", "scheduled"]),
-    help="Only events in this state; may be repeated. Running are the leased ones of which a listener is announced as "
-    "running; all leased events are read for it.",
+    help="Only events in this state; may be repeated. running: the leased events with a listener that a worker "
+    "reports as running; this reads all leased events.",
 )
 
 

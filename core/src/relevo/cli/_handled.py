@@ -32,7 +32,7 @@ Fate = Literal["done", "retried", "dead", "refused"]
 
 @attrs.frozen(kw_only=True)
 class Handled:
-    """What became of an event that was handled by its id."""
+    """The outcome of an event that was handled by its id."""
 
     transport: str
     queue: str

@@ -105,13 +105,18 @@ def list_(
 
     "until" is the time until a scheduled event is due, or until the lease of a leased one ends. "leased" shows how long
     it has been leased, the worker as host:pid, and the running listener. Workers announce these for events that they
-    hold for more than five seconds; an announcement is at most 20 seconds old. --state running lists only the leased
-    events of which such a listener is announced; their status is "leased". "error" is the last one of the failed
-    listener that runs next, or what the event waits for, such as its subject or a listener. Within a queue the order is
-    the transport's own. An event whose state changes meanwhile may be listed twice or not at all; --by event, queue or
-    state counts each event of a queue once. To continue a --json list, pass the "cursor" of its last event to --after.
-    If a transport cannot list its events, such as RabbitMQ, or cannot tell which of them run, those of the others are
-    listed, if there are any, the reason is reported, and the exit code is 78.
+    hold for more than five seconds; an announcement is at most 20 seconds old. "error" is the last error of the failed
+    listener that runs next, or what the event waits for, such as its subject or a listener.
+
+    With --state running, it lists only the leased events with a running listener that a worker announced; their status
+    is "leased".
+
+    Within a queue the order is the transport's own. An event whose state changes meanwhile may be listed twice or not
+    at all; --by event, queue or state counts each event of a queue once. To continue a --json list, pass the "cursor"
+    of its last event to --after.
+
+    If a transport cannot list its events, such as RabbitMQ, or cannot tell which of them run, only the events of the
+    other transports are listed. The reason is reported, and the exit code is 78.
 
     Example: relevo list -q media --state scheduled --event image.*
 

@@ -56,7 +56,7 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
     copy of the events that were being moved, with the same ids. A moved event starts from the beginning: every
     listener of the other queue runs, with all its attempts. An event that the other queue refuses or does not accept
     stays, to be tried again later. If events are signed, each is verified and signed for its new queue; a forged one
-    becomes a dead letter where it is.
+    is dead-lettered in its current queue.
 
     A route must lead to the target queue, or no worker would handle its events; it warns of events that no listener
     here handles in the target queue. The source queue needs no route, and

@@ -86,11 +86,12 @@ def status(
     Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
     when.
 
-    With a limit, such as --max-oldest, it prints one line for a monitor: which queues are over it, or that none is. A
-    figure that a transport does not know, such as the age on RabbitMQ, is an error with 78.
+    With a limit, such as --max-oldest, it prints one line for a monitor: the queues over a limit, or the number of
+    queues if all are within the limits. If a transport does not know a figure, such as the age on RabbitMQ, the exit
+    code is 78.
 
     Events behind a listener that hangs are leased, not ready, so --max-oldest does not see them; --max-leased does. It
-    reads the leased events, and is an error with 78 where a transport cannot list them, such as RabbitMQ.
+    reads the leased events; if a transport cannot list them, such as RabbitMQ, the exit code is 78.
 
     Example: relevo status -t main
     """

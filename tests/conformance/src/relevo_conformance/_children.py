@@ -75,7 +75,7 @@ def play_apart(known: Recorder, parts: Sequence[Part], *, seconds: float) -> Seq
 
 def in_a_fork(act: Callable[[], str], *, seconds: float) -> str:
     """
-    Return what *act* returns in a process that is forked here; or what became of it, in words.
+    Return what *act* returns in a process that is forked here; or its end, in words.
 
     Raises:
         UnusableError: The process could not be started.

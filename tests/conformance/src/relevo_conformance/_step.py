@@ -220,7 +220,7 @@ def revived(play: Play) -> None:
 
 
 def sent_again(play: Play) -> None:
-    """Send the event again, whatever became of it."""
+    """Send the event again, whatever its state is."""
     if isinstance(play.event, Envelope) and not play.is_in_an_outbox:
         play.actor.send([play.event])
         play.is_gone = False

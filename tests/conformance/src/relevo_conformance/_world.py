@@ -173,7 +173,7 @@ class World:
     """By transaction: each event that was sent in it and not rolled back."""
 
     sends: defaultdict[int, dict[int, Literal["made", "undone"]]] = attrs.field(factory=lambda: defaultdict(dict))
-    """By transaction and number of each send in it: what became of it."""
+    """By transaction and number of each send in it: its outcome."""
 
     doubles: defaultdict[str, dict[int, Copy]] = attrs.field(factory=lambda: defaultdict(dict))
     """By worker whose store is broken: the extra copies that may exist since then, by the number of the original."""
