@@ -59,7 +59,7 @@ PHRASES = {
 READ_BY_USERS = ("core/src/", "backends/", "docs/", "tests/conformance/src/", "README.md", "CONTRIBUTING.md")
 GENERATED = "docs/reference/mutants.md"  # from the names of scenarios
 
-# The same for prose: pages and READMEs, and the help of the commands. Code has its turn later.
+# The same for prose: pages and READMEs, and the help of the commands.
 PHRASES_OF_PROSE = {
     **PHRASES,
     r"\bwhoever\b": "anyone who, or the part that acts",
@@ -72,7 +72,7 @@ PHRASES_OF_PROSE = {
     r"\bas ever\b": "as usual",
     r"\bgo(es)? along\b": "is sent with, is passed on",
     r"if you say nothing|unless you say otherwise": "by default",
-    r"what (is to )?becomes? of|what comes of": "the outcome of",
+    r"what (is to )?bec[ao]mes? of|what comes of": "the outcome of",
     r"(?<!there )\b(is|are) no (?!longer\b|more\b)": "is not a …",
     r"\bstrangers?\b": "third party, other users",
     r"\blooks? on\b": "observe",
