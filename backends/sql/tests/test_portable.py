@@ -133,23 +133,22 @@ def test_what_another_worker_claimed_meanwhile_is_not_claimed(
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+@pytest.mark.parametrize(("number", "change"), [(1, "DELETE FROM relevo_event"), (2, "UPDATE relevo_event SET mark=")])
 def test_a_settlement_that_another_claim_overtakes_is_refused(
-    open_portable: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch, level: str
+    open_portable: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch, level: str, number: int, change: str
 ) -> None:
     monkeypatch.setattr(portable, "_BEST", level)
     clock, later = FakeClock(), FakeClock()
     later.sleep(61)
     one, other = open_portable(clock), open_portable(later)
-    one.send([an_envelope()])
-    (first,) = one.receive(["default"], limit=1, lease=60, wait=0)
+    one.send([an_envelope(each) for each in range(number)])
+    first = one.receive(["default"], limit=number, lease=60, wait=0)
     taken: list[Any] = []
-    mark = "UPDATE relevo_event SET mark="
-    between(one, mark, lambda: taken.extend(other.receive(["default"], limit=1, lease=60, wait=0)))
+    between(one, change, lambda: taken.extend(other.receive(["default"], limit=number, lease=60, wait=0)))
 
-    assert one.settle([(first, Ack())]) == [first]
-    (second,) = taken
-    assert second.lost_leases == 1
-    assert other.settle([(second, Ack())]) == []
+    assert one.settle([(each, Ack()) for each in first]) == first
+    assert [each.lost_leases for each in taken] == [1] * number
+    assert other.settle([(each, Ack()) for each in taken]) == []
 
 
 def test_threads_hand_out_each_event_once(open_portable: Opener, an_envelope: Maker) -> None:
