@@ -101,6 +101,7 @@ STATE, TURN, STRAY = "relevo_event_state", "relevo_event_turn", "relevo_event_st
         ("held", {"PRIMARY"}),
         ("ack", {"PRIMARY"}),
         ("ack_one", {"PRIMARY"}),
+        ("ack_all", {"PRIMARY"}),
         ("release", {"PRIMARY"}),
         ("postpone", {"PRIMARY"}),
         ("extend", {"PRIMARY"}),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
 
@@ -15,6 +16,11 @@ from relevo_sql._prepared import Prepared
 from relevo_sql._row import OrderingGroup, Receipt, are_copies, deaths_of, deaths_text, lease_end, micros
 from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._token import is_of_this_process
+
+
+class _NotAllHeldError(Exception):
+    """Some of the deliveries to settle are no longer held."""
+
 
 _Ended = tuple[Receipt, str, Any]
 """The receipt, the queue that handed the delivery out, and the outcome."""
@@ -113,9 +119,22 @@ class Settler:
         if {type(outcome) for _, outcome in chosen.values()} == {Ack} and not _leaving(chosen):
             if len(chosen) == 1:
                 return self._ack_one(*chosen)
-            if self._statements.ack.is_one and len({token for _, token in chosen}) == 1:  # what one claim has found
-                return self._database.update(lambda connection: self._settle(connection, chosen))
+            if len({token for _, token in chosen}) == 1:  # what one claim has found
+                if self._statements.ack.is_one:
+                    return self._database.update(lambda connection: self._settle(connection, chosen))
+                with suppress(_NotAllHeldError):  # rare, and undone: the general way finds out which ones are
+                    return self._database.write(lambda connection: self._ack_all(connection, chosen))
         return self._database.write(lambda connection: self._settle(connection, chosen))
+
+    def _ack_all(self, connection: sa.Connection, chosen: Collection[Receipt]) -> set[Receipt]:
+        """Delete the rows of one claim, for which no other waits; the database reports their number alone."""
+        receipts = set(chosen)
+        seqs = self._database.dialect.listed([seq for seq, _ in chosen])
+        (held,) = {token for _, token in chosen}
+        deleted = self._statements.ack_all.run(connection, held=held, seqs=seqs, now=self._now(connection)).rowcount
+        if deleted < len(receipts):
+            raise _NotAllHeldError
+        return receipts
 
     def _ack_one(self, receipt: Receipt) -> set[Receipt]:
         """Delete a row that no other waits for; every database reports in one step whether it was held."""

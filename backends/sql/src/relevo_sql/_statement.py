@@ -269,6 +269,7 @@ class Statements:
         # Locked, where another transaction could change them before this one does.
         self.held = prepared.lock(event, chosen)
         self.ack = change(None)
+        self.ack_all = prepared(dialect.delete(event, *chosen))
         self.ack_one = prepared(sa.delete(event).where(held, _E.seq == _bind("which")))
         self.release = change(_FREE)
         self.postpone = change(_FREE | {"state": _state(SCHEDULED), "ready_at": _bind("at")})

@@ -351,6 +351,10 @@ class Dialect(ABC):
         """Return the :attr:`derived` columns of a row with *values*."""
         return {}
 
+    def delete(self, table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ClauseElement:
+        """Return the statement that deletes rows of *table*; *where* names their keys."""
+        return sa.delete(table).where(*where)
+
     @abstractmethod
     def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
         """

@@ -324,11 +324,14 @@ class MariadbDialect(Dialect):
                 found = self.by_index(found, change.table, change.by)
         rest = reported[1:] if change.reports_key else reported  # the driver takes a microsecond for each value
         query = found.add_columns(*rest).with_for_update(skip_locked=change.skips_locked)
-        changing = change.statement(self.among(change.key, "keys"))
-        if change.values is not None:
-            return query, changing.with_hint(_BY_KEY, dialect_name="mysql")
-        table, key = change.table.name, change.key.name  # the form for several tables, the only one with an index
-        return query, sa.text(f"DELETE {table} FROM {table} {_BY_KEY} WHERE {table}.{key} IN :keys")  # nosec B608  # names of our own tables
+        chosen = self.among(change.key, "keys")
+        if change.values is None:
+            return query, self.delete(change.table, chosen)
+        return query, change.statement(chosen).with_hint(_BY_KEY, dialect_name="mysql")
+
+    def delete(self, table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ClauseElement:
+        # The form for several tables, the only one that can name its index.
+        return sa.delete(table).prefix_with(table.name).with_hint(_BY_KEY, dialect_name="mysql").where(*where)
 
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
         return column.bool_op("IN")(sa.bindparam(parameter, type_=sa.types.NullType()))
