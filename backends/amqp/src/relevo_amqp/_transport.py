@@ -505,6 +505,8 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                     with suppress(ConfigurationError, ConnectionLostError):  # the next receive raises it
                         receiver.pause(error)
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
+            # What was settled before is in no danger any more when this one is begun, which may end the process.
+            subscription.wait_for_acks()
             if not subscription.note(receipt, note):
                 hub.notes.withdraw(key, receipt.hand_over, before=before)
                 raise LeaseLostError(self.name, delivery)
