@@ -505,7 +505,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                     with suppress(ConfigurationError, ConnectionLostError):  # the next receive raises it
                         receiver.pause(error)
                 raise TransportUnavailableError(self.name, f"{self._address}: {error.why}") from error
-            # What was settled before is in no danger any more when this one is begun, which may end the process.
+            # If this event ends the process, the server must already have committed the earlier settlements.
             subscription.wait_for_acks()
             if not subscription.note(receipt, note):
                 hub.notes.withdraw(key, receipt.hand_over, before=before)

@@ -66,7 +66,7 @@ class _Stuck(NamedTuple):
     since: Any
     next_seq: Any
     head: Any
-    """The key of the row that the others wait for; ``None`` if there is none."""
+    """The primary key of the row that blocks the group; ``None`` if that row is gone."""
 
     head_state: Any
     total: int
@@ -285,8 +285,9 @@ class Searcher:
         found, heads, total = self._database.read(read)
 
         def first(stuck: _Stuck) -> WaitingEntry | None:
-            row = heads.get(stuck.head)
-            return None if row is None else _entry(row, _HEADS[stuck.head_state], stuck.queue, now)
+            if stuck.head not in heads:
+                return None
+            return _entry(heads[stuck.head], _HEADS[stuck.head_state], stuck.queue, now)
 
         keys = [
             StuckKey(
@@ -294,9 +295,7 @@ class Searcher:
                 key=_text(each.key),
                 waiting=each.waiting,
                 since=each.since / 1_000_000,
-                first=_entry(heads[each.head], _HEADS[each.head_state], each.queue, now)
-                if each.head in heads
-                else None,
+                first=first(each),
             )
             for each in found
         ]
