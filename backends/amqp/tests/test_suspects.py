@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relevo import Ack, DeadLetter, Delivery, Envelope, RunOptions, SystemClock, Worker
+from relevo import Ack, DeadLetter, Delivery, Envelope, Note, RunOptions, SystemClock, Worker
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Channel
 from relevo_amqp._receiver import Receiver
@@ -208,6 +208,29 @@ def test_nothing_else_is_fetched_while_a_suspect_is_held(
         "id-1": 2,
         **{f"id-{number}": 0 for number in range(2, 7)},
     }
+
+
+def test_what_was_settled_before_a_suspect_is_begun_is_not_lost_with_it(
+    connect: Connect, transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = Channel.commit
+
+    def late(self: Channel, answered: Callable[[], None]) -> None:  # as by a loop that has much to do
+        self.loop.later(0.5, lambda: commit(self, answered))
+
+    monkeypatch.setattr(Channel, "commit", late)
+    transport.send([envelope(1), envelope(2)])
+    receive(transport, queue, limit=1)
+    worker = connect()
+    (held,) = receive(worker, queue, limit=1)
+    transport._abort()
+    (suspect,) = receive(worker, queue)
+
+    worker.settle([(held, Ack())])
+    worker.begin(suspect, Note(by="worker"))
+    worker._abort()  # as if the suspect ended the process
+
+    assert ids(drain(connect(), queue, wait=1.0, least=1)) == ids([suspect])
 
 
 def test_a_suspect_does_not_wait_for_ever_for_a_long_listener(
