@@ -108,17 +108,25 @@ def test_a_killer_that_came_from_an_outbox_is_not_sent_again_for_each_process_th
 
 def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
     for number in range(20):
-        stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": number, "deadly": number == 3}))
+        arguments = {"number": number, "deadly": number == 3}
+        stage.app.dispatch(relevo.Event("mine.stepped-on", arguments, id=f"id-{number}"))
 
     while stage.drain() < 0:
         pass
 
+    lines = stage.lines()
+    first = lines[0][2]
+    ended = Counter(line[1] for line in lines if line[0] == "ended" and line[2] != first)
     lost_leases = {
-        line[1]: int(line[3].removeprefix("lost_leases="))
-        for line in stage.lines()
-        if line[0] == "began" and line[1] != "3"
+        line[1]: int(line[3].removeprefix("lost_leases=")) for line in lines if line[0] == "began" and line[1] != "3"
     }
-    assert max(lost_leases.values()) <= 1
+    assert max(ended.values()) == 1
+    (dead,) = stage.dead("mines")
+    assert isinstance(dead.envelope, relevo.Envelope)
+    assert dead.envelope.id == "id-3"
+    # RabbitMQ may assign an event to a consumer that is being stopped. It never delivers that one, and counts a loss.
+    if stage.app.transport().capabilities.lost_leases == "exact":
+        assert max(lost_leases.values()) <= 1
 
 
 def test_a_drain_does_all_the_others_before_it_dies_of_a_suspect(stage: Stage) -> None:
