@@ -106,7 +106,7 @@ def _staged(tmp_path: Path, main: str) -> Iterator[Stage]:
         f"""
 source = "crash"
 listeners = ["crashing"]
-lease = "1s"
+lease = "2s"
 
 [transports]
 main = {main}

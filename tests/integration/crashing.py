@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import relevo
@@ -26,6 +28,16 @@ _LOG = os.open(os.environ.get("CRASH_LOG", os.devnull), os.O_WRONLY | os.O_APPEN
 def note(*words: object) -> None:
     """Write *words* as one line that survives a kill."""
     os.write(_LOG, (" ".join(map(str, words)) + "\n").encode())
+
+
+@relevo.hookimpl
+@contextmanager
+def relevo_around_settle(settlements: Sequence[relevo.Settlement]) -> Iterator[None]:
+    """Note which events are being settled, and which are settled."""
+    ids = [each.envelope.id for each, _ in settlements if isinstance(each.envelope, relevo.Envelope)]
+    note("settling", os.getpid(), *ids)
+    yield
+    note("settled", os.getpid(), *ids)
 
 
 @relevo.listener("number.counted", queue="numbers")

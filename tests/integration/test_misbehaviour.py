@@ -287,7 +287,7 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
     if not is_over and places == PLACES:
         theatre.dispatch_meeting()
     is_killed = is_over and how != "interrupt" and "time limit" not in told
-    lease = {"RELEVO_LEASE": "1s"} if is_killed else {}  # events of a killed worker return when their lease ends
+    lease = {"RELEVO_LEASE": "2s"} if is_killed else {}  # events of a killed worker return when their lease ends
 
     codes: list[int] = []
     while len(codes) < 8 and (not codes or codes[-1] not in (0, 1)):

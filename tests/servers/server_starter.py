@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from server_process import StartError, search_path, tied
 
 UNAVAILABLE = 69
 """The exit code for a server that cannot be reached (``EX_UNAVAILABLE`` of sysexits.h)."""
+
+AT_ONCE, BUSY = 1.0, 60.0
+"""Seconds within which a server that is not there refuses; and for which one that may only be busy is asked again."""
 
 
 class NotFoundError(Exception):
@@ -83,7 +87,7 @@ class Kind:
             InstallError: The package could not be installed.
         """
         if wanted := environ.get(self.variable):
-            if why := self.refusal(wanted):
+            if why := self._refusal_of_a_busy_one(wanted):
                 raise NotAnsweringError(f"{self.variable} names {self.shown(wanted)}, which does not answer: {why}")
             yield wanted
             return
@@ -102,6 +106,16 @@ class Kind:
             )
         with self.private(program, environ) as url:
             yield url
+
+    def _refusal_of_a_busy_one(self, url: str) -> str:
+        """Return why the server at *url* cannot be used; ask one again that does not answer in time."""
+        until = time.monotonic() + BUSY
+        while True:
+            asked = time.monotonic()
+            why = self.refusal(url)
+            now = time.monotonic()
+            if not why or now - asked < AT_ONCE or now >= until:
+                return why
 
     def _installed(self, environ: Mapping[str, str]) -> Path | None:
         try:

@@ -485,8 +485,14 @@ def test_stats_count_what_is_ready_and_what_is_dead(
 
 
 def test_an_event_is_in_the_delay_or_ready_whenever_one_looks(
-    server: Server, connect: Connect, transport: AmqpTransport, queue: str, envelope: Make
+    server: Server,
+    connect: Connect,
+    transport: AmqpTransport,
+    queue: str,
+    envelope: Make,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("relevo_amqp._transport.LANDING", PATIENCE)  # as long as a busy machine may take
     other = server.queue()
     transport.setup([other])
     assert connect().stats(queue).scheduled == 0
@@ -504,14 +510,16 @@ def test_an_event_is_in_the_delay_or_ready_whenever_one_looks(
     assert [each for each in looks if each.scheduled == 0 and not each.ready] == []
     assert looks[-1].ready == 1
     assert connect().stats(other).scheduled == 0
+    monkeypatch.undo()
     while transport.stats(other).scheduled is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert transport.stats(other).scheduled == 0
 
 
 def test_a_retry_that_this_process_asked_for_is_never_overlooked(
-    transport: AmqpTransport, queue: str, envelope: Make
+    transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relevo_amqp._transport.LANDING", PATIENCE)  # as long as a busy machine may take
     transport.send([envelope(1)])
     transport.nack(receive(transport, queue)[0], delay=0.7)
 

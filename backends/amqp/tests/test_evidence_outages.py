@@ -27,6 +27,8 @@ from relevo.errors import SendError, TransportError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_conformance.fault.proxy import Proxy
 
+from .conftest import wait_until
+
 pytestmark = pytest.mark.slow("restarts a private node and raises its alarms")
 
 Node = rabbitmq_node.PrivateNode
@@ -148,7 +150,7 @@ def test_what_was_lost_in_an_alarm_is_set_apart_and_comes_once_when_it_is_over(n
         lost._abort()
         assert receive(holder, wait=3.0) == []
         assert receive(holder, wait=1.0) == []
-        assert holder.stats("q").ready == 5
+        wait_until(lambda: holder.stats("q").ready == 5)
 
     while len(seen) < 5:
         batch = receive(holder)

@@ -69,8 +69,9 @@ def counting(function: Callable[..., object], calls: Counter[str]) -> Callable[.
 
 
 def test_what_a_killed_process_held_comes_back_alone_and_with_its_lost_leases(
-    server: Server, transport: AmqpTransport, queue: str, envelope: Make
+    server: Server, transport: AmqpTransport, queue: str, envelope: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relevo_amqp._phase.CLEAR_WITHIN", 60.0)
     transport.send([envelope(number) for number in range(20)])
     assert hold_and_die(server, queue, limit=5) == 5
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from relevo import App, Call, LoopRunner, RunOptions, listener
+from relevo import App, Call, LoopRunner, Report, RunOptions, listener
 from relevo._worker.worker import GRACE
 from relevo_amqp import AmqpTransport
 
@@ -16,7 +16,8 @@ from .conftest import Server, receive
 
 Connect = Callable[..., AmqpTransport]
 
-LIMIT = 1.0
+LIMITS = (1.0, 5.0, 25.0)
+"""Seconds for a run; a longer one if the machine paused until the time was over, before anything was received."""
 
 
 @pytest.mark.parametrize("execution", ["inline", "threads"])
@@ -28,7 +29,7 @@ def test_a_listener_that_outlives_the_time_limit_can_still_send(
     @listener("image.created", id="outlive", queue=queue)
     def outlive(event: object, call: Call) -> None:
         call.dispatch("image.sent", {"early": True})
-        while time.monotonic() <= began + LIMIT + GRACE + 0.5:
+        while time.monotonic() <= began + limit + GRACE + 0.5:
             time.sleep(0.1)
         app.dispatch("image.sent", {})
         call.dispatch("image.sent", {})
@@ -41,11 +42,17 @@ def test_a_listener_that_outlives_the_time_limit_can_still_send(
         app.setup()
         for _ in range(3):  # what was fetched ahead goes back meanwhile
             app.dispatch("image.created", {})
-        began = time.monotonic()
-        options = RunOptions(until_empty=True, max_seconds=LIMIT, execution=execution, concurrency=1, queues=(queue,))
+        reports: list[Report] = []
+        for limit in LIMITS:
+            began = time.monotonic()
+            options = RunOptions(
+                until_empty=True, max_seconds=limit, execution=execution, concurrency=1, queues=(queue,)
+            )
+            reports.append(LoopRunner().run(app, options))
+            if reports[-1].done:
+                break
 
-        report = LoopRunner().run(app, options)
-
+        report = reports[-1]
         assert (report.done, report.retried, report.unsettled, report.stopped_by) == (1, 0, 0, "time")
         with connect() as other:
             assert len(receive(other, onward, limit=1)) == 1

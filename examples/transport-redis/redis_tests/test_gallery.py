@@ -25,7 +25,7 @@ def test_the_gallery_runs_on_redis_by_one_line(options: RedisOptions, tmp_path: 
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [sys.executable, *command], env=environ, capture_output=True, text=True, check=False, timeout=90
+            [sys.executable, *command], env=environ, capture_output=True, text=True, check=False, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
