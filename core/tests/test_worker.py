@@ -352,10 +352,12 @@ def test_an_idle_worker_hears_a_stop(idle: tuple[Worker, threading.Thread]) -> N
 @pytest.mark.lengthy("waits")
 @pytest.mark.usefixtures("idle")
 def test_an_idle_worker_needs_next_to_no_processor() -> None:
-    before = time.process_time()
-    time.sleep(1.0)
+    def needed() -> float:
+        before = time.process_time()
+        time.sleep(1.0)
+        return time.process_time() - before
 
-    assert time.process_time() - before < 0.05
+    assert any(needed() < 0.05 for _ in range(5))  # something else of this process may need some at times
 
 
 def test_an_interrupt_ends_it_at_once_and_nothing_that_was_held_is_gone(
@@ -497,9 +499,13 @@ def test_many_suspects_cost_no_more_than_one_round_each(
     assert sum(len(settlements) for settlements in transport.said("settle")) <= 2 * 101
 
 
-@given(deadly=st.integers(1, 6), others=st.integers(0, 20), slots=st.integers(1, 3))
+@given(
+    deadly=st.integers(1, 6), others=st.integers(0, 20), slots=st.integers(1, 3), starts_in=st.sampled_from([0.0, 10.0])
+)
 @settings(deadline=None)
-def test_a_drain_that_dies_of_a_suspect_has_done_everything_else_before(deadly: int, others: int, slots: int) -> None:
+def test_a_drain_that_dies_of_a_suspect_has_done_everything_else_before(
+    deadly: int, others: int, slots: int, starts_in: float
+) -> None:
     clock = FakeClock()
     transport = MemoryTransport(clock=clock)
 
@@ -527,6 +533,7 @@ def test_a_drain_that_dies_of_a_suspect_has_done_everything_else_before(deadly: 
         options=DRAIN,
         executor=_Slots(clock, slots),
         background=False,
+        prepare=lambda: clock.sleep(starts_in),
     )
 
     with pytest.raises(KeyboardInterrupt):
