@@ -76,6 +76,7 @@ def consume(peer: str, url: str, *, events: int, patience: float) -> Measured:
         with running(one, one.command(), meter) as process:
             _until(events, meter, process)
             time.sleep(_TRAIL)
+            _until_nothing_is_left(one)
         entered = [entry for _, entry in meter.read()]
         seconds = (entered[events - 1] - entered[0]) / 1e9
         return Measured(
@@ -141,6 +142,7 @@ def latency(peer: str, url: str, *, seconds: float, rate: float, patience: float
                 time.sleep(max(0.0, began + number / rate - time.monotonic()))
                 send()
             _until(events, meter, process)
+            _until_nothing_is_left(one)
         notes = meter.read()
         waits = [(entered - sent) / 1e6 for sent, entered in notes[1:events]]
         return Measured(
@@ -220,3 +222,14 @@ def _until(number: int, meter: Meter, process: subprocess.Popen[bytes]) -> None:
             if came == seen or process.poll() is not None:
                 raise NotHandledError(f"{came} of {number} events were handled; the worker ended: {process.poll()}")
             seen, since = came, time.monotonic()
+
+
+def _until_nothing_is_left(peer: Peer) -> None:
+    """
+    Wait until the last events are done too: the worker may be between their listeners and the ack, or the deletion.
+
+    A broker may not count those that the worker holds.
+    """
+    since = time.monotonic()
+    while peer.left() and time.monotonic() - since < STALL:
+        time.sleep(_STEP)

@@ -28,13 +28,14 @@ class Inbox:
         self.answer = answer
         self.port = 0
         self.logins = 0
-        self.slowness = 0.0
-        """Seconds that it takes for each of the three steps of a mail."""
+        self.takes_mail = threading.Event()
+        """While it is not set, the last step of a mail goes on."""
+
+        self.takes_mail.set()
 
     async def handle_MAIL(  # noqa: N802 - as aiosmtpd calls it
         self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
     ) -> str:
-        await asyncio.sleep(self.slowness)
         envelope.mail_from = address
         envelope.mail_options += options
         return "250 OK"
@@ -42,13 +43,12 @@ class Inbox:
     async def handle_RCPT(  # noqa: N802 - as aiosmtpd calls it
         self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
     ) -> str:
-        await asyncio.sleep(self.slowness)
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options += options
         return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - as aiosmtpd calls it
-        await asyncio.sleep(self.slowness)
+        await asyncio.to_thread(self.takes_mail.wait)
         if self.answer.startswith("250"):
             self.raw.append(envelope.content)
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
@@ -100,6 +100,7 @@ def serving(
         try:
             yield inbox
         finally:
+            inbox.takes_mail.set()
             controller.stop()
 
 

@@ -454,7 +454,7 @@ def test_the_lines_of_a_pipe_are_dispatched_as_they_come_and_ctrl_c_says_how_far
         while len(stored(shop)) < 3:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=300)
 
     assert process.returncode == 130
     assert error.startswith("relevo: lines 1 to 3 are dispatched or rejected, and none after them; ")
@@ -470,7 +470,7 @@ def test_one_command_at_a_time_uses_a_position(shop: Shop) -> None:
         while not stored(shop):
             assert process.poll() is None
         other = shop.run("dispatch mail.sent --lines - --resume position", given=b'{"id": 8}\n')
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == 0
 
     assert other.returncode == 75

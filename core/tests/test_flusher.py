@@ -19,7 +19,7 @@ MakeEnvelope = Callable[..., Envelope]
 MakeWorker = Callable[..., Worker]
 
 BATCH = 4
-PATIENCE = 30.0
+PATIENCE = 300.0
 DRAIN = RunOptions(until_empty=True, batch=BATCH)
 
 
@@ -94,7 +94,7 @@ def test_a_server_that_settles_slowly_slows_the_worker_down(
 ) -> None:
     send(20 * BATCH)
     slow.may_settle.set()
-    slow.pause = 0.01
+    slow.pause = 0.05
     held: list[int] = []
 
     def handle(_: Delivery) -> Outcome:
@@ -105,7 +105,9 @@ def test_a_server_that_settles_slowly_slows_the_worker_down(
     working.run()
 
     assert len(held) == 20 * BATCH
-    assert max(held) <= 4 * BATCH  # two batches that wait, one on its way, and one in hand
+    # Two batches that wait at most, for then the worker settles itself; as many on their way, which the thread took
+    # when they waited; and the one in hand.
+    assert max(held) <= 5 * BATCH
 
 
 @pytest.mark.parametrize("patient", [True, False])

@@ -13,6 +13,7 @@ from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
 DOWN = TransportUnavailableError("main", "down")
+PATIENCE = 300.0
 
 
 class _Heard:
@@ -348,7 +349,7 @@ def test_what_is_just_being_settled_does_not_seem_lost(
         def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
             lost = super().settle(settlements)
             settled.set()
-            go_on.wait(5)
+            go_on.wait(PATIENCE)
             return lost
 
     with _Slow(clock=clock) as transport:
@@ -360,12 +361,12 @@ def test_what_is_just_being_settled_does_not_seem_lost(
         flush = threading.Thread(target=ledger.flush)
         extend = threading.Thread(target=ledger.extend, args=(60.0,))
         flush.start()
-        settled.wait(5)
+        settled.wait(PATIENCE)
         extend.start()
         extend.join(0.1)
         go_on.set()
         for thread in (flush, extend):
-            thread.join(5)
+            thread.join(PATIENCE)
 
     assert caplog.records == []
     assert ledger.handled() == 1
@@ -392,7 +393,7 @@ def test_two_threads_that_flush_settle_everything_once(
         ledger.add(delivery, Ack())
         ledger.flush()
     done.set()
-    keeper.join(10)
+    keeper.join(PATIENCE)
 
     assert heard.lost == []
     assert ledger.handled() == len(heard.settled) == 500

@@ -30,7 +30,7 @@ from relevo._worker.evidence import in_words
 from relevo._worker.executor import SecondSignal
 from relevo._worker.progress import STATE_VERSION, ListenerProgress, Progress
 from relevo.errors import described
-from relevo.ext.mail import Mail, MailOptions
+from relevo.ext.mail import Mail, MailOptions, _post
 from relevo.ext.mail._book import MAX_ENTRIES, Book, FailureGroup, Shelf
 from relevo.ext.mail._incident import (
     frame_in,
@@ -42,6 +42,7 @@ from relevo.ext.mail._incident import (
     retried_incident,
     unpacked,
 )
+from relevo.ext.mail._post import deliver
 from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, compose, line, masked, summary
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -87,7 +88,7 @@ def _made(tmp_path: Path, clock: FakeClock) -> Iterator[Made]:
     apps: list[App] = []
 
     def made(port: int, *listeners: object, **options: Any) -> App:
-        terms: dict[str, Any] = {"to": "dev@example.org", "book": tmp_path / "book", "timeout": 5.0, **options}
+        terms: dict[str, Any] = {"to": "dev@example.org", "book": tmp_path / "book", "timeout": PATIENCE, **options}
         terms.setdefault("server", f"smtp://127.0.0.1:{port}")
         app = App(
             transports={"main": MemoryTransport(clock=clock)},
@@ -602,20 +603,24 @@ def test_a_closed_application_leaves_no_thread_and_what_was_not_told_yet_is_told
 
 @pytest.mark.lengthy("waits")
 def test_a_close_that_a_slow_server_outlasted_keeps_nothing_back_that_fails_afterwards(
-    inbox: Inbox, tmp_path: Path
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(reason: str) -> None:
         delivery = Delivery(envelope=Unreadable(raw=b"", why=""), queue="default", receipt=1, enqueued_at=0.0)
         plugin.relevo_dead_lettered(delivery, DeadLetter(reason=reason))
 
     url = f"smtp://127.0.0.1:{inbox.port}"
-    plugin = Mail(MailOptions(to="dev@example.org", server=url, book=tmp_path / "book", timeout=2.0))
-    inbox.slowness = 0.9  # each step is within the limit, even on a busy machine, and the whole mail is not
-    die("first")
-    plugin.close()
+    plugin = Mail(MailOptions(to="dev@example.org", server=url, book=tmp_path / "book", timeout=5.0))
+    # Each step of the mail is within its limit, however long it takes, and the whole mail is not.
+    monkeypatch.setattr(_post, "deliver", lambda *what, timeout: deliver(*what, timeout=PATIENCE))
+    inbox.takes_mail.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(_post, "_GATHER", PATIENCE)  # it is the close that asks for the mail
+        die("first")
+        plugin.close()
+    inbox.takes_mail.set()
     inbox.wait_for(1)
     _until_the_posts_end()
-    inbox.slowness = 0.0
 
     die("second")
 
@@ -708,11 +713,11 @@ def test_a_server_that_never_comes_to_an_end_is_waited_for_no_longer_either(
 ) -> None:
     over = threading.Event()
 
-    def trickle(connection: Any) -> None:
-        while not over.wait(0.05):
-            connection.sendall(b"2")
+    def go_on(connection: Any) -> None:
+        while not over.is_set():
+            connection.sendall(b"220-x\r\n" * 10_000)  # there is always a further line to read
 
-    with talking(trickle) as port:
+    with talking(go_on) as port:
         report = drained(made(port, make_thumbnail, timeout=0.5), Event("image.created", {"path": "sea.jpg"}))
         over.set()
 

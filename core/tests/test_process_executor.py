@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relevo import Ack, DeadLetter, Delivery, Envelope, Execution, Outcome, Reason, Unreadable
+from relevo._execution import spawned
 from relevo._execution.pipe import Hello, Ready
 from relevo._transport.delivery import Lost, Nack
 from relevo._worker.decision import unreadable
@@ -246,7 +247,7 @@ def wait():
     while True:  # not in Python's own code, which would be the innermost frame elsewhere
         pass
 
-@relevo.listener("thing.done", id="slow", retry={retry}, time_limit=0.3)
+@relevo.listener("thing.done", id="slow", retry={retry}, time_limit=3)
 def slow(event):
     {before}
     print("before it hangs", flush=True)
@@ -275,7 +276,7 @@ app = relevo.App(
 
 @contextmanager
 def slow_executor(folder: Path, *, retry: int = 1, before: str = "pass") -> Iterator[ProcessExecutor]:
-    """Start an executor of one slot, whose first listener does *before* and then hangs."""
+    """Start an executor of one slot, whose first listener does *before*, says so in its time, and then hangs."""
     (folder / "slow_shop.py").write_text(SLOW.format(retry=retry, before=before, path=str(folder / "failures")))
     hello = Hello(
         path=[str(folder), *sys.path],
@@ -301,8 +302,10 @@ def failures_in(folder: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.lengthy("starts processes")
 def test_a_dead_letter_after_a_timeout_has_the_output_and_the_place_of_the_listener(
-    tmp_path: Path, delivery: Make
+    tmp_path: Path, delivery: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spawned, "_TRACE_PATIENCE", PATIENCE)  # it says where it is, however late
+
     with slow_executor(tmp_path) as executor:
         (outcome,) = _ended(executor, delivery(name="thing.done"))
 
@@ -324,7 +327,11 @@ def test_a_dead_letter_after_a_timeout_has_the_output_and_the_place_of_the_liste
 
 
 @pytest.mark.lengthy("starts processes")
-def test_a_timeout_that_is_retried_is_observed_with_the_output_and_the_place(tmp_path: Path, delivery: Make) -> None:
+def test_a_timeout_that_is_retried_is_observed_with_the_output_and_the_place(
+    tmp_path: Path, delivery: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spawned, "_TRACE_PATIENCE", PATIENCE)  # as above
+
     with slow_executor(tmp_path, retry=3) as executor:
         (outcome,) = _ended(executor, delivery(name="thing.done"))
 

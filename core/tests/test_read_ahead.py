@@ -29,7 +29,7 @@ HERE, AHEAD = 8, 16
 RECEIVED = BEFORE + HERE + AHEAD
 """What has been handed out while the batch of eight is handled."""
 
-PATIENCE = 30.0
+PATIENCE = 300.0
 DRAIN = RunOptions(until_empty=True, batch=BATCH)
 
 

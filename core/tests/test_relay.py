@@ -25,7 +25,7 @@ from relevo_memory._store import Posting
 
 OUTBOX = outbox_queue("broker")
 DRAIN = RunOptions(until_empty=True)
-PATIENCE = 30.0
+PATIENCE = 300.0
 DOWN = TransportUnavailableError("broker", "down")
 Relay = Callable[..., Worker]
 MakeWorker = Callable[..., Worker]

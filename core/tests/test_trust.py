@@ -445,7 +445,7 @@ def run(folder: Path, *words: str, user: int | None = None, **environ: str) -> s
         extra_groups=None if user is None else [],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -494,7 +494,7 @@ def run_module(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env=kept,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -530,7 +530,7 @@ def test_a_working_directory_that_cannot_be_judged_is_left_out(tmp_path: Path) -
     words += "; runpy.run_module('relevo', run_name='__main__')"
 
     done = subprocess.run(
-        [sys.executable, "-c", words], cwd=below, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", words], cwd=below, capture_output=True, text=True, timeout=300, check=False
     )
 
     assert "PermissionError" not in done.stderr
@@ -552,7 +552,7 @@ def test_a_working_directory_of_the_user_alone_is_judged_without_an_import(shop:
     shop.chmod(mode)
     words = [sys.executable, "-X", "importtime", "-m", "relevo", "--version"]
 
-    done = subprocess.run(words, cwd=shop, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, cwd=shop, capture_output=True, text=True, timeout=300, check=True)
 
     assert ("relevo._config.trust" in done.stderr) is (mode == 0o775)
 
@@ -628,7 +628,7 @@ except ConfigurationError as error:
 def read_as(user: int, folder: Path, *, in_container: bool = False) -> str:
     """Return what *user* reads in *folder*, or the error."""
     words = [sys.executable, "-c", READ_AS, str(user), str(folder), str(in_container)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     if done.stderr == "no user namespaces\n":
         if server_starter.in_ci():
             pytest.fail(done.stderr)
@@ -754,10 +754,10 @@ def in_private_mount(folder: Path, script: str) -> subprocess.CompletedProcess[s
     shell = ["unshare", "--mount", "sh", "-ec"]
     mount = 'mount -t tmpfs -o mode=0755 tmpfs "$1"\n'
     words = ["sh", str(folder), str(Path(sys.executable).with_name("relevo"))]
-    probe = subprocess.run([*shell, mount, *words], capture_output=True, text=True, timeout=60, check=False)
+    probe = subprocess.run([*shell, mount, *words], capture_output=True, text=True, timeout=300, check=False)
     if probe.returncode:
         pytest.skip(f"no private mounts here: {probe.stderr.strip()}")
-    return subprocess.run([*shell, mount + script, *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*shell, mount + script, *words], capture_output=True, text=True, timeout=300, check=False)
 
 
 FILL = """

@@ -58,7 +58,7 @@ def test_eight_threads_lose_nothing_and_hold_nothing_twice(envelope: Make) -> No
     store, ledger = MemoryStore(), Ledger()
     plans = [Random(seed) for seed in range(SENDERS + WORKERS)]  # noqa: S311 - no secrets
     expected = {f"{sender}-{number}" for sender in range(SENDERS) for number in range(EVENTS)}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
 
     def send(sender: int, plan: Random) -> None:
         with MemoryTransport(store) as transport:
@@ -110,7 +110,7 @@ def test_of_many_that_settle_one_delivery_exactly_one_succeeds(envelope: Make) -
     barrier = threading.Barrier(8)
 
     def settle(delivery: Delivery) -> bool:
-        barrier.wait(10)
+        barrier.wait(300)
         return transport.settle([(delivery, Ack())]) == []
 
     with ThreadPoolExecutor(8) as pool:
@@ -124,7 +124,7 @@ def test_of_many_that_receive_each_gets_its_own(envelope: Make) -> None:
     barrier = threading.Barrier(8)
 
     def receive(_: int) -> list[str]:
-        barrier.wait(10)
+        barrier.wait(300)
         got: list[str] = []
         with MemoryTransport(store) as transport:
             while deliveries := transport.receive(["default"], limit=7, lease=60, wait=0):

@@ -17,7 +17,7 @@ UNAVAILABLE = 69
 def relevo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command in *folder*, which :func:`configure` has prepared."""
     command = [sys.executable, "-m", "relevo", *words]
-    return subprocess.run(command, cwd=folder, env=_environ(), capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=folder, env=_environ(), capture_output=True, text=True, check=False, timeout=300)
 
 
 @contextmanager

@@ -211,11 +211,12 @@ def test_a_server_that_does_not_wait_for_the_disk_is_warned_about(
     assert not transport.problems(["default"])
     before = caplog.messages
 
+    ((earlier,),) = query(mariadb_database, "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit")
     execute(mariadb_database, "SET GLOBAL innodb_flush_log_at_trx_commit = 2")
     try:
         assert not transport.problems(["default"])
     finally:
-        execute(mariadb_database, "SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+        execute(mariadb_database, f"SET GLOBAL innodb_flush_log_at_trx_commit = {earlier}")
 
     (line,) = caplog.messages[len(before) :]
     assert "may lose committed events when its server crashes (innodb_flush_log_at_trx_commit = 2)" in line

@@ -44,7 +44,7 @@ def test_two_processes_set_up_at_once(mariadb_database: str) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", program, mariadb_database], stdout=subprocess.PIPE) for _ in range(3)
     ]
-    counts = sorted(int(process.communicate(timeout=60)[0]) for process in processes)
+    counts = sorted(int(process.communicate(timeout=300)[0]) for process in processes)
 
     assert counts[:2] == [0, 0]
     assert counts[2] > 10

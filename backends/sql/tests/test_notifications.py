@@ -19,12 +19,19 @@ import sqlalchemy as sa
 
 from database_server import DatabaseServer
 from relevo import Delivery, Envelope, SystemClock
-from relevo_sql import SqlOptions, SqlTransport
+from relevo_sql import SqlOptions, SqlTransport, _pause
 
 Maker = Callable[..., Envelope]
 
 LONG = 60.0
 """Seconds; a poll at this interval would not find an event in time."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the second poll be late, and the flag be extended seldom: both would find an event too."""
+    monkeypatch.setattr(_pause, "_FIRST", LONG)
+    monkeypatch.setattr("relevo_sql._dialect.notifications._REFRESH", LONG)
 
 
 def opened(url: str, **options: Any) -> SqlTransport:
@@ -70,10 +77,16 @@ def is_listening(transport: SqlTransport) -> bool:
     return notifications is not None and notifications.is_listening
 
 
+def connection_of(transport: SqlTransport) -> object:
+    """Return the connection on which it listens, if it has one."""
+    notifications: Any = transport._notifications
+    return notifications._connection
+
+
 def polls_seldom(transport: SqlTransport) -> None:
     """Wait until a poll that found nothing would be followed by a long pause."""
     await_(lambda: is_listening(transport))
-    time.sleep(0.5)  # the intervals between polls grow from 10 ms; this waits for no event
+    time.sleep(0.5)  # it polls once more when it listens; this waits for no event
 
 
 def test_a_send_of_another_connection_ends_a_wait(
@@ -120,6 +133,7 @@ def test_it_listens_again_after_its_connection_was_ended(
     engine = sa.create_engine(sa.make_url(postgresql_database).set(drivername="postgresql+psycopg"))
     with receive(waiting) as received:
         await_(lambda: is_listening(waiting))
+        first = connection_of(waiting)
 
         with engine.begin() as connection:
             ended = connection.execute(
@@ -128,7 +142,7 @@ def test_it_listens_again_after_its_connection_was_ended(
                     "WHERE datname = current_database() AND query LIKE 'INSERT INTO relevo_lock%'"
                 )
             ).all()
-        await_(lambda: not is_listening(waiting))
+        await_(lambda: connection_of(waiting) not in (None, first))
         polls_seldom(waiting)
         sending.send([an_envelope(1)])
 
@@ -201,18 +215,24 @@ def test_the_child_of_a_fork_listens_on_its_own(
         sending.send([an_envelope(1)])
         assert names(received.result(LONG / 2)) == ["id-1"]
 
+    here, there = os.pipe()
     child = os.fork()
     if not child:
         status = 1
         try:
-            found = waiting.receive(["default"], limit=10, lease=60, wait=LONG)
-            status = 0 if names(list(found)) == ["id-2"] and is_listening(waiting) else 2
+            with receive(waiting) as received:
+                polls_seldom(waiting)
+                os.write(there, b"w")
+                status = 0 if names(received.result(LONG / 2)) == ["id-2"] else 2
         finally:
             os._exit(status)
-    time.sleep(0.5)  # the child begins to wait; if it is late, it finds the event without waiting
+    os.close(there)  # so that it ends with the child
+    is_waiting = os.read(here, 1)
     sending.send([an_envelope(2)])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(here)
 
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (is_waiting, status) == (b"w", 0)
 
 
 def test_wakeup_is_claimed_if_the_database_notifies(postgresql_database: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import attrs
 import pytest
 import sqlalchemy as sa
 
@@ -23,6 +24,7 @@ from relevo import (
     Envelope,
     LoopRunner,
     Outcome,
+    Report,
     RunOptions,
     SystemClock,
     Worker,
@@ -38,7 +40,8 @@ from .test_errors import a_writer, failing
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
-LIMIT = 1.0
+LIMITS = (1.0, 5.0, 25.0)
+"""Seconds for a run; a longer one if the machine paused until the time was over, before anything was received."""
 
 
 class _Running:
@@ -208,7 +211,7 @@ def test_a_listener_that_outlives_the_time_limit_can_still_wait_for_another_writ
 ) -> None:
     @listener("image.created", id="outlive")
     def outlive(event: object) -> None:
-        while time.monotonic() <= began + LIMIT + GRACE + 0.2:
+        while time.monotonic() <= began + limit + GRACE + 0.2:
             time.sleep(0.1)
         with ExitStack() as stack:
             stack.enter_context(a_writer(path))
@@ -221,11 +224,15 @@ def test_a_listener_that_outlives_the_time_limit_can_still_wait_for_another_writ
         listeners=[outlive],
     )
     app.dispatch("image.created", {})
-    began = time.monotonic()
-    options = RunOptions(until_empty=True, max_seconds=LIMIT, execution=execution, concurrency=1, queues=("default",))
+    options = RunOptions(until_empty=True, execution=execution, concurrency=1, queues=("default",))
+    reports: list[Report] = []
+    for limit in LIMITS:
+        began = time.monotonic()
+        reports.append(LoopRunner().run(app, attrs.evolve(options, max_seconds=limit)))
+        if reports[-1].done:
+            break
 
-    report = LoopRunner().run(app, options)
-
+    report = reports[-1]
     assert (report.done, report.retried, report.unsettled, report.stopped_by) == (1, 0, 0, "time")
     assert app.transports["main"].stats("sent").ready == 1
 

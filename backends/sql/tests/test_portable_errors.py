@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mssql
 
 from relevo import Ack, App, Envelope, SystemClock
 from relevo.errors import ConfigurationError, RelevoError, SendError, TransportUnavailableError
-from relevo_sql import SqlOptions, SqlTransport, _dialect
+from relevo_sql import SqlOptions, SqlTransport, _database, _dialect
 from relevo_sql._dialect import ErrorKind
 from relevo_sql._dialect.portable import PortableDialect
 from relevo_sql._errors import relevo_error
@@ -175,7 +175,10 @@ def test_a_connection_that_an_unknown_driver_refuses_is_reported_at_once_in_its_
 
 
 @pytest.mark.usefixtures("unknown")
-def test_many_may_set_up_and_work_at_once_on_an_unknown_driver(opener: Opener, an_envelope: Maker) -> None:
+def test_many_may_set_up_and_work_at_once_on_an_unknown_driver(
+    opener: Opener, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "_SETTING_UP", 60.0)  # however slow those before are
     transports = [opener(dialect="portable", setup=False) for _ in range(4)]
     start = threading.Barrier(len(transports))
     failed: list[RelevoError] = []

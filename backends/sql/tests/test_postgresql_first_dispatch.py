@@ -168,7 +168,7 @@ def test_processes_that_dispatch_first_at_the_same_time_all_commit(app: App, pos
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
 
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert names(app) == ["image.a", "image.b", "image.c"]

@@ -317,8 +317,9 @@ def test_settlements_of_the_same_rows_in_another_order_all_succeed(
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 def test_a_transaction_that_the_server_ended_for_another_is_repeated(
-    transport: SqlTransport, postgresql_database: str, an_envelope: Maker, state: str
+    opener: Opener, postgresql_database: str, an_envelope: Maker, state: str
 ) -> None:
+    transport = opener(url=postgresql_database)
     execute(
         postgresql_database,
         "CREATE SEQUENCE refused",

@@ -393,7 +393,7 @@ def test_a_transport_has_the_documented_number_of_connections(
     wait_until(lambda: connections() == 1)
 
     transport.settle([(each, Ack()) for each in transport.receive(["default"], limit=1, lease=60, wait=0)])
-    assert connections() == 2
+    wait_until(lambda: connections() == 2)
 
     transport.receive(["default"], limit=1, lease=60, wait=0.2)
     expected = 3 if isinstance(sessions, PostgresqlSessions) else 2

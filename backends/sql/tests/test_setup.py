@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import relevo_sql
 from relevo import App, DeferredDispatcher, Envelope, Event, RunOptions, listener
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
-from relevo_sql import SqlTransport
+from relevo_sql import SqlTransport, _database
 from relevo_sql._row import Kept
 from relevo_sql._schema import KEPT, SCHEMA
 
@@ -83,7 +83,10 @@ def test_tables_that_a_migration_made_only_get_their_version(opener: Opener, eng
     assert created == [f"the schema's version, {SCHEMA}", "an id of this database"]
 
 
-def test_many_may_set_up_at_once(opener: Opener, path: Path, an_envelope: Maker) -> None:
+def test_many_may_set_up_at_once(
+    opener: Opener, path: Path, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "_SETTING_UP", 60.0)  # however slow those before are
     transports = [opener(setup=False) for _ in range(6)]
     start = threading.Barrier(len(transports))
     created: list[str] = []

@@ -138,6 +138,7 @@ class RenamingHarness(Harness):
     """Drives the transport that renames."""
 
     transport: ClassVar[type[RenamingTransport]] = RenamingTransport
+    call_timeout = 600.0  # processes that race share it, however slow the machine is
 
     def __init__(self) -> None:
         super().__init__()

@@ -255,8 +255,9 @@ def test_a_connection_ends_before_the_write_that_was_meant(
 
 
 def test_a_connection_ends_after_the_write_that_was_meant_and_the_answer_with_it(
-    splitting: Proxy, connect: type[Client], heard: list[bytes]
+    splitting: Proxy, connect: type[Client], heard: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("relevo_conformance.fault.proxy._EFFECT", SOON)  # the server answers, however late
     client = connect()
 
     with splitting.broken(Fault("after", 1)):

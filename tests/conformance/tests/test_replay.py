@@ -228,9 +228,9 @@ def test_a_replay_ends_when_its_time_is_over(operation: str, strange: Strange) -
     began = monotonic()
 
     with suppress(TimeoutError):
-        assert "drain done" not in history.tally(replay(bench.recorder.records, patient, deadline=began + 0.5))
+        assert "drain done" not in history.tally(replay(bench.recorder.records, patient, deadline=began + 5.0))
 
-    assert 0.5 <= monotonic() - began < 10.0
+    assert 5.0 <= monotonic() - began < 20.0
 
 
 def test_a_replay_does_not_begin_to_wait_for_what_is_beyond_its_time() -> None:

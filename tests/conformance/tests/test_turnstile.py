@@ -60,14 +60,17 @@ def test_the_schedule_says_whose_turn_it_is(
 def test_who_waits_for_a_lock_is_left_waiting_while_the_other_goes_on() -> None:
     turnstile = Turnstile([0, 1, 1, 1])
     lock = threading.Lock()
+    is_held = threading.Event()
     taken: list[str] = []
 
     def hold() -> None:
         with lock:
+            is_held.set()
             turnstile.stop()
             taken.append("held")
 
     def wait() -> None:
+        is_held.wait()  # a pause of the machine may have counted as a step that blocks
         with lock:
             taken.append("came after")
 
