@@ -41,6 +41,7 @@ LONGEST = ("test_random_histories_", "test_each_pair_of_features_", "test_each_o
 
 SUITE = Path(__file__).parent / "tests" / "conformance" / "tests"
 REPOSITORY = Path(__file__).parent / "tests" / "repository"
+SQL = Path(__file__).parent / "backends" / "sql"
 
 
 @pytest.fixture(name="rabbitmq_url", scope="session")
@@ -141,7 +142,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """
     Mark what can be told without asking, and begin with what is slow where several processes share the tests.
 
-    The marks are needing a server, and being of the conformance suite or about the project's files.
+    The marks are needing a server, and being of the conformance suite, about the project's files or of the SQL backend.
     """
     for item in items:
         for fixture, mark in MARKS.items():
@@ -166,6 +167,8 @@ def _marks_of(path: Path) -> Sequence[pytest.MarkDecorator]:
         marks.append(pytest.mark.conformance)
     if path.is_relative_to(REPOSITORY):
         marks.append(pytest.mark.repository)
+    if path.is_relative_to(SQL):
+        marks.append(pytest.mark.sql)
     return marks
 
 

@@ -5,10 +5,9 @@ Run the checks and the tests with tox on the Pythons of this machine, and print 
     make test-all    (--all)
 
 Each Python runs the unit tests that take little time. What hardly depends on the version of Python runs on only one.
-With several Pythons, the oldest runs the conformance suite in memory and on SQLite, RabbitMQ and Redis. The newest runs
-the checks, and the suite on PostgreSQL and MariaDB, the other tests of servers, the slow and the lengthy tests, the
-report cards, and the tests of the project's files and pages. A single Python runs everything, so no test depends on a
-second one.
+With several Pythons, the oldest runs the conformance suite in memory and on RabbitMQ and Redis. The newest runs the
+checks, the suite on databases, the other tests of servers, the slow and the lengthy tests, the report cards, and the
+tests of the project's files and pages. A single Python runs everything, so no test depends on a second one.
 ``--all`` runs everything on each, and the soaks. It also runs the SQL backend with older releases of its libraries.
 
 The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
@@ -39,15 +38,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 REPORT = ROOT / ".tox" / "coverage.json"
 
-DATABASES = "postgresql or mariadb"
-SERVERS = f"amqp or redis or {DATABASES}"
+SERVERS = "amqp or redis or postgresql or mariadb"
 WHOLE = "not soak"
 OLDEST = (
     f"not (card or soak or repository) and "
-    f"(conformance and not ({DATABASES}) or not (slow or lengthy or conformance or {SERVERS}))"
+    f"(conformance and not sql or not (slow or lengthy or conformance or {SERVERS}))"
 )
 BETWEEN = f"not (slow or lengthy or {SERVERS} or conformance or card or soak or repository)"
-NEWEST = f"not soak and (card or not conformance or {DATABASES})"
+NEWEST = "not soak and (card or not conformance or sql)"
 OLDER = "not (slow or card or soak)"
 
 BESIDE = 2

@@ -50,10 +50,15 @@ def test_two_pythons_share_what_is_not_about_python() -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "python"), [("amqp", "py311"), ("redis", "py311"), ("postgresql", "py313"), ("mariadb", "py313")]
+    ("marks", "python"),
+    [({"amqp"}, "py311"), ({"redis"}, "py311"), ({"sql"}, "py313"), ({"sql", "mariadb"}, "py313")],
 )
-def test_one_of_two_pythons_runs_the_suite_on_a_server(server: str, python: str) -> None:
-    assert where_run({"conformance", server}) == {python}
+def test_one_of_two_pythons_runs_the_suite(marks: set[str], python: str) -> None:
+    assert where_run({"conformance", *marks}) == {python}
+
+
+def test_the_other_tests_of_the_sql_backend_run_on_each_python() -> None:
+    assert where_run({"sql"}) == {"py311", "py312", "py313"}
 
 
 @pytest.mark.parametrize("server", ["amqp", "redis", "postgresql", "mariadb"])

@@ -371,7 +371,7 @@ class Worker:
                 if not self._is_prepared:
                     self._prepare()
                     self._is_prepared = True
-                    self._deferral.start()  # a slow start is no time in which nothing else came
+                    self._deferral.start()  # the time of a slow start does not count
                     here.warn_of_others()
                 if self._backlog:
                     self._begin()
