@@ -81,6 +81,33 @@ class ReleasesNoExpiredLock(MemoryTransport):
             super().unlock(name, receipt)
 
 
+@planted(promise.LOCK_IS_KEPT_BY_ITS_RECEIPT, by_chance=False)
+class RenewsALockThatAnotherTookMeanwhile(MemoryTransport):
+    """A renewal compares the receipt in one step, and renews the lock by its name in the next one."""
+
+    def renew_lock(self, name: str, receipt: str, *, ttl: float) -> bool:
+        held = self.store.locks._held
+        with self._open():
+            if name not in held or held[name].receipt != receipt:
+                return False
+        with self._open() as now:
+            held[name] = attrs.evolve(held[name], until=now + ttl)
+            return True
+
+
+@planted(promise.LOCK_HAS_ONE_HOLDER, by_chance=False)
+class ReleasesALockThatAnotherTookMeanwhile(MemoryTransport):
+    """A release compares the receipt in one step, and releases the lock by its name in the next one."""
+
+    def unlock(self, name: str, receipt: str) -> None:
+        held = self.store.locks._held
+        with self._open():
+            if name not in held or held[name].receipt != receipt:
+                return
+        with self._open():
+            held.pop(name, None)
+
+
 class _CutNames(Altered):
     def take(self, name: str, *, holder: str, until: float, now: float) -> str | None:
         return super().take(name[:250], holder=holder, until=until, now=now)

@@ -232,6 +232,16 @@ class CountsNothingUrgent(Altered):
         return attrs.evolve(stats, ready=(stats.ready or 0) - urgent)
 
 
+@planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
+class CreatesTheQueueThatItCounts(AlteredStore):
+    """Whoever asks for the figures of a queue that was never set up creates it, so that its setup is not missed."""
+
+    def stats(self, name: str, now: float) -> Stats:
+        with self.changed:
+            self._at(name, now)
+            return super().stats(name, now)
+
+
 @planted_pair(promise.STATS_ARE_TRUE_AT_REST)
 class CountsTheRevivedAsDead(BreakableStore):
     """A dead letter that was revived still counts as dead."""

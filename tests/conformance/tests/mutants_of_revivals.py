@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from relevo import MAX_ERROR, Delivery, Outcome, State
+from relevo import MAX_ERROR, Delivery, Nack, Outcome, State
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
@@ -118,3 +118,28 @@ def _cut(error: str) -> str:
 )
 class CutsErrorsByCharacters(MemoryTransport):
     """An error that is not ASCII is truncated by characters, as if each of them took four bytes."""
+
+
+def _knows_other_that_is_not_held(queue: EventQueue, event: KeptEvent) -> bool:
+    return any(
+        one.identity == event.identity and one.content != event.content
+        for one in queue.events.values()
+        if one.status is not State.LEASED
+    )
+
+
+@planted(
+    promise.REVIVED_IS_RECEIVED,
+    by_chance=False,
+    patches={(EventQueue, "knows_other"): _knows_other_that_is_not_held},
+)
+class RevivesBesideOtherContentThatIsHeld(MemoryTransport):
+    """A dead letter whose event lives with other content is deleted by a revival, if that event is held."""
+
+
+@planted(promise.NACK_RETURNS_LATER, by_chance=False)
+class RoundsTheDelayOfANack(AlteredStore):
+    """The delay of a nack is rounded to milliseconds, and not up."""
+
+    def ending(self, event: KeptEvent, outcome: Outcome) -> Outcome:
+        return attrs.evolve(outcome, delay=round(outcome.delay, 3)) if isinstance(outcome, Nack) else outcome

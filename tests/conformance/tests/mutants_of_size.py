@@ -11,10 +11,11 @@ from relevo import Ack, Action, BoundSender, Delivery, Envelope, Found, Settleme
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent
+from relevo_memory._ranking import Ranking
 from relevo_memory._store import Posting
 
 from .memory import BreakableStore
-from .planting import Altered, AlteredStore, living, planted_pair
+from .planting import Altered, AlteredStore, living, planted, planted_pair
 
 
 @planted_pair(promise.SENT_IS_RECEIVED)
@@ -254,3 +255,14 @@ class TakesAHeaderForItsOwn(Altered):
     def sent(self, envelope: Envelope) -> Envelope:
         kept = {name: value for name, value in envelope.headers.items() if name.lower() != "content-type"}
         return attrs.evolve(envelope, headers=kept)
+
+
+def _sweep(ranking: Ranking, number: int) -> None:
+    ranking._ranks.pop(number, None)
+    if len(ranking._heap) > 2 * len(ranking._ranks) + 64:
+        ranking._heap = [(rank, each) for each, rank in ranking._ranks.items()]
+
+
+@planted(promise.LOST_LEASE_RETURNS, by_chance=False, patches={(Ranking, "remove"): _sweep})
+class MakesNoHeapOfWhatASweepLeaves(MemoryTransport):
+    """After a hundred settlements the heap of leases and delays is swept, and what is left is in no order."""

@@ -36,6 +36,17 @@ class WaitsForTheFirstQueueOnly(AlteredStore):
 
 
 @planted(promise.WAIT_IS_KEPT, by_chance=False)
+class WaitsForNoLeaseBesideADelay(AlteredStore):
+    """A receive that waits looks for the end of a lease only in queues in which no event is delayed."""
+
+    def next_change(self, queues: Sequence[str]) -> float:
+        with self.changed:
+            known = [self._queues[name] for name in queues if name in self._queues]
+            firsts = [queue._scheduled.first() or queue._leased.first() for queue in known]
+            return min((first[0][0] for first in firsts if first), default=inf)
+
+
+@planted(promise.WAIT_IS_KEPT, by_chance=False)
 class WaitsForTheLastQueueOnly(AlteredStore):
     """A receive that waits on several queues looks only at the last one for when something gets due."""
 

@@ -32,9 +32,14 @@ class Locks:
         def take(connection: sa.Connection) -> bool:
             now = self._now(connection)
             terms = {"which": exactly(name), "holder": exactly(holder), "receipt": receipt, "until": now + micros(ttl)}
-            # Not every database tells whether the first statement wrote the row; the second finds it then.
-            self._statements.lock_first.run(connection, **terms)
-            return self._statements.lock.run(connection, now=now, **terms).rowcount > 0
+            # Not every database tells whether the first statement wrote the row; the second finds it then. On some,
+            # the row of an expired lock may be deleted between the two. If another has inserted one by the second try,
+            # that is a new holder.
+            for _ in range(2):
+                self._statements.lock_first.run(connection, **terms)
+                if self._statements.lock.run(connection, now=now, **terms).rowcount > 0:
+                    return True
+            return False
 
         return receipt if self._database.write(take) else None
 

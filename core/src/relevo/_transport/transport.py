@@ -321,9 +321,9 @@ class Transport(ABC):
         Settle each of *settlements* independently, by compare-and-set on the receipt.
 
         A dead letter is durable before its source is deleted; it replaces an earlier dead letter of the same event
-        in its queue. A nacked event goes behind the other ready ones, so that it does not block them; after a
-        delay too. Where settlement is only ``sent``, that applies to acks: the other outcomes are confirmed when this
-        returns.
+        in its queue. A nacked event blocks no other, and none after its delay either: it goes behind those that are
+        ready, or takes turns with them. Where settlement is only ``sent``, that applies to acks: the other outcomes
+        are confirmed when this returns.
 
         Args:
             settlements: Pairs of a delivery and its outcome.

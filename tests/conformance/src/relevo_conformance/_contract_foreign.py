@@ -293,6 +293,26 @@ class ForeignContract(Contract):
 
             worker.ack(bench.one(worker))
 
+    @proves(promise.ERRORS_ARE_TRANSLATED)
+    def test_looking_at_a_queue_that_was_never_set_up_creates_nothing(self) -> None:
+        claimed = self.harness.capabilities
+        with self.neighbours() as (bench, worker):
+            name = f"{bench.queue}-never"
+            looks: list[tuple[bool, Callable[[], object]]] = [
+                (claimed.stats != "none", lambda: worker.stats(name)),
+                (claimed.purge, lambda: worker.purge(name)),
+                (claimed.dead_letters, lambda: worker.dead_letters([name])),
+                (claimed.waiting, lambda: worker.waiting([name])),
+                (claimed.waiting, lambda: worker.waiting_groups([name], "event")),
+                (claimed.waiting, lambda: worker.stuck_keys([name])),
+            ]
+            missing = [*worker.setup([name], dry_run=True)]
+            for is_claimed, look in looks:
+                if is_claimed:
+                    with suppress(ConfigurationError):
+                        look()
+                    assert [*worker.setup([name], dry_run=True)] == missing, "looking at a queue created something"
+
     @proves(promise.ERRORS_ARE_TRANSLATED, promise.SEND_TELLS_APART)
     def test_a_send_to_a_queue_that_was_never_set_up_says_what_became_of_each_event(self) -> None:
         delayed = self.harness.capabilities.delay is not None

@@ -59,6 +59,27 @@ class QuantityContract(Contract):
 
             assert bench.one(worker).lost_leases >= _TIMES
 
+    @proves(promise.LOST_LEASE_RETURNS)
+    def test_leases_of_all_lengths_end_in_their_time_after_most_events_were_settled(self) -> None:
+        self.require_timed_leases()
+        if not self.harness.fake:
+            pytest.skip("the leases would take time on a real clock")
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(_SLOW_TIMES * 3))
+            held = [  # each for less than the one before
+                bench.one(worker, limit=1, lease=bench.times.lease * number) for number in range(_SLOW_TIMES * 3, 0, -1)
+            ]
+            kept = [held[-1], held[-2], held[0]]  # the shortest leases, and the longest
+            assert list(worker.settle([(each, Ack()) for each in held if each not in kept])) == []
+
+            for each in kept[:2]:
+                bench.let_leases_end()
+                again = bench.one(worker)
+                assert again.envelope == each.envelope
+                worker.ack(again)
+            worker.ack(kept[2])
+
     @proves(promise.SENT_IS_RECEIVED, promise.ACK_IS_FINAL)
     def test_hundreds_of_events_are_received_and_settled_at_once(self) -> None:
         with self.bench() as bench:

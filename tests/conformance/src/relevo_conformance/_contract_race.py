@@ -282,6 +282,36 @@ class RaceContract(Contract):
 
         self.whatever_comes_between(check)
 
+    @proves(promise.LOCK_HAS_ONE_HOLDER, promise.LOCK_IS_KEPT_BY_ITS_RECEIPT)
+    def test_an_expired_lock_that_its_holder_and_another_want_at_once_has_one_holder(self) -> None:
+        if not self.harness.fake:
+            pytest.skip("the clock cannot be moved until a lock has expired")
+
+        def check(bench: Bench, schedule: Schedule, *, act: Callable[[RecordedWorker, str, str], object]) -> None:
+            earlier, other, third = (bench.worker() for _ in range(3))
+            name = f"{bench.queue}/a"
+            stale = earlier.lock(name, holder="one", ttl=bench.times.lease)
+            assert stale is not None, "the lock is free"
+            bench.let_leases_end()
+            bench.advance(bench.times.step)  # a lock may be held for a moment longer than a lease
+            kept: list[object] = []
+            taken: list[str | None] = []
+
+            bench.at_once(
+                schedule,
+                (earlier, lambda: kept.append(act(earlier, name, stale))),
+                (other, lambda: taken.append(other.lock(name, holder="other", ttl=10 * self.lease))),
+            )
+
+            (receipt,) = taken
+            assert bool(kept[0]) == (receipt is None), "the lock has two holders, or none"
+            assert third.lock(name, holder="third", ttl=self.lease) is None, "one of them holds the lock"
+            if receipt is not None:
+                assert other.renew_lock(name, receipt, ttl=self.lease), "the receipt holds the lock"
+
+        for act in (_renew_lock, RecordedWorker.unlock, _lock_again):
+            self.whatever_comes_between(partial(check, act=act))
+
     @proves(promise.RESENT_IS_ONE)
     def test_two_sends_of_one_event_at_once_make_one(self) -> None:
         def check(bench: Bench, schedule: Schedule) -> None:
@@ -369,6 +399,14 @@ class RaceContract(Contract):
         held = bench.one(worker)
         bench.let_leases_end()
         return held
+
+
+def _renew_lock(worker: RecordedWorker, name: str, receipt: str) -> object:
+    return worker.renew_lock(name, receipt, ttl=1200.0)
+
+
+def _lock_again(worker: RecordedWorker, name: str, _: str) -> object:
+    return worker.lock(name, holder="one", ttl=1200.0)
 
 
 def _settle(outcome: Outcome, worker: RecordedWorker, delivery: Delivery) -> object:

@@ -271,6 +271,30 @@ class DeadLetterContract(Contract):
             assert last in [each.envelope for each in came]
             assert bench.dead_letter(worker).ref == refs[1]
 
+    @proves(promise.REVIVED_IS_RECEIVED, promise.RESENT_IS_ONE)
+    def test_a_dead_letter_stays_while_its_event_lives_with_other_content_whatever_that_does(self) -> None:
+        later = self.harness.capabilities.delay is not None
+        for what in ("is ready", "is held", "was nacked", *(["was nacked for later"] if later else [])):
+            with self.bench() as bench:
+                worker = bench.worker()
+                old = bench.envelope()
+                worker.send([old])
+                worker.dead_letter(bench.one(worker))
+                entry = bench.dead_letter(worker)
+                worker.send([attrs.evolve(old, body=b"[]")])
+                held = None if what == "is ready" else bench.one(worker)
+                if held is not None and what != "is held":
+                    worker.nack(held, delay=bench.times.delay if what == "was nacked for later" else 0.0)
+
+                assert list(worker.revive({entry.ref: b""})) == [entry.ref], f"the other one {what}"
+
+                assert bench.dead_letter(worker).ref == entry.ref
+                if what == "was nacked for later":
+                    bench.let_delays_end()
+                worker.ack(held if held is not None and what == "is held" else bench.one(worker))
+                assert list(worker.revive({entry.ref: b""})) == []
+                assert bench.one(worker).envelope == old
+
     @proves(promise.DISCARDED_IS_GONE)
     def test_what_is_discarded_is_gone_and_no_other(self) -> None:
         with self.bench() as bench:

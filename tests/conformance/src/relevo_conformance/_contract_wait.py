@@ -28,6 +28,9 @@ _BEGUN = 0.3
 _LATER = 4 * LONG
 """Seconds of real time for which an event is held or delayed: it ends no wait by itself."""
 
+_MUCH_LATER = 12 * 3600.0
+"""Seconds on a clock moved by hand for which it is held or delayed, longer than each wait."""
+
 Act = Callable[[], object]
 
 
@@ -45,16 +48,16 @@ class Ending:
 
 @attrs.frozen
 class Case:
-    """One wait: what ends it, in which of the queues, and whether the others are empty."""
+    """One wait: what ends it, in which of the queues, and whether there are others."""
 
     ending: Ending
     place: int
     beside_others: bool = False
-    """Whether each other queue has an event that is held for longer."""
+    """Whether each queue has an event that is held for longer, and one that is delayed for longer."""
 
     def __str__(self) -> str:
-        beside = "have events that are held" if self.beside_others else "are empty"
-        return f"{self.ending.name} in queue {self.place + 1} of {QUEUES}, while the others {beside},"
+        beside = "other events are held and delayed for longer" if self.beside_others else "there is no other event"
+        return f"{self.ending.name} in queue {self.place + 1} of {QUEUES}, while {beside},"
 
 
 def _nothing() -> None:
@@ -210,11 +213,9 @@ class WaitOnSeveralContract(Contract):
         """Play *case*, which time ends; return what is wrong with the wait, if anything."""
         worker, receiver, other = bench.worker(), bench.worker(), bench.worker()
         clock, times = bench.harness.clock, bench.times
-        held = [
-            _held(bench, other, queue, lease=3600.0)
-            for place, queue in enumerate(bench.queues)
-            if case.beside_others and place != case.place
-        ]
+        held = [_held(bench, other, queue, lease=_MUCH_LATER) for queue in bench.queues if case.beside_others]
+        if case.beside_others and bench.capabilities.delay is not None:
+            worker.send([bench.envelope(queue=queue) for queue in bench.queues], delay=_MUCH_LATER)
         case.ending.prepare(bench, worker, bench.queues[case.place])
         due = max(times.lease if case.ending.prepare is _leased else times.delay, bench.capabilities.delay or 0.0)
         longer = _TIMES * due if bench.harness.fake else LONG
