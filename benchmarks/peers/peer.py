@@ -68,7 +68,7 @@ class Peer(ABC):
 
     @abstractmethod
     def left(self) -> int:
-        """Return how many events are not done after all workers have stopped."""
+        """Return how many events were left undone when all workers had stopped."""
 
     @abstractmethod
     def clear(self) -> None:

@@ -827,11 +827,7 @@ def test_a_second_signal_ends_the_children_too_and_names_the_listener(shop: Shop
     err = ""
     with shop.start("worker") as worker:
         shop.wait_for(lambda: shop.lines("began"))
-        for patience in (
-            1,
-            20,
-            PATIENCE,
-        ):  # two that come together are one
+        for patience in (1, 20, PATIENCE):  # two signals that come together count as one
             worker.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 _, err = worker.communicate(timeout=patience)

@@ -87,7 +87,7 @@ class Kind:
             InstallError: The package could not be installed.
         """
         if wanted := environ.get(self.variable):
-            if why := self._refusal_of_a_busy_one(wanted):
+            if why := self._lasting_refusal(wanted):
                 raise NotAnsweringError(f"{self.variable} names {self.shown(wanted)}, which does not answer: {why}")
             yield wanted
             return
@@ -107,7 +107,7 @@ class Kind:
         with self.private(program, environ) as url:
             yield url
 
-    def _refusal_of_a_busy_one(self, url: str) -> str:
+    def _lasting_refusal(self, url: str) -> str:
         """Return why the server at *url* cannot be used; ask one again that does not answer in time."""
         until = time.monotonic() + BUSY
         while True:

@@ -10,6 +10,7 @@ import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import attrs
 import pytest
 import redis
 
@@ -33,6 +34,15 @@ def test_a_named_server_that_does_not_answer_is_an_error_and_nothing_else_is_tri
         redis_server.KIND.server(environ=environ),
     ):
         pass
+
+
+def test_a_named_server_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_starter, "AT_ONCE", 0.0)  # each refusal came too late to be final
+    answers = iter(["it is busy", "it is busy", ""])
+    kind = attrs.evolve(redis_server.KIND, refusal=lambda _: next(answers))
+
+    with kind.server(environ={"RELEVO_TEST_REDIS": NOWHERE}) as url:
+        assert url == NOWHERE
 
 
 def test_without_any_server_the_error_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

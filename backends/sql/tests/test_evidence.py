@@ -75,6 +75,18 @@ def test_a_retry_removes_the_note_and_keeps_the_deaths(transport: SqlTransport, 
     assert (again.attempt, again.begun, again.deaths) == (2, None, NOTE.deaths)
 
 
+@pytest.mark.parametrize("character", ["\N{PARTY POPPER}", "\x00", '"', "\\"])
+def test_three_deaths_with_the_longest_names_are_kept(
+    transport: SqlTransport, clock: FakeClock, an_envelope: Maker, character: str
+) -> None:
+    deaths = tuple(f"{number}{character * 249}" for number in range(3))
+    transport.send([an_envelope()])
+    transport.begin(received(transport), attrs.evolve(NOTE, deaths=deaths))
+    clock.advance(61)
+
+    assert received(transport).deaths == deaths
+
+
 def test_a_death_that_was_seen_takes_the_place_of_the_note(transport: SqlTransport, begun: Delivery) -> None:
     transport.settle([(begun, Lost(death="cc::0:1:1+", state=b"half"))])
 

@@ -234,7 +234,7 @@ class CountsNothingUrgent(Altered):
 
 @planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
 class CreatesTheQueueThatItCounts(AlteredStore):
-    """Whoever asks for the figures of a queue that was never set up creates it, so that its setup is not missed."""
+    """Asking for the figures of a queue that was never set up creates it, so its missing setup is not reported."""
 
     def stats(self, name: str, now: float) -> Stats:
         with self.changed:

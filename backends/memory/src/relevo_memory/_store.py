@@ -55,7 +55,7 @@ _ALIVE: Mapping[State, Literal["ready", "leased", "scheduled"]] = {
 }
 
 
-def _taken_over(envelope: Envelope) -> Envelope:
+def taken_over(envelope: Envelope) -> Envelope:
     """Return *envelope* with immutable headers, as if they had been serialised."""
     if envelope.headers is _NO_HEADERS:
         return envelope
@@ -168,7 +168,7 @@ class MemoryStore:
             for name, envelope, due in postings:
                 queue = queues.get(name) or queues.setdefault(name, self._at(name, now))
                 status = State.SCHEDULED if due > now else State.READY
-                event = KeptEvent(next(self._numbers), name, _taken_over(envelope), now, status, due=due)
+                event = KeptEvent(next(self._numbers), name, taken_over(envelope), now, status, due=due)
                 if not queue.knows(event):
                     queue.admit(event)
             self.changed.notify_all()

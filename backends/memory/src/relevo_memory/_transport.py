@@ -33,7 +33,7 @@ from relevo import (
     masked_url,
 )
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
-from relevo_memory._store import MemoryStore, Posting
+from relevo_memory._store import MemoryStore, Posting, taken_over
 
 if TYPE_CHECKING:
     from relevo_memory._session import JoinedSessions
@@ -369,6 +369,8 @@ class _Bound:
         def postings() -> list[Posting]:
             envelopes = make()
             self.transport._refuse_what_is_no_text(envelopes)  # noqa: SLF001 - of the same module
-            return [Posting(queue=self.outbox or envelope.queue, envelope=envelope, due=due) for envelope in envelopes]
+            # On a connection the commit comes later than this, and the sender may have changed its headers by then.
+            taken = map(taken_over, envelopes)
+            return [Posting(queue=self.outbox or envelope.queue, envelope=envelope, due=due) for envelope in taken]
 
         self.enlist(postings)

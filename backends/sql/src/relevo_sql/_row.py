@@ -214,8 +214,16 @@ def deaths_of(text: Any) -> tuple[str, ...]:
 
 
 def deaths_text(deaths: Sequence[str]) -> str | None:
-    """Return the last of *deaths* as text for :func:`deaths_of`; ``None`` if there are none."""
-    return json.dumps(deaths[-MAX_DEATHS:]) if deaths else None
+    """
+    Return the last of *deaths* as text for :func:`deaths_of`; ``None`` if there are none.
+
+    It is shorter than :data:`LONGEST_EVIDENCE` whatever the names consist of: each character is stored as
+    itself, and a lone surrogate, which no database stores, as a question mark.
+    """
+    if not deaths:
+        return None
+    valid = [death.encode(errors="replace").decode() for death in deaths[-MAX_DEATHS:]]
+    return json.dumps(valid, ensure_ascii=False)
 
 
 def stray_of(row: Row, token: int, *, queue: str, flaw: str) -> Delivery:

@@ -291,7 +291,7 @@ class RaceContract(Contract):
             earlier, other, third = (bench.worker() for _ in range(3))
             name = f"{bench.queue}/a"
             stale = earlier.lock(name, holder="one", ttl=bench.times.lease)
-            assert stale is not None, "the lock is free"
+            assert stale is not None, "a free lock was refused"
             bench.let_leases_end()
             bench.advance(bench.times.step)  # a lock may be held for a moment longer than a lease
             kept: list[object] = []
@@ -304,10 +304,10 @@ class RaceContract(Contract):
             )
 
             (receipt,) = taken
-            assert bool(kept[0]) == (receipt is None), "the lock has two holders, or none"
-            assert third.lock(name, holder="third", ttl=self.lease) is None, "one of them holds the lock"
+            assert bool(kept[0]) == (receipt is None), "both hold the lock, or neither"
+            assert third.lock(name, holder="third", ttl=self.lease) is None, "the lock was given to a third holder"
             if receipt is not None:
-                assert other.renew_lock(name, receipt, ttl=self.lease), "the receipt holds the lock"
+                assert other.renew_lock(name, receipt, ttl=self.lease), "the receipt was refused"
 
         for act in (_renew_lock, RecordedWorker.unlock, _lock_again):
             self.whatever_comes_between(partial(check, act=act))

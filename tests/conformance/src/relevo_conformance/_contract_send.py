@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.errors import Flaky
 
-from relevo import Ack, Delivery, Envelope
+from relevo import Ack, Delivery, Envelope, Transport
 from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
@@ -190,21 +190,49 @@ class PayloadContract(Contract):
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_headers_that_the_sender_changes_afterwards_arrive_as_they_were_sent(self) -> None:
+        @contextmanager
+        def sent(transport: Transport, envelope: Envelope) -> Iterator[None]:
+            transport.send([envelope])
+            yield
+
+        self._change_headers(sent)
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED, promise.JOINS_THE_TRANSACTION)
+    def test_headers_that_the_sender_changes_before_the_commit_arrive_as_they_were_sent(self) -> None:
+        if not self.harness.has("connection"):
+            pytest.skip("it joins no connections")
+
+        @contextmanager
+        def joined(transport: Transport, envelope: Envelope) -> Iterator[None]:
+            with self.harness.connection() as transaction:
+                transport.bound_to(transaction.session).send([envelope].copy)
+                yield
+                transaction.commit()
+
+        self._change_headers(joined)
+
+    def _change_headers(self, sending: Callable[[Transport, Envelope], AbstractContextManager[None]]) -> None:
         with self.bench() as bench:
             worker = bench.worker()
-            for wrapped in (dict, MappingProxyType):
+            for is_wrapped in (False, True):
                 headers = {"kind": "photo"}
-                envelope = bench.envelope(headers=wrapped(headers))
-                sent = attrs.evolve(envelope, headers=MappingProxyType({**headers}))
-                worker.transport.send([envelope])  # the recorder would keep what is changed
-                headers["kind"] = "changed"
-
+                envelope = bench.envelope(headers=MappingProxyType(headers) if is_wrapped else headers)
+                expected = attrs.evolve(envelope, headers={**headers})
                 came: list[Delivery] = []
-                for _ in range(20):  # a receive may return before its wait is over
-                    if not came:
-                        came += worker.transport.receive([bench.queue], limit=10, lease=bench.times.lease, wait=1.0)
 
-                assert [one.envelope for one in came] == [sent], "headers changed in the store with those of the sender"
+                def receive(came: list[Delivery] = came) -> bool:
+                    came += worker.transport.receive(
+                        [bench.queue], limit=10, lease=bench.times.lease, wait=bench.glance
+                    )
+                    return bool(came)
+
+                with sending(worker.transport, envelope):  # past the recorder, which would keep what is changed
+                    headers["kind"] = "changed"
+
+                bench.eventually(receive)
+                assert [one.envelope for one in came] == [expected], (
+                    "headers changed in the store with those of the sender"
+                )
                 worker.transport.settle([(one, Ack()) for one in came])
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)

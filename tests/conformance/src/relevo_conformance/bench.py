@@ -131,7 +131,7 @@ class Bench:
         tolerated: frozenset[str] = frozenset(),
         deadline: float = math.inf,
     ) -> None:
-        token = secrets.token_hex(4)
+        token = secrets.token_hex(8)  # tens of thousands of benches may share one store
         self.harness = harness
         self.capabilities = harness.capabilities
         self.recorder = Recorder(harness, tolerated=tolerated)

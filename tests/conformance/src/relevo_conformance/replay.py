@@ -83,7 +83,7 @@ class _Names:
         self.names = dict.fromkeys(name for call in calls for name in _queues_of(call))
         roots = [self._root(name) for name in self.names]
         self._old = commonprefix(roots)  # noqa: RUF071 - the prefix is of characters, not of path components
-        self._new = f"t{secrets.token_hex(4)}"
+        self._new = f"t{secrets.token_hex(8)}"
 
     def new(self, name: str) -> str:
         """Return the new name of the queue, or of the transport behind an outbox, *name*."""

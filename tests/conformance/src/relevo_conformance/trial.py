@@ -327,7 +327,7 @@ def reach(harness: type[Harness]) -> Capabilities:
 
 
 def _touch(harness: Harness) -> None:
-    queue = f"probe{secrets.token_hex(4)}"
+    queue = f"probe{secrets.token_hex(8)}"
     transport = harness.open()
     try:
         transport.setup([queue])
