@@ -20,9 +20,10 @@ from relevo_sql._errors import CommitUnknownError, RefusedError
 from relevo_sql._group_commit import GroupCommit
 from relevo_sql._row import CLAIMED, Receipt, Sent, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT
-from relevo_sql._session import Make, _JoinedSession
+from relevo_sql._session import JoinedSessions, Make, _JoinedSession
 from relevo_sql._settle import Settler
 from relevo_sql._statement import Statements
+from relevo_sql._stats import Counter
 from relevo_sql._token import new_token
 
 from .planting import Patches, commit, planted, reworded
@@ -560,3 +561,56 @@ def cuts_groups_in_each_queue() -> Patches:
         return sorted(found.values(), key=lambda one: -one.count)[:limit]
 
     return {(SqlTransport, "waiting_groups"): cut}
+
+
+# --- a clock that is set back ----------------------------------------------------------------------
+
+
+@planted(promise.NOBODY_STARVES, "A retry without a delay goes before what was sent until the clock was set back.")
+def retries_before_what_was_sent_by_a_later_clock() -> Patches:
+    def at_once(self: Settler, connection: sa.Connection, queue: str, *, now: int) -> int:
+        return now
+
+    return {(Settler, "_behind"): at_once}
+
+
+@planted(promise.SENT_IS_RECEIVED, "An event is scheduled if the clock is set back between its send and the commit.")
+def schedules_what_was_sent_by_a_later_clock() -> Patches:
+    def due(self: SqlTransport, delay: float) -> int:
+        return self._now() + micros(max(0.0, delay))
+
+    return {(SqlTransport, "_due"): due}
+
+
+# --- what is kept too long or too short ------------------------------------------------------------
+
+
+@planted(promise.JOINS_THE_TRANSACTION, "Tables that a session creates are taken for committed, though it rolls back.")
+def knows_tables_before_their_commit() -> Patches:
+    fit = JoinedSessions.fit
+
+    def fit_once(self: JoinedSessions, connection: sa.Connection, *, create: bool) -> bool:
+        lacking = fit(self, connection, create=create)
+        self._known[connection.engine] = self._database.location.identity
+        return lacking
+
+    return {(JoinedSessions, "fit"): fit_once}
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, "An extension is not shortened, and one beyond two weeks counts as endless.")
+def extends_beyond_the_longest_lease() -> Patches:
+    return {(_settle, "lease_end"): lambda lease, now: now + micros(lease)}
+
+
+@planted(promise.DEAD_IS_KEPT_WITH_REASON, "The dead letter of a copy in an outbox replaces that of its own queue.")
+def takes_the_copy_of_an_outbox_for_its_own() -> Patches:
+    return reworded(["earlier"], ("AND relevo_dead.queue = relevo_event.queue", ""))
+
+
+@planted(promise.PURGED_IS_GONE, "A purge leaves what a receive makes ready meanwhile.")
+def purges_each_state_once() -> Patches:
+    def purge(self: Counter, queue: str) -> int:
+        last = self._database.read(lambda connection: self._statements.last.run(connection).scalar()) or 0
+        return self._purge_once(queue, last)
+
+    return {(Counter, "purge"): purge}

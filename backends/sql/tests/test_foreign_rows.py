@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 import relevo
-from relevo import Ack, Delivery, Envelope, SystemClock
+from relevo import Ack, DeadLetter, Delivery, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport, event
 
 from .command_line import configure, relevo as run_relevo, run_script
@@ -376,3 +376,20 @@ def test_the_statement_names_the_schema(postgresql_database: str, opener: Opener
 
 def test_the_portable_dialect_has_no_statement(url: str, opener: Opener) -> None:
     assert opener(SystemClock(), url=url, dialect="portable").insert_statement() is None
+
+
+def test_a_row_without_a_source_is_revived_once(url: str, store: SqlTransport) -> None:
+    store.setup(["default"])
+    with an_engine(url) as engine, engine.begin() as connection:
+        connection.execute(
+            sa.insert(event).values(queue="default", target="default", event_id="a", name="n", body=b"{}")
+        )
+    (held,) = store.receive(["default"], limit=10, lease=60, wait=0)
+    store.settle([(held, DeadLetter(reason="undecodable"))])
+    (entry,) = store.dead_letters(["default"])
+
+    missing = store.revive({entry.ref: b""})
+
+    assert missing == []
+    assert len(store.receive(["default"], limit=10, lease=60, wait=0)) == 1
+    assert store.dead_letters(["default"]) == []

@@ -248,6 +248,21 @@ class CountsNoDeathThatWasSeenAsALostLease(AlteredStore):
             event.counters = attrs.evolve(event.counters, lost_leases=event.counters.lost_leases - 1)
 
 
+@planted_pair(promise.BEGUN_IS_KEPT)
+class NotesADeathAtEachOfABatch(MemoryTransport):
+    """A death that is reported in a batch is noted at each lost delivery of the batch."""
+
+    def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        outcomes = [outcome for _, outcome in settlements if isinstance(outcome, Lost)]
+        deaths = [outcome.death for outcome in outcomes if outcome.death is not None]
+        if deaths:
+            settlements = [
+                (one, attrs.evolve(outcome, death=deaths[0]) if isinstance(outcome, Lost) else outcome)
+                for one, outcome in settlements
+            ]
+        return super()._settle(settlements)
+
+
 @planted_pair(promise.DEAD_IS_KEPT_WITH_REASON)
 class ListsTheDeadWithTheNextAttempt(Altered):
     """After a lost lease, a dead letter is listed with an attempt that is one too high."""

@@ -232,6 +232,18 @@ class CountsNothingUrgent(Altered):
         return attrs.evolve(stats, ready=(stats.ready or 0) - urgent)
 
 
+@planted(promise.STATS_ARE_TRUE_AT_REST, by_chance=False)
+class KnowsTheAgeOfTheFirstInItsTable(AlteredStore):
+    """The age of the oldest event is that of the first one in the table, behind which a revived one is stored."""
+
+    def stats(self, name: str, now: float) -> Stats:
+        stats = super().stats(name, now)
+        if stats.oldest_age is None:
+            return stats
+        ready = (event for event in self._at(name, now).events.values() if event.status is State.READY)
+        return attrs.evolve(stats, oldest_age=max(0.0, now - next(ready).enqueued_at))
+
+
 @planted(promise.ERRORS_ARE_TRANSLATED, by_chance=False)
 class CreatesTheQueueThatItCounts(AlteredStore):
     """Asking for the figures of a queue that was never set up creates it, so its missing setup is not reported."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import attrs
 
 from relevo import DeadLetterEntry, DeadLetterFilter, Delivery, EventFilter, EventGroup, StuckKeys, WaitingEntry
+from relevo.errors import ConfigurationError
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 
@@ -300,3 +301,15 @@ class ListsNoOutbox(MemoryTransport):
     ) -> Sequence[WaitingEntry]:
         own = [queue for queue in queues if not queue.startswith("outbox/")]
         return super().waiting(own, where=where, after=after, limit=limit)
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class ReadsACursorFromItsEnd(MemoryTransport):
+    """The second page of a queue with an @ in its name is refused."""
+
+    def waiting(
+        self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[WaitingEntry]:
+        if after is not None and after.rpartition("@")[2] not in queues:
+            raise ConfigurationError(f"{after!r} is not a cursor of these queues")
+        return super().waiting(queues, where=where, after=after, limit=limit)

@@ -143,3 +143,11 @@ class RoundsTheDelayOfANack(AlteredStore):
 
     def ending(self, event: KeptEvent, outcome: Outcome) -> Outcome:
         return attrs.evolve(outcome, delay=round(outcome.delay, 3)) if isinstance(outcome, Nack) else outcome
+
+
+@planted(promise.STATE_IS_BOUNDED, by_chance=False)
+class RevivesLaterWithAnyState(MemoryTransport):
+    """What is revived with a delay may have a state that is too long."""
+
+    def revive_later(self, refs: Mapping[str, bytes], *, delay: float) -> Sequence[str]:
+        return self._revive_later(refs, delay)

@@ -17,7 +17,7 @@ from relevo import BoundSender, Delivery, Envelope
 from relevo.backend import session as joining
 from relevo.errors import SendError
 from relevo_conformance import promise
-from relevo_memory import MemoryTransport, _session as memory
+from relevo_memory import MemoryTransport, _session as memory, _transport as memory_transport
 from relevo_memory._session import _JoinedConnection, _JoinedSession, _savepoints
 
 from .planting import Patches, planted_pair
@@ -196,6 +196,21 @@ class JoinsASessionOnce(MemoryTransport):
 # --- what is sent, and when ------------------------------------------------------------------------
 
 
+def _commits_until_a_commit_succeeds() -> Patches:
+    on_commit = _JoinedSession.on_commit
+
+    def commit(self: Any, session: Session) -> None:
+        on_commit(self, session)
+        self._committing = False
+
+    return {(_JoinedSession, "on_commit"): commit, (_JoinedSession, "on_end"): lambda self: None}
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches=_commits_until_a_commit_succeeds())
+class MakesItsEventsAtOnceAfterAFailedCommit(MemoryTransport):
+    """In the transaction after a failed commit, events are made when they are sent."""
+
+
 @planted_pair(promise.JOINS_THE_TRANSACTION)
 class MakesItsEventsTwice(Joining):
     """The callable that makes the events of a transaction is called twice."""
@@ -215,6 +230,45 @@ class MakesItsEventsAtOnce(Joining):
     def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
         envelopes = make()
         bound.sender.send(lambda: envelopes, delay=delay)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION)
+class MakesItsEventsAtOnceInASavepoint(Joining):
+    """What is sent in a savepoint of a session is made at once, before pending objects are flushed."""
+
+    def send_bound(self, bound: Bound, make: Make, delay: float) -> None:
+        envelopes = make() if isinstance(bound.session, Session) and bound.session.in_nested_transaction() else None
+        bound.sender.send(lambda: make() if envelopes is None else envelopes, delay=delay)
+
+
+def _make_once(self: Any, session: Session) -> None:
+    self._make()
+    session.flush()
+    self._committing = True
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(_JoinedSession, "committing"): _make_once})
+class MakesWhatTheLastFlushSendsAfterTheCommit(MemoryTransport):
+    """What a listener of the last flush sends is made after the commit, where an error no longer stops it."""
+
+
+def _at_any(self: Any, session: Any) -> Any:
+    found = joining.joinable(session, by="memory transport")
+    joined = self._sessions if isinstance(found, Session) else self._connections
+    return functools.partial(joined.of(found).enlist, found)
+
+
+@planted_pair(promise.JOINS_THE_TRANSACTION, patches={(memory.JoinedSessions, "at"): _at_any})
+class JoinsAConnectionWithoutATransaction(MemoryTransport):
+    """A connection on which each statement commits itself is accepted."""
+
+
+@planted_pair(
+    promise.PAYLOAD_IS_UNTOUCHED,
+    patches={(memory_transport, "taken_over"): lambda envelope: envelope},
+)
+class KeepsHeadersUntilTheCommit(MemoryTransport):
+    """The headers of what is sent on a connection stay the sender's until the commit, and change with them."""
 
 
 @planted_pair(promise.JOINS_THE_TRANSACTION)

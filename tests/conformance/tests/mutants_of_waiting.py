@@ -123,3 +123,13 @@ class WaitsFromTheClockOfTheFirstLook(MemoryTransport):
             return came
         self._clock.sleep(wait)
         return super().receive(queues, limit=limit, lease=lease, wait=0.0)
+
+
+@planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
+class WakesOneReceiveAtAClose(MemoryTransport):
+    """A close wakes one receive on the store, which may be another transport's."""
+
+    def close(self) -> None:
+        with self.store.changed:
+            self._closed = True
+            self.store.changed.notify()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -364,7 +365,8 @@ class _Bound:
 
     def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
         with self.transport._open() as now:  # noqa: SLF001 - of the same module
-            due = now + max(0.0, delay)
+            # Until the commit the clock may be set back: what is sent without a delay is due by any clock.
+            due = now + delay if delay > 0.0 else -math.inf
 
         def postings() -> list[Posting]:
             envelopes = make()

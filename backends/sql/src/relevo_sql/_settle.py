@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import attrs
@@ -14,7 +14,7 @@ from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, 
 from relevo_sql._database import Database
 from relevo_sql._prepared import Prepared
 from relevo_sql._row import OrderingGroup, Receipt, are_copies, deaths_of, deaths_text, lease_end, micros
-from relevo_sql._schema import READY, SCHEDULED
+from relevo_sql._schema import FARTHEST_TIME, READY, SCHEDULED
 from relevo_sql._token import is_of_this_process
 
 
@@ -189,11 +189,18 @@ class Settler:
         return held
 
     def _nack(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
+        behind = cache(partial(self._behind, connection, now=now))
         rows = []
-        for (seq, token), _, outcome in ended:
+        for (seq, token), queue, outcome in ended:
             delay = micros(max(0.0, outcome.delay))
-            rows.append((seq, token, SCHEDULED if delay else READY, now + delay, outcome.state))
+            state, at = (SCHEDULED, now + delay) if delay else (READY, behind(queue))
+            rows.append((seq, token, state, at, outcome.state))
         self._statements.nack.run_many(connection, rows)
+
+    def _behind(self, connection: sa.Connection, queue: str, *, now: int) -> int:
+        """Return a time behind the ready events of *queue*, which is later than *now* if the clock was set back."""
+        (last,) = self._statements.last_ready.rows(connection, queue=queue)
+        return max([now, *(each + 1 for each in last if isinstance(each, int) and each < FARTHEST_TIME)])
 
     def _lose(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
         alive = [(*receipt, outcome.state) for receipt, _, outcome in ended if outcome.death is None]

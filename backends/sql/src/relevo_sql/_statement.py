@@ -27,10 +27,12 @@ from relevo_sql._schema import (
     CONTENT,
     DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
+    HIGH,
     IDENTITY,
     KEPT,
     LEASED,
     LINE,
+    NORMAL,
     READY,
     SCHEDULED,
     WAITING,
@@ -288,6 +290,7 @@ class Statements:
         self.nack = prepared(
             sa.update(event).where(one).values(nacked | {"progress": progress}), "which", "held", "next", "at", "kept"
         )
+        self.last_ready = prepared(_last_ready(dialect))
         lost = _FREE | _lost(dialect) | {"progress": progress}
         self.lose = prepared(sa.update(event).where(one).values(lost), "which", "held", "kept")
         deaths = dialect.start_of("deaths", LONGEST_EVIDENCE)
@@ -412,6 +415,18 @@ def _is_next(dialect: Dialect) -> sa.ColumnElement[bool]:
     active = of_line(one, other.state.in_([_state(READY), _state(LEASED)]))
     earlier = of_line(one, other.state == _state(SCHEDULED), other.seq < next_one)
     return sa.and_(_E.seq == next_one, ~active.exists(), ~earlier.exists())
+
+
+def _last_ready(dialect: Dialect) -> sa.Select[Any]:
+    """Return the query for the times of the last ready events of a queue, of the urgent and of the normal ones."""
+    urgency, at, _ = dialect.in_order()
+
+    def last(wanted: int) -> sa.ScalarSelect[Any]:
+        ready = sa.select(at).select_from(event).where(_in_state(READY), _of_queue(dialect), urgency == _state(wanted))
+        ready = dialect.by_index(ready, event, BY_STATE[READY])
+        return ready.order_by(at.desc()).limit(sa.literal_column("1")).scalar_subquery()
+
+    return sa.select(last(HIGH), last(NORMAL))
 
 
 def _plus_one(dialect: Dialect, column: str) -> sa.ColumnElement[Any]:

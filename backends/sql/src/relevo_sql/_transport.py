@@ -568,7 +568,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         return self._database.now(self._clock)
 
     def _due(self, delay: float) -> int:
-        return self._now() + micros(max(0.0, delay))
+        # Until the row is written the clock may be set back: without a delay it is due by any clock.
+        return self._now() + micros(delay) if delay > 0.0 else 0
 
     def _due_if_open(self, delay: float) -> int:
         self._require_open()

@@ -191,13 +191,17 @@ class ArgumentContract(Contract):
         if not self.harness.fake:
             pytest.skip("the lease is too long for a real clock")
         with self.bench() as bench:
-            worker = bench.worker()
+            worker, other = bench.worker(), bench.worker()
             for lease in (MAX_LEASE, 2 * MAX_LEASE, 1e9):
-                worker.send([bench.envelope()])
-                held = bench.one(worker, lease=lease)
-                if bench.capabilities.extend:
-                    assert not worker.extend([held], lease=lease)
-                assert worker.ack(held)
+                for extends in (False, True) if bench.capabilities.extend else (False,):
+                    worker.send([bench.envelope()])
+                    held = bench.one(worker, lease=lease)
+                    if extends:
+                        assert not worker.extend([held], lease=lease)
+                    assert bench.glimpse(other) == [], f"a lease of {lease:g} s was not kept"
+                    bench.advance(MAX_LEASE - 1.0)  # a transport may shorten a longer lease to this
+                    assert bench.glimpse(other) == [], f"a lease of {lease:g} s was not kept"
+                    assert worker.ack(held)
 
     @proves(promise.SETUP_IS_IDEMPOTENT)
     def test_a_queue_that_is_named_twice_is_set_up_once(self) -> None:

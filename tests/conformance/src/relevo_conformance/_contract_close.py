@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -275,23 +276,29 @@ class CloseContract(Contract):
     def _raises_what_waits_at_a_close(self) -> bool:
         """Return whether a receive that was blocked when its transport was closed raised the error."""
         with self.bench_whose_clock_runs() as bench:
-            worker = bench.worker()
+            other, worker = bench.worker(), bench.worker()
             deadline = time.monotonic() + 2 * PROMPTLY
             returned = [0.0]
 
-            def wait() -> None:
+            def wait(waiter: RecordedWorker) -> None:
                 while time.monotonic() < deadline:  # it may return before its wait is over
-                    worker.receive([bench.queue], limit=1, lease=0.2, wait=LONG)
-                    returned.append(time.monotonic())
+                    waiter.receive([bench.queue], limit=1, lease=0.2, wait=LONG)
+                    if waiter is worker:
+                        returned.append(time.monotonic())
 
-            waiting = Thread(wait)
-            time.sleep(0.2)
+            waiting = []
+            for waiter in (other, worker):
+                waiting.append(Thread(partial(wait, waiter)))
+                time.sleep(0.2)
 
             closed_at = time.monotonic()
             worker.close()
 
             with pytest.raises(TransportClosedError):
-                waiting.finish(PROMPTLY)
+                waiting.pop().finish(PROMPTLY)
+            other.close()
+            with pytest.raises(TransportClosedError):
+                waiting.pop().finish(PROMPTLY)
             # One that returns by itself all the time may have done so just now.
             return returned[-1] < closed_at or len(returned) > 2
 

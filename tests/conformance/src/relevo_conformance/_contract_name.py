@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from relevo import DeadLetter, DeadLetterFilter, Envelope
 from relevo_conformance import promise
-from relevo_conformance.bench import Bench, tolerated
+from relevo_conformance.bench import LENGTH_OF_TOKEN, Bench, tolerated
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.worker import RecordedWorker
 
@@ -41,8 +41,7 @@ class AlikeContract(Contract):
 
     def bench_of_alike_queues(self) -> Bench:
         """Return a bench whose queues have names that are alike."""
-        token = len(f"t{'0' * 8}")
-        names = (*ENDS, *_long("", LONGEST_QUEUE - token))
+        names = (*ENDS, *_long("", LONGEST_QUEUE - 1 - LENGTH_OF_TOKEN))
         return Bench(self.harness, names=names, tolerated=tolerated(self.harness) - self.proven)
 
     @proves(promise.QUEUES_ARE_ISOLATED)

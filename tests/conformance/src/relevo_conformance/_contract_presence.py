@@ -182,6 +182,23 @@ class BegunContract(Contract):
             assert evidence(bench.one(worker)) == (None, (THIRD, FOURTH, FIRST)), "the last three are kept"
 
     @proves(promise.BEGUN_IS_KEPT)
+    def test_a_death_that_is_reported_in_a_batch_is_of_its_event_alone(self) -> None:
+        for place in range(3):
+            with self.bench() as bench:
+                worker = bench.worker()
+                worker.send(bench.envelopes(3))
+                held = bench.so_many(worker, 3)
+                for one in held:
+                    worker.begin(one, NOTE)
+                died = held[place].envelope
+
+                worker.settle([(one, Lost(death=FIRST if one.envelope == died else None)) for one in held])
+
+                for one in bench.so_many(worker, 3):
+                    expected = (None, (*NOTE.deaths, FIRST)) if one.envelope == died else (NOTE, NOTE.deaths)
+                    assert evidence(one) == expected
+
+    @proves(promise.BEGUN_IS_KEPT)
     def test_a_lost_lease_without_a_death_keeps_the_note(self) -> None:
         with self.bench() as bench:
             worker, held = self.begun(bench)

@@ -22,6 +22,7 @@ from relevo import (
 )
 from relevo.backend import QueueCatalog
 from relevo_conformance import promise
+from relevo_conformance._contract_send import SEPARATORS
 from relevo_conformance._contract_store import ALIKE
 from relevo_conformance.bench import Bench, tolerated
 from relevo_conformance.contract import Contract, proves
@@ -176,6 +177,21 @@ class WaitingContract(Contract):
             for queues in ([outbox], [bench.queue, outbox]):
                 assert [entry.queue for entry in worker.waiting(queues)] == [outbox, outbox]
                 assert [(one.key, one.count) for one in worker.waiting_groups(queues, "queue")] == [(outbox, 2)]
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_pages_go_on_whatever_the_names_of_their_queues_contain(self) -> None:
+        with self.bench() as bench:
+            bench.queues = tuple(f"{bench.queue}{separator}a" for separator in SEPARATORS)
+            worker = bench.worker()
+            for queue in bench.queues:
+                worker.send(bench.envelopes(2, queue=queue))
+
+            after, paged = None, []
+            while page := worker.waiting(bench.queues, after=after, limit=1, whole=False):
+                paged.append(page[0].queue)
+                after = page[0].cursor
+
+            assert paged == [queue for queue in bench.queues for _ in range(2)]
 
     @proves(promise.QUERIED_AS_IT_IS)
     def test_pages_go_on_in_another_instance(self) -> None:

@@ -34,17 +34,17 @@ SCHEDULES: st.SearchStrategy[Schedule] = st.lists(st.integers(0, 1), max_size=LO
 class RaceContract(Contract):
     """Each of two concurrent calls has its whole effect or none."""
 
-    def whatever_comes_between(self, check: Callable[[Bench, Schedule], None]) -> None:
-        """Run *check* with many schedules, each on its own bench."""
+    def whatever_comes_between(self, check: Callable[[Bench, Schedule], None], *, longest: int = LONGEST) -> None:
+        """Run *check* with many schedules, each on its own bench; calls are interrupted before step *longest*."""
         if not self.harness.has("turnstile"):
             raise HookMissing("turnstile")
         # A write based on an outdated read shows where one call takes some steps, and then the other runs to its end.
         # Each such schedule is tried, since the window is often one step wide; after the end of the first call all
         # are the same.
         for first in (0, 1):
-            for steps in range(1, LONGEST):
+            for steps in range(1, longest):
                 with self.bench() as bench:
-                    check(bench, [first] * steps + [1 - first] * LONGEST)
+                    check(bench, [first] * steps + [1 - first] * longest)
                 if bench.steps[first] <= steps:
                     break
 
@@ -224,9 +224,20 @@ class RaceContract(Contract):
 
     @proves(promise.PURGED_IS_GONE)
     def test_a_purge_while_somebody_receives_takes_out_the_others(self) -> None:
+        self.purge_beside_a_receive()
+
+    @proves(promise.PURGED_IS_GONE, promise.DELAY_IS_RESPECTED)
+    def test_a_purge_while_somebody_receives_takes_out_the_others_that_are_due_too(self) -> None:
+        self.purge_beside_a_receive(are_delayed=True)
+
+    def purge_beside_a_receive(self, *, are_delayed: bool = False) -> None:
+        """Check that of some events each is received or removed by a purge at the same time."""
+
         def check(bench: Bench, schedule: Schedule) -> None:
             holder, other = bench.worker(), bench.worker()
-            holder.send(bench.envelopes(3))
+            holder.send(bench.envelopes(3), delay=bench.times.delay if are_delayed else 0.0)
+            if are_delayed:
+                bench.let_delays_end()
             held: list[Delivery] = []
             purged: list[int] = []
 
@@ -240,7 +251,7 @@ class RaceContract(Contract):
             for delivery in held:
                 assert holder.ack(delivery)
 
-        self.whatever_comes_between(check)
+        self.whatever_comes_between(check, longest=3 * LONGEST)  # a purge has a step for each state
 
     @proves(promise.PURGED_IS_GONE, promise.ORDER_IS_KEPT)
     def test_what_is_sent_during_a_purge_does_not_wait_for_what_was_removed(self) -> None:

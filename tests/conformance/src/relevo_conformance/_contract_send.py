@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.errors import Flaky
 
-from relevo import Ack, Delivery, Envelope, Transport
+from relevo import Envelope, Transport
 from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
 from relevo_conformance.contract import Contract, proves
@@ -33,7 +33,7 @@ UNWRITABLE: Sequence[Mapping[str, Any]] = (
 
 UNREADABLE = "a lone surrogate was accepted, but no worker can pass it to another process or another transport"
 
-_OF_QUEUES = ("", *".:/-_|#@,")
+SEPARATORS = ("", *".:/-_|#@,")
 """The likely separators of the name of a queue and what follows it."""
 
 
@@ -218,22 +218,11 @@ class PayloadContract(Contract):
                 headers = {"kind": "photo"}
                 envelope = bench.envelope(headers=MappingProxyType(headers) if is_wrapped else headers)
                 expected = attrs.evolve(envelope, headers={**headers})
-                came: list[Delivery] = []
-
-                def receive(came: list[Delivery] = came) -> bool:
-                    came += worker.transport.receive(
-                        [bench.queue], limit=10, lease=bench.times.lease, wait=bench.glance
-                    )
-                    return bool(came)
-
                 with sending(worker.transport, envelope):  # past the recorder, which would keep what is changed
                     headers["kind"] = "changed"
 
-                bench.eventually(receive)
-                assert [one.envelope for one in came] == [expected], (
-                    "headers changed in the store with those of the sender"
-                )
-                worker.transport.settle([(one, Ack()) for one in came])
+                came = [one.envelope for one in bench.past_the_recorder(worker)]
+                assert came == [expected], "headers changed in the store with those of the sender"
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_a_body_of_a_megabyte_arrives_as_it_was_sent(self) -> None:
@@ -596,7 +585,7 @@ class DedupeContract(Contract):
     def test_events_whose_names_are_equal_when_joined_are_not_one(self) -> None:
         with self.bench() as bench:
             queue = bench.queue
-            bench.queues = (queue, *(f"{queue}{separator}a" for separator in _OF_QUEUES))
+            bench.queues = (queue, *(f"{queue}{separator}a" for separator in SEPARATORS))
             worker = bench.worker()
             # A separator that is moved from the id to the source, and from there to the queue.
             names = {

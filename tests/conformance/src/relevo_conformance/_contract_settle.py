@@ -342,6 +342,9 @@ class StateContract(Contract):
 
             with pytest.raises(ConfigurationError):
                 worker.revive({first: b"", second: TOO_LONG})
+            if self.harness.capabilities.take:
+                with pytest.raises(ConfigurationError):
+                    worker.revive_later({first: b"", second: TOO_LONG}, delay=bench.times.delay)
 
             assert [entry.ref for entry in worker.dead_letters([bench.queue])] == [first, second]
 

@@ -441,6 +441,20 @@ class ClockContract(Contract):
             worker.ack(second)
             assert bench.one(worker).envelope == first.envelope
 
+    @proves(promise.SENT_IS_RECEIVED, promise.JOINS_THE_TRANSACTION)
+    def test_what_was_sent_in_a_transaction_comes_at_once_although_the_clock_was_set_back_before_its_end(self) -> None:
+        self.require_movable_clock()
+        for kind in self.transaction_kinds():
+            with self.bench() as bench:
+                worker = bench.worker()
+                envelope = bench.envelope()
+                with worker.transaction(kind) as transaction:
+                    transaction.send([envelope])
+                    bench.set_back(3600.0)
+                    transaction.commit()
+
+                assert bench.one(worker).envelope == envelope
+
     @proves(promise.SENT_IS_RECEIVED)
     def test_what_was_given_back_or_revived_comes_at_once_although_the_clock_was_set_back(self) -> None:
         self.require_movable_clock()
@@ -525,6 +539,28 @@ class ClockContract(Contract):
             bench.set_back(bench.times.delay)
 
             assert bench.glimpse(worker) == []
+
+    @proves(promise.NOBODY_STARVES)
+    def test_an_event_comes_although_its_neighbour_fails_for_ever_while_the_clock_stands_or_is_set_back(
+        self,
+    ) -> None:
+        self.require_movable_clock()
+        for seconds in (0.0, 3600.0):
+            with self.bench() as bench:
+                worker = bench.worker()
+                poison, patient = bench.envelopes(2)
+                worker.send([poison])
+                worker.send([patient])
+                if seconds:
+                    bench.set_back(seconds)
+
+                delivery = bench.one(worker, limit=1)
+                for _ in range(ENOUGH):
+                    if delivery.envelope == poison:
+                        worker.nack(delivery)
+                        delivery = bench.one(worker, limit=1)
+
+                assert delivery.envelope == patient, f"{ENOUGH} receives returned an event that is nacked each time"
 
     def require_movable_clock(self) -> None:
         """Skip the test if the clock cannot be set."""

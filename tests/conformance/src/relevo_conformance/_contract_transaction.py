@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import product
-from typing import get_args
 
 import attrs
 import pytest
 from hypothesis import given, strategies as st
 
+from relevo import BoundSender, Envelope, Transport
+from relevo.backend import SessionSetup
 from relevo.errors import CodecError, SessionError, TransportError, shown
 from relevo_conformance import history, promise
 from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
@@ -24,8 +25,9 @@ from relevo_conformance._program import (
     several_in_a_row,
     several_in_one_another,
 )
+from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves, raised_by
-from relevo_conformance.harness import HookMissing
+from relevo_conformance.harness import CommitFailedError, HookMissing, Transaction, opened
 from relevo_conformance.verdict import error_text
 from relevo_conformance.worker import Maker, RecordedTransaction
 
@@ -189,8 +191,7 @@ class TransactionContract(Contract):
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_a_make_that_is_passed_again_after_the_end_of_a_transaction_is_called_again(self) -> None:
-        kinds: list[history.Kind] = [kind for kind in get_args(history.Kind) if self.harness.has(kind)]
-        for kind, way in product(kinds, ("rollback", "commit", "fail")):
+        for kind, way in product(self.transaction_kinds(), ("rollback", "commit", "fail")):
             with self.bench() as bench:
                 worker = bench.worker()
                 maker, made = Maker(), list[str]()
@@ -228,8 +229,7 @@ class TransactionContract(Contract):
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_makes_no_events_sends_none_and_spoils_no_transaction(self) -> None:
-        kinds: list[history.Kind] = [kind for kind in get_args(history.Kind) if self.harness.has(kind)]
-        for kind in kinds:
+        for kind in self.transaction_kinds():
             with self.bench() as bench:
                 worker = bench.worker()
                 with worker.transaction(kind) as transaction:
@@ -250,16 +250,18 @@ class TransactionContract(Contract):
             with worker.transaction() as transaction:
                 if not transaction.flushes:
                     pytest.skip("its transactions flush no objects, so events may be made at once")
-                for one in _and_the_next(transaction):
-                    is_written = one.add_pending()
-                    if is_written is None:
-                        pytest.skip("its Transaction has no add_pending()")
+                for one in _in_sequence(bench, transaction):
                     written: list[bool] = []
-                    one.send([bench.envelope()], meanwhile=partial(_note, written, is_written))
+                    for part in (nullcontext(), one.savepoint("commit")):
+                        with part:
+                            is_written = one.add_pending()
+                            if is_written is None:
+                                pytest.skip("its Transaction has no add_pending()")
+                            one.send([bench.envelope()], meanwhile=partial(_note, written, is_written))
 
-                    assert not written, "make was called by send, before the pending objects were flushed"
+                            assert not written, "make was called by send, before the pending objects were flushed"
                     one.commit()
-                    assert written == [True], "make was called at the commit, before the pending objects were flushed"
+                    assert written == [True, True], "make was called before the pending objects were flushed"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_an_early_flush_of_a_session_makes_no_events(self) -> None:
@@ -268,13 +270,15 @@ class TransactionContract(Contract):
             with worker.transaction() as transaction:
                 if not transaction.flushes:
                     pytest.skip("its transactions flush no objects, so events may be made at once")
-                for one in _and_the_next(transaction):
-                    one.add_pending()
+                for one in _in_sequence(bench, transaction):
                     made: list[str] = []
-                    one.send([bench.envelope()], meanwhile=partial(made.append, "made"))
-                    one.flush()
+                    for part in (nullcontext(), one.savepoint("commit")):
+                        with part:
+                            one.add_pending()
+                            one.send([bench.envelope()], meanwhile=partial(made.append, "made"))
+                            one.flush()
 
-                    assert not made, "make was called at an early flush, before the application changed its last object"
+                            assert not made, "make was called at an early flush, before the last object was changed"
                     one.commit()
 
     @proves(promise.JOINS_THE_TRANSACTION)
@@ -307,12 +311,49 @@ class TransactionContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             with worker.transaction() as transaction:
-                with pytest.raises(_NotMadeError):
-                    transaction.commit_what_raises(_NotMadeError())
-
-                transaction.rollback()
+                before = transaction.count_written()
+                transaction.add_pending()
+                transaction.send_what_raises(_NotMadeError())
+                self._refuse_commit(transaction, before)
 
             assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_sent_at_the_last_flush_and_cannot_be_made_fails_the_commit(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            with worker.transaction() as transaction:
+                before = transaction.count_written()
+                later = partial(transaction.send_what_raises, _NotMadeError())
+                transaction.send([bench.envelope()], meanwhile=_flush_again(transaction, later))
+                self._refuse_commit(transaction, before)
+
+            assert bench.glimpse(worker) == []
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_what_is_sent_at_the_last_flush_commits_with_the_transaction(self) -> None:
+        with self.bench() as bench:
+            worker = bench.worker()
+            first, second = bench.envelopes(2)
+            with worker.transaction() as transaction:
+                flush_again = _flush_again(transaction, partial(transaction.send_unrecorded, [second].copy))
+
+                def make() -> Sequence[Envelope]:
+                    flush_again()
+                    return [first]
+
+                transaction.send_unrecorded(make)
+                transaction.commit()
+
+            came = bench.past_the_recorder(worker, 2)
+            assert {one.envelope for one in came} == {first, second}
+
+    def _refuse_commit(self, transaction: RecordedTransaction, before: int) -> None:
+        """Check that a commit fails whose events cannot be made, and that nothing more than *before* is written."""
+        with pytest.raises(_NotMadeError):
+            transaction.commit()
+        transaction.rollback()
+        assert transaction.count_written() == before, "the transaction was committed although its commit raised"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_cannot_be_written_comes_with_its_transaction_or_fails_it(self) -> None:
@@ -353,10 +394,15 @@ class TransactionContract(Contract):
         with self.bench() as bench:
             worker = bench.worker()
             with worker.transaction() as transaction:
+                before = transaction.count_written()
+                transaction.add_pending()
                 transaction.send(bench.envelopes(2))
                 worker.close()
-                with suppress(TransportError):  # the checker expects the events only after a commit
+                try:
                     transaction.commit()
+                except TransportError:  # the checker expects the events only after a commit
+                    transaction.rollback()
+                    assert transaction.count_written() == before, "the transaction was committed without its events"
 
             bench.receive(bench.worker(), 2)
 
@@ -412,6 +458,33 @@ class TransactionContract(Contract):
                     assert isinstance(error, SessionError), (
                         f"bound_to({shown(other)}) must raise SessionError, not {error_text(error)}"
                     )
+
+    @proves(promise.JOINS_THE_TRANSACTION)
+    def test_a_connection_without_a_transaction_is_refused(self) -> None:
+        if not self.harness.has("connection"):
+            pytest.skip("it joins no connections")
+        with self.bench() as bench, self.harness.connection() as transaction:
+            worker = bench.worker()
+            without = getattr(transaction, "without_transaction", None)
+            if without is None:
+                pytest.skip("its Transaction has no without_transaction()")
+            with without() as other:
+                error = raised_by(partial(worker.transport.bound_to, other))
+
+            assert isinstance(error, SessionError), f"bound_to must raise SessionError, not {error_text(error)}"
+
+    @proves(promise.JOINS_THE_TRANSACTION, promise.SETUP_IS_IDEMPOTENT)
+    def test_what_is_set_up_in_a_transaction_is_set_up_again_after_that_was_rolled_back(self) -> None:
+        for way in ("rollback", "fail"):
+            with self.bench_with(self.harness.clock) as bench:
+                envelope = bench.envelope()
+                with opened(bench.harness) as transport, bench.harness.session() as transaction:
+                    for ends in (way, "commit"):
+                        sender = _sender_that_sets_up(transport, transaction, bench.queue)
+                        sender.send([envelope].copy)
+                        _end(transaction, ends)
+
+                assert [one.envelope for one in bench.past_the_recorder(bench.worker())] == [envelope]
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_waits_for_a_relay_lies_in_the_outbox_unchanged(self) -> None:
@@ -487,6 +560,26 @@ class TransactionContract(Contract):
             worker.discard([listed[0].ref])
             assert [one.envelope for one in worker.dead_letters([outbox])] == [listed[1].envelope]
 
+    @proves(promise.JOINS_THE_TRANSACTION, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_a_copy_in_an_outbox_and_one_in_its_own_queue_die_each_by_itself(self) -> None:
+        for comes_last in (0, 1):
+            with self.bench() as bench:
+                worker = bench.worker()
+                name = f"broker-{bench.token}"
+                queues = [bench.queue, bench.outbox(name)]
+                worker.setup(queues)
+                envelope = bench.envelope()
+                worker.send([envelope])
+                with worker.transaction() as transaction:
+                    transaction.send([envelope], relay_to=name)
+                    transaction.commit()
+
+                held = [bench.one(worker, queues=[queue]) for queue in queues]
+                for delivery in (held[1 - comes_last], held[comes_last]):
+                    assert worker.dead_letter(delivery)
+
+                assert [len(worker.dead_letters([queue])) for queue in queues] == [1, 1]
+
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_each_nesting_of_savepoints_in_a_session_keeps_every_promise(self) -> None:
         self._nest("session")
@@ -542,10 +635,40 @@ class TransactionContract(Contract):
             Player(bench, kind).play(program)
 
 
-def _and_the_next(transaction: RecordedTransaction) -> Iterator[RecordedTransaction]:
-    """Yield *transaction*, and after its end the next one of the same session."""
+def _in_sequence(bench: Bench, transaction: RecordedTransaction) -> Iterator[RecordedTransaction]:
+    """Yield *transaction*, and of the same session the one after its commit and the one after a failed commit."""
     yield transaction
-    yield transaction.again()
+    yield (again := transaction.again())
+    failed = again.again()
+    failed.send([bench.envelope()])
+    if failed.commit_that_fails():
+        yield failed.again()
+
+
+def _flush_again(transaction: RecordedTransaction, later: Callable[[], object]) -> Callable[[], object]:
+    """Return a function that has an object flushed once more, and *later* called at that flush."""
+    if transaction.add_pending() is None or not transaction.at_flush(lambda: None):
+        pytest.skip("its Transaction has no add_pending() or no at_flush()")
+    return lambda: (transaction.add_pending(), transaction.at_flush(later))
+
+
+def _sender_that_sets_up(transport: Transport, transaction: Transaction, queue: str) -> BoundSender:
+    sender = transport.bound_with_setup(transaction.session, [queue]) if isinstance(transport, SessionSetup) else None
+    if sender is None:
+        pytest.skip("it sets nothing up in a transaction")
+    return sender
+
+
+def _end(transaction: Transaction, way: str) -> None:
+    if way == "rollback":
+        transaction.rollback()
+    elif way == "commit":
+        transaction.commit()
+    elif fail := getattr(transaction, "fail_commit", None):
+        fail()
+        with suppress(CommitFailedError):
+            transaction.commit()
+        transaction.rollback()
 
 
 def _note(written: list[bool], is_written: Callable[[], bool]) -> None:

@@ -100,6 +100,10 @@ def finish_all(threads: Sequence[Thread]) -> None:
         raise raised[0]
 
 
+LENGTH_OF_TOKEN = 16
+"""Of the part of the names that no other bench has; tens of thousands of benches may share one store."""
+
+
 class Bench:
     """
     Runs one scenario on a harness, and checks it at the end of the ``with`` block.
@@ -131,7 +135,7 @@ class Bench:
         tolerated: frozenset[str] = frozenset(),
         deadline: float = math.inf,
     ) -> None:
-        token = secrets.token_hex(8)  # tens of thousands of benches may share one store
+        token = secrets.token_hex(LENGTH_OF_TOKEN // 2)
         self.harness = harness
         self.capabilities = harness.capabilities
         self.recorder = Recorder(harness, tolerated=tolerated)
@@ -315,6 +319,20 @@ class Bench:
         while len(deliveries) < number and self.until(ask):
             pass
         return deliveries
+
+    def past_the_recorder(self, worker: RecordedWorker, number: int = 1) -> list[Delivery]:
+        """Return *number* deliveries that were sent past the recorder, or fewer if no more come, and ack them."""
+        came: list[Delivery] = []
+
+        def look() -> bool:
+            found = worker.transport.receive(self.queues, limit=10, lease=self.times.lease, wait=self.glance)
+            came.extend(found)
+            return bool(found)
+
+        while len(came) < number and self.eventually(look):
+            pass
+        worker.transport.settle([(one, Ack()) for one in came])
+        return came
 
     def comes(self, worker: RecordedWorker, envelope: Envelope) -> bool:
         """Return whether *envelope* comes, behind any number of others, while the harness has patience."""

@@ -7,13 +7,14 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import pytest
 from hypothesis import Phase
 
 from relevo import Clock, SystemClock
 from relevo.errors import RelevoError
+from relevo_conformance import history
 from relevo_conformance._flavour import PLAIN, Flavour, flavours
 from relevo_conformance._wrong_error import broken_by
 from relevo_conformance.bench import Bench, Thread, finish_all, tolerated
@@ -266,6 +267,10 @@ class Contract:
         yield PLAIN
         if self.profile.flavours:
             yield from flavours(self.harness.capabilities)
+
+    def transaction_kinds(self) -> list[history.Kind]:
+        """Return the kinds of transactions that the harness can begin."""
+        return [kind for kind in get_args(history.Kind) if self.harness.has(kind)]
 
     def require_timed_leases(self) -> None:
         """Skip the test where a lease lasts as long as its holder."""

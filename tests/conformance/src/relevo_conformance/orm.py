@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import attrs
-from sqlalchemy import Connection, NestedTransaction, Table, event
+from sqlalchemy import Connection, NestedTransaction, NullPool, Table, create_engine, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
 
 from relevo_conformance.harness import CommitFailedError
@@ -73,6 +74,15 @@ class OrmTransaction:
         self.session.add(added)
         return lambda: added.id is not None
 
+    def at_flush(self, act: Callable[[], object]) -> None:
+        """Call *act* at the end of the next flush that writes objects, as a listener of the application's would be."""
+        event.listen(self.session, "after_flush", lambda *_: act(), once=True)
+
+    def count_written(self) -> int:
+        """Return how many objects of :meth:`add_pending` are committed; not to be called in a transaction."""
+        with Session(self.session.get_bind()) as other:
+            return other.scalar(select(func.count()).select_from(_Pending)) or 0
+
     def fail_commit(self) -> None:
         """Let the next commit fail, as in a database where a deferred constraint fails."""
         _fail_commit(self.session.connection())
@@ -96,6 +106,15 @@ class ConnectionTransaction:
     def savepoint(self) -> NestedTransaction:
         """Begin a part that can be rolled back separately."""
         return self.session.begin_nested()
+
+    @contextmanager
+    def without_transaction(self) -> Iterator[Connection]:
+        """Yield a connection on which each statement commits itself."""
+        # On its own engine: that of the session may begin transactions by a listener.
+        engine = create_engine(self.session.engine.url, poolclass=NullPool)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(select(1))  # SQLAlchemy begins a transaction, which has no effect
+            yield connection
 
     def fail_commit(self) -> None:
         """Let the next commit fail, as in a database where a deferred constraint fails."""

@@ -610,14 +610,29 @@ class RecordedTransaction:
         add: Callable[[], Callable[[], bool]] | None = getattr(self._transaction, "add_pending", None)
         return None if add is None else add()
 
-    def commit_what_raises(self, error: Exception) -> None:
-        """Send events inside it that cannot be made, which is not recorded, and commit: making them raises *error*."""
+    def at_flush(self, act: Callable[[], object]) -> bool:
+        """Call *act* after the next flush of its session; return whether the harness can."""
+        arrange: Callable[[Callable[[], object]], None] | None = getattr(self._transaction, "at_flush", None)
+        if arrange is not None:
+            arrange(act)
+        return arrange is not None
+
+    def count_written(self) -> int:
+        """Return how many pending objects are committed; 0 if the harness cannot tell. It must have ended."""
+        count: Callable[[], int] | None = getattr(self._transaction, "count_written", None)
+        return 0 if count is None else count()
+
+    def send_what_raises(self, error: Exception) -> None:
+        """Send events inside it that cannot be made, which is not recorded: making them raises *error*."""
 
         def make() -> Sequence[Envelope]:
             raise error
 
+        self.send_unrecorded(make)
+
+    def send_unrecorded(self, make: Callable[[], Sequence[Envelope]]) -> None:
+        """Send what *make* returns inside it, past the recorder, which knows no calls within calls."""
         self._worker.transport.bound_to(self._transaction.session).send(make)
-        self.commit()
 
     def commit(self) -> None:
         """Commit the transaction."""
