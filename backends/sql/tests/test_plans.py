@@ -53,6 +53,8 @@ def by(index: str, condition: str) -> str:
         ("reap", [by("leased", "queue=? AND lease_until<?"), "SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("look", [by("ready", "queue=?"), by("scheduled", "queue=?"), by("leased", "queue=?")]),
         ("stats", [by("ready", "queue=?"), by("waiting", "queue=? AND ready_at<?")]),
+        ("last_ready", [by("ready", "queue=? AND urgency=?")]),
+        ("catch_up", [by("ready", "queue=?"), "SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("ack", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("ack_one", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),
         ("begin", ["SEARCH relevo_event USING INTEGER PRIMARY KEY"]),

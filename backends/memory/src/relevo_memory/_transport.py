@@ -365,7 +365,7 @@ class _Bound:
 
     def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
         with self.transport._open() as now:  # noqa: SLF001 - of the same module
-            # Until the commit the clock may be set back: what is sent without a delay is due by any clock.
+            # Without a delay it is due by any clock, even if that is set back before the commit.
             due = now + delay if delay > 0.0 else -math.inf
 
         def postings() -> list[Posting]:

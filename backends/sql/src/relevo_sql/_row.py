@@ -153,7 +153,7 @@ def row_of(envelope: Envelope, *, now: int, due: int, outbox: str | None = None)
 
         now: Microseconds since the epoch.
 
-        due: When it becomes ready; it is ready at once unless this is later than *now*.
+        due: When it becomes ready; it is ready at once unless this is later than *now*, as 0 never is.
 
         outbox: The queue to store it in instead of its own.
 
@@ -215,10 +215,10 @@ def deaths_of(text: Any) -> tuple[str, ...]:
 
 def deaths_text(deaths: Sequence[str]) -> str | None:
     """
-    Return the last of *deaths* as text for :func:`deaths_of`; ``None`` if there are none.
+    Return the last of *deaths* as JSON for :func:`deaths_of`; ``None`` if there are none.
 
-    It is shorter than :data:`LONGEST_EVIDENCE` whatever the names consist of: each character is stored as
-    itself, and a lone surrogate, which no database stores, as a question mark.
+    With names of the length of an identity it fits into :data:`LONGEST_EVIDENCE`: only control characters, quotes and
+    backslashes are escaped. A lone surrogate, which databases refuse, becomes a question mark.
     """
     if not deaths:
         return None

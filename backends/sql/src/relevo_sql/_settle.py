@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from typing import Any, ClassVar
 
 import attrs
@@ -14,13 +14,16 @@ from relevo import Ack, Clock, DeadLetter, Delivery, Lost, Nack, Note, Release, 
 from relevo_sql._database import Database
 from relevo_sql._prepared import Prepared
 from relevo_sql._row import OrderingGroup, Receipt, are_copies, deaths_of, deaths_text, lease_end, micros
-from relevo_sql._schema import FARTHEST_TIME, READY, SCHEDULED
+from relevo_sql._schema import READY, SCHEDULED
 from relevo_sql._token import is_of_this_process
 
 
 class _NotAllHeldError(Exception):
     """Some of the deliveries to settle are no longer held."""
 
+
+_BOUND = 1000
+"""The most rows whose time is corrected in one transaction."""
 
 _Ended = tuple[Receipt, str, Any]
 """The receipt, the queue that handed the delivery out, and the outcome."""
@@ -189,18 +192,25 @@ class Settler:
         return held
 
     def _nack(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
-        behind = cache(partial(self._behind, connection, now=now))
+        for queue in {queue for _, queue, _ in ended}:
+            self._catch_up(connection, queue, now)
         rows = []
-        for (seq, token), queue, outcome in ended:
+        for (seq, token), _, outcome in ended:
             delay = micros(max(0.0, outcome.delay))
-            state, at = (SCHEDULED, now + delay) if delay else (READY, behind(queue))
+            # One microsecond puts it behind what was sent at the same time.
+            state, at = (SCHEDULED, now + delay) if delay else (READY, now + 1)
             rows.append((seq, token, state, at, outcome.state))
         self._statements.nack.run_many(connection, rows)
 
-    def _behind(self, connection: sa.Connection, queue: str, *, now: int) -> int:
-        """Return a time behind the ready events of *queue*, which is later than *now* if the clock was set back."""
-        (last,) = self._statements.last_ready.rows(connection, queue=queue)
-        return max([now, *(each + 1 for each in last if isinstance(each, int) and each < FARTHEST_TIME)])
+    def _catch_up(self, connection: sa.Connection, queue: str, now: int) -> None:
+        """
+        Make *now* the time of the ready events of *queue* whose time is later, so that a retry goes behind them.
+
+        Their time is later if the clock was set back, or if another program wrote it.
+        """
+        (latest,) = self._statements.last_ready.rows(connection, queue=queue)
+        if any(isinstance(each, int) and each > now for each in latest):
+            self._statements.catch_up.rows(connection, queue=queue, now=now, bound=_BOUND)
 
     def _lose(self, connection: sa.Connection, ended: Sequence[_Ended], now: int) -> None:
         alive = [(*receipt, outcome.state) for receipt, _, outcome in ended if outcome.death is None]

@@ -203,6 +203,8 @@ class Statements:
             )
             self.promote = change(ripe(SCHEDULED), SCHEDULED, {"state": turn, "ready_at": sent}, *LINE)
         self.reap = change(ripe(LEASED), LEASED, _FREE | _lost(dialect))
+        ahead = sa.select(_E.seq).where(_in_state(READY), _of_queue(dialect), _E.ready_at > _bind("now"))
+        self.catch_up = change(ahead.order_by(*dialect.in_order()), READY, {"ready_at": _bind("now")})
         over = dialect.end_of(LEASED)
         endless = sa.select(_E.seq).where(_in_state(LEASED), _of_queue(dialect), over > _farthest())
         self.reap_endless = change(dialect.ordered(endless, over), LEASED, _FREE | _lost(dialect))
@@ -418,7 +420,7 @@ def _is_next(dialect: Dialect) -> sa.ColumnElement[bool]:
 
 
 def _last_ready(dialect: Dialect) -> sa.Select[Any]:
-    """Return the query for the times of the last ready events of a queue, of the urgent and of the normal ones."""
+    """Return the query for the latest times of the ready events of a queue: of the urgent and of the normal ones."""
     urgency, at, _ = dialect.in_order()
 
     def last(wanted: int) -> sa.ScalarSelect[Any]:

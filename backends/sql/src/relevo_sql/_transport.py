@@ -568,7 +568,7 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         return self._database.now(self._clock)
 
     def _due(self, delay: float) -> int:
-        # Until the row is written the clock may be set back: without a delay it is due by any clock.
+        # Without a delay it is due at once, even if the clock is set back before the commit.
         return self._now() + micros(delay) if delay > 0.0 else 0
 
     def _due_if_open(self, delay: float) -> int:

@@ -287,7 +287,7 @@ class CloseContract(Contract):
                         returned.append(time.monotonic())
 
             waiting = []
-            for waiter in (other, worker):
+            for waiter in (other, worker):  # the other one first: a close that wakes one of them wakes that
                 waiting.append(Thread(partial(wait, waiter)))
                 time.sleep(0.2)
 

@@ -191,7 +191,8 @@ class WaitingContract(Contract):
                 paged.append(page[0].queue)
                 after = page[0].cursor
 
-            assert paged == [queue for queue in bench.queues for _ in range(2)]
+            expected = [queue for queue in bench.queues for _ in range(2)]
+            assert paged == expected, "the pages have not each event of each queue once"
 
     @proves(promise.QUERIED_AS_IT_IS)
     def test_pages_go_on_in_another_instance(self) -> None:

@@ -19,8 +19,8 @@ from relevo_conformance.worker import RecordedWorker
 SEVERAL_RECEIVES = 20
 """After which an event that was ready first must have come."""
 
-HALF_A_MINUTE = 30.0
-"""In seconds."""
+AGE_STEP = 30.0
+"""Seconds between two sends."""
 
 SOME = 7
 """How many dead letters there are, of which every second one is discarded in one call."""
@@ -371,7 +371,7 @@ class StatsContract(Contract):
             assert age is None or age >= (29.0 if self.harness.fake else 0.5)
 
     @proves(promise.STATS_ARE_TRUE_AT_REST, promise.REVIVED_IS_RECEIVED, promise.FOUND_AS_IT_IS)
-    def test_the_oldest_event_is_the_first_that_was_sent_of_all_that_are_ready_also_of_the_revived(self) -> None:
+    def test_the_oldest_event_may_be_one_that_was_revived(self) -> None:
         if not self.harness.fake:
             pytest.skip("the clock cannot be moved")
         with self.bench() as bench:
@@ -379,17 +379,17 @@ class StatsContract(Contract):
             first, second = bench.envelopes(2)
             worker.send([first])
             worker.dead_letter(bench.one(worker))
-            bench.advance(HALF_A_MINUTE)
+            bench.advance(AGE_STEP)
             worker.send([second])
-            bench.advance(HALF_A_MINUTE)
+            bench.advance(AGE_STEP)
             worker.revive({bench.dead_letter(worker).ref: b""})
-            bench.advance(HALF_A_MINUTE)
+            bench.advance(AGE_STEP)
 
             age = worker.stats(bench.queue).oldest_age
 
             sent = min(found.enqueued_at for one in (first, second) for found in worker.find(one.id))
             expected = self.harness.clock.now() - sent
-            assert age is None or abs(age - expected) < HALF_A_MINUTE / 2, f"it is {age} s old, and not {expected} s"
+            assert age is None or abs(age - expected) < AGE_STEP / 2, f"it is {age} s old, and not {expected} s"
 
     @proves(promise.STATS_ARE_TRUE_AT_REST)
     def test_the_figures_of_one_queue_say_nothing_of_another(self) -> None:

@@ -541,26 +541,48 @@ class ClockContract(Contract):
             assert bench.glimpse(worker) == []
 
     @proves(promise.NOBODY_STARVES)
-    def test_an_event_comes_although_its_neighbour_fails_for_ever_while_the_clock_stands_or_is_set_back(
-        self,
-    ) -> None:
+    def test_an_event_comes_although_its_neighbour_fails_for_ever_while_the_clock_stands_or_is_set_back(self) -> None:
         self.require_movable_clock()
-        for seconds in (0.0, 3600.0):
+        is_delayed = (False, True) if self.harness.capabilities.delay is not None else (False,)
+        for seconds, waits in product((0.0, 3600.0), is_delayed):
             with self.bench() as bench:
                 worker = bench.worker()
-                poison, patient = bench.envelopes(2)
-                worker.send([poison])
-                worker.send([patient])
+                for envelope in bench.envelopes(2):
+                    worker.send([envelope])
                 if seconds:
                     bench.set_back(seconds)
 
-                delivery = bench.one(worker, limit=1)
+                failing = delivery = bench.one(worker, limit=1)
                 for _ in range(ENOUGH):
-                    if delivery.envelope == poison:
-                        worker.nack(delivery)
-                        delivery = bench.one(worker, limit=1)
+                    if delivery.envelope != failing.envelope:
+                        break
+                    worker.nack(delivery, delay=bench.times.delay if waits else 0.0)
+                    if waits:
+                        bench.let_delays_end()
+                    delivery = bench.one(worker, limit=1)
 
-                assert delivery.envelope == patient, f"{ENOUGH} receives returned an event that is nacked each time"
+                assert delivery.envelope != failing.envelope, f"an event was nacked {ENOUGH} times, and no other came"
+                worker.ack(delivery)
+
+    @proves(promise.NOBODY_STARVES)
+    def test_a_retry_comes_although_more_are_sent_after_the_clock_was_set_back(self) -> None:
+        self.require_movable_clock()
+        with self.bench() as bench:
+            worker = bench.worker()
+            worker.send(bench.envelopes(2))
+            bench.set_back(3600.0)
+            failed = bench.one(worker, limit=1)
+            worker.nack(failed)
+
+            for _ in range(ENOUGH):
+                bench.advance(bench.times.step)
+                worker.send([bench.envelope()])
+                delivery = bench.one(worker, limit=1)
+                worker.ack(delivery)
+                if delivery.envelope == failed.envelope:
+                    return
+
+            raise AssertionError(f"{ENOUGH} receives returned other events, and not the one that was nacked")
 
     def require_movable_clock(self) -> None:
         """Skip the test if the clock cannot be set."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
@@ -11,8 +11,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import BoundSender, Envelope, Transport
-from relevo.backend import SessionSetup
+from relevo import Envelope
 from relevo.errors import CodecError, SessionError, TransportError, shown
 from relevo_conformance import history, promise
 from relevo_conformance._contract_send import UNREADABLE, UNWRITABLE, has_lone_surrogate
@@ -27,7 +26,7 @@ from relevo_conformance._program import (
 )
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves, raised_by
-from relevo_conformance.harness import CommitFailedError, HookMissing, Transaction, opened
+from relevo_conformance.harness import HookMissing
 from relevo_conformance.verdict import error_text
 from relevo_conformance.worker import Maker, RecordedTransaction
 
@@ -261,7 +260,8 @@ class TransactionContract(Contract):
 
                             assert not written, "make was called by send, before the pending objects were flushed"
                     one.commit()
-                    assert written == [True, True], "make was called before the pending objects were flushed"
+                    assert len(written) == 2, f"for 2 sends make was called {len(written)} times"
+                    assert all(written), "make was called before the pending objects were flushed"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_an_early_flush_of_a_session_makes_no_events(self) -> None:
@@ -314,7 +314,7 @@ class TransactionContract(Contract):
                 before = transaction.count_written()
                 transaction.add_pending()
                 transaction.send_what_raises(_NotMadeError())
-                self._refuse_commit(transaction, before)
+                self._check_failing_commit(transaction, before)
 
             assert bench.glimpse(worker) == []
 
@@ -325,8 +325,8 @@ class TransactionContract(Contract):
             with worker.transaction() as transaction:
                 before = transaction.count_written()
                 later = partial(transaction.send_what_raises, _NotMadeError())
-                transaction.send([bench.envelope()], meanwhile=_flush_again(transaction, later))
-                self._refuse_commit(transaction, before)
+                transaction.send([bench.envelope()], meanwhile=_flushing_again(transaction, later))
+                self._check_failing_commit(transaction, before)
 
             assert bench.glimpse(worker) == []
 
@@ -336,7 +336,7 @@ class TransactionContract(Contract):
             worker = bench.worker()
             first, second = bench.envelopes(2)
             with worker.transaction() as transaction:
-                flush_again = _flush_again(transaction, partial(transaction.send_unrecorded, [second].copy))
+                flush_again = _flushing_again(transaction, partial(transaction.send_unrecorded, [second].copy))
 
                 def make() -> Sequence[Envelope]:
                     flush_again()
@@ -345,10 +345,10 @@ class TransactionContract(Contract):
                 transaction.send_unrecorded(make)
                 transaction.commit()
 
-            came = bench.past_the_recorder(worker, 2)
-            assert {one.envelope for one in came} == {first, second}
+            came = [one.envelope for one in bench.past_the_recorder(worker, 2)]
+            assert came in ([first, second], [second, first]), "not each event of the transaction came once"
 
-    def _refuse_commit(self, transaction: RecordedTransaction, before: int) -> None:
+    def _check_failing_commit(self, transaction: RecordedTransaction, before: int) -> None:
         """Check that a commit fails whose events cannot be made, and that nothing more than *before* is written."""
         with pytest.raises(_NotMadeError):
             transaction.commit()
@@ -475,16 +475,22 @@ class TransactionContract(Contract):
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.SETUP_IS_IDEMPOTENT)
     def test_what_is_set_up_in_a_transaction_is_set_up_again_after_that_was_rolled_back(self) -> None:
-        for way in ("rollback", "fail"):
+        for fails in (False, True):
             with self.bench_with(self.harness.clock) as bench:
                 envelope = bench.envelope()
-                with opened(bench.harness) as transport, bench.harness.session() as transaction:
-                    for ends in (way, "commit"):
-                        sender = _sender_that_sets_up(transport, transaction, bench.queue)
-                        sender.send([envelope].copy)
-                        _end(transaction, ends)
+                with bench.recorder.worker().transaction() as transaction:
+                    if not transaction.send_with_setup(envelope):
+                        pytest.skip("it sets nothing up in a transaction")
+                    if not fails:
+                        transaction.rollback()
+                    elif not transaction.commit_that_fails():
+                        pytest.skip("its Transaction has no fail_commit()")
+                    again = transaction.again()
+                    again.send_with_setup(envelope)
+                    again.commit()
 
-                assert [one.envelope for one in bench.past_the_recorder(bench.worker())] == [envelope]
+                came = [one.envelope for one in bench.past_the_recorder(bench.worker())]
+                assert came == [envelope], "what was set up in a transaction that ended was not set up again"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_waits_for_a_relay_lies_in_the_outbox_unchanged(self) -> None:
@@ -561,8 +567,8 @@ class TransactionContract(Contract):
             assert [one.envelope for one in worker.dead_letters([outbox])] == [listed[1].envelope]
 
     @proves(promise.JOINS_THE_TRANSACTION, promise.DEAD_IS_KEPT_WITH_REASON)
-    def test_a_copy_in_an_outbox_and_one_in_its_own_queue_die_each_by_itself(self) -> None:
-        for comes_last in (0, 1):
+    def test_copies_in_an_outbox_and_in_their_own_queue_die_separately(self) -> None:
+        for dies_last in (0, 1):
             with self.bench() as bench:
                 worker = bench.worker()
                 name = f"broker-{bench.token}"
@@ -575,10 +581,11 @@ class TransactionContract(Contract):
                     transaction.commit()
 
                 held = [bench.one(worker, queues=[queue]) for queue in queues]
-                for delivery in (held[1 - comes_last], held[comes_last]):
+                for delivery in (held[1 - dies_last], held[dies_last]):
                     assert worker.dead_letter(delivery)
 
-                assert [len(worker.dead_letters([queue])) for queue in queues] == [1, 1]
+                dead = [len(worker.dead_letters([queue])) for queue in queues]
+                assert dead == [1, 1], "the dead letter of one copy removed that of the other"
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_each_nesting_of_savepoints_in_a_session_keeps_every_promise(self) -> None:
@@ -645,30 +652,16 @@ def _in_sequence(bench: Bench, transaction: RecordedTransaction) -> Iterator[Rec
         yield failed.again()
 
 
-def _flush_again(transaction: RecordedTransaction, later: Callable[[], object]) -> Callable[[], object]:
-    """Return a function that has an object flushed once more, and *later* called at that flush."""
+def _flushing_again(transaction: RecordedTransaction, later: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that adds an object to be flushed, and has *later* called at that flush."""
     if transaction.add_pending() is None or not transaction.at_flush(lambda: None):
         pytest.skip("its Transaction has no add_pending() or no at_flush()")
-    return lambda: (transaction.add_pending(), transaction.at_flush(later))
 
+    def flush_again() -> None:
+        transaction.add_pending()
+        transaction.at_flush(later)
 
-def _sender_that_sets_up(transport: Transport, transaction: Transaction, queue: str) -> BoundSender:
-    sender = transport.bound_with_setup(transaction.session, [queue]) if isinstance(transport, SessionSetup) else None
-    if sender is None:
-        pytest.skip("it sets nothing up in a transaction")
-    return sender
-
-
-def _end(transaction: Transaction, way: str) -> None:
-    if way == "rollback":
-        transaction.rollback()
-    elif way == "commit":
-        transaction.commit()
-    elif fail := getattr(transaction, "fail_commit", None):
-        fail()
-        with suppress(CommitFailedError):
-            transaction.commit()
-        transaction.rollback()
+    return flush_again
 
 
 def _note(written: list[bool], is_written: Callable[[], bool]) -> None:

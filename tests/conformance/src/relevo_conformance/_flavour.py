@@ -17,6 +17,7 @@ class Flavour:
     words: str = ""
     fields: Mapping[str, Any] = attrs.field(factory=dict)
     id_end: str = ""
+    queue_end: str = ""
     key: str | None = None
     """The beginning of the ordering key that each event has for itself; ``None`` for no key."""
 
@@ -37,6 +38,7 @@ def flavours(capabilities: Capabilities) -> Iterator[Flavour]:
         words="odd texts, and a key for each event",
         fields={"source": "Shop/%_ ", "name": "Image.Created e\u0301", "headers": _HEADERS},
         id_end="/:é_%'\" ",
+        queue_end="@/:é_%'\"",
         key="key " if capabilities.order == "per key" else None,
     )
     yield Flavour(

@@ -360,8 +360,7 @@ def _of_another(world: World, copy: Copy, handed: history.Handed) -> bool:
 def sent_then(world: World, copy: Copy, when: float) -> bool:
     """Return whether *copy* may have been sent at *when*."""
     tolerance = world.slack + _TIME_TOLERANCE
-    earliest, latest = sorted(copy.sent)  # before the end of a transaction the clock may be set back
-    return copy.revived or earliest - tolerance <= when <= latest + tolerance
+    return copy.revived or copy.sent[0] - tolerance <= when <= copy.sent[1] + tolerance
 
 
 def _mistimed(world: World, copy: Copy, handed: history.Handed) -> str:

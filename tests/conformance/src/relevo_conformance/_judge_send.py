@@ -222,7 +222,11 @@ def transaction_ended(
 ) -> None:
     """Accept the result that the commit reports."""
     for position, copy in operation.positions.items():
-        copy.sent = (copy.sent[0], returned.at)
+        began = copy.sent[0]
+        copy.sent = (
+            min(began, returned.at),
+            max(began, returned.at),
+        )  # the clock may have been set back before the end
         copy.confirmed = returned.end == "done"
         happened = {"done": None if copy.doubtful else True, "refused": False}.get(returned.end)
         copy.resolve((operation.op, position), happened=happened)

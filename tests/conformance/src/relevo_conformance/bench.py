@@ -101,7 +101,7 @@ def finish_all(threads: Sequence[Thread]) -> None:
 
 
 LENGTH_OF_TOKEN = 16
-"""Of the part of the names that no other bench has; tens of thousands of benches may share one store."""
+"""Characters of the random part of the names of queues; tens of thousands of benches may share a store."""
 
 
 class Bench:
@@ -141,7 +141,7 @@ class Bench:
         self.recorder = Recorder(harness, tolerated=tolerated)
         self.token = token
         self.flavour = flavour
-        self.queues = tuple(f"t{token}{suffix}" for suffix in names or SUFFIXES[:queues])
+        self.queues = tuple(f"t{token}{suffix}{flavour.queue_end}" for suffix in names or SUFFIXES[:queues])
         self._deadline = deadline
         self._sent = 0
         self._failed = False

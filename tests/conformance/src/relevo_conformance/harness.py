@@ -189,11 +189,13 @@ class Transaction(Protocol):
     A transaction of the application, which a transport joins; after its end the session begins another one.
 
     If its session holds objects until a flush, it may have a method ``add_pending()``, which adds one and returns a
-    function that tells whether it was written: events must be made after that. With ``count_written()``, which returns
-    how many of them are committed, and ``at_flush(act)``, which calls *act* once after the next flush, more is tested.
-    It may have a method ``close()``, if a closed session can be used again, and ``fail_commit()``, which lets the next
-    commit roll back and raise :class:`CommitFailedError`. That of a connection may have ``without_transaction()``, a
-    context manager with a connection that cannot be joined, since each statement commits itself.
+    function that tells whether it was written: events must be made after that. It may have ``count_written()``, which
+    returns how many of them are committed: none of a commit that raised. It may have ``at_flush(act)``, which calls
+    *act* once, after the next flush that writes objects: what is sent then belongs to the transaction.
+
+    It may have ``close()``, if a closed session can be used again, and ``fail_commit()``, which lets the next commit
+    roll back and raise :class:`CommitFailedError`. That of a connection may have ``without_transaction()``, a context
+    manager with a connection to the same database that cannot be joined, since each statement commits itself.
     """
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
 import attrs
-from sqlalchemy import Connection, NestedTransaction, NullPool, Table, create_engine, event, func, select
+from sqlalchemy import Connection, NestedTransaction, NullPool, String, Table, create_engine, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
 
 from relevo_conformance.harness import CommitFailedError
@@ -22,9 +23,11 @@ class _Model(DeclarativeBase):
 class _Pending(_Model):
     """An object of the application, which gets its id when it is written."""
 
-    __tablename__ = "conformance_pending"
+    __tablename__ = "conformance_object"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    added_by: Mapped[str] = mapped_column(String(32))
+    """The transaction that added it: on a server, others may use the table too."""
 
 
 def prepare(connection: Connection) -> None:
@@ -48,6 +51,9 @@ class OrmTransaction:
     session: Session
     """Its engine must support savepoints."""
 
+    token: str = attrs.field(init=False, factory=lambda: secrets.token_hex(16))
+    """Distinguishes its objects from those of others."""
+
     def commit(self) -> None:
         """Commit the transaction."""
         self.session.commit()
@@ -70,7 +76,7 @@ class OrmTransaction:
 
         Its table must be there: see :func:`prepare`.
         """
-        added = _Pending()
+        added = _Pending(added_by=self.token)
         self.session.add(added)
         return lambda: added.id is not None
 
@@ -81,7 +87,7 @@ class OrmTransaction:
     def count_written(self) -> int:
         """Return how many objects of :meth:`add_pending` are committed; not to be called in a transaction."""
         with Session(self.session.get_bind()) as other:
-            return other.scalar(select(func.count()).select_from(_Pending)) or 0
+            return other.scalar(select(func.count()).where(_Pending.added_by == self.token)) or 0
 
     def fail_commit(self) -> None:
         """Let the next commit fail, as in a database where a deferred constraint fails."""

@@ -35,6 +35,7 @@ from relevo import (
     Unreadable,
     WaitingEntry,
 )
+from relevo.backend import SessionSetup
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -618,7 +619,7 @@ class RecordedTransaction:
         return arrange is not None
 
     def count_written(self) -> int:
-        """Return how many pending objects are committed; 0 if the harness cannot tell. It must have ended."""
+        """Return how many pending objects are committed; 0 if the harness cannot tell. Call it between transactions."""
         count: Callable[[], int] | None = getattr(self._transaction, "count_written", None)
         return 0 if count is None else count()
 
@@ -630,8 +631,18 @@ class RecordedTransaction:
 
         self.send_unrecorded(make)
 
+    def send_with_setup(self, envelope: Envelope) -> bool:
+        """Send *envelope* and create what it lacks inside it, past the recorder; return whether the transport can."""
+        transport = self._worker.transport
+        if not isinstance(transport, SessionSetup):
+            return False
+        sender = transport.bound_with_setup(self._transaction.session, [envelope.queue])
+        if sender is not None:
+            sender.send([envelope].copy)
+        return sender is not None
+
     def send_unrecorded(self, make: Callable[[], Sequence[Envelope]]) -> None:
-        """Send what *make* returns inside it, past the recorder, which knows no calls within calls."""
+        """Send what *make* returns inside it, past the recorder, which records no call within another."""
         self._worker.transport.bound_to(self._transaction.session).send(make)
 
     def commit(self) -> None:
