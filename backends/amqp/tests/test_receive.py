@@ -469,13 +469,18 @@ def test_close_wakes_a_blocked_receive(transport: AmqpTransport, queue: str) -> 
     assert len(errors) == 1
 
 
-def test_a_call_without_time_says_so_and_accuses_no_server(transport: AmqpTransport, queue: str) -> None:
-    transport.receive([queue], limit=1, lease=60.0, wait=0.0)
-    transport.hurry(0.0)
+@pytest.mark.usefixtures("transport")  # which makes the queues
+def test_a_call_without_time_says_so_and_accuses_no_server(server: Server, connect: Connect, queue: str) -> None:
+    proxy = Proxy(server.url, port=5672)
+    distant = connect(url=proxy.url)
+    receive(distant, queue, wait=0.0)
+    proxy.swallow_answers = True  # else an answer may come before the thread looks at its limit
+    distant.hurry(0.0)
 
     with pytest.raises(TransportUnavailableError) as raised:
-        transport.stats(queue)
+        distant.stats(queue)
 
     assert raised.value.hurried
     assert raised.value.why.endswith("no answer in the 0.0 s that the time limit left")
-    transport.hurry(None)
+    distant.hurry(None)
+    proxy.close()
