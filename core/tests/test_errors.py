@@ -8,6 +8,7 @@ import pytest
 from relevo import ForbiddenTransitionError, Subject, errors
 from relevo.errors import (
     CodecError,
+    CommitUnknownError,
     ConfigurationError,
     DecodeError,
     DuplicateEventError,
@@ -48,6 +49,7 @@ EVERY: list[RelevoError] = [
     SubjectError("text"),
     TransportError("text"),
     TransportUnavailableError("main", "refused"),
+    CommitUnknownError("main", "the commit failed"),
     TransportClosedError("main"),
     LeaseLostError("main", "delivery"),
     SendError("main", sent=[0], refused=[1, 2], unknown=[3], why="it broke"),

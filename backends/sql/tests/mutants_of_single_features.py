@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
 from relevo import DeadLetter, Delivery, EventFilter, EventGroup, Nack
-from relevo.errors import TransportClosedError
+from relevo.errors import CommitUnknownError, TransportClosedError
 from relevo_conformance import promise
 from relevo_sql import SqlTransport, _database, _settle, _stats, _transport
 from relevo_sql._claim import Claim, Claimer, Prospect
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
-from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._errors import RefusedError
 from relevo_sql._group_commit import GroupCommit
 from relevo_sql._row import CLAIMED, Receipt, Sent, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT

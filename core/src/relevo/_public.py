@@ -53,7 +53,7 @@ from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateList
 from relevo.errors import NotAcceptedError, SubjectMissingError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
 from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
-from relevo.errors import TransportUnavailableError, CodecError, DecodeError, EncodeError
+from relevo.errors import CommitUnknownError, TransportUnavailableError, CodecError, DecodeError, EncodeError
 
 # events and their subjects
 __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
@@ -80,5 +80,6 @@ __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "Duplica
 __all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
 __all__ += ["NotAcceptedError"]
 __all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
-__all__ += ["TransportClosedError", "TransportUnavailableError", "CodecError", "DecodeError", "EncodeError"]
+__all__ += ["TransportClosedError", "TransportUnavailableError", "CommitUnknownError"]
+__all__ += ["CodecError", "DecodeError", "EncodeError"]
 __all__ += ["ForbiddenTransitionError", "StalledError", "SubjectMissingError", "TimeLimitExceededError"]

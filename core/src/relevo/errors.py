@@ -197,6 +197,10 @@ class TransportUnavailableError(TransportError):
         super().__init__(f'the transport "{transport}" is unavailable: {why}')
 
 
+class CommitUnknownError(TransportUnavailableError):
+    """Raised when a commit failed and it is not known whether it took effect."""
+
+
 class TransportClosedError(TransportError):
     """Raised when a transport is used after its ``close()``."""
 

@@ -18,9 +18,15 @@ import sqlalchemy as sa
 
 from relevo import Clock, SystemClock
 from relevo.backend import ForkAware
-from relevo.errors import ConfigurationError, RelevoError, TransportClosedError, TransportUnavailableError
+from relevo.errors import (
+    CommitUnknownError,
+    ConfigurationError,
+    RelevoError,
+    TransportClosedError,
+    TransportUnavailableError,
+)
 from relevo_sql._dialect import Dialect, ErrorKind, separate_engine
-from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError, relevo_error
+from relevo_sql._errors import LockedError, UnreachableError, relevo_error
 from relevo_sql._own_session import is_blocked_by_own_session
 from relevo_sql._owned_lock import attempt
 from relevo_sql._row import micros
@@ -29,10 +35,10 @@ from relevo_sql._statement import statements_for
 
 T = TypeVar("T")
 
-_LOCKED = frozenset({ErrorKind.BUSY, ErrorKind.STALE, ErrorKind.CONFLICT})
+LOCKED = frozenset({ErrorKind.BUSY, ErrorKind.STALE, ErrorKind.CONFLICT})
 """What another writer causes; it passes when that writer's transaction ends."""
 
-_PASSING = _LOCKED | frozenset({ErrorKind.FULL, ErrorKind.UNDECODABLE, ErrorKind.TOO_BIG})
+_PASSING = LOCKED | frozenset({ErrorKind.FULL, ErrorKind.UNDECODABLE, ErrorKind.TOO_BIG})
 """Errors after which the same connection can still be used."""
 
 _SETTING_UP = 2.0
@@ -118,7 +124,7 @@ class Database(ForkAware):
         self.statements = statements_for(dialect)
         self.engine = engine
         self.name = name
-        self._own = own
+        self._own = self.is_own = own
         self._patience = patience
         self._file_mode = file_mode
         self._deadline = _Deadline()
@@ -388,7 +394,7 @@ class Database(ForkAware):
                     continue
                 if kind is ErrorKind.BUSY and (why := self._blocked(_OWN if sends or create else _LEFT_OPEN)):
                     raise LockedError(self.name, why) from getattr(error, "orig", None) or error
-                if kind not in _LOCKED or time.monotonic() >= deadline:
+                if kind not in LOCKED or time.monotonic() >= deadline:
                     found = self._translated(error, patience, sends=sends, create=create)
                     raise found from getattr(error, "orig", None) or error
             self._back_off()
@@ -488,7 +494,7 @@ class Database(ForkAware):
                 kind = self.dialect.error_kind(error)
                 if kind is ErrorKind.CONFLICT:
                     raise  # nothing was committed
-                if kind not in _LOCKED or not self.dialect.waits_to_commit:
+                if kind not in LOCKED or not self.dialect.waits_to_commit:
                     raise self._unknown(error) from (error.orig or error)
                 if time.monotonic() >= deadline:
                     raise

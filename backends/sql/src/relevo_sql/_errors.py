@@ -13,10 +13,6 @@ from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableE
 from relevo_sql._dialect import Dialect, ErrorKind
 
 
-class CommitUnknownError(TransportUnavailableError):
-    """Raised when a commit failed and its outcome is unknown."""
-
-
 class UnreachableError(TransportUnavailableError):
     """Raised when the database cannot be reached; nothing was written."""
 

@@ -19,9 +19,9 @@ import attrs
 import sqlalchemy as sa
 
 from relevo.backend import ForkAware
-from relevo.errors import RelevoError
+from relevo.errors import CommitUnknownError, RelevoError
 from relevo_sql._database import Database
-from relevo_sql._errors import CommitUnknownError, LockedError, UnreachableError
+from relevo_sql._errors import LockedError, UnreachableError
 from relevo_sql._owned_lock import attempt
 from relevo_sql._row import Sent
 

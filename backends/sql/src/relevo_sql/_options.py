@@ -104,6 +104,30 @@ class SqlOptions:
         return None if self.file_mode is None else int(self.file_mode, 8)
 
 
+@attrs.frozen
+class _Use:
+    """What an engine is for."""
+
+    is_for_listeners: bool
+    """Its connections are kept in a pool, and are used as the application likes, for as long as it likes."""
+
+    patience: float
+    """Seconds that SQLite waits for other writers by itself."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the engine."""
+        if not self.is_for_listeners:
+            return {"poolclass": sa.pool.NullPool}
+        # As many as there are listeners at once: one that waited for another might exceed its time limit.
+        return {"max_overflow": -1, "pool_pre_ping": True}
+
+    def arguments(self, driver: str) -> Mapping[str, int]:
+        """Return the arguments of a connection of *driver*."""
+        limits = _LIMITS.get(driver, {})
+        return {key: limits[key] for key in limits if not self.is_for_listeners or key in _OF_CONNECTING}
+
+
 def engine_for(options: SqlOptions) -> sa.Engine:
     """
     Return the engine that *options* describe, without any I/O.
@@ -111,6 +135,15 @@ def engine_for(options: SqlOptions) -> sa.Engine:
     Raises:
         ConfigurationError: The address is malformed, or of a database that is not supported.
     """
+    return _made(options, _Use(is_for_listeners=False, patience=options.busy_timeout))
+
+
+def engine_for_sessions(options: SqlOptions) -> sa.Engine:
+    """As :func:`engine_for`, for the sessions of transactional listeners."""
+    return _made(options, _Use(is_for_listeners=True, patience=options.busy_timeout))
+
+
+def _made(options: SqlOptions, use: _Use) -> sa.Engine:
     text = options.url.reveal()
     try:
         url = sa.make_url(text)
@@ -120,7 +153,7 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         raise _malformed(text) from None  # the cause may quote the password
     if url.get_backend_name() != "sqlite":
         make = _on_server if options.dialect is None else _with_any_driver
-        return make(url, text, options.tls)
+        return make(url, text, options.tls, use)
     if options.tls is not None:
         raise ConfigurationError(f"tls: {masked_url(text)} is a file, which has no connection to encrypt; remove tls")
     if url.host or url.username or url.password or url.port:
@@ -135,7 +168,10 @@ def engine_for(options: SqlOptions) -> sa.Engine:
         raise ConfigurationError("the path of an SQLite database cannot contain NUL")
     try:
         placed = url.set(database=_placed(database, options.directory))
-        return sa.create_engine(placed, poolclass=sa.pool.NullPool, hide_parameters=True, enable_from_linting=False)
+        waiting = {"timeout": use.patience} if use.is_for_listeners and "timeout" not in placed.query else {}
+        return sa.create_engine(
+            placed, hide_parameters=True, enable_from_linting=False, connect_args=waiting, **use.settings
+        )
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, TypeError, ValueError):
         raise _malformed(text) from None
 
@@ -191,7 +227,11 @@ https://pymysql.readthedocs.io/en/latest/modules/connections.html
 """
 
 
-def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
+_OF_CONNECTING = ("connect_timeout",)
+"""Those that do not limit what is done with a connection."""
+
+
+def _engine(url: sa.URL, tls: Tls | None, use: _Use) -> sa.Engine:
     """Return relevo's own engine of a database on a server."""
     driver = url.get_driver_name()
     ssl: object = None
@@ -206,12 +246,15 @@ def _engine(url: sa.URL, tls: Tls | None) -> sa.Engine:
     if driver in _LIMITS and isinstance(user, str) and isinstance(password, str):
         # To their place, where SQLAlchemy does not show the password.
         url = url.set(username=user, password=password).difference_update_query(("user", "password"))
+    settings = use.settings
+    if use.is_for_listeners and url.get_backend_name() in _DRIVERS:
+        settings["isolation_level"] = "READ COMMITTED"
     engine = sa.create_engine(
         url,
-        poolclass=sa.pool.NullPool,
         hide_parameters=True,
         enable_from_linting=False,
-        connect_args={name: value for name, value in _LIMITS.get(driver, {}).items() if name not in url.query},
+        connect_args={name: value for name, value in use.arguments(driver).items() if name not in url.query},
+        **settings,
     )
     if driver == "pymysql" and (tls is not None or ssl is not None):
 
@@ -254,7 +297,7 @@ def _of_libpq(tls: Tls) -> Mapping[str, str]:
     return found
 
 
-def _on_server(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
+def _on_server(url: sa.URL, text: str, tls: Tls | None, use: _Use) -> sa.Engine:
     """
     Return the engine of a database on a server.
 
@@ -273,7 +316,7 @@ def _on_server(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
         )
     try:
         check_parameters(mysql_mode(url)[0] if driver == "pymysql" else url, _own_options())
-        return _engine(url, tls)
+        return _engine(url, tls, use)
     except ImportError:
         raise ConfigurationError(
             f"{masked_url(text)}: the driver is not installed; run: pip install 'relevo-sql[{kind}]'"
@@ -282,7 +325,7 @@ def _on_server(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
         raise _malformed(text) from None
 
 
-def _with_any_driver(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
+def _with_any_driver(url: sa.URL, text: str, tls: Tls | None, use: _Use) -> sa.Engine:
     """
     Return the engine of any database.
 
@@ -292,7 +335,7 @@ def _with_any_driver(url: sa.URL, text: str, tls: Tls | None) -> sa.Engine:
     if "+" not in url.drivername:
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
     try:
-        return _engine(url, tls)
+        return _engine(url, tls, use)
     except (ImportError, sa.exc.NoSuchModuleError) as error:
         raise ConfigurationError(
             f"{masked_url(text)}: SQLAlchemy's dialect or the driver of {url.drivername} is not installed ({error}); "

@@ -27,7 +27,7 @@ from relevo.errors import ConfigurationError, RelevoError, SendError, SessionErr
 from relevo_sql._database import Database
 from relevo_sql._dialect import ErrorKind, separate_engine
 from relevo_sql._errors import relevo_error, translate_errors
-from relevo_sql._row import Sent
+from relevo_sql._row import Receipt, Sent
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
 from relevo_sql._statement import statements_for
@@ -121,13 +121,59 @@ class JoinedSessions(ForkAware):
             )
 
         engine = connection.engine
-        known = self._known.get(engine)
-        if known is not None and known == self._database.location.identity:
+        if self._is_known(engine):
             return False
         lacking = self._look_behind(engine, create=create)
         if not lacking:
             self._known[engine] = self._database.location.identity
         return lacking
+
+    def admit(self, session: Session) -> None:
+        """
+        Check that *session* is on the database; open its connection for that only if its engine is not known.
+
+        Raises:
+            SessionError: It is on another one, or has no engine or no transaction.
+        """
+        bind = self.bind_of(session)
+        self.require_kind(bind.dialect)
+        if not self._is_known(bind.engine):
+            self.fit(self.connection(session), create=False)
+
+    def keep(self, session: Session, receipt: Receipt, state: bytes) -> bool:
+        """
+        Store *state* with the delivery of *receipt* in the transaction of *session*; return whether it is still held.
+
+        Raises:
+            SessionError: *session* is on another database.
+        """
+        connection = self.connection(session)
+        self.fit(connection, create=False)
+        database = self._database
+        with self._translating():
+            dialect = database.dialect.located(database.location.identity)
+            seq, token = receipt
+            kept = statements_for(dialect, connection).keep.run(connection, which=seq, held=token, kept=state)
+        return kept.rowcount > 0
+
+    def _is_known(self, engine: sa.Engine) -> bool:
+        known = self._known.get(engine)
+        return known is not None and known == self._database.location.identity
+
+    def bind_of(self, session: Session) -> sa.Engine | sa.Connection:
+        """
+        Return what *session* uses for relevo's tables.
+
+        Raises:
+            SessionError: It has no engine for them.
+        """
+        try:
+            return session.get_bind(clause=event)
+        except sa.exc.UnboundExecutionError as error:
+            raise SessionError(
+                "the session has no engine for relevo's tables; bind it, as with "
+                "Session(engine), or binds={relevo_sql.event: engine}"
+            ) from error
 
     def create(self, connection: sa.Connection) -> None:
         """
@@ -255,22 +301,16 @@ class _JoinedSession(JoinedSession[Sent]):
         super().enlist(session, make)
 
     def _check(self, session: Session) -> None:
-        try:
-            bind = session.get_bind(clause=event)
-            dialect = bind.dialect
-            self._joined.require_kind(dialect)
-            if dialect.is_async and not in_greenlet():
-                self._unchecked = True  # its connection is available only inside an await: at its commit
-                return
-            connection = self._joined.connection(session)
-            if connection is not self._connection:
-                self._lacking = self._joined.fit(connection, create=self._creating)
-                self._watch(session, connection, is_lent=isinstance(bind, sa.Connection))
-        except sa.exc.UnboundExecutionError as error:
-            raise SessionError(
-                "the session has no engine for relevo's tables; bind it, as with "
-                "Session(engine), or binds={relevo_sql.event: engine}"
-            ) from error
+        bind = self._joined.bind_of(session)
+        dialect = bind.dialect
+        self._joined.require_kind(dialect)
+        if dialect.is_async and not in_greenlet():
+            self._unchecked = True  # its connection is available only inside an await: at its commit
+            return
+        connection = self._joined.connection(session)
+        if connection is not self._connection:
+            self._lacking = self._joined.fit(connection, create=self._creating)
+            self._watch(session, connection, is_lent=isinstance(bind, sa.Connection))
 
     def _watch(self, session: Session, connection: sa.Connection, *, is_lent: bool) -> None:
         """Listen to *connection*; if *is_lent*, it is the application's own, and may outlive many sessions."""

@@ -281,6 +281,8 @@ class Statements:
         self.checkpoint = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(progress=_bind("kept"))
         )
+        # Also after the end of the lease, which the transaction itself may have kept the worker from renewing.
+        self.keep = prepared(sa.update(event).where(one).values(progress=_bind("kept")))
         self.begin = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(begun=_bind("note"), deaths=_bind("dead"))
         )

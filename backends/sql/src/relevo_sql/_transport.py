@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from math import isnan
@@ -35,18 +35,28 @@ from relevo import (
     Transport,
     WaitingEntry,
 )
-from relevo.backend import FileStore, ForkLock, ParallelSettlement, QueueCatalog, SessionSetup, SetupScript, notice_fork
-from relevo.errors import ConfigurationError, LeaseLostError, SendError, TransportClosedError
+from relevo.backend import (
+    FileStore,
+    ForkLock,
+    HandlingTransaction,
+    ParallelSettlement,
+    QueueCatalog,
+    SessionSetup,
+    SetupScript,
+    TransactionalHandling,
+    notice_fork,
+)
+from relevo.errors import CommitUnknownError, ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
 from relevo_sql._dialect import dialect_of, separate_engine
-from relevo_sql._errors import CommitUnknownError, RefusedError
+from relevo_sql._errors import RefusedError
 from relevo_sql._group_commit import GroupCommit
 from relevo_sql._heartbeats import Heartbeats
 from relevo_sql._insert import insert_statement
 from relevo_sql._locks import Locks
-from relevo_sql._options import SqlOptions, engine_for, risks_of
+from relevo_sql._options import SqlOptions, engine_for, engine_for_sessions, risks_of
 from relevo_sql._own_session import watch_sessions
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._query import Searcher
@@ -57,6 +67,7 @@ from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
 
 if TYPE_CHECKING:
+    from relevo_sql._handling import SessionSource
     from relevo_sql._session import JoinedSessions
 
 _log = getLogger("relevo.sql")
@@ -68,7 +79,16 @@ _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
 
 
-class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSettlement, QueueCatalog, SetupScript):
+class SqlTransport(
+    Transport,
+    Coordinator,
+    SessionSetup,
+    FileStore,
+    ParallelSettlement,
+    QueueCatalog,
+    SetupScript,
+    TransactionalHandling,
+):
     """
     Keeps events in a database, as rows beside the application's own.
 
@@ -160,9 +180,18 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             clock,
             poll,
             notify=notify,
+            session_engine=lambda: engine,
         )
 
-    def _begin(self, database: Database, clock: Clock, poll: float, *, notify: bool) -> None:
+    def _begin(
+        self,
+        database: Database,
+        clock: Clock,
+        poll: float,
+        *,
+        notify: bool,
+        session_engine: Callable[[], sa.Engine],
+    ) -> None:
         self.clock = self._clock = clock
         self._poll = poll
         if "sqlalchemy.orm" in sys.modules:
@@ -194,6 +223,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
         self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
         if self._notifications is not None:
             self.capabilities = attrs.evolve(type(self).capabilities, wakeup=True)
+        self._session_engine = session_engine
+        self._sessions: SessionSource | None = None
         self._joined: JoinedSessions | None = None
         self._joining = ForkLock(patience=_IMPORT_PATIENCE)
 
@@ -214,7 +245,9 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             patience=options.busy_timeout,
             file_mode=options.permissions,
         )
-        self._begin(database, clock, options.poll, notify=options.notify)
+        self._begin(
+            database, clock, options.poll, notify=options.notify, session_engine=lambda: engine_for_sessions(options)
+        )
 
     @property
     def name(self) -> str:
@@ -441,16 +474,63 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
     def _bound(self, session: Any, relay_to: str | None, *, create: bool) -> BoundSender:
         self._require_open()
         outbox = None if relay_to is None else f"outbox/{relay_to}"
-        with self._joining:
-            # A worker needs no ORM, and an application with a session has imported it: benchmarks/command_line.py.
-            from relevo_sql._session import JoinedSessions, SessionSender  # noqa: PLC0415
+        joined = self._joined_sessions()
+        from relevo_sql._session import SessionSender  # noqa: PLC0415 - see _joined_sessions()
 
-            joined = self._joined = self._joined or JoinedSessions(self._database, self._doorbell.ring)
         return SessionSender(
             enlist=joined.at(session, create=create),
             rows=lambda envelopes, due: self._rows(envelopes, due, outbox=outbox),
             due=self._due_if_open,
         )
+
+    def _joined_sessions(self) -> JoinedSessions:
+        with self._joining:
+            # A worker needs no ORM, and an application with a session has imported it: benchmarks/command_line.py.
+            from relevo_sql._session import JoinedSessions  # noqa: PLC0415
+
+            joined = self._joined = self._joined or JoinedSessions(self._database, self._doorbell.ring)
+        return joined
+
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        """
+        Return a transaction for one listener of *delivery*, in the database of the events.
+
+        By default its session is on the engine that the transport was given, or on one for its address, with the
+        isolation level READ COMMITTED on a server: at a higher one a listener that runs for longer than a third of its
+        lease may fail, since the row of its event was changed when the lease was renewed.
+
+        Raises:
+            LeaseLostError: The receipt is not one of this process, or of its parent.
+
+            SessionError: *sessions* makes something else than a Session, or one of another database.
+
+            TransportUnavailableError: The database cannot be reached.
+        """
+        self._require_open()
+        joined = self._joined_sessions()
+        from relevo.backend.session import ListenerSession  # noqa: PLC0415 - see _joined_sessions()
+        from relevo_sql._handling import Handling, SessionSource, receipt_in  # noqa: PLC0415 - the same
+
+        receipt = receipt_in(delivery)
+        if receipt is None:
+            raise LeaseLostError(self.name, delivery)
+        if sessions is None:
+            with self._joining:
+                if self._sessions is None:
+                    self._sessions = SessionSource(self._session_engine, own=self._database.is_own)
+                sessions = self._sessions.sessions
+        own = ListenerSession(sessions, by="SQL transport")
+        try:
+            joined.admit(own.session)
+        except BaseException:
+            own.close()
+            raise
+        return Handling(delivery, receipt, own, joined, self._database.dialect, name=self.name)
+
+    def exported_receipt(self, delivery: Delivery) -> bytes:
+        from relevo_sql._handling import exported  # noqa: PLC0415 - see _joined_sessions()
+
+        return exported(delivery)
 
     def find(self, event_id: str) -> Sequence[Found]:
         self._require_open()
@@ -553,6 +633,8 @@ class SqlTransport(Transport, Coordinator, SessionSetup, FileStore, ParallelSett
             self._notifications.close()
         for database in self._databases:
             database.close()
+        if self._sessions is not None:
+            self._sessions.close()
 
     def _require_open(self) -> None:
         self._notice_fork()

@@ -21,11 +21,13 @@ from relevo._problem import with_lines
 from relevo._secret import masked, without_secrets
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
+from relevo._transport.optional import TransactionalHandling
 from relevo._transport.route import NOW, Routes, Routing, Target
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
+from relevo._worker.transaction import untransactional
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -425,7 +427,8 @@ def check_queues(
 
     Raises:
         ConfigurationError: Nothing is routed to one of them, the transport does not support delay, or the ids of an
-            event's listeners do not fit into a state.
+            event's listeners do not fit into a state; or a listener is transactional, and the transport does not
+            support that.
     """
     check_routed(transport.name, queues, routes)
     if transport.capabilities.delay is None:
@@ -436,6 +439,9 @@ def check_queues(
         for target in routes.targets(name):
             if target.transport == transport.name and target.queue in queues:
                 _check_target(listeners, name, target, first_queue(name))
+                for each in listeners.in_queue(name, target.queue, first_queue(name)):
+                    if each.mark.transactional and not isinstance(transport, TransactionalHandling):
+                        raise untransactional(each.id, transport)
 
 
 def check_routed(transport: str, queues: Iterable[str], routes: Routes) -> None:

@@ -34,6 +34,7 @@ from relevo._worker.relay import RelayExecutor, relayed
 from relevo._worker.run import RunOptions
 from relevo._worker.signing import expected_sources
 from relevo._worker.suspect import Suspects
+from relevo._worker.transaction import Transactions, exporter
 from relevo._worker.worker import Worker
 from relevo.errors import ConfigurationError, DecodeError, RouteNotFoundError
 
@@ -179,6 +180,7 @@ class WorkerFactory:
             outgoing=self.outgoing,
             runs=runs,
             running={} if running is None else running,
+            transactions=Transactions(self.parts.transports[transport], None if signing is None else signing.sealed),
         )
         handle: Handle = caller.outcome
         if self.parts.queue_table:
@@ -256,6 +258,7 @@ class WorkerFactory:
             plugins=names_where_listeners_run(self.parts.hooks),
             subjects=self.parts.subjects,
             eager=eager,
+            export=exporter(transport, listeners),
         )
 
     def _first_queue_on(self, transport: str) -> Callable[[str], str]:

@@ -244,7 +244,8 @@ class Dispatcher(ABC):
 
             function: The function to call.
 
-            options: The options of :func:`listener`: priority, queue, retry, id, aliases, missing, time_limit.
+            options: The options of :func:`listener`: priority, queue, retry, id, aliases, missing, time_limit,
+                transactional.
 
         Raises:
             ConfigurationError: *function* cannot be called, has the wrong parameters, or another argument is invalid.

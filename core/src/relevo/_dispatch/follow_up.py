@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 
@@ -27,15 +28,15 @@ class FollowUps:
 
     _sender: Sender
 
-    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions, session: Any = None) -> object:
         """Validate *event* and return it for :meth:`send_held`."""
         parent = ambient().causation
         made_id = partial(derived, parent, key) if parent else None
-        return self._sender.check(event, options, None, made_id)
+        return self._sender.check(event, options, session, made_id)
 
-    def send_held(self, held: Sequence[ReadyEvent]) -> None:
-        """Send the events that :meth:`hold` returned."""
-        self._sender.send(held, None)
+    def send_held(self, held: Sequence[ReadyEvent], session: Any = None) -> None:
+        """Send the events that :meth:`hold` returned, inside the transaction of *session* if there is one."""
+        self._sender.send(held, session)
 
 
 def derived(parent: str, key: str, content: bytes) -> str:

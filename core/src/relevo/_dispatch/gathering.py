@@ -60,11 +60,11 @@ class Gathering:
         if ready.routing.is_now:
             self._call(ready, self)
 
-    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions, session: Any = None) -> object:
         """Validate *event*, which a listener dispatches, and return it for :meth:`send_held`."""
         return self._check(event, options, self.session)
 
-    def send_held(self, held: Sequence[Any]) -> None:
+    def send_held(self, held: Sequence[Any], session: Any = None) -> None:
         """Add the events that a listener dispatched, and call their listeners in process."""
         position = self.positions[-1]
         for each in held:

@@ -84,9 +84,9 @@ class LocalDispatcher(Dispatcher):
         listeners = self.listeners.of(self._checked(event, options))
         if self._hooks.enriches or ambient().context:
             with within(surroundings(event, self._hooks)):
-                self.call(event, listeners)
+                self.call(event, listeners, session=options.get("session"))
         else:
-            self.call(event, listeners)
+            self.call(event, listeners, session=options.get("session"))
         return self._done
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
@@ -96,7 +96,13 @@ class LocalDispatcher(Dispatcher):
         return [self.dispatch(event, **options) for event in events]
 
     def call(
-        self, event: object, listeners: Sequence[Listener], *, outgoing: Outgoing | None = None, event_id: str = ""
+        self,
+        event: object,
+        listeners: Sequence[Listener],
+        *,
+        outgoing: Outgoing | None = None,
+        event_id: str = "",
+        session: Any = None,
     ) -> None:
         """
         Call *listeners* with *event*, in the order given, until one stops the propagation.
@@ -111,6 +117,8 @@ class LocalDispatcher(Dispatcher):
             outgoing: Takes the events that they dispatch by their :class:`Call`; by default this dispatcher.
 
             event_id: The id that listeners get; by default that of *event* alone.
+
+            session: The session of the dispatch, for their :class:`Call`.
         """
         observers, logs = self._hooks.observers("relevo_around_call"), _log.isEnabledFor(DEBUG)
         if logs and not listeners:
@@ -126,7 +134,7 @@ class LocalDispatcher(Dispatcher):
             if by_name is not (listener.event_type is None):
                 forms = forms or _Forms(event, self._subjects, event_id)
                 form = forms.of(listener.event_type)
-            call = self._call_of(listener, event, outgoing or self, event_id) if listener.takes_call else None
+            call = self._call_of(listener, event, outgoing or self, event_id, session) if listener.takes_call else None
             if not (observers or logs):
                 _run(listener, form, call)
             else:
@@ -135,7 +143,7 @@ class LocalDispatcher(Dispatcher):
             if call is not None and call.stopped:
                 break
 
-    def _call_of(self, listener: Listener, event: object, outgoing: Outgoing, event_id: str) -> Call:
+    def _call_of(self, listener: Listener, event: object, outgoing: Outgoing, event_id: str, session: Any) -> Call:
         return Call(
             listener_id=listener.id,
             queue=NOW,
@@ -147,6 +155,7 @@ class LocalDispatcher(Dispatcher):
             outgoing=outgoing,
             event=event,
             event_id=event_id or (event.id if isinstance(event, Event) else None) or "",
+            session=session,
         )
 
     def _checked(self, event: object, options: DispatchOptions) -> str:
@@ -157,14 +166,14 @@ class LocalDispatcher(Dispatcher):
             checked_expires(options.get("expires"), now=self._clock.now())
         return name
 
-    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions, session: Any = None) -> object:
         """Validate *event* and return it for :meth:`send_held`."""
         self._checked(event, options)
         return event
 
-    def send_held(self, held: Sequence[object]) -> None:
+    def send_held(self, held: Sequence[object], session: Any = None) -> None:
         """Dispatch the events that :meth:`hold` returned."""
-        self.dispatch_many(held)
+        self.dispatch_many(held, session=session)
 
 
 class _Forms:

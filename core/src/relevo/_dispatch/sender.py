@@ -218,7 +218,9 @@ class Sender:
         event_id = ready.dispatched.id
         token = enter(Ambient(around.context, around.correlation or event_id, event_id))  # not a block, which is slower
         try:
-            self._local.call(ready.event, ready.listeners, outgoing=gathering, event_id=event_id)
+            self._local.call(
+                ready.event, ready.listeners, outgoing=gathering, event_id=event_id, session=gathering.session
+            )
         finally:
             leave(token)
 

@@ -71,7 +71,7 @@ class OverLimit(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Work(msgspec.Struct, array_like=True, tag=True):
-    """A delivery, without its receipt."""
+    """A delivery; its receipt only for a transactional listener."""
 
     number: int
     envelope: bytes
@@ -84,6 +84,9 @@ class Work(msgspec.Struct, array_like=True, tag=True):
     enqueued_at: float
     over_limit: OverLimit | None = None
     """It counts as failed and is not called again."""
+
+    receipt: bytes = b""
+    """As :meth:`TransactionalHandling.exported_receipt` returns it."""
 
 
 class Progressed(msgspec.Struct, array_like=True, tag=True):
@@ -243,9 +246,9 @@ class Pipe:
 # --- deliveries and outcomes --------------------------------------------------------------------------
 
 
-def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
+def work_of(delivery: Delivery, envelope: Envelope, number: int, *, receipt: bytes = b"") -> Work:
     """
-    Return what a child needs to handle *delivery*.
+    Return what a child needs to handle *delivery*; *receipt* is that of the delivery as bytes, if it needs that.
 
     Raises:
         EncodeError: *envelope* cannot be packed.
@@ -258,11 +261,12 @@ def work_of(delivery: Delivery, envelope: Envelope, number: int) -> Work:
         delivery.lost_leases,
         delivery.state,
         delivery.enqueued_at,
+        receipt=receipt,
     )
 
 
 def delivery_of(work: Work) -> Delivery:
-    """Return the delivery that :func:`work_of` was given, without its receipt."""
+    """Return the delivery that :func:`work_of` was given; its receipt is the one in bytes."""
     envelope: Envelope | Unreadable
     try:
         envelope = unpack(work.envelope)
@@ -273,7 +277,7 @@ def delivery_of(work: Work) -> Delivery:
         queue=work.queue,
         attempt=work.attempt,
         lost_leases=work.lost_leases,
-        receipt=None,
+        receipt=work.receipt,
         state=work.state,
         enqueued_at=work.enqueued_at,
     )

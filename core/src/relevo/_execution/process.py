@@ -59,6 +59,8 @@ class ProcessExecutor(Executor):
         subjects: The names of the subject types that every child must have.
 
         eager: Start the children before there is a delivery for them.
+
+        export: Returns the receipt of a delivery as bytes, if transactional listeners need it.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class ProcessExecutor(Executor):
         plugins: Iterable[str] = (),
         subjects: Iterable[str] = (),
         eager: bool = True,
+        export: Callable[[Delivery], bytes] = lambda _: b"",
     ):
         if os.name != "posix":
             raise ConfigurationError('execution: "process" needs a POSIX system; set "threads" instead')
         if execution.memory_limit is not None and not Path("/proc/self/statm").exists():
             raise ConfigurationError("memory_limit: this system does not have /proc/self/statm; remove memory_limit")
         self._is_eager = eager
+        self._export = export
         self._slots_wanted = execution.concurrency
         self._needed = {
             "listeners that this one has, by event and id": Counter(listeners),
@@ -170,7 +174,7 @@ class ProcessExecutor(Executor):
             return
         self._count += 1
         try:
-            work = work_of(delivery, envelope, self._count)
+            work = work_of(delivery, envelope, self._count, receipt=self._export(delivery))
             frame = frame_of(work)
         except Exception as error:  # noqa: BLE001 - any error ends this delivery and takes no slot
             self._ended.put((delivery, unhandled(delivery, error)))

@@ -35,12 +35,16 @@ class DispatchOptions(TypedDict, total=False):
 class Outgoing(Protocol):
     """Takes the events that a listener dispatches by its call."""
 
-    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
-        """Validate *event* and return it for :meth:`send_held`; *key* is unique among the events of the call."""
+    def hold(self, event: object, *, key: str, options: DispatchOptions, session: Any = None) -> object:
+        """
+        Validate *event* and return it for :meth:`send_held`, which gets the same *session*.
+
+        *key* is unique among the events of the call.
+        """
         ...
 
-    def send_held(self, held: Sequence[Any]) -> None:
-        """Dispatch the events that :meth:`hold` returned."""
+    def send_held(self, held: Sequence[Any], session: Any = None) -> None:
+        """Dispatch the events that :meth:`hold` returned, inside the transaction of *session* if there is one."""
         ...
 
 
@@ -74,6 +78,7 @@ class Call:
     _body: bytes = b"{}"
     _event: Any = None
     _event_id: str = ""
+    _session: Any = None
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -160,6 +165,28 @@ class Call:
                 raise SubjectMissingError(self._subject)
         return self._loaded
 
+    @property
+    def session(self) -> Any:
+        """
+        The session of a transactional listener: what is written with it commits when the listener is done.
+
+        In a listener that the dispatch calls in process, it is the session of the dispatch. The listener neither
+        commits nor closes it; a savepoint (``begin_nested()``) is its own.
+
+        Raises:
+            ConfigurationError: The listener is not transactional, or it has ended.
+        """
+        if self._session is None:
+            raise ConfigurationError(
+                f"{self.listener_id}: call.session is for a transactional listener, until it has ended; write "
+                f"@relevo.listener(…, transactional=True), or pass session= to a dispatch that calls it in process"
+            )
+        return self._session
+
+    def begin(self, session: Any) -> None:
+        """Make *session* that of the next run; ``None`` for none. The caller of the listener calls it."""
+        self._session = session
+
     def dispatch(
         self,
         event: object,
@@ -171,7 +198,8 @@ class Call:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
-        The event is validated now. A thread or a callback that outlives the listener must use ``app.dispatch(…)``.
+        A transactional listener dispatches in its transaction, so the event is there if and only if its effect is. The
+        event is validated now. A thread or a callback that outlives the listener must use ``app.dispatch(…)``.
         If the listener runs again after a crash and dispatches the same events, they have the same ids, so they are
         duplicates of the first ones.
 
@@ -202,7 +230,7 @@ class Call:
                     f"use app.dispatch(…), which sends at once"
                 )
             key = f"{self.source} {self.listener_id} {len(self._held)}"
-            self._held.append(self._outgoing.hold(event, key=key, options=options))
+            self._held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
 
     if not TYPE_CHECKING:
 
@@ -238,7 +266,7 @@ class Call:
         """End, and send the events dispatched by this call; the caller calls it when the listener has returned."""
         self.end()
         if self._held and self._outgoing is not None:
-            self._outgoing.send_held(self._held)
+            self._outgoing.send_held(self._held, self._session)
 
     def stop_propagation(self) -> None:
         """Never call the later listeners of this queue for this event, even if this listener raises."""

@@ -22,7 +22,7 @@ from relevo._event.event import (
     fields_of,
     is_model,
 )
-from relevo._listener.listener import MARKS, Mark, Missing, default_id, is_function, marked_methods, marks_of
+from relevo._listener.listener import MARKS, Mark, Missing, Sessions, default_id, is_function, marked_methods, marks_of
 from relevo._listener.namesake import HIDES, Definition, are_different, hidden, in_one_cell, note_replaced
 from relevo._retry import Retry
 from relevo._synonym import LISTENER, counted
@@ -153,6 +153,7 @@ def listener(
     aliases: Iterable[str] = (),
     missing: Missing = "fail",
     time_limit: Duration | None = None,
+    transactional: bool | Sessions = False,
     **unknown: Never,
 ) -> Any:
     """
@@ -182,6 +183,12 @@ def listener(
 
         time_limit: The longest run if listeners run in child processes or threads; by default the application's.
 
+        transactional: Call it in a transaction of the database that keeps the events, with ``call.session``. When it
+            returns, what it wrote, the events of ``call.dispatch`` and the record that it is done commit together; when
+            it raises, all of it is rolled back. With ``True`` the transport makes the session; pass your own
+            ``sessionmaker`` or ``scoped_session`` instead, as for other settings. The transport has to be a
+            :class:`relevo.backend.TransactionalHandling`.
+
         functions: None; this is a decorator, and the error says what to write for a function that exists.
 
         unknown: There are no others; the error names the one that is meant.
@@ -204,6 +211,7 @@ def listener(
         "aliases": aliases,
         "missing": missing,
         "time_limit": time_limit,
+        "transactional": transactional,
     }
     return marking(event, options, frame=sys._getframe(1))  # noqa: SLF001 - only the frame shows what is replaced
 

@@ -42,6 +42,9 @@ MAX_ID = 255
 _PATTERN = frozenset("*?#[")
 """The characters of patterns, as routes and the topics of RabbitMQ have them."""
 
+Sessions = Callable[[], Any]
+"""Makes a session of SQLAlchemy's, as a ``sessionmaker`` or a ``scoped_session`` does."""
+
 MARKS = "__relevo_listeners__"
 """The attribute of a function that holds its marks."""
 
@@ -72,9 +75,18 @@ class Mark:
     time_limit: float | None = attrs.field(default=None, converter=attrs.converters.optional(_limit))
     """The longest run in seconds."""
 
+    transactional: bool | Sessions = False
+    """Whether it is called in a transaction, and what makes the session."""
+
+    @property
+    def sessions(self) -> Sessions | None:
+        """What makes the session of its transaction; ``None`` if the transport does, or if it has none."""
+        return None if isinstance(self.transactional, bool) else self.transactional
+
     def __attrs_post_init__(self) -> None:
         event: Any = self.event
         retry: Any = self.retry
+        transactional: Any = self.transactional
         ids: tuple[Any, ...] = self.aliases if self.id is None else (self.id, *self.aliases)
         if isinstance(event, str) and not _PATTERN.isdisjoint(event):
             raise EventNameError(
@@ -94,6 +106,11 @@ class Mark:
             )
         if self.missing not in get_args(Missing):
             raise ConfigurationError(f"{where}: missing: expected fail, skip or tombstone; got {shown(self.missing)}")
+        if not (isinstance(transactional, bool) or callable(transactional)):
+            raise ConfigurationError(
+                f"{where}: transactional: expected True, or what makes sessions, such as "
+                f"sqlalchemy.orm.sessionmaker(engine); got {shown(transactional)}"
+            )
         if not all(isinstance(each, str) and 0 < len(each) <= MAX_ID for each in ids):
             raise ConfigurationError(
                 f"{where}: id, aliases: expected text of 1 to {MAX_ID} characters; got {shown(ids)}"
@@ -221,13 +238,19 @@ class ListenerTable:
             )
         listener_id = id_of(function, mark)
         _check_printable(listener_id, f'a listener of "{event_name}"')
+        has_call = takes_call(function, mark.event)
+        if mark.transactional and not has_call:
+            raise ConfigurationError(
+                f"{listener_id} is transactional and takes no call, which has the session; write (event, call) as its "
+                f"parameters, and use call.session"
+            )
         made = Listener(
             id=listener_id,
             event_name=event_name,
             event_type=event_type,
             function=function,
             mark=mark,
-            takes_call=takes_call(function, mark.event),
+            takes_call=has_call,
             priority=mark.priority,
             queue=mark.queue,
             retry=mark.retry,

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from relevo._clock import Duration
 from relevo._listener.call import Call
-from relevo._listener.listener import Missing
+from relevo._listener.listener import Missing, Sessions
 from relevo._retry import Retry
 
 E = TypeVar("E")
@@ -65,3 +65,4 @@ class ListenerOptions(TypedDict, total=False):
     aliases: Iterable[str]
     missing: Missing
     time_limit: Duration | None
+    transactional: bool | Sessions

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from relevo._transport.delivery import MAX_STATE, Delivery
 from relevo._transport.transport import BoundSender
+from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +55,81 @@ class SessionSetup(ABC):
 
             ConfigurationError: The existing tables do not match, for example a newer schema.
         """
+
+
+class HandlingTransaction(ABC):
+    """
+    The transaction of one listener: what it writes, and the state of its delivery, commit together or not at all.
+
+    It is used by one thread, and ends with :meth:`close`.
+    """
+
+    @property
+    @abstractmethod
+    def session(self) -> Any:
+        """The session that the listener writes with. Only :meth:`commit` commits it; any other commit raises."""
+
+    def commit(self, state: bytes) -> None:
+        """
+        Store *state* with the delivery, in the same transaction, and commit that.
+
+        Raises:
+            LeaseLostError: The delivery was handed out again; nothing was written.
+
+            CommitUnknownError: It is not known whether the transaction has committed; the stored state shows it.
+
+            SessionError: The session is on another database than the events; nothing was written.
+
+            ConfigurationError: *state* is longer than :data:`relevo.MAX_STATE`; nothing was written.
+
+            BaseException: The session raised it; nothing was written.
+        """
+        if len(state) > MAX_STATE:
+            raise ConfigurationError(f"a state has at most {MAX_STATE} bytes, not {len(state)}")
+        self._commit(state)
+
+    @abstractmethod
+    def _commit(self, state: bytes) -> None:
+        """Implement :meth:`commit`; the size of *state* has been checked."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the session; roll back what is not committed. Raises nothing."""
+
+
+class TransactionalHandling(ABC):
+    """
+    A transport that stores the state of a delivery in the transaction of the listener's own rows.
+
+    So the effect of a listener in that database is there if and only if the listener is done.
+    """
+
+    @abstractmethod
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        """
+        Return a transaction for one listener of *delivery*, which is held here or by the parent of this process.
+
+        A lease that ended a while ago is still held until the event is handed out again: the transaction itself may
+        have kept the worker from renewing it.
+
+        Args:
+            delivery: The delivery. Its receipt may be what :meth:`exported_receipt` returned in another process.
+
+            sessions: Makes the session; by default the transport does, with the address of its own database.
+
+        Raises:
+            LeaseLostError: The receipt is not one of this process, or of its parent.
+
+            SessionError: *sessions* makes something else, or a session of another database.
+
+            ConfigurationError: The transport has no database, and *sessions* is ``None``.
+
+            TransportUnavailableError: The database cannot be reached.
+        """
+
+    @abstractmethod
+    def exported_receipt(self, delivery: Delivery) -> bytes:
+        """Return the receipt of *delivery* as bytes, with which a child process may call :meth:`handling`."""
 
 
 class ParallelSettlement(ABC):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from logging import getLogger
 from threading import get_ident
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 import msgspec
@@ -35,6 +36,7 @@ from relevo._worker.progress import (
     give_back_unread,
     loaded,
 )
+from relevo._worker.transaction import Transactions, Unfinished, Within, after_unknown, finished
 from relevo.errors import DecodeError, LeaseLostError, SubjectMissingError, TransportClosedError
 
 _log = getLogger("relevo.worker")
@@ -67,7 +69,7 @@ class _Unfit(msgspec.Struct, frozen=True):
 
 
 _DONE: Final = _Result.DONE  # until Python 3.12 a member of an enum is slow to get
-_Ended = Literal[_Result.DONE, _Result.PUT_OFF] | _Failed | _Missing | _Unfit
+_Ended = _Result | Unfinished | _Failed | _Missing | _Unfit
 
 
 def contained(handle: Handle) -> Handle:
@@ -117,6 +119,8 @@ class Caller:
         runs: Notes which listener of a delivery with lost leases runs; ``None`` if no evidence is kept.
 
         running: Gets the listener that runs in each thread, with its delivery.
+
+        transactions: Opens those of transactional listeners.
     """
 
     _listeners: ListenerTable
@@ -131,6 +135,7 @@ class Caller:
     _outgoing: Outgoing | None = None
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
+    _transactions: Transactions | None = None
     _reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
     _around_call: Sequence[Observer] = attrs.field(init=False)
@@ -197,15 +202,16 @@ class Caller:
         for listener in due:
             if listener is not due[0] and not self._keep(delivery, progress):
                 break
-            if delivery.lost_leases and self._runs is not None:
-                self._runs(delivery, listener.id)
-            self._running[get_ident()] = delivery, listener.id
+            self._note_begun(delivery, listener)
             call = self._call(listener, delivery, document, progress) if listener.takes_call else None
-            result = self._run(listener, call, document)
-            if isinstance(result, _Missing):
-                result = self._without_subject(listener, call, document, progress, result)
-            if call is not None:
-                self._end(call, progress)
+            within = None
+            if listener.mark.transactional:
+                within = self._within(delivery, listener, call, progress, after=_after(listener, listeners))
+            result = self._ended(listener, call, document, progress, within=within)
+            if isinstance(result, Unfinished):
+                if result is Unfinished.UNKNOWN:
+                    return after_unknown(delivery)
+                break
             if result is _DONE and len(listeners) == 1 and not progress.listeners:
                 return _ACK
             match result:
@@ -216,9 +222,14 @@ class Caller:
                 case _Unfit(reason, error):
                     progress.give_up(listener, reason, error)
             if call is not None and call.stopped:
-                progress.stop(listeners[listeners.index(listener) + 1 :])
+                progress.stop(_after(listener, listeners))
                 break
         return progress.conclude(listeners, self._clock.now(), patience=self._patience)
+
+    def _note_begun(self, delivery: Delivery, listener: Listener) -> None:
+        if delivery.lost_leases and self._runs is not None:
+            self._runs(delivery, listener.id)
+        self._running[get_ident()] = delivery, listener.id
 
     def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
         mine = progress.listeners.get(listener.id)
@@ -234,15 +245,48 @@ class Caller:
             body=delivery.envelope.body if isinstance(delivery.envelope, Envelope) else b"{}",
         )
 
-    @staticmethod
-    def _end(call: Call, progress: Progress) -> None:
-        call.end()
-        if call.subject_found:
-            progress.overcome(Reason.SUBJECT_MISSING)
+    def _within(
+        self,
+        delivery: Delivery,
+        listener: Listener,
+        call: Call | None,
+        progress: Progress,
+        *,
+        after: Sequence[Listener],
+    ) -> Within | None:
+        """Return what calls *listener* in a transaction, which commits with the progress of its success."""
+        if self._transactions is None or call is None:
+            return None
+        return partial(
+            self._transactions.run,
+            delivery=delivery,
+            call=call,
+            sessions=listener.mark.sessions,
+            state=lambda: finished(progress, listener, call, after),
+        )
 
-    def _run(self, listener: Listener, call: Call | None, document: Document) -> _Ended:
+    def _ended(
+        self,
+        listener: Listener,
+        call: Call | None,
+        document: Document,
+        progress: Progress,
+        *,
+        within: Within | None,
+    ) -> _Ended:
+        """Call *listener*, or wait for its subject, and return how that ended."""
+        result = self._run(listener, call, document, within)
+        if isinstance(result, _Missing):
+            result = self._without_subject(listener, call, document, progress, result, within=within)
+        if call is not None:
+            call.end()
+            if call.subject_found:
+                progress.overcome(Reason.SUBJECT_MISSING)
+        return result
+
+    def _run(self, listener: Listener, call: Call | None, document: Document, within: Within | None = None) -> _Ended:
         """
-        Call *listener* and return how that ended.
+        Call *listener*, in a transaction if it has one, and return how that ended.
 
         Each listener gets a copy of the event, so that a change by one does not reach another.
         """
@@ -252,12 +296,16 @@ class Caller:
                 event = typed(document, kind) if kind else generic(document)
             except DecodeError as error:
                 return _Unfit(Reason.MALFORMED, str(error))
+            if within is not None:
+                with observe(self._around_call, event=event, listener_id=listener.id):
+                    ending = within(lambda: _call(listener, event, call))
+                return ending or _DONE
             if self._around_call:
                 with observe(self._around_call, event=event, listener_id=listener.id):
                     _call(listener, event, call)
             else:
                 _call(listener, event, call)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StateTooLargeError):
             raise
         except SubjectMissingError as error:
             return _Missing(error)
@@ -266,7 +314,14 @@ class Caller:
         return _DONE
 
     def _without_subject(
-        self, listener: Listener, call: Call | None, document: Document, progress: Progress, missing: _Missing
+        self,
+        listener: Listener,
+        call: Call | None,
+        document: Document,
+        progress: Progress,
+        missing: _Missing,
+        *,
+        within: Within | None,
     ) -> _Ended:
         """Return how the call of *listener* ends whose subject is missing: wait for it first, then do as marked."""
         if progress.put_off(listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience):
@@ -274,7 +329,7 @@ class Caller:
         if listener.mark.missing == "skip":
             return _Result.DONE
         if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
-            result = self._run(listener, call, document)
+            result = self._run(listener, call, document, within)
             if not isinstance(result, _Missing):
                 return result
             missing = result
@@ -336,6 +391,11 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
         refuse_undone(result, "the listener")
     if call is not None:
         call.send_held()
+
+
+def _after(listener: Listener, listeners: Sequence[Listener]) -> Sequence[Listener]:
+    """Return those of *listeners* that come after *listener*."""
+    return listeners[listeners.index(listener) + 1 :]
 
 
 def _two_names(document: Document, envelope: Envelope) -> str:

@@ -8,11 +8,13 @@ from relevo._transport.made import made_delivery, made_envelope
 from relevo._transport.optional import (
     INHERITED,
     FileStore,
+    HandlingTransaction,
     IdentifiedStore,
     ParallelSettlement,
     QueueCatalog,
     SessionSetup,
     SetupScript,
+    TransactionalHandling,
 )
 
 # forks
@@ -23,7 +25,7 @@ __all__ += ["awaiting_task"]
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SetupScript"]
-__all__ += ["INHERITED"]
+__all__ += ["TransactionalHandling", "HandlingTransaction", "INHERITED"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

@@ -10,6 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -25,6 +26,8 @@ from relevo.errors import SessionError, shown
 __all__ = ["begin", "joinable"]
 # what is sent with a session
 __all__ += ["Entry", "JoinedObjects", "JoinedSession", "listen"]
+# what a transactional listener writes with
+__all__ += ["ListenerSession"]
 
 Item = TypeVar("Item")
 Target = TypeVar("Target", bound=Session | Connection)
@@ -236,6 +239,75 @@ class JoinedObjects(Generic[Target, Joint]):
                 joint = self._join(target)
                 self._joints[target] = ref(joint)
             return joint
+
+
+class ListenerSession:
+    """
+    A session that is opened for one listener, and that only its caller commits.
+
+    Args:
+        sessions: Makes the session. A ``scoped_session`` is used as it is, so that functions which the listener calls
+            use the same one, and removed afterwards.
+
+        by: The name of the transport in words, for an error.
+
+    Raises:
+        SessionError: *sessions* makes something else than a Session.
+    """
+
+    def __init__(self, sessions: Callable[[], Any], *, by: str):
+        made: object = sessions()
+        if not isinstance(made, Session):
+            raise SessionError(
+                f"transactional: expected what makes a Session of SQLAlchemy's for the {by}, such as a sessionmaker; "
+                f"it made {shown(made)}"
+            )
+        self.session = made
+        self.has_begun_commit = False
+        """Whether COMMIT was sent to the database: after an error, it may have taken effect."""
+
+        self._sessions = sessions
+        self._is_ours = False
+        listen(made, "before_commit", self._refuse)
+
+    def commit(self) -> None:
+        """Commit the session, and with it what its own listeners add."""
+        self._is_ours = True
+        connection = self.session.connection()
+        listen(connection, "commit", self._note)
+        try:
+            self.session.commit()
+        except BaseException:
+            # SQLAlchemy takes the transaction for ended, and if it is not, the pool would hand it out again.
+            with suppress(Exception):
+                connection.invalidate()
+            raise
+        finally:
+            self._is_ours = False
+            event.remove(connection, "commit", self._note)
+
+    def close(self) -> None:
+        """Close the session, which rolls back what is not committed. Raises nothing."""
+        try:
+            if isinstance(self._sessions, scoped_session):
+                self._sessions.remove()
+            else:
+                self.session.close()
+        except Exception:  # noqa: BLE001 - a connection that is lost; the database rolls back by itself
+            with suppress(Exception):
+                self.session.invalidate()
+        finally:
+            event.remove(self.session, "before_commit", self._refuse)
+
+    def _refuse(self, session: Session) -> None:
+        if not self._is_ours and not session.in_nested_transaction():
+            raise SessionError(
+                "a transactional listener does not commit call.session: that is done when it returns, together with "
+                "the record that it is done; use call.session.flush(), or begin_nested() for a savepoint"
+            )
+
+    def _note(self, _connection: Connection) -> None:
+        self.has_begun_commit = True
 
 
 def listen(target: Session | Connection, name: str, listener: Callable[..., None]) -> None:

@@ -32,13 +32,13 @@ class _Recorder:
         self.events: list[Any] = []
         self.options: list[DispatchOptions] = []
 
-    def hold(self, event: object, *, key: str, options: DispatchOptions) -> object:
+    def hold(self, event: object, *, key: str, options: DispatchOptions, session: Any = None) -> object:
         _check(event, options)
         self.events.append(event)
         self.options.append(options)
         return event
 
-    def send_held(self, held: Sequence[Any]) -> None:
+    def send_held(self, held: Sequence[Any], session: Any = None) -> None:
         """Do nothing: they are recorded."""
 
 
@@ -109,6 +109,7 @@ def make_call(
     queue: str = "default",
     event_id: str = "1",
     context: Mapping[str, Any] | None = None,
+    session: Any = None,
 ) -> RecordedCall:
     """
     Return a call for a listener in a unit test, which needs no application.
@@ -129,6 +130,8 @@ def make_call(
         event_id: The id of the event.
 
         context: The context of the event; it is added to that of :func:`relevo.context` around this call.
+
+        session: The session of a transactional listener.
 
     Raises:
         EncodeError: A value of *event* or *context* has no exact form in JSON.
@@ -160,6 +163,7 @@ def make_call(
         subjects=_NoSubjects(),
         outgoing=recorder,
         event=event,
+        session=session,
         dispatched=recorder.events,
         dispatch_options=recorder.options,
     )

@@ -1,0 +1,457 @@
+"""Transactional listeners on every engine: what they wrote is there if and only if they are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import scoped_session, sessionmaker
+
+import relevo
+from relevo import Ack, App, Call, Delivery, Envelope, Event, Nack
+from relevo.errors import CommitUnknownError, ConfigurationError, LeaseLostError, SessionError
+from relevo_sql import SqlTransport
+
+from .on_server import received
+
+Opener = Callable[..., SqlTransport]
+Maker = Callable[..., Envelope]
+
+_TABLES = sa.MetaData()
+SHIPPED = sa.Table("shipped", _TABLES, sa.Column("number", sa.Integer))
+"""What listeners write; a row that is there twice is an effect that happened twice."""
+
+
+@pytest.fixture(
+    name="driver",
+    params=[
+        "sqlite",
+        pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
+        pytest.param("mariadb+pymysql", marks=pytest.mark.mariadb),
+    ],
+)
+def _driver(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(name="url")
+def _url(request: pytest.FixtureRequest, driver: str) -> str:
+    url: str = "" if driver == "sqlite" else request.getfixturevalue("server_database")
+    return url
+
+
+@pytest.fixture(name="transport")
+def _transport(opener: Opener, url: str) -> SqlTransport:
+    return opener(url=url)
+
+
+@pytest.fixture(name="shop")
+def _shop(transport: SqlTransport, driver: str) -> Iterator[sa.Engine]:
+    """Return the application's engine, of a database with the table of its rows."""
+    engine = sa.create_engine(transport.url.set(drivername=driver))
+    _TABLES.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(name="app")
+def _app(transport: SqlTransport, shop: sa.Engine) -> App:
+    return App(transports={"main": transport}, routes={"*": "main"}, source="shop")
+
+
+def shipped(engine: sa.Engine) -> list[int]:
+    """Return the rows that listeners committed."""
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.select(SHIPPED.c.number)))
+
+
+def ship(session: Any, number: int = 1) -> None:
+    """Write a row."""
+    session.execute(sa.insert(SHIPPED).values(number=number))
+
+
+def waiting(app: App) -> list[str]:
+    """Return the names of the events that were dispatched and are not done."""
+    return [group.key for group in app.transport().waiting_groups(["default"], by="event")]
+
+
+def one(transport: SqlTransport, **options: Any) -> Delivery:
+    """Receive the one event that is there."""
+    (found,) = received(transport, **options)
+    return found
+
+
+# --- the transaction ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_row_and_the_state_commit_together(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, *, is_own: bool
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop) if is_own else None)
+    ship(transaction.session)
+
+    before = shipped(shop)
+    transaction.commit(b"done")
+    transaction.close()
+    transport.settle([(delivery, Nack())])
+
+    assert (before, shipped(shop)) == ([], [1])
+    assert one(transport).state == b"done"
+
+
+@pytest.mark.usefixtures("shop")
+def test_what_is_not_committed_is_rolled_back(transport: SqlTransport, shop: sa.Engine, an_envelope: Maker) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery)
+    ship(transaction.session)
+
+    transaction.close()
+    transport.settle([(delivery, Nack())])
+
+    assert shipped(shop) == []
+    assert one(transport).state == b""
+
+
+def test_after_the_next_hand_over_nothing_can_be_committed(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport, lease=0.05)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    (again,) = transport.receive(["default"], limit=1, lease=60, wait=30)
+    ship(transaction.session)
+
+    with pytest.raises(LeaseLostError):
+        transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == []
+    assert (again.lost_leases, again.state) == (1, b"")
+    transport.settle([(again, Nack())])
+    assert one(transport).state == b""
+
+
+def test_a_lease_that_ended_is_held_until_the_next_hand_over(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    """The transaction of a listener may be what kept its worker from renewing it."""
+    transport.send([an_envelope(1)])
+    delivery = one(transport, lease=0.01)
+    transaction = transport.handling(delivery)
+    ship(transaction.session)
+    time.sleep(0.05)
+
+    transaction.commit(b"done")
+    transaction.close()
+
+    (again,) = transport.receive(["default"], limit=1, lease=60, wait=30)
+    assert (again.lost_leases, again.state) == (1, b"done")
+    assert shipped(shop) == [1]
+
+
+def test_what_was_settled_cannot_be_committed(transport: SqlTransport, shop: sa.Engine, an_envelope: Maker) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    transport.settle([(delivery, Nack())])
+    ship(transaction.session)
+
+    with pytest.raises(LeaseLostError):
+        transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == []
+
+
+@pytest.mark.parametrize("receipt", [None, b"", b"1", b"x 2", object(), (1, 2)])
+@pytest.mark.usefixtures("shop")
+def test_another_receipt_is_refused(transport: SqlTransport, an_envelope: Maker, receipt: object) -> None:
+    delivery = Delivery(envelope=an_envelope(1), queue="default", receipt=receipt, enqueued_at=0.0)
+
+    with pytest.raises(LeaseLostError):
+        transport.handling(delivery)
+
+
+def test_a_receipt_is_valid_in_another_instance_as_bytes(
+    opener: Opener, url: str, transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    receipt = transport.exported_receipt(delivery)
+    other = opener(url=url)
+    child = Delivery(envelope=delivery.envelope, queue="default", receipt=receipt, enqueued_at=0.0)
+    transaction = other.handling(child)
+    ship(transaction.session)
+
+    transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == [1]
+    assert transport.settle([(delivery, Ack())]) == []
+
+
+def test_only_the_worker_commits(transport: SqlTransport, shop: sa.Engine, an_envelope: Maker) -> None:
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(shop))
+    ship(transaction.session)
+
+    with pytest.raises(SessionError, match="does not commit"):
+        transaction.session.commit()
+    transaction.close()
+
+    assert shipped(shop) == []
+
+
+def test_a_state_that_is_too_long_is_refused(transport: SqlTransport, shop: sa.Engine, an_envelope: Maker) -> None:
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport))
+    ship(transaction.session)
+
+    with pytest.raises(ConfigurationError, match="16384"):
+        transaction.commit(bytes(relevo.MAX_STATE + 1))
+    transaction.close()
+
+    assert shipped(shop) == []
+
+
+def test_a_session_of_another_database_is_refused_before_the_listener_writes(
+    transport: SqlTransport, an_envelope: Maker, tmp_path: Any
+) -> None:
+    elsewhere = sa.create_engine(f"sqlite:///{tmp_path}/elsewhere.db")
+    transport.send([an_envelope(1)])
+
+    with pytest.raises(SessionError, match=r"another database|lacks relevo's tables"):
+        transport.handling(one(transport), sessions=sessionmaker(elsewhere))
+
+    elsewhere.dispose()
+
+
+def test_a_session_that_commits_each_statement_is_refused(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    sessions = sessionmaker(shop.execution_options(isolation_level="AUTOCOMMIT"))
+
+    with pytest.raises(SessionError, match="AUTOCOMMIT"):
+        transport.handling(one(transport), sessions=sessions)
+
+
+@pytest.mark.parametrize("made", [None, "session", object()])
+@pytest.mark.usefixtures("shop")
+def test_what_makes_no_session_is_refused(transport: SqlTransport, an_envelope: Maker, made: object) -> None:
+    transport.send([an_envelope(1)])
+
+    with pytest.raises(SessionError, match="sessionmaker"):
+        transport.handling(one(transport), sessions=lambda: made)
+
+
+def test_an_error_of_the_database_during_the_commit_is_a_refusal(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a constraint that is checked at the commit."""
+
+    def refuse(_: object) -> None:
+        raise shop.dialect.loaded_dbapi.IntegrityError(1, "a deferred constraint")
+
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.dialect, "do_commit", refuse)
+        with pytest.raises(sa.exc.IntegrityError):
+            transaction.commit(b"done")
+        transaction.close()
+
+    assert shipped(shop) == []
+    transport.settle([(delivery, Nack())])
+    assert one(transport).state == b""
+
+
+def test_after_a_commit_that_is_unknown_the_stored_state_tells(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session)
+    sa.event.listen(transaction.session, "after_commit", _fail)
+
+    with pytest.raises(CommitUnknownError, match="no answer"):
+        transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == [1]
+    transport.settle([(delivery, Nack())])
+    assert one(transport).state == b"done"
+
+
+def _fail(*_: object) -> None:
+    raise OSError("no answer")
+
+
+# --- listeners ----------------------------------------------------------------------------------------------
+
+
+def test_a_listener_that_raises_leaves_nothing_and_runs_again(app: App, shop: sa.Engine) -> None:
+    attempts: list[int] = []
+
+    @app.listener("order.paid", transactional=True, retry=relevo.Retry(2, first=0.0))
+    def pay(event: Event, call: Call) -> None:
+        attempts.append(call.attempt)
+        ship(call.session)
+        call.dispatch("order.shipped")
+        if call.attempt == 1:
+            raise ValueError("not yet")
+
+    app.dispatch("order.paid")
+    app.drain(relevo.RunOptions(until_empty=True, settle=5))
+
+    assert attempts == [1, 2]
+    assert shipped(shop) == [1]
+    assert waiting(app) == ["order.shipped"]
+
+
+def test_each_listener_has_a_transaction_of_its_own(app: App, shop: sa.Engine) -> None:
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=True, priority=1)
+    def first(event: Event, call: Call) -> None:
+        ran.append("first")
+        ship(call.session, 1)
+
+    @app.listener("order.paid", transactional=True, retry=relevo.Retry(2, first=0.0))
+    def second(event: Event, call: Call) -> None:
+        ran.append("second")
+        ship(call.session, 2)
+        if call.attempt == 1:
+            raise ValueError("not yet")
+
+    app.dispatch("order.paid")
+    app.drain(relevo.RunOptions(until_empty=True, settle=5))
+
+    assert ran == ["first", "second", "second"]
+    assert shipped(shop) == [1, 2]
+
+
+def test_a_stop_of_the_propagation_commits_with_the_rows(app: App, shop: sa.Engine) -> None:
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=True, priority=1)
+    def first(event: Event, call: Call) -> None:
+        ship(call.session)
+        call.stop_propagation()
+
+    @app.listener("order.paid")
+    def second(event: Event) -> None:
+        ran.append("second")
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    assert (ran, shipped(shop)) == ([], [1])
+
+
+@pytest.mark.parametrize("execution", ["inline", "threads"])
+def test_after_a_commit_of_which_nothing_is_known_the_listener_is_not_called_again(
+    app: App, shop: sa.Engine, execution: Any
+) -> None:
+    """What the database says when the connection breaks after COMMIT was sent."""
+    ran: list[int] = []
+
+    @app.listener("order.paid", transactional=sessionmaker(shop))
+    def pay(event: Event, call: Call) -> None:
+        ran.append(call.attempt)
+        ship(call.session)
+        sa.event.listen(call.session, "after_commit", _fail)
+
+    app.dispatch("order.paid")
+    report = app.drain(relevo.RunOptions(until_empty=True, settle=10, execution=execution))
+
+    assert (ran, shipped(shop)) == ([1], [1])
+    assert (report.done, report.retry_reasons) == (1, {"commit-unknown": 1})
+
+
+def test_what_other_functions_write_with_a_scoped_session_is_part_of_it(app: App, shop: sa.Engine) -> None:
+    scoped = scoped_session(sessionmaker(shop))
+
+    def helper() -> None:
+        ship(scoped)
+
+    @app.listener("order.paid", transactional=scoped, retry=relevo.Retry(2, first=0.0))
+    def pay(event: Event, call: Call) -> None:
+        helper()
+        if call.attempt == 1:
+            raise ValueError("not yet")
+
+    app.dispatch("order.paid")
+    app.drain(relevo.RunOptions(until_empty=True, settle=5))
+
+    assert shipped(shop) == [1]
+    assert not scoped.registry.has()
+
+
+def test_an_app_dispatches_in_the_transaction(app: App, shop: sa.Engine) -> None:
+    @app.listener("order.paid", transactional=True, retry=1)
+    def pay(event: Event, call: Call) -> None:
+        app.dispatch("order.shipped", session=call.session)
+        with call.session.begin_nested() as savepoint:
+            app.dispatch("order.lost", session=call.session)
+            savepoint.rollback()
+        if event["fails"]:
+            raise ValueError("never")
+
+    for fails in (True, False):
+        app.dispatch("order.paid", {"fails": fails})
+    app.drain()
+
+    assert waiting(app) == ["order.shipped"]
+
+
+def test_states_are_signed(transport: SqlTransport, shop: sa.Engine) -> None:
+    signing = relevo.Signing("vq3nY0wXk2uS8rTzB6mLcPj9hGdEaF1o")
+    app = App(transports={"main": transport}, routes={"*": "main"}, source="shop", signing=signing)
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=True, priority=1)
+    def first(event: Event, call: Call) -> None:
+        ran.append("first")
+
+    @app.listener("order.paid", retry=relevo.Retry(2, first=0.0))
+    def second(event: Event, call: Call) -> None:
+        ran.append("second")
+        if call.attempt == 1:
+            raise ValueError("not yet")
+
+    app.dispatch("order.paid")
+    report = app.drain(relevo.RunOptions(until_empty=True, settle=5))
+
+    assert ran == ["first", "second", "second"]
+    assert report.done == 1
+
+
+def test_a_transport_that_was_given_an_engine_makes_sessions_on_it(shop: sa.Engine) -> None:
+    transport = SqlTransport(shop)
+    app = App(transports={"main": transport}, routes={"*": "main"}, source="shop")
+    seen: list[sa.Engine] = []
+
+    @app.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None:
+        seen.append(call.session.get_bind())
+        ship(call.session)
+
+    app.dispatch("order.paid")
+    app.drain()
+    app.close()
+
+    assert seen == [shop]
+    assert shipped(shop) == [1]
