@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import Session
 
-from relevo.backend.session import JoinedObjects, JoinedSession, joinable, listen
-from relevo.errors import SessionError
-from relevo_memory._store import Posting
+from relevo import Delivery
+from relevo.backend import HandlingTransaction
+from relevo.backend.session import JoinedObjects, JoinedSession, ListenerSession, joinable, listen
+from relevo.errors import CommitUnknownError, LeaseLostError, SessionError
+from relevo_memory._store import MemoryStore, Posting
 
 Make = Callable[[], Sequence[Posting]]
 Enlist = Callable[[Make], None]
@@ -53,6 +55,64 @@ class JoinedSessions:
         if found.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
             raise SessionError("a connection in AUTOCOMMIT has no transaction; pass one that begins and commits")
         return partial(self._connections.of(found).enlist, found)
+
+
+class Handling(HandlingTransaction):
+    """
+    The transaction of one listener; its database may be any.
+
+    The lease does not end while the database commits. So no other worker has the event when its state is stored, right
+    after the commit; only the end of the process comes between the two, and it ends the store too.
+
+    Args:
+        delivery: What the listener is called with.
+
+        sessions: Makes the session.
+
+        store: The store of the delivery.
+
+        now: Returns the time.
+
+        name: The name of the transport.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        sessions: Callable[[], Any],
+        store: MemoryStore,
+        now: Callable[[], float],
+        *,
+        name: str,
+    ) -> None:
+        self._delivery = delivery
+        self._store = store
+        self._now = now
+        self._name = name
+        self._own = ListenerSession(sessions, by="memory transport")
+
+    @property
+    def session(self) -> Session:
+        return self._own.session
+
+    def _commit(self, state: bytes) -> None:
+        self._own.session.flush()  # first: it may take long
+        until = self._store.pin(self._delivery, self._now())
+        if until is None:
+            raise LeaseLostError(self._name, self._delivery)
+        try:
+            self._own.commit()
+        except Exception as error:
+            if not self._own.has_begun_commit or isinstance(error, DBAPIError):
+                raise
+            raise CommitUnknownError(self._name, f"the commit failed: {error}") from error
+        finally:
+            if self._own.has_committed:
+                self._store.checkpoint(self._delivery, state, self._now())
+            self._store.unpin(self._delivery, until, self._now())
+
+    def close(self) -> None:
+        self._own.close()
 
 
 class _JoinedSession(JoinedSession[Posting]):

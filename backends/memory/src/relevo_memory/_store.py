@@ -235,6 +235,30 @@ class MemoryStore:
             self._queue(event.queue).step(event, Action.CHECKPOINT)
             return True
 
+    def holds(self, delivery: Delivery, now: float) -> bool:
+        """Return whether *delivery* is held."""
+        with self.changed:
+            return self._held(delivery, now) is not None
+
+    def pin(self, delivery: Delivery, now: float) -> float | None:
+        """Let the lease of *delivery* not end before :meth:`unpin`; return when it would, ``None`` if it has."""
+        with self.changed:
+            event = self._held(delivery, now)
+            if event is None:
+                return None
+            until, event.until = event.until, math.inf
+            self._queue(event.queue).step(event, Action.EXTEND)
+            return until
+
+    def unpin(self, delivery: Delivery, until: float, now: float) -> None:
+        """Let the lease of *delivery* end at *until*, as before :meth:`pin`, unless it was extended since."""
+        with self.changed:
+            event = self._held(delivery, now)
+            if event is not None and event.until == math.inf:
+                event.until = until
+                self._queue(event.queue).step(event, Action.EXTEND)
+                self.changed.notify_all()
+
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         """Keep *note* and its deaths with *delivery*; return whether it is still held."""
         with self.changed:

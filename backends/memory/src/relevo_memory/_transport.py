@@ -33,6 +33,7 @@ from relevo import (
     WaitingEntry,
     masked_url,
 )
+from relevo.backend import HandlingTransaction, TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting, taken_over
 
@@ -53,7 +54,7 @@ class MemoryOptions:
     url: str = "memory://"
 
 
-class MemoryTransport(Transport, Coordinator):
+class MemoryTransport(Transport, Coordinator, TransactionalHandling):
     """
     Carries events within one process: for tests, and as the reference for all other transports.
 
@@ -251,6 +252,33 @@ class MemoryTransport(Transport, Coordinator):
 
                 self._joined = JoinedSessions(lambda postings: self.store.add(postings, self._clock.now()))
             return _Bound(self, self._joined.at(session), None if relay_to is None else f"outbox/{relay_to}")
+
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        """
+        Return a transaction for one listener of *delivery*, on any database; *sessions* makes its session.
+
+        Raises:
+            LeaseLostError: The delivery is no longer held.
+
+            SessionError: *sessions* makes something else than a Session.
+
+            ConfigurationError: *sessions* is ``None``: the store is no database.
+        """
+        if sessions is None:
+            raise ConfigurationError(
+                f'the transport "{self.name}" keeps its events in memory and has no database; name what makes the '
+                f"sessions of your own: transactional=sessionmaker(engine)"
+            )
+        with self._open() as now:
+            if not self.store.holds(delivery, now):
+                raise LeaseLostError(self.name, delivery)
+        from relevo_memory._session import Handling  # noqa: PLC0415 - needs SQLAlchemy, which is optional
+
+        return Handling(delivery, sessions, self.store, self._clock.now, name=self.name)
+
+    def exported_receipt(self, delivery: Delivery) -> bytes:
+        """Return nothing: no other process has the store."""
+        return b""
 
     def find(self, event_id: str) -> Sequence[Found]:
         with self._open() as now:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cached_property
 from typing import Any, ClassVar
 
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool, StaticPool
 
-from relevo import Transport
+from relevo import Delivery, Transport
+from relevo.backend import HandlingTransaction
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_conformance import Harness, orm
 from relevo_conformance.fault import Countdown, Fault
@@ -102,6 +104,22 @@ class MemoryHarness(Harness):
                 yield OrmTransaction(session)
 
     @contextmanager
+    def handling(
+        self, transport: Transport, delivery: Delivery
+    ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
+        assert isinstance(transport, MemoryTransport)  # noqa: S101 - it came from open()  # nosec B101
+        with closing(transport.handling(delivery, sessions=sessionmaker(self._rows))) as transaction:
+            yield transaction, OrmTransaction(transaction.session)
+
+    @cached_property
+    def _rows(self) -> Engine:
+        """A database that outlives a session, for the rows of listeners."""
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        with engine.begin() as connection:
+            orm.prepare(connection)
+        return engine
+
+    @contextmanager
     def connection(self) -> Iterator[ConnectionTransaction]:
         with self.engine.connect() as connection:
             yield ConnectionTransaction(connection)
@@ -127,3 +145,5 @@ class MemoryHarness(Harness):
 
     def close(self) -> None:
         self.engine.dispose()
+        if "_rows" in vars(self):
+            self._rows.dispose()

@@ -14,16 +14,17 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
-from relevo import Capabilities, Clock, SystemClock, Transport, masked_url
+from relevo import Capabilities, Clock, Delivery, SystemClock, Transport, masked_url
+from relevo.backend import HandlingTransaction
 from relevo.errors import ConfigurationError
 from relevo_conformance import Harness, Transaction, orm
 from relevo_conformance.fault import Fault, engine
@@ -151,6 +152,15 @@ class SqlHarness(Harness):
         self._prepare_objects()
         with Session(self.engine) as session:
             yield OrmTransaction(session)
+
+    @contextmanager
+    def handling(
+        self, transport: Transport, delivery: Delivery
+    ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
+        self._prepare_objects()
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
+        with closing(transport.handling(delivery, sessions=sessionmaker(self.engine))) as transaction:
+            yield transaction, OrmTransaction(transaction.session)
 
     @contextmanager
     def connection(self) -> Iterator[Transaction]:

@@ -109,8 +109,8 @@ class TransactionalHandling(ABC):
         """
         Return a transaction for one listener of *delivery*, which is held here or by the parent of this process.
 
-        A lease that ended a while ago is still held until the event is handed out again: the transaction itself may
-        have kept the worker from renewing it.
+        Where the transaction may keep the worker from renewing its lease, as on SQLite, a delivery whose lease has
+        ended is still held until the event is handed out again.
 
         Args:
             delivery: The delivery. Its receipt may be what :meth:`exported_receipt` returned in another process.

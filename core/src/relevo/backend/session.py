@@ -266,9 +266,13 @@ class ListenerSession:
         self.has_begun_commit = False
         """Whether COMMIT was sent to the database: after an error, it may have taken effect."""
 
+        self.has_committed = False
+        """Whether the commit took effect, also if a listener to the session's events raised afterwards."""
+
         self._sessions = sessions
         self._is_ours = False
         listen(made, "before_commit", self._refuse)
+        event.listen(made, "after_commit", self._note_committed, insert=True)  # before one that may raise
 
     def commit(self) -> None:
         """Commit the session, and with it what its own listeners add."""
@@ -278,9 +282,7 @@ class ListenerSession:
         try:
             self.session.commit()
         except BaseException:
-            # SQLAlchemy takes the transaction for ended, and if it is not, the pool would hand it out again.
-            with suppress(Exception):
-                connection.invalidate()
+            self._roll_back(connection)
             raise
         finally:
             self._is_ours = False
@@ -298,6 +300,16 @@ class ListenerSession:
                 self.session.invalidate()
         finally:
             event.remove(self.session, "before_commit", self._refuse)
+            event.remove(self.session, "after_commit", self._note_committed)
+
+    @staticmethod
+    def _roll_back(connection: Connection) -> None:
+        """End what a failed commit left: SQLAlchemy takes it for ended, and the pool would hand it out again."""
+        try:
+            connection.connection.rollback()
+        except Exception:  # noqa: BLE001 - it is closed already, or lost
+            with suppress(Exception):
+                connection.invalidate()
 
     def _refuse(self, session: Session) -> None:
         if not self._is_ours and not session.in_nested_transaction():
@@ -308,6 +320,9 @@ class ListenerSession:
 
     def _note(self, _connection: Connection) -> None:
         self.has_begun_commit = True
+
+    def _note_committed(self, session: Session) -> None:
+        self.has_committed = self.has_committed or not session.in_nested_transaction()
 
 
 def listen(target: Session | Connection, name: str, listener: Callable[..., None]) -> None:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import attrs
 
-from relevo import Capabilities, Clock, Transport
+from relevo import Capabilities, Clock, Delivery, Transport
+from relevo.backend import HandlingTransaction
 from relevo.errors import ConfigurationError, did_you_mean, nearest, shown
 from relevo.testing import FakeClock
 from relevo_conformance._world import OVERTIME, PATIENCE, Violation
@@ -47,7 +48,19 @@ class MovableClock(FakeClock):
         self._set_back += seconds
 
 
-HOOKS = ("open", "kill", "put_raw", "advance", "drop", "session", "connection", "broken_send", "broken", "turnstile")
+HOOKS = (
+    "open",
+    "kill",
+    "put_raw",
+    "advance",
+    "drop",
+    "session",
+    "connection",
+    "handling",
+    "broken_send",
+    "broken",
+    "turnstile",
+)
 """The methods that a harness may define, in the order of the documentation."""
 
 
@@ -391,6 +404,22 @@ class Harness(ABC):
         What is sent in it may be written at once: while it is open, the suite calls nothing else.
         """
         raise HookMissing("connection")
+
+    def handling(
+        self, transport: Transport, delivery: Delivery
+    ) -> AbstractContextManager[tuple[HandlingTransaction, Transaction]]:
+        """
+        Call ``handling`` of *transport* with sessions of the application, and close the result at the end.
+
+        Needed where the transport is a :class:`relevo.backend.TransactionalHandling`. The second value is what the
+        suite writes in the session with: it must have ``add_pending()`` and ``count_written()``.
+
+        Args:
+            transport: One that this harness opened.
+
+            delivery: What it handed out.
+        """
+        raise HookMissing("handling")
 
     def broken_send(self, transport: Transport, breakage: Breakage) -> AbstractContextManager[None]:
         """

@@ -9,6 +9,7 @@ from typing import Literal
 import attrs
 
 from relevo import Capabilities, Coordinator
+from relevo.backend import TransactionalHandling
 
 Level = Literal["core", "must", "optional"]
 
@@ -133,6 +134,12 @@ JOINS_THE_TRANSACTION = _optional(
     "An event that is sent in a transaction exists if the transaction commits, and only then.",
     Needs("transactional"),
     floors={"sendbound done": 10, "endtransaction done": 5},
+)
+EFFECT_IS_THERE_IF_DONE = _optional(
+    "effect-is-there-if-done",
+    "What a listener wrote and the state of its delivery commit together or not at all, and only until the event is "
+    "handed out again.",
+    interface=TransactionalHandling,
 )
 
 # --- receiving -------------------------------------------------------------------------------------
