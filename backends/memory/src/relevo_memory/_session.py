@@ -57,7 +57,7 @@ class JoinedSessions:
         return partial(self._connections.of(found).enlist, found)
 
 
-class Handling(HandlingTransaction):
+class MemoryHandling(HandlingTransaction):
     """
     The transaction of one listener; its database may be any.
 

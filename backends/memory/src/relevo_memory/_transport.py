@@ -101,6 +101,7 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
         max_body=None,
     )
     Options: ClassVar[type] = MemoryOptions
+    makes_sessions = False
 
     def __init__(
         self,
@@ -262,7 +263,7 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
 
             SessionError: *sessions* makes something else than a Session.
 
-            ConfigurationError: *sessions* is ``None``: the store is no database.
+            ConfigurationError: *sessions* is ``None``: the store is not a database.
         """
         if sessions is None:
             raise ConfigurationError(
@@ -272,9 +273,9 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
         with self._open() as now:
             if not self.store.holds(delivery, now):
                 raise LeaseLostError(self.name, delivery)
-        from relevo_memory._session import Handling  # noqa: PLC0415 - needs SQLAlchemy, which is optional
+        from relevo_memory._session import MemoryHandling  # noqa: PLC0415 - needs SQLAlchemy, which is optional
 
-        return Handling(delivery, sessions, self.store, self._clock.now, name=self.name)
+        return MemoryHandling(delivery, sessions, self.store, self._clock.now, name=self.name)
 
     def exported_receipt(self, delivery: Delivery) -> bytes:
         """Return nothing: no other process has the store."""

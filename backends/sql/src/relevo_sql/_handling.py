@@ -53,7 +53,7 @@ class SessionSource(ForkAware):
             self._engine.dispose()
 
 
-class Handling(HandlingTransaction):
+class SqlHandling(HandlingTransaction):
     """
     The transaction of one listener.
 

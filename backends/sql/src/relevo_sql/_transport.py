@@ -509,7 +509,7 @@ class SqlTransport(
         self._require_open()
         joined = self._joined_sessions()
         from relevo.backend.session import ListenerSession  # noqa: PLC0415 - see _joined_sessions()
-        from relevo_sql._handling import Handling, SessionSource, receipt_in  # noqa: PLC0415 - the same
+        from relevo_sql._handling import SessionSource, SqlHandling, receipt_in  # noqa: PLC0415 - the same
 
         receipt = receipt_in(delivery)
         if receipt is None:
@@ -525,7 +525,7 @@ class SqlTransport(
         except BaseException:
             own.close()
             raise
-        return Handling(delivery, receipt, own, joined, self._database.dialect, name=self.name)
+        return SqlHandling(delivery, receipt, own, joined, self._database.dialect, name=self.name)
 
     def exported_receipt(self, delivery: Delivery) -> bytes:
         from relevo_sql._handling import exported  # noqa: PLC0415 - see _joined_sessions()

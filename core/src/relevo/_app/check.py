@@ -21,13 +21,12 @@ from relevo._problem import with_lines
 from relevo._secret import masked, without_secrets
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import MAX_STATE
-from relevo._transport.optional import TransactionalHandling
 from relevo._transport.route import NOW, Routes, Routing, Target
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
-from relevo._worker.transaction import untransactional
+from relevo._worker.transaction import check_transactional
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -440,8 +439,7 @@ def check_queues(
             if target.transport == transport.name and target.queue in queues:
                 _check_target(listeners, name, target, first_queue(name))
                 for each in listeners.in_queue(name, target.queue, first_queue(name)):
-                    if each.mark.transactional and not isinstance(transport, TransactionalHandling):
-                        raise untransactional(each.id, transport)
+                    check_transactional(each, transport)
 
 
 def check_routed(transport: str, queues: Iterable[str], routes: Routes) -> None:

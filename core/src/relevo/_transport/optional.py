@@ -104,6 +104,9 @@ class TransactionalHandling(ABC):
     So the effect of a listener in that database is there if and only if the listener is done.
     """
 
+    makes_sessions: bool = True
+    """Whether it makes sessions itself, on a database of its own."""
+
     @abstractmethod
     def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
         """

@@ -73,8 +73,25 @@ def exporter(transport: Transport, listeners: Iterable[Listener]) -> Callable[[D
     return lambda _: b""
 
 
-def untransactional(listener_id: str, transport: Transport) -> ConfigurationError:
-    """Return the error for a transactional listener of events that *transport* keeps outside of any database."""
+def check_transactional(listener: Listener, transport: Transport) -> None:
+    """
+    Check that *transport* has transactions for *listener*, if that needs them.
+
+    Raises:
+        ConfigurationError: It has none, or makes no sessions for them.
+    """
+    if not listener.mark.transactional:
+        return
+    if not isinstance(transport, TransactionalHandling):
+        raise _without_transactions(listener.id, transport)
+    if listener.mark.sessions is None and not transport.makes_sessions:
+        raise ConfigurationError(
+            f'{listener.id} is transactional, and the transport "{transport.name}" ({type(transport).__name__}) has no '
+            f"database to make its session on; name what makes yours: transactional=sessionmaker(engine)"
+        )
+
+
+def _without_transactions(listener_id: str, transport: Transport) -> ConfigurationError:
     return ConfigurationError(
         f'{listener_id} is transactional, and the transport "{transport.name}" ({type(transport).__name__}) cannot '
         f"record in a transaction that it is done; route its event to a transport on the database of its rows, such as "
@@ -132,7 +149,7 @@ class Transactions:
         """
         store = self._transport
         if not isinstance(store, TransactionalHandling):
-            raise untransactional(call.listener_id, store)
+            raise _without_transactions(call.listener_id, store)
         try:
             transaction = store.handling(delivery, sessions=sessions)
         except LeaseLostError:

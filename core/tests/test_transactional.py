@@ -1,0 +1,187 @@
+"""Listeners that are called in a transaction of the application's, as a worker in memory and a dispatch call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+import relevo
+from relevo import App, Call, ConfigurationError, Event, LocalDispatcher, RunOptions, SessionError
+from relevo.testing import make_call
+from relevo_memory import MemoryTransport
+
+_TABLES = sa.MetaData()
+SHIPPED = sa.Table("shipped", _TABLES, sa.Column("number", sa.Integer))
+
+
+@pytest.fixture(name="engine")
+def _engine() -> Iterator[sa.Engine]:
+    engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+    _TABLES.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(name="app")
+def _app() -> App:
+    return App(transports={"main": MemoryTransport()}, routes={"*": "main", "now.*": "now"}, source="shop")
+
+
+def shipped(engine: sa.Engine) -> list[int]:
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.select(SHIPPED.c.number)))
+
+
+def ship(session: Any, number: int = 1) -> None:
+    session.execute(sa.insert(SHIPPED).values(number=number))
+
+
+def test_what_a_listener_wrote_is_there_if_it_is_done(app: App, engine: sa.Engine) -> None:
+    @app.listener("order.paid", transactional=sessionmaker(engine), retry=relevo.Retry(2, first=0.0))
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session, call.attempt)
+        call.dispatch("order.shipped")
+        if call.attempt == 1:
+            raise ValueError("not yet")
+
+    app.dispatch("order.paid")
+    app.drain(RunOptions(until_empty=True, settle=0.1, max_events=2))
+
+    assert shipped(engine) == [2]
+    assert [each.key for each in app.transport().waiting_groups(["default"], by="event")] == ["order.shipped"]
+
+
+def test_in_memory_the_sessions_have_to_be_named(app: App) -> None:
+    @app.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None:
+        raise AssertionError("it has no session")
+
+    with pytest.raises(ConfigurationError, match=r"has no database .* transactional=sessionmaker\(engine\)"):
+        app.worker()
+    app.dispatch("order.paid")
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    with pytest.raises(ConfigurationError, match=r"transactional=sessionmaker\(engine\)"):
+        app.transport().handling(delivery)  # type: ignore[attr-defined]  # of an optional interface
+
+
+@pytest.mark.parametrize("value", [3, "session", None])
+def test_another_value_is_refused(app: App, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="transactional: expected True, or what makes sessions"):
+
+        @app.listener("order.paid", transactional=value)
+        def pay(event: Event, call: Call) -> None: ...
+
+
+def test_a_listener_that_takes_no_call_is_refused(app: App) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes no call, which has the session; write \(event, call\)"):
+
+        @app.listener("order.paid", transactional=True)
+        def pay(event: Event) -> None: ...
+
+
+def test_another_listener_has_no_session(app: App) -> None:
+    found: list[str] = []
+
+    @app.listener("order.paid")
+    def pay(event: Event, call: Call) -> None:
+        try:
+            print(call.session)
+        except ConfigurationError as error:
+            found.append(str(error))
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    assert len(found) == 1
+    assert "call.session is for a transactional listener" in found[0]
+
+
+def test_after_its_end_a_listener_has_no_session(app: App, engine: sa.Engine) -> None:
+    calls: list[Call] = []
+
+    @app.listener("order.paid", transactional=sessionmaker(engine))
+    def pay(event: Event, call: Call) -> None:
+        calls.append(call)
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    with pytest.raises(ConfigurationError, match="until it has ended"):
+        print(calls[0].session)
+
+
+def test_a_listener_that_commits_has_failed(app: App, engine: sa.Engine) -> None:
+    @app.listener("order.paid", transactional=sessionmaker(engine), retry=1)
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session)
+        call.session.commit()
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    (dead,) = app.transport().dead_letters(["default"])
+    assert "does not commit call.session" in dead.error
+    assert shipped(engine) == []
+
+
+def test_in_process_the_session_is_that_of_the_dispatch(app: App, engine: sa.Engine) -> None:
+    @app.listener("now.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session)
+
+    with Session(engine) as session:
+        app.dispatch("now.paid", session=session)
+        session.rollback()
+        assert shipped(engine) == []
+        app.dispatch("now.paid", session=session)
+        session.commit()
+
+    assert shipped(engine) == [1]
+    with pytest.raises(ConfigurationError, match=r"pass session= to a dispatch"):
+        app.dispatch("now.paid")
+
+
+def test_a_local_dispatcher_passes_its_session_on(engine: sa.Engine) -> None:
+    dispatcher = LocalDispatcher()
+    seen: list[Any] = []
+
+    @dispatcher.listener("order.paid")
+    def pay(event: Event, call: Call) -> None:
+        seen.append(call.session)
+        call.dispatch("order.shipped")
+
+    @dispatcher.listener("order.shipped")
+    def deliver(event: Event, call: Call) -> None:
+        seen.append(call.session)
+
+    with Session(engine) as session:
+        dispatcher.dispatch("order.paid", session=session)
+
+        assert seen == [session, session]
+
+
+def test_a_unit_test_passes_a_session(engine: sa.Engine) -> None:
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session)
+
+    with Session(engine) as session:
+        pay(Event("order.paid"), make_call(session=session))
+        session.commit()
+
+    assert shipped(engine) == [1]
+
+
+def test_what_makes_no_session_is_a_failure_that_says_so(app: App) -> None:
+    @app.listener("order.paid", transactional=lambda: "session", retry=1)
+    def pay(event: Event, call: Call) -> None: ...
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    (dead,) = app.transport().dead_letters(["default"])
+    assert SessionError.__name__ in dead.error
+    assert "such as a sessionmaker" in dead.error
