@@ -43,6 +43,7 @@ from relevo._process_identity import ProcessIdentity
 from relevo._worker.caller import Caller
 from relevo._worker.progress import ListenerProgress, Progress, loaded, revived
 from relevo._worker.suspect import Suspects
+from relevo._worker.transaction import Transactions
 from relevo.errors import SettleError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -284,6 +285,7 @@ class Process:
             subjects=SubjectTypes(),
             clock=world.clock,
             chance=lambda: 0.5,
+            transactions=Transactions(self.line),
             checkpoint=self.line.checkpoint,
             runs=suspects.runs,
         )

@@ -48,12 +48,14 @@ from relevo._worker.caller import Caller
 from relevo._worker.decision import sanitised
 from relevo._worker.executor import Handle
 from relevo._worker.progress import dumped, failures_of, give_back_unread, loaded, revived
+from relevo._worker.transaction import Transactions
 from relevo.errors import CodecError, ConfigurationError, DecodeError, EncodeError, RelevoError
 from relevo.ext.mail._book import FailureGroup
 from relevo.ext.mail._incident import incidents_of, loss, packed as packed_incident, retried_incident, unpacked
 from relevo.ext.mail._text import WIDTH, Letterhead, MailSection, compose, summary
 from relevo.testing import FakeClock
 from relevo.wire import pack, unpack
+from relevo_memory import MemoryTransport
 from surface import DifferentError, Surface
 
 NOW = 1_795_000_000.0
@@ -309,6 +311,7 @@ def _handles() -> tuple[Handle, ...]:
         subjects=SubjectTypes([SubjectType(type="image", cls=int, name=str, load=_loaded)]),
         clock=clock,
         chance=lambda: 0.5,
+        transactions=Transactions(MemoryTransport()),
     )
     queues = QueueTable({"default": QueueOptions(accept=["image.created", "mail.*"])})
     accepted = accepting(caller.outcome, queues, transport="main")

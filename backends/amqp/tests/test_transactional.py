@@ -14,5 +14,5 @@ def test_a_transactional_listener_is_refused_before_anything_is_received() -> No
     @app.listener("order.paid", transactional=True)
     def pay(event: Event, call: Call) -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"AmqpTransport\) cannot record in a transaction that it is done"):
+    with pytest.raises(ConfigurationError, match=r"AmqpTransport\) cannot record .* give the transport an outbox"):
         app.worker()

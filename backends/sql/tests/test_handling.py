@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import relevo
+import relevo_sql
 from relevo import Ack, App, Call, Delivery, Envelope, Event, Nack
-from relevo.errors import CommitUnknownError, ConfigurationError, LeaseLostError, SessionError
+from relevo.errors import (
+    CommitUnknownError,
+    ConfigurationError,
+    LeaseLostError,
+    SessionError,
+    TransportUnavailableError,
+)
 from relevo_sql import SqlTransport
 
 from .on_server import received
@@ -277,17 +285,20 @@ def test_an_error_of_the_database_during_the_commit_is_a_refusal(
     assert one(transport).state == b""
 
 
-def test_after_a_commit_that_is_unknown_the_stored_state_tells(
-    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+@pytest.mark.parametrize("error", [OSError, SystemExit, GeneratorExit])
+def test_what_is_raised_after_the_commit_changes_nothing(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, error: type[BaseException]
 ) -> None:
+    def fail(_: object) -> None:
+        raise error("after the commit")
+
     transport.send([an_envelope(1)])
     delivery = one(transport)
     transaction = transport.handling(delivery, sessions=sessionmaker(shop))
     ship(transaction.session)
-    sa.event.listen(transaction.session, "after_commit", _fail)
+    sa.event.listen(transaction.session, "after_commit", fail)
 
-    with pytest.raises(CommitUnknownError, match="no answer"):
-        transaction.commit(b"done")
+    transaction.commit(b"done")
     transaction.close()
 
     assert shipped(shop) == [1]
@@ -295,8 +306,216 @@ def test_after_a_commit_that_is_unknown_the_stored_state_tells(
     assert one(transport).state == b"done"
 
 
-def _fail(*_: object) -> None:
-    raise OSError("no answer")
+def lose_the_answer(shop: sa.Engine, patch: pytest.MonkeyPatch, *, after: bool) -> None:
+    """Break the connection of the next commit on *shop*, before or *after* it takes effect."""
+    commit, driver = shop.dialect.do_commit, shop.dialect.loaded_dbapi
+
+    def lose(connection: Any) -> None:
+        patch.setattr(shop.dialect, "do_commit", commit)
+        (commit if after else shop.dialect.do_rollback)(connection)
+        raise driver.OperationalError(2013, "the connection is lost")
+
+    patch.setattr(shop.dialect, "do_commit", lose)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_after_a_commit_without_an_answer_the_database_is_asked(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session)
+    lose_the_answer(shop, monkeypatch, after=after)
+
+    if after:
+        transaction.commit(b"done")
+    else:
+        with pytest.raises(sa.exc.OperationalError):
+            transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == [1] * after
+    transport.settle([(delivery, Nack())])
+    assert one(transport).state == b"done" * after
+
+
+def test_if_the_database_cannot_be_asked_either_the_commit_is_unknown(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> bool:
+        raise TransportUnavailableError("main", "unreachable")
+
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session)
+    lose_the_answer(shop, monkeypatch, after=True)
+    monkeypatch.setattr(transport._settler, "has_progress", unreachable)
+
+    with pytest.raises(CommitUnknownError, match=r"the commit failed: .*; .*unreachable"):
+        transaction.commit(b"done")
+    transaction.close()
+
+    transport.settle([(delivery, Nack())])
+    assert one(transport).state == b"done"
+
+
+def ends_by_rollback(session: Any) -> None:
+    session.rollback()
+
+
+def ends_by_close(session: Any) -> None:
+    session.close()
+
+
+def ends_as_a_context_manager(session: Any) -> None:
+    with session:
+        ship(session, 2)
+
+
+def commits_the_connection(session: Any) -> None:
+    session.connection().commit()
+
+
+@pytest.mark.parametrize(
+    "end", [ends_by_rollback, ends_by_close, ends_as_a_context_manager, commits_the_connection, ship]
+)
+def test_a_listener_that_ends_its_transaction_leaves_nothing(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, end: Callable[[Any], None]
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session)
+
+    try:
+        end(transaction.session)
+        transaction.commit(b"done")
+        ended = False
+    except SessionError:
+        ended = True
+    transaction.close()
+    transport.settle([(delivery, Nack())])
+
+    assert ended is (end is not ship)
+    assert shipped(shop) == ([] if ended else [1, 1])
+    assert one(transport).state == (b"" if ended else b"done")
+
+
+def test_a_session_in_a_transaction_that_outlasts_it_is_refused(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    with (
+        shop.connect() as connection,
+        connection.begin(),
+        pytest.raises(SessionError, match="transaction outlasts it"),
+    ):
+        transport.handling(delivery, sessions=sessionmaker(connection))
+
+
+def test_a_session_on_a_connection_of_its_own_is_committed(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    with shop.connect() as connection:
+        transaction = transport.handling(one(transport), sessions=sessionmaker(connection))
+        ship(transaction.session)
+        transaction.commit(b"done")
+        transaction.close()
+
+    assert shipped(shop) == [1]
+
+
+def test_a_session_with_engines_by_table_is_committed(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    binds: Any = {SHIPPED: shop, relevo_sql.event: shop}  # mypy knows fewer keys
+    sessions = sessionmaker(binds=binds)
+    transaction = transport.handling(one(transport), sessions=sessions)
+    ship(transaction.session)
+
+    transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == [1]
+
+
+def test_a_session_on_two_databases_is_refused(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, tmp_path: Any
+) -> None:
+    elsewhere = sa.create_engine(f"sqlite:///{tmp_path}/elsewhere.db")
+    _TABLES.create_all(elsewhere)
+    transport.send([an_envelope(1)])
+    binds: Any = {SHIPPED: elsewhere, relevo_sql.event: shop}  # mypy knows fewer keys
+    sessions = sessionmaker(binds=binds)
+    transaction = transport.handling(one(transport), sessions=sessions)
+    ship(transaction.session)
+
+    with pytest.raises(SessionError, match="several databases"):
+        transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(elsewhere) == []
+    elsewhere.dispose()
+
+
+@pytest.mark.parametrize("setting", ["autobegin", "twophase"])
+def test_a_session_with_a_transaction_of_another_kind_is_refused(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, setting: str
+) -> None:
+    transport.send([an_envelope(1)])
+    settings: Any = {setting: setting == "twophase"}
+    sessions = sessionmaker(shop, **settings)
+
+    with pytest.raises(SessionError, match="pass one without that setting"):
+        transport.handling(one(transport), sessions=sessions)
+
+
+def test_a_savepoint_before_all_else_is_part_of_the_transaction(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    """SQLite's driver begins no transaction for a savepoint, which would commit at its end."""
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(shop))
+    with transaction.session.begin_nested():
+        ship(transaction.session)
+
+    transaction.close()
+
+    assert shipped(shop) == []
+
+
+def test_an_error_that_the_listener_ignored_is_not_blamed_on_the_server(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(shop))
+    ship(transaction.session)
+    with contextlib.suppress(sa.exc.DBAPIError):
+        transaction.session.execute(sa.text("SELECT nothing FROM nowhere"))
+
+    aborts = shop.dialect.name == "postgresql"
+    with pytest.raises(SessionError, match="begin_nested") if aborts else contextlib.nullcontext():
+        transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == ([] if aborts else [1])
+
+
+def test_a_session_that_is_in_use_is_refused(transport: SqlTransport, shop: sa.Engine, an_envelope: Maker) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    session = Session(shop)
+    ship(session)
+
+    with pytest.raises(SessionError, match="in use already"):
+        transport.handling(delivery, sessions=lambda: session)
+
+    session.close()
 
 
 # --- listeners ----------------------------------------------------------------------------------------------
@@ -363,16 +582,20 @@ def test_a_stop_of_the_propagation_commits_with_the_rows(app: App, shop: sa.Engi
 
 @pytest.mark.parametrize("execution", ["inline", "threads"])
 def test_after_a_commit_of_which_nothing_is_known_the_listener_is_not_called_again(
-    app: App, shop: sa.Engine, execution: Any
+    app: App, transport: SqlTransport, shop: sa.Engine, execution: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the database says when the connection breaks after COMMIT was sent."""
+    """What happens when the connection breaks after COMMIT was sent, and the server is gone for a moment."""
     ran: list[int] = []
+
+    def unreachable(*_: object) -> bool:
+        raise TransportUnavailableError("main", "unreachable")
 
     @app.listener("order.paid", transactional=sessionmaker(shop))
     def pay(event: Event, call: Call) -> None:
         ran.append(call.attempt)
         ship(call.session)
-        sa.event.listen(call.session, "after_commit", _fail)
+        lose_the_answer(shop, monkeypatch, after=True)
+        monkeypatch.setattr(transport._settler, "has_progress", unreachable)
 
     app.dispatch("order.paid")
     report = app.drain(relevo.RunOptions(until_empty=True, settle=10, execution=execution))
@@ -398,6 +621,24 @@ def test_what_other_functions_write_with_a_scoped_session_is_part_of_it(app: App
 
     assert shipped(shop) == [1]
     assert not scoped.registry.has()
+
+
+def test_what_an_earlier_listener_left_in_a_scoped_session_is_not_committed(app: App, shop: sa.Engine) -> None:
+    scoped = scoped_session(sessionmaker(shop))
+
+    @app.listener("order.paid", retry=1, priority=1)
+    def careless(event: Event) -> None:
+        ship(scoped, 99)
+        raise ValueError("never")
+
+    @app.listener("order.paid", transactional=scoped)
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session)
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    assert shipped(shop) == [1]
 
 
 def test_an_app_dispatches_in_the_transaction(app: App, shop: sa.Engine) -> None:
@@ -453,5 +694,5 @@ def test_a_transport_that_was_given_an_engine_makes_sessions_on_it(shop: sa.Engi
     app.drain()
     app.close()
 
-    assert seen == [shop]
+    assert [engine.pool for engine in seen] == [shop.pool]
     assert shipped(shop) == [1]

@@ -150,6 +150,10 @@ def work(transport: SqlTransport) -> None:
     assert receipt
     transport.renew_lock("drain", receipt, ttl=60)
     transport.unlock("drain", receipt)
+    assert transport.remembered("key") is None
+    transaction = transport.handling_once("key")
+    transaction.commit(b"done")
+    transaction.close()
 
 
 def deploy(transport: SqlTransport) -> None:
@@ -210,6 +214,7 @@ def clear(server: Server, *, whole: bool) -> None:
         if not whole:
             connection.exec_driver_sql("INSERT INTO relevo_worker VALUES ('long ago', 1, 0)")
             connection.exec_driver_sql("INSERT INTO relevo_announcement VALUES ('long ago', '', 0)")
+            connection.exec_driver_sql("INSERT INTO relevo_inbox VALUES ('long ago', '', 0)")
     engine.dispose()
 
 

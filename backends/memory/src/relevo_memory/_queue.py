@@ -71,6 +71,9 @@ class KeptEvent:
     leased_at = 0.0
     """When that began."""
 
+    unpinned_until: float | None = None
+    """When its lease would end, while the transaction of a listener commits; ``None`` at any other time."""
+
     receipt: Receipt | None = None
 
     identity: Identity | None = None

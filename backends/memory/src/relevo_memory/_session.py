@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from logging import getLogger
 from typing import Any
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 from relevo import Delivery
 from relevo.backend import HandlingTransaction
 from relevo.backend.session import JoinedObjects, JoinedSession, ListenerSession, joinable, listen
-from relevo.errors import CommitUnknownError, LeaseLostError, SessionError
+from relevo.errors import LeaseLostError, SessionError, described
 from relevo_memory._store import MemoryStore, Posting
+
+_log = getLogger("relevo.memory")
 
 Make = Callable[[], Sequence[Posting]]
 Enlist = Callable[[Make], None]
@@ -95,21 +98,24 @@ class MemoryHandling(HandlingTransaction):
     def session(self) -> Session:
         return self._own.session
 
-    def _commit(self, state: bytes) -> None:
+    def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
+        self._own.require_transaction()
         self._own.session.flush()  # first: it may take long
-        until = self._store.pin(self._delivery, self._now())
-        if until is None:
+        if not self._store.pin(self._delivery, self._now()):
             raise LeaseLostError(self._name, self._delivery)
+        committing()
         try:
             self._own.commit()
-        except Exception as error:
-            if not self._own.has_begun_commit or isinstance(error, DBAPIError):
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if not self._own.has_committed:
                 raise
-            raise CommitUnknownError(self._name, f"the commit failed: {error}") from error
+            _log.warning("%s: raised although its transaction has committed: %s", self._delivery, described(error))
         finally:
             if self._own.has_committed:
                 self._store.checkpoint(self._delivery, state, self._now())
-            self._store.unpin(self._delivery, until, self._now())
+            self._store.unpin(self._delivery, self._now())
 
     def close(self) -> None:
         self._own.close()

@@ -200,6 +200,7 @@ class MemoryStore:
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[Delivery]:
         """Apply each of *settlements*; return the deliveries that are no longer held."""
         with self.changed:
+            self.changed.wait_for(lambda: not any(self._is_pinned(delivery) for delivery, _ in settlements))
             lost = []
             for delivery, outcome in settlements:
                 event = self._held(delivery, now)
@@ -218,6 +219,8 @@ class MemoryStore:
                 event = self._held(delivery, now)
                 if event is None:
                     lost.append(delivery)
+                elif event.unpinned_until is not None:
+                    event.unpinned_until = now + lease
                 else:
                     event.until = now + lease
                     self._queue(event.queue).step(event, Action.EXTEND)
@@ -240,24 +243,31 @@ class MemoryStore:
         with self.changed:
             return self._held(delivery, now) is not None
 
-    def pin(self, delivery: Delivery, now: float) -> float | None:
-        """Let the lease of *delivery* not end before :meth:`unpin`; return when it would, ``None`` if it has."""
+    def pin(self, delivery: Delivery, now: float) -> bool:
+        """Keep *delivery* leased until :meth:`unpin`, which a settlement waits for; return whether it is still held."""
         with self.changed:
             event = self._held(delivery, now)
             if event is None:
-                return None
-            until, event.until = event.until, math.inf
+                return False
+            event.unpinned_until, event.until = event.until, math.inf
             self._queue(event.queue).step(event, Action.EXTEND)
-            return until
+            return True
 
-    def unpin(self, delivery: Delivery, until: float, now: float) -> None:
-        """Let the lease of *delivery* end at *until*, as before :meth:`pin`, unless it was extended since."""
+    def unpin(self, delivery: Delivery, now: float) -> None:
+        """Let the lease of *delivery* end as it would have ended without :meth:`pin`."""
         with self.changed:
             event = self._held(delivery, now)
-            if event is not None and event.until == math.inf:
-                event.until = until
+            if event is not None and event.unpinned_until is not None:
+                event.until, event.unpinned_until = event.unpinned_until, None
                 self._queue(event.queue).step(event, Action.EXTEND)
-                self.changed.notify_all()
+            self.changed.notify_all()
+
+    def _is_pinned(self, delivery: Delivery) -> bool:
+        receipt = delivery.receipt
+        if not isinstance(receipt, Receipt) or receipt.queue not in self._queues:
+            return False
+        event = self._queues[receipt.queue].events.get(receipt.number)
+        return event is not None and event.receipt is receipt and event.unpinned_until is not None
 
     def begin(self, delivery: Delivery, note: Note, now: float) -> bool:
         """Keep *note* and its deaths with *delivery*; return whether it is still held."""

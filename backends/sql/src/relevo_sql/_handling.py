@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from logging import getLogger
 
+import attrs
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from relevo import Delivery
 from relevo.backend import ForkAware, HandlingTransaction
 from relevo.backend.session import ListenerSession
-from relevo.errors import CommitUnknownError, LeaseLostError
+from relevo.errors import CommitUnknownError, LeaseLostError, RelevoError, SessionError, described
 from relevo_sql._database import LOCKED
 from relevo_sql._dialect import Dialect
 from relevo_sql._row import Receipt
-from relevo_sql._session import JoinedSessions
 from relevo_sql._settle import receipt_of
+
+_log = getLogger("relevo.sql")
+
+_ABORTED = "25P02"
+"""https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+_WENT_ON = (
+    "a transactional listener went on after an error of the database, which has aborted its transaction; put what may "
+    "fail into a savepoint: with call.session.begin_nested()"
+)
 
 
 class SessionSource(ForkAware):
@@ -53,38 +64,37 @@ class SessionSource(ForkAware):
             self._engine.dispose()
 
 
+@attrs.frozen
+class Record:
+    """What commits with the rows of a listener."""
+
+    about: object
+    """What the listener is called with, for an error."""
+
+    write: Callable[[Session, bytes], bool]
+    """Writes a state in the transaction of a session; returns whether it is still wanted."""
+
+    is_there: Callable[[bytes], bool]
+    """Returns whether a state was committed; it waits for a transaction that is still committing it."""
+
+
 class SqlHandling(HandlingTransaction):
     """
     The transaction of one listener.
 
     Args:
-        delivery: What the listener is called with.
-
-        receipt: The receipt of *delivery*.
-
         own: The session.
 
-        joined: Knows which sessions are on the database of the events.
+        record: What commits with its rows.
 
         dialect: Interprets the errors of a commit.
 
         name: The name of the transport.
     """
 
-    def __init__(
-        self,
-        delivery: Delivery,
-        receipt: Receipt,
-        own: ListenerSession,
-        joined: JoinedSessions,
-        dialect: Dialect,
-        *,
-        name: str,
-    ):
-        self._delivery = delivery
-        self._receipt = receipt
+    def __init__(self, own: ListenerSession, record: Record, dialect: Dialect, *, name: str):
         self._own = own
-        self._joined = joined
+        self._record = record
         self._dialect = dialect
         self._name = name
 
@@ -92,19 +102,45 @@ class SqlHandling(HandlingTransaction):
     def session(self) -> Session:
         return self._own.session
 
-    def _commit(self, state: bytes) -> None:
-        session = self._own.session
-        session.flush()  # first: what it writes may take long, and the row of the event stays locked until the commit
-        if not self._joined.keep(session, self._receipt, state):
-            raise LeaseLostError(self._name, self._delivery)
+    def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
+        self._own.require_transaction()
+        # First: what it writes may take long, and the row of the event stays locked until the commit.
+        self._own.session.flush()
+        try:
+            is_wanted = self._record.write(self._own.session, state)
+        except RelevoError as error:
+            if getattr(error.__cause__, "sqlstate", None) == _ABORTED:
+                raise SessionError(_WENT_ON) from error
+            raise
+        if not is_wanted:
+            raise LeaseLostError(self._name, self._record.about)
+        committing()
         try:
             self._own.commit()
-        except Exception as error:
-            if not self._own.has_begun_commit or self._is_refused(error):
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if not self._has_committed(error, state):
                 raise
-            raise CommitUnknownError(self._name, f"the commit failed: {error}") from error
+            _log.warning("%s: raised although its transaction has committed: %s", self._record.about, described(error))
 
-    def _is_refused(self, error: Exception) -> bool:
+    def _has_committed(self, error: BaseException, state: bytes) -> bool:
+        """
+        Return whether the transaction has committed although *error* was raised.
+
+        Raises:
+            CommitUnknownError: The database cannot be asked.
+        """
+        if self._own.has_committed:
+            return True
+        if not self._own.has_begun_commit or self._is_refused(error):
+            return False
+        try:
+            return self._record.is_there(state)
+        except RelevoError as unknown:
+            raise CommitUnknownError(self._name, f"the commit failed: {described(error)}; {unknown}") from error
+
+    def _is_refused(self, error: BaseException) -> bool:
         """Return whether *error* is the database's own word that it has not committed."""
         if not isinstance(error, sa.exc.DBAPIError):
             return False

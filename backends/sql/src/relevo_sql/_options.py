@@ -26,6 +26,9 @@ _KNOWN = (*_URI, "uri")
 
 _MODES = ("ro", "rw", "rwc", "memory")
 
+INBOX_KEEP = 14 * 86_400.0
+"""Seconds for which the inbox remembers a listener, unless an option says another number."""
+
 
 def _secret(url: str | Secret) -> Secret:
     return url if isinstance(url, Secret) else Secret(url)
@@ -91,6 +94,14 @@ class SqlOptions:
     Setup creates it. Sessions of the application need not have it in their ``search_path``.
     """
 
+    inbox_keep: float = attrs.field(default=INBOX_KEEP, validator=_positive)
+    """
+    Seconds for which it remembers which transactional listeners are done with the events of a transport whose outbox
+    it is.
+
+    An event that comes again later than that may run them again.
+    """
+
     dialect: str | None = attrs.field(default=None, validator=lambda _, __, value: require_dialect(value))
     """
     ``portable`` to use a database that relevo has no dialect for, with any driver of SQLAlchemy, in plain SQL.
@@ -125,7 +136,7 @@ class _Use:
     def arguments(self, driver: str) -> Mapping[str, int]:
         """Return the arguments of a connection of *driver*."""
         limits = _LIMITS.get(driver, {})
-        return {key: limits[key] for key in limits if not self.is_for_listeners or key in _OF_CONNECTING}
+        return {key: limits[key] for key in limits if not (self.is_for_listeners and key in _OF_QUERIES)}
 
 
 def engine_for(options: SqlOptions) -> sa.Engine:
@@ -227,8 +238,8 @@ https://pymysql.readthedocs.io/en/latest/modules/connections.html
 """
 
 
-_OF_CONNECTING = ("connect_timeout",)
-"""Those that do not limit what is done with a connection."""
+_OF_QUERIES = ("read_timeout", "write_timeout")
+"""Those that limit a query, and with it a listener's; the others notice a server that is gone."""
 
 
 def _engine(url: sa.URL, tls: Tls | None, use: _Use) -> sa.Engine:

@@ -284,3 +284,20 @@ What workers announce about themselves, and when that expires.
 
 An earlier release did not create it, and workers do without it: it only tells people who holds an event.
 """
+
+inbox = sa.Table(
+    "relevo_inbox",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.Column("handled_at", sa.BigInteger, nullable=False),
+)
+"""
+Which transactional listeners are done with the events of another transport, by a digest of the event and the listener.
+
+An earlier release did not create it; only such listeners need it.
+"""
+INBOX_BY_TIME = sa.Index("relevo_inbox_time", inbox.c.handled_at)
+
+DISPENSABLE = frozenset({announcement.name, inbox.name, str(INBOX_BY_TIME.name)})
+"""What an earlier release did not create, and most workers can do without."""

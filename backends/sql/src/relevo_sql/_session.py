@@ -20,7 +20,7 @@ from sqlalchemy import event as events
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 
-from relevo import Envelope
+from relevo import Clock, Envelope
 from relevo.backend import ForkAware
 from relevo.backend.session import JoinedObjects, JoinedSession, begin, joinable, listen
 from relevo.errors import ConfigurationError, RelevoError, SendError, SessionError, TransportUnavailableError
@@ -45,10 +45,13 @@ class JoinedSessions(ForkAware):
         database: The database of the transport, which also has the transport's name.
 
         wake: Called when a session has committed events.
+
+        clock: The source of time.
     """
 
-    def __init__(self, database: Database, wake: Callable[[], None]):
+    def __init__(self, database: Database, wake: Callable[[], None], clock: Clock):
         self._database = database
+        self._clock = clock
         self._wake = wake
         self._sessions = JoinedObjects[Session, _JoinedSession](lambda session: _JoinedSession(session, self))
         self.after_fork_in_child()
@@ -114,13 +117,11 @@ class JoinedSessions(ForkAware):
         if not connection.in_transaction():
             connection.begin()
         self.require_kind(connection.dialect)
-        if not self._database.dialect.joined(connection):
-            raise SessionError(
-                f'the transport "{self._database.name}" cannot join a connection in AUTOCOMMIT, since it has no '
-                f"transaction; pass one that begins and commits"
-            )
+        self._require_transactions(connection)
+        return self._know(connection.engine, create=create)
 
-        engine = connection.engine
+    def _know(self, engine: sa.Engine, *, create: bool) -> bool:
+        """Return whether the database of *engine*, which must be the transport's, lacks tables that may be created."""
         if self._is_known(engine):
             return False
         lacking = self._look_behind(engine, create=create)
@@ -130,17 +131,43 @@ class JoinedSessions(ForkAware):
 
     def admit(self, session: Session) -> None:
         """
-        Check that *session* is on the database; open its connection for that only if its engine is not known.
+        Check that *session* is on the database, without a connection of its own: its transaction must not begin yet.
 
         Raises:
-            SessionError: It is on another one, or has no engine or no transaction.
+            SessionError: It is on another one, has no engine or no transaction, or its commit would commit nothing.
         """
         bind = self.bind_of(session)
         self.require_kind(bind.dialect)
-        if not self._is_known(bind.engine):
-            self.fit(self.connection(session), create=False)
+        if isinstance(bind, sa.Connection):
+            self._require_own_transaction(bind)
+        elif not self._is_known(bind):
+            try:
+                with bind.connect() as probe, probe.begin():
+                    self._require_transactions(probe)
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+                raise self._translated(error) from getattr(error, "orig", None) or error
+        self._know(bind.engine, create=False)
 
-    def keep(self, session: Session, receipt: Receipt, state: bytes) -> bool:
+    def _require_own_transaction(self, connection: sa.Connection) -> None:
+        if connection.in_transaction():
+            raise SessionError(
+                "the session uses a connection whose transaction outlasts it, so its commit would record nothing; bind "
+                "it to an engine"
+            )
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            raise self._without_transactions()
+
+    def _require_transactions(self, connection: sa.Connection) -> None:
+        if not self._database.dialect.joined(connection):
+            raise self._without_transactions()
+
+    def _without_transactions(self) -> SessionError:
+        return SessionError(
+            f'the transport "{self._database.name}" cannot join a connection in AUTOCOMMIT, since it has no '
+            f"transaction; pass one that begins and commits"
+        )
+
+    def checkpoint(self, session: Session, receipt: Receipt, state: bytes) -> bool:
         """
         Store *state* with the delivery of *receipt* in the transaction of *session*; return whether it is still held.
 
@@ -153,12 +180,36 @@ class JoinedSessions(ForkAware):
         with self._translating():
             dialect = database.dialect.located(database.location.identity)
             seq, token = receipt
-            kept = statements_for(dialect, connection).keep.run(connection, which=seq, held=token, kept=state)
-        return kept.rowcount > 0
+            run = statements_for(dialect, connection).checkpoint_held.run
+            return run(connection, which=seq, held=token, kept=state).rowcount > 0
 
     def _is_known(self, engine: sa.Engine) -> bool:
         known = self._known.get(engine)
         return known is not None and known == self._database.location.identity
+
+    def remember(self, session: Session, key: str, state: bytes) -> bool:
+        """
+        Store *key* with *state* in the inbox, in the transaction of *session*; return whether it is new there.
+
+        Raises:
+            SessionError: *session* is on another database.
+
+            ConfigurationError: There is no inbox.
+        """
+        now = self._database.now(self._clock)  # first: it may need the lock that the transaction then has
+        connection = self.connection(session)
+        self.fit(connection, create=False)
+        database = self._database
+        with self._translating():
+            dialect = database.dialect.located(database.location.identity)
+            try:
+                statements_for(dialect, connection).remember.run(connection, which=key, kept=state, now=now)
+            except sa.exc.DBAPIError as error:
+                # It is there; or two that insert the same met, and one of them has to try again.
+                if isinstance(error, sa.exc.IntegrityError) or dialect.error_kind(error) is ErrorKind.CONFLICT:
+                    return False
+                raise
+        return True
 
     def bind_of(self, session: Session) -> sa.Engine | sa.Connection:
         """

@@ -91,6 +91,15 @@ class Settler:
         )
         return touched > 0
 
+    def has_progress(self, receipt: Receipt, state: bytes) -> bool:
+        """Return whether the row of *receipt* has *state*; wait for a transaction that is about to write it."""
+        seq, token = receipt
+        run = self._statements.has_progress.run
+        found = self._database.update(
+            lambda connection: run(connection, which=seq, held=token, kept=state).rowcount, repeatable=True
+        )
+        return found > 0
+
     def begin(self, delivery: Delivery, note: Note) -> bool:
         """Keep *note* and its deaths with *delivery*; return whether it is still held."""
         receipt = receipt_of(delivery)

@@ -15,10 +15,10 @@ from relevo_sql._dialect import Dialect, Stored
 from relevo_sql._schema import (
     BY_IDENTITY,
     DATABASE_KEY,
+    DISPENSABLE,
     IDENTITY,
     SCHEMA,
     SCHEMA_KEY,
-    announcement,
     event,
     is_for,
     meta,
@@ -53,7 +53,12 @@ def set_up(database: Database, *, dry_run: bool, only_needed: bool = False) -> S
         missing = _needed(missing)
     if missing and not dry_run:
         # Checked again, now that no other process can create anything.
-        missing = database.create(lambda connection: _create_alone(database, connection))
+        try:
+            missing = database.create(lambda connection: _create_alone(database, connection))
+        except ConfigurationError:
+            if _needed(missing):
+                raise
+            return []  # this user may create nothing, and an earlier release needed nothing more
     return [_description(thing) for thing in missing]
 
 
@@ -100,7 +105,7 @@ def completion(table: str, dialect: Dialect) -> Sequence[str]:
 
 def _needed(missing: Sequence[_Thing]) -> list[_Thing]:
     """Return *missing* without what an earlier release did not create and workers can do without."""
-    return [thing for thing in missing if getattr(thing, "name", "") != announcement.name]
+    return [thing for thing in missing if getattr(thing, "name", "") not in DISPENSABLE]
 
 
 def _texts(things: Iterable[_Thing], dialect: Dialect) -> list[str]:
@@ -131,7 +136,7 @@ def _everything(database: Database) -> list[_Thing]:
     if database.dialect.schema:
         found.append(CreateSchema(database.dialect.schema, if_not_exists=True))
     # Last what workers can do without, so that an error is about what they need.
-    for table in sorted(database.dialect.metadata.sorted_tables, key=lambda table: table.name == announcement.name):
+    for table in sorted(database.dialect.metadata.sorted_tables, key=lambda table: table.name in DISPENSABLE):
         found.append(table)
         fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
         indexes: list[sa.Index] = sorted(fitting, key=lambda index: str(index.name))

@@ -39,6 +39,7 @@ from relevo_sql._schema import (
     announcement,
     dead,
     event,
+    inbox,
     lock,
     meta,
     worker,
@@ -138,6 +139,11 @@ class Statements:
         shown: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("about")]
         known = sa.select(*shown).select_from(announcement).where(announcement.c.until > _bind("now"))
         self.announcements = prepared(known)
+        done = {"key": _bind("which"), "state": _bind("kept"), "handled_at": _bind("now")}
+        self.remember = prepared(sa.insert(inbox).values(done).inline())
+        self.remembered = prepared(sa.select(inbox.c.state).where(inbox.c.key == _bind("which")))
+        past = (inbox.c.handled_at < _bind("before"),)
+        self.forget_handled = prepared.change(RowChange(table=inbox, values=None, where=past, skips_locked=True))
         # Without those that a heartbeat has locked: two workers would wait for each other.
         old = (worker.c.seen_at < _bind("before"),)
         self.forget_workers = prepared.change(RowChange(table=worker, values=None, where=old, skips_locked=True))
@@ -282,7 +288,10 @@ class Statements:
             sa.update(event).where(held, _E.seq == _bind("which")).values(progress=_bind("kept"))
         )
         # Also after the end of the lease, which the transaction itself may have kept the worker from renewing.
-        self.keep = prepared(sa.update(event).where(one).values(progress=_bind("kept")))
+        self.checkpoint_held = prepared(sa.update(event).where(one).values(progress=_bind("kept")))
+        # Changes nothing: an UPDATE waits for the transaction that has written the row, and reports whether it fits.
+        same = (*one.clauses, _E.progress == _bind("kept"))
+        self.has_progress = prepared(sa.update(event).where(*same).values(progress=_E.progress))
         self.begin = prepared(
             sa.update(event).where(held, _E.seq == _bind("which")).values(begun=_bind("note"), deaths=_bind("dead"))
         )

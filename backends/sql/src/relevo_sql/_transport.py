@@ -39,6 +39,7 @@ from relevo.backend import (
     FileStore,
     ForkLock,
     HandlingTransaction,
+    Inbox,
     ParallelSettlement,
     QueueCatalog,
     SessionSetup,
@@ -54,9 +55,10 @@ from relevo_sql._dialect import dialect_of, separate_engine
 from relevo_sql._errors import RefusedError
 from relevo_sql._group_commit import GroupCommit
 from relevo_sql._heartbeats import Heartbeats
+from relevo_sql._inbox import InboxTable
 from relevo_sql._insert import insert_statement
 from relevo_sql._locks import Locks
-from relevo_sql._options import SqlOptions, engine_for, engine_for_sessions, risks_of
+from relevo_sql._options import INBOX_KEEP, SqlOptions, engine_for, engine_for_sessions, risks_of
 from relevo_sql._own_session import watch_sessions
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._query import Searcher
@@ -67,7 +69,7 @@ from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
 
 if TYPE_CHECKING:
-    from relevo_sql._handling import SessionSource
+    from relevo_sql._handling import Record, SessionSource
     from relevo_sql._session import JoinedSessions
 
 _log = getLogger("relevo.sql")
@@ -88,6 +90,7 @@ class SqlTransport(
     QueueCatalog,
     SetupScript,
     TransactionalHandling,
+    Inbox,
 ):
     """
     Keeps events in a database, as rows beside the application's own.
@@ -120,6 +123,9 @@ class SqlTransport(
             exists. Setup creates it.
 
         dialect: ``"portable"`` for a database that relevo has no dialect for; by default the database's own one.
+
+        inbox_keep: Seconds for which it remembers which transactional listeners are done with the events of a
+            transport whose outbox it is.
 
     Raises:
         ConfigurationError: The database is not supported, or has no schemas and *schema* is given.
@@ -162,10 +168,17 @@ class SqlTransport(
         notify: bool = True,
         schema: str | None = None,
         dialect: str | None = None,
+        inbox_keep: float = INBOX_KEEP,
     ):
         if isinstance(engine, str):
             options = SqlOptions(
-                url=engine, busy_timeout=busy_timeout, poll=poll, notify=notify, schema=schema, dialect=dialect
+                url=engine,
+                busy_timeout=busy_timeout,
+                poll=poll,
+                notify=notify,
+                schema=schema,
+                dialect=dialect,
+                inbox_keep=inbox_keep,
             )
             self._open(options, name=name, clock=clock)
             return
@@ -180,7 +193,8 @@ class SqlTransport(
             clock,
             poll,
             notify=notify,
-            session_engine=lambda: engine,
+            session_engine=partial(chosen.engine_for_listeners, engine),
+            inbox_keep=inbox_keep,
         )
 
     def _begin(
@@ -191,6 +205,7 @@ class SqlTransport(
         *,
         notify: bool,
         session_engine: Callable[[], sa.Engine],
+        inbox_keep: float,
     ) -> None:
         self.clock = self._clock = clock
         self._poll = poll
@@ -224,6 +239,7 @@ class SqlTransport(
         if self._notifications is not None:
             self.capabilities = attrs.evolve(type(self).capabilities, wakeup=True)
         self._session_engine = session_engine
+        self._inbox = InboxTable(database, clock, keep=inbox_keep)
         self._sessions: SessionSource | None = None
         self._joined: JoinedSessions | None = None
         self._joining = ForkLock(patience=_IMPORT_PATIENCE)
@@ -246,7 +262,12 @@ class SqlTransport(
             file_mode=options.permissions,
         )
         self._begin(
-            database, clock, options.poll, notify=options.notify, session_engine=lambda: engine_for_sessions(options)
+            database,
+            clock,
+            options.poll,
+            notify=options.notify,
+            session_engine=lambda: engine_for_sessions(options),
+            inbox_keep=options.inbox_keep,
         )
 
     @property
@@ -488,7 +509,9 @@ class SqlTransport(
             # A worker needs no ORM, and an application with a session has imported it: benchmarks/command_line.py.
             from relevo_sql._session import JoinedSessions  # noqa: PLC0415
 
-            joined = self._joined = self._joined or JoinedSessions(self._database, self._doorbell.ring)
+            if self._joined is None and self._database.dialect.is_file:
+                watch_sessions()
+            joined = self._joined = self._joined or JoinedSessions(self._database, self._doorbell.ring, self._clock)
         return joined
 
     def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
@@ -500,32 +523,66 @@ class SqlTransport(
         lease may fail, since the row of its event was changed when the lease was renewed.
 
         Raises:
-            LeaseLostError: The receipt is not one of this process, or of its parent.
+            LeaseLostError: The receipt is neither one of this process nor of its parent.
 
             SessionError: *sessions* makes something else than a Session, or one of another database.
 
             TransportUnavailableError: The database cannot be reached.
         """
         self._require_open()
-        joined = self._joined_sessions()
-        from relevo.backend.session import ListenerSession  # noqa: PLC0415 - see _joined_sessions()
-        from relevo_sql._handling import SessionSource, SqlHandling, receipt_in  # noqa: PLC0415 - the same
+        from relevo_sql._handling import Record, receipt_in  # noqa: PLC0415 - see _joined_sessions()
 
         receipt = receipt_in(delivery)
         if receipt is None:
             raise LeaseLostError(self.name, delivery)
+        joined = self._joined_sessions()
+        record = Record(
+            delivery,
+            write=lambda session, state: joined.checkpoint(session, receipt, state),
+            is_there=lambda state: self._settler.has_progress(receipt, state),
+        )
+        return self._handling(sessions, record)
+
+    def handling_once(self, key: str, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        """
+        Return a transaction for the listener and the event of *key*, which another transport delivers.
+
+        Raises:
+            SessionError: *sessions* makes something else than a Session, or one of another database.
+
+            TransportUnavailableError: The database cannot be reached.
+        """
+        self._require_open()
+        joined = self._joined_sessions()
+        from relevo_sql._handling import Record  # noqa: PLC0415 - see _joined_sessions()
+
+        record = Record(
+            key,
+            write=lambda session, state: joined.remember(session, key, state),
+            is_there=lambda _: self._inbox.has(key),
+        )
+        return self._handling(sessions, record)
+
+    def remembered(self, key: str) -> bytes | None:
+        self._require_open()
+        return self._inbox.state_of(key)
+
+    def _handling(self, sessions: Callable[[], Any] | None, record: Record) -> HandlingTransaction:
+        from relevo.backend.session import ListenerSession  # noqa: PLC0415 - see _joined_sessions()
+        from relevo_sql._handling import SessionSource, SqlHandling  # noqa: PLC0415 - the same
+
         if sessions is None:
             with self._joining:
                 if self._sessions is None:
                     self._sessions = SessionSource(self._session_engine, own=self._database.is_own)
                 sessions = self._sessions.sessions
-        own = ListenerSession(sessions, by="SQL transport")
+        own = ListenerSession(sessions, by="SQL transport", begun=self._database.dialect.begin_for_listener)
         try:
-            joined.admit(own.session)
+            self._joined_sessions().admit(own.session)
         except BaseException:
             own.close()
             raise
-        return SqlHandling(delivery, receipt, own, joined, self._database.dialect, name=self.name)
+        return SqlHandling(own, record, self._database.dialect, name=self.name)
 
     def exported_receipt(self, delivery: Delivery) -> bytes:
         from relevo_sql._handling import exported  # noqa: PLC0415 - see _joined_sessions()

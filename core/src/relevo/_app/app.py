@@ -538,6 +538,7 @@ class App(Dispatcher):
         *,
         checkpoint: Callable[[Delivery, bytes], None] | None,
         runs: Callable[[Delivery, str], None] | None = None,
+        committing: Callable[[], None] = lambda: None,
     ) -> Handle:
         """
         Return a function that handles deliveries from *transport* by calling *listeners*.
@@ -550,8 +551,10 @@ class App(Dispatcher):
             checkpoint: Stores progress during a delivery, if that is supported.
 
             runs: Notes which listener of a delivery with lost leases runs, if evidence of crashes is stored.
+
+            committing: Called before the transaction of a listener commits with its progress.
         """
-        return self._workers.handle(transport, listeners, checkpoint=checkpoint, runs=runs)
+        return self._workers.handle(transport, listeners, checkpoint=checkpoint, runs=runs, committing=committing)
 
     def relay(self, name: str, options: RunOptions | None = None, *, patient: bool = False) -> Worker | None:
         """Return a worker that moves events from the outbox of the transport *name* to it; ``None`` if it has none."""

@@ -420,6 +420,8 @@ def check_queues(
     transport: Transport,
     queues: Sequence[str],
     first_queue: Callable[[str], str],
+    *,
+    outbox: Transport | None = None,
 ) -> None:
     """
     Check that *queues* can be served; log the events that have no listener in their queue.
@@ -439,7 +441,7 @@ def check_queues(
             if target.transport == transport.name and target.queue in queues:
                 _check_target(listeners, name, target, first_queue(name))
                 for each in listeners.in_queue(name, target.queue, first_queue(name)):
-                    check_transactional(each, transport)
+                    check_transactional(each, transport, outbox)
 
 
 def check_routed(transport: str, queues: Iterable[str], routes: Routes) -> None:

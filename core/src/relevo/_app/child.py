@@ -76,7 +76,11 @@ class Child:
             app = self._make_app(hello)
             listeners = WatchedTable(app.listeners, self, time_limit=hello.time_limit)
             handle = app.handle(
-                app.transport(hello.transport).name, listeners, checkpoint=self._store_progress, runs=self._runs
+                app.transport(hello.transport).name,
+                listeners,
+                checkpoint=self._store_progress,
+                runs=self._runs,
+                committing=self._note_commit,
             )
         except BaseException as error:  # noqa: BLE001 - the parent reports it
             why = str(error) if isinstance(error, RelevoError) else described(error)
@@ -133,6 +137,11 @@ class Child:
             raise LeaseLostError(delivery.queue, delivery)
         if kept.problem:
             raise TransportError(kept.problem)
+        self._cell.commit(0)  # the parent has a state that contains what was committed
+
+    def _note_commit(self) -> None:
+        if self._work is not None:
+            self._cell.commit(self._work.number)
 
     def _runs(self, delivery: Delivery, listener_id: str) -> None:
         self._say(Runs(listener_id))

@@ -78,11 +78,12 @@ class WorkerFactory:
             ConfigurationError: The listeners, queues or options are invalid for a worker.
         """
         queues = options.queues or self.parts.queues(transport.name)
+        outbox = self.parts.outboxes.get(transport.name)
         check_listeners(listeners, self.parts.routes, self.parts.queue_table)
-        check_queues(listeners, self.parts.routes, transport, queues, self._first_queue_on(transport.name))
+        first_queue = self._first_queue_on(transport.name)
+        check_queues(listeners, self.parts.routes, transport, queues, first_queue, outbox=outbox)
         warn_of_risks(transport)
         warn_of_other_clock(transport, self.parts.clock)
-        outbox = self.parts.outboxes.get(transport.name)
         if outbox:
             warn_of_risks(outbox)
             warn_of_other_clock(outbox, self.parts.clock)
@@ -158,11 +159,13 @@ class WorkerFactory:
         checkpoint: Checkpoint,
         runs: Runs = None,
         running: dict[int, tuple[Delivery, str]] | None = None,
+        committing: Callable[[], None] = lambda: None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
 
-        *running* gets the listener that runs in each thread, with its delivery.
+        *running* gets the listener that runs in each thread, with its delivery. *committing* is called before the
+        transaction of a listener commits with its progress.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -180,7 +183,12 @@ class WorkerFactory:
             outgoing=self.outgoing,
             runs=runs,
             running={} if running is None else running,
-            transactions=Transactions(self.parts.transports[transport], None if signing is None else signing.sealed),
+            transactions=Transactions(
+                self.parts.transports[transport],
+                self.parts.outboxes.get(transport),
+                None if signing is None else signing.sealed,
+                committing,
+            ),
         )
         handle: Handle = caller.outcome
         if self.parts.queue_table:

@@ -18,7 +18,7 @@ import attrs
 _SINCE = struct.Struct("=d")
 _WORK = struct.Struct("=Q")
 _ABOUT = struct.Struct("=dH")
-_AT_WORK, _AT_ABOUT, _AT_ID = 8, 16, 32
+_AT_WORK, _AT_ABOUT, _AT_COMMIT, _AT_ID = 8, 16, 32, 40
 _SIZE = 2048
 _LONGEST_TRACE = 64 * 1024
 
@@ -75,6 +75,15 @@ class Cell:
     def take(self, number: int) -> None:
         """Note that the work with this *number* has begun."""
         _WORK.pack_into(self._memory, _AT_WORK, number)
+
+    def commit(self, number: int) -> None:
+        """Note that the transaction of a listener of the work with this *number* is about to commit; 0 for none."""
+        _WORK.pack_into(self._memory, _AT_COMMIT, number)
+
+    @property
+    def committed(self) -> int:
+        """The number of the work for which a transaction was about to commit, and may have done so; 0 for none."""
+        return int(_WORK.unpack_from(self._memory, _AT_COMMIT)[0])
 
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that a listener begins."""

@@ -30,6 +30,7 @@ from relevo._execution.pipe import (
 from relevo._execution.spawned import Spawned
 from relevo._transport.delivery import DeadLetter, Delivery, Failure, Lost, Outcome, Release
 from relevo._worker.decision import sanitised
+from relevo._worker.transaction import after_unknown
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError, described
 
 _log = getLogger("relevo.execution")
@@ -402,6 +403,9 @@ class Slot:
                 task.delivery,
             )
             self._forget(child)  # this reads its last output
+            if child.committed == task.work.number:
+                self._finish(task, attrs.evolve(after_unknown(task.delivery), state=_known_state(task)))
+                return
             task.work.over_limit = OverLimit(running.listener_id, running.limit, frames, child.printed())
             if task.kept is not None:
                 task.work.state = task.kept
@@ -469,7 +473,8 @@ class Slot:
             error += f"\n\nits last output:\n{printed}"
         death = str(child.identity.as_witnessed()) if begun else None  # otherwise it died of something else
         listener = running.listener_id if running is not None else ""
-        self._finish(task, Lost(state=task.kept, error=sanitised(error), death=death, listener=listener))
+        state = _known_state(task) if child.committed == task.work.number else task.kept
+        self._finish(task, Lost(state=state, error=sanitised(error), death=death, listener=listener))
 
     def _is_due(self, served: int) -> bool:
         """Return whether a child has to be replaced after *served* events."""
@@ -529,3 +534,12 @@ class Slot:
             self._wait(_LEAVE_EVERY)
             self._look_after_leavers()
         self._selector.close()
+
+
+def _known_state(task: _Task) -> bytes | None:
+    """
+    Return the state to store after a transaction of *task* that may have committed; ``None`` for the stored one.
+
+    The transaction has stored a newer state than the last one that was heard of, unless it has its record in an inbox.
+    """
+    return None if task.work.receipt else task.kept

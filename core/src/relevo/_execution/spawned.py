@@ -180,6 +180,7 @@ class Spawned:
         if self._line:
             self._print_line(self._line.decode("utf-8", "backslashreplace"))
         self.pipe.close()
+        self.committed = self.cell.committed  # only now that it cannot commit any more
         self.cell.close()
         os.close(self.output)
         os.close(self._lifeline)

@@ -82,6 +82,7 @@ class Call:
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
+    _is_released: bool = attrs.field(default=False, init=False)
     _lock: RLock = attrs.field(factory=RLock, init=False)
     _gone: bool = attrs.field(default=False, init=False)
 
@@ -183,8 +184,8 @@ class Call:
             )
         return self._session
 
-    def begin(self, session: Any) -> None:
-        """Make *session* that of the next run; ``None`` for none. The caller of the listener calls it."""
+    def use_session(self, session: Any) -> None:
+        """Make *session* that of the listener; ``None`` for none. The caller of the listener calls it."""
         self._session = session
 
     def dispatch(
@@ -255,16 +256,23 @@ class Call:
         The caller of the listener calls it when the listener has ended.
         """
         with self._lock:
-            was_over, self._over = self._over, True
-        if self._loaded is not None and not was_over:
+            self._over = True
+            was_released, self._is_released = self._is_released, True
+        if self._loaded is not None and not was_released:
             try:
                 self._subjects.release(self._subject, self._loaded)
             except Exception:  # noqa: BLE001 - what the listener did is done
                 _log.exception("%s: its subject %s could not be released", self.listener_id, self._subject)
 
     def send_held(self) -> None:
-        """End, and send the events dispatched by this call; the caller calls it when the listener has returned."""
-        self.end()
+        """
+        Refuse further dispatches, and send the events dispatched by this call.
+
+        The caller of the listener calls it when the listener has returned, and :meth:`end` afterwards: the subject may
+        belong to the transaction that is still to be committed.
+        """
+        with self._lock:
+            self._over = True
         if self._held and self._outgoing is not None:
             self._outgoing.send_held(self._held, self._session)
 

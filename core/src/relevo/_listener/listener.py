@@ -139,6 +139,8 @@ class Listener:
     queue: str | None = None
     retry: Retry | None = None
     aliases: tuple[str, ...] = ()
+    watched: Callable[[Callable[[], Any]], Any] | None = None
+    """Calls a function within the time limit; ``None`` if *function* does that itself, or if there is no limit."""
 
     def __repr__(self) -> str:
         return f"<Listener {self.id} of {self.event_name}>"

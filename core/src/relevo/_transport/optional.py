@@ -69,14 +69,24 @@ class HandlingTransaction(ABC):
     def session(self) -> Any:
         """The session that the listener writes with. Only :meth:`commit` commits it; any other commit raises."""
 
-    def commit(self, state: bytes) -> None:
+    def commit(self, state: bytes, committing: Callable[[], object] = lambda: None) -> None:
         """
         Store *state* with the delivery, in the same transaction, and commit that.
+
+        If it returns, the transaction has committed, even if a listener to the session's events raised afterwards.
+
+        Args:
+            state: The state.
+
+            committing: Called when all is written, before the database is asked to commit. If the process ends after
+                that, it is not known whether it has committed.
 
         Raises:
             LeaseLostError: The delivery was handed out again; nothing was written.
 
             CommitUnknownError: It is not known whether the transaction has committed; the stored state shows it.
+
+            TransportUnavailableError: The state could not be written; nothing was.
 
             SessionError: The session is on another database than the events; nothing was written.
 
@@ -86,10 +96,10 @@ class HandlingTransaction(ABC):
         """
         if len(state) > MAX_STATE:
             raise ConfigurationError(f"a state has at most {MAX_STATE} bytes, not {len(state)}")
-        self._commit(state)
+        self._commit(state, committing)
 
     @abstractmethod
-    def _commit(self, state: bytes) -> None:
+    def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
         """Implement :meth:`commit`; the size of *state* has been checked."""
 
     @abstractmethod
@@ -121,7 +131,9 @@ class TransactionalHandling(ABC):
             sessions: Makes the session; by default the transport does, with the address of its own database.
 
         Raises:
-            LeaseLostError: The receipt is not one of this process, or of its parent.
+            LeaseLostError: The receipt is neither one of this process nor of its parent.
+
+            TransportClosedError: The transport is closed.
 
             SessionError: *sessions* makes something else, or a session of another database.
 
@@ -132,7 +144,58 @@ class TransactionalHandling(ABC):
 
     @abstractmethod
     def exported_receipt(self, delivery: Delivery) -> bytes:
-        """Return the receipt of *delivery* as bytes, with which a child process may call :meth:`handling`."""
+        """
+        Return the receipt of *delivery* as bytes, with which a child process may call :meth:`handling`.
+
+        It is empty if it is not one of this process, or if no other process reaches the store.
+        """
+
+
+class Inbox(ABC):
+    """
+    A transport whose database remembers which listeners are done with the events of *another* transport.
+
+    A broker cannot record in a transaction of the database that a listener is done. The inbox records it there, with
+    the listener's own rows. So the effect of a listener in that database happens once, for as long as the record is
+    kept, also if the broker delivers the event again.
+    """
+
+    makes_sessions: bool = True
+    """Whether it makes sessions itself, on a database of its own."""
+
+    @abstractmethod
+    def remembered(self, key: str) -> bytes | None:
+        """
+        Return the state that was committed with *key*; ``None`` if there is none, or if it is no longer kept.
+
+        Args:
+            key: Identifies a listener and an event: at most 64 letters and digits of ASCII.
+
+        Raises:
+            ConfigurationError: The inbox is not set up.
+
+            TransportUnavailableError: The database cannot be reached.
+        """
+
+    @abstractmethod
+    def handling_once(self, key: str, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        """
+        Return a transaction for the listener and the event of *key*.
+
+        Its commit raises :class:`LeaseLostError`, and nothing is written, if *key* was committed before.
+
+        Args:
+            key: As for :meth:`remembered`.
+
+            sessions: Makes the session; by default the transport does, with the address of its own database.
+
+        Raises:
+            SessionError: *sessions* makes something else, or a session of another database.
+
+            ConfigurationError: The inbox is not set up.
+
+            TransportUnavailableError: The database cannot be reached.
+        """
 
 
 class ParallelSettlement(ABC):

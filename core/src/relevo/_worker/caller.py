@@ -36,7 +36,7 @@ from relevo._worker.progress import (
     give_back_unread,
     loaded,
 )
-from relevo._worker.transaction import Transactions, Unfinished, Within, after_unknown, finished
+from relevo._worker.transaction import FIRST, TransactionalCall, Transactions, Uncommitted, after_unknown, finished
 from relevo.errors import DecodeError, LeaseLostError, SubjectMissingError, TransportClosedError
 
 _log = getLogger("relevo.worker")
@@ -57,10 +57,6 @@ class _Failed(msgspec.Struct, frozen=True):
     """What the listener raised."""
 
 
-class _Missing(msgspec.Struct, frozen=True):
-    error: SubjectMissingError
-
-
 class _Unfit(msgspec.Struct, frozen=True):
     """The listener cannot be called for this event, ever."""
 
@@ -69,7 +65,7 @@ class _Unfit(msgspec.Struct, frozen=True):
 
 
 _DONE: Final = _Result.DONE  # until Python 3.12 a member of an enum is slow to get
-_Ended = _Result | Unfinished | _Failed | _Missing | _Unfit
+_Ended = _Result | Uncommitted | _Failed | _Unfit
 
 
 def contained(handle: Handle) -> Handle:
@@ -106,6 +102,8 @@ class Caller:
 
         chance: Returns random numbers from 0 to 1, for the jitter of retries.
 
+        transactions: Those of transactional listeners.
+
         checkpoint: Stores progress in the middle of a delivery; ``None`` if the transport does not claim that.
 
         hooks: Plugins that observe the calls.
@@ -119,8 +117,6 @@ class Caller:
         runs: Notes which listener of a delivery with lost leases runs; ``None`` if no evidence is kept.
 
         running: Gets the listener that runs in each thread, with its delivery.
-
-        transactions: Opens those of transactional listeners.
     """
 
     _listeners: ListenerTable
@@ -128,6 +124,7 @@ class Caller:
     _subjects: SubjectTypes
     _clock: Clock
     _chance: Callable[[], float]
+    _transactions: Transactions = attrs.field(factory=Transactions)
     _checkpoint: Callable[[Delivery, bytes], None] | None = None
     _hooks: Hooks = attrs.field(factory=Hooks)
     _queue_retry: Callable[[str], Retry | None] = lambda _: None
@@ -135,7 +132,6 @@ class Caller:
     _outgoing: Outgoing | None = None
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
-    _transactions: Transactions | None = None
     _reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
     _around_call: Sequence[Observer] = attrs.field(init=False)
@@ -202,16 +198,13 @@ class Caller:
         for listener in due:
             if listener is not due[0] and not self._keep(delivery, progress):
                 break
-            self._note_begun(delivery, listener)
-            call = self._call(listener, delivery, document, progress) if listener.takes_call else None
-            within = None
-            if listener.mark.transactional:
-                within = self._within(delivery, listener, call, progress, after=_after(listener, listeners))
-            result = self._ended(listener, call, document, progress, within=within)
-            if isinstance(result, Unfinished):
-                if result is Unfinished.UNKNOWN:
-                    return after_unknown(delivery)
-                break
+            if delivery.lost_leases and self._runs is not None:
+                self._runs(delivery, listener.id)
+            self._running[get_ident()] = delivery, listener.id
+            call = self._call(listener, delivery, document, progress, listeners) if listener.takes_call else None
+            result = self._run(listener, call, document, progress)
+            if call is not None:
+                self._end(call, progress)
             if result is _DONE and len(listeners) == 1 and not progress.listeners:
                 return _ACK
             match result:
@@ -221,19 +214,39 @@ class Caller:
                     self._note_failure(delivery, document, listener, progress, error)
                 case _Unfit(reason, error):
                     progress.give_up(listener, reason, error)
+                case Uncommitted():
+                    return self._give_back(delivery, listener, listeners, progress, result)
             if call is not None and call.stopped:
                 progress.stop(_after(listener, listeners))
                 break
         return progress.conclude(listeners, self._clock.now(), patience=self._patience)
 
-    def _note_begun(self, delivery: Delivery, listener: Listener) -> None:
-        if delivery.lost_leases and self._runs is not None:
-            self._runs(delivery, listener.id)
-        self._running[get_ident()] = delivery, listener.id
+    def _give_back(
+        self,
+        delivery: Delivery,
+        listener: Listener,
+        listeners: Sequence[Listener],
+        progress: Progress,
+        ending: Uncommitted,
+    ) -> Outcome:
+        """Return the outcome after the transaction of *listener* ended so; what is stored decides what runs again."""
+        if ending is Uncommitted.UNKNOWN:
+            return after_unknown(delivery)
+        _log.warning("%s: the transaction of %s was refused: it was handed out again", delivery, listener.id)
+        now = self._clock.now()
+        progress.postpone(listener, now + FIRST)
+        return progress.conclude(listeners, now, patience=self._patience)
 
-    def _call(self, listener: Listener, delivery: Delivery, document: Document, progress: Progress) -> Call:
+    def _call(
+        self,
+        listener: Listener,
+        delivery: Delivery,
+        document: Document,
+        progress: Progress,
+        listeners: Sequence[Listener],
+    ) -> Call:
         mine = progress.listeners.get(listener.id)
-        return Call(
+        call = (TransactionalCall if listener.mark.transactional else Call)(
             listener_id=listener.id,
             queue=delivery.queue,
             attempt=mine.runs + 1 if mine else 1,
@@ -244,49 +257,20 @@ class Caller:
             outgoing=self._outgoing,
             body=delivery.envelope.body if isinstance(delivery.envelope, Envelope) else b"{}",
         )
+        if isinstance(call, TransactionalCall):
+            state = partial(finished, progress, listener, call, _after(listener, listeners))
+            call.within = partial(self._transactions.run, delivery=delivery, call=call, listener=listener, state=state)
+        return call
 
-    def _within(
-        self,
-        delivery: Delivery,
-        listener: Listener,
-        call: Call | None,
-        progress: Progress,
-        *,
-        after: Sequence[Listener],
-    ) -> Within | None:
-        """Return what calls *listener* in a transaction, which commits with the progress of its success."""
-        if self._transactions is None or call is None:
-            return None
-        return partial(
-            self._transactions.run,
-            delivery=delivery,
-            call=call,
-            sessions=listener.mark.sessions,
-            state=lambda: finished(progress, listener, call, after),
-        )
+    @staticmethod
+    def _end(call: Call, progress: Progress) -> None:
+        call.end()
+        if call.subject_found:
+            progress.overcome(Reason.SUBJECT_MISSING)
 
-    def _ended(
-        self,
-        listener: Listener,
-        call: Call | None,
-        document: Document,
-        progress: Progress,
-        *,
-        within: Within | None,
-    ) -> _Ended:
-        """Call *listener*, or wait for its subject, and return how that ended."""
-        result = self._run(listener, call, document, within)
-        if isinstance(result, _Missing):
-            result = self._without_subject(listener, call, document, progress, result, within=within)
-        if call is not None:
-            call.end()
-            if call.subject_found:
-                progress.overcome(Reason.SUBJECT_MISSING)
-        return result
-
-    def _run(self, listener: Listener, call: Call | None, document: Document, within: Within | None = None) -> _Ended:
+    def _run(self, listener: Listener, call: Call | None, document: Document, progress: Progress) -> _Ended:
         """
-        Call *listener*, in a transaction if it has one, and return how that ended.
+        Call *listener*, in a transaction if it has one, or wait for its subject, and return how that ended.
 
         Each listener gets a copy of the event, so that a change by one does not reach another.
         """
@@ -296,9 +280,10 @@ class Caller:
                 event = typed(document, kind) if kind else generic(document)
             except DecodeError as error:
                 return _Unfit(Reason.MALFORMED, str(error))
-            if within is not None:
+            if isinstance(call, TransactionalCall):
                 with observe(self._around_call, event=event, listener_id=listener.id):
-                    ending = within(lambda: _call(listener, event, call))
+                    run = partial(call.within, partial(_call, listener, event, call))
+                    ending = run() if listener.watched is None else listener.watched(run)
                 return ending or _DONE
             if self._around_call:
                 with observe(self._around_call, event=event, listener_id=listener.id):
@@ -308,10 +293,12 @@ class Caller:
         except (KeyboardInterrupt, StateTooLargeError):
             raise
         except SubjectMissingError as error:
-            return _Missing(error)
+            missing = error
         except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
             return _Failed(error)
-        return _DONE
+        else:
+            return _DONE
+        return self._without_subject(listener, call, document, progress, missing)
 
     def _without_subject(
         self,
@@ -319,9 +306,7 @@ class Caller:
         call: Call | None,
         document: Document,
         progress: Progress,
-        missing: _Missing,
-        *,
-        within: Within | None,
+        missing: SubjectMissingError,
     ) -> _Ended:
         """Return how the call of *listener* ends whose subject is missing: wait for it first, then do as marked."""
         if progress.put_off(listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience):
@@ -329,11 +314,8 @@ class Caller:
         if listener.mark.missing == "skip":
             return _Result.DONE
         if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
-            result = self._run(listener, call, document, within)
-            if not isinstance(result, _Missing):
-                return result
-            missing = result
-        return _Unfit(Reason.SUBJECT_MISSING, str(missing.error))
+            return self._run(listener, call, document, progress)
+        return _Unfit(Reason.SUBJECT_MISSING, str(missing))
 
     def _note_failure(
         self, delivery: Delivery, document: Document, listener: Listener, progress: Progress, error: BaseException

@@ -185,6 +185,10 @@ class Progress(msgspec.Struct, omit_defaults=True):
         mine.due = now + (wait or 0.0)
         return wait is not None
 
+    def postpone(self, listener: Listener, until: float) -> None:
+        """Note that *listener* is called no sooner than *until*, in seconds since the epoch; this counts as no run."""
+        self._of(listener).due = until
+
     def give_up(self, listener: Listener, reason: str, error: str) -> None:
         """Note that *listener* cannot be called for this event, ever."""
         mine = self._of(listener)

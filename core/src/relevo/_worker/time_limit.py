@@ -95,9 +95,17 @@ class WatchedTable(ListenerTable):
         found = self._watched.get(listener)
         if found is None:
             limit = listener.mark.time_limit or self._time_limit
-            watched = _watched(listener.function, listener.id, limit, self._watch)
-            found = self._watched[listener] = attrs.evolve(listener, function=watched)
+            if listener.mark.transactional:  # the flush and the commit, which may wait for others, are part of its run
+                found = attrs.evolve(listener, watched=_watched(_called, listener.id, limit, self._watch))
+            else:
+                watched = _watched(listener.function, listener.id, limit, self._watch)
+                found = attrs.evolve(listener, function=watched)
+            self._watched[listener] = found
         return found
+
+
+def _called(function: Callable[[], object]) -> object:
+    return function()
 
 
 def _watched(function: Callable[..., object], listener_id: str, limit: float, watch: Watch) -> Callable[..., object]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
+from functools import partial
 from logging import getLogger
 
 import attrs
 
 from relevo._listener.call import Call
-from relevo._listener.listener import Listener, Sessions
+from relevo._listener.listener import Listener
 from relevo._transport.delivery import Delivery, Nack
 from relevo._transport.envelope import Envelope
-from relevo._transport.optional import HandlingTransaction, TransactionalHandling
+from relevo._transport.optional import HandlingTransaction, Inbox, TransactionalHandling
 from relevo._transport.transport import Transport
 from relevo._worker.decision import Reason
 from relevo._worker.progress import Progress, dumped, loaded
@@ -23,22 +24,26 @@ _log = getLogger("relevo.worker")
 COMMIT_UNKNOWN = "commit-unknown"
 """The reason of a retry after a commit of which it is not known whether it took effect."""
 
-_FIRST, _LONGEST = 1.0, 60.0
+FIRST, _LONGEST = 1.0, 60.0
 """Seconds before an event is tried again whose commit is unknown; they double each time."""
 
 
-class Unfinished(Enum):
-    """How the transaction of a listener ended that neither committed nor raised."""
+class Uncommitted(Enum):
+    """How the transaction of a listener ended that is not known to have committed, and raised nothing."""
 
     LOST = auto()
-    """Another worker may have the event; nothing was written."""
+    """Another worker may have the event. The state of the delivery may be written."""
 
     UNKNOWN = auto()
-    """It may have committed."""
+    """It may have committed with a state of the delivery, which must be left as it is."""
 
 
-Within = Callable[[Callable[[], object]], Unfinished | None]
-"""Calls a function in a transaction; returns ``None`` if that has committed."""
+@attrs.define(kw_only=True, eq=False, repr=False)
+class TransactionalCall(Call):
+    """The call of a transactional listener."""
+
+    within: Callable[[Callable[[], object]], Uncommitted | None] = attrs.field(init=False)
+    """Calls a function in a transaction; returns ``None`` if that has committed."""
 
 
 def finished(progress: Progress, listener: Listener, call: Call, after: Sequence[Listener]) -> bytes:
@@ -73,35 +78,59 @@ def exporter(transport: Transport, listeners: Iterable[Listener]) -> Callable[[D
     return lambda _: b""
 
 
-def check_transactional(listener: Listener, transport: Transport) -> None:
+def check_transactional(listener: Listener, transport: Transport, outbox: Transport | None) -> None:
     """
-    Check that *transport* has transactions for *listener*, if that needs them.
+    Check that *transport*, or the inbox in its *outbox*, has transactions for *listener*, if that needs them.
 
     Raises:
-        ConfigurationError: It has none, or makes no sessions for them.
+        ConfigurationError: There are none, or no sessions are made for them.
     """
     if not listener.mark.transactional:
         return
-    if not isinstance(transport, TransactionalHandling):
+    store = transport if isinstance(transport, TransactionalHandling) else inbox_in(outbox)
+    if store is None:
         raise _without_transactions(listener.id, transport)
-    if listener.mark.sessions is None and not transport.makes_sessions:
+    if listener.mark.sessions is None and not store.makes_sessions:
         raise ConfigurationError(
             f'{listener.id} is transactional, and the transport "{transport.name}" ({type(transport).__name__}) has no '
             f"database to make its session on; name what makes yours: transactional=sessionmaker(engine)"
         )
 
 
-def _without_transactions(listener_id: str, transport: Transport) -> ConfigurationError:
+def inbox_in(outbox: Transport | None) -> Inbox | None:
+    """Return *outbox* if it is an inbox too, as a database is."""
+    if outbox is None:
+        return None
+    return outbox if isinstance(outbox, Inbox) else None
+
+
+def key_of(envelope: Envelope, queue: str, listener_id: str) -> str:
+    """Return what identifies in an inbox that a listener is done with an event in a queue."""
+    from hashlib import sha256  # noqa: PLC0415 - it loads OpenSSL
+
+    digest = sha256()
+    for text in (envelope.source, envelope.id, queue, listener_id):
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8) + raw)
+    return digest.hexdigest()
+
+
+def _without_transactions(listener_id: str, transport: Transport | None) -> ConfigurationError:
+    name = "" if transport is None else transport.name
     return ConfigurationError(
-        f'{listener_id} is transactional, and the transport "{transport.name}" ({type(transport).__name__}) cannot '
-        f"record in a transaction that it is done; route its event to a transport on the database of its rows, such as "
-        f"sqlite:///shop.db, or remove transactional"
+        f'{listener_id} is transactional, and the transport "{name}" ({type(transport).__name__}) cannot '
+        f"record in a transaction that it is done; give the transport an outbox in the database of its rows, such as "
+        f'outbox = "sqlite:///shop.db", or route its event to a transport on that database'
     )
 
 
 def after_unknown(delivery: Delivery) -> Nack:
     """Return the outcome of *delivery* after a commit of which the effect is unknown: the stored state shows it."""
-    return Nack(delay=min(_LONGEST, _FIRST * 2.0 ** min(delivery.attempt - 1, 10)), reason=COMMIT_UNKNOWN)
+    return Nack(delay=min(_LONGEST, FIRST * 2.0 ** min(delivery.attempt - 1, 10)), reason=COMMIT_UNKNOWN)
+
+
+_STOPPED, _DONE = b"stopped", b"done"
+"""What an inbox remembers of a listener."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -110,13 +139,19 @@ class Transactions:
     The transactions of the listeners of one transport.
 
     Args:
-        transport: The transport.
+        transport: The transport; ``None`` if there are no transactions.
+
+        outbox: Its outbox, which may be an inbox too.
 
         sealed: Signs the state of an event; ``None`` if states are not signed.
+
+        committing: Called before a transaction commits with the state of its delivery.
     """
 
-    _transport: Transport
+    _transport: Transport | None = None
+    _outbox: Transport | None = None
     _sealed: Callable[[bytes, Envelope], bytes] | None = None
+    _committing: Callable[[], None] = lambda: None
 
     def run(
         self,
@@ -124,54 +159,82 @@ class Transactions:
         *,
         delivery: Delivery,
         call: Call,
-        sessions: Sessions | None,
+        listener: Listener,
         state: Callable[[], bytes],
-    ) -> Unfinished | None:
+    ) -> Uncommitted | None:
         """
-        Call *function* in a transaction; commit that together with the state that *state* then returns.
+        Call *function* in a transaction; commit that together with the record that *listener* is done.
 
         Args:
-            function: Calls the listener; what it raises rolls the transaction back, and is raised.
+            function: Calls the listener; what it raises rolls the transaction back, and is raised. It is not called if
+                the inbox remembers that the listener is done.
 
             delivery: The delivery that the listener is called for.
 
             call: Gets the session.
 
-            sessions: Makes the session; by default the transport does.
+            listener: The listener.
 
-            state: Returns the state after a success.
+            state: Returns the state of the delivery after a success.
 
         Returns:
-            How it ended if it has not committed.
+            How it ended if it is not known to have committed.
 
         Raises:
             BaseException: *function* raised it, or the transaction could not be committed; nothing was written.
         """
-        store = self._transport
-        if not isinstance(store, TransactionalHandling):
-            raise _without_transactions(call.listener_id, store)
+        envelope, inbox = delivery.envelope, inbox_in(self._outbox)
+        assert isinstance(envelope, Envelope)  # noqa: S101 - only such a one has listeners  # nosec B101
+        store: object = self._transport
+        if isinstance(store, TransactionalHandling):
+            return self._run(
+                function,
+                partial(store.handling, delivery, sessions=listener.mark.sessions),
+                partial(self._state_of, state, envelope),
+                call,
+            )
+        if inbox is None:
+            raise _without_transactions(listener.id, self._transport)
+        keys = [key_of(envelope, delivery.queue, each) for each in (listener.id, *listener.aliases)]
+        done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
+        if done is not None:
+            if done == _STOPPED:
+                call.stop_propagation()
+            return None
+        opened = partial(inbox.handling_once, keys[0], sessions=listener.mark.sessions)
+        ending = self._run(function, opened, lambda: _STOPPED if call.stopped else _DONE, call)
+        # The inbox alone tells whether it has committed, so the state of the delivery need not be left as it is.
+        return None if ending is None else Uncommitted.LOST
+
+    def _state_of(self, state: Callable[[], bytes], envelope: Envelope) -> bytes:
+        return state() if self._sealed is None else self._sealed(state(), envelope)
+
+    def _run(
+        self,
+        function: Callable[[], object],
+        opened: Callable[[], HandlingTransaction],
+        recorded: Callable[[], bytes],
+        call: Call,
+    ) -> Uncommitted | None:
+        """Call *function* in a transaction, which *opened* returns, and commit it with what *recorded* then returns."""
         try:
-            transaction = store.handling(delivery, sessions=sessions)
+            transaction = opened()
         except LeaseLostError:
-            return Unfinished.LOST
+            return Uncommitted.LOST
         try:
-            call.begin(transaction.session)
+            call.use_session(transaction.session)
             function()
-            after, envelope = state(), delivery.envelope
-            if self._sealed is not None and isinstance(envelope, Envelope):
-                after = self._sealed(after, envelope)
-            return self._commit(transaction, after, delivery)
+            return self._commit(transaction, recorded(), call)
         finally:
-            call.begin(None)
+            call.use_session(None)
             transaction.close()
 
-    @staticmethod
-    def _commit(transaction: HandlingTransaction, state: bytes, delivery: Delivery) -> Unfinished | None:
+    def _commit(self, transaction: HandlingTransaction, state: bytes, call: Call) -> Uncommitted | None:
         try:
-            transaction.commit(state)
+            transaction.commit(state, self._committing)
         except LeaseLostError:
-            return Unfinished.LOST
+            return Uncommitted.LOST
         except CommitUnknownError as error:
-            _log.warning("%s: the stored progress will show whether its listener is done: %s", delivery, error)
-            return Unfinished.UNKNOWN
+            _log.warning("%r: what is stored will show whether it is done: %s", call, error)
+            return Uncommitted.UNKNOWN
         return None

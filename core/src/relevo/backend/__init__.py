@@ -10,6 +10,7 @@ from relevo._transport.optional import (
     FileStore,
     HandlingTransaction,
     IdentifiedStore,
+    Inbox,
     ParallelSettlement,
     QueueCatalog,
     SessionSetup,
@@ -25,7 +26,7 @@ __all__ += ["awaiting_task"]
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SetupScript"]
-__all__ += ["TransactionalHandling", "HandlingTransaction", "INHERITED"]
+__all__ += ["TransactionalHandling", "HandlingTransaction", "Inbox", "INHERITED"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

@@ -243,86 +243,141 @@ class JoinedObjects(Generic[Target, Joint]):
 
 class ListenerSession:
     """
-    A session that is opened for one listener, and that only its caller commits.
+    A session that is opened for one listener, in one transaction, which only its caller ends.
 
     Args:
         sessions: Makes the session. A ``scoped_session`` is used as it is, so that functions which the listener calls
-            use the same one, and removed afterwards.
+            use the same one; it is removed before, with what an earlier listener left in it, and afterwards.
 
         by: The name of the transport in words, for an error.
 
+        begun: Called with a connection when the session has begun a transaction on it.
+
     Raises:
-        SessionError: *sessions* makes something else than a Session.
+        SessionError: *sessions* makes something else than a Session, or one that is in a transaction already, that
+            begins none by itself, or that commits in two phases.
     """
 
-    def __init__(self, sessions: Callable[[], Any], *, by: str):
-        made: object = sessions()
-        if not isinstance(made, Session):
-            raise SessionError(
-                f"transactional: expected what makes a Session of SQLAlchemy's for the {by}, such as a sessionmaker; "
-                f"it made {shown(made)}"
-            )
-        self.session = made
+    def __init__(self, sessions: Callable[[], Any], *, by: str, begun: Callable[[Connection], object] = lambda _: None):
+        self._sessions = sessions
+        self._begun = begun
+        self._remove()
+        self.session = _made_session(sessions, by=by)
         self.has_begun_commit = False
         """Whether COMMIT was sent to the database: after an error, it may have taken effect."""
 
         self.has_committed = False
         """Whether the commit took effect, also if a listener to the session's events raised afterwards."""
 
-        self._sessions = sessions
         self._is_ours = False
-        listen(made, "before_commit", self._refuse)
-        event.listen(made, "after_commit", self._note_committed, insert=True)  # before one that may raise
+        self._connections: list[Connection] = []
+        listen(self.session, "before_commit", self._refuse)
+        listen(self.session, "after_begin", self._watch)
+        event.listen(self.session, "after_commit", self._note_committed, insert=True)  # before one that may raise
+        self._transaction = self.session.begin()
+
+    def require_transaction(self) -> None:
+        """
+        Check that the transaction of the listener is still open, on one connection.
+
+        Raises:
+            SessionError: The listener has ended it, or has used several databases.
+        """
+        if self.session.get_transaction() is not self._transaction:
+            raise SessionError(
+                "a transactional listener has ended the transaction of call.session, by rollback(), by close() or as a "
+                "context manager, so what it wrote before is lost; use begin_nested() for a part that may fail"
+            )
+        if len(self._connections) > 1:
+            raise SessionError(
+                "a transactional listener has used several databases with call.session, which cannot commit together; "
+                "use one engine, or a session of its own for the other database"
+            )
 
     def commit(self) -> None:
         """Commit the session, and with it what its own listeners add."""
+        self.require_transaction()
         self._is_ours = True
-        connection = self.session.connection()
-        listen(connection, "commit", self._note)
         try:
             self.session.commit()
-        except BaseException:
-            self._roll_back(connection)
-            raise
         finally:
             self._is_ours = False
-            event.remove(connection, "commit", self._note)
 
     def close(self) -> None:
         """Close the session, which rolls back what is not committed. Raises nothing."""
+        for connection in () if self.has_committed else self._connections:
+            _roll_back(connection)
         try:
-            if isinstance(self._sessions, scoped_session):
-                self._sessions.remove()
-            else:
-                self.session.close()
+            self.session.close()
+            self._remove()
         except Exception:  # noqa: BLE001 - a connection that is lost; the database rolls back by itself
             with suppress(Exception):
                 self.session.invalidate()
         finally:
+            for connection in self._connections:
+                event.remove(connection, "commit", self._note)
             event.remove(self.session, "before_commit", self._refuse)
+            event.remove(self.session, "after_begin", self._watch)
             event.remove(self.session, "after_commit", self._note_committed)
 
-    @staticmethod
-    def _roll_back(connection: Connection) -> None:
-        """End what a failed commit left: SQLAlchemy takes it for ended, and the pool would hand it out again."""
-        try:
-            connection.connection.rollback()
-        except Exception:  # noqa: BLE001 - it is closed already, or lost
-            with suppress(Exception):
-                connection.invalidate()
+    def _remove(self) -> None:
+        if isinstance(self._sessions, scoped_session):
+            self._sessions.remove()
+
+    def _watch(self, _session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+        if connection not in self._connections:
+            self._connections.append(connection)
+            listen(connection, "commit", self._note)
+            self._begun(connection)
 
     def _refuse(self, session: Session) -> None:
         if not self._is_ours and not session.in_nested_transaction():
-            raise SessionError(
-                "a transactional listener does not commit call.session: that is done when it returns, together with "
-                "the record that it is done; use call.session.flush(), or begin_nested() for a savepoint"
-            )
+            raise SessionError(_NOT_ITS_COMMIT)
 
     def _note(self, _connection: Connection) -> None:
+        if not self._is_ours:
+            raise SessionError(_NOT_ITS_COMMIT)
         self.has_begun_commit = True
 
     def _note_committed(self, session: Session) -> None:
         self.has_committed = self.has_committed or not session.in_nested_transaction()
+
+
+_NOT_ITS_COMMIT = (
+    "a transactional listener does not commit call.session: that is done when it returns, together with the record "
+    "that it is done; use call.session.flush(), or begin_nested() for a savepoint"
+)
+
+
+def _made_session(sessions: Callable[[], Any], *, by: str) -> Session:
+    """Return what *sessions* makes, if a listener can have it."""
+    made: object = sessions()
+    if not isinstance(made, Session):
+        raise SessionError(
+            f"transactional: expected what makes a Session of SQLAlchemy's for the {by}, such as a sessionmaker; it "
+            f"made {shown(made)}"
+        )
+    if made.get_transaction() is not None or made.new or made.dirty or made.deleted:
+        raise SessionError(
+            f"transactional: {shown(sessions)} made a session that is in use already; pass what makes a new one for "
+            f"each listener, such as a sessionmaker"
+        )
+    if not made.autobegin or made.twophase:
+        what = "commits in two phases" if made.twophase else "does not begin its transaction by itself"
+        raise SessionError(
+            f"transactional: {shown(sessions)} made a session that {what}; pass one without that setting"
+        )
+    return made
+
+
+def _roll_back(connection: Connection) -> None:
+    """End what SQLAlchemy may take for ended, as after a failed commit: the pool would hand it out again."""
+    try:
+        if not connection.closed:
+            connection.connection.rollback()
+    except Exception:  # noqa: BLE001 - it is lost
+        with suppress(Exception):
+            connection.invalidate()
 
 
 def listen(target: Session | Connection, name: str, listener: Callable[..., None]) -> None:

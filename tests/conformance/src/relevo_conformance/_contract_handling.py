@@ -12,7 +12,7 @@ import pytest
 
 from relevo import MAX_STATE, Ack, Delivery, Envelope, Nack, Release, Settlement, Transport
 from relevo.backend import HandlingTransaction, TransactionalHandling
-from relevo.errors import ConfigurationError, LeaseLostError, SessionError, shown
+from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, SessionError, TransportClosedError, shown
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves, raised_by
@@ -21,7 +21,7 @@ from relevo_conformance.verdict import error_text
 
 _LEASE = 60.0
 
-_STATE = b"done"
+_STATE = b"\x00 done, in bytes that are no text: \xff"
 
 
 @attrs.frozen
@@ -66,15 +66,24 @@ class HandlingContract(Contract):
             assert self._again(bench, transport, delivery).state == b""
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
-    def test_a_commit_that_fails_leaves_no_row_and_no_state_and_the_next_one_both(self) -> None:
+    def test_a_commit_that_fails_leaves_no_row_and_the_state_before_it(self) -> None:
+        for before in (b"", b"one is done, and another one is not"):
+            with self.bench() as bench:
+                transport, delivery = self._leased(bench)
+                if before:
+                    with self._listener(transport, delivery) as listener:
+                        listener.transaction.commit(before)
+                failed = self._failed(transport, delivery)
+
+                assert failed.written() == 0, "a row is there although commit() failed"
+                after = self._again(bench, transport, delivery).state
+                assert after == before, f"after a commit() that failed the state is {after!r} instead of {before!r}"
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_after_a_commit_that_failed_the_next_one_leaves_a_row_and_a_state(self) -> None:
         with self.bench() as bench:
             transport, delivery = self._leased(bench)
-            with self._listener(transport, delivery) as failed:
-                if not hasattr(failed.writes, "fail_commit"):
-                    pytest.skip("its Transaction has no fail_commit()")
-                failed.writes.fail_commit()
-                with pytest.raises(CommitFailedError):
-                    failed.transaction.commit(b"failed")
+            failed = self._failed(transport, delivery)
             with self._listener(transport, delivery) as listener:
                 listener.transaction.commit(_STATE)
 
@@ -83,27 +92,40 @@ class HandlingContract(Contract):
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_of_several_listeners_the_last_state_stays(self) -> None:
-        with self.bench() as bench:
-            transport, delivery = self._leased(bench)
-            for state in (b"one is done, and another one is not", b"both"):
-                with self._listener(transport, delivery) as listener:
-                    listener.transaction.commit(state)
+        for last in (b"both", b""):
+            with self.bench() as bench:
+                transport, delivery = self._leased(bench)
+                for state in (b"one is done, and another one is not", last):
+                    with self._listener(transport, delivery) as listener:
+                        listener.transaction.commit(state)
 
-                assert listener.written() == 1
+                    assert listener.written() == 1, "the row is missing after commit()"
 
-            assert self._again(bench, transport, delivery).state == b"both"
+                assert self._again(bench, transport, delivery).state == last
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_the_states_of_two_deliveries_are_kept_apart(self) -> None:
         with self.bench() as bench:
-            transport, one = self._leased(bench)
-            _, other = self._leased(bench, transport)
+            transport, (one, other) = self._all_leased(bench, 2)
             for delivery, state in ((other, b"other"), (one, b"one")):
                 with self._listener(transport, delivery) as listener:
                     listener.transaction.commit(state)
 
             came = self._all_again(bench, transport, [one, other])
             assert {each.envelope: each.state for each in came} == {one.envelope: b"one", other.envelope: b"other"}
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_two_listeners_at_the_same_time_have_a_session_each(self) -> None:
+        with self.bench() as bench:
+            transport, (one, other) = self._all_leased(bench, 2)
+            with self._begun(transport, one) as left, self._begun(transport, other) as listener:
+                left.writes.add_pending()
+                listener.writes.add_pending()
+                listener.transaction.commit(_STATE)
+
+            assert (left.written(), listener.written()) == (0, 1), "a commit is not that of one listener alone"
+            came = self._all_again(bench, transport, [one, other])
+            assert {each.envelope: each.state for each in came} == {one.envelope: b"", other.envelope: _STATE}
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_after_the_next_hand_over_nothing_is_committed(self) -> None:
@@ -121,6 +143,51 @@ class HandlingContract(Contract):
             )
             assert listener.written() == 0, "a row is there although the event was handed out again"
             assert (again.state, self._again(bench, other, again).state) == (b"", b"")
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_lease_that_ends_before_the_commit_leaves_both_or_neither(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+            with self._begun(transport, delivery) as listener:
+                bench.let_leases_end()
+                listener.writes.add_pending()
+                error = raised_by(partial(listener.transaction.commit, _STATE))
+
+            self._require_both_or_neither(bench, listener, error)
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_lease_that_ends_during_the_commit_leaves_both_or_neither(self) -> None:
+        if not self.harness.capabilities.transactional:
+            pytest.skip("no event is made during a commit: transactional is not claimed")
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+
+            def make() -> Sequence[Envelope]:
+                bench.let_leases_end()
+                return ()
+
+            with self._listener(transport, delivery) as listener:
+                transport.bound_to(listener.transaction.session).send(make)
+                error = raised_by(partial(listener.transaction.commit, _STATE))
+
+            self._require_both_or_neither(bench, listener, error)
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_after_a_commit_the_lease_ends_as_before(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+            with self._listener(transport, delivery) as listener:
+                listener.transaction.commit(_STATE)
+
+            self._require_the_end_of_the_lease(bench, "after commit()")
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_after_a_commit_that_failed_the_lease_ends_as_before(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+            self._failed(transport, delivery)
+
+            self._require_the_end_of_the_lease(bench, "after a commit() that failed")
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_after_the_settlement_nothing_is_committed(self) -> None:
@@ -182,6 +249,18 @@ class HandlingContract(Contract):
             assert listener.written() == 1, "what a savepoint kept is missing, or what it undid is there"
             assert self._again(bench, transport, delivery).state == _STATE
 
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_listener_may_roll_back_and_go_on(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench)
+            with self._listener(transport, delivery) as listener:
+                listener.writes.rollback()
+                listener.writes.add_pending()
+                listener.transaction.commit(_STATE)
+
+            assert listener.written() == 1, "what was written after a rollback is missing, or what it undid is there"
+            assert self._again(bench, transport, delivery).state == _STATE
+
     @proves(promise.EFFECT_IS_THERE_IF_DONE, promise.STATE_IS_BOUNDED)
     def test_a_state_is_bounded_in_a_transaction_too(self) -> None:
         with self.bench() as bench:
@@ -201,16 +280,30 @@ class HandlingContract(Contract):
     def test_an_exported_receipt_is_valid_in_another_instance(self) -> None:
         with self.bench() as bench:
             transport, delivery = self._leased(bench)
-            exported: object = _handler(transport).exported_receipt(delivery)
-            assert isinstance(exported, bytes), f"exported_receipt returned {shown(exported)}; expected bytes"
-            if not exported:
-                pytest.skip("its receipts are of no use in another process")
-            child = attrs.evolve(delivery, receipt=exported)
-            with self._listener(bench.worker().transport, child) as listener:
+            with self._listener(bench.worker().transport, _exported(transport, delivery)) as listener:
                 listener.transaction.commit(_STATE)
 
             assert listener.written() == 1
             assert self._again(bench, transport, delivery).state == _STATE
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_an_exported_receipt_is_not_valid_after_the_next_hand_over(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+            child = _exported(transport, delivery)
+            bench.let_leases_end()
+            other = bench.worker().transport
+            again = _received(bench, other, 1)[0]
+
+            def commit() -> None:
+                with self._listener(transport, child) as listener:
+                    listener.transaction.commit(_STATE)
+
+            error = raised_by(commit)
+            assert isinstance(error, LeaseLostError), (
+                f"an exported receipt must not outlive its delivery, but with it there was {error_text(error)}"
+            )
+            assert self._again(bench, other, again).state == b""
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_another_receipt_is_none(self) -> None:
@@ -236,17 +329,33 @@ class HandlingContract(Contract):
                 )
             transport.settle([(delivery, Ack())])
 
+    @proves(promise.EFFECT_IS_THERE_IF_DONE, promise.CLOSE_IS_IDEMPOTENT)
+    def test_a_closed_transport_begins_no_transaction(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+            transport.close()
+            error = raised_by(self._opening(transport, delivery))
+
+            assert isinstance(error, TransportClosedError), (
+                f"handling() after close() must raise TransportClosedError, not {error_text(error)}"
+            )
+            bench.let_leases_end()
+            bench.past_the_recorder(bench.worker())
+
     # --- what they have in common ------------------------------------------------------------------------
 
-    def _leased(
-        self, bench: Bench, transport: Transport | None = None, *, lease: float = _LEASE
-    ) -> tuple[Transport, Delivery]:
+    def _leased(self, bench: Bench, *, lease: float = _LEASE) -> tuple[Transport, Delivery]:
         """Send an event, and return a transport with its delivery."""
+        transport, (delivery,) = self._all_leased(bench, 1, lease=lease)
+        return transport, delivery
+
+    def _all_leased(self, bench: Bench, number: int, *, lease: float = _LEASE) -> tuple[Transport, Sequence[Delivery]]:
+        """Send *number* events, and return a transport with their deliveries, which one receive returned if it can."""
         if not self.harness.has("handling"):
             raise HookMissing("handling")
-        transport = transport or bench.worker().transport
-        transport.send([bench.envelope()])
-        return transport, _received(bench, transport, 1, lease=lease)[0]
+        transport = bench.worker().transport
+        transport.send(bench.envelopes(number))
+        return transport, _received(bench, transport, number, lease=lease)
 
     @contextmanager
     def _begun(self, transport: Transport, delivery: Delivery) -> Iterator[_Listener]:
@@ -261,6 +370,37 @@ class HandlingContract(Contract):
             listener.writes.add_pending()
             listener.transaction.session.flush()
             yield listener
+
+    def _failed(self, transport: Transport, delivery: Delivery) -> _Listener:
+        """Return a listener whose commit has failed."""
+        with self._listener(transport, delivery) as listener:
+            if not hasattr(listener.writes, "fail_commit"):
+                pytest.skip("its Transaction has no fail_commit()")
+            listener.writes.fail_commit()
+            try:
+                listener.transaction.commit(b"failed")
+            except CommitFailedError:
+                return listener
+        raise AssertionError("commit() returned, although that of the session had failed")
+
+    @staticmethod
+    def _require_both_or_neither(bench: Bench, listener: _Listener, error: RelevoError | None) -> None:
+        """Require a row and the state if commit() raised no *error*, and otherwise none of them."""
+        assert error is None or isinstance(error, LeaseLostError), (
+            f"commit() after the end of the lease must succeed or raise LeaseLostError, not {error_text(error)}"
+        )
+        state, rows = (_STATE, 1) if error is None else (b"", 0)
+        assert listener.written() == rows, (
+            f"there are {listener.written()} rows after a commit() with {error_text(error)}"
+        )
+        came = [each.state for each in bench.past_the_recorder(bench.worker())]
+        assert came == [state], f"the event came again with {came} instead of the state {state!r}, and {rows} rows"
+
+    @staticmethod
+    def _require_the_end_of_the_lease(bench: Bench, when: str) -> None:
+        bench.let_leases_end()
+        came = bench.past_the_recorder(bench.worker())
+        assert [each.lost_leases for each in came] == [1], f"{when} the lease does not end"
 
     def _opening(self, transport: Transport, delivery: Delivery) -> Callable[[], None]:
         def opened() -> None:
@@ -278,6 +418,10 @@ class HandlingContract(Contract):
         nacks: list[Settlement] = [(delivery, Nack()) for delivery in deliveries]
         assert transport.settle(nacks) == [], "a delivery was lost within its lease"
         came = _received(bench, transport, len(deliveries))
+        counted = {each.envelope: (each.attempt + 1, each.lost_leases) for each in deliveries}
+        assert {each.envelope: (each.attempt, each.lost_leases) for each in came} == counted, (
+            "a transaction counts as an attempt, or as a lost lease"
+        )
         assert transport.settle([(delivery, Ack()) for delivery in came]) == []
         return came
 
@@ -299,6 +443,15 @@ def _received(bench: Bench, transport: Transport, number: int, *, lease: float =
 def _handler(transport: Transport) -> TransactionalHandling:
     assert isinstance(transport, TransactionalHandling)
     return transport
+
+
+def _exported(transport: Transport, delivery: Delivery) -> Delivery:
+    """Return *delivery* as a child process gets it."""
+    receipt: object = _handler(transport).exported_receipt(delivery)
+    assert isinstance(receipt, bytes), f"exported_receipt returned {shown(receipt)}; expected bytes"
+    if not receipt:
+        pytest.skip("its receipts are of no use in another process")
+    return attrs.evolve(delivery, receipt=receipt)
 
 
 def _returning(made: Any) -> Callable[[], Any]:

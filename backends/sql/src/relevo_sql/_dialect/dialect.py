@@ -217,6 +217,13 @@ class Dialect(ABC):
     def joined(self, connection: sa.Connection) -> bool:
         """Return whether what is written on *connection*, the application's, waits for its commit."""
 
+    def begin_for_listener(self, connection: sa.Connection) -> None:  # noqa: B027 - most databases have begun
+        """Begin the transaction of a listener on *connection*, if the driver has not."""
+
+    def engine_for_listeners(self, engine: sa.Engine) -> sa.Engine:
+        """Return *engine*, the application's, as the sessions of listeners use it that the transport makes."""
+        return engine
+
     def be_strict(self, connection: sa.Connection) -> None:  # noqa: B027 - most databases always are
         """Let the database refuse what a column cannot hold on *connection*, relevo's own."""
 

@@ -377,6 +377,10 @@ class MariadbDialect(Dialect):
             return ErrorKind.TOO_BIG  # or a float such as NaN, which the driver does not send
         return ErrorKind.OTHER
 
+    def engine_for_listeners(self, engine: sa.Engine) -> sa.Engine:
+        # Under a stronger one it could not write to the row of its event once the lease was renewed.
+        return engine.execution_options(isolation_level="READ COMMITTED")
+
     def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
         if self.error_kind(error) is ErrorKind.LOST:
             return False

@@ -111,6 +111,13 @@ class PortableDialect(Dialect):
         driver = connection.connection.dbapi_connection
         return level != "AUTOCOMMIT" and getattr(driver, "autocommit", False) is not True
 
+    def begin_for_listener(self, connection: sa.Connection) -> None:
+        if self._like is not None:
+            self._like.begin_for_listener(connection)
+
+    def engine_for_listeners(self, engine: sa.Engine) -> sa.Engine:
+        return engine if self._like is None else self._like.engine_for_listeners(engine)
+
     def check_joined(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
         if self._like is not None:
             self._like.check_joined(connection, rows)

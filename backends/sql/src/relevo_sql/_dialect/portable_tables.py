@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from relevo_sql._schema import IDENTITY, LINE, dead, event, metadata
+from relevo_sql._schema import IDENTITY, INBOX_BY_TIME, LINE, dead, event, inbox, metadata
 
 IDENTITY_COLUMN, MARK = "identity", "mark"
 
@@ -75,6 +75,7 @@ def tables_on(name: str) -> sa.MetaData:
     sa.Index("relevo_event_id", events.c[IDENTITY[0]])
     sa.Index("relevo_dead_identity", dying.c[IDENTITY[0]])
     sa.Index("relevo_dead_queue", dying.c.queue, dying.c.ref)
+    sa.Index(INBOX_BY_TIME.name, made.tables[inbox.name].c.handled_at)
     return made
 
 

@@ -286,6 +286,10 @@ class PostgresqlDialect(Dialect):
             return next((kind for said, kind in _BY_TEXT if said.search(text)), ErrorKind.OTHER)
         return ErrorKind.LOST if error.connection_invalidated else ErrorKind.OTHER
 
+    def engine_for_listeners(self, engine: sa.Engine) -> sa.Engine:
+        # Under a stronger one it could not write to the row of its event once the lease was renewed.
+        return engine.execution_options(isolation_level="READ COMMITTED")
+
     def is_refusal(self, error: sa.exc.SQLAlchemyError) -> bool:
         if isinstance(error, (sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError)):
             return True  # of the server, or of the driver before it sent anything

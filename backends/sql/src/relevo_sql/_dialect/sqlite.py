@@ -228,6 +228,12 @@ class SqliteDialect(Dialect):
             connection.info[_LEVEL] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def begin_for_listener(self, connection: sa.Connection) -> None:
+        # The driver begins no transaction before a savepoint, which would then commit by itself. One that begins with a
+        # read could not write after a renewal of the lease: https://www.sqlite.org/lang_transaction.html
+        if not self.driver(connection).in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
     def begin_to_create(self, connection: sa.Connection) -> None:
         # SQLite creates tables inside transactions, as PostgreSQL does. The driver begins one before it writes a row,
         # but not before it creates a table. A transaction that has begun gets the lock by writing. It must do so before

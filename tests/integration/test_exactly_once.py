@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 import relevo
+from relevo_sql import database_url
 
 PATIENCE = 120
 
 MOMENTS = ("in the listener", "before the commit", "at the commit", "after the commit", "before the ack")
+LATE = ("late before the commit", "late after the commit")
+"""Moments at which the listener exceeds its time limit, for which its process is killed."""
 
 SHOP = '''
 import os
 import signal
+import time
 
 import relevo
 import sqlalchemy as sa
@@ -33,7 +39,21 @@ def kill_once(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@relevo.listener("order.paid", transactional=True)
+def sleep_once(number):
+    """Exceed the time limit, unless it was done before for this event."""
+    try:
+        os.close(os.open(f"killed-{number}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    time.sleep(600)
+
+
+@relevo.listener("order.paid", priority=1)
+def first(event):
+    """Have some progress, which is stored before the next listener is called."""
+
+
+@relevo.listener("order.paid", transactional=True, time_limit="2s")
 def pay(event, call):
     number, moment = event["number"], event["moment"]
     session, connection = call.session, call.session.connection()
@@ -47,6 +67,10 @@ def pay(event, call):
         sa.event.listen(connection, "commit", lambda _: kill_once(number))
     elif moment == "after the commit":
         sa.event.listen(session, "after_commit", lambda _: kill_once(number))
+    elif moment == "late before the commit":
+        sa.event.listen(session, "before_commit", lambda _: sleep_once(number))
+    elif moment == "late after the commit":
+        sa.event.listen(session, "after_commit", lambda _: sleep_once(number))
 
 
 @relevo.listener("order.paid", priority=-1)
@@ -63,37 +87,42 @@ def deliver(event):
 
 
 @pytest.fixture(
-    name="url",
+    name="main",
     params=[
         "sqlite",
         *(
             pytest.param(name, marks=[getattr(pytest.mark, name), pytest.mark.slow("about a server, not Python")])
-            for name in ("postgresql", "mariadb")
+            for name in ("postgresql", "mariadb", "amqp")
         ),
     ],
 )
-def _url(request: pytest.FixtureRequest) -> str:
+def _main(request: pytest.FixtureRequest) -> str:
+    """Return the transport of the events: a database, or RabbitMQ with an inbox in one."""
     name: str = request.param
-    return "sqlite:///shop.db" if name == "sqlite" else request.getfixturevalue(f"{name}_database")
+    if name == "amqp":
+        options = f'prefix = "once-{uuid.uuid4().hex[:8]}", levels = 8, settle_in = 0, outbox = "sqlite:///shop.db"'
+        return f'{{ url = "{request.getfixturevalue("rabbitmq_url")}", {options} }}'
+    return f'"{"sqlite:///shop.db" if name == "sqlite" else request.getfixturevalue(f"{name}_database")}"'
 
 
 @pytest.mark.lengthy("starts processes and kills them")
 @pytest.mark.parametrize("execution", ["inline", "process"])
 def test_each_row_is_there_once_whenever_the_process_is_killed(
-    tmp_path: Path, url: str, execution: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, main: str, execution: str, monkeypatch: pytest.MonkeyPatch, forget: Callable[[relevo.App], None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "relevo.toml").write_text(
         f'source = "shop"\nlisteners = ["shop"]\nlease = "1s"\nexecution = "{execution}"\nconcurrency = 1\n\n'
-        f'[transports]\nmain = "{url}"\n'
+        f"[transports]\nmain = {main}\n"
     )
     with relevo.App.from_config("relevo.toml") as app:
         app.setup()
-        engine = sa.create_engine(app.transport().url)  # type: ignore[attr-defined]  # it is an SqlTransport
+        engine = sa.create_engine(database_url(app))
         with engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE shipped (number INTEGER)"))
-        for number, moment in enumerate(MOMENTS):
+        moments = (*MOMENTS, *LATE) if execution == "process" else MOMENTS
+        for number, moment in enumerate(moments):
             app.dispatch("order.paid", {"number": number, "moment": moment})
         transport = app.transport()
 
@@ -104,12 +133,13 @@ def test_each_row_is_there_once_whenever_the_process_is_killed(
         dead = transport.dead_letters(["default"])
         left = transport.stats("default")
         engine.dispose()
+        forget(app)
     killed = [code for code in codes if code < 0]
     assert len(killed) == (len(MOMENTS) if execution == "inline" else 0)
-    assert len(list(tmp_path.glob("killed-*"))) == len(MOMENTS)
-    assert shipped == [0, 1, 2, 3, 4]
-    assert sorted((tmp_path / "delivered").read_text().split()) == ["0", "1", "2", "3", "4"]
-    assert (dead, left.ready, left.leased, left.scheduled) == ([], 0, 0, 0)
+    assert len(list(tmp_path.glob("killed-*"))) == len(moments)
+    assert shipped == [*range(len(moments))]
+    assert sorted((tmp_path / "delivered").read_text().split()) == [str(number) for number in range(len(moments))]
+    assert (list(dead), left.ready, left.leased or 0, left.scheduled) == ([], 0, 0, 0)
 
 
 def _drain(folder: Path) -> int:

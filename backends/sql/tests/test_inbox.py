@@ -1,0 +1,162 @@
+"""The inbox: what a listener wrote for an event of another transport is there once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
+
+from relevo.errors import ConfigurationError, LeaseLostError, SessionError
+from relevo.testing import FakeClock
+from relevo_sql import SqlTransport
+
+from .on_server import execute, in_a_thread
+
+Opener = Callable[..., SqlTransport]
+
+_TABLES = sa.MetaData()
+SHIPPED = sa.Table("shipped", _TABLES, sa.Column("number", sa.Integer))
+
+
+@pytest.fixture(
+    name="driver",
+    params=[
+        "sqlite",
+        pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
+        pytest.param("mariadb+pymysql", marks=pytest.mark.mariadb),
+    ],
+)
+def _driver(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(name="url")
+def _url(request: pytest.FixtureRequest, driver: str) -> str:
+    url: str = "" if driver == "sqlite" else request.getfixturevalue("server_database")
+    return url
+
+
+@pytest.fixture(name="options", params=[{}, {"dialect": "portable"}], ids=["own dialect", "portable"])
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    options: dict[str, Any] = request.param
+    return options
+
+
+@pytest.fixture(name="transport")
+def _transport(opener: Opener, url: str, options: dict[str, Any]) -> SqlTransport:
+    return opener(url=url, **options)
+
+
+@pytest.fixture(name="shop")
+def _shop(transport: SqlTransport, driver: str) -> Iterator[sa.Engine]:
+    """Return the application's engine, of a database with the table of its rows."""
+    engine = sa.create_engine(transport.url.set(drivername=driver))
+    _TABLES.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def shipped(engine: sa.Engine) -> list[int]:
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.select(SHIPPED.c.number)))
+
+
+def ship(session: Any, number: int = 1) -> None:
+    session.execute(sa.insert(SHIPPED).values(number=number))
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_row_and_the_record_commit_together(transport: SqlTransport, shop: sa.Engine, *, is_own: bool) -> None:
+    before = transport.remembered("one")
+    transaction = transport.handling_once("one", sessions=sessionmaker(shop) if is_own else None)
+    ship(transaction.session)
+
+    transaction.commit(b"done")
+    transaction.close()
+
+    assert (before, transport.remembered("one"), transport.remembered("two")) == (None, b"done", None)
+    assert shipped(shop) == [1]
+
+
+def test_what_is_not_committed_is_not_remembered(transport: SqlTransport, shop: sa.Engine) -> None:
+    transaction = transport.handling_once("one")
+    ship(transaction.session)
+
+    transaction.close()
+
+    assert transport.remembered("one") is None
+    assert shipped(shop) == []
+
+
+def test_the_second_transaction_of_an_event_writes_nothing(transport: SqlTransport, shop: sa.Engine) -> None:
+    """As when a broker delivered the event again while its first worker was still busy."""
+    one, other = (transport.handling_once("one", sessions=sessionmaker(shop)) for _ in range(2))
+    ship(one.session, 1)
+    one.commit(b"done")
+    one.close()
+    ship(other.session, 2)
+
+    with pytest.raises(LeaseLostError):
+        other.commit(b"stopped")
+    other.close()
+
+    assert transport.remembered("one") == b"done"
+    assert shipped(shop) == [1]
+
+
+def test_of_two_at_the_same_time_one_commits(transport: SqlTransport, shop: sa.Engine) -> None:
+    one, other = (transport.handling_once("one", sessions=sessionmaker(shop)) for _ in range(2))
+    ship(one.session, 1)
+
+    def lose() -> str:
+        try:
+            ship(other.session, 2)
+            other.commit(b"done")
+        except LeaseLostError:
+            return "lost"
+        finally:
+            other.close()
+        return "committed"
+
+    with in_a_thread(lose) as ended:  # on a server it waits for the record of the first one
+        one.commit(b"done")
+        one.close()
+
+    assert ended == ["lost"] or shipped(shop) == [2]
+    assert len(shipped(shop)) == 1
+
+
+def test_records_are_forgotten_in_time(opener: Opener, url: str, options: dict[str, Any], clock: FakeClock) -> None:
+    transport = opener(clock, url=url, inbox_keep=3600.0, **options)
+    for key in ("old", "new"):
+        transaction = transport.handling_once(key)
+        transaction.commit(b"done")
+        transaction.close()
+        clock.advance(1800.0)
+    clock.advance(60.0)
+
+    assert [transport.remembered(key) for key in ("old", "new")] == [None, b"done"]
+
+
+def test_without_the_table_it_says_what_to_run(transport: SqlTransport, shop: sa.Engine) -> None:
+    execute(transport.url, "DROP TABLE relevo_inbox")
+
+    with pytest.raises(ConfigurationError, match="relevo setup"):
+        transport.remembered("one")
+
+    assert "table relevo_inbox" in transport.setup([])
+    assert transport.remembered("one") is None
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_session_of_another_database_is_refused(transport: SqlTransport, tmp_path: Any) -> None:
+    elsewhere = sa.create_engine(f"sqlite:///{tmp_path}/elsewhere.db")
+
+    with pytest.raises(SessionError):
+        transport.handling_once("one", sessions=sessionmaker(elsewhere))
+
+    elsewhere.dispose()

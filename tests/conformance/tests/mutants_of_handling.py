@@ -1,0 +1,162 @@
+"""Bugs of the transactions of listeners: what they write, and the state of the delivery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from relevo import Delivery
+from relevo.backend import HandlingTransaction
+from relevo.backend.session import ListenerSession
+from relevo.errors import SessionError
+from relevo_conformance import promise
+from relevo_memory import MemoryTransport
+from relevo_memory._session import MemoryHandling
+
+from .memory import BreakableStore
+from .planting import planted
+
+
+class Begun(HandlingTransaction):
+    """The transaction of a listener, with the bug of its transport."""
+
+    def __init__(self, transport: Handled, inner: MemoryHandling) -> None:
+        self.transport = transport
+        self.inner = inner
+
+    @property
+    def session(self) -> Session:
+        return self.inner.session
+
+    def _commit(self, state: bytes) -> None:
+        self.transport.committed(self.inner, state)
+
+    def close(self) -> None:
+        self.transport.closed(self.inner)
+
+
+class Handled(MemoryTransport):
+    """A transport with hooks for the transactions of listeners; none of them changes anything."""
+
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        inner = super().handling(delivery, sessions=sessions)
+        assert isinstance(inner, MemoryHandling)
+        return Begun(self, inner)
+
+    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+        """Commit *inner* together with *state*."""
+        inner.commit(state)
+
+    def closed(self, inner: MemoryHandling) -> None:
+        """Close *inner*."""
+        inner.close()
+
+
+# --- the state -------------------------------------------------------------------------------------
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class StoresTheStateBeforeTheCommit(Handled):
+    """The state of a listener is stored before its transaction commits, and stays if that fails."""
+
+    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+        self.checkpoint(inner._delivery, state)
+        inner.commit(state)
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class CommitsPastTheSession(Handled):
+    """The driver is told to commit, and the session does not learn of it, so that its events are lost."""
+
+    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+        session = inner.session
+        session.flush()
+        self.checkpoint(inner._delivery, state)
+        session.connection().connection.commit()
+
+
+# --- the lease -------------------------------------------------------------------------------------
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class ChecksTheLeaseWhenAListenerBegins(Handled):
+    """Whether a delivery is held is checked when its listener begins, and not when the transaction commits."""
+
+    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+        inner._own.commit()
+        self.store.checkpoint(inner._delivery, state, self.clock.now())
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class LetsALeaseEndDuringACommit(BreakableStore):
+    """A lease that ends while the database commits takes the state with it, and the rows stay."""
+
+    def pin(self, delivery: Delivery, now: float) -> float | None:
+        return 0.0 if self.holds(delivery, now) else None
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class HoldsForEverWhatWasCommitted(BreakableStore):
+    """After a commit the lease of the delivery does not end any more."""
+
+    def unpin(self, delivery: Delivery, until: float, now: float) -> None:
+        pass
+
+
+# --- the session -----------------------------------------------------------------------------------
+
+
+def _refuse_nothing(_self: ListenerSession, _session: Session) -> None:
+    pass
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False, patches={(ListenerSession, "_refuse"): _refuse_nothing})
+class LetsAListenerCommit(MemoryTransport):
+    """A listener can commit its session, without the state."""
+
+
+def _refuse_savepoints_too(self: ListenerSession, _session: Session) -> None:
+    if not self._is_ours:
+        raise SessionError("a listener does not commit")
+
+
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE, by_chance=False, patches={(ListenerSession, "_refuse"): _refuse_savepoints_too}
+)
+class RefusesSavepoints(MemoryTransport):
+    """The release of a savepoint is refused as a commit of the listener."""
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class CommitsWhatAListenerLeft(Handled):
+    """The end of a listener commits what is left in its session, also if the listener raised."""
+
+    def closed(self, inner: MemoryHandling) -> None:
+        inner._own.commit()
+        inner.close()
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class SharesASession(Handled):
+    """All listeners use the session of the first one, also at the same time."""
+
+    made: Any = None
+
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        self.made = self.made or (sessions and sessions())
+        return super().handling(delivery, sessions=lambda: self.made)
+
+
+# --- the transport ---------------------------------------------------------------------------------
+
+
+@planted(promise.CLOSE_IS_IDEMPOTENT, by_chance=False)
+class BeginsTransactionsAfterItsClose(MemoryTransport):
+    """A transport that is closed still begins transactions of listeners."""
+
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        if self._closed and sessions is not None:
+            return MemoryHandling(delivery, sessions, self.store, self.clock.now, name=self.name)
+        return super().handling(delivery, sessions=sessions)

@@ -1,0 +1,145 @@
+"""Transactional listeners of events that RabbitMQ delivers, with an inbox in the database of their rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import relevo
+from relevo import Ack, App, Call, ConfigurationError, Delivery, Event, Nack, SystemClock
+from relevo_amqp import AmqpOptions, AmqpTransport
+from relevo_memory import MemoryTransport
+from relevo_sql import SqlTransport
+
+pytestmark = [pytest.mark.amqp, pytest.mark.slow("about a server, not Python")]
+
+_TABLES = sa.MetaData()
+SHIPPED = sa.Table("shipped", _TABLES, sa.Column("number", sa.Integer))
+
+
+@pytest.fixture(name="engine")
+def _engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db")
+    _TABLES.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(name="app")
+def _app(rabbitmq_url: str, engine: sa.Engine, forget: Callable[[App], None]) -> Iterator[App]:
+    options = AmqpOptions(url=rabbitmq_url, prefix=f"inbox-{uuid.uuid4().hex[:8]}", levels=8, settle_in=0)
+    broker = AmqpTransport.open(options, name="main", clock=SystemClock())
+    app = App(
+        transports={"main": broker},
+        outboxes={"main": SqlTransport(engine)},
+        routes={"*": "main"},
+        source="shop",
+    )
+    app.setup()
+    yield app
+    forget(app)
+    app.close()
+
+
+def one(app: App) -> Delivery:
+    (found,) = app.transport().receive(["default"], limit=1, lease=60, wait=30)
+    return found
+
+
+def shipped(engine: sa.Engine) -> list[int]:
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.select(SHIPPED.c.number)))
+
+
+def test_an_event_that_comes_again_has_no_second_effect(app: App, engine: sa.Engine) -> None:
+    @app.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None:
+        call.session.execute(sa.insert(SHIPPED).values(number=1))
+        call.dispatch("order.shipped")
+
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    app.dispatch("order.paid")
+    delivery = one(app)
+
+    outcomes = [handle(delivery), handle(delivery)]  # as after a crash between the commit and the ack
+    app.transport().settle([(delivery, outcomes[1])])
+    app.drain()
+
+    assert outcomes == [Ack(), Ack()]
+    assert shipped(engine) == [1]
+
+
+def test_the_inbox_remembers_that_the_propagation_was_stopped(app: App, engine: sa.Engine) -> None:
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=True, priority=1)
+    def first(event: Event, call: Call) -> None:
+        ran.append("first")
+        call.stop_propagation()
+
+    @app.listener("order.paid")
+    def second(event: Event) -> None:
+        ran.append("second")
+
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    app.dispatch("order.paid")
+    delivery = one(app)
+
+    outcomes = [handle(delivery), handle(delivery)]
+
+    assert outcomes == [Ack(), Ack()]
+    assert ran == ["first"]
+
+
+def test_a_renamed_listener_is_remembered(app: App, engine: sa.Engine) -> None:
+    ran: list[str] = []
+
+    def pay(event: Event, call: Call) -> None:
+        ran.append(call.listener_id)
+
+    app.dispatch("order.paid")
+    delivery = one(app)
+    for name, aliases in (("old", ()), ("new", ["old"])):
+        listener = app.add_listener("order.paid", pay, id=name, aliases=aliases, transactional=True)
+        assert app.handle("main", app.listeners, checkpoint=None)(delivery) == Ack()
+        app.remove_listener(listener)
+
+    assert ran == ["old"]
+
+
+def test_each_listener_and_each_queue_is_remembered_by_itself(app: App, engine: sa.Engine) -> None:
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=True)
+    def first(event: Event, call: Call) -> None:
+        ran.append("first")
+
+    @app.listener("order.paid", transactional=True, retry=relevo.Retry(2, first=0.0))
+    def second(event: Event, call: Call) -> None:
+        ran.append("second")
+        if len(ran) == 2:
+            raise ValueError("not yet")
+
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    app.dispatch("order.paid")
+    delivery = one(app)
+
+    outcomes = [handle(delivery), handle(delivery)]
+
+    assert [type(each) for each in outcomes] == [Nack, Ack]
+    assert ran == ["first", "second", "second"]
+
+
+def test_an_outbox_that_is_no_inbox_is_refused(rabbitmq_url: str) -> None:
+    broker = AmqpTransport(rabbitmq_url)
+    app = App(transports={"main": broker}, outboxes={"main": MemoryTransport()}, routes={"*": "main"}, source="shop")
+
+    @app.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="give the transport an outbox in the database of its rows"):
+        app.worker()
