@@ -97,9 +97,9 @@ def test_every_error_has_an_example_here_and_says_who_must_act() -> None:
             'no transport for "sqlit"; available: sql, sqlite; did you mean "sqlite"?',
         ),
         (TransportNotFoundError("x", []), 'no transport for "x"; available: none'),
-        (EVERY[14], 'the transport "main" could not confirm every event: 1 sent, 2 refused, 1 unknown: it broke'),
+        (EVERY[15], 'the transport "main" could not confirm every event: 1 sent, 2 refused, 1 unknown: it broke'),
         (EVERY[6], 'no route for "a.b"; routes: "image.*"; add one under [routes], for example "*" = "main"'),
-        (EVERY[17], 'the event "a.b" cannot be sent: $.a: is not JSON'),
+        (EVERY[18], 'the event "a.b" cannot be sent: $.a: is not JSON'),
         (
             UnsupportedError("q", "take", "it is plain"),
             'the transport "q" cannot handle one given event now (take): it is plain; use a transport that claims it',

@@ -20,6 +20,7 @@ from relevo_sql import SqlTransport, _handling, _session
 from relevo_sql._handling import SqlHandling
 from relevo_sql._row import Receipt
 from relevo_sql._session import JoinedSessions
+from relevo_sql._settle import receipt_of
 
 from .planting import Patches, commit, planted, reworded
 
@@ -29,7 +30,7 @@ ITS_RECEIPT = "relevo_event.token = ?"
 
 def kept_by(*changes: tuple[str, str]) -> Patches:
     """Return patches of the statement that stores the state of a listener; see :func:`reworded`."""
-    (statements,) = reworded(["keep"], *changes).values()
+    (statements,) = reworded(["checkpoint_held"], *changes).values()
     return {(_session, "statements_for"): statements}
 
 
@@ -42,15 +43,15 @@ def kept_by(*changes: tuple[str, str]) -> Patches:
     by_chance=False,
 )
 def commits_the_state_before_the_session() -> Patches:
-    keep = JoinedSessions.keep
+    checkpoint = JoinedSessions.checkpoint
 
     def keep_at_once(self: JoinedSessions, session: Session, receipt: Receipt, state: bytes) -> bool:
-        kept = keep(self, session, receipt, state)
+        kept = checkpoint(self, session, receipt, state)
         if kept:
             commit(self.connection(session))
         return kept
 
-    return {(JoinedSessions, "keep"): keep_at_once}
+    return {(JoinedSessions, "checkpoint"): keep_at_once}
 
 
 @planted(
@@ -78,7 +79,7 @@ def stores_the_state_after_the_commit() -> Patches:
         held = "SELECT 1 FROM relevo_event WHERE seq = ? AND token = ?"
         return bool(self.connection(session).exec_driver_sql(held, receipt).all())
 
-    return {(SqlTransport, "handling"): begin, (JoinedSessions, "keep"): keep_later}
+    return {(SqlTransport, "handling"): begin, (JoinedSessions, "checkpoint"): keep_later}
 
 
 @planted(
@@ -105,27 +106,25 @@ def stores_the_state_with_all_of_the_claim() -> Patches:
     by_chance=False,
 )
 def cuts_a_long_state_at_the_commit() -> Patches:
-    return {(SqlHandling, "commit"): lambda self, state: self._commit(state[:MAX_STATE])}
+    def cut(self: SqlHandling, state: bytes, committing: Callable[[], object] = lambda: None) -> None:
+        self._commit(state[:MAX_STATE], committing)
+
+    return {(SqlHandling, "commit"): cut}
 
 
 @planted(
     promise.EFFECT_IS_THERE_IF_DONE,
-    "The state is stored on the connection that the session had first, and has no more after a rollback.",
+    "Only after its commit a transaction tells that it commits.",
     by_chance=False,
 )
-def stores_the_state_on_the_first_connection() -> Patches:
-    admit = JoinedSessions.admit
+def tells_of_a_commit_after_it() -> Patches:
+    commit_only = SqlHandling._commit
 
-    def admit_with_its_connection(self: JoinedSessions, session: Session) -> None:
-        admit(self, session)
-        session.info["first"] = self.connection(session)
+    def commit_and_tell(self: SqlHandling, state: bytes, committing: Callable[[], object]) -> None:
+        commit_only(self, state, lambda: None)
+        committing()
 
-    def keep_on_that(self: JoinedSessions, session: Session, receipt: Receipt, state: bytes) -> bool:
-        statement = self._database.statements.keep
-        kept = statement.run(session.info["first"], which=receipt.seq, held=receipt.token, kept=state)
-        return kept.rowcount > 0
-
-    return {(JoinedSessions, "admit"): admit_with_its_connection, (JoinedSessions, "keep"): keep_on_that}
+    return {(SqlHandling, "_commit"): commit_and_tell}
 
 
 # --- the lease -------------------------------------------------------------------------------------
@@ -155,15 +154,15 @@ def commits_what_was_settled() -> Patches:
     by_chance=False,
 )
 def notices_a_lost_lease_after_the_commit() -> Patches:
-    keep = JoinedSessions.keep
+    checkpoint = JoinedSessions.checkpoint
 
     def keep_too_late(self: JoinedSessions, session: Session, receipt: Receipt, state: bytes) -> bool:
-        kept = keep(self, session, receipt, state)
+        kept = checkpoint(self, session, receipt, state)
         if not kept:
             commit(self.connection(session))
         return kept
 
-    return {(JoinedSessions, "keep"): keep_too_late}
+    return {(JoinedSessions, "checkpoint"): keep_too_late}
 
 
 # --- the exported receipt --------------------------------------------------------------------------
@@ -176,7 +175,7 @@ def notices_a_lost_lease_after_the_commit() -> Patches:
 )
 def exports_a_receipt_of_every_delivery() -> Patches:
     def exported(delivery: Delivery) -> bytes:
-        receipt = _handling.receipt_of(delivery)
+        receipt = receipt_of(delivery)
         return b"" if receipt is None else b"%d 0" % receipt.seq
 
     return {**kept_by((ITS_RECEIPT, "? IN (0, relevo_event.token)")), (_handling, "exported"): exported}

@@ -152,6 +152,13 @@ def test_without_the_table_it_says_what_to_run(transport: SqlTransport, shop: sa
     assert transport.remembered("one") is None
 
 
+def test_a_second_setup_finds_everything(
+    opener: Opener, url: str, options: dict[str, Any], transport: SqlTransport
+) -> None:
+    assert transport.setup([], dry_run=True) == []
+    assert opener(url=url, setup=False, **options).setup([]) == []
+
+
 @pytest.mark.usefixtures("shop")
 def test_a_session_of_another_database_is_refused(transport: SqlTransport, tmp_path: Any) -> None:
     elsewhere = sa.create_engine(f"sqlite:///{tmp_path}/elsewhere.db")

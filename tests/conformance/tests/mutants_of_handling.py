@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from relevo import Delivery
@@ -30,8 +32,8 @@ class Begun(HandlingTransaction):
     def session(self) -> Session:
         return self.inner.session
 
-    def _commit(self, state: bytes) -> None:
-        self.transport.committed(self.inner, state)
+    def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
+        self.transport.committed(self.inner, state, committing)
 
     def close(self) -> None:
         self.transport.closed(self.inner)
@@ -45,9 +47,9 @@ class Handled(MemoryTransport):
         assert isinstance(inner, MemoryHandling)
         return Begun(self, inner)
 
-    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+    def committed(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
         """Commit *inner* together with *state*."""
-        inner.commit(state)
+        inner.commit(state, committing)
 
     def closed(self, inner: MemoryHandling) -> None:
         """Close *inner*."""
@@ -61,19 +63,20 @@ class Handled(MemoryTransport):
 class StoresTheStateBeforeTheCommit(Handled):
     """The state of a listener is stored before its transaction commits, and stays if that fails."""
 
-    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+    def committed(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
         self.checkpoint(inner._delivery, state)
-        inner.commit(state)
+        inner.commit(state, committing)
 
 
 @planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
 class CommitsPastTheSession(Handled):
     """The driver is told to commit, and the session does not learn of it, so that its events are lost."""
 
-    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+    def committed(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
         session = inner.session
         session.flush()
         self.checkpoint(inner._delivery, state)
+        committing()
         session.connection().connection.commit()
 
 
@@ -84,35 +87,42 @@ class CommitsPastTheSession(Handled):
 class ChecksTheLeaseWhenAListenerBegins(Handled):
     """Whether a delivery is held is checked when its listener begins, and not when the transaction commits."""
 
-    def committed(self, inner: MemoryHandling, state: bytes) -> None:
+    def committed(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
+        committing()
         inner._own.commit()
-        self.store.checkpoint(inner._delivery, state, self.clock.now())
+        self.store.checkpoint(inner._delivery, state, self._clock.now())
 
 
 @planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
 class LetsALeaseEndDuringACommit(BreakableStore):
     """A lease that ends while the database commits takes the state with it, and the rows stay."""
 
-    def pin(self, delivery: Delivery, now: float) -> float | None:
-        return 0.0 if self.holds(delivery, now) else None
+    def pin(self, delivery: Delivery, now: float) -> bool:
+        return self.holds(delivery, now)
 
 
 @planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
 class HoldsForEverWhatWasCommitted(BreakableStore):
     """After a commit the lease of the delivery does not end any more."""
 
-    def unpin(self, delivery: Delivery, until: float, now: float) -> None:
-        pass
+    def unpin(self, delivery: Delivery, now: float) -> None:
+        event = self._held(delivery, now)
+        if event is not None:
+            event.unpinned_until = None
 
 
 # --- the session -----------------------------------------------------------------------------------
 
 
-def _refuse_nothing(_self: ListenerSession, _session: Session) -> None:
+def _refuse_nothing(_self: ListenerSession, _committed: object) -> None:
     pass
 
 
-@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False, patches={(ListenerSession, "_refuse"): _refuse_nothing})
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE,
+    by_chance=False,
+    patches={(ListenerSession, "_refuse"): _refuse_nothing, (ListenerSession, "_note"): _refuse_nothing},
+)
 class LetsAListenerCommit(MemoryTransport):
     """A listener can commit its session, without the state."""
 
@@ -129,12 +139,27 @@ class RefusesSavepoints(MemoryTransport):
     """The release of a savepoint is refused as a commit of the listener."""
 
 
+def _notice_nothing(_self: ListenerSession) -> None:
+    pass
+
+
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE,
+    by_chance=False,
+    patches={(ListenerSession, "require_transaction"): _notice_nothing},
+)
+class CommitsAfterARollback(MemoryTransport):
+    """A listener that rolled its session back counts as done."""
+
+
 @planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
 class CommitsWhatAListenerLeft(Handled):
     """The end of a listener commits what is left in its session, also if the listener raised."""
 
     def closed(self, inner: MemoryHandling) -> None:
-        inner._own.commit()
+        if not inner._own.has_committed:
+            with suppress(SQLAlchemyError, SessionError):
+                inner._own.commit()
         inner.close()
 
 
@@ -158,5 +183,5 @@ class BeginsTransactionsAfterItsClose(MemoryTransport):
 
     def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
         if self._closed and sessions is not None:
-            return MemoryHandling(delivery, sessions, self.store, self.clock.now, name=self.name)
+            return MemoryHandling(delivery, sessions, self.store, self._clock.now, name=self.name)
         return super().handling(delivery, sessions=sessions)

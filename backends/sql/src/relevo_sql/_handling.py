@@ -65,7 +65,7 @@ class SessionSource(ForkAware):
 
 
 @attrs.frozen
-class Record:
+class DoneRecord:
     """What commits with the rows of a listener."""
 
     about: object
@@ -92,7 +92,7 @@ class SqlHandling(HandlingTransaction):
         name: The name of the transport.
     """
 
-    def __init__(self, own: ListenerSession, record: Record, dialect: Dialect, *, name: str):
+    def __init__(self, own: ListenerSession, record: DoneRecord, dialect: Dialect, *, name: str):
         self._own = own
         self._record = record
         self._dialect = dialect

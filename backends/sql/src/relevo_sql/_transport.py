@@ -69,7 +69,7 @@ from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
 
 if TYPE_CHECKING:
-    from relevo_sql._handling import Record, SessionSource
+    from relevo_sql._handling import DoneRecord, SessionSource
     from relevo_sql._session import JoinedSessions
 
 _log = getLogger("relevo.sql")
@@ -530,13 +530,13 @@ class SqlTransport(
             TransportUnavailableError: The database cannot be reached.
         """
         self._require_open()
-        from relevo_sql._handling import Record, receipt_in  # noqa: PLC0415 - see _joined_sessions()
+        from relevo_sql._handling import DoneRecord, receipt_in  # noqa: PLC0415 - see _joined_sessions()
 
         receipt = receipt_in(delivery)
         if receipt is None:
             raise LeaseLostError(self.name, delivery)
         joined = self._joined_sessions()
-        record = Record(
+        record = DoneRecord(
             delivery,
             write=lambda session, state: joined.checkpoint(session, receipt, state),
             is_there=lambda state: self._settler.has_progress(receipt, state),
@@ -554,9 +554,9 @@ class SqlTransport(
         """
         self._require_open()
         joined = self._joined_sessions()
-        from relevo_sql._handling import Record  # noqa: PLC0415 - see _joined_sessions()
+        from relevo_sql._handling import DoneRecord  # noqa: PLC0415 - see _joined_sessions()
 
-        record = Record(
+        record = DoneRecord(
             key,
             write=lambda session, state: joined.remember(session, key, state),
             is_there=lambda _: self._inbox.has(key),
@@ -567,7 +567,7 @@ class SqlTransport(
         self._require_open()
         return self._inbox.state_of(key)
 
-    def _handling(self, sessions: Callable[[], Any] | None, record: Record) -> HandlingTransaction:
+    def _handling(self, sessions: Callable[[], Any] | None, record: DoneRecord) -> HandlingTransaction:
         from relevo.backend.session import ListenerSession  # noqa: PLC0415 - see _joined_sessions()
         from relevo_sql._handling import SessionSource, SqlHandling  # noqa: PLC0415 - the same
 

@@ -21,7 +21,7 @@ from relevo_conformance.verdict import error_text
 
 _LEASE = 60.0
 
-_STATE = b"\x00 done, in bytes that are no text: \xff"
+_STATE = b"\x00 done, in bytes that are not text: \xff"
 
 
 @attrs.frozen
@@ -91,6 +91,22 @@ class HandlingContract(Contract):
             assert self._again(bench, transport, delivery).state == _STATE
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_commit_is_announced_before_it_once(self) -> None:
+        for fails in (True, False):
+            with self.bench() as bench:
+                transport, delivery = self._leased(bench)
+                seen: list[bytes] = []
+                announce = partial(seen.append, _STATE)
+                if fails:
+                    self._failed(transport, delivery, committing=announce)
+                else:
+                    with self._listener(transport, delivery) as listener:
+                        listener.transaction.commit(_STATE, announce)
+                transport.settle([(delivery, Ack())])
+
+                assert seen == [_STATE], f"committing() was called {len(seen)} times, not once before the commit"
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_of_several_listeners_the_last_state_stays(self) -> None:
         for last in (b"both", b""):
             with self.bench() as bench:
@@ -136,11 +152,13 @@ class HandlingContract(Contract):
                 other = bench.worker().transport
                 again = _received(bench, other, 1)[0]
                 listener.writes.add_pending()
-                error = raised_by(partial(listener.transaction.commit, _STATE))
+                seen: list[bytes] = []
+                error = raised_by(partial(listener.transaction.commit, _STATE, partial(seen.append, _STATE)))
 
             assert isinstance(error, LeaseLostError), (
                 f"commit() after the next hand over must raise LeaseLostError, not {error_text(error)}"
             )
+            assert seen == [], "committing() was called although the event was handed out again"
             assert listener.written() == 0, "a row is there although the event was handed out again"
             assert (again.state, self._again(bench, other, again).state) == (b"", b"")
 
@@ -250,16 +268,23 @@ class HandlingContract(Contract):
             assert self._again(bench, transport, delivery).state == _STATE
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
-    def test_a_listener_may_roll_back_and_go_on(self) -> None:
-        with self.bench() as bench:
-            transport, delivery = self._leased(bench)
-            with self._listener(transport, delivery) as listener:
-                listener.writes.rollback()
-                listener.writes.add_pending()
-                listener.transaction.commit(_STATE)
+    def test_a_listener_that_ends_its_transaction_is_not_done(self) -> None:
+        for end in ("rollback", "close"):
+            with self.bench() as bench:
+                transport, delivery = self._leased(bench)
+                with self._listener(transport, delivery) as listener:
+                    if not hasattr(listener.writes, end):
+                        continue
+                    getattr(listener.writes, end)()
+                    listener.writes.add_pending()
+                    error = raised_by(partial(listener.transaction.commit, _STATE))
 
-            assert listener.written() == 1, "what was written after a rollback is missing, or what it undid is there"
-            assert self._again(bench, transport, delivery).state == _STATE
+                assert isinstance(error, SessionError), (
+                    f"commit() after {end}() of the session must raise SessionError, not {error_text(error)}: what the "
+                    f"listener wrote before is lost"
+                )
+                assert listener.written() == 0, f"a row is there although {end}() ended the transaction"
+                assert self._again(bench, transport, delivery).state == b""
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE, promise.STATE_IS_BOUNDED)
     def test_a_state_is_bounded_in_a_transaction_too(self) -> None:
@@ -371,14 +396,16 @@ class HandlingContract(Contract):
             listener.transaction.session.flush()
             yield listener
 
-    def _failed(self, transport: Transport, delivery: Delivery) -> _Listener:
+    def _failed(
+        self, transport: Transport, delivery: Delivery, *, committing: Callable[[], object] = lambda: None
+    ) -> _Listener:
         """Return a listener whose commit has failed."""
         with self._listener(transport, delivery) as listener:
             if not hasattr(listener.writes, "fail_commit"):
                 pytest.skip("its Transaction has no fail_commit()")
             listener.writes.fail_commit()
             try:
-                listener.transaction.commit(b"failed")
+                listener.transaction.commit(b"failed", committing)
             except CommitFailedError:
                 return listener
         raise AssertionError("commit() returned, although that of the session had failed")
