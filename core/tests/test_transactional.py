@@ -175,6 +175,22 @@ def test_a_unit_test_passes_a_session(engine: sa.Engine) -> None:
     assert shipped(engine) == [1]
 
 
+def test_a_session_that_commits_each_statement_is_refused(app: App, engine: sa.Engine) -> None:
+    sessions = sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"))
+
+    @app.listener("order.paid", transactional=sessions, retry=1)
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session)
+        raise ValueError("never")
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    (dead,) = app.transport().dead_letters(["default"])
+    assert "AUTOCOMMIT" in dead.error
+    assert shipped(engine) == []
+
+
 def test_what_makes_no_session_is_a_failure_that_says_so(app: App) -> None:
     @app.listener("order.paid", transactional=lambda: "session", retry=1)
     def pay(event: Event, call: Call) -> None: ...

@@ -103,8 +103,8 @@ class MemoryHandling(HandlingTransaction):
         self._own.session.flush()  # first: it may take long
         if not self._store.pin(self._delivery, self._now()):
             raise LeaseLostError(self._name, self._delivery)
-        committing()
         try:
+            committing()
             self._own.commit()
         except KeyboardInterrupt:
             raise

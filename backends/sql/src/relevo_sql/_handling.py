@@ -21,6 +21,9 @@ from relevo_sql._settle import receipt_of
 
 _log = getLogger("relevo.sql")
 
+_LARGEST = 2**63
+"""A larger number fits into no column."""
+
 _ABORTED = "25P02"
 """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
@@ -168,7 +171,7 @@ def imported(receipt: object) -> Receipt | None:
         seq, token = map(int, receipt.split())
     except ValueError:
         return None
-    return Receipt(seq, token)
+    return Receipt(seq, token) if max(abs(seq), abs(token)) < _LARGEST else None
 
 
 def receipt_in(delivery: Delivery) -> Receipt | None:

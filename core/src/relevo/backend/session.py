@@ -362,6 +362,12 @@ def _made_session(sessions: Callable[[], Any], *, by: str) -> Session:
             f"transactional: {shown(sessions)} made a session that is in use already; pass what makes a new one for "
             f"each listener, such as a sessionmaker"
         )
+    bind = made.bind
+    if bind is not None and bind.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        raise SessionError(
+            f"transactional: {shown(sessions)} made a session on AUTOCOMMIT, which has no transaction; pass one that "
+            f"begins and commits"
+        )
     if not made.autobegin or made.twophase:
         what = "commits in two phases" if made.twophase else "does not begin its transaction by itself"
         raise SessionError(
