@@ -24,7 +24,7 @@ PYTHONS := $(PYTHON)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cron demo-supervisor check check-lint check-types check-tests test test-all test-fresh lint imports types docs mutants \
+.PHONY: help demo demo-cron demo-supervisor check check-lint check-types check-tests test test-all soak test-fresh lint imports types docs mutants \
     bench constraints format dev clean
 
 help: ## List the targets
@@ -62,6 +62,9 @@ test: $(VENV)/.tox ## Run everything that CI runs
 test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Python and with older libraries, and the slowest ones: soaks, long demos, mutants
 	@$(SERVERS) $(VENV_PYTHON) tests/machine/run.py --all
 	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/mutants.py --check
+
+soak: $(VENV)/.dev ## Kill dispatchers, relays, workers, RabbitMQ and PostgreSQL 2,000 times, and count the effects
+	@$(VENV)/bin/pytest --quiet -m soak tests/integration/test_soak_exactly_once.py
 
 test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; needs root
 	@PYTHONPATH=tests/servers $(VENV_PYTHON) tests/machine/fresh.py

@@ -18,11 +18,11 @@ import server_starter
 from relevo import App, Envelope, Event
 from relevo.errors import SendError, TransportError
 from relevo_sql import SqlTransport
+from restarting import Server, restarting
 from small_disk import SmallDisk, small_disk
 
 from .command import UNAVAILABLE, configure, relevo
 from .on_server import an_engine, execute, query
-from .restarting import Server, restarting
 from .test_outages import _running
 
 Opener = Callable[..., SqlTransport]

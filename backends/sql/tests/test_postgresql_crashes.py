@@ -14,9 +14,9 @@ from database_server import DatabaseServer
 from relevo import App, Envelope, Event
 from relevo.errors import ConfigurationError, SessionError
 from relevo_sql import SqlTransport
+from restarting import Server, a_database, restarting
 
 from .on_postgresql import address, an_engine, execute, ids, scalar, wait_until
-from .restarting import Server, a_database, restarting
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]

@@ -16,11 +16,11 @@ from private_server import private_server
 from relevo import App, Envelope, Event
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_sql import SqlTransport
+from restarting import Server, a_database, restarting
 from server_process import free_ports
 
 from .command import UNAVAILABLE, configure, relevo
 from .on_server import an_engine, execute, scalar
-from .restarting import Server, a_database, restarting
 from .test_outages import _running
 
 Opener = Callable[..., SqlTransport]

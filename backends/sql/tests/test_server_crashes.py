@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from relevo import Ack, App, Envelope, Event
 from relevo.errors import SendError, TransportError, TransportUnavailableError
 from relevo_sql import SqlTransport
+from restarting import Server, a_database, restarting
 
 from .command import UNAVAILABLE, configure, relevo, running
 from .on_server import an_engine, execute, ids, in_a_thread, query, wait_until
-from .restarting import Server, a_database, restarting
 from .test_outages import _Running, _running
 
 Opener = Callable[..., SqlTransport]

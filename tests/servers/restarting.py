@@ -9,10 +9,10 @@ import shlex
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -22,8 +22,32 @@ import postgresql_server
 import server_starter
 from database_server import DatabaseKind
 from server_process import end, spawn
+from waiting import eventually
 
-from .on_server import execute, scalar, wait_until
+_DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}
+
+
+def execute(url: sa.URL | str, *statements: str) -> Sequence[Any]:
+    """Execute *statements*, each in a transaction of its own; return the first row of the last one, if it has rows."""
+    parsed = sa.make_url(url)
+    named = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    engine = sa.create_engine(named, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+    row: Sequence[Any] | None = ()
+    with engine.connect() as connection:
+        for statement in statements:
+            result = connection.exec_driver_sql(statement)
+            row = result.fetchone() if result.returns_rows else ()
+    return tuple(row or ())
+
+
+def scalar(url: sa.URL | str, query: str) -> Any:
+    """Return the first value that *query* finds."""
+    return execute(url, query)[0]
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    """Return when *met* returns true."""
+    assert eventually(met, limit=60.0)
 
 
 class Server(ABC):
