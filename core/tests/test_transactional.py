@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import relevo
-from relevo import App, Call, ConfigurationError, Event, LocalDispatcher, RunOptions, SessionError
+from relevo import App, Call, ConfigurationError, Event, LocalDispatcher, Nack, Release, RunOptions, SessionError
 from relevo.testing import make_call
 from relevo_memory import MemoryTransport
 
@@ -189,6 +189,43 @@ def test_a_session_that_commits_each_statement_is_refused(app: App, engine: sa.E
     (dead,) = app.transport().dead_letters(["default"])
     assert "AUTOCOMMIT" in dead.error
     assert shipped(engine) == []
+
+
+def test_the_subject_is_released_after_the_commit(engine: sa.Engine) -> None:
+    """Its session may be the one that is committed."""
+    seen: list[str] = []
+    numbers = relevo.SubjectType(type="number", cls=int, name=str, load=int, release=lambda _: seen.append("released"))
+    app = App(transports={"main": MemoryTransport()}, routes={"*": "main"}, source="shop", subjects=[numbers])
+
+    @app.listener("order.paid", transactional=sessionmaker(engine))
+    def pay(event: Event, call: Call) -> None:
+        assert call.subject == 7
+        ship(call.session)
+        sa.event.listen(call.session, "after_commit", lambda _: seen.append("committed"))
+
+    app.dispatch(Event("order.paid", subject=7))
+    app.drain()
+
+    assert seen == ["committed", "released"]
+
+
+def test_an_event_whose_transaction_is_refused_is_given_back_for_a_moment(app: App, engine: sa.Engine) -> None:
+    """A store may take the outcome although it has refused the transaction: without a delay that would be a loop."""
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=sessionmaker(engine))
+    def pay(event: Event, call: Call) -> None:
+        ran.append(call.event_id)
+
+    app.dispatch("order.paid")
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    app.transport().settle([(delivery, Release())])
+
+    outcome = app.handle("main", app.listeners, checkpoint=None)(delivery)
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(1.0, abs=1e-3)
+    assert ran == []
 
 
 def test_what_makes_no_session_is_a_failure_that_says_so(app: App) -> None:

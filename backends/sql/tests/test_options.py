@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from relevo import App, Secret, SystemClock
 from relevo.backend.tls import Tls
 from relevo.errors import ConfigurationError
-from relevo_sql import SqlOptions, SqlTransport
+from relevo_sql import SqlOptions, SqlTransport, _options
 
 
 def opened(url: str, **options: object) -> SqlTransport:
@@ -249,3 +249,11 @@ def test_an_address_without_a_password_is_a_risk_on_another_host(address: str, f
         risks = transport.risks()
 
     assert [risk.partition(";")[0] for risk in risks] == ([f"the address has no password for {far}"] if far else [])
+
+
+def test_the_connections_of_listeners_notice_a_server_that_is_gone_and_limit_no_query() -> None:
+    own, theirs = (_options._Use(is_for_listeners=each, patience=1.0) for each in (False, True))
+
+    assert theirs.arguments("psycopg") == own.arguments("psycopg")
+    assert {"keepalives_idle", "tcp_user_timeout"} <= set(theirs.arguments("psycopg"))
+    assert set(own.arguments("pymysql")) - set(theirs.arguments("pymysql")) == {"read_timeout", "write_timeout"}
