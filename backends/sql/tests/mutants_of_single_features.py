@@ -80,7 +80,7 @@ def dates_an_event_at_each_claim() -> Patches:
 @planted(promise.JOINS_THE_TRANSACTION, "Events of a session are written at once, on the transport's own connection.")
 def writes_beside_the_transaction() -> Patches:
     def enlist(self: _JoinedSession, session: Session, make: Make, *, create: bool) -> None:
-        database, rows = self._joined._database, make()
+        database, rows = self._joined._database, [row for batch in make() for row in batch.rows]
         database.write(lambda connection: database.statements.write(connection, rows))
 
     return {(_JoinedSession, "enlist"): enlist}

@@ -14,7 +14,7 @@ from relevo._transport.acceptance import QueueOptions
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.capabilities import Capabilities
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKey, StuckKeys, WaitingEntry
-from relevo._transport.transport import BoundSender, DeadLetterEntry, Presence, Stats, Transport
+from relevo._transport.transport import BoundSender, DeadLetterEntry, Presence, Stats, Transport, UniqueSender
 from relevo._transport.coordinator import MAX_ANNOUNCEMENT, Coordinator
 from relevo._transport.delivery import (
     Ack,
@@ -63,7 +63,17 @@ __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "Give
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
 __all__ += ["context", "QueueOptions"]
 # the transport interface
-__all__ += ["Envelope", "Capabilities", "Transport", "BoundSender", "DeadLetterEntry", "Found", "Stats", "Coordinator"]
+__all__ += [
+    "Envelope",
+    "Capabilities",
+    "Transport",
+    "BoundSender",
+    "UniqueSender",
+    "DeadLetterEntry",
+    "Found",
+    "Stats",
+    "Coordinator",
+]
 __all__ += ["EventFilter", "DeadLetterFilter", "WaitingEntry", "EventGroup", "StuckKey", "StuckKeys"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]

@@ -142,7 +142,7 @@ class NotAcceptedError(ConfigurationError):
         )
 
 
-_ARGUMENTS = {"delay": "delay= or at=", "order": "ordering_key=", "urgency": "urgency="}
+_ARGUMENTS = {"delay": "delay= or at=", "order": "ordering_key=", "unique": "unique=", "urgency": "urgency="}
 """The arguments of ``dispatch`` that need a capability, by its name."""
 
 

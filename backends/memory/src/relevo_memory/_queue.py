@@ -170,6 +170,10 @@ class EventQueue:
         """Return whether the same event is alive in this queue."""
         return event.identity in self._identities
 
+    def holds(self, source: str, event_id: str) -> bool:
+        """Return whether an event of that *source* and id is alive in this queue."""
+        return (self.name, source, event_id) in self._identities
+
     def knows_other(self, event: KeptEvent) -> bool:
         """Return whether an event with the same identity but other content is alive in this queue."""
         return self.knows(event) and any(

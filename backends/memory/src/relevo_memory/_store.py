@@ -44,6 +44,7 @@ from relevo.errors import ConfigurationError, shown
 from relevo_memory._dead_letter import MANY_DIGITS, DeadLetters
 from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
+from relevo_memory._unique import Claim, UniqueKeys
 
 _NO_HEADERS: Mapping[str, str] = Envelope(id="", source="", name="", body=b"").headers
 """The headers of an envelope without headers; immutable."""
@@ -115,6 +116,9 @@ class Posting(NamedTuple):
     due: float
     """Seconds since the epoch; it is not handed out earlier."""
 
+    claim: Claim | None = None
+    """The claim of its event on a unique key; the copies of an event have the same one."""
+
 
 class MemoryStore:
     """
@@ -135,6 +139,7 @@ class MemoryStore:
         self._beats: Counter[str] = Counter()
         self._announcements: dict[str, tuple[bytes, float]] = {}
         self.locks = Locks()
+        self._unique = UniqueKeys(self._lives)
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:
         """Create the queues that are missing; return their names."""
@@ -160,18 +165,27 @@ class MemoryStore:
             self.changed.notify_all()
 
     def add(self, postings: Sequence[Posting], now: float) -> None:
-        """Store all *postings*; an event that is alive in its queue already stays unchanged."""
+        """
+        Store *postings*, except for those whose claim is not granted.
+
+        An event that is alive in its queue already stays unchanged.
+        """
         with self.changed:
             if self._foreign:
                 self._take_foreign(now)
             queues: dict[str, EventQueue] = {}
-            for name, envelope, due in postings:
+            for name, envelope, due, claim in postings:
+                if claim is not None and not self._unique.grants(claim, envelope, now):
+                    continue
                 queue = queues.get(name) or queues.setdefault(name, self._at(name, now))
                 status = State.SCHEDULED if due > now else State.READY
                 event = KeptEvent(next(self._numbers), name, taken_over(envelope), now, status, due=due)
                 if not queue.knows(event):
                     queue.admit(event)
             self.changed.notify_all()
+
+    def _lives(self, source: str, event_id: str) -> bool:
+        return any(queue.holds(source, event_id) for queue in self._queues.values())
 
     def claim(self, queues: Sequence[str], *, limit: int, lease: float, now: float) -> list[Delivery]:
         """Lease up to *limit* ready events: first all of the first of *queues*, then of the next."""

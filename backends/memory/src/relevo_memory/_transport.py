@@ -36,6 +36,7 @@ from relevo import (
 from relevo.backend import HandlingTransaction, TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting, taken_over
+from relevo_memory._unique import Claim
 
 if TYPE_CHECKING:
     from relevo_memory._session import JoinedSessions
@@ -96,6 +97,7 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
         purge=True,
         wakeup=True,
         dedupe=True,
+        unique=True,
         stats="exact",
         presence=True,
         max_body=None,
@@ -134,6 +136,18 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
             now = self._now()
             due = now + max(0.0, delay)
             self.store.add([Posting(envelope.queue, envelope, due) for envelope in envelopes], now)
+
+    def send_unique(
+        self, envelopes: Sequence[Envelope], *, key: str, within: float = 0.0, delay: float = 0.0
+    ) -> str | None:
+        self._refuse_what_is_no_text(envelopes)
+        living: list[str | None] = [None]
+        claim = Claim(key, within, living.append)
+        with self.store.changed:
+            now = self._now()
+            due = now + max(0.0, delay)
+            self.store.add([Posting(envelope.queue, envelope, due, claim) for envelope in envelopes], now)
+        return living[-1]
 
     def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -392,7 +406,7 @@ class _Bound:
     enlist: Callable[[Callable[[], Sequence[Posting]]], None]
     outbox: str | None
 
-    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
+    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0, claim: Claim | None = None) -> None:
         with self.transport._open() as now:  # noqa: SLF001 - of the same module
             # Without a delay it is due by any clock, even if that is set back before the commit.
             due = now + delay if delay > 0.0 else -math.inf
@@ -402,6 +416,17 @@ class _Bound:
             self.transport._refuse_what_is_no_text(envelopes)  # noqa: SLF001 - of the same module
             # On a connection the commit comes later than this, and the sender may have changed its headers by then.
             taken = map(taken_over, envelopes)
-            return [Posting(queue=self.outbox or envelope.queue, envelope=envelope, due=due) for envelope in taken]
+            return [Posting(self.outbox or envelope.queue, envelope, due, claim) for envelope in taken]
 
         self.enlist(postings)
+
+    def send_unique(
+        self,
+        make: Callable[[], Sequence[Envelope]],
+        *,
+        key: str,
+        within: float,
+        decided: Callable[[str | None], object],
+        delay: float = 0.0,
+    ) -> None:
+        self.send(make, delay=delay, claim=Claim(key, within, decided))

@@ -162,7 +162,7 @@ class Database(ForkAware):
         """Return the result of *work*, which only reads and may be called again."""
         return self._run(work)
 
-    def write(self, work: Callable[[sa.Connection], T], *, durable: bool = False) -> T:
+    def write(self, work: Callable[[sa.Connection], T], *, durable: bool = False, sends: bool = False) -> T:
         """
         Return the result of *work*, done in one transaction, which is committed.
 
@@ -171,12 +171,14 @@ class Database(ForkAware):
 
             durable: The commit survives a crash of the host, not only of this process.
 
+            sends: It writes new events, which the caller could have written in a session.
+
         Raises:
             TransportUnavailableError: The transaction failed; nothing was changed.
 
             CommitUnknownError: It is not known whether anything was changed.
         """
-        return self._run(work, durable=durable)
+        return self._run(work, durable=durable, sends=sends)
 
     def insert(self, work: Callable[[sa.Connection], T], *, rows: int, patience: float | None = None) -> T:
         """

@@ -299,5 +299,20 @@ An earlier release did not create it; only such listeners need it.
 """
 INBOX_BY_TIME = sa.Index("relevo_inbox_time", inbox.c.handled_at)
 
-DISPENSABLE = frozenset({announcement.name, inbox.name, str(INBOX_BY_TIME.name)})
+unique = sa.Table(
+    "relevo_unique",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("source", sa.Unicode(255), nullable=False),
+    sa.Column("event_id", sa.Unicode(255), nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+"""
+The event that has a unique key, by a digest of its application and the key; it has it until then, and while it lives.
+
+An earlier release did not create it; only unique events need it.
+"""
+UNIQUE_BY_TIME = sa.Index("relevo_unique_time", unique.c.until)
+
+DISPENSABLE = frozenset({announcement.name, inbox.name, str(INBOX_BY_TIME.name), unique.name, str(UNIQUE_BY_TIME.name)})
 """What an earlier release did not create, and most workers can do without."""

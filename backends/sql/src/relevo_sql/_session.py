@@ -27,12 +27,23 @@ from relevo.errors import ConfigurationError, RelevoError, SendError, SessionErr
 from relevo_sql._database import Database
 from relevo_sql._dialect import ErrorKind, separate_engine
 from relevo_sql._errors import relevo_error, translate_errors
-from relevo_sql._row import Receipt, Sent
+from relevo_sql._row import Receipt, Sent, micros
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
 from relevo_sql._statement import statements_for
+from relevo_sql._unique import Claim
 
-Make = Callable[[], Sequence[Sent]]
+
+@attrs.frozen
+class Batch:
+    """The rows of one send."""
+
+    rows: Sequence[Sent]
+    claim: Claim | None = None
+    """That of the only event on a unique key."""
+
+
+Make = Callable[[], Sequence[Batch]]
 
 _THEIRS = "the session's database"
 
@@ -239,18 +250,32 @@ class JoinedSessions(ForkAware):
                 raise self._elsewhere("uses another database")
             create_within(database, connection)
 
-    def write(self, connection: sa.Connection, rows: Sequence[Sent]) -> None:
-        """Write *rows* in the transaction of *connection*."""
+    def write(self, connection: sa.Connection, batches: Sequence[Batch]) -> None:
+        """Write *batches* in the transaction of *connection*, without those whose claim is not granted."""
+        plain: list[Sent] = []
+        for batch in batches:
+            if batch.claim is None:
+                plain += batch.rows
+            elif batch.rows:
+                self._write(connection, plain)  # before it is decided: they may include the event that has the key
+                plain = []
+                self._write(connection, batch.rows, batch.claim)
+        self._write(connection, plain)
+
+    def _write(self, connection: sa.Connection, rows: Sequence[Sent], claim: Claim | None = None) -> None:
         if not rows:
             return
         database = self._database
+        now = 0 if claim is None else database.now(self._clock)
         try:
             with self._translating():
                 try:
                     database.dialect.check_joined(connection, rows)
                     # The transaction may look up names elsewhere since the engine was checked.
                     dialect = database.dialect.located(database.location.identity)
-                    statements_for(dialect, connection).write(connection, rows)
+                    statements = statements_for(dialect, connection)
+                    if claim is None or claim.is_granted(connection, statements, rows[0], now):
+                        statements.write(connection, rows)
                 except sa.exc.DBAPIError as error:
                     if database.dialect.error_kind(error) is not ErrorKind.NO_TABLE:
                         raise
@@ -263,10 +288,10 @@ class JoinedSessions(ForkAware):
 
     def _write_at_once(self, connection: sa.Connection, make: Make, *, create: bool) -> None:
         lacking = self.fit(connection, create=create)
-        rows = make()
+        batches = make()
         if lacking:
             self.create(connection)
-        self.write(connection, rows)
+        self.write(connection, batches)
 
     def _look_behind(self, engine: sa.Engine, *, create: bool) -> bool:
         # Not in the application's transaction: after a read it might be unable to write. And not on the transport's own
@@ -331,7 +356,7 @@ def _beside(engine: sa.Engine) -> sa.Engine:
     return create_async_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True).sync_engine
 
 
-class _JoinedSession(JoinedSession[Sent]):
+class _JoinedSession(JoinedSession[Batch]):
     """Writes the rows of a session when it commits; also listens to its connection."""
 
     def __init__(self, session: Session, joined: JoinedSessions):
@@ -389,14 +414,14 @@ class _JoinedSession(JoinedSession[Sent]):
         """Make and write all that is enlisted, also what is enlisted meanwhile."""
         while self.entries:
             entries = list(self.entries)
-            rows = [row for entry in entries for row in entry.made()]
+            batches = [batch for entry in entries for batch in entry.made()]
             if self._unchecked:
                 self._lacking = self._joined.fit(connection, create=self._creating)
                 self._unchecked = False
             if self._lacking:
                 self._joined.create(connection)
                 self._lacking = False
-            self._joined.write(connection, rows)
+            self._joined.write(connection, batches)
             written = set(entries)
             self.entries = [entry for entry in self.entries if entry not in written]
 
@@ -444,6 +469,17 @@ class SessionSender:
 
     due: Callable[[float], int]
 
-    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0) -> None:
+    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0, claim: Claim | None = None) -> None:
         due = self.due(delay)
-        self.enlist(lambda: self.rows(make(), due))
+        self.enlist(lambda: (Batch(self.rows(make(), due), claim),))
+
+    def send_unique(
+        self,
+        make: Callable[[], Sequence[Envelope]],
+        *,
+        key: str,
+        within: float,
+        decided: Callable[[str | None], object],
+        delay: float = 0.0,
+    ) -> None:
+        self.send(make, delay=delay, claim=Claim(key, micros(max(0.0, within)), decided))

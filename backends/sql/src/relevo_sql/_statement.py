@@ -42,6 +42,7 @@ from relevo_sql._schema import (
     inbox,
     lock,
     meta,
+    unique,
     worker,
 )
 
@@ -144,11 +145,34 @@ class Statements:
         self.remembered = prepared(sa.select(inbox.c.state).where(inbox.c.key == _bind("which")))
         past = (inbox.c.handled_at < _bind("before"),)
         self.forget_handled = prepared.change(RowChange(table=inbox, values=None, where=past, skips_locked=True))
+        self._claiming_keys(prepared, dialect)
         # Without those that a heartbeat has locked: two workers would wait for each other.
         old = (worker.c.seen_at < _bind("before"),)
         self.forget_workers = prepared.change(RowChange(table=worker, values=None, where=old, skips_locked=True))
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
         self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
+
+    def _claiming_keys(self, prepared: Preparer, dialect: Dialect) -> None:
+        key = unique.c.key == _bind("which")
+        held = {name: _bind(name) for name in ("source", "event_id", "until")}
+        self.take_key_first = prepared(dialect.insert_new(unique, {"key": _bind("which"), **held}, ["key"]))
+        self.lock_key = prepared.lock(unique, (key,), "source", "event_id", "until")
+        named = (dialect.same(_E.event_id, _bind("id")), dialect.same(_E.source, _bind("source")))
+        self.lock_living = prepared.lock(event, named)
+        self.take_key = prepared(sa.update(unique).where(key).values(held))
+        some: sa.Select[Any] = sa.select(unique.c.until).where(
+            unique.c.until > _bind("cursor"), unique.c.until <= _bind("before")
+        )
+        some = some.order_by(unique.c.until).limit(_bind("bound"))
+        self.keys_until = prepared(sa.select(sa.func.max(some.subquery().c.until)))
+        one: sa.ColumnClause[Any] = sa.literal_column("1")
+        lives = (
+            sa.select(one)
+            .select_from(event)
+            .where(dialect.same(_E.event_id, unique.c.event_id), dialect.same(_E.source, unique.c.source))
+        )
+        over = (unique.c.until > _bind("cursor"), unique.c.until <= _bind("end"), ~lives.correlate(unique).exists())
+        self.forget_keys = prepared.change(RowChange(table=unique, values=None, where=over, skips_locked=True))
 
     def _sending(self, prepared: Preparer, dialect: Dialect) -> None:
         values = {name: _bind(name) for name in Sent._fields}

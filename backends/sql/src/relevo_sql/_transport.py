@@ -67,6 +67,7 @@ from relevo_sql._schema import event
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
+from relevo_sql._unique import Claim, KeySweep, write_unique
 
 if TYPE_CHECKING:
     from relevo_sql._handling import DoneRecord, SessionSource
@@ -151,6 +152,7 @@ class SqlTransport(
         purge=True,
         wakeup=False,
         dedupe=True,
+        unique=True,
         stats="exact",
         presence=True,
         max_body=None,
@@ -239,6 +241,7 @@ class SqlTransport(
         if self._notifications is not None:
             self.capabilities = attrs.evolve(type(self).capabilities, wakeup=True)
         self._session_engine = session_engine
+        self._sweep = KeySweep(self._settling, clock)
         self._inbox = InboxTable(database, clock, keep=inbox_keep)
         self._sessions: SessionSource | None = None
         self._joined: JoinedSessions | None = None
@@ -332,10 +335,24 @@ class SqlTransport(
         self._require_open()
         if not envelopes:
             return
+        self._send(envelopes, delay, self._group_commit.write)
+
+    def send_unique(
+        self, envelopes: Sequence[Envelope], *, key: str, within: float = 0.0, delay: float = 0.0
+    ) -> str | None:
+        self._require_open()
+        if not envelopes:
+            return None
+        living: list[str | None] = []
+        claim = Claim(key, micros(max(0.0, within)), living.append)
+        self._send(envelopes, delay, partial(write_unique, self._database, self._clock, claim))
+        return living[-1]
+
+    def _send(self, envelopes: Sequence[Envelope], delay: float, write: Callable[[Sequence[Sent]], object]) -> None:
+        """Call *write* with the rows of *envelopes*."""
         everything = range(len(envelopes))
         try:
-            rows = self._rows(envelopes, self._due(delay))
-            self._group_commit.write(rows)
+            write(self._rows(envelopes, self._due(delay)))
         except CommitUnknownError as error:
             raise SendError(self.name, unknown=everything, why=error.why) from error.__cause__
         except RefusedError as error:
@@ -393,6 +410,7 @@ class SqlTransport(
         self._require_open()
         lost = self._settler.settle(settlements)
         self._doorbell.ring(sent=False)
+        self._sweep.step()
         return lost
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:

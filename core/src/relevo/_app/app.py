@@ -83,7 +83,7 @@ _NO_TRANSPORT = (
     "listeners in process"
 )
 _NO_OPTIONS: DispatchOptions = {}
-_NO_OTHERS = (None, "normal", None, None)
+_NO_OTHERS = (None, "normal", None, None, None, 0.0)
 
 
 class _Part(Generic[P]):
@@ -355,6 +355,8 @@ class App(Dispatcher):
         urgency: Urgency = "normal",
         ordering_key: str | None = None,
         expires: Moment | None = None,
+        unique: str | None = None,
+        within: Duration = 0.0,
         **unknown: Never,
     ) -> Dispatched:
         """
@@ -389,6 +391,13 @@ class App(Dispatcher):
                 seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``. A time in
                 the past is an error.
 
+            unique: A key, up to 255 printable characters: while an event of this application with the same key lives,
+                nothing is sent, and the result is a ``duplicate``. An event lives until it is handled or a dead letter.
+                The transport has to claim ``unique``.
+
+            within: Time from the dispatch for which the key stays taken, also if the event is handled before: seconds,
+                a timedelta, or text such as ``"10m"``. Only with *unique*.
+
             unknown: There are no others; the error names the one that is meant.
 
         Raises:
@@ -402,16 +411,24 @@ class App(Dispatcher):
 
             TransportUnavailableError: The server could not be reached; nothing was sent.
 
-            ConfigurationError: An option is not supported by the transports.
+            ConfigurationError: An option is invalid, or not supported by the transports.
         """
         if type(event) is str or arguments is not None or subject is not None:
             event = event_from(event, arguments, subject)
         if unknown:
             refuse_unknown(name_of(event), unknown)
         options = _NO_OPTIONS
-        others = (at, urgency, ordering_key, expires)
+        others = (at, urgency, ordering_key, expires, unique, within)
         if others != _NO_OTHERS or type(delay) is not float or delay:
-            options = DispatchOptions(delay=delay, at=at, urgency=urgency, ordering_key=ordering_key, expires=expires)
+            options = DispatchOptions(
+                delay=delay,
+                at=at,
+                urgency=urgency,
+                ordering_key=ordering_key,
+                expires=expires,
+                unique=unique,
+                within=within,
+            )
         return self._assembly.sender.dispatch((event,), options, session)[0]
 
     def dispatch_many(self, events: Iterable[object], **options: Unpack[DispatchOptions]) -> list[Dispatched]:

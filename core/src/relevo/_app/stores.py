@@ -41,6 +41,10 @@ class Stores:
     def _set_up_named(self, name: str) -> Transport:
         return self._set_up(name, self._parts.transports[name], self._parts.queues(name))
 
+    def has_outbox(self, name: str) -> bool:
+        """Return whether what a session sends to the transport *name* is written to an outbox."""
+        return name in self._parts.outboxes
+
     def bind(self, name: str, session: Any) -> BoundSender:
         """
         Return a sender that writes events for the transport *name*, there or in its outbox, inside *session*.

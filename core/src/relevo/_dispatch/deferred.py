@@ -8,8 +8,9 @@ from typing import Unpack
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.batch import in_batches, placed
 from relevo._dispatch.dispatcher import Dispatched, Dispatcher
-from relevo._dispatch.packer import Packer
-from relevo._dispatch.sender import send_envelopes
+from relevo._dispatch.packer import Conditions, PackedEvent, Packer
+from relevo._dispatch.sender import enlist, send_envelopes
+from relevo._dispatch.unique import dispatched
 from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks, hooks_of
@@ -79,17 +80,24 @@ class DeferredDispatcher(Dispatcher):
     def _send(self, events: Iterable[object], options: DispatchOptions) -> list[Dispatched]:
         """Validate all *events*, then send them together."""
         targets = (Target(self.transport.name, self.queue),)
-        pack, known = self._packer.pack, self._table
-        packed_events = [pack(event, options, targets, version=known.version_of(event)) for event in events]
-        for packed in packed_events:
-            packed.conditions.check_claims(self.transport)
+        conditions: Conditions | None = None
+        packed_events: list[PackedEvent] = []
+        for event in events:
+            version = self._table.version_of(event)
+            packed = self._packer.pack(event, options, targets, version=version, conditions=conditions)
+            conditions = packed.conditions
+            packed_events.append(packed)
+        if conditions is None:
+            return []
+        conditions.check_claims(self.transport)
 
         def made() -> list[Envelope]:  # all of them before the first is written
             return [envelope for packed in packed_events for envelope in self._packer.envelopes(packed)]
 
         session = options.get("session")
-        if packed_events and session is not None:
-            self.transport.bound_to(session).send(made, delay=packed_events[0].conditions.wait)
-        elif packed_events:
-            send_envelopes(self.transport, made(), delay=packed_events[0].conditions.wait, hooks=self._hooks)
-        return [Dispatched(id=packed.id, targets=targets) for packed in packed_events]
+        wait, claim = conditions.wait, conditions.claim
+        if session is not None:
+            enlist(self.transport.bound_to(session), made, wait, claim)
+        else:
+            send_envelopes(self.transport, made(), delay=wait, hooks=self._hooks, claim=claim)
+        return [dispatched(packed.id, targets, claim) for packed in packed_events]

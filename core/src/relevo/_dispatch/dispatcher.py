@@ -32,10 +32,24 @@ class Dispatched(Finished, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a dispatch."""
 
     id: str
-    """The event's id; empty if a ``LocalDispatcher`` called its listeners."""
+    """The event's id, also of a duplicate that was not sent; empty if a ``LocalDispatcher`` called its listeners."""
 
     targets: tuple[Target, ...]
     """The targets of the event."""
+
+    @property
+    def duplicate(self) -> bool:
+        """
+        Whether the event was not sent, since an event with its ``unique`` key lives.
+
+        With a session it is known when the session has committed; to read it earlier raises :class:`SessionError`.
+        """
+        return self.duplicate_of is not None
+
+    @property
+    def duplicate_of(self) -> str | None:
+        """The id of the event that lives, if this one is a duplicate of it; raises as :attr:`duplicate` does."""
+        return None
 
     if not TYPE_CHECKING:
 
@@ -72,7 +86,7 @@ class Dispatcher(ABC):
         Args:
             events: Events, or instances of declared classes.
 
-            options: Options as in :meth:`dispatch`.
+            options: Options as in :meth:`dispatch`; ``unique`` is the key of one event.
 
         Raises:
             SendError: Not every event is known to be safe; positions are indexes of *events*. Of an iterator, an
@@ -118,14 +132,23 @@ class Dispatcher(ABC):
                 seconds since the epoch, or the time from now as a timedelta or text such as ``"1h"``. A time in
                 the past is an error.
 
+            unique: A key, up to 255 printable characters: while an event of this application with the same key lives,
+                nothing is sent, and the result is a ``duplicate``. An event lives until it is handled or a dead letter.
+                The transport has to claim ``unique``.
+
+            within: Time from the dispatch for which the key stays taken, also if the event is handled before: seconds,
+                a timedelta, or text such as ``"10m"``. Only with *unique*.
+
         Raises:
             EncodeError: A value has no exact form in JSON; nothing was written.
+
+            UnsupportedError: An option needs a capability that the transport does not claim; nothing was written.
 
             SendError: The event is not known to be safe.
 
             TransportUnavailableError: The server could not be reached; nothing was sent.
 
-            ConfigurationError: It is not an event, or an option is not supported by the transport.
+            ConfigurationError: It is not an event, or an option is invalid.
         """
         return self.dispatch_many((event_from(event, arguments, subject),), **options)[0]
 

@@ -162,7 +162,7 @@ class LocalDispatcher(Dispatcher):
         """Return the name of *event*, after validating it and its *options*."""
         name = event.name if isinstance(event, Event) else name_of(event)
         if options:
-            refuse_delay(name, options)
+            check_in_process(name, options)
             checked_expires(options.get("expires"), now=self._clock.now())
         return name
 
@@ -233,9 +233,21 @@ def _observed(event: object, listener_id: str, observers: Sequence[Observer]) ->
     _log.debug("%s: %s was called in process", name_of(event), listener_id)
 
 
-def refuse_delay(event_name: str, options: DispatchOptions) -> None:
-    """Raise :class:`ConfigurationError` if *options* have a delay, which is impossible in process."""
+def check_in_process(event_name: str, options: DispatchOptions) -> None:
+    """
+    Validate the *options* of an event whose listeners are called in process.
+
+    Raises:
+        EncodeError: One is invalid.
+
+        ConfigurationError: It is to be delayed, or unique, which is impossible in process.
+    """
     check_options(event_name, options)
+    if options.get("unique") is not None:
+        raise ConfigurationError(
+            f'"{event_name}" cannot be unique, since its route calls listeners in process; route it to a transport '
+            f"alone, or remove unique="
+        )
     if options.get("delay") or options.get("at") is not None:
         raise ConfigurationError(
             f'"{event_name}" cannot be delayed, since its route calls listeners in process; route it to a transport'

@@ -10,6 +10,7 @@ import attrs
 import msgspec
 
 from relevo._clock import END_OF_DATES, FIRST_DATE, Clock, Duration, Moment, moment, seconds
+from relevo._dispatch.unique import KeyClaim
 from relevo._event.codec import Content, checked_source, content_of, encoded, subject_of
 from relevo._event.context import Ambient, ambient
 from relevo._event.event import Event, declared
@@ -42,13 +43,16 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     wait: float = 0.0
     """Seconds from now before which the event is not handled."""
 
+    claim: KeyClaim | None = None
+    """The unique key of the event; such conditions are those of one event."""
+
     @classmethod
     def of(cls, event_name: str, options: DispatchOptions, *, now: float) -> Conditions:
         """
         Validate *options*.
 
         Raises:
-            EncodeError: The urgency or the ordering key is invalid.
+            EncodeError: The urgency, the ordering key or the unique key is invalid.
 
             ConfigurationError: A time is invalid.
         """
@@ -65,6 +69,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             ordering_key=options.get("ordering_key"),
             expires=expires,
             wait=wait,
+            claim=_claim(options),
         )
 
     def check_claims(self, transport: Transport) -> None:
@@ -75,6 +80,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             raise UnsupportedError(transport.name, "order")
         if self.wait and transport.capabilities.delay is None:
             raise UnsupportedError(transport.name, "delay")
+        if self.claim is not None and not transport.capabilities.unique:
+            raise UnsupportedError(transport.name, "unique")
 
 
 NO_CONDITIONS = Conditions()
@@ -194,6 +201,8 @@ class Packer:
             )
         if conditions is None:
             conditions = Conditions.of(content.name, options, now=now) if options else NO_CONDITIONS
+        elif conditions.claim is not None:
+            raise ConfigurationError("dispatch_many: unique= is the key of one event; dispatch several one by one")
         if isinstance(event, Event):
             subject, event_id = event.subject, None if event.id is None else _valid_id(event, event.id)
         else:
@@ -315,11 +324,22 @@ def check_options(event_name: str, options: DispatchOptions) -> None:
     refuse_unknown(event_name, options)
     if (urgency := options.get("urgency", "normal")) not in get_args(Urgency):
         raise EncodeError(event_name, "urgency", f"expected normal or high; got {shown(urgency)}")
-    ordering_key: object = options.get("ordering_key")
-    if ordering_key is not None and not _is_line(ordering_key):
-        fix = "" if isinstance(ordering_key, str) else "; write it as text"
-        why = f"expected 1 to 255 printable characters; got {shown(ordering_key)}{fix}"
-        raise EncodeError(event_name, "ordering_key", why)
+    for option in ("ordering_key", "unique"):
+        _check_key(event_name, option, options.get(option))
+    if options.get("within") and options.get("unique") is None:
+        raise ConfigurationError('within: it is for a unique event; pass unique="…" too')
+
+
+def _check_key(event_name: str, option: str, key: object) -> None:
+    """Raise :class:`EncodeError` if *key*, the value of *option*, is neither a key nor ``None``."""
+    if key is not None and not _is_line(key):
+        fix = "" if isinstance(key, str) else "; write it as text"
+        raise EncodeError(event_name, option, f"expected 1 to 255 printable characters; got {shown(key)}{fix}")
+
+
+def _claim(options: DispatchOptions) -> KeyClaim | None:
+    key = options.get("unique")
+    return None if key is None else KeyClaim(key, seconds(options.get("within", 0.0), what="within"))
 
 
 def checked_expires(expires: Moment | None, *, now: float) -> float | None:

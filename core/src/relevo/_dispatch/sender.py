@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from relevo._clock import Clock
 from relevo._dispatch.dispatcher import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
-from relevo._dispatch.in_process import LocalDispatcher, refuse_delay
-from relevo._dispatch.packer import NO_CONDITIONS, Conditions, Packer, check_options, checked_expires, surroundings
+from relevo._dispatch.in_process import LocalDispatcher, check_in_process
+from relevo._dispatch.packer import (
+    NO_CONDITIONS,
+    Conditions,
+    PackedEvent,
+    Packer,
+    check_options,
+    checked_expires,
+    surroundings,
+)
+from relevo._dispatch.unique import KeyClaim, dispatched
 from relevo._event.context import Ambient, enter, leave
 from relevo._event.event import Event, name_of
 from relevo._hook import Hooks, observe
@@ -21,8 +30,8 @@ from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import MOST_ROUTINGS, NOW, Routes, Routing, fan_out
-from relevo._transport.transport import BoundSender, Transport
-from relevo.errors import ConfigurationError, SendError, TransportError, shown
+from relevo._transport.transport import BoundSender, Transport, UniqueSender
+from relevo.errors import ConfigurationError, SendError, TransportError, UnsupportedError, shown
 
 T = TypeVar("T")
 
@@ -36,6 +45,10 @@ class Destinations(Protocol):
     @property
     def transports(self) -> Mapping[str, Transport]:
         """The transports by the names that routes use."""
+        ...
+
+    def has_outbox(self, name: str) -> bool:
+        """Return whether what a session sends to the transport *name* is written to an outbox."""
         ...
 
     def bind(self, name: str, session: Any) -> BoundSender:
@@ -155,7 +168,7 @@ class Sender:
             self._refuse_other_class(name, event)
         listeners: Sequence[Listener] = ()
         if routing.is_now:
-            refuse_delay(name, options)
+            check_in_process(name, options)
             listeners = self._listeners.table.in_queue(
                 name, NOW, routing.first
             )  # imports modules: before anything is sent
@@ -180,7 +193,28 @@ class Sender:
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:
                 packed.conditions.check_claims(self.destinations.transports[transport])
-        return ReadyEvent(event, packed, routing, listeners, Dispatched(id=packed.id, targets=routing.targets))
+        claim = packed.conditions.claim
+        if claim is not None:
+            self._check_unique(name, routing, session)
+        return ReadyEvent(event, packed, routing, listeners, dispatched(packed.id, routing.targets, claim))
+
+    def _check_unique(self, name: str, routing: Routing, session: Any) -> None:
+        """
+        Check that one store knows whether an event with the key lives.
+
+        Raises:
+            ConfigurationError: The event *name* goes to several transports.
+
+            UnsupportedError: It passes an outbox, whose events leave it while they live.
+        """
+        if len(routing.transports) > 1:
+            raise ConfigurationError(
+                f'"{name}" cannot be unique, since its route leads to {" and ".join(routing.transports)}; each would '
+                f"decide by itself; route it to one transport, or remove unique="
+            )
+        (transport,) = routing.transports
+        if session is not None and self.destinations.has_outbox(transport):
+            raise UnsupportedError(transport, "unique", "a session writes its events to an outbox, which they leave")
 
     def send(self, ready: Sequence[ReadyEvent], session: Any) -> None:
         """Call listeners in process; then send *ready* and the events that they dispatched, or enlist in *session*."""
@@ -227,9 +261,10 @@ class Sender:
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         """Do nothing; subclasses override it to observe *ready* after it was sent or enlisted."""
 
-    def send_unjoined(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
+    def send_unjoined(self, batch: Batch, envelopes: Sequence[Envelope]) -> None:
         """Send *envelopes* outside of a session."""
-        send_envelopes(self.destinations.set_up(transport), envelopes, delay=delay, hooks=self._hooks)
+        transport = self.destinations.set_up(batch.transport)
+        send_envelopes(transport, envelopes, delay=batch.wait, hooks=self._hooks, claim=batch.claim)
 
     def _refuse_other_class(self, name: str, event: object) -> None:
         """Refuse an instance of another class than the listeners take, unless it is that class, defined again."""
@@ -250,8 +285,22 @@ class Sender:
             checked_expires(expires, now=self._clock.now())
 
 
-Batch = tuple[str, float]
-"""The events that are sent in one call: the name of their transport, and the seconds before which none is handled."""
+class Batch(NamedTuple):
+    """The events that are sent in one call."""
+
+    transport: str
+    """Its name."""
+
+    wait: float
+    """Seconds before which none is handled."""
+
+    claim: KeyClaim | None
+    """The unique key of the only event, if it has one."""
+
+    @classmethod
+    def of(cls, transport: str, packed: PackedEvent) -> Batch:
+        """Return the batch in which *packed* is sent to *transport*."""
+        return cls(transport, packed.conditions.wait, packed.conditions.claim)
 
 
 class Batches(msgspec.Struct, frozen=True):
@@ -265,9 +314,9 @@ class Batches(msgspec.Struct, frozen=True):
     number: int
     """The number of events in the dispatch."""
 
-    def send(self, send: Callable[[str, Sequence[Envelope], float], None]) -> None:
+    def send(self, send: Callable[[Batch, Sequence[Envelope]], None]) -> None:
         """
-        Send all batches, each by a call of *send* with the transport's name, the envelopes and the delay.
+        Send all batches, each by a call of *send* with the envelopes.
 
         Raises:
             SendError: Not every event is known to be safe; it holds the positions.
@@ -305,12 +354,14 @@ class Batches(msgspec.Struct, frozen=True):
         for each in self.ready:
             if each.packed is not None:
                 for transport in each.routing.transports:
-                    batch = transport, each.packed.conditions.wait
+                    batch = Batch.of(transport, each.packed)
                     batches[batch] = partial(envelopes, batch)
                     if transport not in senders:
                         senders[transport] = bound(transport)
         try:
-            self._send_each(batches, lambda transport, make, wait: senders[transport].send(make, delay=wait))
+            self._send_each(
+                batches, lambda batch, make: enlist(senders[batch.transport], make, batch.wait, batch.claim)
+            )
         except BaseException:
             refused = True
             raise
@@ -325,7 +376,7 @@ class Batches(msgspec.Struct, frozen=True):
             envelopes = packed.envelopes or self.packer.envelopes(packed)
             for transport in routing.transports:
                 own = envelopes if len(routing.transports) == 1 else routing.of_transport(transport, envelopes)
-                batch = transport, packed.conditions.wait
+                batch = Batch.of(transport, packed)
                 if batch in made:
                     made[batch] += own
                 else:
@@ -337,22 +388,21 @@ class Batches(msgspec.Struct, frozen=True):
         for each, position in zip(self.ready, self.positions, strict=True):
             if each.packed is not None:
                 for target in each.routing.deferred:
-                    yield position, (target.transport, each.packed.conditions.wait)
+                    yield position, Batch.of(target.transport, each.packed)
 
-    def _send_each(self, batches: Mapping[Batch, T], send: Callable[[str, T, float], None]) -> None:
+    def _send_each(self, batches: Mapping[Batch, T], send: Callable[[Batch, T], None]) -> None:
         """Call *send* for every batch; an error reports the result for each event of the dispatch."""
         done: list[Batch] = []
         for batch, content in batches.items():
-            transport, wait = batch
             try:
-                send(transport, content, wait)
+                send(batch, content)
             except SendError as error:
                 raise self._send_error(batch, done, error, error.why) from error
             except TransportError as error:
                 if not done:
                     raise
                 everything = range(sum(each == batch for _, each in self._places()))
-                none = SendError(transport, refused=everything, why=str(error))
+                none = SendError(batch.transport, refused=everything, why=str(error))
                 raise self._send_error(batch, done, none, str(error)) from error
             done.append(batch)
 
@@ -368,7 +418,7 @@ class Batches(msgspec.Struct, frozen=True):
                 fates[positions[index]].add(fate)
         known = {"sent", "refused"}
         return SendError(
-            failed[0],
+            failed.transport,
             sent=[position for position, fate in enumerate(fates) if fate == {"sent"} or not fate],
             refused=[position for position, fate in enumerate(fates) if fate == {"refused"}],
             unknown=[position for position, fate in enumerate(fates) if "unknown" in fate or fate >= known],
@@ -376,11 +426,30 @@ class Batches(msgspec.Struct, frozen=True):
         )
 
 
-def send_envelopes(transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks) -> None:
-    """Send *envelopes* inside the observing hooks."""
+def send_envelopes(
+    transport: Transport, envelopes: Sequence[Envelope], *, delay: float, hooks: Hooks, claim: KeyClaim | None = None
+) -> None:
+    """Send *envelopes* inside the observing hooks; if they have a *claim*, only if it is granted."""
     observers = hooks.observers("relevo_around_send")
     if not observers:
-        transport.send(envelopes, delay=delay)
+        _send(transport, envelopes, delay, claim)
         return
     with observe(observers, transport=transport.name, envelopes=envelopes):
+        _send(transport, envelopes, delay, claim)
+
+
+def _send(transport: Transport, envelopes: Sequence[Envelope], delay: float, claim: KeyClaim | None) -> None:
+    if claim is None:
         transport.send(envelopes, delay=delay)
+    else:
+        claim.decide(transport.send_unique(envelopes, key=claim.key, within=claim.within, delay=delay))
+
+
+def enlist(sender: BoundSender, make: Callable[[], Sequence[Envelope]], delay: float, claim: KeyClaim | None) -> None:
+    """Write what *make* returns in the transaction of *sender*; if there is a *claim*, only if it is granted."""
+    if claim is None:
+        sender.send(make, delay=delay)
+    elif not isinstance(sender, UniqueSender):
+        raise ConfigurationError(f"{shown(sender)} cannot send unique events, although its transport claims unique")
+    else:
+        sender.send_unique(make, key=claim.key, within=claim.within, decided=claim.decide, delay=delay)

@@ -30,6 +30,8 @@ class DispatchOptions(TypedDict, total=False):
     urgency: Urgency
     ordering_key: str | None
     expires: Moment | None
+    unique: str | None
+    within: Duration
 
 
 class Outgoing(Protocol):

@@ -93,6 +93,9 @@ class Capabilities:
     Dead letters do not count: an event that is a dead letter can be sent again.
     """
 
+    unique: bool = False
+    """While an event with a unique key lives, another one with that key is not sent; the sender gets its id."""
+
     stats: Literal["exact", "approximate", "none"] = "none"
     """The accuracy of ``stats`` while no events are sent or settled."""
 

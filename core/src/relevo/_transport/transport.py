@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import attrs
 
@@ -118,6 +118,37 @@ class BoundSender(Protocol):
                 raises, the commit fails with its error.
 
             delay: Seconds from now before which none is delivered.
+        """
+        ...
+
+
+@runtime_checkable
+class UniqueSender(BoundSender, Protocol):
+    """A sender that can send unique events; ``bound_to`` returns one where ``unique`` is claimed."""
+
+    def send_unique(
+        self,
+        make: Callable[[], Sequence[Envelope]],
+        *,
+        key: str,
+        within: float,
+        decided: Callable[[str | None], object],
+        delay: float = 0.0,
+    ) -> None:
+        """
+        As :meth:`send`, for the envelopes of one event, unless an event with *key* lives when they are written.
+
+        Args:
+            make: As for :meth:`send`.
+
+            key: As for :meth:`Transport.send_unique`.
+
+            within: As for :meth:`Transport.send_unique`.
+
+            decided: Called with what :meth:`Transport.send_unique` would return, when that is known: before the commit
+                returns.
+
+            delay: As for :meth:`send`.
         """
         ...
 
@@ -382,6 +413,39 @@ class Transport(ABC):
         """
 
     # --- by capability: the default raises UnsupportedError ----------------------------------------
+
+    def send_unique(
+        self, envelopes: Sequence[Envelope], *, key: str, within: float = 0.0, delay: float = 0.0
+    ) -> str | None:
+        """
+        Accept *envelopes*, the copies of one event, unless an event with *key* lives; all of them, or none.
+
+        The event that was accepted with a key has it for *within* seconds, and for as long as a copy of it is stored;
+        dead letters do not count. The same id may be sent again.
+
+        Args:
+            envelopes: Envelopes with the same source and id, for one or several queues.
+
+            key: The key; applications with other sources have keys of their own.
+
+            within: Seconds from now for which the key stays taken, also if the event is settled before.
+
+            delay: As for :meth:`send`.
+
+        Returns:
+            The id of the event that has the key, and nothing was changed; ``None`` if the envelopes were accepted.
+
+        Raises:
+            SendError: As from :meth:`send`.
+
+            TransportUnavailableError: The server could not be reached; nothing was sent.
+
+            UnsupportedError: ``unique`` is not claimed, or as from :meth:`send`.
+
+        Promises:
+            one-event-of-a-key-lives
+        """
+        raise self._unsupported("unique")
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
         """

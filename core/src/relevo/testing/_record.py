@@ -11,7 +11,9 @@ from weakref import ReferenceType, ref
 import attrs
 import msgspec
 
+from relevo._dispatch.dispatcher import Dispatched
 from relevo._dispatch.gathering import ReadyEvent
+from relevo._dispatch.unique import is_refused
 from relevo._event.codec import Document, content_of, context_of, decoded, generic, subject_of
 from relevo._event.event import Event
 from relevo._transport.envelope import Envelope
@@ -72,7 +74,7 @@ class Record:
         self._events: list[DispatchedEvent] = []
         self._positions: dict[str, int] = {}
         self._routes: dict[str, Sequence[Target]] = {}
-        self._enlisted: dict[str, tuple[Event, ReferenceType[Any]]] = {}
+        self._enlisted: dict[str, tuple[Event, ReferenceType[Any], Dispatched]] = {}
         self._joined: set[str] = set()
         """The ids of the events that were dispatched with a session."""
 
@@ -84,13 +86,14 @@ class Record:
     def enlisted(self) -> Sequence[Event]:
         """The events that were dispatched inside a session that has not committed."""
         with self._lock:
-            return tuple(event for event, kept in self._enlisted.values() if kept() is not None)
+            return tuple(event for event, kept, _ in self._enlisted.values() if kept() is not None)
 
     @property
     def dropped(self) -> Sequence[Event]:
         """The events that were dispatched inside a session that ended without a commit, or a savepoint of one."""
         with self._lock:
-            return tuple(event for event, kept in self._enlisted.values() if kept() is None)
+            left = self._enlisted.values()
+            return tuple(event for event, kept, result in left if kept() is None and not is_refused(result))
 
     def add_joined(self, event_id: str) -> None:
         """Record that the event with that id is dispatched with a session."""
@@ -119,7 +122,7 @@ class Record:
                 self._sort(self._positions[result.id])
             else:
                 kept: Any = ready.packed.envelopes[0] if ready.packed and ready.packed.envelopes else ready
-                self._enlisted[result.id] = _plain(event), ref(kept)
+                self._enlisted[result.id] = _plain(event), ref(kept), result
 
     def add_failed(self, ready: ReadyEvent) -> None:
         """Mark the event *ready*, of which an in-process listener raised."""

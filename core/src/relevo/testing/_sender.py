@@ -7,7 +7,8 @@ from typing import Any
 
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.packer import Conditions, surroundings
-from relevo._dispatch.sender import Sender
+from relevo._dispatch.sender import Batch, Sender
+from relevo._dispatch.unique import is_refused
 from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Envelope
 from relevo.errors import TransportUnavailableError
@@ -65,10 +66,10 @@ class RecordingSender(Sender):
 
     def note_sent(self, ready: Sequence[ReadyEvent]) -> None:
         for each in ready:
-            if not each.routing.is_now:
+            if not (each.routing.is_now or is_refused(each.dispatched)):
                 self._record.add_dispatched(each)
 
-    def send_unjoined(self, transport: str, envelopes: Sequence[Envelope], delay: float) -> None:
-        if why := self._blocked(transport):
-            raise TransportUnavailableError(transport, why)
-        super().send_unjoined(transport, envelopes, delay)
+    def send_unjoined(self, batch: Batch, envelopes: Sequence[Envelope]) -> None:
+        if why := self._blocked(batch.transport):
+            raise TransportUnavailableError(batch.transport, why)
+        super().send_unjoined(batch, envelopes)

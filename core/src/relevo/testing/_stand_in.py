@@ -45,6 +45,7 @@ def _stand_in(former: Transport, memory: Any, sent: OnSent) -> Transport:
         delay=former.capabilities.delay and memory.capabilities.delay,
         transactional=former.capabilities.transactional,
         dead_letters=former.capabilities.dead_letters,
+        unique=former.capabilities.unique,
     )
     memory.store = _WatchedStore(memory.store, former.name, sent)
     transport: Transport = memory
@@ -69,5 +70,7 @@ class _WatchedStore:
     def add(self, postings: Sequence[Any], now: float) -> None:
         self._store.add(postings, now)
         for posting in postings:
+            if posting.claim is not None and not posting.claim.granted:
+                continue
             kept_for = posting.queue.removeprefix(RESERVED) if posting.queue.startswith(RESERVED) else self._transport
             self._sent(posting.envelope, Target(kept_for, posting.envelope.queue), max(0.0, posting.due - now))

@@ -356,6 +356,7 @@ class CloseContract(Contract):
             (claimed.dead_letters, lambda: worker.revive({"none": b""})),
             (claimed.dead_letters, lambda: worker.discard(["none"])),
             (claimed.cancel, lambda: worker.cancel("none")),
+            (claimed.unique, lambda: worker.transport.send_unique([bench.envelope()], key="key")),
             (claimed.find, lambda: worker.find("none")),
             (claimed.take, lambda: worker.take(bench.queue, "none", lease=1.0)),
             (claimed.purge, lambda: worker.purge(bench.queue)),

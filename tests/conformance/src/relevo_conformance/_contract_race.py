@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 from hypothesis import given, strategies as st
 
-from relevo import Ack, Capabilities, DeadLetter, Delivery, Lost, Nack, Note, Outcome, Release, Settlement
+from relevo import Ack, Capabilities, DeadLetter, Delivery, Envelope, Lost, Nack, Note, Outcome, Release, Settlement
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_conformance.bench import Bench
@@ -74,6 +74,29 @@ class RaceContract(Contract):
 
             for worker, delivery in came:
                 assert worker.ack(delivery)
+
+        self.whatever_comes_between(check)
+
+    @proves(promise.ONE_EVENT_OF_A_KEY_LIVES)
+    def test_of_two_unique_sends_at_once_one_is_a_duplicate(self) -> None:
+        def check(bench: Bench, schedule: Schedule) -> None:
+            one, other = bench.worker(), bench.worker()
+            if len(schedule) % 2:  # the key was another event's before
+                assert one.transport.send_unique([bench.envelope()], key="key") is None
+                bench.past_the_recorder(one)
+            mine, others = bench.envelopes(2)
+            answers: dict[str, str | None] = {}
+
+            def send(worker: RecordedWorker, envelope: Envelope) -> None:
+                answers[envelope.id] = worker.transport.send_unique([envelope], key="key")
+
+            bench.at_once(schedule, (one, lambda: send(one, mine)), (other, lambda: send(other, others)))
+
+            accepted = [event_id for event_id, living in answers.items() if living is None]
+            assert len(accepted) == 1, f"of two events with one key {len(accepted)} were accepted"
+            assert [living for living in answers.values() if living is not None] == accepted
+            came = bench.past_the_recorder(one, 2)
+            assert [each.envelope.id for each in came if isinstance(each.envelope, Envelope)] == accepted
 
         self.whatever_comes_between(check)
 

@@ -129,6 +129,12 @@ RESENT_IS_ONE = _optional(
     Needs("dedupe", asked_for=False),
     floors={"event again": 5, "send raced send": RACED},
 )
+ONE_EVENT_OF_A_KEY_LIVES = _optional(
+    "one-event-of-a-key-lives",
+    "While an event with a unique key lives, or for the time of its key, another one with that key is not accepted, "
+    "and its sender gets the id of the first.",
+    Needs("unique"),
+)
 JOINS_THE_TRANSACTION = _optional(
     "joins-the-transaction",
     "An event that is sent in a transaction exists if the transaction commits, and only then.",

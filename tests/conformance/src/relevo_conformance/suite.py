@@ -39,6 +39,7 @@ from relevo_conformance._contract_store import (
 )
 from relevo_conformance._contract_time import ClockContract, FairnessContract, WaitContract
 from relevo_conformance._contract_transaction import TransactionContract
+from relevo_conformance._contract_unique import UniqueContract
 from relevo_conformance._contract_urgency import UrgencyContract
 from relevo_conformance._contract_wait import WaitOnSeveralContract
 from relevo_conformance._wrong_error import broken_by
@@ -114,6 +115,7 @@ class TransportContract(
     ReceiveContract,
     HandlingContract,
     TransactionContract,
+    UniqueContract,
     DedupeContract,
     DelayContract,
     SendErrorContract,

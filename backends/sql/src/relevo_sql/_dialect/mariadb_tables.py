@@ -13,7 +13,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from relevo_sql._schema import IDENTITY, INBOX_BY_TIME, LEASED, LINE, READY, STRAY, dead, event, inbox, is_for, metadata
+from relevo_sql._schema import (
+    IDENTITY,
+    INBOX_BY_TIME,
+    LEASED,
+    LINE,
+    READY,
+    STRAY,
+    UNIQUE_BY_TIME,
+    dead,
+    event,
+    inbox,
+    is_for,
+    metadata,
+    unique,
+)
 
 TURN, AT, STRAY_QUEUE = "turn", "at", "stray"
 """The columns of ``relevo_event`` that are computed; the third is the queue of a stray row, and null in others."""
@@ -67,6 +81,7 @@ def tables_with(collation: str) -> sa.MetaData:
     sa.Index("relevo_dead_identity", *(dying.c[name] for name in IDENTITY[:2]))
     sa.Index("relevo_dead_queue", dying.c.queue, dying.c.ref)
     sa.Index(INBOX_BY_TIME.name, made.tables[inbox.name].c.handled_at)
+    sa.Index(UNIQUE_BY_TIME.name, made.tables[unique.name].c.until)
     return made
 
 

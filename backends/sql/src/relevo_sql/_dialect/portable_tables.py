@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from relevo_sql._schema import IDENTITY, INBOX_BY_TIME, LINE, dead, event, inbox, metadata
+from relevo_sql._schema import IDENTITY, INBOX_BY_TIME, LINE, UNIQUE_BY_TIME, dead, event, inbox, metadata, unique
 
 IDENTITY_COLUMN, MARK = "identity", "mark"
 
@@ -62,7 +62,7 @@ def tables_on(name: str) -> sa.MetaData:
         sa.Table(table.name, made, *(_copied(column, name) for column in table.c), sqlite_autoincrement=True, **options)
     events, dying = made.tables[event.name], made.tables[dead.name]
     events.append_column(sa.Column(IDENTITY_COLUMN, sa.String(64)))
-    for each in (events, dying):
+    for each in (events, dying, made.tables[unique.name]):
         each.append_column(sa.Column(MARK, sa.BigInteger))
     slot = sa.Column("slot", sa.SmallInteger, primary_key=True, autoincrement=False)
     sa.Table(LINES, made, slot, sa.Column("turns", sa.BigInteger, nullable=False), **options)
@@ -76,6 +76,7 @@ def tables_on(name: str) -> sa.MetaData:
     sa.Index("relevo_dead_identity", dying.c[IDENTITY[0]])
     sa.Index("relevo_dead_queue", dying.c.queue, dying.c.ref)
     sa.Index(INBOX_BY_TIME.name, made.tables[inbox.name].c.handled_at)
+    sa.Index(UNIQUE_BY_TIME.name, made.tables[unique.name].c.until)
     return made
 
 
