@@ -4,7 +4,13 @@ SQL transports with one bug each, planted in their statements and their transact
 Each names the promise that it breaks. The results of the suite are in docs/reference/mutants.md.
 """
 
-from . import mutants_of_coordinators, mutants_of_handling, mutants_of_pairs, mutants_of_single_features
+from . import (
+    mutants_of_coordinators,
+    mutants_of_handling,
+    mutants_of_pairs,
+    mutants_of_single_features,
+    mutants_of_unique_events,
+)
 from .planting import MUTANTS
 
 __all__ = [
@@ -13,4 +19,5 @@ __all__ = [
     "mutants_of_handling",
     "mutants_of_pairs",
     "mutants_of_single_features",
+    "mutants_of_unique_events",
 ]

@@ -27,6 +27,7 @@ from . import (
     mutants_of_size,
     mutants_of_state,
     mutants_of_time,
+    mutants_of_unique_events,
     mutants_of_waiting,
 )
 from .planting import MUTANTS
@@ -55,5 +56,6 @@ __all__ = [
     "mutants_of_size",
     "mutants_of_state",
     "mutants_of_time",
+    "mutants_of_unique_events",
     "mutants_of_waiting",
 ]

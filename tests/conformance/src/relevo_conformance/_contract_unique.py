@@ -20,8 +20,12 @@ from relevo_conformance.verdict import error_text
 
 _LEASE = 60.0
 
-ALIKE = tuple(dict.fromkeys(f"key{end}" for end in (*ENDS, *BLANKS, "", "ß", "ss", "0", "00", "😀", "😁", "x" * 252)))
-"""Keys that a store must tell apart; the last one has 255 characters."""
+ALIKE = tuple(
+    dict.fromkeys(
+        f"key{end}" for end in (*ENDS, *BLANKS, "", "ß", "ss", "0", "00", "😀", "😁", f"{'x' * 251}a", f"{'x' * 251}b")
+    )
+)
+"""Keys that a store must tell apart; the last two have 255 characters."""
 
 
 @attrs.frozen

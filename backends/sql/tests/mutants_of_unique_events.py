@@ -1,0 +1,106 @@
+"""Bugs of unique events: the row of a key, and when it is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+import sqlalchemy as sa
+
+from relevo import Clock
+from relevo_conformance import promise
+from relevo_sql import _session, _transport, _unique
+from relevo_sql._database import Database
+from relevo_sql._row import Sent
+from relevo_sql._session import Batch, JoinedSessions
+from relevo_sql._statement import Statements
+from relevo_sql._unique import Claim
+
+from .planting import Patches, planted, reworded
+
+
+def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("lock_living",)) -> Patches:
+    """Return patches of the statements of keys; see :func:`reworded`."""
+    patches = reworded(names, *changes)
+    (statements,) = patches.values()
+    return {**patches, (_session, "statements_for"): statements}
+
+
+@planted(
+    promise.ONE_EVENT_OF_A_KEY_LIVES,
+    "What lives is looked up in an earlier transaction.",
+    by_chance=False,
+)
+def looks_before_the_transaction() -> Patches:
+    def write(database: Database, clock: Clock, claim: Claim, rows: Sequence[Sent]) -> None:
+        now = database.now(clock)
+        answers: list[str | None] = []
+        asked = Claim(claim.key, claim.within, answers.append)
+        is_granted = database.write(
+            lambda connection: asked.is_granted(connection, database.statements, rows[0], now), durable=True
+        )
+        if is_granted:
+            database.write(lambda connection: database.statements.write(connection, rows), durable=True)
+        claim.decided(answers[-1])
+
+    return {(_transport, "write_unique"): write}
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "Any event with the id, of any application, has the key.", by_chance=False)
+def looks_for_the_key_alone() -> Patches:
+    return {(_unique, "_digest"): lambda _source, key: sha256(key.encode()).hexdigest()}
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "The source and the key are joined without a boundary.", by_chance=False)
+def joins_source_and_key() -> Patches:
+    return {(_unique, "_digest"): lambda source, key: sha256((source + key).encode()).hexdigest()}
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "A leased event does not count as alive.", by_chance=False)
+def takes_leased_for_gone() -> Patches:
+    return keyed_by((" WHERE ", " WHERE relevo_event.state <> 1 AND "))
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "A scheduled event does not count as alive.", by_chance=False)
+def takes_scheduled_for_gone() -> Patches:
+    return keyed_by((" WHERE ", " WHERE relevo_event.state <> 2 AND "))
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "A key that was taken once is not given to another event.", by_chance=False)
+def keeps_the_first_event_of_a_key() -> Patches:
+    return keyed_by((" WHERE ", " WHERE relevo_unique.until < 0 AND "), names=("take_key",))
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "The next event of a key does not begin its time anew.", by_chance=False)
+def keeps_the_first_time_of_a_key() -> Patches:
+    return keyed_by(("until=?", "until=relevo_unique.until + 0 * ?"), names=("take_key",))
+
+
+@planted(
+    promise.ONE_EVENT_OF_A_KEY_LIVES, "All of a transaction is written after its keys were looked up.", by_chance=False
+)
+def decides_all_of_a_transaction_first() -> Patches:
+    write = JoinedSessions.write
+
+    def decide_first(self: JoinedSessions, connection: sa.Connection, batches: Sequence[Batch]) -> None:
+        now = self._database.now(self._clock)
+        statements: Statements = self._database.statements
+        granted = [
+            Batch(batch.rows)
+            for batch in batches
+            if batch.claim is None or batch.claim.is_granted(connection, statements, batch.rows[0], now)
+        ]
+        write(self, connection, granted)
+
+    return {(JoinedSessions, "write"): decide_first}
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "The event of a duplicate is written all the same.", by_chance=False)
+def writes_the_duplicate() -> Patches:
+    granted = Claim.is_granted
+
+    def grant(self: Claim, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> bool:
+        granted(self, connection, statements, row, now)
+        return True
+
+    return {(Claim, "is_granted"): grant}
