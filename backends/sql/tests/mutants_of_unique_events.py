@@ -19,7 +19,7 @@ from relevo_sql._unique import Claim
 from .planting import Patches, planted, reworded
 
 
-def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("lock_living",)) -> Patches:
+def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("lives",)) -> Patches:
     """Return patches of the statements of keys; see :func:`reworded`."""
     patches = reworded(names, *changes)
     (statements,) = patches.values()

@@ -107,9 +107,12 @@ def dispatch(transport: SqlTransport) -> None:
         app.dispatch(Event("image.created", {"n": 1}))
         app.dispatch(Event("image.created", {"n": 2}), delay=3600)
         app.dispatch(Event("image.created", {"n": 3}), ordering_key="a", urgency="high")
+        for _ in range(2):
+            app.dispatch(Event("image.created", {"n": 5}), unique="key")
         app.dispatch_many([Event("image.created", {"n": n}) for n in range(3)])
         with Session(engine) as session:
             app.dispatch(Event("image.created", {"n": 4}), session=session)
+            app.dispatch(Event("image.created", {"n": 6}), session=session, unique="other")
             session.commit()
     url = engine.url.render_as_string(hide_password=False)
     document = '{"id": "1", "source": "/cam", "specversion": "1.0", "type": "image.created", "partitionkey": "a"}'
@@ -150,6 +153,11 @@ def work(transport: SqlTransport) -> None:
     assert receipt
     transport.renew_lock("drain", receipt, ttl=60)
     transport.unlock("drain", receipt)
+    for n in range(2):
+        transport.send_unique([attrs.evolve(envelopes[0], id=f"u-{n}")], key="key")
+        transport.purge("default")
+    transport._sweep._at = 0.0
+    transport._sweep._look()
     assert transport.remembered("key") is None
     transaction = transport.handling_once("key")
     transaction.commit(b"done")
@@ -215,6 +223,7 @@ def clear(server: Server, *, whole: bool) -> None:
             connection.exec_driver_sql("INSERT INTO relevo_worker VALUES ('long ago', 1, 0)")
             connection.exec_driver_sql("INSERT INTO relevo_announcement VALUES ('long ago', '', 0)")
             connection.exec_driver_sql("INSERT INTO relevo_inbox VALUES ('long ago', '', 0)")
+            connection.exec_driver_sql("INSERT INTO relevo_unique VALUES ('long ago', 'shop', 'gone', 1)")
     engine.dispose()
 
 

@@ -158,14 +158,14 @@ class Statements:
         self.take_key_first = prepared(dialect.insert_new(unique, {"key": _bind("which"), **held}, ["key"]))
         self.lock_key = prepared.lock(unique, (key,), "source", "event_id", "until")
         named = (dialect.same(_E.event_id, _bind("id")), dialect.same(_E.source, _bind("source")))
-        self.lock_living = prepared.lock(event, named)
+        one: sa.ColumnClause[Any] = sa.literal_column("1")
+        self.lives = prepared(dialect.latest(sa.select(one).select_from(event).where(*named)))
         self.take_key = prepared(sa.update(unique).where(key).values(held))
         some: sa.Select[Any] = sa.select(unique.c.until).where(
             unique.c.until > _bind("cursor"), unique.c.until <= _bind("before")
         )
         some = some.order_by(unique.c.until).limit(_bind("bound"))
         self.keys_until = prepared(sa.select(sa.func.max(some.subquery().c.until)))
-        one: sa.ColumnClause[Any] = sa.literal_column("1")
         lives = (
             sa.select(one)
             .select_from(event)

@@ -77,7 +77,7 @@ class Claim:
             _, source, event_id, until = found[0]
             if (event_id, until) == (row.event_id, held["until"]):
                 return None  # it was written just now: not every database tells
-            if now < until or statements.lock_living.rows(connection, id=event_id, source=source):
+            if now < until or statements.lives.rows(connection, id=event_id, source=source):
                 return None if event_id == row.event_id else str(event_id)
             statements.take_key.run(connection, **which, **held)
             return None

@@ -319,6 +319,10 @@ class Dialect(ABC):
         """As :meth:`by_index`, by the primary key of *table*; these rows first, and then those that are joined."""
         return select
 
+    def latest(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        """Return *select* so that it reads what is committed, not what was when the transaction of a session began."""
+        return select
+
     def in_order(self) -> Sequence[sa.ColumnElement[Any]]:
         """Return the columns in whose order an index has the ready rows of a queue."""
         return event.c.urgency, event.c.ready_at, event.c.seq

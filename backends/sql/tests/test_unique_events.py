@@ -1,0 +1,190 @@
+"""Unique events on real databases: many at once, at each isolation level, and the rows that are left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from relevo import Ack, Envelope
+from relevo.errors import RelevoError, SessionError
+from relevo.testing import FakeClock
+from relevo_sql import SqlTransport
+
+from .on_server import execute
+
+Opener = Callable[..., SqlTransport]
+
+THREADS = 6
+
+
+@pytest.fixture(
+    name="url",
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+def _url(request: pytest.FixtureRequest) -> str:
+    engine: str = request.param
+    url: str = "" if engine == "sqlite" else request.getfixturevalue(f"{engine}_database")
+    return url
+
+
+@pytest.fixture(name="options", params=[{}, {"dialect": "portable"}], ids=["own dialect", "portable"])
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    options: dict[str, Any] = request.param
+    return options
+
+
+def event(event_id: str) -> Envelope:
+    return Envelope(id=event_id, source="shop", name="feed.stale", body=b"{}")
+
+
+def count(transport: SqlTransport, table: str) -> int:
+    with transport._database.engine.connect() as connection:
+        found: int = connection.exec_driver_sql(f"SELECT COUNT(*) FROM {table}").scalar_one()  # noqa: S608 - relevo's
+    return found
+
+
+def clear(transport: SqlTransport) -> None:
+    held = transport.receive(["default"], limit=100, lease=60, wait=0)
+    assert transport.settle([(each, Ack()) for each in held]) == []
+
+
+@pytest.mark.parametrize("is_taken_over", [False, True], ids=["new key", "key of an event that is done"])
+def test_of_many_at_once_one_is_accepted(
+    opener: Opener, url: str, options: dict[str, Any], *, is_taken_over: bool
+) -> None:
+    transports = [opener(url=url, **options)]
+    address = transports[0].url.render_as_string(hide_password=False)
+    transports += [opener(url=address, **options) for _ in range(THREADS - 1)]
+    for number in range(5):
+        key, start = f"key {number}", threading.Barrier(THREADS)
+        if is_taken_over:
+            assert transports[0].send_unique([event(f"{number}-before")], key=key) is None
+            clear(transports[0])
+
+        def send(
+            index: int, number: int = number, key: str = key, start: threading.Barrier = start
+        ) -> tuple[str, str | None]:
+            event_id = f"{number}-{index}"
+            start.wait(30)
+            return event_id, transports[index].send_unique([event(event_id)], key=key)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            answers = dict(pool.map(send, range(THREADS)))
+
+        accepted = [event_id for event_id, living in answers.items() if living is None]
+        assert len(accepted) == 1
+        assert {living for living in answers.values() if living is not None} == set(accepted)
+        held = transports[0].receive(["default"], limit=100, lease=60, wait=0)
+        assert [attrs.asdict(each)["envelope"]["id"] for each in held] == accepted
+        transports[0].settle([(each, Ack()) for each in held])
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_session_whose_snapshot_is_old_sends_no_second_event(
+    opener: Opener, url: str, options: dict[str, Any], level: str
+) -> None:
+    """At a high isolation level the commit may fail; then nothing of it is there."""
+    transport = opener(url=url, **options)
+    is_file = transport._database.dialect.is_file
+    engine = sa.create_engine(transport._database.engine.url)
+    if not is_file:
+        engine = engine.execution_options(isolation_level=level)
+    assert transport.send_unique([event("before")], key="key") is None
+    clear(transport)
+    answers: list[str | None] = []
+
+    with Session(engine) as session:
+        session.execute(sa.text("SELECT COUNT(*) FROM relevo_unique")).all()
+        session.execute(sa.text("SELECT COUNT(*) FROM relevo_event")).all()  # its snapshot
+        assert transport.send_unique([event("first")], key="key") is None
+        transport.bound_to(session).send_unique(  # type: ignore[attr-defined]
+            lambda: [event("second")], key="key", within=0.0, decided=answers.append
+        )
+        with suppress(RelevoError, sa.exc.SQLAlchemyError):
+            session.commit()
+    engine.dispose()
+
+    held = transport.receive(["default"], limit=100, lease=60, wait=0)
+    assert [attrs.asdict(each)["envelope"]["id"] for each in held] == ["first"]
+    assert answers in ([], ["first"])
+
+
+def test_rows_of_keys_are_deleted_when_their_events_are_gone(
+    opener: Opener, url: str, options: dict[str, Any], clock: FakeClock
+) -> None:
+    transport = opener(clock, url=url, **options)
+    for number in range(12):
+        transport.send_unique([event(f"done-{number}")], key=f"done {number}", within=number % 3)
+    clear(transport)
+    transport.send_unique([event("scheduled")], key="scheduled", delay=86_400.0)
+    transport.send_unique([event("later")], key="later", within=86_400.0)
+    assert count(transport, "relevo_unique") == 14
+
+    clock.advance(1800.0)
+    clear(transport)  # too early
+    assert count(transport, "relevo_unique") == 14
+    clock.advance(3600.0)
+    for _ in range(3):  # each settlement looks at some
+        transport.settle([])
+
+    assert count(transport, "relevo_unique") == 2
+    assert transport.send_unique([event("other")], key="scheduled") == "scheduled"
+    assert transport.send_unique([event("other")], key="later") == "later"
+
+
+def test_a_worker_goes_on_without_the_table_and_a_dispatch_says_what_to_run(
+    opener: Opener, url: str, options: dict[str, Any]
+) -> None:
+    transport = opener(url=url, **options)
+    execute(transport.url, "DROP TABLE relevo_unique")
+
+    transport.send([event("plain")])
+    clear(transport)
+    with pytest.raises(RelevoError, match="relevo setup"):
+        transport.send_unique([event("first")], key="key")
+
+    assert transport.lacking([]) == []
+    assert "table relevo_unique" in transport.setup([])
+    assert transport.send_unique([event("first")], key="key") is None
+
+
+def test_a_key_is_not_stored_in_the_clear(opener: Opener, url: str, options: dict[str, Any]) -> None:
+    transport = opener(url=url, **options)
+    transport.send_unique([event("first")], key="ann@example.com")
+
+    with transport._database.engine.connect() as connection:
+        ((key,),) = connection.exec_driver_sql(
+            f"SELECT {transport._database.dialect.compiler.identifier_preparer.quote('key')} FROM relevo_unique"  # noqa: S608 - relevo's
+        ).all()
+    assert len(key) == 64
+
+
+def test_a_send_that_cannot_be_written_takes_no_key(opener: Opener, url: str, options: dict[str, Any]) -> None:
+    transport = opener(url=url, **options)
+    with pytest.raises(RelevoError):
+        transport.send_unique([attrs.evolve(event("broken"), name="x" * 300_000, queue="q" * 300)], key="key")
+
+    # SQLite has no limit for a text, so there it was sent.
+    living = transport.send_unique([event("first")], key="key")
+    assert living is None
+
+
+def test_a_session_of_another_database_is_refused(opener: Opener, url: str, options: dict[str, Any]) -> None:
+    transport = opener(url=url, **options)
+    with Session(sa.create_engine("sqlite://")) as session, pytest.raises(SessionError):
+        transport.bound_to(session).send_unique(  # type: ignore[attr-defined]
+            lambda: [event("first")], key="key", within=0.0, decided=print
+        )
+        session.commit()
