@@ -171,8 +171,11 @@ class Statements:
             .select_from(event)
             .where(dialect.same(_E.event_id, unique.c.event_id), dialect.same(_E.source, unique.c.source))
         )
-        over = (unique.c.until > _bind("cursor"), unique.c.until <= _bind("end"), ~lives.correlate(unique).exists())
-        self.forget_keys = prepared.change(RowChange(table=unique, values=None, where=over, skips_locked=True))
+        times = (unique.c.until > _bind("cursor"), unique.c.until <= _bind("end"))
+        over = (*times, ~lives.correlate(unique).exists())
+        # A key that was given to another event meanwhile has a later time.
+        forgotten = RowChange(table=unique, values=None, where=over, guard=times, skips_locked=True)
+        self.forget_keys = prepared.change(forgotten)
 
     def _sending(self, prepared: Preparer, dialect: Dialect) -> None:
         values = {name: _bind(name) for name in Sent._fields}
