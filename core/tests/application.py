@@ -14,9 +14,11 @@ DRAIN = RunOptions(until_empty=True)
 
 
 class Plain(MemoryTransport):
-    """It joins no session, and claims no order and no urgency."""
+    """It joins no session, and claims no order, no urgency and no unique events."""
 
-    capabilities = attrs.evolve(MemoryTransport.capabilities, transactional=False, order="none", urgency=False)
+    capabilities = attrs.evolve(
+        MemoryTransport.capabilities, transactional=False, order="none", urgency=False, unique=False
+    )
 
 
 Make = Callable[..., App]

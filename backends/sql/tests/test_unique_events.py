@@ -107,6 +107,9 @@ def test_a_session_whose_snapshot_is_old_sends_no_second_event(
     answers: list[str | None] = []
 
     with Session(engine) as session:
+        if engine.name not in ("sqlite", "postgresql"):
+            with suppress(sa.exc.DBAPIError):  # MySQL, and MariaDB before 11.6.2, have no such setting, and read on
+                session.execute(sa.text("SET SESSION innodb_snapshot_isolation = OFF"))
         session.execute(sa.text("SELECT COUNT(*) FROM relevo_unique")).all()
         session.execute(sa.text("SELECT COUNT(*) FROM relevo_event")).all()  # its snapshot
         assert transport.send_unique([event("first")], key="key") is None

@@ -13,6 +13,7 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._app.check import unheard, unheard_text
 from relevo._clock import readable
+from relevo._dispatch.dispatcher import Dispatched
 from relevo._event.codec import typed_from
 from relevo._event.event import Event, EventType, VersionedEvent, checked_name
 from relevo._event.subject import Subject
@@ -65,6 +66,12 @@ def _first_line(text: str) -> FirstLine:
 )
 @click.option("--expires", type=duration, metavar="DURATION", help="Do not handle it after this time, as in 1h.")
 @click.option(
+    "--unique", metavar="KEY", callback=refuse_invalid, help="Dispatch nothing while an event with the same key lives."
+)
+@click.option(
+    "--within", type=duration, default="0s", metavar="DURATION", help="With --unique: and for this time at least."
+)
+@click.option(
     "--lines",
     "path",
     metavar="FILE",
@@ -104,6 +111,8 @@ def dispatch(
     urgency: Urgency,
     ordering_key: str | None,
     expires: float | None,
+    unique: str | None,
+    within: float,
     path: str | None,
     rejects: Path | None,
     resume: Path | None,
@@ -122,18 +131,21 @@ def dispatch(
 
     Example: relevo dispatch image.created '{"image_id": 7}'
 
+    With --unique nothing is sent while an event with the same key waits or is handled; the exit code is 0 then too.
+
     Example: relevo dispatch row.imported --lines rows.jsonl --rejects rejects.jsonl --resume rows.position
     """
     try:
         checked_name(name)
     except EventNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from error
-    if expires == 0:
-        raise click.BadParameter("expected a time above 0; the event would never be handled", param_hint="--expires")
+    _refuse_pointless(expires, unique, within, path)
 
     def options() -> DispatchOptions:
         until = None if expires is None else app.clock.now() + expires
-        return DispatchOptions(delay=delay, urgency=urgency, ordering_key=ordering_key, expires=until)
+        return DispatchOptions(
+            delay=delay, urgency=urgency, ordering_key=ordering_key, expires=until, unique=unique, within=within
+        )
 
     blank = VersionedEvent(name, subject=_subject_of(subject))
     if path is not None:
@@ -153,15 +165,33 @@ def dispatch(
             raise click.UsageError(f"{option} is for the lines of --lines; pass both, or neither")
     event = attrs.evolve(blank, arguments=_given_arguments(name, "{}" if arguments is None else arguments))
     done = app.dispatch(_checked(event, _declared(app, name)), **options())
-    if as_json:
-        show_json({"id": done.id, "targets": [str(target) for target in done.targets]})
-    else:
-        due = f", due in {readable(delay)}" if delay else ""
-        echo(visible(f"{done.id or 'handled in process'} → {', '.join(map(str, done.targets))}{due}"))
+    _show(done, delay, unique, as_json=as_json)
     _warn_if_unknown(app, name)
     for transport in dict.fromkeys(target.transport for target in done.targets if target.transport != NOW):
         tell_private(app.transports[transport], "so the event is lost when this command ends; use another transport")
     return 0
+
+
+def _refuse_pointless(expires: float | None, unique: str | None, within: float, path: str | None) -> None:
+    """Raise :class:`click.UsageError` if an option would have no effect, or lets an event expire at once."""
+    if expires == 0:
+        raise click.BadParameter("expected a time above 0; the event would never be handled", param_hint="--expires")
+    if within and unique is None:
+        raise click.UsageError("--within is for a unique event; pass --unique KEY too")
+    if unique is not None and path is not None:
+        raise click.UsageError("--unique is the key of one event, and --lines dispatches several; leave it out")
+
+
+def _show(done: Dispatched, delay: float, unique: str | None, *, as_json: bool) -> None:
+    """Print what became of the event."""
+    targets = list(map(str, done.targets))
+    if as_json:
+        show_json({"id": done.id, "targets": targets} | ({"duplicate_of": done.duplicate_of} if unique else {}))
+    elif done.duplicate_of is not None:
+        echo(visible(f"nothing was sent: {done.duplicate_of} has the key {unique}"))
+    else:
+        due = f", due in {readable(delay)}" if delay else ""
+        echo(visible(f"{done.id or 'handled in process'} → {', '.join(targets)}{due}"))
 
 
 def _subject_of(text: str | None) -> Subject | None:
