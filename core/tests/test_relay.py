@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Set
 from relevo._process_identity import this_process
 from relevo._transport.route import outbox_queue
 from relevo._worker.relay import RelayExecutor
+from relevo.backend import ParallelSettlement
 from relevo.errors import (
     ConfigurationError,
     SendError,
@@ -116,6 +118,47 @@ def test_an_outbox_gives_an_event_up_only_when_the_target_has_it(
     assert before == ([], 3)
     assert outcomes == [Ack(), Ack(), Ack()]
     assert _moved(transport) == ["0", "1", "2"]
+
+
+class _WithOneConnection(MemoryTransport, ParallelSettlement):
+    """An outbox whose calls follow one another, as on SQLite."""
+
+    settles_in_parallel = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.received = 0
+
+    def receive(self, queues: Sequence[str], *, limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        batch = super().receive(queues, limit=limit, lease=lease, wait=wait)
+        self.received += len(batch)
+        return batch
+
+
+def test_the_next_batch_is_received_while_the_target_stores_one(
+    relay: Relay, transport: Any, envelope: Callable[..., Envelope], clock: FakeClock
+) -> None:
+    send = transport.send
+    stored: list[Envelope] = []
+
+    def store_slowly(envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        stored.extend(envelopes)
+        if len(envelopes) == 32:  # the next batch comes before this one is stored
+            deadline = time.monotonic() + 30.0
+            while outbox.received <= len(stored):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+        send(envelopes, delay=delay)
+
+    transport.send = store_slowly
+    with _WithOneConnection(name="outbox", clock=clock) as outbox:
+        outbox.store.add(
+            [Posting(queue=OUTBOX, envelope=envelope(str(each)), due=0.0) for each in range(200)], clock.now()
+        )
+
+        report = relay(transport=outbox, background=True).run()
+
+    assert report.done == len(stored) == 200
 
 
 # --- the target is down ------------------------------------------------------------------------------

@@ -204,7 +204,8 @@ class ParallelSettlement(ABC):
 
     A worker then settles in one thread and, if leases are timed, receives in another: while the server stores the
     outcomes of one batch and looks for the next one, a third is handled. There is still one ``receive`` at a time.
-    Other transports settle and receive in the worker's thread, which is faster if ``settle`` waits for nothing.
+    Other transports settle and receive in the worker's thread, which is faster if ``settle`` waits for nothing. So does
+    an instance that does not settle in parallel, unless the worker itself waits for a server, as a relay does.
     """
 
     @property

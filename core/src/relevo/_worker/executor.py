@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from relevo._listener.listener import ListenerTable
 from relevo._process_identity import this_process
@@ -20,6 +21,12 @@ class Executor(ABC):
 
     :meth:`watch` and :meth:`stop_when` are called once, before the worker runs; all methods but :meth:`listening` are
     called from the worker's thread.
+    """
+
+    waits: ClassVar[bool] = False
+    """
+    Whether :meth:`take_finished` waits for a server. If so, and the transport is a :class:`ParallelSettlement`, the
+    worker receives and settles meanwhile in threads, even over the connection that both share.
     """
 
     def watch(self, listeners: ListenerTable) -> ListenerTable:

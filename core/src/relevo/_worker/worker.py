@@ -187,7 +187,9 @@ class Worker:
         self.held = self._ledger.held
         """Returns how many deliveries were received and are not known to be settled; safe to call from any thread."""
         transport = self._transport
-        is_parallel = isinstance(transport, ParallelSettlement) and transport.settles_in_parallel
+        is_parallel = isinstance(transport, ParallelSettlement) and (
+            transport.settles_in_parallel or self._executor.waits
+        )
         self._runs = RunningListeners(
             self._clock,
             here=self._running,
