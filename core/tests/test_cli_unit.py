@@ -25,6 +25,12 @@ case "$1" in
 esac
 """
 
+RELAYED = """
+source = "shop"
+listeners = []
+transports.main = { url = "sqlite:///shop.db", outbox = "sqlite:///box.db" }
+"""
+
 
 @pytest.fixture(name="shop")
 def _shop(tmp_path: Path) -> Shop:
@@ -80,6 +86,44 @@ def test_only_a_unit_that_drains_takes_what_only_drain_does(shop: Shop) -> None:
 
     assert "--settle 10s" in drained.stdout
     assert "there is no option --settle" in worked.stderr
+
+
+@pytest.mark.parametrize(
+    ("unit", "wanted"),
+    [
+        ("cron", ["relevo relay --until-empty --config", "--max-time 55s"]),
+        ("supervisor", ["[program:shop-main-relay]", "relevo relay --config", "stopwaitsecs=30\n"]),
+        ("systemd", ["relevo relay of shop/main", "Type=exec\n", "relevo relay --config", "TimeoutStopSec=30\n"]),
+    ],
+)
+def test_a_unit_can_be_that_of_a_relay(shop: Shop, unit: str, wanted: list[str]) -> None:
+    shop.write("relevo.toml", RELAYED)
+
+    done = shop.run(f"unit {unit} --relay")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [each in done.stdout for each in wanted] == [True] * len(wanted)
+    assert "WatchdogSec" not in done.stdout  # a relay does not answer it
+
+
+def test_a_unit_of_a_relay_needs_an_outbox_and_takes_no_option_of_listeners(shop: Shop) -> None:
+    without = shop.run("unit systemd --relay")
+    shop.write("relevo.toml", RELAYED)
+    threads = shop.run("unit systemd --relay -c 4")
+
+    assert (without.returncode, threads.returncode) == (78, 78)
+    assert '"main" has no outbox' in lines(without)[0]
+    assert "concurrency: a relay calls no listener" in lines(threads)[0]
+
+
+def test_a_relay_has_a_line_of_its_own_in_the_crontab(shop: Shop, crontab: Path) -> None:
+    shop.write("relevo.toml", RELAYED)
+    done = [shop.run(f"unit cron --install {which}") for which in ("", "--relay")]
+    shop.run("unit cron --remove --relay")
+
+    assert [each.stdout.partition(":")[0] for each in done] == ["installed", "installed"]
+    assert "relevo drain" in crontab.read_text()
+    assert "relevo relay" not in crontab.read_text()
 
 
 # --- cron -------------------------------------------------------------------------------------------------------

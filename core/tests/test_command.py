@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from relevo import App, RunOptions
 from relevo._runner.command import command
 from relevo._worker.run import Flag, flags
-from relevo.cli._run import drain, worker
+from relevo.cli._run import drain, relay, worker
 
 VALUES = {
     "count": st.integers(1, 1000),
@@ -41,6 +41,21 @@ def test_a_command_is_read_back_as_the_options_that_it_was_made_of(app: App, giv
     read = drain.make_context("drain", words).params
 
     assert {field: read[field] for field in flags()} == {field: getattr(options, field) for field in flags()}
+
+
+def test_the_command_of_a_relay_is_read_back_too(app: App) -> None:
+    options = RunOptions(until_empty=True, relay_only=True, max_events=7, max_seconds=55.0, settle=2.5)
+    _, _, _, verb, *words = command(app, options)
+
+    read = relay.make_context("relay", words).params
+
+    assert verb == "relay"
+    assert {name: read[name] for name in ("until_empty", "max_events", "max_seconds", "settle")} == {
+        "until_empty": True,
+        "max_events": 7,
+        "max_seconds": 55.0,
+        "settle": 2.5,
+    }
 
 
 def test_a_worker_has_all_flags_but_those_of_a_drain() -> None:

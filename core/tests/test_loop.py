@@ -35,7 +35,7 @@ from relevo._runner.lock_path import single_flight
 from relevo._runner.loop import LoopRunner, stop_on_signals
 from relevo._transport.route import outbox_queue
 from relevo.cli._run import why_later
-from relevo.errors import TransportUnavailableError
+from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 from relevo_memory._store import Posting
@@ -239,6 +239,60 @@ def test_a_report_tells_what_the_relay_dead_lettered(
     report = LoopRunner().run(app(lambda event: None), options)
 
     assert (report.handled, report.done, report.dead, report.reasons) == (2, 1, 1, {"unreadable": 1})
+
+
+# --- a relay alone ------------------------------------------------------------------------------------------
+
+
+def test_a_relay_alone_moves_events_and_calls_no_listener(
+    app: MakeApp, transport: Any, put: Callable[[str], None], outbox: MemoryTransport
+) -> None:
+    put("1")
+    put("2")
+
+    report = LoopRunner().run(app(lambda event: pytest.fail("called")), RunOptions(until_empty=True, relay_only=True))
+
+    assert (report.done, report.stopped_by) == (2, "empty")
+    assert (outbox.stats(OUTBOX).ready, transport.stats("default").ready) == (0, 2)
+
+
+def test_a_relay_alone_waits_for_a_target_that_is_down_when_it_starts(
+    app: MakeApp, transport: Any, put: Callable[[str], None]
+) -> None:
+    put("1")
+    transport.fail("setup", DOWN, times=3)
+
+    report = LoopRunner(patient=True).run(app(lambda event: None), RunOptions(max_events=1, relay_only=True))
+
+    assert (report.done, transport.stats("default").ready) == (1, 1)
+
+
+def test_a_relay_alone_goes_on_during_a_deploy(
+    app: MakeApp, put: Callable[[str], None], tmp_path: Path, transport: Any
+) -> None:
+    (tmp_path / "deploy").touch()
+    put("1")
+
+    report = LoopRunner().run(
+        app(lambda event: None, deploy=tmp_path / "deploy"), RunOptions(until_empty=True, relay_only=True)
+    )
+
+    assert (report.done, transport.stats("default").ready) == (1, 1)
+
+
+def test_a_relay_alone_needs_an_outbox(app: MakeApp) -> None:
+    with pytest.raises(ConfigurationError, match='"main" has no outbox; nothing to relay; give it one'):
+        LoopRunner().run(app(lambda event: None, with_outbox=False), RunOptions(relay_only=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{"queues": ["feed"]}, {"concurrency": 2}, {"max_memory": "1G"}, {"max_failures": 1}, {"event_id": "1"}]
+)
+def test_a_relay_alone_refuses_what_has_no_effect_on_it(options: dict[str, Any]) -> None:
+    (name,) = options
+
+    with pytest.raises(ConfigurationError, match=f"RunOptions: {name}: a relay calls no listener.*leave {name} out"):
+        RunOptions(relay_only=True, **options)
 
 
 # --- for ever ----------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def command(app: App, options: RunOptions) -> list[str]:
-    """Return the words of the command that handles the events of *app* with *options*; it works in any folder."""
-    words = [sys.executable, "-m", "relevo", "drain" if options.until_empty else "worker", *_found_by(app)]
+    """Return the words of the command that runs *app* with *options*; it works in any folder."""
+    words = [sys.executable, "-m", "relevo", *_verb(options), *_found_by(app)]
     if options.transport is not None:
         words += ["--transport", options.transport]
     for queue in options.queues:
@@ -31,6 +31,12 @@ def command(app: App, options: RunOptions) -> list[str]:
         if value != attrs.fields_dict(RunOptions)[field].default:
             words += [flag.name, flag.text_of(value)]
     return words
+
+
+def _verb(options: RunOptions) -> Sequence[str]:
+    if options.relay_only:
+        return ("relay", "--until-empty") if options.until_empty else ("relay",)
+    return ("drain",) if options.until_empty else ("worker",)
 
 
 def folder_of(app: App) -> Path:

@@ -52,7 +52,7 @@ class LoopRunner(Runner):
 
     The first TERM or INT finishes the current work and releases the rest; a second one stops at once. During a deploy
     (``relevo deploy begin``) no event is begun: running listeners finish and the rest is released; then a run until
-    empty ends, and any other run waits for the end of the deploy.
+    empty ends, and any other run waits for the end of the deploy. A relay alone begins no event, so it goes on.
 
     Args:
         patient: Wait for a server that is down.
@@ -93,6 +93,10 @@ class LoopRunner(Runner):
 
         options = options or RunOptions()
         name = app.transport(options.transport).name
+        if options.relay_only:
+            relay = relay_of(app, options, patient=self._patient)
+            with stop_on_signals(relay) if self._signals else nullcontext():
+                return relay.run()
         limits = Limits.of(options)
         guard = deploy_guard(app)
         guard.require_usable()
@@ -143,6 +147,22 @@ class LoopRunner(Runner):
                 f"a command cannot show {found!r}, which is in {line!r}; give the folder another name"
             )
         return line
+
+
+def relay_of(app: App, options: RunOptions, *, patient: bool = False) -> Worker:
+    """
+    Return the relay that runs alone with *options*.
+
+    Raises:
+        ConfigurationError: The transport has no outbox.
+    """
+    name = app.transport(options.transport).name
+    relay = app.relay(name, options, patient=patient)
+    if relay is None:
+        raise ConfigurationError(
+            f'the transport "{name}" has no outbox; nothing to relay; give it one in the configuration: outbox = "…"'
+        )
+    return relay
 
 
 @attrs.define(eq=False, repr=False)

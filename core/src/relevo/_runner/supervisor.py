@@ -103,7 +103,9 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
         _refuse_a_long_path(folder)
     here = folder_of(app)
     source = app.source if app.source != DEFAULT_SOURCE else f"{DEFAULT_SOURCE}-{_digest(here)}"
-    name = re.sub(r"[^\w.-]+", "-", "-".join([source, app.transport(options.transport).name, *options.queues]))
+    kind = ["relay"] if options.relay_only else []
+    words = [source, app.transport(options.transport).name, *options.queues, *kind]
+    name = re.sub(r"[^\w.-]+", "-", "-".join(words))
     logs = "AUTO"
     log_reason = "; supervisor deletes an AUTO log at its next start; write a path here to keep it\n"
     if folder is not None:  # supervisor expands this value twice, and no other
@@ -119,7 +121,7 @@ def supervisor(app: App, options: RunOptions, *, processes: int = 1, folder: Pat
         command=_value(shlex.join(command(app, options))),
         processes=processes,
         directory=_value(here),
-        patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
+        patience=math.ceil((0.0 if options.relay_only else app.execution.longest(app.listeners)) + _MARGIN),
         logs=logs,
         log_reason=log_reason,
     )

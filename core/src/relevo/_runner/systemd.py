@@ -32,21 +32,20 @@ RestartSec=1"""
 
 _UNIT = """\
 [Unit]
-Description=relevo worker of {what}
+Description=relevo {kind} of {what}
 Wants=network-online.target
 After=network-online.target
 # never given up, however often it ends
 StartLimitIntervalSec=0
 
 [Service]
-Type=notify
+Type={type}
 ExecStart={command}
 WorkingDirectory={directory}
 # after every exit: 0 at a limit, 78 while the server refuses its user
 Restart=always
 {restart}
-WatchdogSec=60
-# TERM goes to the worker, which finishes what runs and gives back the rest; what is left afterwards is killed
+{watchdog}# TERM goes to the {kind}, which finishes what runs and gives back the rest; what is left afterwards is killed
 KillMode=mixed
 TimeoutStopSec={patience}
 NoNewPrivileges=yes
@@ -76,12 +75,16 @@ def systemd(app: App, options: RunOptions) -> str:
     Raises:
         ConfigurationError: A path contains characters that a unit cannot hold.
     """
+    is_relay = options.relay_only
     return _UNIT.format(
+        kind="relay" if is_relay else "worker",
+        type="exec" if is_relay else "notify",  # a relay is ready once it runs: it has no listeners to check
+        watchdog="" if is_relay else "WatchdogSec=60\n",
         what=_value("/".join([app.source, app.transport(options.transport).name, *options.queues])),
         command=" ".join(map(_word, command(app, options))),
         directory=_value(folder_of(app)),
         restart=_SOON if options.ends_within(_LIVES) else _DELAYED,
-        patience=math.ceil(app.execution.longest(app.listeners) + _MARGIN),
+        patience=math.ceil((0.0 if is_relay else app.execution.longest(app.listeners)) + _MARGIN),
     )
 
 

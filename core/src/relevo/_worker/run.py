@@ -17,6 +17,9 @@ from relevo._synonym import RUN_OPTIONS
 from relevo._worker.execution import Kind, size, size_text
 from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
+_OF_A_RELAY = frozenset({"transport", "until_empty", "max_events", "max_seconds", "settle", "batch", "relay_only"})
+"""The fields of :class:`RunOptions` that have an effect on a relay alone."""
+
 SMALLEST = 1 << 20
 """Bytes; a smaller limit of the memory lacks its unit."""
 
@@ -37,7 +40,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
 
     choices: tuple[str, ...] = ()
     until_empty_only: bool = False
-    """Only ``drain`` has it."""
+    """``worker`` does not have it."""
 
     def text_of(self, value: Any) -> str:
         """Return *value* as it is written on the command line."""
@@ -134,8 +137,11 @@ class RunOptions:
 
         batch: The most events to receive at once; by default the worker's own limit.
 
+        relay_only: Let a runner run the relay of the transport's outbox, and no listener; otherwise it runs both. Of
+            the other options it takes *transport*, *until_empty*, *max_events*, *max_seconds*, *settle* and *batch*.
+
     Raises:
-        ConfigurationError: One of them has the wrong type, or is too small.
+        ConfigurationError: One of them has the wrong type, is too small, or has no effect on a relay.
 
         TypeError: An argument is unknown; the error names the one that is meant.
     """
@@ -196,6 +202,7 @@ class RunOptions:
 
     event_id: str | None = attrs.field(default=None, validator=_text)
     batch: int | None = attrs.field(default=None, validator=_whole(1))
+    relay_only: bool = attrs.field(default=False, validator=_flag)
 
     def __init__(
         self,
@@ -212,6 +219,7 @@ class RunOptions:
         settle: Duration = 0.0,
         event_id: str | None = None,
         batch: int | None = None,
+        relay_only: bool = False,
         **unknown: Never,
     ):
         if unknown:
@@ -230,7 +238,17 @@ class RunOptions:
             settle=settle,
             event_id=event_id,
             batch=batch,
+            relay_only=relay_only,
         )
+
+    def __attrs_post_init__(self) -> None:
+        given = [field for field in attrs.fields(RunOptions) if getattr(self, field.name) != field.default]
+        without_effect = [field.name for field in given if field.name not in _OF_A_RELAY]
+        if self.relay_only and without_effect:
+            raise ConfigurationError(
+                f"RunOptions: {without_effect[0]}: a relay calls no listener, so it takes only "
+                f"{', '.join(sorted(_OF_A_RELAY - {'relay_only'}))}; leave {without_effect[0]} out"
+            )
 
     def ends_within(self, seconds: float) -> bool:
         """Return whether a run that goes well may reach one of the limits in less than *seconds*."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from logging import INFO, getLogger
@@ -75,20 +75,25 @@ def _type_of(flag: Flag) -> Any:
 
 def run_options(*, until_empty: bool) -> Callable[[F], F]:
     """Return what adds the options of a run to a command: an option for each field of ``RunOptions`` with a flag."""
+    fields = [field for field, flag in flags().items() if until_empty or not flag.until_empty_only]
 
     def with_options(command: F) -> F:
-        for field, flag in reversed(flags().items()):
-            if until_empty or not flag.until_empty_only:
-                names = [name for name in (flag.short, flag.name) if name]
-                metavar = _METAVARS[flag.kind]
-                default = attrs.fields_dict(RunOptions)[field].default
-                option = click.option(
-                    *names, field, type=_type_of(flag), metavar=metavar, default=default, help=flag.help
-                )
-                command = option(command)
-        return transport_option(queue_option(command))
+        return transport_option(queue_option(_with_flags(command, fields)))
 
     return with_options
+
+
+def _with_flags(command: F, fields: Sequence[str]) -> F:
+    """Add the options that set *fields* of ``RunOptions`` to *command*."""
+    for field in reversed(fields):
+        flag = flags()[field]
+        names = [name for name in (flag.short, flag.name) if name]
+        default = attrs.fields_dict(RunOptions)[field].default
+        option = click.option(
+            *names, field, type=_type_of(flag), metavar=_METAVARS[flag.kind], default=default, help=flag.help
+        )
+        command = option(command)
+    return command
 
 
 def chosen_options(app: App, transport: str | None, queues: tuple[str, ...], **others: Any) -> RunOptions:
@@ -173,25 +178,20 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
 @click.command()
 @transport_option
 @click.option("--until-empty", is_flag=True, help="Exit when the outbox is empty.")
+@partial(_with_flags, fields=("max_events", "max_seconds", "settle"))
 @json_option
 @with_app
-def relay(*, app: App, transport: str | None, until_empty: bool, as_json: bool) -> int:
+def relay(*, app: App, until_empty: bool, as_json: bool, **run: Any) -> int:
     """
     Move events from the outbox of a transport to the transport; `worker` and `drain` also do this.
 
-    With --until-empty it exits with 1 if an event was dead-lettered.
+    Several may run at once, on several hosts. It waits for a server that is down; with --until-empty it exits with 69
+    instead, and with 1 if an event was dead-lettered. It calls no listener, so it goes on during a deploy.
 
     Example: relevo relay --until-empty
     """
-    name = app.transport(transport).name
-    app.prepare(name)
-    mover = app.relay(name, RunOptions(until_empty=until_empty), patient=not until_empty)
-    if mover is None:
-        raise ConfigurationError(f'the transport "{name}" has no outbox; nothing to relay')
-    from relevo._runner.loop import stop_on_signals  # noqa: PLC0415 - help does not need it
-
-    with stop_on_signals(mover):
-        report = mover.run()
+    options = RunOptions(until_empty=until_empty, relay_only=True, **run)
+    report = LoopRunner(patient=not until_empty).run(app, options)
     if as_json:
         show_json(attrs.asdict(report))
     elif at_terminal(sys.stdout) or ((report.dead or report.unsettled) and until_empty):

@@ -10,6 +10,7 @@ import click
 from relevo import unit as unit_text
 from relevo._app.app import App, parts_of
 from relevo._config.discovery import RUNNERS, available, load
+from relevo._runner.loop import relay_of
 from relevo._worker.run import RunOptions
 from relevo.cli import _crontab
 from relevo.cli._main import Group, refuse_blank
@@ -49,6 +50,14 @@ def _of_runner(name: str) -> click.Command:
     return command
 
 
+_relay_option = click.option(
+    "--relay",
+    "relay_only",
+    is_flag=True,
+    help="Move the events of the outbox, and call no listener.",
+)
+
+
 @click.group(cls=_Units)
 def unit() -> None:
     """
@@ -63,6 +72,7 @@ def unit() -> None:
 
 @unit.command()
 @run_options(until_empty=True)
+@_relay_option
 @click.option("--install", is_flag=True, help="Add the line to your crontab, unless it is there.")
 @click.option("--remove", is_flag=True, help="Remove the line from your crontab.")
 @with_app
@@ -79,7 +89,8 @@ def cron(*, app: App, install: bool, remove: bool, **run: Any) -> None:
     if not (install or remove):
         echo(line)
         return
-    name = "/".join([app.source, app.transport(options.transport).name, *options.queues])
+    kind = ["relay"] if options.relay_only else []
+    name = "/".join([app.source, app.transport(options.transport).name, *options.queues, *kind])
     is_new = _crontab.install(f"{name} of {_place(app)}", line if install else None)
     if install:
         echo(f"{'installed' if is_new else 'already installed'}: {line}")
@@ -89,6 +100,7 @@ def cron(*, app: App, install: bool, remove: bool, **run: Any) -> None:
 
 @unit.command()
 @run_options(until_empty=False)
+@_relay_option
 @click.option(
     "--processes", type=Whole(min=1), default=1, show_default=True, metavar="N", help="The number of workers."
 )
@@ -112,6 +124,7 @@ def supervisor(*, app: App, processes: int, folder: str | None, **run: Any) -> N
 
 @unit.command()
 @run_options(until_empty=False)
+@_relay_option
 @with_app
 def systemd(*, app: App, **run: Any) -> None:
     """
@@ -133,7 +146,10 @@ def _place(app: App) -> str:
 
 
 def _options(app: App, **run: Any) -> RunOptions:
-    """Return the options of a worker, after checking that it can start."""
+    """Return the options of a worker or relay, after checking that it can start."""
     options = chosen_options(app, **run)
-    app.worker(options)
+    if options.relay_only:
+        relay_of(app, options)
+    else:
+        app.worker(options)
     return options
