@@ -56,7 +56,8 @@ REPORT = {
     "reasons",
     "retry_reasons",
 }
-STATUS = {"transport", "queue", "ready", "leased", "scheduled", "dead", "oldest", "stuck", "routed", "error"}
+FIGURES = {"ready", "leased", "scheduled", "dead", "oldest", "stuck", "lag"}
+STATUS = FIGURES | {"transport", "queue", "routed", "relays_to", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}

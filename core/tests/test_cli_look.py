@@ -13,12 +13,13 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import Capabilities, DeadLetter, Envelope, QueueOptions, Retry, Secret, Signing, SystemClock
+from relevo import Ack, Capabilities, DeadLetter, Envelope, Nack, QueueOptions, Retry, Secret, Signing, SystemClock
 from relevo._config.schema import KEYS, TransportConfig
 from relevo._config.table import keys_of
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
 
+PATIENCE = 300.0
 KEY = f"{CANARY}-Vq3TnB7xZk9RwLf2HsJd8Mpy"
 
 
@@ -648,7 +649,7 @@ def test_the_status_shows_what_answers_where_a_server_is_down(half: Shop) -> Non
     assert done.returncode == 69
     (line,) = lines(done)
     assert line.startswith('relevo: the transport "main" is unavailable')
-    assert [row.split()[:6] for row in done.stdout.splitlines()[1:]] == [
+    assert [row.split()[:6] for row in done.stdout.splitlines()[1:3]] == [
         ["main.outbox", "outbox/main", "1", "0", "0", "1"],
         ["local", "default", "0", "0", "0", "0"],
     ]
@@ -665,6 +666,56 @@ def test_the_status_for_programs_has_a_row_with_an_error_for_what_does_not_answe
     assert down["error"].startswith('the transport "main" is unavailable')
     assert (outbox["transport"], outbox["ready"], outbox["dead"], outbox["error"]) == ("main.outbox", 1, 1, None)
     assert (local["transport"], local["error"]) == ("local", None)
+
+
+def test_the_lag_of_a_relay_is_shown_although_its_target_is_down(half: Shop) -> None:
+    done = half.run("status")
+    _, outbox, local = json.loads(half.run("status --json").stdout)
+
+    shown = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"1 event waits in main\.outbox for the relay to main, the oldest for .+ s", shown)
+    assert (outbox["relays_to"], local["relays_to"], local["lag"]) == ("main", None, None)
+    assert 0.0 < outbox["lag"] < PATIENCE
+
+
+@pytest.mark.parametrize("state", ["ready", "leased", "given back"])
+def test_a_monitor_sees_an_event_that_waits_for_its_relay_for_too_long(half: Shop, state: str) -> None:
+    relevo_sql = pytest.importorskip("relevo_sql")
+    options = relevo_sql.SqlOptions(url=f"sqlite:///{half.folder}/box.db")
+    with relevo_sql.SqlTransport.open(options, name="box", clock=SystemClock()) as outbox:
+        if state != "ready":
+            (delivery,) = outbox.receive(["outbox/main"], limit=1, lease=600.0, wait=0.0)
+            outbox.settle([(delivery, Nack(delay=600.0))] if state == "given back" else [])
+
+    within = half.run("status -t main.outbox --max-lag 1h")
+    over = half.run("status -t main.outbox --max-lag 0")
+
+    assert (within.returncode, within.stdout) == (0, "1 queue is within the limits\n")
+    assert over.returncode == 1
+    assert re.fullmatch(r"main\.outbox/outbox/main: one has waited for its relay for .+ s, at most 0 s\n", over.stdout)
+
+
+def test_an_event_that_is_not_due_yet_is_no_lag(half: Shop) -> None:
+    relevo_sql = pytest.importorskip("relevo_sql")
+    options = relevo_sql.SqlOptions(url=f"sqlite:///{half.folder}/box.db")
+    with relevo_sql.SqlTransport.open(options, name="box", clock=SystemClock()) as outbox:
+        (delivery,) = outbox.receive(["outbox/main"], limit=1, lease=600.0, wait=0.0)
+        outbox.settle([(delivery, Ack())])
+        late = Envelope(id="9", source="shop", name="a.b", queue="outbox/main", body=b"{}")
+        outbox.send([late], delay=600.0)
+
+    done = half.run("status -t main.outbox")
+    judged = half.run("status -t main.outbox --max-lag 0")
+
+    assert done.stdout.splitlines()[-1] == "1 event waits in main.outbox for the relay to main"
+    assert judged.returncode == 0
+
+
+def test_a_limit_of_the_lag_needs_an_outbox(half: Shop) -> None:
+    done = half.run("status -t local --max-lag 1h")
+
+    assert done.returncode == 78
+    assert done.stdout.startswith("--max-lag cannot be judged, since there is no outbox")
 
 
 def test_the_status_shows_no_table_where_nothing_answers(half: Shop) -> None:
@@ -753,7 +804,7 @@ def test_an_outbox_is_looked_at_by_the_name_that_the_status_shows(half: Shop) ->
     discarded = half.run("dead list -t main.outbox")
 
     assert (status.returncode, status.stderr) == (0, "")
-    assert [row.split()[:3] for row in status.stdout.splitlines()[1:]] == [["main.outbox", "outbox/main", "1"]]
+    assert [row.split()[:3] for row in status.stdout.splitlines()[1:2]] == [["main.outbox", "outbox/main", "1"]]
     assert (listed.returncode, shown.returncode, found.returncode) == (0, 0, 0)
     assert "too big" in shown.stdout
     assert (revived.returncode, revived.stdout) == (0, "1 revived\n")

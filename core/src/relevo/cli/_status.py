@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from relevo._app.app import App, parts_of
 from relevo._app.stores import each_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._problem import lines_of
-from relevo._transport.query import EventFilter, StuckKey, StuckKeys
+from relevo._transport.query import EventFilter, Status, StuckKey, StuckKeys, WaitingEntry
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
@@ -26,11 +26,15 @@ from relevo.cli._run import duration
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
+_NOT_IN_TABLE = ("stuck", "routed", "relays_to", "lag")
 _STUCK_COLUMNS = ("transport", "queue", "key", "waiting", "since", "behind")
 
 _LEGEND = """
 ready: can be handled now; leased: a worker has it; scheduled: due later, or a retry
 dead: see relevo dead list; oldest: the age of the oldest ready event; -: not known"""
+
+_AGES = {"oldest": "the oldest for", "lag": "one has waited for its relay for"}
+"""The figures that are seconds, in words."""
 
 _PAGE = 200
 
@@ -50,6 +54,12 @@ _MOST = 10
     metavar="DURATION",
     help="Exit with 1 if a worker has held an event for longer than this.",
 )
+@click.option(
+    "--max-lag",
+    type=duration,
+    metavar="DURATION",
+    help="Exit with 1 if an event has waited in an outbox for longer than this.",
+)
 @click.option("--max-ready", type=Whole(min=0), metavar="N", help="Exit with 1 if a queue holds more ready events.")
 @click.option("--max-dead", type=Whole(min=0), metavar="N", help="Exit with 1 if a queue holds more dead letters.")
 @json_option
@@ -61,6 +71,7 @@ def status(
     queues: tuple[str, ...],
     max_oldest: float | None,
     max_leased: float | None,
+    max_lag: float | None,
     max_ready: int | None,
     max_dead: int | None,
     as_json: bool,
@@ -72,7 +83,12 @@ def status(
     ones are kept, see relevo dead list. Oldest is the age of the oldest ready event. A - means that the number is
     not known.
 
-    An outbox has a row of its own, and a name: -t main.outbox. If a server cannot be reached, or a database file does
+    An outbox has a row of its own, and a name: -t main.outbox. Below the table stands the lag of its relay: how many
+    events wait in the outbox, and the age of the oldest, which may be leased or given back. An event that is not yet
+    due for the first time has no lag. With --json the row of an outbox has "relays_to", the name of its transport, and
+    "lag", in seconds; both are null in other rows. --max-lag limits it.
+
+    If a server cannot be reached, or a database file does
     not exist, the others are shown, the error is reported, and the exit code is 69, or 78 if something must be changed.
     The file is not created. With --json, a transport that did not answer has a row whose "error" says why; in all other
     rows it is null.
@@ -95,7 +111,7 @@ def status(
 
     Example: relevo status -t main
     """
-    limits = {"oldest": max_oldest, "ready": max_ready, "dead": max_dead}
+    limits = {"oldest": max_oldest, "ready": max_ready, "dead": max_dead, "lag": max_lag}
     is_limited = any(limit is not None for limit in (*limits.values(), max_leased))
     rows: list[dict[str, Any]] = []
     errors: dict[str, RelevoError] = {}  # by text, since an outbox may have the same error as its transport
@@ -110,7 +126,7 @@ def status(
         except RelevoError as error:
             errors |= {str(each): each for each in each_of(error) if str(each) not in errors}
             rows.append(
-                {**dict.fromkeys((*_COLUMNS, "stuck", "routed")), "transport": place.store.name, "error": str(error)}
+                {**dict.fromkeys((*_COLUMNS, *_NOT_IN_TABLE)), "transport": place.store.name, "error": str(error)}
             )
     unrouted: list[UnroutedQueue] = []
     try:
@@ -131,6 +147,7 @@ def status(
             show_table(_COLUMNS, answers, empty="no queues")
             if answers and at_terminal(sys.stdout):
                 echo(_LEGEND)
+        _show_lag(answers)
         _show_stuck(answers)
         for queue in unrouted:
             echo(visible(str(queue)))
@@ -179,13 +196,15 @@ def _over(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float | None])
     for row in rows:
         for key, limit in limits.items() if row["error"] is None else ():
             place, figure = f"{row['transport']}/{row['queue']}", row[key]
-            if limit is None or (key == "oldest" and row["ready"] == 0):
+            if limit is None or (key == "oldest" and row["ready"] == 0) or (key == "lag" and row["relays_to"] is None):
                 continue
             if figure is None:
                 unknown.append(f"{place}: --max-{key} cannot be judged, since its transport does not know that figure")
             elif figure > limit:
-                shown = f"the oldest for {age(figure)}" if key == "oldest" else f"{figure} {key}"
-                over.append(f"{place}: {shown}, at most {limit:g}{' s' if key == 'oldest' else ''}")
+                shown = f"{_AGES[key]} {age(figure)}" if key in _AGES else f"{figure} {key}"
+                over.append(f"{place}: {shown}, at most {limit:g}{' s' if key in _AGES else ''}")
+    if limits["lag"] is not None and not any(row["relays_to"] or row["error"] for row in rows):
+        unknown.append("--max-lag cannot be judged, since there is no outbox; leave it out, or choose another with -t")
     return over, unknown
 
 
@@ -211,17 +230,52 @@ def _held_for_longer(
 
 def _first_lease(store: Transport, queue: str) -> float | None:
     """Return when the event of *queue* was leased that has been leased the longest; ``None`` if that is unknown."""
-    where, after = EventFilter(states=("leased",)), None
-    found: list[float] = []
+    leased = _listed(store, queue, "leased")
+    return min((each.leased_at for each in leased if each.leased_at is not None), default=None)
+
+
+def _listed(store: Transport, queue: str, status: Status) -> Iterator[WaitingEntry]:
+    """Yield the events of *queue* in the state *status*."""
+    where, after = EventFilter(states=(status,)), None
     while page := store.waiting([queue], where=where, after=after, limit=_PAGE):
         after = page[-1].cursor
-        found += [each.leased_at for each in page if each.leased_at is not None]
-    return min(found, default=None)
+        yield from page
 
 
 def _figures(app: App, place: Place) -> list[dict[str, Any]]:
-    routed = [outbox_queue(place.transport)] if place.is_outbox else app.routes.queues(place.store.name)
-    return [_row(place.store, queue, is_routed=queue in routed) for queue in place.queues]
+    if not place.is_outbox:
+        routed = app.routes.queues(place.store.name)
+        return [_row(place.store, queue, is_routed=queue in routed) for queue in place.queues]
+    queue = outbox_queue(place.transport)
+    lag = _lag(place.store, queue, now=app.clock.now())
+    return [{**_row(place.store, queue, is_routed=True), "relays_to": place.transport, "lag": lag}]
+
+
+def _lag(store: Transport, queue: str, *, now: float) -> float | None:
+    """
+    Return for how many seconds the oldest event of the outbox *queue* has waited; ``None`` if that is unknown.
+
+    It may be ready, with a relay, or given back by one; a delay of its own does not count.
+    """
+    if not store.capabilities.waiting:
+        return None
+    due = store.waiting_groups([queue], by="state", where=EventFilter(states=("ready", "leased")))
+    given_back = (each.enqueued_at for each in _listed(store, queue, "scheduled") if each.attempt > 1)
+    since = min((*(each.oldest for each in due), *given_back), default=now)
+    return max(0.0, now - since)
+
+
+def _show_lag(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the lag of each relay for which events wait."""
+    lines: list[str] = []
+    for row in rows:
+        waiting = sum(row[state] or 0 for state in ("ready", "leased", "scheduled"))
+        if row["relays_to"] is not None and waiting:
+            wait = "1 event waits" if waiting == 1 else f"{waiting} events wait"
+            oldest = f", the oldest for {age(row['lag'])}" if row["lag"] else ""
+            lines.append(f"{wait} in {row['transport']} for the relay to {row['relays_to']}{oldest}")
+    for line in ["", *lines] if lines else ():
+        echo(visible(line))
 
 
 def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
@@ -236,6 +290,8 @@ def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
         "oldest": figures.oldest_age,
         "stuck": _stuck(store, queue),
         "routed": is_routed,
+        "relays_to": None,
+        "lag": None,
         "error": None,
     }
 
