@@ -12,9 +12,9 @@ from relevo_conformance import promise
 from relevo_sql import _session, _transport, _unique
 from relevo_sql._database import Database
 from relevo_sql._row import Sent
-from relevo_sql._session import Batch, JoinedSessions
+from relevo_sql._session import JoinedSessions, SentRows
 from relevo_sql._statement import Statements
-from relevo_sql._unique import Claim
+from relevo_sql._unique import SentClaim
 
 from .planting import Patches, planted, reworded
 
@@ -32,10 +32,10 @@ def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("lives",)) -> Pa
     by_chance=False,
 )
 def looks_before_the_transaction() -> Patches:
-    def write(database: Database, clock: Clock, claim: Claim, rows: Sequence[Sent]) -> None:
+    def write(database: Database, clock: Clock, claim: SentClaim, rows: Sequence[Sent]) -> None:
         now = database.now(clock)
         answers: list[str | None] = []
-        asked = Claim(claim.key, claim.within, answers.append)
+        asked = SentClaim(claim.key, claim.within, answers.append)
         is_granted = database.write(
             lambda connection: asked.is_granted(connection, database.statements, rows[0], now), durable=True
         )
@@ -71,7 +71,7 @@ def keeps_the_first_event_of_a_key() -> Patches:
     return keyed_by((" WHERE ", " WHERE relevo_unique.until < 0 AND "), names=("take_key",))
 
 
-@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "The next event of a key does not begin its time anew.", by_chance=False)
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "The next event of a key does not begin its time again.", by_chance=False)
 def keeps_the_first_time_of_a_key() -> Patches:
     return keyed_by(("until=?", "until=relevo_unique.until + 0 * ?"), names=("take_key",))
 
@@ -82,11 +82,11 @@ def keeps_the_first_time_of_a_key() -> Patches:
 def decides_all_of_a_transaction_first() -> Patches:
     write = JoinedSessions.write
 
-    def decide_first(self: JoinedSessions, connection: sa.Connection, batches: Sequence[Batch]) -> None:
+    def decide_first(self: JoinedSessions, connection: sa.Connection, batches: Sequence[SentRows]) -> None:
         now = self._database.now(self._clock)
         statements: Statements = self._database.statements
         granted = [
-            Batch(batch.rows)
+            SentRows(batch.rows)
             for batch in batches
             if batch.claim is None or batch.claim.is_granted(connection, statements, batch.rows[0], now)
         ]
@@ -97,10 +97,10 @@ def decides_all_of_a_transaction_first() -> Patches:
 
 @planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "The event of a duplicate is written all the same.", by_chance=False)
 def writes_the_duplicate() -> Patches:
-    granted = Claim.is_granted
+    granted = SentClaim.is_granted
 
-    def grant(self: Claim, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> bool:
+    def grant(self: SentClaim, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> bool:
         granted(self, connection, statements, row, now)
         return True
 
-    return {(Claim, "is_granted"): grant}
+    return {(SentClaim, "is_granted"): grant}

@@ -9,7 +9,7 @@ from relevo import Ack, BoundSender, Envelope, Settlement
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._store import Posting
-from relevo_memory._unique import Claim, UniqueKeys, _Holder
+from relevo_memory._unique import PostedClaim, UniqueKeys, _Holder
 
 from .memory import BreakableStore
 from .planting import planted
@@ -18,13 +18,13 @@ from .planting import planted
 class Keys(UniqueKeys):
     """Keys with hooks for what decides a claim; none of them changes anything."""
 
-    def key_of(self, claim: Claim, envelope: Envelope) -> tuple[str, str]:
+    def key_of(self, claim: PostedClaim, envelope: Envelope) -> tuple[str, str]:
         """Return the application and the key of *claim*."""
         return envelope.source, claim.key
 
-    def _decide(self, claim: Claim, envelope: Envelope, now: float) -> None:
+    def _decide(self, claim: PostedClaim, envelope: Envelope, now: float) -> None:
         source, key = self.key_of(claim, envelope)
-        asked = Claim(key, claim.within, claim.decided)
+        asked = PostedClaim(key, claim.within, claim.decided)
         stands_in = Envelope(id=envelope.id, source=source, name=envelope.name, body=envelope.body)
         super()._decide(asked, stands_in, now)
         claim.granted = asked.granted
@@ -72,7 +72,7 @@ class IgnoresTheTimeOfAKey(Keyed):
 
 @planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
 class KeepsTheFirstTimeOfAKey(Keyed):
-    """The time of a key begins with its first event, and the next one does not begin it anew."""
+    """The time of a key begins with its first event, and the next one does not begin it again."""
 
     class keys(UniqueKeys):  # noqa: N801 - the attribute
         def __init__(self, lives: Callable[[str, str], bool]) -> None:
@@ -109,7 +109,7 @@ class IgnoresTheCaseOfAKey(Keyed):
     """Two keys that differ in the case of their letters are one."""
 
     class keys(Keys):  # noqa: N801 - the attribute
-        def key_of(self, claim: Claim, envelope: Envelope) -> tuple[str, str]:
+        def key_of(self, claim: PostedClaim, envelope: Envelope) -> tuple[str, str]:
             return envelope.source, claim.key.lower()
 
 
@@ -118,7 +118,7 @@ class IgnoresSpacesAtTheEndOfAKey(Keyed):
     """Two keys that differ in spaces at their ends are one."""
 
     class keys(Keys):  # noqa: N801 - the attribute
-        def key_of(self, claim: Claim, envelope: Envelope) -> tuple[str, str]:
+        def key_of(self, claim: PostedClaim, envelope: Envelope) -> tuple[str, str]:
             return envelope.source, claim.key.rstrip(" ")
 
 
@@ -127,7 +127,7 @@ class CutsALongKey(Keyed):
     """A key is cut at 254 characters."""
 
     class keys(Keys):  # noqa: N801 - the attribute
-        def key_of(self, claim: Claim, envelope: Envelope) -> tuple[str, str]:
+        def key_of(self, claim: PostedClaim, envelope: Envelope) -> tuple[str, str]:
             return envelope.source, claim.key[:254]
 
 
@@ -136,7 +136,7 @@ class HasKeysForAllApplications(Keyed):
     """An application finds a key taken that another one uses."""
 
     class keys(Keys):  # noqa: N801 - the attribute
-        def key_of(self, claim: Claim, envelope: Envelope) -> tuple[str, str]:
+        def key_of(self, claim: PostedClaim, envelope: Envelope) -> tuple[str, str]:
             return "", claim.key
 
     def _lives(self, source: str, event_id: str) -> bool:
@@ -152,7 +152,7 @@ class JoinsSourceAndKey(Keyed):
     """The name of the application and the key are joined without a boundary."""
 
     class keys(Keys):  # noqa: N801 - the attribute
-        def key_of(self, claim: Claim, envelope: Envelope) -> tuple[str, str]:
+        def key_of(self, claim: PostedClaim, envelope: Envelope) -> tuple[str, str]:
             return "", envelope.source + claim.key
 
     _lives = HasKeysForAllApplications._lives
@@ -163,7 +163,7 @@ class TakesTheSameEventForADuplicate(Keyed):
     """An event that is sent again is a duplicate of itself."""
 
     class keys(UniqueKeys):  # noqa: N801 - the attribute
-        def _decide(self, claim: Claim, envelope: Envelope, now: float) -> None:
+        def _decide(self, claim: PostedClaim, envelope: Envelope, now: float) -> None:
             known = self._holders.get((envelope.source, claim.key))
             super()._decide(claim, envelope, now)
             if known is not None and known.event_id == envelope.id:
@@ -189,7 +189,7 @@ class StoresTheDuplicate(Keyed):
     """A duplicate is reported and stored nevertheless."""
 
     class keys(UniqueKeys):  # noqa: N801 - the attribute
-        def grants(self, claim: Claim, envelope: Envelope, now: float) -> bool:
+        def grants(self, claim: PostedClaim, envelope: Envelope, now: float) -> bool:
             super().grants(claim, envelope, now)
             return True
 
@@ -199,7 +199,7 @@ class StoresOtherCopiesOfTheDuplicate(Keyed):
     """Of a duplicate the copies for the second queue and the later ones are stored."""
 
     class keys(UniqueKeys):  # noqa: N801 - the attribute
-        def grants(self, claim: Claim, envelope: Envelope, now: float) -> bool:
+        def grants(self, claim: PostedClaim, envelope: Envelope, now: float) -> bool:
             is_first = claim.granted is None
             return super().grants(claim, envelope, now) or not is_first
 
@@ -284,7 +284,7 @@ class _Plain:
         delay: float = 0.0,
     ) -> None:
         envelopes, store = make(), self.transport.store
-        claim = Claim(key, within, decided)
+        claim = PostedClaim(key, within, decided)
         with store.changed:
             if store._unique.grants(claim, envelopes[0], self.transport._clock.now()):
                 self.inner.send(lambda: envelopes, delay=delay)

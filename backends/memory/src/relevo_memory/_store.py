@@ -44,7 +44,7 @@ from relevo.errors import ConfigurationError, shown
 from relevo_memory._dead_letter import MANY_DIGITS, DeadLetters
 from relevo_memory._locks import Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
-from relevo_memory._unique import Claim, UniqueKeys
+from relevo_memory._unique import PostedClaim, UniqueKeys
 
 _NO_HEADERS: Mapping[str, str] = Envelope(id="", source="", name="", body=b"").headers
 """The headers of an envelope without headers; immutable."""
@@ -116,7 +116,7 @@ class Posting(NamedTuple):
     due: float
     """Seconds since the epoch; it is not handed out earlier."""
 
-    claim: Claim | None = None
+    claim: PostedClaim | None = None
     """The claim of its event on a unique key; the copies of an event have the same one."""
 
 

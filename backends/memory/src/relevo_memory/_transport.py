@@ -36,7 +36,7 @@ from relevo import (
 from relevo.backend import HandlingTransaction, TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting, taken_over
-from relevo_memory._unique import Claim
+from relevo_memory._unique import PostedClaim
 
 if TYPE_CHECKING:
     from relevo_memory._session import JoinedSessions
@@ -142,7 +142,7 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
     ) -> str | None:
         self._refuse_what_is_no_text(envelopes)
         living: list[str | None] = [None]
-        claim = Claim(key, within, living.append)
+        claim = PostedClaim(key, within, living.append)
         with self.store.changed:
             now = self._now()
             due = now + max(0.0, delay)
@@ -406,7 +406,9 @@ class _Bound:
     enlist: Callable[[Callable[[], Sequence[Posting]]], None]
     outbox: str | None
 
-    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0, claim: Claim | None = None) -> None:
+    def send(
+        self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0, claim: PostedClaim | None = None
+    ) -> None:
         with self.transport._open() as now:  # noqa: SLF001 - of the same module
             # Without a delay it is due by any clock, even if that is set back before the commit.
             due = now + delay if delay > 0.0 else -math.inf
@@ -429,4 +431,4 @@ class _Bound:
         decided: Callable[[str | None], object],
         delay: float = 0.0,
     ) -> None:
-        self.send(make, delay=delay, claim=Claim(key, within, decided))
+        self.send(make, delay=delay, claim=PostedClaim(key, within, decided))

@@ -10,7 +10,7 @@ from relevo import Envelope
 
 
 @attrs.define(eq=False)
-class Claim:
+class PostedClaim:
     """What the sender of an event asks for with a unique key."""
 
     key: str
@@ -43,13 +43,13 @@ class UniqueKeys:
         self._holders: dict[tuple[str, str], _Holder] = {}
         self._sweep_at = 64
 
-    def grants(self, claim: Claim, envelope: Envelope, now: float) -> bool:
+    def grants(self, claim: PostedClaim, envelope: Envelope, now: float) -> bool:
         """Return whether *envelope* has the key of its *claim*, which is given to it unless another event has it."""
         if claim.granted is None:
             self._decide(claim, envelope, now)
         return claim.granted is True
 
-    def _decide(self, claim: Claim, envelope: Envelope, now: float) -> None:
+    def _decide(self, claim: PostedClaim, envelope: Envelope, now: float) -> None:
         at = envelope.source, claim.key
         holder = self._holders.get(at)
         if holder is None or not self._has_its_key(at, holder, now):

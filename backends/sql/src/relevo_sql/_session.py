@@ -31,19 +31,19 @@ from relevo_sql._row import Receipt, Sent, micros
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
 from relevo_sql._statement import statements_for
-from relevo_sql._unique import Claim
+from relevo_sql._unique import SentClaim
 
 
 @attrs.frozen
-class Batch:
+class SentRows:
     """The rows of one send."""
 
     rows: Sequence[Sent]
-    claim: Claim | None = None
+    claim: SentClaim | None = None
     """That of the only event on a unique key."""
 
 
-Make = Callable[[], Sequence[Batch]]
+Make = Callable[[], Sequence[SentRows]]
 
 _THEIRS = "the session's database"
 
@@ -250,7 +250,7 @@ class JoinedSessions(ForkAware):
                 raise self._elsewhere("uses another database")
             create_within(database, connection)
 
-    def write(self, connection: sa.Connection, batches: Sequence[Batch]) -> None:
+    def write(self, connection: sa.Connection, batches: Sequence[SentRows]) -> None:
         """Write *batches* in the transaction of *connection*, without those whose claim is not granted."""
         plain: list[Sent] = []
         for batch in batches:
@@ -262,7 +262,7 @@ class JoinedSessions(ForkAware):
                 self._write(connection, batch.rows, batch.claim)
         self._write(connection, plain)
 
-    def _write(self, connection: sa.Connection, rows: Sequence[Sent], claim: Claim | None = None) -> None:
+    def _write(self, connection: sa.Connection, rows: Sequence[Sent], claim: SentClaim | None = None) -> None:
         if not rows:
             return
         database = self._database
@@ -356,7 +356,7 @@ def _beside(engine: sa.Engine) -> sa.Engine:
     return create_async_engine(engine.url, pool=engine.pool.recreate(), hide_parameters=True).sync_engine
 
 
-class _JoinedSession(JoinedSession[Batch]):
+class _JoinedSession(JoinedSession[SentRows]):
     """Writes the rows of a session when it commits; also listens to its connection."""
 
     def __init__(self, session: Session, joined: JoinedSessions):
@@ -469,9 +469,11 @@ class SessionSender:
 
     due: Callable[[float], int]
 
-    def send(self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0, claim: Claim | None = None) -> None:
+    def send(
+        self, make: Callable[[], Sequence[Envelope]], *, delay: float = 0.0, claim: SentClaim | None = None
+    ) -> None:
         due = self.due(delay)
-        self.enlist(lambda: (Batch(self.rows(make(), due), claim),))
+        self.enlist(lambda: (SentRows(self.rows(make(), due), claim),))
 
     def send_unique(
         self,
@@ -482,4 +484,4 @@ class SessionSender:
         decided: Callable[[str | None], object],
         delay: float = 0.0,
     ) -> None:
-        self.send(make, delay=delay, claim=Claim(key, micros(max(0.0, within)), decided))
+        self.send(make, delay=delay, claim=SentClaim(key, micros(max(0.0, within)), decided))

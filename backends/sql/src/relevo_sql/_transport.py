@@ -67,7 +67,7 @@ from relevo_sql._schema import event
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
-from relevo_sql._unique import Claim, KeySweep, write_unique
+from relevo_sql._unique import KeySweep, SentClaim, write_unique
 
 if TYPE_CHECKING:
     from relevo_sql._handling import DoneRecord, SessionSource
@@ -344,7 +344,7 @@ class SqlTransport(
         if not envelopes:
             return None
         living: list[str | None] = []
-        claim = Claim(key, micros(max(0.0, within)), living.append)
+        claim = SentClaim(key, micros(max(0.0, within)), living.append)
         self._send(envelopes, delay, partial(write_unique, self._database, self._clock, claim))
         return living[-1]
 

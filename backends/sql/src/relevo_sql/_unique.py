@@ -3,7 +3,7 @@ The keys of unique events: a row for each key, which names the event that has it
 
 The event has its key for as long as one of its rows is stored, and until a time. So nothing has to be done when it is
 settled. A row of a key is locked before it is read, and what lives is read by a statement of its own after that: a
-statement that waits for a lock sees the row that it waited for anew, and all other rows as they were before.
+statement that waits for a lock sees the row that it waited for as it is now, and all other rows as they were before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ that old.
 
 
 @attrs.frozen(eq=False)
-class Claim:
+class SentClaim:
     """What the sender of an event asks for with a unique key."""
 
     key: str
@@ -83,7 +83,7 @@ class Claim:
             return None
 
 
-def write_unique(database: Database, clock: Clock, claim: Claim, rows: Sequence[Sent]) -> None:
+def write_unique(database: Database, clock: Clock, claim: SentClaim, rows: Sequence[Sent]) -> None:
     """
     Write *rows*, those of one event, durably, if its *claim* is granted.
 

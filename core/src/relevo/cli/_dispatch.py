@@ -183,7 +183,7 @@ def _refuse_pointless(expires: float | None, unique: str | None, within: float, 
 
 
 def _show(done: Dispatched, delay: float, unique: str | None, *, as_json: bool) -> None:
-    """Print what became of the event."""
+    """Print whether the event was sent, and where."""
     targets = list(map(str, done.targets))
     if as_json:
         show_json({"id": done.id, "targets": targets} | ({"duplicate_of": done.duplicate_of} if unique else {}))
