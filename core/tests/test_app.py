@@ -178,6 +178,10 @@ def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
         ({"type": 3}, "subjects: expected text such as image as type= of a SubjectType; got 3"),
         ({"cls": "Image"}, "subjects: expected a class as cls= of a SubjectType; got 'Image'"),
         (
+            {"aliases": ["", 3]},
+            r"subjects: expected earlier names, each a text, as aliases= of a SubjectType; got \('', 3\)",
+        ),
+        (
             {"name": "id"},
             "a function from an instance to its id as name= of a SubjectType; got 'id'",
         ),
@@ -190,7 +194,7 @@ def test_where_listeners_run_can_be_said_by_itself(make: Make) -> None:
             for name in ("name", "load", "release")
         ),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_is_no_kind_of_subject_is_refused_where_it_is_registered(make: Make, given: Any, why: str) -> None:
     parts: dict[str, Any] = {"type": "image", "cls": Plain, "name": str, "load": str}

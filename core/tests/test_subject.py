@@ -124,3 +124,50 @@ def test_registering_a_type_again_is_fine_but_another_one_is_not() -> None:
             types.add(clash)
 
     assert types.named(Photograph(1)) == Subject("image", "1"), "what was refused left something behind"
+
+
+def test_a_type_is_found_by_its_earlier_names() -> None:
+    types = SubjectTypes([attrs.evolve(IMAGE, aliases=["images", "picture"])])
+
+    assert types.load(Subject("images", "7")) == types.load(Subject("picture", "7")) == Image(7)
+    assert types.named(Image(7)) == Subject("image", "7")
+    assert list(types) == ["image"]
+
+
+def test_what_an_earlier_name_loaded_is_released() -> None:
+    released: list[Any] = []
+    types = SubjectTypes([attrs.evolve(IMAGE, aliases="images", release=released.append)])
+
+    types.release(Subject("images", "7"), Image(7))
+
+    assert released == [Image(7)]
+
+
+@pytest.mark.parametrize(
+    "kind, aliases, name",
+    [("images", (), "images"), ("photo", ("image",), "image"), ("photo", ("images",), "images")],
+)
+def test_a_name_with_two_classes_is_refused(kind: str, aliases: tuple[str, ...], name: str) -> None:
+    types = SubjectTypes([attrs.evolve(IMAGE, aliases=["images"])])
+    other = SubjectType(type=kind, cls=Photograph, name=lambda _: "1", load=lambda _: None, aliases=aliases)
+
+    with pytest.raises(SubjectError, match=f'"{kind}" of Photograph clashes with "image" of Image.*"{name}/…"'):
+        types.add(other)
+
+    assert types.load(Subject("images", "7")) == Image(7)
+    assert types.named(Photograph(7)) == Subject("image", "7"), "what was refused left something behind"
+
+
+def test_the_aliases_of_a_type_that_is_defined_again_replace_the_former() -> None:
+    def again(*aliases: str) -> SubjectType:
+        return SubjectType(type="image", cls=Image, name=str, load=load_image, aliases=aliases)
+
+    types = SubjectTypes([again("a", "b"), again("b", "c")])
+
+    assert types.load(Subject("b", "7")) == types.load(Subject("c", "7")) == Image(7)
+    with pytest.raises(SubjectError, match='no subject type "a"'):
+        types.load(Subject("a", "7"))
+
+
+def load_image(name: str) -> Image:
+    return Image(int(name))

@@ -129,6 +129,67 @@ def test_keys_of_several_columns_and_of_text_come_back(row: Any, sessions: Sessi
     assert kind.type == "thing"
 
 
+# --- the name of the type --------------------------------------------------------------------------------
+
+
+class OrderLine(Base):
+    __tablename__ = "order_lines"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+
+class HTTPLog(Base):
+    __tablename__ = "logs"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+
+def test_the_type_is_the_class_and_the_table_is_an_alias(sessions: Sessions) -> None:
+    line, log = orm_subject(OrderLine, sessions), orm_subject(HTTPLog, sessions)
+
+    assert (line.type, line.aliases) == ("order_line", ("order_lines",))
+    assert (log.type, log.aliases) == ("http_log", ("logs",))
+
+
+def test_a_type_that_is_given_has_the_aliases_that_are_given(sessions: Sessions) -> None:
+    line = orm_subject(OrderLine, sessions, type="line", aliases=["lines", "row"])
+
+    assert (line.type, line.aliases) == ("line", ("lines", "row"))
+
+
+def test_a_class_and_its_subclass_in_one_table_are_types_of_their_own(sessions: Sessions) -> None:
+    with App(routes={"*": "now"}, subjects=[orm_subject(Image, sessions), orm_subject(Photograph, sessions)]) as app:
+        assert app.subjects.of(Image()).type == "image"
+        assert app.subjects.of(Photograph()).type == "photograph"
+
+
+def test_events_that_were_stored_under_the_name_of_the_table_find_their_subject(sessions: Sessions) -> None:
+    found: list[object] = []
+    app = App(transports={"main": MemoryTransport()}, subjects=[orm_subject(OrderLine, sessions)])
+    app.add_listener("line.packed", lambda event, call: found.append(call.subject.id), id="pack")
+    with sessions() as session:
+        session.add(OrderLine(id=7))
+        session.commit()
+
+    app.dispatch("line.packed", subject=Subject("order_lines", "7"))
+    app.dispatch("line.packed", subject=Subject("order_line", "7"))
+    app.drain()
+
+    assert found == [7, 7]
+
+
+def test_a_table_that_has_the_name_of_another_type_is_refused(sessions: Sessions) -> None:
+    other = orm.registry()
+
+    @other.mapped
+    class Entry:
+        __tablename__ = "order_line"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+    with pytest.raises(
+        SubjectError, match=r'"entry" of .*Entry clashes with "order_line" of OrderLine: .*"order_line/…"'
+    ):
+        App(routes={"*": "now"}, subjects=[orm_subject(OrderLine, sessions), orm_subject(Entry, sessions)])
+
+
 def test_a_subclass_is_of_the_kind_of_its_parent(sessions: Sessions) -> None:
     app = App(transports={"main": MemoryTransport()}, routes={"*": "main"}, subjects=[orm_subject(Image, sessions)])
     with sessions() as session:

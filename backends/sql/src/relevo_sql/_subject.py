@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -30,6 +31,7 @@ def orm_subject(
     sessions: Callable[[], sqlalchemy.orm.Session] | sqlalchemy.orm.scoped_session[Any],
     *,
     type: str | None = None,  # noqa: A002 - the name that SubjectType uses
+    aliases: Iterable[str] = (),
 ) -> SubjectType:
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
@@ -50,7 +52,10 @@ def orm_subject(
             session is never committed with changes: to change the object, load it in a session of your own, or
             ``merge`` it. A ``scoped_session`` is used as it is; the application removes it.
 
-        type: The type in the event; the name of the table by default.
+        type: The type in the event. By default it is the name of the class, as in ``order_line`` for ``OrderLine``,
+            and the name of the table is an alias.
+
+        aliases: Earlier names of the type, so that events that are stored with them find their subject.
 
     Raises:
         ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of
@@ -84,8 +89,20 @@ def orm_subject(
         return _load(cls, key, sessions())
 
     load.__qualname__ = "load_of_orm_subject"  # by which a subject type is known when its cell is run again
-    kind = type or str(mapper.local_table.description)
-    return SubjectType(type=kind, cls=cls, name=name, load=load, release=_release)
+    return SubjectType(
+        type=type or _in_snake_case(cls.__name__),
+        cls=cls,
+        name=name,
+        load=load,
+        release=_release,
+        aliases=(*(() if type else _former_type(mapper)), *([aliases] if isinstance(aliases, str) else aliases)),
+    )
+
+
+def _former_type(mapper: sqlalchemy.orm.Mapper[Any]) -> Sequence[str]:
+    """Return the table of *mapper*, which was the type by default once; a subclass may be in that of its parent."""
+    table = mapper.local_table
+    return () if mapper.single or not isinstance(table, sa.Table) else (table.name,)
 
 
 _sessions: WeakKeyDictionary[Any, sqlalchemy.orm.Session] = WeakKeyDictionary()
@@ -149,6 +166,11 @@ def _reader(cls: type, column: sa.ColumnElement[Any]) -> Callable[[str], object]
         f"orm_subject: the key {column} of {cls.__qualname__} is {kind.__name__}; expected integers, text or "
         f"UUIDs, which have one form as text; for others write a relevo.SubjectType(…) with its own name= and load="
     )
+
+
+def _in_snake_case(name: str) -> str:
+    """Return *name*, that of a class, as the type of its instances: ``http_log`` for ``HTTPLog``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _joined(parts: Sequence[object]) -> str:

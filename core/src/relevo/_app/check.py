@@ -121,7 +121,7 @@ class NoticingSubjects(SubjectTypes):
 
     def named(self, subject: object) -> Subject | None:
         found = super().named(subject)
-        if found is not None and found.type not in self._by_type and self._by_type:
+        if found is not None and self._by_type and self._called(found.type) is None:
             self._warn_if_misspelt(found.type)
         return found
 

@@ -118,6 +118,7 @@ def subject_type(given: Any) -> SubjectType:
         ("name", callable(kind.name), "a function from an instance to its id"),
         ("load", callable(kind.load), "a function from an id to the instance"),
         ("release", kind.release is None or callable(kind.release), "a function that takes the instance"),
+        ("aliases", all(isinstance(each, str) and each for each in kind.aliases), "earlier names, each a text,"),
     ):
         if not holds:
             got = shown(getattr(kind, name))

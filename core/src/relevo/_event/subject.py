@@ -12,6 +12,10 @@ import attrs
 from relevo.errors import SubjectError, did_you_mean, shown
 
 
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def _is_text(_: object, attribute: Any, value: str) -> None:
     given: object = value
     if not isinstance(given, str) or not given:
@@ -73,6 +77,9 @@ class SubjectType:
     release: Callable[[Any], object] | None = None
     """Takes an instance that *load* returned, when the listener that it was loaded for has ended."""
 
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=_names)
+    """Earlier names of the type: events that are stored with one of them find their subject."""
+
     number: int = attrs.field(factory=count().__next__, init=False, eq=False, repr=False)
     """Counts the subject types of this process, so that it is known which of two was made later."""
 
@@ -82,6 +89,7 @@ class SubjectTypes:
 
     def __init__(self, types: Iterable[SubjectType] = ()):
         self._by_type: dict[str, SubjectType] = {}
+        self._by_alias: dict[str, SubjectType] = {}
         self._by_class: dict[type, SubjectType] = {}
         for subject_type in types:
             self.add(subject_type)
@@ -97,7 +105,7 @@ class SubjectTypes:
         that.
 
         Raises:
-            SubjectError: Another subject type with this name or class is registered.
+            SubjectError: Another subject type with this name, class or alias is registered.
         """
         kind, cls = subject_type.type, subject_type.cls
         former = self._by_type.get(kind)
@@ -107,11 +115,23 @@ class SubjectTypes:
                     f'the subject type "{kind}" of {cls.__qualname__} clashes with '
                     f'"{known.type}" of {known.cls.__qualname__}'
                 )
+        for name in (kind, *subject_type.aliases):
+            other = self._called(name)
+            if other is not None and other is not former:
+                raise SubjectError(
+                    f'the subject type "{kind}" of {cls.__qualname__} clashes with "{other.type}" of '
+                    f'{other.cls.__qualname__}: events with a subject "{name}/…" could be about either; set type= and '
+                    f"aliases= so that each name has one class"
+                )
         if former is not None and former.number > subject_type.number:
             return  # the later one is registered already
         self._by_type[kind] = self._by_class[cls] = subject_type
-        if former is not None and former.cls is not cls:  # after the other, which threads may ask for meanwhile
-            del self._by_class[former.cls]
+        self._by_alias.update(dict.fromkeys(subject_type.aliases, subject_type))
+        if former is not None:  # after the other, which threads may ask for meanwhile
+            if former.cls is not cls:
+                del self._by_class[former.cls]
+            for name in set(former.aliases).difference(subject_type.aliases):
+                del self._by_alias[name]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the types."""
@@ -167,7 +187,7 @@ class SubjectTypes:
         Raises:
             SubjectError: Its type is not registered.
         """
-        known = self._by_type.get(subject.type)
+        known = self._called(subject.type)
         if known is None:
             hint = did_you_mean(subject.type, self._by_type)
             raise SubjectError(
@@ -177,9 +197,13 @@ class SubjectTypes:
 
     def release(self, subject: Subject, loaded: object) -> None:
         """Release *loaded*, which :meth:`load` returned for *subject*: the listener that needed it has ended."""
-        known = self._by_type.get(subject.type)
+        known = self._called(subject.type)
         if known is not None and known.release is not None:
             known.release(loaded)
+
+    def _called(self, name: str) -> SubjectType | None:
+        """Return the subject type that has *name* as its type or as an alias."""
+        return self._by_type.get(name) or self._by_alias.get(name)
 
 
 def _is_redefined(former: SubjectType, later: SubjectType) -> bool:
