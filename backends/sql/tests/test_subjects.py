@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,9 @@ class Order(Base):
     id: orm.Mapped[uuid.UUID] = orm.mapped_column(primary_key=True, default=uuid.uuid4)
 
 
-class Day(Base):
-    __tablename__ = "day"
-    day: orm.Mapped[date] = orm.mapped_column(primary_key=True)
+class Moment(Base):
+    __tablename__ = "moment"
+    at: orm.Mapped[datetime] = orm.mapped_column(primary_key=True)
 
 
 @pytest.fixture(name="sessions")
@@ -342,7 +342,7 @@ def test_a_row_that_was_deleted_and_rolled_back_is_there_again(shop: tuple[App, 
     "cls, why",
     [
         (object, "is not a class that SQLAlchemy has mapped"),
-        (Day, "the key day.day of Day is date; expected integers, text or UUIDs"),
+        (Moment, "the key moment.at of Moment is datetime; expected integers, text, UUIDs or dates"),
     ],
 )
 def test_what_cannot_be_named_for_sure_is_refused(cls: type, why: str, sessions: Sessions) -> None:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
-from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import sqlalchemy
@@ -16,14 +14,15 @@ import sqlalchemy as sa
 
 from relevo import ConfigurationError, SubjectType
 from relevo.errors import shown
+from relevo_sql._subject_key import Key, SubjectKey
 
 if TYPE_CHECKING:
     import sqlalchemy.orm  # noqa: TC004 - the other uses are of an import in a function
 
 _log = getLogger("relevo.sql")
 
-_READERS: dict[type, Callable[[str], object]] = {int: int, str: str, UUID: UUID}
-"""The types that a part of a key may have, since each has exactly one form as text."""
+_NO_SUCH_VALUE = (OverflowError, sa.exc.DataError)
+"""Raised by drivers and databases for a value that the type of a column cannot have, such as a larger number."""
 
 
 def orm_subject(
@@ -36,8 +35,8 @@ def orm_subject(
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
 
-    The name of an object is its primary key: integers, text and UUIDs, also of several columns. An object has a name
-    once its row was written, and loses it if that is rolled back, whatever its attributes contain; a detached or
+    The name of an object is its primary key: integers, text, UUIDs and dates, also of several columns. An object has a
+    name once its row was written, and loses it if that is rolled back, whatever its attributes contain; a detached or
     deleted object still has it. An object that is not written yet, such as before the flush, can be dispatched with
     ``session=``: it is named at the commit, which fails if the object was not written by then.
 
@@ -71,28 +70,21 @@ def orm_subject(
             f"orm_subject: expected a source of sessions that load {cls.__name__}; got {shown(sessions)}; "
             f"pass a sessionmaker, such as sqlalchemy.orm.sessionmaker(engine)"
         )
-    readers = [_reader(cls, column) for column in mapper.primary_key]
-
-    def name(instance: object) -> str | None:
-        # An object that was not written, or whose write was rolled back, may have a key that another row will get.
-        parts: Sequence[object] | None = sa.inspect(instance).identity
-        return None if parts is None else _joined(parts)
+    key_of = SubjectKey.of(mapper)
 
     def load(text: str) -> object | None:
-        try:
-            parts = [unquote(part) for part in text.split(",")] if len(readers) > 1 else [text]
-            key = tuple(read(part) for read, part in zip(readers, parts, strict=True))
-        except ValueError:
-            return None  # no key of the table has this form
+        key = key_of.parsed(text)
+        if key is None:
+            return None
         if isinstance(sessions, scoped_session):
-            return sessions.get(cls, key)
-        return _load(cls, key, sessions())
+            return _get(sessions, cls, key_of, key)
+        return _load(cls, key_of, key, sessions())
 
     load.__qualname__ = "load_of_orm_subject"  # by which a subject type is known when its cell is run again
     return SubjectType(
         type=type or _in_snake_case(cls.__name__),
         cls=cls,
-        name=name,
+        name=key_of.text,
         load=load,
         release=_release,
         aliases=(*(() if type else _former_type(mapper)), *([aliases] if isinstance(aliases, str) else aliases)),
@@ -109,11 +101,22 @@ _sessions: WeakKeyDictionary[Any, sqlalchemy.orm.Session] = WeakKeyDictionary()
 """The sessions of loaded objects, by their states: an object does not keep its session alive."""
 
 
-def _load(cls: type, key: tuple[object, ...], session: sqlalchemy.orm.Session) -> object | None:
+def _get(
+    session: sqlalchemy.orm.Session | sqlalchemy.orm.scoped_session[Any], cls: type, key_of: SubjectKey, key: Key
+) -> object | None:
+    """Return the object in *session* that has *key*; ``None`` if there is none."""
+    try:
+        found: object | None = session.get(cls, key)
+    except _NO_SUCH_VALUE:
+        return None
+    return found if found is not None and key_of.is_of(found, key) else None
+
+
+def _load(cls: type, key_of: SubjectKey, key: Key, session: sqlalchemy.orm.Session) -> object | None:
     """Return the object with *key*, which stays in *session*; close *session* and return ``None`` if there is none."""
     try:
         session.autoflush = session.expire_on_commit = False
-        found: object | None = session.get(cls, key)
+        found = _get(session, cls, key_of, key)
         session.commit()  # ends the transaction, and keeps what was loaded
     except BaseException:
         session.close()
@@ -154,24 +157,6 @@ def _makes_sessions(given: object) -> bool:
     return callable(given) and not isinstance(given, makers)
 
 
-def _reader(cls: type, column: sa.ColumnElement[Any]) -> Callable[[str], object]:
-    try:
-        kind = column.type.python_type
-    except NotImplementedError:
-        kind = object
-    for known, read in _READERS.items():
-        if kind is known:
-            return read
-    raise ConfigurationError(
-        f"orm_subject: the key {column} of {cls.__qualname__} is {kind.__name__}; expected integers, text or "
-        f"UUIDs, which have one form as text; for others write a relevo.SubjectType(…) with its own name= and load="
-    )
-
-
 def _in_snake_case(name: str) -> str:
     """Return *name*, that of a class, as the type of its instances: ``http_log`` for ``HTTPLog``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _joined(parts: Sequence[object]) -> str:
-    return str(parts[0]) if len(parts) == 1 else ",".join(quote(str(part), safe="") for part in parts)

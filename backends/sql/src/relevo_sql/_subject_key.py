@@ -1,0 +1,142 @@
+"""The primary key of a mapped class as text: the id of its instances as subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+from uuid import UUID
+
+import attrs
+import sqlalchemy as sa
+
+from relevo import ConfigurationError, SubjectError
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Mapper
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if str(number) != text:
+        raise ValueError(text)  # int() reads 007, 1_000 and other digits than 0 to 9, too
+    return number
+
+
+def _text(text: str) -> str:
+    text.encode()  # raises an error if it has half of a surrogate pair, as drivers do
+    if "\0" in text:
+        raise ValueError(text)  # PostgreSQL refuses it
+    return text
+
+
+def _uuid_text(text: str) -> str:
+    UUID(text)
+    return text
+
+
+def _unpadded(text: Any) -> str:
+    return str(text).rstrip(" ")
+
+
+def _itself(part: object) -> object:
+    return part
+
+
+_READERS: dict[type, Callable[[str], object]] = {int: _whole, str: _text, UUID: UUID, date: date.fromisoformat}
+"""From the types of the parts of a key: each value has exactly one form as text, which every database returns."""
+
+
+@attrs.frozen
+class _Part:
+    column: str
+    read: Callable[[str], object]
+    """Raises :class:`ValueError` for text that is not a value."""
+
+    normal: Callable[[Any], object] = _itself
+    """From a value to what has to be equal if the database returns it in another form."""
+
+    @classmethod
+    def of(cls, mapped: type, column: sa.ColumnElement[Any]) -> _Part:
+        if isinstance(column.type, sa.Uuid) and not column.type.as_uuid:
+            return cls(str(column), _uuid_text, UUID)
+        try:
+            kind = column.type.python_type
+        except NotImplementedError:
+            kind = object
+        if kind not in _READERS:
+            raise ConfigurationError(
+                f"orm_subject: the key {column} of {mapped.__qualname__} is {kind.__name__}; expected integers, text, "
+                f"UUIDs or dates, which have one form as text; for others write a relevo.SubjectType(…) with its own "
+                f"name= and load="
+            )
+        # PostgreSQL pads it with spaces, others remove them.
+        return cls(str(column), _READERS[kind], _unpadded if isinstance(column.type, sa.CHAR) else _itself)
+
+
+Key = tuple[object, ...]
+
+
+@attrs.frozen(eq=False)
+class SubjectKey:
+    """
+    Converts the primary key of the instances of a mapped class to text, and back.
+
+    Several parts are joined by commas, and what is special in them is percent-encoded.
+    """
+
+    _owner: str
+    _parts: Sequence[_Part]
+
+    @classmethod
+    def of(cls, mapper: Mapper[Any]) -> SubjectKey:
+        """
+        Return that of the class of *mapper*.
+
+        Raises:
+            ConfigurationError: A part of the key is of a type without exactly one form as text.
+        """
+        mapped = mapper.class_
+        return cls(mapped.__qualname__, [_Part.of(mapped, column) for column in mapper.primary_key])
+
+    def text(self, instance: object) -> str | None:
+        """
+        Return the key of *instance* as text; ``None`` if it is not written.
+
+        Raises:
+            SubjectError: A part of it is NULL, so no query finds it.
+        """
+        # An object that was not written, or whose write was rolled back, may have a key that another row will get.
+        values: Sequence[object] | None = sa.inspect(instance).identity
+        if values is None:
+            return None
+        for part, value in zip(self._parts, values, strict=True):
+            if value is None:
+                raise SubjectError(
+                    f"an instance of {self._owner} cannot be a subject: its key has no value in {part.column}, so it "
+                    f"cannot be found by its key; pass another subject"
+                )
+        if len(values) == 1:
+            return str(values[0])
+        return ",".join(quote(str(value), safe="") for value in values)
+
+    def parsed(self, text: str) -> Key | None:
+        """Return the key that *text* has; ``None`` if no key of this class has that form."""
+        try:
+            # errors="strict": otherwise text that is not UTF-8 would be the key of another row.
+            texts = [unquote(each, errors="strict") for each in text.split(",")] if len(self._parts) > 1 else [text]
+            return tuple(part.read(each) for part, each in zip(self._parts, texts, strict=True))
+        except ValueError:
+            return None
+
+    def is_of(self, instance: object, key: Key) -> bool:
+        """
+        Return whether *instance*, which a query for *key* has found, has that key.
+
+        A database may find another row: one whose text differs in case or accents, or the number 1 for the text 1a.
+        """
+        found = self.parsed(self.text(instance) or "")
+        return found is not None and all(
+            part.normal(one) == part.normal(other) for part, one, other in zip(self._parts, found, key, strict=True)
+        )
