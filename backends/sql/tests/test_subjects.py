@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker
 
 from relevo import (
     App,
@@ -357,7 +357,7 @@ def test_what_makes_no_session_is_refused_at_once(kind: str, sessions: Sessions)
             "None": None,
             "engine": session.get_bind(),
             "session": session,
-            "asynchronous": async_sessionmaker(),
+            "asynchronous": async_scoped_session(async_sessionmaker(), scopefunc=lambda: None),
         }[kind]
 
         with pytest.raises(
