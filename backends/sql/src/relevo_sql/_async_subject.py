@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -36,6 +36,10 @@ class AsyncSessions(Source):
     def _loaded(self, key: Key) -> object | None:
         return self._with_session(partial(self._in, key=key))
 
+    def load_many(self, texts: Sequence[str]) -> Mapping[str, object]:
+        found = self._with_session(partial(self._all_in, texts=texts))
+        return {text: _copied(found[text]) for text in texts if text in found}
+
     def release(self, instance: object) -> None:
         if any(each.history.has_changes() for each in sa.inspect(instance).attrs):
             warn_of_lost(type(instance).__name__)
@@ -59,6 +63,12 @@ class AsyncSessions(Source):
         finally:
             if engine is not shared:
                 await engine.dispose()
+
+
+def _copied(row: object) -> object:
+    """Return a copy of *row*, with copies of what was loaded with it: other objects may have loaded the same."""
+    with Session() as session:
+        return session.merge(row, load=False)
 
 
 def _of_this_loop(shared: AsyncEngine) -> AsyncEngine:

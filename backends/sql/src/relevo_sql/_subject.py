@@ -26,6 +26,7 @@ def orm_subject(
     *,
     type: str | None = None,  # noqa: A002 - the name that SubjectType uses
     aliases: Iterable[str] = (),
+    batch: bool = False,
 ) -> SubjectType:
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
@@ -53,9 +54,14 @@ def orm_subject(
 
         aliases: Earlier names of the type, so that events that are stored with them find their subject.
 
+        batch: Load the objects of all events that a worker has received together with one query, when the first
+            listener asks for one. An object may then be up to a second old when its listener gets it: it may lack what
+            the listener of another event has changed since. A second listener of an event loads it again. Child
+            processes handle one event at a time, so they load each object alone.
+
     Raises:
-        ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, or a part of
-            the key is of a type without exactly one form as text.
+        ConfigurationError: *cls* is not mapped, *sessions* makes no session, such as an engine, a part of the key is
+            of a type without exactly one form as text, or *batch* is set with a ``scoped_session``.
     """
     from sqlalchemy.orm import Mapper  # noqa: PLC0415 - imported already for a class that is mapped
 
@@ -63,12 +69,18 @@ def orm_subject(
     if not isinstance(mapper, Mapper):
         raise ConfigurationError(f"orm_subject: {cls!r} is not a class that SQLAlchemy has mapped")
     source = _source(cls, SubjectKey.of(mapper), sessions)
+    if batch and isinstance(source, ScopedSessions):
+        raise ConfigurationError(
+            f"orm_subject: batch=True is not for {cls.__name__}, since all its objects would share the scoped_session, "
+            f"and what a listener changes; pass a sessionmaker, or leave batch= out"
+        )
     return SubjectType(
         type=type or _in_snake_case(cls.__name__),
         cls=cls,
         name=source.key.text,
         load=source.load,
         release=source.release,
+        load_many=source.load_many if batch else None,
         aliases=(*(() if type else _former_type(mapper)), *([aliases] if isinstance(aliases, str) else aliases)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -50,7 +50,7 @@ _READERS: dict[type, Callable[[str], object]] = {int: _whole, str: _text, UUID: 
 
 @attrs.frozen
 class _Part:
-    column: str
+    column: sa.ColumnElement[Any]
     read: Callable[[str], object]
     """Raises :class:`ValueError` for text that is not a value."""
 
@@ -60,7 +60,7 @@ class _Part:
     @classmethod
     def of(cls, mapped: type, column: sa.ColumnElement[Any]) -> _Part:
         if isinstance(column.type, sa.Uuid) and not column.type.as_uuid:
-            return cls(str(column), _uuid_text, UUID)
+            return cls(column, _uuid_text, UUID)
         try:
             kind = column.type.python_type
         except NotImplementedError:
@@ -72,7 +72,7 @@ class _Part:
                 f"name= and load="
             )
         # PostgreSQL pads it with spaces, others remove them.
-        return cls(str(column), _READERS[kind], _unpadded if isinstance(column.type, sa.CHAR) else _itself)
+        return cls(column, _READERS[kind], _unpadded if isinstance(column.type, sa.CHAR) else _itself)
 
 
 Key = tuple[object, ...]
@@ -140,3 +140,10 @@ class SubjectKey:
         return found is not None and all(
             part.normal(one) == part.normal(other) for part, one, other in zip(self._parts, found, key, strict=True)
         )
+
+    def among(self, keys: Collection[Key]) -> sa.ColumnElement[bool]:
+        """Return the condition that a row has one of *keys*."""
+        if len(self._parts) == 1:
+            return self._parts[0].column.in_([key[0] for key in keys])
+        pairs = [zip(self._parts, key, strict=True) for key in keys]
+        return sa.or_(*(sa.and_(*(part.column == value for part, value in each)) for each in pairs))

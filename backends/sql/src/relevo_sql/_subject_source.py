@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -37,6 +37,10 @@ class Source(ABC):
     @abstractmethod
     def _loaded(self, key: Key) -> object | None: ...
 
+    def load_many(self, texts: Sequence[str]) -> Mapping[str, object]:
+        """Return the instances that have the keys *texts*, each apart from the others, by their keys; here none."""
+        return {}
+
     @abstractmethod
     def release(self, instance: object) -> None:
         """End the use of *instance*, and log its changes if they are lost."""
@@ -50,6 +54,18 @@ class Source(ABC):
                 return None
             raise
         return found if found is not None and self.key.is_of(found, key) else None
+
+    def _all_in(self, session: Session, texts: Sequence[str]) -> Mapping[str, object]:
+        """Return the objects in *session* that have the keys *texts*, by their keys."""
+        keys = [key for key in map(self.key.parsed, texts) if key is not None]
+        try:
+            rows: Sequence[object] = session.scalars(sa.select(self._cls).where(self.key.among(keys))).unique().all()
+        except (OverflowError, sa.exc.DBAPIError) as error:
+            if _refuses_value(error):
+                return {}  # each is loaded alone
+            raise
+        # Text that is another form of a key, as a database may find it, is not in it, and is loaded alone.
+        return {str(self.key.text(row)): row for row in rows}
 
 
 _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
@@ -75,6 +91,19 @@ class OwnSessions(Source):
         else:
             _sessions[sa.inspect(found)] = session
         return found
+
+    def load_many(self, texts: Sequence[str]) -> Mapping[str, object]:
+        with self._opened() as session:
+            found = self._all_in(session, texts)
+            return {text: self._moved(found[text]) for text in texts if text in found}
+
+    def _moved(self, row: object) -> object:
+        """Return a copy of *row* in a session of its own, with copies of what was loaded with it."""
+        session = self._opened()
+        copy = session.merge(row, load=False)
+        session.commit()  # as for one that is loaded alone
+        _sessions[sa.inspect(copy)] = session
+        return copy
 
     def _opened(self) -> Session:
         session = self._make()

@@ -17,6 +17,7 @@ from relevo._app.check import (
     warn_of_risks,
 )
 from relevo._app.parts import Parts
+from relevo._event.subject import SubjectLoader
 from relevo._hook import names_where_listeners_run
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
@@ -33,6 +34,7 @@ from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
 from relevo._worker.run import RunOptions
 from relevo._worker.signing import expected_sources
+from relevo._worker.subjects_ahead import SubjectsAhead
 from relevo._worker.suspect import Suspects
 from relevo._worker.transaction import Transactions, exporter
 from relevo._worker.worker import Worker
@@ -40,6 +42,9 @@ from relevo.errors import ConfigurationError, DecodeError, RouteNotFoundError
 
 if TYPE_CHECKING:
     from relevo._execution.pipe import Hello
+
+_BATCHES = 4
+"""From how many batches the events in threads may be: small ones are handed on quickly."""
 
 Checkpoint = Callable[[Delivery, bytes], None] | None
 """Stores progress during a delivery, if that is supported."""
@@ -101,9 +106,13 @@ class WorkerFactory:
         listeners = executor.watch(listeners)
         here: dict[int, tuple[Delivery, str]] = {}
         places = partial(places_of, listeners=listeners, routes=self.parts.routes)
+        batches = 1 if isinstance(executor, InlineExecutor) else _BATCHES
+        subjects = SubjectsAhead(self.parts.subjects, self.parts.clock, batches)
         worker = Worker(
             transport=transport,
-            handle=self.handle(transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here),
+            handle=self.handle(
+                transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here, subjects=subjects
+            ),
             queues=queues,
             clock=self.parts.clock,
             chance=self.parts.chance,
@@ -121,6 +130,7 @@ class WorkerFactory:
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,
             prepare=partial(self.prepare, transport.name),
+            expect=subjects.expect,
         )
         executor.stop_when(lambda: worker.is_ending)
         return worker
@@ -160,12 +170,14 @@ class WorkerFactory:
         runs: Runs = None,
         running: dict[int, tuple[Delivery, str]] | None = None,
         committing: Callable[[], None] = lambda: None,
+        subjects: SubjectLoader | None = None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
 
         *running* gets the listener that runs in each thread, with its delivery. *committing* is called before the
-        transaction of a listener commits with its progress.
+        transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default each
+        alone.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -173,7 +185,7 @@ class WorkerFactory:
         caller = Caller(
             listeners=listeners,
             first_queue=self._first_queue_on(transport),
-            subjects=self.parts.subjects,
+            subjects=self.parts.subjects if subjects is None else subjects,
             clock=self.parts.clock,
             chance=self.parts.chance,
             checkpoint=checkpoint,

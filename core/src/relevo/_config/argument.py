@@ -118,12 +118,13 @@ def subject_type(given: Any) -> SubjectType:
         ("name", callable(kind.name), "a function from an instance to its id"),
         ("load", callable(kind.load), "a function from an id to the instance"),
         ("release", kind.release is None or callable(kind.release), "a function that takes the instance"),
+        ("load_many", kind.load_many is None or callable(kind.load_many), "a function from ids to the instances by id"),
         ("aliases", all(isinstance(each, str) and each for each in kind.aliases), "earlier names, each a text,"),
     ):
         if not holds:
             got = shown(getattr(kind, name))
             raise SubjectError(f"subjects: expected {expected} as {name}= of a SubjectType; got {got}")
-    for name in ("name", "load", "release"):
+    for name in ("name", "load", "release", "load_many"):
         if iscoroutinefunction(getattr(kind, name)):
             raise SubjectError(
                 f'subjects: the {name}= of the subject type "{kind.type}" is async, and is not awaited; expected a '

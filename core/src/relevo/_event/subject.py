@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -80,8 +80,29 @@ class SubjectType:
     aliases: tuple[str, ...] = attrs.field(default=(), converter=_names)
     """Earlier names of the type: events that are stored with one of them find their subject."""
 
+    load_many: Callable[[Sequence[str]], Mapping[str, Any]] | None = None
+    """
+    Takes ids, returns the instances that were found, by their ids: a worker loads the subjects of a batch with it.
+
+    Each instance is given to one listener, as one of *load*, up to a second after it was loaded, or to *release*.
+    So what one listener changes in the subject of another event may be missing in that; two listeners that run at
+    the same time must not get what they share.
+    """
+
     number: int = attrs.field(factory=count().__next__, init=False, eq=False, repr=False)
     """Counts the subject types of this process, so that it is known which of two was made later."""
+
+
+class SubjectLoader(Protocol):
+    """Loads the subjects of events for listeners."""
+
+    def load(self, subject: Subject) -> Any:
+        """Return the instance that *subject* names; ``None`` if it was not found."""
+        ...
+
+    def release(self, subject: Subject, loaded: object) -> None:
+        """Release *loaded*, which :meth:`load` returned for *subject*."""
+        ...
 
 
 class SubjectTypes:
@@ -187,13 +208,26 @@ class SubjectTypes:
         Raises:
             SubjectError: Its type is not registered.
         """
+        return self.type_of(subject).load(subject.id)
+
+    def type_of(self, subject: Subject) -> SubjectType:
+        """
+        Return the subject type that *subject* names.
+
+        Raises:
+            SubjectError: Its type is not registered.
+        """
         known = self._called(subject.type)
         if known is None:
             hint = did_you_mean(subject.type, self._by_type)
             raise SubjectError(
                 f'no subject type "{subject.type}" is registered{hint}; register it with app.add_subject(…)'
             )
-        return known.load(subject.id)
+        return known
+
+    def any_loads_many(self) -> bool:
+        """Return whether a type loads several subjects at once."""
+        return any(each.load_many is not None for each in tuple(self._by_type.values()))
 
     def release(self, subject: Subject, loaded: object) -> None:
         """Release *loaded*, which :meth:`load` returned for *subject*: the listener that needed it has ended."""

@@ -13,7 +13,7 @@ from relevo._clock import Duration, Moment
 from relevo._event.codec import Document, attributes_of, context_of, generic, generic_from
 from relevo._event.context import ambient
 from relevo._event.event import event_from
-from relevo._event.subject import Gone, Subject, SubjectTypes
+from relevo._event.subject import Gone, Subject, SubjectLoader
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, SubjectMissingError, shown
@@ -75,7 +75,7 @@ class Call:
 
     _document: Document | None
     _subject: Any
-    _subjects: SubjectTypes
+    _subjects: SubjectLoader
     _outgoing: Outgoing | None = None
     _body: bytes = b"{}"
     _event: Any = None

@@ -16,7 +16,7 @@ from relevo._awaited import refuse_undone
 from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import Ambient, enter, leave
-from relevo._event.subject import Subject, SubjectTypes
+from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing
 from relevo._listener.listener import Listener, ListenerTable, policy_of
@@ -121,7 +121,7 @@ class Caller:
 
     _listeners: ListenerTable
     _first_queue: Callable[[str], str]
-    _subjects: SubjectTypes
+    _subjects: SubjectLoader
     _clock: Clock
     _chance: Callable[[], float]
     _transactions: Transactions = attrs.field(factory=Transactions)

@@ -139,6 +139,8 @@ class Worker:
         where: Where listeners run, in words, for the log; empty if that is this thread.
 
         prepare: Creates what the transport lacks; called once, before the first receive.
+
+        expect: Called with each batch of deliveries before the first of them is handled.
     """
 
     _transport: Transport
@@ -161,6 +163,7 @@ class Worker:
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
     _prepare: Callable[[], object] = lambda: None
+    _expect: Callable[[Sequence[Delivery]], object] = lambda _: None
     _is_unrecorded: Callable[[Delivery], bool] = attrs.field(default=lambda _: False, init=False)
 
     @_suspects.default
@@ -551,6 +554,7 @@ class Worker:
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
         batch, is_aside = self._set_aside(batch, limit)
+        self._expect(batch)
         if is_aside:
             return True
         suspect = min((delivery for delivery in batch if delivery.lost_leases), key=_suspicion, default=None)
