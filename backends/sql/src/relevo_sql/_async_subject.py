@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session
 from relevo import ConfigurationError
 from relevo.errors import shown
 from relevo_sql._subject_key import Key
-from relevo_sql._subject_source import Source, warn_of_lost
+from relevo_sql._subject_source import RowSource, warn_of_lost
 
 T = TypeVar("T")
 
 
 @attrs.define(eq=False)
-class AsyncSessions(Source):
+class AsyncSessions(RowSource):
     """
     Loads each object with a session that is closed at once: listeners are synchronous, and could not use it.
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from relevo import ConfigurationError, SubjectType
 from relevo.errors import shown
 from relevo_sql._subject_key import SubjectKey
-from relevo_sql._subject_source import OwnSessions, ScopedSessions, Source
+from relevo_sql._subject_source import OwnSessions, RowSource, ScopedSessions
 
 if TYPE_CHECKING:
     import sqlalchemy.orm  # noqa: TC004 - the other uses are of an import in a function
@@ -85,7 +85,7 @@ def orm_subject(
     )
 
 
-def _source(cls: type, key: SubjectKey, sessions: Any) -> Source:
+def _source(cls: type, key: SubjectKey, sessions: Any) -> RowSource:
     """Return what loads instances of *cls* with *sessions*."""
     from sqlalchemy.orm import scoped_session  # noqa: PLC0415 - imported already for a class that is mapped
 

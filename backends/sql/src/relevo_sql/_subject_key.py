@@ -49,7 +49,7 @@ _READERS: dict[type, Callable[[str], object]] = {int: _whole, str: _text, UUID: 
 
 
 @attrs.frozen
-class _Part:
+class _KeyPart:
     column: sa.ColumnElement[Any]
     read: Callable[[str], object]
     """Raises :class:`ValueError` for text that is not a value."""
@@ -58,7 +58,7 @@ class _Part:
     """From a value to what has to be equal if the database returns it in another form."""
 
     @classmethod
-    def of(cls, mapped: type, column: sa.ColumnElement[Any]) -> _Part:
+    def of(cls, mapped: type, column: sa.ColumnElement[Any]) -> _KeyPart:
         if isinstance(column.type, sa.Uuid) and not column.type.as_uuid:
             return cls(column, _uuid_text, UUID)
         try:
@@ -87,7 +87,7 @@ class SubjectKey:
     """
 
     _owner: str
-    _parts: Sequence[_Part]
+    _parts: Sequence[_KeyPart]
 
     @classmethod
     def of(cls, mapper: Mapper[Any]) -> SubjectKey:
@@ -98,7 +98,7 @@ class SubjectKey:
             ConfigurationError: A part of the key is of a type without exactly one form as text.
         """
         mapped = mapper.class_
-        return cls(mapped.__qualname__, [_Part.of(mapped, column) for column in mapper.primary_key])
+        return cls(mapped.__qualname__, [_KeyPart.of(mapped, column) for column in mapper.primary_key])
 
     def text(self, instance: object) -> str | None:
         """

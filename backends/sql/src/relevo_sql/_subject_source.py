@@ -23,7 +23,7 @@ _log = getLogger("relevo.sql")
 
 
 @attrs.define(eq=False)
-class Source(ABC):
+class RowSource(ABC):
     """Loads the instances of a mapped class."""
 
     _cls: type
@@ -73,7 +73,7 @@ _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
 @attrs.define(eq=False)
-class OwnSessions(Source):
+class OwnSessions(RowSource):
     """Loads each object with a session of its own, which is open until the object is released."""
 
     _make: Callable[[], Session]
@@ -127,7 +127,7 @@ class OwnSessions(Source):
 
 
 @attrs.define(eq=False)
-class ScopedSessions(Source):
+class ScopedSessions(RowSource):
     """Loads each object with the session of the scope, which the application removes."""
 
     _scoped: scoped_session[Any]

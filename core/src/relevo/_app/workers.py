@@ -106,12 +106,11 @@ class WorkerFactory:
         listeners = executor.watch(listeners)
         here: dict[int, tuple[Delivery, str]] = {}
         places = partial(places_of, listeners=listeners, routes=self.parts.routes)
-        batches = 1 if isinstance(executor, InlineExecutor) else _BATCHES
-        subjects = SubjectsAhead(self.parts.subjects, self.parts.clock, batches)
+        ahead = self._subjects_ahead(executor)
         worker = Worker(
             transport=transport,
             handle=self.handle(
-                transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here, subjects=subjects
+                transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here, subjects=ahead
             ),
             queues=queues,
             clock=self.parts.clock,
@@ -130,10 +129,17 @@ class WorkerFactory:
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,
             prepare=partial(self.prepare, transport.name),
-            expect=subjects.expect,
+            expect=None if ahead is None else ahead.expect,
         )
         executor.stop_when(lambda: worker.is_ending)
         return worker
+
+    def _subjects_ahead(self, executor: Executor) -> SubjectsAhead | None:
+        """Return what loads the subjects of a batch for listeners on *executor*, if a subject type does that."""
+        if not self.parts.subjects.any_loads_many():
+            return None
+        batches = 1 if isinstance(executor, InlineExecutor) else _BATCHES
+        return SubjectsAhead(self.parts.subjects, self.parts.clock, batches)
 
     def relay(self, outbox: Transport, transport: Transport, options: RunOptions, *, patient: bool) -> Worker:
         """Return a worker that moves events from *outbox* to *transport*."""

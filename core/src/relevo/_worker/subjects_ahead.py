@@ -74,7 +74,7 @@ class SubjectsAhead:
         if not batch:
             return
         with self._lock:
-            came = _Batch(batch if self._subjects.any_loads_many() else ())
+            came = _Batch(batch)
             self._batches.append(came)
             names = {each.id for each in came.subjects} if self._ready else set()
             old = [subject for subject in self._ready if subject.id in names or not self._is_fresh(subject)]

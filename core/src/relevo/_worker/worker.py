@@ -140,7 +140,7 @@ class Worker:
 
         prepare: Creates what the transport lacks; called once, before the first receive.
 
-        expect: Called with each batch of deliveries before the first of them is handled.
+        expect: Called with each batch of deliveries before the first of them is handled, if it is given.
     """
 
     _transport: Transport
@@ -163,7 +163,7 @@ class Worker:
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
     _prepare: Callable[[], object] = lambda: None
-    _expect: Callable[[Sequence[Delivery]], object] = lambda _: None
+    _expect: Callable[[Sequence[Delivery]], object] | None = None
     _is_unrecorded: Callable[[Delivery], bool] = attrs.field(default=lambda _: False, init=False)
 
     @_suspects.default
@@ -554,7 +554,8 @@ class Worker:
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
         batch, is_aside = self._set_aside(batch, limit)
-        self._expect(batch)
+        if self._expect is not None:
+            self._expect(batch)
         if is_aside:
             return True
         suspect = min((delivery for delivery in batch if delivery.lost_leases), key=_suspicion, default=None)
