@@ -68,10 +68,18 @@ class Order(Base):
     line: orm.Mapped[str] = orm.mapped_column(sa.String(40), primary_key=True)
 
 
+def synchronous(address: str) -> sa.Engine:
+    """Return an engine with the driver that relevo uses by default."""
+    url = sa.make_url(address)
+    return sa.create_engine(
+        url.set(drivername={"postgresql": "postgresql+psycopg"}.get(url.drivername, "mariadb+pymysql"))
+    )
+
+
 @pytest.fixture(name="address")
 def _address(server_database: str, driver: str) -> sa.URL:
     """Return the address of a database that has the tables, with *driver*."""
-    engine = sa.create_engine(server_database)
+    engine = synchronous(server_database)
     Base.metadata.create_all(engine)
     engine.dispose()
     return sa.make_url(server_database).set(drivername=driver)
@@ -80,7 +88,7 @@ def _address(server_database: str, driver: str) -> sa.URL:
 @pytest.fixture(name="rows")
 def _rows(address: sa.URL, server_database: str) -> Iterator[Sessions]:
     """Return what makes sessions for the rows, with a synchronous driver."""
-    engine = sa.create_engine(server_database)
+    engine = synchronous(server_database)
     yield orm.sessionmaker(engine, expire_on_commit=False)
     engine.dispose()
 
