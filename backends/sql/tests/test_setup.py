@@ -83,6 +83,16 @@ def test_tables_that_a_migration_made_only_get_their_version(opener: Opener, eng
     assert created == [f"the schema's version, {SCHEMA}", "an id of this database"]
 
 
+def test_tables_of_the_application_named_like_a_key_do_not_hide_it(opener: Opener, path: Path) -> None:
+    execute(path, "CREATE TABLE schema (id INTEGER)")
+    execute(path, "CREATE TABLE database (id INTEGER)")
+
+    created = opener(setup=False).setup([])
+
+    assert created[-2:] == [f"the schema's version, {SCHEMA}", "an id of this database"]
+    assert opener().stats("default").ready == 0
+
+
 def test_many_may_set_up_at_once(
     opener: Opener, path: Path, an_envelope: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

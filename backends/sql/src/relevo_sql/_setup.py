@@ -147,13 +147,14 @@ def _everything(database: Database) -> list[_Thing]:
 def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     catalog, tables = database.dialect.catalog(connection), database.dialect.metadata.sorted_tables
     there = set(catalog)
+    keys: set[str] = set()
     for table in tables:
         if table.name in there:
             _require_table(database, table, kind=catalog[table.name].kind)
     if meta.name in there:  # first, since the tables of a newer schema may differ in any way
         rows: Sequence[Any] = statements_for(database.dialect, connection).meta.run(connection).all()
         found = {str(key): str(value) for key, value in rows}
-        there |= found.keys()
+        keys = set(found)
         if SCHEMA_KEY in found:
             database.check_version(found[SCHEMA_KEY])
     columns = database.dialect.columns(connection, [table.name for table in tables])
@@ -164,7 +165,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     if event.name in there and BY_IDENTITY.name not in there:
         _require_one_each(database, connection)
     has_schema = not database.dialect.lacks_schema(connection)
-    return [thing for thing in _everything(database) if not _is_there(thing, there, has_schema=has_schema)]
+    return [thing for thing in _everything(database) if not _is_there(thing, there, keys, has_schema=has_schema)]
 
 
 def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
@@ -239,10 +240,10 @@ def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     return missing
 
 
-def _is_there(thing: _Thing, there: Collection[str], *, has_schema: bool) -> bool:
+def _is_there(thing: _Thing, there: Collection[str], keys: Collection[str], *, has_schema: bool) -> bool:
     if isinstance(thing, CreateSchema):
         return has_schema
-    return (thing if isinstance(thing, str) else str(thing.name)) in there
+    return thing in keys if isinstance(thing, str) else str(thing.name) in there
 
 
 def _description(thing: _Thing) -> str:
