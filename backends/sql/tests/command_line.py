@@ -14,6 +14,8 @@ import psycopg
 import pymysql  # type: ignore[import-untyped]  # it has no types
 import sqlalchemy as sa
 
+from .on_server import an_engine
+
 _SEVERAL = 1 << 16
 """The flag of a MySQL connection that runs several statements at once."""
 
@@ -64,11 +66,10 @@ _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 """Of an SQLAlchemy object, the condition of an index."""
 
 
-def tables_of(url: str, schema: str | None = None) -> dict[str, str]:
-    """Return the names of all tables, and all that can be read of each."""
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    inspector = sa.inspect(engine)
-    try:
+def tables_of(url: str, schema: str | None = None, *, in_order: bool = True) -> dict[str, str]:
+    """Return the names of all tables, and all that can be read of each; columns *in_order*, or by their names."""
+    with an_engine(url) as engine:
+        inspector = sa.inspect(engine)
         return {
             name: repr(
                 (
@@ -79,7 +80,6 @@ def tables_of(url: str, schema: str | None = None) -> dict[str, str]:
                 )
             )
             for name in inspector.get_table_names(schema)
-            for columns in [inspector.get_columns(name, schema)]
+            for found in [inspector.get_columns(name, schema)]
+            for columns in [found if in_order else sorted(found, key=lambda each: str(each["name"]))]
         }
-    finally:
-        engine.dispose()

@@ -7,9 +7,10 @@ can choose its settings without an effect on any other connection.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar, cast
@@ -30,7 +31,7 @@ from relevo_sql._errors import LockedError, UnreachableError, relevo_error
 from relevo_sql._own_session import is_blocked_by_own_session
 from relevo_sql._owned_lock import attempt
 from relevo_sql._row import micros
-from relevo_sql._schema import DATABASE_KEY, SCHEMA, SCHEMA_KEY
+from relevo_sql._schema import DATABASE_KEY, OLDEST_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
 T = TypeVar("T")
@@ -65,6 +66,10 @@ _STEP = 0.001
 
 _READINGS = 20
 """How often both are read until no other thread ran in between for a part of that."""
+
+
+_VERSION = re.compile("([0-9]{1,9})(?: (.*))?")
+"""A recorded schema version: its number, and the dialect if it is not the usual one."""
 
 
 _INTERRUPTED = (
@@ -233,6 +238,10 @@ class Database(ForkAware):
         """As :meth:`write`, on a database that may not exist yet."""
         return self._run(work, durable=True, create=True)
 
+    def upgrade(self, work: Callable[[sa.Connection], T]) -> T:
+        """As :meth:`write`, on a database whose tables may be of another version."""
+        return self._run(work, durable=True, create=True, patience=self._patience)
+
     def is_empty(self) -> bool:
         """Return whether the database exists and is empty."""
         return self.inspect(lambda connection: not self.dialect.catalog(connection)) is True
@@ -287,15 +296,30 @@ class Database(ForkAware):
         """
         statements = statements_for(self.dialect, connection)
         found: dict[str, object] = dict(statements.meta.run(connection).all())  # type: ignore[arg-type]  # a row of two is a pair
-        self.check_version(str(found.get(SCHEMA_KEY, "")))
+        self.check_version(found)
         if DATABASE_KEY not in found:
             raise self._unfit("")
         return str(found[DATABASE_KEY])
 
-    def check_version(self, version: str) -> None:
-        """Raise :class:`ConfigurationError` unless *version* is the schema version of this package."""
-        if version != self.dialect.schema_version:
+    def check_version(self, recorded: Mapping[str, object]) -> None:
+        """
+        Check the version of the tables.
+
+        Args:
+            recorded: What ``relevo_meta`` holds.
+
+        Raises:
+            ConfigurationError: This release cannot use them.
+        """
+        version = str(recorded.get(SCHEMA_KEY, ""))
+        if version != self.dialect.schema_version and not self.is_newer(recorded):
             raise self._unfit(version)
+
+    def is_newer(self, recorded: Mapping[str, object]) -> bool:
+        """Return whether the tables are of a newer release, which has left them usable for this one."""
+        number, kind = _parts(recorded.get(SCHEMA_KEY))
+        oldest, _ = _parts(recorded.get(OLDEST_KEY))
+        return kind == _parts(self.dialect.schema_version)[1] and 0 < oldest <= SCHEMA < number
 
     def identity(self, *, fresh: bool = False) -> str:
         """Return the random id of the database; the last known one, unless *fresh* asks to read it again."""
@@ -578,21 +602,26 @@ class Database(ForkAware):
         start = f'the transport "{self.name}" cannot be used: {self.place}'
         if not version:
             return ConfigurationError(f"{start} does not record its schema version; run: relevo setup")
-        number, *kind = version.split()
-        if number == str(SCHEMA):
-            made = f'dialect = "{kind[0]}"' if kind else 'no option "dialect"'
+        number, kind = _parts(version)
+        if number == SCHEMA:
+            made = f'dialect = "{kind}"' if kind else 'no option "dialect"'
             return ConfigurationError(
                 f"{start} has tables that were created with {made}; configure the transport with the same option, "
                 f"or name another database"
             )
-        if version.isdecimal() and int(version) > SCHEMA:
+        if number > SCHEMA:
             return ConfigurationError(
-                f"{start} has the tables of a newer relevo (schema {version}, this one knows {SCHEMA}); "
+                f"{start} has the tables of a newer relevo (schema {number}, this one knows {SCHEMA}); "
                 f"install the newer relevo-sql"
             )
+        known = self.dialect.first_schema <= number and version == str(number)
+        remedy = "stop its workers, and run: relevo setup --upgrade"
+        if not known:
+            remedy = (
+                "finish its events with that relevo-sql, drop the tables that begin with relevo_, and run: relevo setup"
+            )
         return ConfigurationError(
-            f"{start} has the tables of an older relevo (schema {version[:20]!a}, this one needs {SCHEMA}); finish its "
-            f"events with that relevo-sql, drop the tables that begin with relevo_, and run: relevo setup"
+            f"{start} has the tables of an older relevo (schema {version[:20]!a}, this one needs {SCHEMA}); {remedy}"
         )
 
     def _close_connection(self) -> None:
@@ -604,6 +633,12 @@ class Database(ForkAware):
                 connection.close()
             with suppress(Exception):
                 self.engine.dispose()
+
+
+def _parts(version: object) -> tuple[int, str]:
+    """Return the number of a recorded *version*, 0 if it has none, and the dialect that it names, usually none."""
+    found = _VERSION.fullmatch(str(version))
+    return (int(found[1]), found[2] or "") if found else (0, "")
 
 
 def _at_once(clock: Clock) -> tuple[float, float]:

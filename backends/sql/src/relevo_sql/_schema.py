@@ -17,6 +17,14 @@ import sqlalchemy as sa
 SCHEMA = 4
 """The version of the tables below; each database records its own in ``relevo_meta``."""
 
+OLDEST = 4
+"""
+The version of the oldest release that can use the tables below; a database records it if it is not :data:`SCHEMA`.
+
+Releases of both then work on them side by side. That is possible if all that the new version adds may be missing or
+null: a table, an index, a column that can be null. After any other change it is :data:`SCHEMA`.
+"""
+
 READY, LEASED, SCHEDULED, WAITING = 0, 1, 2, 3
 """
 The states of a row in ``relevo_event``; indexes and statements name them as literals.
@@ -40,6 +48,7 @@ HIGH, NORMAL = 0, 1
 """Urgencies, in the order in which they are claimed."""
 
 SCHEMA_KEY = "schema"
+OLDEST_KEY = "oldest"
 DATABASE_KEY = "database"
 
 metadata = sa.MetaData()

@@ -17,6 +17,8 @@ from relevo_sql._schema import (
     DATABASE_KEY,
     DISPENSABLE,
     IDENTITY,
+    OLDEST,
+    OLDEST_KEY,
     SCHEMA,
     SCHEMA_KEY,
     event,
@@ -25,7 +27,7 @@ from relevo_sql._schema import (
 )
 from relevo_sql._statement import statements_for
 
-_Thing = CreateSchema | sa.Table | sa.Index | str
+Thing = CreateSchema | sa.Table | sa.Index | str
 """What creates the schema, a table, one of its indexes, or a key of ``relevo_meta``."""
 
 
@@ -46,20 +48,29 @@ def set_up(database: Database, *, dry_run: bool, only_needed: bool = False) -> S
     Raises:
         ConfigurationError: Existing tables are of another version or not relevo's.
     """
-    missing = database.inspect(lambda connection: _missing(database, connection))
-    if missing is None:
-        missing = _everything(database)
+    missing = missing_in(database)
     if only_needed:
         missing = _needed(missing)
     if missing and not dry_run:
         # Checked again, now that no other process can create anything.
         try:
-            missing = database.create(lambda connection: _create_alone(database, connection))
+            missing = database.create(lambda connection: create_alone(database, connection))
         except ConfigurationError:
             if _needed(missing):
                 raise
             return []  # this user may create nothing, and an earlier release needed nothing more
-    return [_description(thing) for thing in missing]
+    return list(map(description_of, missing))
+
+
+def missing_in(database: Database) -> list[Thing]:
+    """
+    Return what *database* lacks.
+
+    Raises:
+        ConfigurationError: Existing tables are of another version or not relevo's.
+    """
+    missing = database.inspect(lambda connection: _missing(database, connection))
+    return everything(database) if missing is None else missing
 
 
 def is_incomplete(database: Database, connection: sa.Connection) -> bool:
@@ -80,35 +91,45 @@ def create_within(database: Database, connection: sa.Connection) -> None:
         ConfigurationError: Existing tables are of another version or not relevo's.
     """
     database.dialect.begin_to_create(connection)
-    _create(database, connection)
+    create(database, connection)
 
 
 def script_for(database: Database) -> str:
     """Return the SQL that creates everything in an empty database like *database*, without connecting to it."""
-    place = "".join(each if each.isprintable() else "?" for each in database.place)
-    texts = _texts(_everything(database), database.dialect)
-    if database.dialect.creates_in_transaction:
+    title = f"relevo's tables, version {SCHEMA}, for {place_of(database)}"
+    return script(title, texts_of(everything(database), database.dialect), database.dialect)
+
+
+def place_of(database: Database) -> str:
+    """Return where *database* is, as a comment can say it."""
+    return "".join(each if each.isprintable() else "?" for each in database.place)
+
+
+def script(title: str, texts: Sequence[str], dialect: Dialect) -> str:
+    """Return *texts* as a script; it is one transaction where the database can create tables in one."""
+    if dialect.creates_in_transaction:
         texts = ["BEGIN", *texts, "COMMIT"]
-    lines = [f"-- relevo's tables, version {SCHEMA}, for {place}", *(f"{text};" for text in texts)]
+    lines = [f"-- {title}", *(f"{text};" for text in texts)]
     return "\n".join(line.rstrip() for text in lines for line in text.splitlines()) + "\n"
 
 
 def completion(table: str, dialect: Dialect) -> Sequence[str]:
     """Return what the new *table* needs besides its columns, constraints and indexes of columns."""
-    things: list[_Thing] = [
+    things: list[Thing] = [
         index
         for index in dialect.metadata.tables[table].indexes
         if is_for(index, dialect.name) and not all(isinstance(each, sa.Column) for each in index.expressions)
     ]
-    return _texts([*things, *([SCHEMA_KEY, DATABASE_KEY] if table == meta.name else [])], dialect)
+    return texts_of([*things, *([SCHEMA_KEY, *oldest_keys(), DATABASE_KEY] if table == meta.name else [])], dialect)
 
 
-def _needed(missing: Sequence[_Thing]) -> list[_Thing]:
+def _needed(missing: Sequence[Thing]) -> list[Thing]:
     """Return *missing* without what an earlier release did not create and workers can do without."""
     return [thing for thing in missing if getattr(thing, "name", "") not in DISPENSABLE]
 
 
-def _texts(things: Iterable[_Thing], dialect: Dialect) -> list[str]:
+def texts_of(things: Iterable[Thing], dialect: Dialect) -> list[str]:
+    """Return the SQL that creates *things*, as a script has it."""
     # The database makes its id, since a script is run in several.
     statements = [_statement(thing, dialect, new_id=dialect.random_id) for thing in things]
     texts = [str(each.compile(dialect=dialect.compiler)).strip() for each in statements]
@@ -117,7 +138,7 @@ def _texts(things: Iterable[_Thing], dialect: Dialect) -> list[str]:
     return texts
 
 
-def _statement(thing: _Thing, dialect: Dialect, *, new_id: str) -> sa.ClauseElement:
+def _statement(thing: Thing, dialect: Dialect, *, new_id: str) -> sa.ClauseElement:
     """Return what creates *thing*; *new_id* is an expression for the id of the database."""
     if isinstance(thing, CreateSchema):
         return thing
@@ -125,14 +146,14 @@ def _statement(thing: _Thing, dialect: Dialect, *, new_id: str) -> sa.ClauseElem
         return CreateTable(thing)
     if isinstance(thing, sa.Index):
         return CreateIndex(thing)
-    value = f"'{dialect.schema_version}'" if thing == SCHEMA_KEY else new_id
+    value = {SCHEMA_KEY: f"'{dialect.schema_version}'", OLDEST_KEY: f"'{OLDEST}'", DATABASE_KEY: new_id}[thing]
     row: dict[str, sa.ColumnClause[Any]] = {"key": sa.literal_column(f"'{thing}'"), "value": sa.literal_column(value)}
     return sa.insert(meta).values(row).inline()
 
 
-def _everything(database: Database) -> list[_Thing]:
+def everything(database: Database) -> list[Thing]:
     """Return everything that *database* needs, in the order in which it can be created."""
-    found: list[_Thing] = []
+    found: list[Thing] = []
     if database.dialect.schema:
         found.append(CreateSchema(database.dialect.schema, if_not_exists=True))
     # Last what workers can do without, so that an error is about what they need.
@@ -141,10 +162,15 @@ def _everything(database: Database) -> list[_Thing]:
         fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
         indexes: list[sa.Index] = sorted(fitting, key=lambda index: str(index.name))
         found.extend(indexes)
-    return [*found, SCHEMA_KEY, DATABASE_KEY]
+    return [*found, SCHEMA_KEY, *oldest_keys(), DATABASE_KEY]
 
 
-def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
+def oldest_keys() -> Sequence[str]:
+    """Return the key of :data:`OLDEST`, if that is recorded."""
+    return [OLDEST_KEY] if OLDEST < SCHEMA else []
+
+
+def _missing(database: Database, connection: sa.Connection) -> list[Thing]:
     catalog, tables = database.dialect.catalog(connection), database.dialect.metadata.sorted_tables
     there = set(catalog)
     keys: set[str] = set()
@@ -156,7 +182,9 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
         found = {str(key): str(value) for key, value in rows}
         keys = set(found)
         if SCHEMA_KEY in found:
-            database.check_version(found[SCHEMA_KEY])
+            database.check_version(found)
+        if database.is_newer(found):
+            return []
     columns = database.dialect.columns(connection, [table.name for table in tables])
     for table in tables:
         if table.name in there:
@@ -165,7 +193,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[_Thing]:
     if event.name in there and BY_IDENTITY.name not in there:
         _require_one_each(database, connection)
     has_schema = not database.dialect.lacks_schema(connection)
-    return [thing for thing in _everything(database) if not _is_there(thing, there, keys, has_schema=has_schema)]
+    return [thing for thing in everything(database) if not is_there(thing, there, keys, has_schema=has_schema)]
 
 
 def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
@@ -225,13 +253,20 @@ def _require_columns(database: Database, table: sa.Table, there: Mapping[str, bo
         )
 
 
-def _create_alone(database: Database, connection: sa.Connection) -> list[_Thing]:
+def create_alone(database: Database, connection: sa.Connection) -> list[Thing]:
+    """Create what is missing, in a transaction of relevo in which no other process can create anything."""
+    begin_alone(database, connection)
+    return create(database, connection)
+
+
+def begin_alone(database: Database, connection: sa.Connection) -> None:
+    """Keep other setups out of *database* until the transaction of *connection*, relevo's own, ends."""
     if not database.dialect.is_file:  # the transaction of a file holds its lock already
         database.dialect.begin_to_create(connection)
-    return _create(database, connection)
 
 
-def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
+def create(database: Database, connection: sa.Connection) -> list[Thing]:
+    """Create what is missing in the transaction of *connection*, and return it."""
     missing, compiler = _missing(database, connection), database.dialect.compiler_for(connection)
     for thing in missing:
         # As text: the connection may be the application's and have a schema translation map.
@@ -240,17 +275,34 @@ def _create(database: Database, connection: sa.Connection) -> list[_Thing]:
     return missing
 
 
-def _is_there(thing: _Thing, there: Collection[str], keys: Collection[str], *, has_schema: bool) -> bool:
+def is_there(thing: Thing, there: Collection[str], keys: Collection[str], *, has_schema: bool) -> bool:
+    """
+    Return whether *thing* exists.
+
+    Args:
+        thing: What a database needs.
+
+        there: The names of the tables and indexes in it.
+
+        keys: Those of ``relevo_meta``.
+
+        has_schema: Whether the schema of the tables exists.
+    """
     if isinstance(thing, CreateSchema):
         return has_schema
     return thing in keys if isinstance(thing, str) else str(thing.name) in there
 
 
-def _description(thing: _Thing) -> str:
+def description_of(thing: Thing) -> str:
+    """Return *thing* in words."""
     if isinstance(thing, CreateSchema):
         return f'schema "{thing.element}"'
     if isinstance(thing, sa.Table):
         return f"table {thing.name}"
     if isinstance(thing, sa.Index):
         return f"index {thing.name}"
-    return {SCHEMA_KEY: f"the schema's version, {SCHEMA}", DATABASE_KEY: "an id of this database"}[thing]
+    return {
+        SCHEMA_KEY: f"the schema's version, {SCHEMA}",
+        OLDEST_KEY: f"the oldest version that can use it, {OLDEST}",
+        DATABASE_KEY: "an id of this database",
+    }[thing]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
 from math import isnan
@@ -42,6 +43,7 @@ from relevo.backend import (
     Inbox,
     ParallelSettlement,
     QueueCatalog,
+    SchemaUpgrade,
     SessionSetup,
     SetupScript,
     TransactionalHandling,
@@ -68,6 +70,7 @@ from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
 from relevo_sql._unique import KeySweep, SentClaim, write_unique
+from relevo_sql._upgrade import upgrade, upgrade_script_for
 
 if TYPE_CHECKING:
     from relevo_sql._handling import DoneRecord, SessionSource
@@ -89,6 +92,7 @@ class SqlTransport(
     FileStore,
     ParallelSettlement,
     QueueCatalog,
+    SchemaUpgrade,
     SetupScript,
     TransactionalHandling,
     Inbox,
@@ -309,11 +313,23 @@ class SqlTransport(
         return self._database.blocked_send()
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        with self._setting_up(dry_run=dry_run):
+            return set_up(self._database, dry_run=dry_run)
+
+    def upgrade(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        with self._setting_up(dry_run=dry_run):
+            return upgrade(self._database, self._clock, dry_run=dry_run)
+
+    def upgrade_script(self, queues: Sequence[str]) -> str:
+        with self._setting_up(dry_run=True):
+            return upgrade_script_for(self._database)
+
+    @contextmanager
+    def _setting_up(self, *, dry_run: bool) -> Iterator[None]:
         self._require_open()
         try:
-            made = set_up(self._database, dry_run=dry_run)
+            yield
             self._kept = self._kept or not dry_run
-            return made
         finally:
             # A setup during an import leaves no connection open, in whatever way the process is forked later.
             for database in self._databases:

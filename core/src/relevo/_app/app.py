@@ -656,15 +656,17 @@ class App(Dispatcher):
         """
         return failures_of(entry) if isinstance(entry, DeadLetterEntry) else setbacks_of(entry.state)
 
-    def setup(self, *, dry_run: bool = False) -> list[str]:
+    def setup(self, *, dry_run: bool = False, upgrade: bool = False) -> list[str]:
         """
-        Create the tables and queues that are missing; never alter existing ones.
+        Create the tables and queues that are missing; never alter existing ones, unless *upgrade* is true.
 
         Args:
             dry_run: Only report.
 
+            upgrade: Change the tables of an older release, with the events in them. Stop its workers first.
+
         Returns:
-            A description of each thing that was, or would be, created.
+            A description of each thing that was, or would be, created or changed.
 
         Raises:
             TransportUnavailableError: A server could not be reached. The others were set up; if several failed, the
@@ -672,7 +674,7 @@ class App(Dispatcher):
 
             ConfigurationError: Existing tables or queues do not match, or cannot be used.
         """
-        created, errors = self._assembly.stores.set_up_all(dry_run=dry_run)
+        created, errors = self._assembly.stores.set_up_all(dry_run=dry_run, upgrade=upgrade)
         raise_together(errors)
         return created
 

@@ -11,7 +11,7 @@ from typing import Any
 from relevo._app.parts import Parts
 from relevo._fork import ForkLock
 from relevo._problem import lines_of, with_lines
-from relevo._transport.optional import FileStore, SessionSetup
+from relevo._transport.optional import FileStore, SchemaUpgrade, SessionSetup
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import ConfigurationError, RelevoError, SessionError
@@ -88,12 +88,14 @@ class Stores:
         queue = outbox_queue(name)
         return self._set_up(queue, self._parts.outboxes[name], [queue])
 
-    def set_up_all(self, *, dry_run: bool) -> tuple[list[str], list[RelevoError]]:
+    def set_up_all(self, *, dry_run: bool, upgrade: bool) -> tuple[list[str], list[RelevoError]]:
         """
         Create what is missing on every transport and outbox, also if some fail.
 
         Args:
             dry_run: Only report.
+
+            upgrade: Change what an older release has created.
 
         Returns:
             A description of each thing that was, or would be, created, and the errors.
@@ -103,7 +105,7 @@ class Stores:
             stores.append((transport, self._parts.queues(name)))
             if name in self._parts.outboxes:
                 stores.append((self._parts.outboxes[name], [outbox_queue(name)]))
-        return set_up_each(stores, dry_run=dry_run)
+        return set_up_each(stores, dry_run=dry_run, upgrade=upgrade)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
         """Create what is missing, or only check for it, once."""
@@ -153,7 +155,7 @@ def _create(transport: Transport, queues: Sequence[str]) -> None:
 
 
 def set_up_each(
-    stores: Iterable[tuple[Transport, Sequence[str]]], *, dry_run: bool
+    stores: Iterable[tuple[Transport, Sequence[str]]], *, dry_run: bool, upgrade: bool
 ) -> tuple[list[str], list[RelevoError]]:
     """
     Create what is missing on each of *stores*, also if some fail.
@@ -163,13 +165,16 @@ def set_up_each(
 
         dry_run: Only report.
 
+        upgrade: Change what an older release has created.
+
     Returns:
         A description of each thing that was, or would be, created, and the errors.
     """
     created: list[str] = []
 
     def create(transport: Transport, queues: Sequence[str]) -> None:
-        created.extend(transport.setup(queues, dry_run=dry_run))
+        act = transport.upgrade if upgrade and isinstance(transport, SchemaUpgrade) else transport.setup
+        created.extend(act(queues, dry_run=dry_run))
 
     return created, try_each(*(partial(create, *store) for store in stores))
 

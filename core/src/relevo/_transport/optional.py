@@ -273,6 +273,53 @@ class QueueCatalog(IdentifiedStore):
         """
 
 
+class SchemaUpgrade(ABC):
+    """
+    A transport whose tables, or what else ``setup`` creates, may be of an older release, and can be changed.
+
+    ``setup`` raises :class:`ConfigurationError` for a store of an older release, with the remedy ``relevo setup
+    --upgrade``. That calls ``upgrade`` instead of ``setup``.
+    """
+
+    @abstractmethod
+    def upgrade(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        """
+        Change what an older release has created to what this one needs, and create what is missing for *queues*.
+
+        Events and dead letters are kept, with all that is stored about them. If it is interrupted, calling it again
+        finishes it. If several processes call it at a time, one of them does it.
+
+        Args:
+            queues: Names of queues that will be sent to or received from.
+
+            dry_run: Only report.
+
+        Returns:
+            A readable description of each thing that was, or would be, changed or created; empty if there is none.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached, or a worker of an older release holds an event
+                that it could not settle afterwards.
+
+            ConfigurationError: It cannot be upgraded, for example since a newer release has created it.
+        """
+
+    @abstractmethod
+    def upgrade_script(self, queues: Sequence[str]) -> str:
+        """
+        Return a script that does what ``upgrade`` would do now; the store is read, and not changed.
+
+        Args:
+            queues: The queues that ``upgrade`` would be called with.
+
+        Returns:
+            Whole lines, as of :meth:`SetupScript.setup_script`; empty if nothing is to be upgraded.
+
+        Raises:
+            TransportUnavailableError: The server could not be reached.
+        """
+
+
 class SetupScript(ABC):
     """A transport whose setup can be printed as a script, for an administrator to read and run."""
 

@@ -13,6 +13,7 @@ from relevo._transport.optional import (
     Inbox,
     ParallelSettlement,
     QueueCatalog,
+    SchemaUpgrade,
     SessionSetup,
     SetupScript,
     TransactionalHandling,
@@ -25,8 +26,8 @@ __all__ += ["awaiting_task"]
 # events of other programs
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options
-__all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SetupScript"]
-__all__ += ["TransactionalHandling", "HandlingTransaction", "Inbox", "INHERITED"]
+__all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SchemaUpgrade"]
+__all__ += ["SetupScript", "TransactionalHandling", "HandlingTransaction", "Inbox", "INHERITED"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

@@ -10,7 +10,7 @@ import click
 
 from relevo._app.app import App
 from relevo._app.stores import FEW, raise_together, set_up_each
-from relevo._transport.optional import SetupScript
+from relevo._transport.optional import SchemaUpgrade, SetupScript
 from relevo._visible import visible
 from relevo.cli._main import EXIT_CONFIGURATION
 from relevo.cli._option import json_option, transport_option, with_app_and_document
@@ -30,14 +30,27 @@ from relevo.cli._place import Place, places
 )
 @click.option("--plan", is_flag=True, help="Only show what would be created.")
 @click.option("--check", is_flag=True, help="Like --plan, and exit with 78 if something is missing.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    help="Change the tables of an older release too, with the events in them. Stop its workers first.",
+)
 @transport_option
 @json_option
 @with_app_and_document(lambda given: bool(given.get("prints") or given.get("inserts") or given.get("as_json")))
 def setup(
-    *, app: App, prints: bool, inserts: bool, plan: bool, check: bool, transport: str | None, as_json: bool
+    *,
+    app: App,
+    prints: bool,
+    inserts: bool,
+    plan: bool,
+    check: bool,
+    upgrade: bool,
+    transport: str | None,
+    as_json: bool,
 ) -> int:
     """
-    Create missing tables and queues; never alter existing ones.
+    Create missing tables and queues; never alter existing ones without --upgrade.
 
     Many queues or exchanges that differ only in a number, such as those for delays, are one line; --json lists each.
 
@@ -46,16 +59,22 @@ def setup(
     With --print, an administrator can create the tables: relevo setup --print | psql shop. If the application uses
     several databases, comments say which statements are for which; choose one with -t.
 
+    Tables of an older release are refused, also with --check. --upgrade --plan shows what an upgrade would do, and
+    --upgrade --print its SQL, which depends on the tables: it connects to the database, and changes nothing.
+
     Example: relevo setup --plan
     """
+    if inserts and upgrade:
+        raise click.UsageError("--print-insert prints no upgrade; omit --upgrade")
     if (prints or inserts) and (plan or check or as_json or prints is inserts):
         raise click.UsageError(
             "--print and --print-insert print SQL; give one of them; omit --plan, --check and --json"
         )
     chosen = places(app, transport)
     if prints or inserts:
-        return _print(chosen, _insert if inserts else _script)
-    created, errors = set_up_each([(place.store, place.queues) for place in chosen], dry_run=plan or check)
+        return _print(chosen, _insert if inserts else _upgrade if upgrade else _script)
+    stores = [(place.store, place.queues) for place in chosen]
+    created, errors = set_up_each(stores, dry_run=plan or check, upgrade=upgrade)
     if as_json:
         show_json(created)
     elif created:
@@ -78,6 +97,10 @@ def brief(created: Sequence[str]) -> list[str]:
 
 def _script(place: Place) -> str | None:
     return place.store.setup_script(place.queues) if isinstance(place.store, SetupScript) else None
+
+
+def _upgrade(place: Place) -> str | None:
+    return place.store.upgrade_script(place.queues) if isinstance(place.store, SchemaUpgrade) else None
 
 
 def _insert(place: Place) -> str | None:

@@ -9,6 +9,7 @@ from relevo_sql._dialect.dialect import Dialect, Line, Stored
 from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.location import Location
 from relevo_sql._dialect.row_change import RowChange
+from relevo_sql._dialect.upgrade_step import UpgradeStep
 
 __all__ = [
     "Dialect",
@@ -16,6 +17,7 @@ __all__ = [
     "Line",
     "Location",
     "RowChange",
+    "UpgradeStep",
     "Stored",
     "dialect_named",
     "dialect_of",

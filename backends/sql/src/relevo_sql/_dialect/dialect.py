@@ -19,6 +19,7 @@ from relevo.errors import ConfigurationError, shown
 from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.location import Location
 from relevo_sql._dialect.row_change import RowChange, Runnable
+from relevo_sql._dialect.upgrade_step import UpgradeStep, with_leased_at
 from relevo_sql._row import Sent
 from relevo_sql._schema import LEASED, SCHEMA, event, metadata
 
@@ -118,6 +119,9 @@ class Dialect(ABC):
 
     schema_version: ClassVar[str] = str(SCHEMA)
     """What ``relevo_meta`` records about the tables: their version, and the dialect if it is not the usual one."""
+
+    first_schema: ClassVar[int] = 3
+    """The version of the first tables that a release has created in such a database."""
 
     holds_nul: ClassVar[bool] = True
     """Whether a text can contain NUL."""
@@ -277,6 +281,18 @@ class Dialect(ABC):
     @abstractmethod
     def columns(self, connection: sa.Connection, tables: Sequence[str]) -> Mapping[str, Mapping[str, bool]]:
         """Return the columns of each of *tables*, and whether each is nullable."""
+
+    def step_from(self, connection: sa.Connection, version: int) -> UpgradeStep:
+        """
+        Return the step of an upgrade that changes the tables of *version*.
+
+        Args:
+            connection: It is only read from.
+
+            version: At least :attr:`first_schema`, and below the present one.
+        """
+        table = self.compiler.identifier_preparer.format_table(self.metadata.tables[event.name])
+        return with_leased_at(table, self.columns(connection, [event.name])[event.name])
 
     # --- statements -------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class PortableDialect(Dialect):
     creates_in_transaction = False
     holds_nul = False
     schema_version = f"{SCHEMA} {PORTABLE}"
+    first_schema = 4
     stray, stray_index = STRAY, STRAYS
 
     def __init__(self, compiler: sa.Dialect, like: Dialect | None = None):

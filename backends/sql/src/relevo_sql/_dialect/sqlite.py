@@ -23,8 +23,10 @@ from relevo_sql._dialect.dialect import SLICE, Dialect, Stored, filled
 from relevo_sql._dialect.error_kind import ErrorKind
 from relevo_sql._dialect.location import Location
 from relevo_sql._dialect.row_change import RowChange
+from relevo_sql._dialect.sqlite_upgrade_step import with_constraints
+from relevo_sql._dialect.upgrade_step import UpgradeStep
 from relevo_sql._row import Undecodable
-from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE
+from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE, dead, event
 
 _OLDEST = (3, 35)  # RETURNING
 
@@ -162,6 +164,7 @@ class SqliteDialect(Dialect):
     is_file = True
     waits_to_commit = True  # with a rollback journal a reader can block the commit
     turns_at_send = True
+    first_schema = 1
     before_all = float("-inf")
     random_id = "lower(hex(randomblob(16)))"
     stray, stray_index = SQLITE_STRAY, BY_STRAY
@@ -296,6 +299,18 @@ class SqliteDialect(Dialect):
         ):
             found[str(table)][str(column)] = not is_required
         return found
+
+    def step_from(self, connection: sa.Connection, version: int) -> UpgradeStep:
+        if version >= 3:
+            return super().step_from(connection, version)
+        columns = self.columns(connection, [event.name, dead.name])
+        # Not those that SQLite makes for a constraint, which have no SQL.
+        attached = connection.exec_driver_sql(
+            "SELECT name, sql FROM sqlite_master WHERE tbl_name = 'relevo_event' AND type <> 'table' AND sql <> ''"
+        )
+        return with_constraints(
+            columns[event.name], columns[dead.name], {str(name): str(sql) for name, sql in attached}
+        )
 
     # --- statements -------------------------------------------------------------------------------
 

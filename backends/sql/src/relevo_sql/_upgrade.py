@@ -1,0 +1,165 @@
+"""Change the tables of an older schema version to the present ones, with the events in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+
+from relevo import Clock
+from relevo.errors import TransportUnavailableError
+from relevo_sql._database import Database
+from relevo_sql._dialect import UpgradeStep
+from relevo_sql._schema import LEASED, OLDEST, OLDEST_KEY, SCHEMA, SCHEMA_KEY, event, meta
+from relevo_sql._setup import (
+    Thing,
+    begin_alone,
+    create,
+    description_of,
+    everything,
+    is_there,
+    missing_in,
+    place_of,
+    script,
+    set_up,
+    texts_of,
+)
+from relevo_sql._statement import statements_for
+
+
+@attrs.frozen(kw_only=True)
+class _Plan:
+    """What changes the tables of an older version."""
+
+    version: int
+    """The version that the database records."""
+
+    steps: Sequence[UpgradeStep]
+    """At least one."""
+
+    missing: Sequence[Thing]
+    """What is to be created afterwards."""
+
+    @property
+    def description(self) -> str:
+        """The steps in words."""
+        return f"an upgrade of the tables from schema version {self.version} to {SCHEMA}"
+
+
+def upgrade(database: Database, clock: Clock, *, dry_run: bool) -> Sequence[str]:
+    """
+    Change the tables if they are of an older version, and create those that are missing.
+
+    Args:
+        database: The database.
+
+        clock: The source of time.
+
+        dry_run: Only report.
+
+    Returns:
+        Descriptions of what was, or would be, changed and created.
+
+    Raises:
+        ConfigurationError: Existing tables are of a version that cannot be upgraded, or not relevo's.
+
+        TransportUnavailableError: A worker of an older release holds an event.
+    """
+    plan = database.inspect(partial(_plan, database))
+    if plan is None:
+        return set_up(database, dry_run=dry_run)
+    if dry_run:
+        return [plan.description, *map(description_of, plan.missing)]
+    return database.upgrade(partial(_upgrade, database, clock))
+
+
+def upgrade_script_for(database: Database) -> str:
+    """
+    Return the SQL of what :func:`upgrade` would do now, without changing anything.
+
+    Raises:
+        ConfigurationError: As of :func:`upgrade`.
+    """
+    plan, place, dialect = database.inspect(partial(_plan, database)), place_of(database), database.dialect
+    if plan is not None:
+        title = f"relevo's tables, from version {plan.version} to {SCHEMA}, for {place}"
+        return script(title, [*_statements(database, plan), *texts_of(plan.missing, dialect)], dialect)
+    missing = missing_in(database)
+    if not missing:
+        return f"-- relevo's tables, version {SCHEMA}, nothing to upgrade in {place}\n"
+    return script(f"relevo's tables, version {SCHEMA}, for {place}", texts_of(missing, dialect), dialect)
+
+
+def _plan(database: Database, connection: sa.Connection) -> _Plan | None:
+    """Return what changes the tables; ``None`` if they cannot be, or need not be changed."""
+    dialect = database.dialect
+    there = set(dialect.catalog(connection))
+    if meta.name not in there:
+        return None
+    rows: Sequence[Any] = statements_for(dialect, connection).meta.run(connection).all()
+    recorded = {str(key): str(value) for key, value in rows}
+    version = recorded.get(SCHEMA_KEY, "")
+    if version not in map(str, range(dialect.first_schema, SCHEMA)):
+        return None
+    steps: list[UpgradeStep] = []
+    reached = int(version)
+    while reached < SCHEMA:
+        steps.append(dialect.step_from(connection, reached))
+        reached = steps[-1].to
+    left = there.difference(*(step.drops for step in steps))
+    keys = recorded.keys() - {OLDEST_KEY}
+    has_schema = not dialect.lacks_schema(connection)
+    missing = [thing for thing in everything(database) if not is_there(thing, left, keys, has_schema=has_schema)]
+    return _Plan(version=int(version), steps=steps, missing=missing)
+
+
+def _upgrade(database: Database, clock: Clock, connection: sa.Connection) -> list[str]:
+    begin_alone(database, connection)
+    plan = _plan(database, connection)  # again, now that no other process can upgrade it
+    if plan is not None:
+        if plan.version < OLDEST:
+            _require_unleased(database, connection, database.now(clock, connection))
+        for text in _statements(database, plan):
+            connection.exec_driver_sql(text)
+    # This checks the tables too, before the transaction is committed.
+    created = map(description_of, create(database, connection))
+    return [*([plan.description] if plan else []), *created]
+
+
+def _statements(database: Database, plan: _Plan) -> list[str]:
+    """
+    Return the statements of the steps of *plan*, each with the version that it reaches.
+
+    Where the database commits each of them by itself, the upgrade goes on from there after an interruption.
+    """
+    own = meta.c.key == sa.literal_column(f"'{OLDEST_KEY}'")
+    version = meta.c.key == sa.literal_column(f"'{SCHEMA_KEY}'")
+    compiler = database.dialect.compiler
+    texts = [str(sa.delete(meta).where(own).compile(dialect=compiler))]
+    for step in plan.steps:
+        reached = sa.update(meta).where(version).values(value=sa.literal_column(f"'{step.to}'"))
+        texts += [*step.statements, str(reached.compile(dialect=compiler))]
+    return texts
+
+
+def _require_unleased(database: Database, connection: sa.Connection, now: int) -> None:
+    """
+    Raise :class:`TransportUnavailableError` if an event is leased.
+
+    The worker that holds it could not settle it on the new tables, and it would be handled once more.
+    """
+    held = sa.select(sa.func.count(), sa.func.max(event.c.lease_until)).where(
+        event.c.state == sa.literal_column(str(LEASED)),
+        event.c.lease_until.between(sa.literal_column(str(now)), sa.literal_column(str(2**63 - 1))),  # no text
+    )
+    number, until = connection.exec_driver_sql(str(held.compile(dialect=database.dialect.compiler))).one()
+    if number:
+        seconds = -((now - int(until)) // 1_000_000)
+        raise TransportUnavailableError(
+            database.name,
+            f"{database.place} has {number} events that workers of an older release hold, for {seconds} s if they are "
+            f"not renewed; stop all workers, and then run: relevo setup --upgrade",
+        )
