@@ -29,6 +29,7 @@ from relevo import (
     listener,
 )
 from relevo._app.app import parts_of
+from relevo.backend import SchemaUpgrade
 from relevo.errors import ConfigurationError, PluginError, SubjectError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
@@ -372,6 +373,36 @@ def test_a_dry_run_tells_what_would_be_created_outboxes_included(make: Make) -> 
     assert app.setup(dry_run=True) == ['queue "default" in memory', 'queue "outbox/main" in memory']
     assert len(app.setup()) == 2
     assert app.setup() == []
+
+
+class Aged(Counting, SchemaUpgrade):
+    """A store that an older release has set up."""
+
+    def upgrade(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        return [f"an upgrade for {', '.join(queues)}", *self.setup(queues, dry_run=dry_run)]
+
+    def upgrade_script(self, queues: Sequence[str]) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_upgrade_is_asked_of_those_that_have_one_and_the_others_are_set_up(make: Make, *, dry_run: bool) -> None:
+    transports = {"old": Aged(name="old"), "new": Counting(name="new")}
+    app = make(transports=transports, routes={"*": ["old", "new"]})
+
+    done = app.setup(upgrade=True, dry_run=dry_run)
+
+    assert done == ["an upgrade for default", *['queue "default" in memory'] * 2]
+    assert [each.__dict__["setups"] for each in transports.values()] == [[(("default",), dry_run)]] * 2
+
+
+def test_nothing_is_upgraded_unless_that_is_asked(make: Make) -> None:
+    app = make(transports={"main": Aged()})
+
+    app.dispatch(Event("a.b"))
+
+    assert app.setup() == []
+    assert waiting(app) == 1
 
 
 def test_what_can_be_set_up_is_although_a_server_is_down_and_every_failure_is_told(make: Make) -> None:

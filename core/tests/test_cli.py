@@ -284,6 +284,28 @@ def test_printing_the_sql_of_a_setup_is_not_combined(shop: Shop, option: str, ot
     assert "omit --plan, --check and --json" in done.stderr
 
 
+def test_an_upgrade_prints_no_statement_that_inserts(shop: Shop) -> None:
+    done = shop.run("setup --print-insert --upgrade")
+
+    assert (done.returncode, "omit --upgrade" in done.stderr) == (2, True)
+
+
+def test_an_upgrade_of_what_does_not_exist_is_a_setup(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION.replace("[routes]", 'other = "memory://"\n[routes]'))
+
+    plan = shop.run("setup --upgrade --plan")
+    printed = shop.run("setup --upgrade --print")
+    planned = list(shop.folder.glob("*.db"))
+    done = shop.run("setup --upgrade")
+    check = shop.run("setup --upgrade --check -t main")
+
+    assert (plan.returncode, plan.stdout, planned) == (0, done.stdout, [])
+    assert (printed.returncode, "CREATE TABLE relevo_event" in printed.stdout) == (0, True)
+    assert 'the transport "other" has no SQL to print' in printed.stderr
+    assert (done.returncode, "table relevo_event" in done.stdout) == (0, True)
+    assert (check.returncode, check.stdout) == (0, "nothing is missing\n")
+
+
 def test_one_transport_is_set_up_by_its_name(shop: Shop) -> None:
     shop.write("relevo.toml", CONFIGURATION.replace("[routes]", 'other = "sqlite:///other.db"\n[routes]'))
 

@@ -62,6 +62,11 @@ def run_script(url: str, script: str) -> None:
                 driver.commit()
 
 
+def old_tables(database: str, version: int) -> str:
+    """Return the SQL of the tables that a release with schema *version* has made, with their rows."""
+    return Path(__file__).with_name("old_tables").joinpath(f"{database}-{version}.sql").read_text()
+
+
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 """Of an SQLAlchemy object, the condition of an index."""
 

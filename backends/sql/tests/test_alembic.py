@@ -18,9 +18,10 @@ import relevo_sql
 from relevo import Envelope
 from relevo.errors import ConfigurationError
 from relevo_sql import SqlTransport
+from relevo_sql._schema import SCHEMA
 from relevo_sql.alembic import metadata_for, without_relevo
 
-from .command_line import configure, relevo, tables_of
+from .command_line import configure, old_tables, relevo, run_script, tables_of
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -237,3 +238,19 @@ def test_only_tables_of_relevo_are_left_out() -> None:
 def test_what_no_database_has_is_refused(database: str, options: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         metadata_for(database, **options)
+
+
+@pytest.mark.parametrize("way", ["by itself", "after a migration"])
+def test_after_an_upgrade_alembic_finds_no_difference(shop: Shop, opener: Opener, way: str) -> None:
+    if shop.schema:
+        run_script(shop.url, f'CREATE SCHEMA "{shop.schema}"; SET search_path TO "{shop.schema}";')
+    tables = old_tables(shop.database, 3)
+    run_script(shop.url, f'SET search_path TO "{shop.schema}";{tables}' if shop.schema else tables)
+    if way == "after a migration":  # it adds the column, and does not know the version
+        shop.generate("with relevo")
+        command.upgrade(shop.config("with relevo"), "head")
+
+    done = opener(url=shop.url, setup=False, **({"schema": shop.schema} if shop.schema else {})).upgrade([])
+
+    assert done[0].endswith(f"from schema version 3 to {SCHEMA}")
+    assert shop.differences() == []

@@ -7,12 +7,14 @@ number is in the arguments of each event. The tables of version 1 and 2 existed 
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,12 @@ from database_server import DatabaseServer
 from relevo import App, Envelope, Event, Retry, RunOptions, listener
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo.testing import FakeClock
-from relevo_sql import SqlTransport, _setup
+from relevo_sql import SqlTransport, _database, _setup
 from relevo_sql._schema import SCHEMA
 
-from .command_line import configure, relevo, run_script, tables_of
-from .on_server import an_engine, execute, query
+from .command_line import configure, old_tables, relevo, run_script, tables_of
+from .on_server import an_engine, execute, in_a_thread, query
+from .test_rights import Server, grants, without
 
 pytestmark = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 
@@ -50,15 +53,12 @@ OLD = [
     pytest.param(("mariadb", 3), id="mariadb-3", marks=pytest.mark.mariadb),
 ]
 
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "upgrade-the-tables.md"
+
 TABLES = ("relevo_event", "relevo_dead", "relevo_lock")
 
 NEW = {"begun": None, "deaths": None, "leased_at": None}
 """The columns of an event that version 1 lacks."""
-
-
-def old_tables(database: str, version: int) -> str:
-    """Return the SQL of the tables, with their rows."""
-    return Path(__file__).with_name("old_tables").joinpath(f"{database}-{version}.sql").read_text()
 
 
 @pytest.fixture(name="kind", params=OLD)
@@ -107,6 +107,13 @@ def _clock() -> FakeClock:
 def _old(opener: Opener, clock: FakeClock, url: str) -> SqlTransport:
     """Return a transport on the old tables."""
     return opener(clock, url=url, setup=False)
+
+
+@pytest.fixture(name="first")
+def _first(path: Path) -> Path:
+    """Return a file with the first tables of all."""
+    run_script(f"sqlite:///{path}", old_tables("sqlite", 1))
+    return path
 
 
 def rows_of(url: str) -> dict[str, list[dict[str, Any]]]:
@@ -254,6 +261,35 @@ def test_a_version_that_never_was_is_not_upgraded(opener: Opener, path: Path, ve
             call()
 
 
+def test_what_an_upgrade_makes_untrue_is_forgotten(old: SqlTransport, url: str) -> None:
+    execute(url, "INSERT INTO relevo_meta VALUES ('oldest', '1')")
+
+    old.upgrade([])
+
+    assert "oldest" not in versions(url)
+
+
+@pytest.mark.parametrize("kind", OLD[-1:], indirect=True)
+@pytest.mark.slow("about the rights of a server's user")
+def test_the_rights_on_the_page_are_needed_and_enough(opener: Opener, clock: FakeClock, url: str) -> None:
+    server = Server("mariadb", url, execute, [])
+    pieces = [piece for grant in grants("mariadb", "shop_deploy") for piece in without(grant)]
+    (granted,) = re.findall("GRANT .*(?=;)", PAGE.read_text())
+    more = without(granted)
+
+    def deployer(rights: list[str]) -> SqlTransport:
+        return opener(clock, url=server.user("shop_deploy", [*pieces, *rights]), setup=False)
+
+    try:
+        for left_out in more:
+            with pytest.raises(ConfigurationError, match=left_out.split()[1]):
+                deployer([each for each in more if each != left_out]).upgrade([])
+
+        assert deployer(more).upgrade([])
+    finally:
+        server.drop_users()
+
+
 # --- interruptions -------------------------------------------------------------------------------------
 
 
@@ -267,7 +303,7 @@ def cut_after(transport: SqlTransport, number: int) -> None:
 
     @sa.event.listens_for(transport._database.engine, "before_cursor_execute")
     def cut(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith(("ALTER", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE")) and next(left) <= 0:
+        if statement.lstrip().startswith(("ALTER", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE")) and next(left) <= 0:
             raise Cut
 
 
@@ -341,6 +377,25 @@ def test_of_upgrades_at_a_time_one_does_it(opener: Opener, clock: FakeClock, url
     assert sorted(map(bool, done)) == [False, False, True]
 
 
+def test_an_upgrade_waits_for_another_writer_as_long_as_a_send_does(
+    first: Path, opener: Opener, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "_SETTING_UP", 0.0)
+    transport = opener(clock, setup=False)
+    refused = threading.Event()
+    sa.event.listen(transport._database.engine, "handle_error", lambda _: refused.set())
+
+    with closing(sqlite3.connect(first, isolation_level=None, check_same_thread=False)) as writer:
+        writer.execute("PRAGMA journal_mode = wal")
+        writer.execute("BEGIN IMMEDIATE")
+        with in_a_thread(lambda: transport.upgrade([])) as done:
+            assert refused.wait(60)
+            writer.execute("ROLLBACK")
+
+    assert done[0]
+    assert not isinstance(done[0], Exception)
+
+
 # --- the command line ----------------------------------------------------------------------------------
 
 
@@ -388,13 +443,6 @@ def test_without_old_tables_an_upgrade_is_a_setup(opener: Opener, path: Path) ->
 # --- SQLite --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(name="first")
-def _first(path: Path) -> Path:
-    """Return a file with the first tables of all."""
-    run_script(f"sqlite:///{path}", old_tables("sqlite", 1))
-    return path
-
-
 def test_what_an_application_attached_to_the_table_is_kept(first: Path, opener: Opener, clock: FakeClock) -> None:
     run_script(
         f"sqlite:///{first}",
@@ -417,7 +465,8 @@ def test_what_an_application_attached_to_the_table_is_kept(first: Path, opener: 
     assert query(url, "SELECT about.seq FROM about JOIN relevo_event USING (seq)") == [(1,)]
 
 
-def test_rows_that_no_claim_found_are_not_lost(first: Path, opener: Opener, clock: FakeClock) -> None:
+@pytest.mark.parametrize("way", ["upgrade", "script"])
+def test_rows_that_no_claim_found_are_not_lost(first: Path, opener: Opener, clock: FakeClock, way: str) -> None:
     columns = "(state, ready_at, lease_until, token, queue, target, event_id, source, name, attempt, body)"
     values = ("0, NULL, NULL, NULL", "7, 0, NULL, NULL", "1, 0, NULL, NULL", "2, 'soon', NULL, NULL", "3, 0, NULL, 5")
     rows = [
@@ -428,7 +477,10 @@ def test_rows_that_no_claim_found_are_not_lost(first: Path, opener: Opener, cloc
     run_script(f"sqlite:///{first}", "".join(rows))
     transport = opener(clock, setup=False)
 
-    transport.upgrade([])
+    if way == "upgrade":
+        transport.upgrade([])
+    else:
+        run_script(f"sqlite:///{first}", transport.upgrade_script([]))
     calls = handled(transport, clock)
 
     # The first only lacked a time. The others are handed out as unreadable.

@@ -21,7 +21,7 @@ OLDEST = 4
 """
 The version of the oldest release that can use the tables below; a database records it if it is not :data:`SCHEMA`.
 
-Releases of both then work on them side by side. That is possible if all that the new version adds may be missing or
+Releases of both then work on them side by side. That is possible if the new version only adds what may be missing or
 null: a table, an index, a column that can be null. After any other change it is :data:`SCHEMA`.
 """
 

@@ -43,6 +43,9 @@ class _Plan:
     missing: Sequence[Thing]
     """What is to be created afterwards."""
 
+    has_oldest: bool
+    """Whether the database records an oldest version that can use the tables."""
+
     @property
     def description(self) -> str:
         """The steps in words."""
@@ -113,7 +116,7 @@ def _plan(database: Database, connection: sa.Connection) -> _Plan | None:
     keys = recorded.keys() - {OLDEST_KEY}
     has_schema = not dialect.lacks_schema(connection)
     missing = [thing for thing in everything(database) if not is_there(thing, left, keys, has_schema=has_schema)]
-    return _Plan(version=int(version), steps=steps, missing=missing)
+    return _Plan(version=int(version), steps=steps, missing=missing, has_oldest=OLDEST_KEY in recorded)
 
 
 def _upgrade(database: Database, clock: Clock, connection: sa.Connection) -> list[str]:
@@ -135,12 +138,14 @@ def _statements(database: Database, plan: _Plan) -> list[str]:
 
     Where the database commits each of them by itself, the upgrade goes on from there after an interruption.
     """
-    own = meta.c.key == sa.literal_column(f"'{OLDEST_KEY}'")
-    version = meta.c.key == sa.literal_column(f"'{SCHEMA_KEY}'")
     compiler = database.dialect.compiler
-    texts = [str(sa.delete(meta).where(own).compile(dialect=compiler))]
+    key, texts = meta.c.key, list[str]()
+    if plan.has_oldest:  # it was about the tables as they are now, and is created again if it still holds
+        forget = sa.delete(meta).where(key == sa.literal_column(f"'{OLDEST_KEY}'"))
+        texts.append(str(forget.compile(dialect=compiler)))
     for step in plan.steps:
-        reached = sa.update(meta).where(version).values(value=sa.literal_column(f"'{step.to}'"))
+        reached = sa.update(meta).where(key == sa.literal_column(f"'{SCHEMA_KEY}'"))
+        reached = reached.values(value=sa.literal_column(f"'{step.to}'"))
         texts += [*step.statements, str(reached.compile(dialect=compiler))]
     return texts
 

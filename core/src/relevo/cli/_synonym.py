@@ -65,7 +65,8 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "help": "write `relevo --help`, or `relevo COMMAND --help`",
         "inspect ping": _PING,
         "amqp": "`relevo status` and `relevo list` read the transport; rabbitmqctl shows what the server has",
-        "migrate": "`relevo setup` creates missing tables and queues; `relevo move` moves events to another queue",
+        "migrate": "`relevo setup --upgrade` changes the tables of an older release; "
+        "`relevo move` moves events to another queue",
         "multi": "a worker is one process; `relevo unit systemd` and `relevo unit supervisor` print what runs several",
         "ping": _PING,
         "restart": f"relevo does not restart workers; {_SUPERVISED}",
