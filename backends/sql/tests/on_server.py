@@ -18,14 +18,16 @@ from relevo_sql import SqlTransport
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}
 
 
+def with_driver(url: sa.URL | str) -> sa.URL:
+    """Return *url* with the driver that relevo uses, if it names none."""
+    parsed = sa.make_url(url)
+    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+
+
 @contextmanager
 def an_engine(url: sa.URL | str, **arguments: Any) -> Iterator[sa.Engine]:
     """Yield an engine as an application has one; if *url* names no driver, it is the one that relevo uses."""
-    parsed = sa.make_url(url)
-    engine = sa.create_engine(
-        parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername)),
-        **arguments,
-    )
+    engine = sa.create_engine(with_driver(url), **arguments)
     try:
         yield engine
     finally:

@@ -22,6 +22,7 @@ from relevo_sql._schema import SCHEMA
 from relevo_sql.alembic import metadata_for, without_relevo
 
 from .command_line import configure, old_tables, relevo, run_script, tables_of
+from .on_server import with_driver
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -93,7 +94,7 @@ class Shop:
 
     @property
     def driver(self) -> str:
-        return self.url.replace("postgresql:", "postgresql+psycopg:")
+        return with_driver(self.url).render_as_string(hide_password=False)
 
     def generate(self, way: str) -> str:
         """Generate a migration; return its text."""
@@ -199,7 +200,7 @@ def test_a_migration_that_does_not_know_of_relevo_would_drop_its_tables(shop: Sh
 def test_the_tables_of_another_database_differ(opener: Opener, mariadb_database: str, tmp_path: Path) -> None:
     opener(url=mariadb_database)
 
-    engine = sa.create_engine(mariadb_database)
+    engine = sa.create_engine(with_driver(mariadb_database))
     with engine.connect() as connection:
         found = compare_metadata(MigrationContext.configure(connection), relevo_sql.metadata)
     engine.dispose()

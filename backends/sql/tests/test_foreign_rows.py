@@ -23,7 +23,7 @@ from relevo import Ack, DeadLetter, Delivery, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport, event
 
 from .command_line import configure, relevo as run_relevo, run_script
-from .on_server import an_engine
+from .on_server import an_engine, with_driver
 
 Opener = Callable[..., SqlTransport]
 
@@ -161,7 +161,7 @@ def test_the_statement_is_one_which_takes_the_parameters_of_a_driver(url: str, s
 def test_the_statement_takes_the_parameters_of_sqlalchemy_and_counts_rows(url: str, store: SqlTransport) -> None:
     statement = store.insert_statement()
     assert statement is not None
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = sa.create_engine(with_driver(url))
 
     with engine.begin() as connection:
         counts = [

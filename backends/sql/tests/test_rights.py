@@ -19,6 +19,7 @@ from relevo_sql import SqlTransport
 from .command_line import run_script
 from .on_mariadb import execute as execute_on_mariadb
 from .on_postgresql import execute as execute_on_postgresql
+from .on_server import with_driver
 from .test_foreign_rows import with_values
 
 pytestmark = pytest.mark.slow("about the rights of a server's user")
@@ -212,7 +213,7 @@ def is_named(piece: str, error: str) -> bool:
 
 def clear(server: Server, *, whole: bool) -> None:
     """Remove the rows of relevo's tables, or the tables; leave a row that the next worker deletes."""
-    engine = sa.create_engine(server.url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = sa.create_engine(with_driver(server.url))
     with engine.begin() as connection:
         for table in sa.inspect(connection).get_table_names():
             if whole:
