@@ -117,6 +117,7 @@ def test_an_outbox_gives_an_event_up_only_when_the_target_has_it(
 
     assert before == ([], 3)
     assert outcomes == [Ack(), Ack(), Ack()]
+    assert all(outcome.moved for outcome in outcomes if isinstance(outcome, Ack))
     assert _moved(transport) == ["0", "1", "2"]
 
 

@@ -180,6 +180,9 @@ class Failure:
 class Ack:
     """Done: never delivered again."""
 
+    moved: bool = attrs.field(default=False, kw_only=True, eq=False, repr=False)
+    """Whether it is stored elsewhere now and not done: a transport that keeps what is done does not keep it."""
+
 
 @attrs.frozen(kw_only=True)
 class Nack:

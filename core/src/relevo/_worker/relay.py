@@ -39,6 +39,8 @@ _BATCH = 250
 _MOMENT, _MOST_PASSED_ON = 5.0, 4 * _BATCH
 """For how many seconds, and for how many events at most, a relay remembers what it sent."""
 
+_MOVED = Ack(moved=True)
+
 _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 """Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
 
@@ -162,7 +164,7 @@ class RelayExecutor(Executor):
             self._outage = TransportUnavailableError(name, why) if self._has_sent else error
             return [(delivery, Release()) for delivery, _ in batch]
         self._has_sent = True
-        return [(delivery, Ack()) for delivery, _ in batch]
+        return [(delivery, _MOVED) for delivery, _ in batch]
 
     def _remember(self, batch: Sequence[tuple[Delivery, Envelope]]) -> None:
         """Note which of *batch* is sent now."""
@@ -184,7 +186,7 @@ class RelayExecutor(Executor):
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:
         if position in error.sent:
-            return Ack()
+            return _MOVED
         if position in error.refused:
             return self._refuse(delivery, error)
         return _again(delivery)
