@@ -14,6 +14,7 @@ from relevo._transport.acceptance import QueueOptions
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.capabilities import Capabilities
 from relevo._transport.query import DeadLetterFilter, EventFilter, EventGroup, Found, StuckKey, StuckKeys, WaitingEntry
+from relevo._transport.query import DoneEntry
 from relevo._transport.transport import BoundSender, DeadLetterEntry, Presence, Stats, Transport, UniqueSender
 from relevo._transport.coordinator import MAX_ANNOUNCEMENT, Coordinator
 from relevo._transport.delivery import (
@@ -74,7 +75,7 @@ __all__ += [
     "Stats",
     "Coordinator",
 ]
-__all__ += ["EventFilter", "DeadLetterFilter", "WaitingEntry", "EventGroup", "StuckKey", "StuckKeys"]
+__all__ += ["EventFilter", "DeadLetterFilter", "WaitingEntry", "DoneEntry", "EventGroup", "StuckKey", "StuckKeys"]
 __all__ += ["Delivery", "Note", "Presence", "ProcessIdentity"]
 __all__ += ["Unreadable", "Outcome", "Ack", "Nack", "DeadLetter", "Release", "Lost", "Settlement", "Reason"]
 __all__ += ["Failure", "ForeignEnvelope"]

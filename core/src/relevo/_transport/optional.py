@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from relevo._transport.delivery import MAX_STATE, Delivery
+from relevo._transport.query import DoneEntry
 from relevo._transport.transport import BoundSender
 from relevo.errors import ConfigurationError
 
@@ -195,6 +196,29 @@ class Inbox(ABC):
             ConfigurationError: The inbox is not set up.
 
             TransportUnavailableError: The database cannot be reached.
+        """
+
+
+class Archive(ABC):
+    """A transport that can keep the events that are done for a time; ``relevo show`` finds them."""
+
+    @property
+    @abstractmethod
+    def keep(self) -> float | None:
+        """Seconds for which it keeps them; ``None`` if it does not."""
+
+    @abstractmethod
+    def find_done(self, event_id: str) -> Sequence[DoneEntry]:
+        """
+        Return the events of *event_id* that are done, the oldest first; none if it does not keep them.
+
+        There is one for each queue that the event was handled in, and one more for each time that it was sent again
+        after that. An event whose :class:`relevo.Ack` is ``moved`` is not among them.
+
+        Raises:
+            ConfigurationError: The archive is not set up.
+
+            TransportUnavailableError: The server could not be reached.
         """
 
 

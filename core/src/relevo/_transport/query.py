@@ -228,6 +228,37 @@ class WaitingEntry(Found):
 
 
 @attrs.frozen(kw_only=True)
+class DoneEntry:
+    """
+    An event that is done, which its transport keeps for a time.
+
+    Args:
+        queue: The queue that it was handled in.
+
+        envelope: The event as it was sent.
+
+        attempt: The number of the hand-over after which it was done.
+
+        lost_leases: The number of hand-overs that ended without a settlement, such as by a crash.
+
+        enqueued_at: When it was sent, in seconds since the epoch.
+
+        done_at: When it was done, in seconds since the epoch.
+    """
+
+    queue: str
+    envelope: Envelope
+    attempt: int
+    lost_leases: int
+    enqueued_at: float
+    done_at: float
+
+    def __repr__(self) -> str:
+        of = self.envelope
+        return visible(f"<DoneEntry {of.name} {of.id} in {self.queue}, attempt {self.attempt}>")
+
+
+@attrs.frozen(kw_only=True)
 class EventGroup:
     """The number of events or dead letters with the same name, queue, state or reason."""
 

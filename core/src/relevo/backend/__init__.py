@@ -7,6 +7,7 @@ from relevo.backend._foreign import foreign_envelope
 from relevo._transport.made import made_delivery, made_envelope
 from relevo._transport.optional import (
     INHERITED,
+    Archive,
     FileStore,
     HandlingTransaction,
     IdentifiedStore,
@@ -27,7 +28,7 @@ __all__ += ["awaiting_task"]
 __all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SchemaUpgrade"]
-__all__ += ["SetupScript", "TransactionalHandling", "HandlingTransaction", "Inbox", "INHERITED"]
+__all__ += ["SetupScript", "TransactionalHandling", "HandlingTransaction", "Inbox", "Archive", "INHERITED"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

@@ -13,7 +13,7 @@ from relevo._process_identity import ProcessIdentity
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
-from relevo._transport.query import Found, StuckKey, WaitingEntry
+from relevo._transport.query import DoneEntry, Found, StuckKey, WaitingEntry
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
 from relevo._worker.announcement import HoldingWorker, holders
@@ -45,6 +45,24 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
         **_body(body_of(entry)),
         "error": shortened(entry.error, SHOWN),
         "failures": [_failure(each) for each in failures_of(entry)],
+    }
+
+
+def done_row(store: Transport, entry: DoneEntry) -> dict[str, Any]:
+    """Return all details of the event *entry*, which is done."""
+    return {
+        "status": "done",
+        "transport": store.name,
+        "queue": entry.queue,
+        "event": entry.envelope.name,
+        "id": entry.envelope.id,
+        "attempt": entry.attempt,
+        "lost_leases": entry.lost_leases,
+        "sent": when(entry.enqueued_at),
+        "done": when(entry.done_at),
+        "ordering_key": entry.envelope.ordering_key,
+        "listeners": [],
+        **_body(entry.envelope.body),
     }
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
+from relevo._transport.optional import Archive
+from relevo._transport.query import DoneEntry
+from relevo._transport.transport import Transport
 from relevo.cli._dead import entries
 from relevo.cli._list import listed
+from relevo.cli._output import age
 from relevo.cli._place import stores
 
 _CUT = re.compile(r"…|\.\.\.")
@@ -30,9 +34,6 @@ An end without a cut, and the ids that it may be the end of: those that relevo m
 The id of another program's event may be any text. It could be a whole id, of an event that is done meanwhile, and the
 end of another one.
 """
-
-NOT_KEPT = "; events that are done are not kept"
-"""Why there may be no event with an id."""
 
 _FEW = 5
 """The largest number of ids that an error shows."""
@@ -71,6 +72,19 @@ def whole_id(app: App, given: str, transport: str | None) -> str:
             f'{len(found)} events have an id that ends with "{end}"; pass the whole id: {some}', param_hint="ID"
         )
     return found.pop() if found else given
+
+
+def done_events(stores: Iterable[Transport], event_id: str) -> Iterator[tuple[Transport, DoneEntry]]:
+    """Yield the events of *event_id* that are done and that *stores* still keep."""
+    for store in stores:
+        if isinstance(store, Archive):
+            yield from ((store, entry) for entry in store.find_done(event_id))
+
+
+def how_long_kept(stores: Iterable[Transport]) -> str:
+    """Return for how long *stores* keep events that are done: why there may be no event with an id."""
+    kept = [store.keep for store in stores if isinstance(store, Archive) and store.keep is not None]
+    return f"events that are done are {f'kept for {age(max(kept))}' if kept else 'not kept'}"
 
 
 def _has(app: App, transport: str | None, event_id: str) -> bool:

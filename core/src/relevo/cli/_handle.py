@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 import click
 
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
+from relevo._transport.transport import Transport
 from relevo.cli._dead import entries
-from relevo.cli._event_id import NOT_KEPT, whole_id
+from relevo.cli._event_id import done_events, how_long_kept, whole_id
 from relevo.cli._handled import can_handle, code_of, handled, show_handled
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, queue_option, transport_option, with_app
-from relevo.cli._output import show_json
+from relevo.cli._output import show_json, when
 from relevo.cli._place import stores, unclaimed
 from relevo.cli._ref import Found
 
@@ -41,7 +44,7 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
     unable = [store for store, _ in places if store not in able]
     if unable and (transport is not None or not able):
         if (dead := _dead(app, event_id)) is not None:
-            return not_found([_nowhere(event_id, dead)])
+            return not_found([_nowhere(event_id, dead, able)])
         raise unclaimed(unable[0], "take")
     wanted = {store: [name for each, names in places if each is store for name in names] for store in able}
     found = [(store, each) for store in wanted for each in store.find(event_id) if each.queue in wanted[store]]
@@ -53,12 +56,16 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
         show_json([attrs.asdict(each) for each in results])
     else:
         show_handled(results)
-    return code_of(results) if found else not_found([_nowhere(event_id, dead)])
+    return code_of(results) if found else not_found([_nowhere(event_id, dead, able)])
 
 
-def _nowhere(event_id: str, dead: Found | None) -> str:
+def _nowhere(event_id: str, dead: Found | None, able: Iterable[Transport]) -> str:
+    searched = list(dict.fromkeys(able))
     if dead is None:
-        return f"no event has the id {event_id}{NOT_KEPT}"
+        done = max((entry.done_at for _, entry in done_events(searched, event_id)), default=None)
+        if done is not None:
+            return f"the event {event_id} is done since {when(done)}"
+        return f"no event has the id {event_id}; {how_long_kept(searched)}"
     store, entry = dead
     how = " --now" if can_handle(store) else ", then a worker handles it"
     return f"the event {event_id} is a dead letter; run relevo dead revive {entry.ref}{how}"

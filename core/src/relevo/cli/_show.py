@@ -7,8 +7,8 @@ import click
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
-from relevo.cli._event import dead_row, holders_in, living_row, show_whole
-from relevo.cli._event_id import NOT_KEPT, whole_id
+from relevo.cli._event import dead_row, done_row, holders_in, living_row, show_whole
+from relevo.cli._event_id import done_events, how_long_kept, whole_id
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, transport_option, with_app
 from relevo.cli._output import echo, show_json
@@ -27,7 +27,8 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     ID is a whole id, or the end of one: six characters or more that no other event has.
 
     Dead letters are searched on every transport. Waiting events and events in progress are searched if the transport
-    can find them: SQL can, RabbitMQ cannot. Events that are done are not kept. Exits with 1 if nothing was found.
+    can find them: SQL can, RabbitMQ cannot. Events that are done are found, by a whole id, for as long as the transport
+    keeps them: SQL does so with the option keep. Exits with 1 if nothing was found.
 
     Example: relevo show 0198c3a4-6e1f-7c52-9d1e-0f6a2b3c4d5e
     """
@@ -40,6 +41,7 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
         for store, entry in entries(app, transport, ())
         if isinstance(entry.envelope, Envelope) and entry.envelope.id == event_id
     ]
+    rows += [done_row(store, entry) for store, entry in done_events(places, event_id)]
     if as_json:
         show_json(rows)
     else:
@@ -49,5 +51,5 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     if not rows:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot search waiting events: the event may still wait there" if unable else ""
-        return not_found([f"no event has the id {event_id}{besides or NOT_KEPT}"])
+        return not_found([f"no event has the id {event_id}{besides or f'; {how_long_kept(places)}'}"])
     return 0
