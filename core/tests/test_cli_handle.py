@@ -296,6 +296,19 @@ def test_an_event_that_is_not_there_is_reported(shop: Shop) -> None:
     assert done.stderr == "relevo: no event has the id nothing; events that are done are not kept\n"
 
 
+def test_an_event_that_is_done_is_said_to_be_done(shop: Shop) -> None:
+    here = shop.folder / "relevo.toml"
+    url = '"sqlite:///shop.db"'
+    here.write_text(here.read_text().replace(url, f'{{ url = {url}, keep = "7d" }}'))
+    sent = json.loads(shop.run("""dispatch image.created '{"image_id": 7}' --json""").stdout)["id"]
+    shop.run("drain")
+
+    done = shop.run(f"handle {sent}")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"relevo: the event {sent} is done since 20")
+
+
 def test_an_event_is_named_before_its_listener_which_may_end_the_process(shop: Shop) -> None:
     shop.write("shop_listeners.py", LISTENERS.replace('raise ValueError("a corrupt file")', "raise relevo.GiveUp('x')"))
     mine = dispatched(shop, """image.created '{"image_id": 7, "bad": true}'""")

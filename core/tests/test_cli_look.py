@@ -66,6 +66,7 @@ def test_the_configuration_is_shown_with_its_defaults_and_origins(shop: Shop) ->
         "transports.main.tls": (None, "default"),
         "transports.main.file_mode": (None, "default"),
         "transports.main.inbox_keep": (1_209_600.0, "default"),
+        "transports.main.keep": (None, "default"),
         "transports.main.dialect": (None, "default"),
         'routes."image.*"': (["main/media", "main/feed"], "relevo.toml:10"),
         'routes."*"': (["main"], "relevo.toml:11"),
@@ -126,6 +127,7 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         "transports.main.notify": "true",
         "transports.main.schema": '"jobs"',
         "transports.main.inbox_keep": "86400",
+        "transports.main.keep": '"7d"',
         "transports.main.dialect": '"portable"',
         "transports.main.tls.ca": '"ca.pem"',
         "transports.main.file_mode": '"0660"',
@@ -1054,6 +1056,46 @@ def broken(event): raise relevo.GiveUp("a corrupt \x1b[31mfile")
 @relevo.listener("image.created", queue="feed")
 def feed(event): raise ValueError("later")
 """
+
+
+KEEPING = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = { url = "sqlite:///shop.db", keep = "7d" }')
+
+
+def test_an_event_that_is_done_is_shown_while_it_is_kept(shop: Shop) -> None:
+    shop.write("relevo.toml", KEEPING)
+    sent = json.loads(shop.run("""dispatch mail.sent '{"to": "ann"}' --json""").stdout)["id"]
+    shop.run("drain")
+
+    shown = shop.run(f"show {sent}")
+    as_json = shop.run(f"show {sent} --json")
+    nowhere = shop.run("show 1")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    told = dict(line.split(":", 1) for line in shown.stdout.splitlines())
+    assert {key: told[key].strip() for key in ("status", "queue", "event", "attempt")} == {
+        "status": "done",
+        "queue": "default",
+        "event": "mail.sent",
+        "attempt": "1",
+    }
+    (row,) = json.loads(as_json.stdout)
+    assert (row["status"], row["id"], row["listeners"]) == ("done", sent, [])
+    assert datetime.fromisoformat(row["sent"]) <= datetime.fromisoformat(row["done"])
+    assert json.loads(row["body"])["data"] == {"to": "ann"}
+    assert lines(nowhere) == ["relevo: no event has the id 1; events that are done are kept for 7.0 d"]
+
+
+def test_an_event_that_was_moved_is_not_shown_as_done(shop: Shop) -> None:
+    shop.write("relevo.toml", KEEPING)
+    shop.run("""dispatch image.created '{"image_id": 7}'""")
+    shop.run("purge main/feed --yes")
+    (sent,) = [row["id"] for row in json.loads(shop.run("list --json").stdout)]
+
+    moved = shop.run("move --from main/media --to main/feed")
+
+    assert moved.returncode == 0
+    rows = json.loads(shop.run(f"show {sent} --json").stdout)
+    assert [(row["status"], row["queue"]) for row in rows] == [("ready", "feed")]
 
 
 def test_what_is_nowhere_is_told_with_where_it_could_not_be_looked_for(shop: Shop) -> None:

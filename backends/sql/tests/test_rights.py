@@ -29,6 +29,9 @@ Maker = Callable[..., Envelope]
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "create-the-tables.md"
 
+KEEP = 86_400.0
+"""Seconds for which the events that are done are kept."""
+
 ROLES = ("shop_web", "shop_worker", "shop_deploy")
 """The users of the page: the application that dispatches, the worker, and the one that runs ``relevo setup``."""
 
@@ -143,6 +146,7 @@ def work(transport: SqlTransport) -> None:
     transport.stats("default")
     assert not transport.problems(["default"])
     transport.find("w-1")
+    transport.find_done("w-1")
     transport.cancel("w-1")
     transport.purge("default")
     transport.appear("worker")
@@ -178,7 +182,7 @@ def test_the_granted_rights_are_enough(server: Server, opener: Opener, role: str
     if role != "shop_deploy":
         opener(url=server.url)
 
-    USES[role](opener(url=server.user(role, grants(server.engine, role)), setup=False))
+    USES[role](opener(url=server.user(role, grants(server.engine, role)), setup=False, keep=KEEP))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -192,7 +196,7 @@ def test_each_right_is_needed_and_the_error_names_it(server: Server, opener: Ope
         clear(server, whole=role == "shop_deploy")
         url = server.user(role, [each for each in pieces if each != piece])
         try:
-            USES[role](opener(url=url, setup=False))
+            USES[role](opener(url=url, setup=False, keep=KEEP))
             unneeded.append(piece)
         except ConfigurationError as error:
             if not is_named(piece, str(error)):

@@ -83,7 +83,7 @@ def test_a_script_for_mariadb_is_one_for_mysql_too(opener: Opener) -> None:
     scripts = {opener(url=f"{name}://shop@db/shop", setup=False).setup_script([]) for name in ("mariadb", "mysql")}
     (script,) = scripts
 
-    assert script.count(" COLLATE /*M!100600 utf8mb4_nopad_bin */ /*!80019 utf8mb4_0900_bin */;\n") == 9
+    assert script.count(" COLLATE /*M!100600 utf8mb4_nopad_bin */ /*!80019 utf8mb4_0900_bin */;\n") == 10
 
 
 def test_a_script_is_the_same_each_time_and_gives_each_database_its_own_id(opener: Opener, tmp_path: Path) -> None:

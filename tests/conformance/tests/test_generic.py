@@ -57,7 +57,7 @@ def test_a_transport_takes_its_own_options_and_no_others(tmp_path: Path) -> None
     harness = harness_of("relevo_sql:SqlTransport")
 
     assert harness.transport is SqlTransport
-    options = {"url", "busy_timeout", "poll", "notify", "schema", "dialect", "tls", "file_mode", "inbox_keep"}
+    options = {"url", "busy_timeout", "poll", "notify", "schema", "dialect", "tls", "file_mode", "inbox_keep", "keep"}
     assert set(harness.takes) == options
     with pytest.raises(ConfigurationError, match='"ur"; did you mean "url"'):
         harness.with_options({"ur": "x"})

@@ -49,7 +49,8 @@ class Executed(Prepared):
         return self._execute(connection, values)
 
     def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        return [row for part in _parts(values) for row in self._execute(connection, part)]
+        results = (self._execute(connection, part) for part in _parts(values))
+        return [row for result in results if result.returns_rows for row in result]
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         if rows:

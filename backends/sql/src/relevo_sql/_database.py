@@ -31,7 +31,7 @@ from relevo_sql._errors import LockedError, UnreachableError, relevo_error
 from relevo_sql._own_session import is_blocked_by_own_session
 from relevo_sql._owned_lock import attempt
 from relevo_sql._row import micros
-from relevo_sql._schema import DATABASE_KEY, OLDEST_KEY, SCHEMA, SCHEMA_KEY
+from relevo_sql._schema import ARCHIVE, DATABASE_KEY, DISPENSABLE, OLDEST_KEY, SCHEMA, SCHEMA_KEY
 from relevo_sql._statement import statements_for
 
 T = TypeVar("T")
@@ -113,6 +113,8 @@ class Database(ForkAware):
         patience: Seconds to wait for other writers.
 
         file_mode: The permissions of a file that relevo creates; ``None`` for the default.
+
+        archives: Whether events that are done are moved to the archive.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Database(ForkAware):
         own: bool,
         patience: float,
         file_mode: int | None = None,
+        archives: bool = False,
     ):
         self.dialect = dialect
         self.statements = statements_for(dialect)
@@ -132,6 +135,7 @@ class Database(ForkAware):
         self._own = self.is_own = own
         self._patience = patience
         self._file_mode = file_mode
+        self.archives = archives
         self._deadline = _Deadline()
         self.location = dialect.location(engine.url)
         # Writers of one process wait here in turn; in SQLite each of them would sleep and try again.
@@ -159,6 +163,7 @@ class Database(ForkAware):
             own=self._own,
             patience=self._patience,
             file_mode=self._file_mode,
+            archives=self.archives,
         )
 
     # --- reads and writes ---------------------------------------------------------------------------
@@ -167,7 +172,14 @@ class Database(ForkAware):
         """Return the result of *work*, which only reads and may be called again."""
         return self._run(work)
 
-    def write(self, work: Callable[[sa.Connection], T], *, durable: bool = False, sends: bool = False) -> T:
+    def write(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        durable: bool = False,
+        sends: bool = False,
+        patience: float | None = None,
+    ) -> T:
         """
         Return the result of *work*, done in one transaction, which is committed.
 
@@ -178,12 +190,14 @@ class Database(ForkAware):
 
             sends: It writes new events, which the caller could have written in a session.
 
+            patience: Seconds to wait for other writers; ``None`` for the usual ones.
+
         Raises:
             TransportUnavailableError: The transaction failed; nothing was changed.
 
             CommitUnknownError: It is not known whether anything was changed.
         """
-        return self._run(work, durable=durable, sends=sends)
+        return self._run(work, durable=durable, patience=patience, sends=sends)
 
     def insert(self, work: Callable[[sa.Connection], T], *, rows: int, patience: float | None = None) -> T:
         """
@@ -326,6 +340,11 @@ class Database(ForkAware):
         if fresh:
             return self.read(self.check)
         return self._id or self.read(lambda _: self._id)
+
+    @property
+    def dispensable(self) -> frozenset[str]:
+        """The names of the tables and indexes that it may lack."""
+        return DISPENSABLE - ARCHIVE if self.archives else DISPENSABLE
 
     @property
     def place(self) -> str:
@@ -579,6 +598,8 @@ class Database(ForkAware):
                 raise TransportUnavailableError(self.name, f"there is no {self.place[4:]}; run: relevo setup")
             self._connection = self._connected()
             try:
+                if self._own and self.archives:
+                    self.dialect.let_shrink(self._connection)
                 self.location.opened(self.dialect.prepare(self._connection, own=self._own))
             except BaseException:
                 self._close_connection()

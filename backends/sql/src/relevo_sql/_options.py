@@ -34,8 +34,8 @@ def _secret(url: str | Secret) -> Secret:
     return url if isinstance(url, Secret) else Secret(url)
 
 
-def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 < value < float("inf"):
+def _positive(_: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
         raise ConfigurationError(f"{attribute.name}: expected a number of seconds above 0; got {value!r}")
 
 
@@ -100,6 +100,13 @@ class SqlOptions:
     it is.
 
     An event that comes again later than that may run them again.
+    """
+
+    keep: Annotated[float | None, '"7d"'] = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    """
+    Seconds for which it keeps the events that are done, in the table ``relevo_done``; workers delete them afterwards.
+
+    By default it deletes an event when it is done.
     """
 
     dialect: str | None = attrs.field(default=None, validator=lambda _, __, value: require_dialect(value))

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import attrs
 
-from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, Envelope, Found, Note, Unreadable
+from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, DoneEntry, Envelope, Found, Note, Unreadable
 from relevo.backend import made_delivery, made_envelope
 from relevo_sql._schema import CONTENT, HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
 
@@ -38,7 +38,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 class Kept(NamedTuple):
     """
-    The columns that an event keeps until it is done, living or dead, in the order of the tables.
+    The columns that an event keeps, living, dead or done, in the order of the tables.
 
     The database may return values of any type.
     """
@@ -114,6 +114,9 @@ FOUND = ("seq", "ready_at", *Kept._fields, "state", "lease_until", "begun")
 
 SHOWN = ("ref", *Kept._fields, "reason", "error", "died_at")
 """The columns of :func:`entry_of`."""
+
+ARCHIVED = (*Kept._fields, "done_at")
+"""The columns of :func:`done_of`."""
 
 
 class Receipt(NamedTuple):
@@ -325,6 +328,23 @@ def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
         lost_leases=kept.lost_leases if _is_count(kept.lost_leases, 0) else 0,
         enqueued_at=_seconds(kept.enqueued_at),
         died_at=_seconds(died_at),
+    )
+
+
+def done_of(row: Iterable[Any]) -> DoneEntry | None:
+    """Return a *row* of the archive, with the columns :data:`ARCHIVED`, for display; ``None`` if it is unreadable."""
+    *columns, done_at = row
+    kept = Kept._make(columns)
+    envelope = envelope_of(kept)
+    if not isinstance(envelope, Envelope):
+        return None
+    return DoneEntry(
+        queue=kept.queue,
+        envelope=envelope,
+        attempt=kept.attempt,
+        lost_leases=kept.lost_leases,
+        enqueued_at=_seconds(kept.enqueued_at),
+        done_at=_seconds(done_at),
     )
 
 

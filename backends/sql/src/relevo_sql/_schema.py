@@ -63,7 +63,7 @@ meta = sa.Table(
 
 
 def _kept() -> list[sa.Column[Any]]:
-    """Return the columns that an event keeps until it is done, living or dead."""
+    """Return the columns that an event keeps, living, dead or done."""
     return [
         sa.Column("queue", sa.Unicode(255), nullable=False),
         sa.Column("target", sa.Unicode(255)),  # the envelope's own queue; different in an outbox
@@ -177,6 +177,11 @@ def _index(name: str, *columns: Any, where: str, engines: Engines = "all") -> sa
     info = {_ENGINES: engines, _WHERE: where}
     index = sa.Index(f"relevo_event_{name}", *columns, sqlite_where=sa.text(where), info=info)
     return _only_on(index, engines)
+
+
+def put_index(index: sa.Index, tables: sa.MetaData) -> None:
+    """Put *index*, which is one of columns, on the table of *tables* with the name of its own table."""
+    sa.Index(index.name, *(tables.tables[str(column.table.description)].c[column.name] for column in index.columns))
 
 
 BY_STRAY = _index(
@@ -323,5 +328,25 @@ An earlier release did not create it; only unique events need it.
 """
 UNIQUE_BY_TIME = sa.Index("relevo_unique_time", unique.c.until)
 
-DISPENSABLE = frozenset({announcement.name, inbox.name, str(INBOX_BY_TIME.name), unique.name, str(UNIQUE_BY_TIME.name)})
+done = sa.Table(
+    "relevo_done",
+    metadata,
+    sa.Column("ref", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    *_kept(),
+    sa.Column("done_at", sa.BigInteger, nullable=False),
+)
+"""
+The archive: the events that are done, which the option ``keep`` keeps for a time.
+
+An earlier release did not create it; only a transport with that option needs it.
+"""
+DONE_BY_TIME = sa.Index("relevo_done_time", done.c.done_at)
+DONE_BY_ID = sa.Index("relevo_done_id", done.c.event_id)
+
+ARCHIVE = frozenset({done.name, str(DONE_BY_TIME.name), str(DONE_BY_ID.name)})
+"""What only a transport needs that keeps what is done."""
+
+DISPENSABLE = frozenset(
+    {announcement.name, inbox.name, str(INBOX_BY_TIME.name), unique.name, str(UNIQUE_BY_TIME.name), *ARCHIVE}
+)
 """What an earlier release did not create, and most workers can do without."""

@@ -128,7 +128,8 @@ class Settler:
 
     def _settled(self, chosen: Mapping[Receipt, Settlement]) -> set[Receipt]:
         """Settle *chosen*, in one statement if one can do it; return the receipts that were held."""
-        if {type(outcome) for _, outcome in chosen.values()} == {Ack} and not _leaving(chosen):
+        only_acks = {type(outcome) for _, outcome in chosen.values()} == {Ack}
+        if only_acks and not self._database.archives and not _leaving(chosen):
             if len(chosen) == 1:
                 return self._ack_one(*chosen)
             if len({token for _, token in chosen}) == 1:  # what one claim has found
@@ -161,9 +162,12 @@ class Settler:
         now = self._now(connection)
         of: dict[type, list[Receipt]] = {Ack: [], Release: [], Nack: [], Lost: [], DeadLetter: []}
         postponed: dict[float, list[Receipt]] = {}
+        done: list[Receipt] = []
         for receipt, (_, outcome) in chosen.items():
             if isinstance(outcome, Release) and outcome.delay > 0:
                 postponed.setdefault(outcome.delay, []).append(receipt)
+            elif self._database.archives and isinstance(outcome, Ack) and not outcome.moved:
+                done.append(receipt)
             else:
                 of[type(outcome)].append(receipt)
         leaving = _leaving(chosen)
@@ -171,6 +175,7 @@ class Settler:
         if leaving:
             lines = self._statements.lines.rows(connection, seqs=self._database.dialect.listed(leaving))
         settled = self._run_grouped(connection, self._statements.ack, of[Ack], now=now)
+        settled |= self._archive(connection, done, now)
         settled |= self._run_grouped(connection, self._statements.release, of[Release], now=now)
         for delay, receipts in postponed.items():
             at = now + micros(delay)
@@ -185,6 +190,13 @@ class Settler:
                 settled |= held
         advance(connection, self._database, lines, now)
         return settled
+
+    def _archive(self, connection: sa.Connection, done: Iterable[Receipt], now: int) -> set[Receipt]:
+        """Move the rows of the receipts *done* to the archive; return those that were held."""
+        held = self._run_grouped(connection, self._statements.held, done, now=now)
+        for statement in (self._statements.archive, self._statements.ack_all):
+            self._run_grouped(connection, statement, held, now=now)
+        return held
 
     def _run_grouped(
         self, connection: sa.Connection, statement: Prepared, receipts: Iterable[Receipt], **values: object

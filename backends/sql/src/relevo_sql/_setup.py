@@ -15,7 +15,6 @@ from relevo_sql._dialect import Dialect, Stored
 from relevo_sql._schema import (
     BY_IDENTITY,
     DATABASE_KEY,
-    DISPENSABLE,
     IDENTITY,
     OLDEST,
     OLDEST_KEY,
@@ -50,13 +49,13 @@ def set_up(database: Database, *, dry_run: bool, only_needed: bool = False) -> S
     """
     missing = missing_in(database)
     if only_needed:
-        missing = _needed(missing)
+        missing = _needed(database, missing)
     if missing and not dry_run:
         # Checked again, now that no other process can create anything.
         try:
             missing = database.create(lambda connection: create_alone(database, connection))
         except ConfigurationError:
-            if _needed(missing):
+            if _needed(database, missing):
                 raise
             return []  # this user may create nothing, and an earlier release needed nothing more
     return list(map(description_of, missing))
@@ -80,7 +79,7 @@ def is_incomplete(database: Database, connection: sa.Connection) -> bool:
     Raises:
         ConfigurationError: Existing tables are of another version or not relevo's.
     """
-    return bool(_needed(_missing(database, connection)))
+    return bool(_needed(database, _missing(database, connection)))
 
 
 def create_within(database: Database, connection: sa.Connection) -> None:
@@ -123,9 +122,9 @@ def completion(table: str, dialect: Dialect) -> Sequence[str]:
     return texts_of([*things, *([SCHEMA_KEY, *oldest_keys(), DATABASE_KEY] if table == meta.name else [])], dialect)
 
 
-def _needed(missing: Sequence[Thing]) -> list[Thing]:
-    """Return *missing* without what an earlier release did not create and workers can do without."""
-    return [thing for thing in missing if getattr(thing, "name", "") not in DISPENSABLE]
+def _needed(database: Database, missing: Sequence[Thing]) -> list[Thing]:
+    """Return *missing* without what an earlier release did not create and *database* may lack."""
+    return [thing for thing in missing if getattr(thing, "name", "") not in database.dispensable]
 
 
 def texts_of(things: Iterable[Thing], dialect: Dialect) -> list[str]:
@@ -157,7 +156,7 @@ def everything(database: Database) -> list[Thing]:
     if database.dialect.schema:
         found.append(CreateSchema(database.dialect.schema, if_not_exists=True))
     # Last what workers can do without, so that an error is about what they need.
-    for table in sorted(database.dialect.metadata.sorted_tables, key=lambda table: table.name in DISPENSABLE):
+    for table in sorted(database.dialect.metadata.sorted_tables, key=lambda table: table.name in database.dispensable):
         found.append(table)
         fitting = (index for index in table.indexes if is_for(index, database.dialect.name))
         indexes: list[sa.Index] = sorted(fitting, key=lambda index: str(index.name))

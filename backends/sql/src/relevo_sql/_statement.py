@@ -17,7 +17,7 @@ from relevo_sql._compare_and_set import CompareAndSetPreparer
 from relevo_sql._dialect import Dialect, RowChange
 from relevo_sql._prepared import Prepared, Preparer
 from relevo_sql._query_statement import QueryStatements, since
-from relevo_sql._row import CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
+from relevo_sql._row import ARCHIVED, CLAIMED, EVIDENCE, FARTHEST, FOUND, LONGEST_EVIDENCE, SHOWN, Sent, Stray
 from relevo_sql._schema import (
     AT_ONCE,
     BY_IDENTITY,
@@ -27,6 +27,8 @@ from relevo_sql._schema import (
     CONTENT,
     DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
+    DONE_BY_ID,
+    DONE_BY_TIME,
     HIGH,
     IDENTITY,
     KEPT,
@@ -38,6 +40,7 @@ from relevo_sql._schema import (
     WAITING,
     announcement,
     dead,
+    done,
     event,
     inbox,
     lock,
@@ -46,7 +49,7 @@ from relevo_sql._schema import (
     worker,
 )
 
-_E, _D = event.c, dead.c
+_E, _D, _A = event.c, dead.c, done.c
 
 
 def _state(state: int) -> sa.ColumnElement[Any]:
@@ -101,6 +104,7 @@ class Statements:
         self._receiving(prepared, dialect)
         self._settling(prepared, dialect)
         self._burying(prepared, dialect)
+        self._archiving(prepared, dialect)
         self._looking(prepared, dialect)
         self.meta = prepared(sa.select(meta.c.key, meta.c.value))
         self._meeting(prepared, dialect)
@@ -392,6 +396,24 @@ class Statements:
         self.revive_later = prepared(dialect.insert_new(event, later, IDENTITY, where=which))
         self.living = prepared(twins.where(which))
         self.discard = prepared(sa.delete(dead).where(which))
+
+    def _archiving(self, prepared: Preparer, dialect: Dialect) -> None:
+        # Of rows that the transaction has locked, so that it archives exactly those that it deletes next.
+        held = sa.select(*(_E[name] for name in KEPT), _bind("now")).where(
+            _E.token == _bind("held"), dialect.among(_E.seq, "seqs")
+        )
+        self.archive = prepared(sa.insert(done).from_select([*KEPT, "done_at"], dialect.by_key(held, event)))
+        self.archive_nothing = prepared(sa.insert(done).values(queue=_bind("queue"), done_at=_bind("now")).inline())
+        # From the oldest that was left: the database may still have to pass over what was deleted before it.
+        left = _A.done_at >= _bind("after")
+        self.oldest_done = prepared(sa.select(sa.func.min(_A.done_at)).where(left))
+        past = sa.select(_A.ref).where(left, _A.done_at < _bind("before"))
+        past = past.order_by(_A.done_at).limit(_bind("bound"))
+        past = dialect.by_index(past, done, DONE_BY_TIME)
+        self.forget_done = prepared.change(RowChange(table=done, values=None, found=past, skips_locked=True))
+        kept: list[sa.ColumnClause[Any]] = [sa.column(name) for name in ARCHIVED]
+        named = sa.select(*kept).select_from(done).where(dialect.same(_A.event_id, _bind("id"))).order_by(_A.ref)
+        self.find_done = prepared(dialect.by_index(named, done, DONE_BY_ID))
 
     def _looking(self, prepared: Preparer, dialect: Dialect) -> None:
         self.stats = prepared(_figures(dialect))

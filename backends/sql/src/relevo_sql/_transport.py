@@ -23,6 +23,7 @@ from relevo import (
     DeadLetterEntry,
     DeadLetterFilter,
     Delivery,
+    DoneEntry,
     Envelope,
     EventFilter,
     EventGroup,
@@ -37,6 +38,7 @@ from relevo import (
     WaitingEntry,
 )
 from relevo.backend import (
+    Archive,
     FileStore,
     ForkLock,
     HandlingTransaction,
@@ -50,6 +52,7 @@ from relevo.backend import (
     notice_fork,
 )
 from relevo.errors import CommitUnknownError, ConfigurationError, LeaseLostError, SendError, TransportClosedError
+from relevo_sql._archive import DoneTable
 from relevo_sql._claim import Claimer
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
@@ -71,6 +74,7 @@ from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
 from relevo_sql._unique import KeySweep, SentClaim, write_unique
 from relevo_sql._upgrade import upgrade, upgrade_script_for
+from relevo_sql._upkeep import upkeep_of
 
 if TYPE_CHECKING:
     from relevo_sql._handling import DoneRecord, SessionSource
@@ -80,6 +84,9 @@ _log = getLogger("relevo.sql")
 
 _MOST = 2**31 - 1
 """Rows; a larger limit means no limit, and does not fit the integers of every database."""
+
+_SPARE = 0.1
+"""Seconds for which a receive that finds nothing may delete what was kept for long enough."""
 
 _IMPORT_PATIENCE = 10.0
 """Seconds for which a fork waits for the import of the session support."""
@@ -96,6 +103,7 @@ class SqlTransport(
     SetupScript,
     TransactionalHandling,
     Inbox,
+    Archive,
 ):
     """
     Keeps events in a database, as rows beside the application's own.
@@ -131,6 +139,8 @@ class SqlTransport(
 
         inbox_keep: Seconds for which it remembers which transactional listeners are done with the events of a
             transport whose outbox it is.
+
+        keep: Seconds for which it keeps the events that are done; by default it deletes an event when it is done.
 
     Raises:
         ConfigurationError: The database is not supported, or has no schemas and *schema* is given.
@@ -175,6 +185,7 @@ class SqlTransport(
         schema: str | None = None,
         dialect: str | None = None,
         inbox_keep: float = INBOX_KEEP,
+        keep: float | None = None,
     ):
         if isinstance(engine, str):
             options = SqlOptions(
@@ -185,6 +196,7 @@ class SqlTransport(
                 schema=schema,
                 dialect=dialect,
                 inbox_keep=inbox_keep,
+                keep=keep,
             )
             self._open(options, name=name, clock=clock)
             return
@@ -195,12 +207,20 @@ class SqlTransport(
             )
         chosen = dialect_of(engine, dialect, schema=schema)  # before a copy is made, which not every engine can be
         self._begin(
-            Database(separate_engine(engine), chosen, name=name, own=False, patience=busy_timeout),
+            Database(
+                separate_engine(engine),
+                chosen,
+                name=name,
+                own=False,
+                patience=busy_timeout,
+                archives=keep is not None,
+            ),
             clock,
             poll,
             notify=notify,
             session_engine=partial(chosen.engine_for_listeners, engine),
             inbox_keep=inbox_keep,
+            keep=keep,
         )
 
     def _begin(
@@ -212,6 +232,7 @@ class SqlTransport(
         notify: bool,
         session_engine: Callable[[], sa.Engine],
         inbox_keep: float,
+        keep: float | None,
     ) -> None:
         self.clock = self._clock = clock
         self._poll = poll
@@ -235,6 +256,8 @@ class SqlTransport(
         self._settling = database if database.dialect.is_file else database.second_connection()
         self._databases = frozenset({database, self._settling})
         self._settler = Settler(self._settling, clock)
+        self._archive = None if keep is None else DoneTable(self._settling, clock, keep=keep)
+        self._upkeep = upkeep_of(self._settling, clock, self._archive)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
         self._query = Searcher(database, clock)
@@ -267,6 +290,7 @@ class SqlTransport(
             own=True,
             patience=options.busy_timeout,
             file_mode=options.permissions,
+            archives=options.keep is not None,
         )
         self._begin(
             database,
@@ -275,6 +299,7 @@ class SqlTransport(
             notify=options.notify,
             session_engine=lambda: engine_for_sessions(options),
             inbox_keep=options.inbox_keep,
+            keep=options.keep,
         )
 
     @property
@@ -390,7 +415,7 @@ class SqlTransport(
             rings = self._doorbell.listen()
             is_sent, sends = self._doorbell.sends != sends, self._doorbell.sends
             try:
-                self._settling.identity()  # connects: what could not be settled must not be handed out
+                self._require_settling()
                 claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=is_sent)
             except ConfigurationError:
                 # If this transport created the tables, it creates them again in an empty database, and only there.
@@ -401,6 +426,7 @@ class SqlTransport(
                 continue
             if claim.deliveries:
                 return claim.deliveries
+            self._upkeep.run(_SPARE)
             if patience.left <= 0:
                 self._waited = patience
                 return ()
@@ -417,7 +443,7 @@ class SqlTransport(
 
     def take(self, queue: str, event_id: str, *, lease: float) -> Sequence[Delivery]:
         self._require_open()
-        self._settling.identity()  # as in receive()
+        self._require_settling()
         if not all(map(self._database.dialect.can_hold, (queue, event_id))):
             return ()
         return self._claimer.take(queue, event_id, lease=lease)
@@ -427,6 +453,7 @@ class SqlTransport(
         lost = self._settler.settle(settlements)
         self._doorbell.ring(sent=False)
         self._sweep.step()
+        self._upkeep.run()
         return lost
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Delivery]:
@@ -627,6 +654,14 @@ class SqlTransport(
         self._require_open()
         return self._counter.find(event_id)
 
+    @property
+    def keep(self) -> float | None:
+        return None if self._archive is None else self._archive.keep
+
+    def find_done(self, event_id: str) -> Sequence[DoneEntry]:
+        self._require_open()
+        return () if self._archive is None else self._archive.find(event_id)
+
     def waiting(
         self, queues: Sequence[str], *, where: EventFilter | None = None, after: str | None = None, limit: int = 100
     ) -> Sequence[WaitingEntry]:
@@ -736,6 +771,12 @@ class SqlTransport(
         if self._process != os.getpid():
             notice_fork()
             self._process = os.getpid()
+
+    def _require_settling(self) -> None:
+        """Connect: what could not be settled must not be handed out."""
+        self._settling.identity()
+        if self._archive is not None:
+            self._archive.require()
 
     def _now(self) -> int:
         return self._database.now(self._clock)

@@ -266,6 +266,18 @@ class Dialect(ABC):
         """Return a number that changes when another connection commits; ``None`` if there is none that is cheap."""
         return None
 
+    # --- space ------------------------------------------------------------------------------------
+
+    def let_shrink(self, connection: sa.Connection) -> None:  # noqa: B027 - only a file does not shrink by itself
+        """Let the database behind *connection*, if it is new and empty, give free space back; see :meth:`give_back`."""
+
+    def spare_pages(self, connection: sa.Connection) -> int:
+        """Return how many of the free pages of a file can be given back; 0 if the database sees to that itself."""
+        return 0
+
+    def give_back(self, connection: sa.Connection, pages: int) -> None:  # noqa: B027 - only a file has pages
+        """Give that number of free *pages* back to the file system, in a transaction that writes."""
+
     # --- time -------------------------------------------------------------------------------------
 
     def ahead(self, connection: sa.Connection) -> int:

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from relevo_sql._schema import (
+    DONE_BY_ID,
+    DONE_BY_TIME,
     IDENTITY,
     INBOX_BY_TIME,
     LEASED,
@@ -23,10 +25,9 @@ from relevo_sql._schema import (
     UNIQUE_BY_TIME,
     dead,
     event,
-    inbox,
     is_for,
     metadata,
-    unique,
+    put_index,
 )
 
 TURN, AT, STRAY_QUEUE = "turn", "at", "stray"
@@ -80,8 +81,8 @@ def tables_with(collation: str) -> sa.MetaData:
     sa.Index("relevo_event_identity", events.c[IDENTITY[0]], events.c.identity, unique=True)
     sa.Index("relevo_dead_identity", *(dying.c[name] for name in IDENTITY[:2]))
     sa.Index("relevo_dead_queue", dying.c.queue, dying.c.ref)
-    sa.Index(INBOX_BY_TIME.name, made.tables[inbox.name].c.handled_at)
-    sa.Index(UNIQUE_BY_TIME.name, made.tables[unique.name].c.until)
+    for index in (INBOX_BY_TIME, UNIQUE_BY_TIME, DONE_BY_TIME, DONE_BY_ID):
+        put_index(index, made)
     return made
 
 

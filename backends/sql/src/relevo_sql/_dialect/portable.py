@@ -17,7 +17,7 @@ from relevo_sql._dialect.portable_tables import BINARY, IDENTITY_COLUMN, LINES, 
 from relevo_sql._dialect.row_change import RowChange, Runnable
 from relevo_sql._dialect.server import UnnamedLocation, number_of
 from relevo_sql._row import Sent
-from relevo_sql._schema import IDENTITY, SCHEMA, STRAYS, event, inbox, meta
+from relevo_sql._schema import IDENTITY, SCHEMA, STRAYS, done, event, inbox, meta
 
 PORTABLE = "portable"
 
@@ -143,7 +143,7 @@ class PortableDialect(Dialect):
         for name in seen.get_table_names():
             found[name] = Stored(kind="table")
             # Others are refused anyway, and SQLAlchemy warns of indexes that it does not understand.
-            if name == inbox.name or (
+            if name in (inbox.name, done.name) or (
                 name in self.metadata.tables and MARK in {column["name"] for column in seen.get_columns(name)}
             ):
                 indexes = seen.get_indexes(name)

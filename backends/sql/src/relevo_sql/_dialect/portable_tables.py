@@ -14,7 +14,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from relevo_sql._schema import IDENTITY, INBOX_BY_TIME, LINE, UNIQUE_BY_TIME, dead, event, inbox, metadata, unique
+from relevo_sql._schema import (
+    DONE_BY_ID,
+    DONE_BY_TIME,
+    IDENTITY,
+    INBOX_BY_TIME,
+    LINE,
+    UNIQUE_BY_TIME,
+    dead,
+    event,
+    metadata,
+    put_index,
+    unique,
+)
 
 IDENTITY_COLUMN, MARK = "identity", "mark"
 
@@ -75,8 +87,8 @@ def tables_on(name: str) -> sa.MetaData:
     sa.Index("relevo_event_id", events.c[IDENTITY[0]])
     sa.Index("relevo_dead_identity", dying.c[IDENTITY[0]])
     sa.Index("relevo_dead_queue", dying.c.queue, dying.c.ref)
-    sa.Index(INBOX_BY_TIME.name, made.tables[inbox.name].c.handled_at)
-    sa.Index(UNIQUE_BY_TIME.name, made.tables[unique.name].c.until)
+    for index in (INBOX_BY_TIME, UNIQUE_BY_TIME, DONE_BY_TIME, DONE_BY_ID):
+        put_index(index, made)
     return made
 
 
