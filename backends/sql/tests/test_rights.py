@@ -161,8 +161,8 @@ def work(transport: SqlTransport) -> None:
     for n in range(2):
         transport.send_unique([attrs.evolve(envelopes[0], id=f"u-{n}")], key="key")
         transport.purge("default")
-    transport._sweep._at = 0.0
-    transport._sweep._look()
+    transport._sweep._cursor = 0
+    transport._sweep._delete()
     assert transport.remembered("key") is None
     transaction = transport.handling_once("key")
     transaction.commit(b"done")

@@ -140,7 +140,7 @@ def test_rows_of_keys_are_deleted_when_their_events_are_gone(
     clear(transport)  # too early
     assert count(transport, "relevo_unique") == 14
     clock.advance(3600.0)
-    for _ in range(3):  # each settlement looks at some
+    for _ in range(4):  # each settlement looks at some
         transport.settle([])
 
     assert count(transport, "relevo_unique") == 2

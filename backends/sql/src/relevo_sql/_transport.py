@@ -257,7 +257,8 @@ class SqlTransport(
         self._databases = frozenset({database, self._settling})
         self._settler = Settler(self._settling, clock)
         self._archive = None if keep is None else DoneTable(self._settling, clock, keep=keep)
-        self._upkeep = upkeep_of(self._settling, clock, self._archive)
+        self._sweep = KeySweep(self._settling, clock)
+        self._upkeep = upkeep_of(self._settling, clock, self._sweep, self._archive)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)
         self._query = Searcher(database, clock)
@@ -268,7 +269,6 @@ class SqlTransport(
         if self._notifications is not None:
             self.capabilities = attrs.evolve(type(self).capabilities, wakeup=True)
         self._session_engine = session_engine
-        self._sweep = KeySweep(self._settling, clock)
         self._inbox = InboxTable(database, clock, keep=inbox_keep)
         self._sessions: SessionSource | None = None
         self._joined: JoinedSessions | None = None
@@ -452,7 +452,6 @@ class SqlTransport(
         self._require_open()
         lost = self._settler.settle(settlements)
         self._doorbell.ring(sent=False)
-        self._sweep.step()
         self._upkeep.run()
         return lost
 

@@ -16,7 +16,7 @@ import attrs
 import sqlalchemy as sa
 
 from relevo import Clock
-from relevo.errors import RelevoError
+from relevo.errors import ConfigurationError
 from relevo_sql._database import Database
 from relevo_sql._row import Sent, micros
 from relevo_sql._statement import Statements
@@ -118,26 +118,28 @@ class KeySweep:
         self._at = float("-inf")
         self._cursor = 0
 
-    def step(self) -> None:
-        """Look at the next keys whose time is over, unless the last sweep was a short time ago."""
+    def step(self) -> bool:
+        """Look at the next keys whose time is over; return whether there may be more, and not soon after a sweep."""
         if self._clock.monotonic() < self._at:
-            return
+            return False
         try:
-            self._look()
-        except RelevoError as error:  # a database of an earlier release, or a user without the right
+            if self._delete():
+                return True
+        except ConfigurationError as error:  # a database of an earlier release, or a user without the right
             _log.debug("the transport %s: unique keys are not deleted: %s", self._database.name, error)
-            self._at = self._clock.monotonic() + _SWEEPS_EVERY
+        self._cursor, self._at = 0, self._clock.monotonic() + _SWEEPS_EVERY
+        return False
 
-    def _look(self) -> None:
+    def _delete(self) -> bool:
+        """Delete those of the next keys that no event has; return whether there were any keys to look at."""
         past = {"cursor": self._cursor, "before": self._database.now(self._clock) - micros(_AGE)}
-        run = self._statements.keys_until.run
+        run, forget, cursor = self._statements.keys_until.run, self._statements.forget_keys.rows, self._cursor
         end = self._database.read(lambda connection: run(connection, **past, bound=_WINDOW).scalar())
         if end is None:
-            self._cursor, self._at = 0, self._clock.monotonic() + _SWEEPS_EVERY
-            return
-        rows, cursor = self._statements.forget_keys.rows, self._cursor
-        self._database.write(lambda connection: rows(connection, cursor=cursor, end=end))
+            return False
+        self._database.write(lambda connection: forget(connection, cursor=cursor, end=end), patience=0.0)
         self._cursor = end
+        return True
 
 
 def _digest(source: str, key: str) -> str:

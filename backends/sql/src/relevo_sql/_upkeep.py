@@ -10,6 +10,7 @@ from relevo import Clock
 from relevo.errors import RelevoError, TransportClosedError
 from relevo_sql._archive import DoneTable
 from relevo_sql._database import Database
+from relevo_sql._unique import KeySweep
 
 _log = getLogger("relevo.sql")
 
@@ -62,9 +63,9 @@ class Upkeep:
             _log.warning("%s is not tidied up, which is tried again later: %s", self._place(), error)
 
 
-def upkeep_of(database: Database, clock: Clock, archive: DoneTable | None) -> Upkeep:
-    """Return the upkeep of *database*, and of its *archive* if it has one."""
-    tasks: list[Callable[[], bool]] = []
+def upkeep_of(database: Database, clock: Clock, keys: KeySweep, archive: DoneTable | None) -> Upkeep:
+    """Return the upkeep of *database* with its *keys*, and of its *archive* if it has one."""
+    tasks: list[Callable[[], bool]] = [keys.step]
     every = _EVERY
     if archive is not None:
         tasks.append(archive.forget)
