@@ -17,7 +17,7 @@ from relevo.errors import ConfigurationError
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
 
-from .on_server import execute, query, received
+from .on_server import an_engine, execute, query, received
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -340,7 +340,7 @@ def test_what_cannot_be_deleted_stops_no_work(
     transport = opener(clock, keep=KEEP)
     finish(transport, [an_envelope(1)])
     clock.advance(KEEP + 61.0)
-    with sa.create_engine(transport.url).connect() as writer:
+    with an_engine(transport.url) as engine, engine.connect() as writer:
         writer.exec_driver_sql("BEGIN IMMEDIATE")
 
         with caplog.at_level(logging.WARNING, "relevo.sql"):
