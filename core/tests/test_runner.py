@@ -20,6 +20,7 @@ def test_a_runner_without_limits_runs_for_ever_on_everything() -> None:
         "max_memory": None,
         "max_failures": None,
         "batch": None,
+        "relay_only": False,
         "execution": None,
         "concurrency": None,
     }

@@ -80,8 +80,8 @@ class RaceContract(Contract):
     @proves(promise.ONE_EVENT_OF_A_KEY_LIVES)
     def test_of_two_unique_sends_at_once_one_is_a_duplicate(self) -> None:
         def check(bench: Bench, schedule: Schedule) -> None:
-            one, other = bench.worker(), bench.worker()
-            for worker, key in ((one, "key" if len(schedule) % 2 else "one"), (other, "other")):
+            one, other, own = bench.worker(), bench.worker(), bench.queue
+            for worker, key in ((one, own if len(schedule) % 2 else f"{own} one"), (other, f"{own} other")):
                 # They are connected then; and every second time, the key was another event's before.
                 assert worker.transport.send_unique([bench.envelope()], key=key) is None
             bench.past_the_recorder(one, 2)
@@ -89,7 +89,7 @@ class RaceContract(Contract):
             answers: dict[str, str | None] = {}
 
             def send(worker: RecordedWorker, envelope: Envelope) -> None:
-                answers[envelope.id] = worker.transport.send_unique([envelope], key="key")
+                answers[envelope.id] = worker.transport.send_unique([envelope], key=own)
 
             bench.at_once(schedule, (one, lambda: send(one, mine)), (other, lambda: send(other, others)))
 
