@@ -128,6 +128,33 @@ def test_a_listener_that_commits_has_failed(app: App, engine: sa.Engine) -> None
     assert shipped(engine) == []
 
 
+def test_a_listener_whose_transaction_ended_unnoticed_has_failed(app: App, engine: sa.Engine) -> None:
+    @app.listener("order.paid", transactional=sessionmaker(engine), retry=1)
+    def pay(event: Event, call: Call) -> None:
+        ship(call.session, 1)
+        call.session.execute(sa.text("ROLLBACK"))
+        ship(call.session, 2)
+
+    app.dispatch("order.paid")
+    report = app.drain()
+
+    assert shipped(engine) == []
+    assert report.dead == 1
+
+
+def test_a_savepoint_before_all_else_is_part_of_the_transaction(app: App, engine: sa.Engine) -> None:
+    @app.listener("order.paid", transactional=sessionmaker(engine), retry=1)
+    def pay(event: Event, call: Call) -> None:
+        with call.session.begin_nested():
+            ship(call.session)
+        raise ValueError("never")
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    assert shipped(engine) == []
+
+
 def test_in_process_the_session_is_that_of_the_dispatch(app: App, engine: sa.Engine) -> None:
     @app.listener("now.paid", transactional=True)
     def pay(event: Event, call: Call) -> None:

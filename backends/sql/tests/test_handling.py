@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,13 +24,14 @@ from relevo.errors import (
 )
 from relevo_sql import SqlTransport
 
-from .on_server import received
+from .on_server import in_a_thread, received
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 
 _TABLES = sa.MetaData()
 SHIPPED = sa.Table("shipped", _TABLES, sa.Column("number", sa.Integer))
+STOCK = sa.Table("stock", _TABLES, sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer))
 """What listeners write; a row that is there twice is an effect that happened twice."""
 
 
@@ -252,6 +254,19 @@ def test_a_session_that_commits_each_statement_is_refused(
         transport.handling(one(transport), sessions=sessions)
 
 
+def test_a_listener_cannot_choose_to_commit_each_statement(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(shop))
+
+    with pytest.raises(SessionError, match="AUTOCOMMIT"):
+        transaction.session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+    with pytest.raises(SessionError, match="AUTOCOMMIT"):  # if it catches the error
+        transaction.commit(b"done")
+    transaction.close()
+
+
 @pytest.mark.parametrize("made", [None, "session", object()])
 @pytest.mark.usefixtures("shop")
 def test_what_makes_no_session_is_refused(transport: SqlTransport, an_envelope: Maker, made: object) -> None:
@@ -378,8 +393,27 @@ def commits_the_connection(session: Any) -> None:
     session.connection().commit()
 
 
+def rolls_back_in_words(session: Any) -> None:
+    session.execute(sa.text("ROLLBACK"))
+    ship(session, 2)
+
+
+def rolls_back_the_driver(session: Any) -> None:
+    session.connection().connection.rollback()
+    ship(session, 2)
+
+
 @pytest.mark.parametrize(
-    "end", [ends_by_rollback, ends_by_close, ends_as_a_context_manager, commits_the_connection, ship]
+    "end",
+    [
+        ends_by_rollback,
+        ends_by_close,
+        ends_as_a_context_manager,
+        commits_the_connection,
+        rolls_back_in_words,
+        rolls_back_the_driver,
+        ship,
+    ],
 )
 def test_a_listener_that_ends_its_transaction_leaves_nothing(
     transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, end: Callable[[Any], None]
@@ -401,6 +435,74 @@ def test_a_listener_that_ends_its_transaction_leaves_nothing(
     assert ended is (end is not ship)
     assert shipped(shop) == ([] if ended else [1, 1])
     assert one(transport).state == (b"" if ended else b"done")
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_listener_that_commits_in_words_has_failed(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, more: int
+) -> None:
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session)
+    transaction.session.execute(sa.text("COMMIT"))
+    for number in range(more):
+        ship(transaction.session, number)
+
+    with pytest.raises(SessionError, match="had ended before the listener returned"):
+        transaction.commit(b"done")
+    transaction.close()
+    transport.settle([(delivery, Nack())])
+
+    assert shipped(shop) == [1]
+    assert one(transport).state == b""
+
+
+def test_a_rollback_by_the_database_fails_the_listener_that_caught_its_error(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    with shop.begin() as connection:
+        connection.execute(sa.insert(STOCK), [{"id": 1, "n": 0}, {"id": 2, "n": 0}])
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    ship(transaction.session, 1)
+    let_the_database_roll_back(transaction.session, shop)
+    with contextlib.suppress(sa.exc.DBAPIError):  # PostgreSQL refuses it; the others begin another transaction
+        ship(transaction.session, 2)
+
+    with pytest.raises(SessionError, match="had ended before the listener returned|begin_nested"):
+        transaction.commit(b"done")
+    transaction.close()
+    transport.settle([(delivery, Nack())])
+
+    assert shipped(shop) == []
+    assert one(transport).state == b""
+
+
+def let_the_database_roll_back(session: Session, shop: sa.Engine) -> None:
+    """Catch an error with which the database of *shop* rolls back the transaction of *session*."""
+    if shop.dialect.name != "mariadb":
+        clause = "OR ROLLBACK" if shop.dialect.name == "sqlite" else ""
+        with contextlib.suppress(sa.exc.IntegrityError):
+            session.execute(sa.text(f"INSERT {clause} INTO stock VALUES (1, 0)"))
+        return
+
+    def lock_the_other_way_round() -> None:
+        with shop.connect() as other:
+            # The more it has changed, the later InnoDB chooses it as the one to roll back.
+            other.execute(sa.insert(SHIPPED), [{"number": 0}] * 100)
+            other.exec_driver_sql("UPDATE stock SET n = 1 WHERE id = 2")
+            is_ready.set()
+            other.exec_driver_sql("UPDATE stock SET n = 1 WHERE id = 1")
+            other.rollback()
+
+    is_ready = threading.Event()
+    session.execute(sa.text("UPDATE stock SET n = 1 WHERE id = 1"))
+    with in_a_thread(lock_the_other_way_round):
+        assert is_ready.wait(30)
+        with contextlib.suppress(sa.exc.OperationalError):
+            session.execute(sa.text("UPDATE stock SET n = 1 WHERE id = 2"))
 
 
 def test_a_session_in_a_transaction_that_outlasts_it_is_refused(

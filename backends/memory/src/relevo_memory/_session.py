@@ -92,7 +92,7 @@ class MemoryHandling(HandlingTransaction):
         self._store = store
         self._now = now
         self._name = name
-        self._own = ListenerSession(sessions, by="memory transport")
+        self._own = ListenerSession(sessions, by="memory transport", begun=_begin)
 
     @property
     def session(self) -> Session:
@@ -119,6 +119,13 @@ class MemoryHandling(HandlingTransaction):
 
     def close(self) -> None:
         self._own.close()
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction on SQLite: the driver begins none before a savepoint, which would then be one itself."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
+        connection.exec_driver_sql("BEGIN")
 
 
 class _JoinedSession(JoinedSession[Posting]):

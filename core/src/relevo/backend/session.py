@@ -17,6 +17,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import attrs
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from relevo._fork import ForkLock
@@ -256,6 +257,9 @@ class ListenerSession:
     Raises:
         SessionError: *sessions* makes something else than a Session, or one that is in a transaction already, that
             begins none by itself, or that commits in two phases.
+
+    A savepoint marks the transaction. It is gone if the database has rolled the transaction back, as after a deadlock,
+    or if a statement has ended it: SQLAlchemy notices neither, and goes on in another transaction.
     """
 
     def __init__(self, sessions: Callable[[], Any], *, by: str, begun: Callable[[Connection], object] = lambda _: None):
@@ -328,20 +332,42 @@ class ListenerSession:
         if connection not in self._connections:
             self._connections.append(connection)
             listen(connection, "commit", self._note)
+            if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+                raise SessionError(_AUTOCOMMIT)
             self._begun(connection)
+            connection.dialect.do_savepoint(connection, _MARK)
 
     def _refuse(self, session: Session) -> None:
         if not self._is_ours and not session.in_nested_transaction():
             raise SessionError(_NOT_ITS_COMMIT)
 
-    def _note(self, _connection: Connection) -> None:
+    def _note(self, connection: Connection) -> None:
         if not self._is_ours:
             raise SessionError(_NOT_ITS_COMMIT)
+        try:
+            connection.dialect.do_release_savepoint(connection, _MARK)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            raise SessionError(_ENDED) from error
         self.has_begun_commit = True
 
     def _note_committed(self, session: Session) -> None:
         self.has_committed = self.has_committed or not session.in_nested_transaction()
 
+
+_MARK = "relevo_listener"
+"""The savepoint at the beginning of the transaction."""
+
+_ENDED = (
+    "the transaction had ended before the listener returned: the database rolled it back, or COMMIT, ROLLBACK or DDL "
+    "ended it; let such errors pass, and do not run such statements"
+)
+
+_AUTOCOMMIT = (
+    "a transactional listener has asked for a connection in AUTOCOMMIT, which has no transaction; call "
+    "call.session.connection() without that option"
+)
 
 _NOT_ITS_COMMIT = (
     "a transactional listener does not commit call.session: that is done when it returns, together with the record "
