@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 import relevo
-from relevo import Ack, App, Call, ConfigurationError, Delivery, Event, Nack, SystemClock
+from relevo import Ack, App, Call, ConfigurationError, Delivery, Event, Nack, RunOptions, SystemClock
+from relevo.errors import TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_memory import MemoryTransport
 from relevo_sql import SqlTransport
@@ -143,3 +144,53 @@ def test_an_outbox_that_is_no_inbox_is_refused(rabbitmq_url: str) -> None:
 
     with pytest.raises(ConfigurationError, match="give the transport an outbox in the database of its rows"):
         app.worker()
+
+
+def test_while_the_inbox_cannot_be_asked_an_event_waits_and_no_run_counts(
+    app: App, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+
+    def unreachable(_: str) -> bytes | None:
+        raise TransportUnavailableError("main.outbox", "unreachable")
+
+    @app.listener("order.paid", transactional=True, retry=1, priority=1)
+    def pay(event: Event, call: Call) -> None:
+        ran.append(call.attempt)
+
+    @app.listener("order.paid")
+    def thank(event: Event) -> None:
+        ran.append(0)
+
+    app.dispatch("order.paid")
+    delivery = one(app)
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(app.outboxes["main"], "remembered", unreachable)
+        waits = handle(delivery)
+
+    assert isinstance(waits, Nack)
+    assert (round(waits.delay), waits.reason, ran) == (1, "transaction-unavailable", [0])
+
+    app.transport().settle([(delivery, waits)])
+    report = app.drain(RunOptions(until_empty=True, settle=20))
+
+    assert (report.done, ran) == (1, [0, 1])
+
+
+def test_without_the_table_of_the_inbox_an_event_waits_and_no_run_counts(app: App, engine: sa.Engine) -> None:
+    ran: list[int] = []
+
+    @app.listener("order.paid", transactional=True, retry=1)
+    def pay(event: Event, call: Call) -> None:
+        ran.append(call.attempt)
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE relevo_inbox")
+    app.dispatch("order.paid")
+    delivery = one(app)
+
+    waits = app.handle("main", app.listeners, checkpoint=None)(delivery)
+
+    assert isinstance(waits, Nack)
+    assert (round(waits.delay), waits.reason, ran) == (1, "transaction-unavailable", [])

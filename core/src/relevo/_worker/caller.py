@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
 from logging import getLogger
+from math import inf
 from threading import get_ident
 from typing import Final
 
@@ -36,8 +37,17 @@ from relevo._worker.progress import (
     give_back_unread,
     loaded,
 )
-from relevo._worker.transaction import FIRST, TransactionalCall, Transactions, Uncommitted, after_unknown, finished
-from relevo.errors import DecodeError, LeaseLostError, SubjectMissingError, TransportClosedError
+from relevo._worker.transaction import (
+    FIRST,
+    NO_TRANSACTION,
+    NotCalled,
+    TransactionalCall,
+    Transactions,
+    Uncommitted,
+    after_unknown,
+    finished,
+)
+from relevo.errors import DecodeError, LeaseLostError, RelevoError, SubjectMissingError, TransportClosedError
 
 _log = getLogger("relevo.worker")
 _ACK = Ack()
@@ -65,7 +75,8 @@ class _Unfit(msgspec.Struct, frozen=True):
 
 
 _DONE: Final = _Result.DONE  # until Python 3.12 a member of an enum is slow to get
-_Ended = _Result | Uncommitted | _Failed | _Unfit
+_Noted = _Result | NotCalled | _Failed | _Unfit
+_Ended = _Noted | Uncommitted
 
 
 def contained(handle: Handle) -> Handle:
@@ -133,12 +144,13 @@ class Caller:
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
     _reminder: Reminder = attrs.field(init=False)
+    _transaction_reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
     _around_call: Sequence[Observer] = attrs.field(init=False)
     _failure_observers: Sequence[Observer] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._reminder = Reminder(self._clock)
+        self._reminder, self._transaction_reminder = Reminder(self._clock), Reminder(self._clock)
         self._around = self._hooks.observers("relevo_around_handle")
         self._around_call = self._hooks.observers("relevo_around_call")
         self._failure_observers = self._hooks.observers("relevo_listener_failed")
@@ -207,19 +219,34 @@ class Caller:
                 self._end(call, progress)
             if result is _DONE and len(listeners) == 1 and not progress.listeners:
                 return _ACK
-            match result:
-                case _Result.DONE:
-                    progress.finish(listener)
-                case _Failed(error):
-                    self._note_failure(delivery, document, listener, progress, error)
-                case _Unfit(reason, error):
-                    progress.give_up(listener, reason, error)
-                case Uncommitted():
-                    return self._give_back(delivery, listener, listeners, progress, result)
+            if isinstance(result, Uncommitted):
+                return self._give_back(delivery, listener, listeners, progress, result)
+            self._note(delivery, document, listener, progress, result)
             if call is not None and call.stopped:
                 progress.stop(_after(listener, listeners))
                 break
         return progress.conclude(listeners, self._clock.now(), patience=self._patience)
+
+    def _note(
+        self,
+        delivery: Delivery,
+        document: Document,
+        listener: Listener,
+        progress: Progress,
+        result: _Noted,
+    ) -> None:
+        """Note in *progress* how the call of *listener* ended."""
+        if listener.mark.transactional and not isinstance(result, NotCalled):
+            progress.overcome(NO_TRANSACTION)
+        match result:
+            case _Result.DONE:
+                progress.finish(listener)
+            case _Failed(error):
+                self._note_failure(delivery, document, listener, progress, error)
+            case _Unfit(reason, error):
+                progress.give_up(listener, reason, error)
+            case NotCalled(error):
+                self._wait_for_transaction(delivery, listener, progress, error)
 
     def _give_back(
         self,
@@ -236,6 +263,14 @@ class Caller:
         now = self._clock.now()
         progress.postpone(listener, now + FIRST)
         return progress.conclude(listeners, now, patience=self._patience)
+
+    def _wait_for_transaction(
+        self, delivery: Delivery, listener: Listener, progress: Progress, error: RelevoError
+    ) -> None:
+        """Note in *progress* that *listener* was not called; the waits grow, and do not count as runs."""
+        progress.put_off(listener, NO_TRANSACTION, self._clock.now(), patience=inf)
+        if self._transaction_reminder.take_turn():
+            _log.warning("%s waits, since the transaction of %s cannot begin: %s", delivery, listener.id, error)
 
     def _call(
         self,

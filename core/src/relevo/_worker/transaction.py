@@ -17,12 +17,22 @@ from relevo._transport.optional import HandlingTransaction, Inbox, Transactional
 from relevo._transport.transport import Transport
 from relevo._worker.decision import Reason
 from relevo._worker.progress import Progress, dumped, loaded
-from relevo.errors import CommitUnknownError, ConfigurationError, LeaseLostError
+from relevo.errors import (
+    CommitUnknownError,
+    ConfigurationError,
+    LeaseLostError,
+    RelevoError,
+    SessionError,
+    TransportError,
+)
 
 _log = getLogger("relevo.worker")
 
 COMMIT_UNKNOWN = "commit-unknown"
 """The reason of a retry after a commit of which it is not known whether it took effect."""
+
+NO_TRANSACTION = "transaction-unavailable"
+"""The reason of a retry if the transaction of a listener could not begin."""
 
 FIRST, _LONGEST = 1.0, 60.0
 """Seconds before an event is tried again whose commit is unknown; they double each time."""
@@ -38,11 +48,18 @@ class Uncommitted(Enum):
     """It may have committed with a state of the delivery, which must be left as it is."""
 
 
+@attrs.frozen
+class NotCalled:
+    """The listener was not called, since its transaction could not begin."""
+
+    error: RelevoError
+
+
 @attrs.define(kw_only=True, eq=False, repr=False)
 class TransactionalCall(Call):
     """The call of a transactional listener."""
 
-    within: Callable[[Callable[[], object]], Uncommitted | None] = attrs.field(init=False)
+    within: Callable[[Callable[[], object]], Uncommitted | NotCalled | None] = attrs.field(init=False)
     """Calls a function in a transaction; returns ``None`` if that has committed."""
 
 
@@ -65,6 +82,7 @@ def finished(progress: Progress, listener: Listener, call: Call, after: Sequence
     done = loaded(dumped(progress))
     if call.subject_found:
         done.overcome(Reason.SUBJECT_MISSING)
+    done.overcome(NO_TRANSACTION)
     done.finish(listener)
     if call.stopped:
         done.stop(after)
@@ -161,7 +179,7 @@ class Transactions:
         call: Call,
         listener: Listener,
         state: Callable[[], bytes],
-    ) -> Uncommitted | None:
+    ) -> Uncommitted | NotCalled | None:
         """
         Call *function* in a transaction; commit that together with the record that *listener* is done.
 
@@ -183,7 +201,7 @@ class Transactions:
         Raises:
             BaseException: *function* raised it, or the transaction could not be committed; nothing was written.
         """
-        envelope, inbox = delivery.envelope, inbox_in(self._outbox)
+        envelope = delivery.envelope
         assert isinstance(envelope, Envelope)  # noqa: S101 - only such a one has listeners  # nosec B101
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
@@ -193,18 +211,25 @@ class Transactions:
                 partial(self._state_of, state, envelope),
                 call,
             )
-        if inbox is None:
-            raise _without_transactions(listener.id, self._transport)
-        keys = [key_of(envelope, delivery.queue, each) for each in (listener.id, *listener.aliases)]
-        done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
-        if done is not None:
-            if done == _STOPPED:
-                call.stop_propagation()
-            return None
-        opened = partial(inbox.handling_once, keys[0], sessions=listener.mark.sessions)
+        opened = partial(self._opened_once, envelope, delivery.queue, listener, call)
         ending = self._run(function, opened, lambda: _STOPPED if call.stopped else _DONE, call)
         # The inbox alone tells whether it has committed, so the state of the delivery need not be left as it is.
-        return None if ending is None else Uncommitted.LOST
+        return Uncommitted.LOST if isinstance(ending, Uncommitted) else ending
+
+    def _opened_once(
+        self, envelope: Envelope, queue: str, listener: Listener, call: Call
+    ) -> HandlingTransaction | None:
+        """Return a transaction that records in the inbox that *listener* is done; ``None`` if it is already."""
+        inbox = inbox_in(self._outbox)
+        if inbox is None:
+            raise _without_transactions(listener.id, self._transport)
+        keys = [key_of(envelope, queue, each) for each in (listener.id, *listener.aliases)]
+        done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
+        if done is None:
+            return inbox.handling_once(keys[0], sessions=listener.mark.sessions)
+        if done == _STOPPED:
+            call.stop_propagation()
+        return None
 
     def _state_of(self, state: Callable[[], bytes], envelope: Envelope) -> bytes:
         return state() if self._sealed is None else self._sealed(state(), envelope)
@@ -212,15 +237,21 @@ class Transactions:
     def _run(
         self,
         function: Callable[[], object],
-        opened: Callable[[], HandlingTransaction],
+        opened: Callable[[], HandlingTransaction | None],
         recorded: Callable[[], bytes],
         call: Call,
-    ) -> Uncommitted | None:
-        """Call *function* in a transaction, which *opened* returns, and commit it with what *recorded* then returns."""
+    ) -> Uncommitted | NotCalled | None:
+        """Call *function* in the transaction that *opened* returns, and commit it with what *recorded* then returns."""
         try:
             transaction = opened()
         except LeaseLostError:
             return Uncommitted.LOST
+        except SessionError:  # of the application's own sessions
+            raise
+        except (ConfigurationError, TransportError) as error:
+            return NotCalled(error)
+        if transaction is None:
+            return None
         try:
             call.use_session(transaction.session)
             function()
