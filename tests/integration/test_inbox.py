@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,3 +196,54 @@ def test_without_the_table_of_the_inbox_an_event_waits_and_no_run_counts(app: Ap
 
     assert isinstance(waits, Nack)
     assert (round(waits.delay), waits.reason, ran) == (1, "transaction-unavailable", [])
+
+
+def test_a_worker_refuses_to_start_without_the_table_of_the_inbox(app: App, engine: sa.Engine) -> None:
+    """With ``setup = "explicit"`` it is not created."""
+    table = app.outboxes["main"]
+    explicit = App(
+        transports={"main": app.transport()},
+        outboxes={"main": table},
+        routes={"*": "main"},
+        source="shop",
+        setup="explicit",
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE relevo_inbox")
+
+    @explicit.listener("order.paid")
+    def thank(event: Event) -> None: ...
+
+    explicit.drain()
+
+    @explicit.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="relevo setup"):
+        explicit.drain()
+
+
+def test_the_check_finds_that_the_table_of_the_inbox_is_missing(
+    rabbitmq_url: str, forget: Callable[[App], None], tmp_path: Path, engine: sa.Engine
+) -> None:
+    main = f'url="{rabbitmq_url}", prefix="inbox-{uuid.uuid4().hex[:8]}", levels=8, settle_in=0'
+    (tmp_path / "relevo.toml").write_text(
+        f'source = "shop"\nlisteners = ["payments"]\nsetup = "explicit"\n[transports]\nmain = {{{main}, outbox="sqlite:///shop.db"}}\n'
+        '[routes]\n"*" = "main"\n'
+    )
+    (tmp_path / "payments.py").write_text(
+        'import relevo\n@relevo.listener("order.paid", transactional=True)\ndef pay(event, call): ...\n'
+    )
+    app = App.from_config(tmp_path / "relevo.toml", environ={})
+    app.setup()
+    found = []
+    for statement in ("SELECT 1", "DROP TABLE relevo_inbox"):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+        check = [sys.executable, "-m", "relevo", "check", "--live"]
+        found.append(subprocess.run(check, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60))
+    forget(app)
+    app.close()
+
+    assert [each.returncode for each in found] == [0, 78]
+    assert "inbox of main" in found[1].stdout

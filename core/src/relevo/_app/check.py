@@ -26,7 +26,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
-from relevo._worker.transaction import check_transactional
+from relevo._worker.transaction import check_inbox, check_transactional
 from relevo.errors import ConfigurationError, NotAcceptedError, RouteNotFoundError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -442,6 +442,21 @@ def check_queues(
                 _check_target(listeners, name, target, first_queue(name))
                 for each in listeners.in_queue(name, target.queue, first_queue(name)):
                     check_transactional(each, transport, outbox)
+
+
+def check_inbox_of(
+    transport: Transport, queues: Iterable[str], outbox: Transport | None, listeners: ListenerTable, routes: Routes
+) -> None:
+    """
+    Check that the inbox in *outbox* is set up, if one of *listeners* needs it for the events of *transport*.
+
+    Raises:
+        ConfigurationError: It is not set up.
+
+        TransportUnavailableError: Its database cannot be reached.
+    """
+    targets = [Target(transport.name, queue) for queue in queues]
+    check_inbox([each for target in targets for each in listeners_at(target, listeners, routes)], transport, outbox)
 
 
 def check_routed(transport: str, queues: Iterable[str], routes: Routes) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from relevo._app.check import (
+    check_inbox_of,
     check_listeners,
     check_queues,
     check_time_limits,
@@ -128,7 +129,7 @@ class WorkerFactory:
             limit=limit,
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,
-            prepare=partial(self.prepare, transport.name),
+            prepare=partial(self._prepare, transport, queues, outbox, listeners),
             expect=None if ahead is None else ahead.expect,
         )
         executor.stop_when(lambda: worker.is_ending)
@@ -140,6 +141,12 @@ class WorkerFactory:
             return None
         batches = 1 if isinstance(executor, InlineExecutor) else _BATCHES
         return SubjectsAhead(self.parts.subjects, self.parts.clock, batches)
+
+    def _prepare(
+        self, transport: Transport, queues: Sequence[str], outbox: Transport | None, listeners: ListenerTable
+    ) -> None:
+        self.prepare(transport.name)
+        check_inbox_of(transport, queues, outbox, listeners, self.parts.routes)
 
     def relay(self, outbox: Transport, transport: Transport, options: RunOptions, *, patient: bool) -> Worker:
         """Return a worker that moves events from *outbox* to *transport*."""

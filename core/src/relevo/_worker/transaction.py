@@ -115,6 +115,24 @@ def check_transactional(listener: Listener, transport: Transport, outbox: Transp
         )
 
 
+def check_inbox(listeners: Iterable[Listener], transport: Transport, outbox: Transport | None) -> None:
+    """
+    Check that the inbox in *outbox* is set up, if one of *listeners* needs it for the events of *transport*.
+
+    Raises:
+        ConfigurationError: It is not set up.
+
+        TransportUnavailableError: Its database cannot be reached.
+    """
+    inbox = None if isinstance(transport, TransactionalHandling) else inbox_in(outbox)
+    if inbox is not None and any(each.mark.transactional for each in listeners):
+        inbox.remembered(_NO_KEY)
+
+
+_NO_KEY = "0"
+"""No listener's: its length is not that of a digest."""
+
+
 def inbox_in(outbox: Transport | None) -> Inbox | None:
     """Return *outbox* if it is an inbox too, as a database is."""
     if outbox is None:

@@ -18,6 +18,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.check import (
+    check_inbox_of,
     check_listeners,
     doubled_plugins,
     how_to_list,
@@ -145,10 +146,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     findings += [_advice("plugins", text, is_strict=strict) for text in doubled_plugins(app.hooks)]
     for name, text in _not_kept(app):
         findings.append(_advice(f"events of {name}", text, is_strict=strict))
-    for name, transport in app.transports.items() if live else ():
-        findings.append(_try(f"server of {name}", partial(_reach, app, transport, app.queues(name))))
-        if outbox := app.outboxes.get(name):
-            findings.append(_try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)])))
+    findings += _servers(app, imports=imported.error is None) if live else ()
     for names, text in _same_stores(app, live=live):
         findings.append(_advice(f"transports {names}", text, is_strict=strict))
     for each in _unrouted(app) if live else ():
@@ -390,6 +388,25 @@ def _reach(app: App, transport: Transport, queues: Sequence[str]) -> str:
     if not parts_of(app).creates:
         return f"reached; relevo setup would also create: {lacks}"
     return f"reached; created at first use: {lacks}"
+
+
+def _servers(app: App, *, imports: bool) -> Iterator[_Finding]:
+    """Return whether each server of *app* is reached and set up; *imports* is whether its listeners are known."""
+    for name, transport in app.transports.items():
+        yield _try(f"server of {name}", partial(_reach, app, transport, app.queues(name)))
+        if outbox := app.outboxes.get(name):
+            found = _try(f"outbox of {name}", partial(_reach, app, outbox, [outbox_queue(name)]))
+            yield found
+            if imports and found.error is None and not parts_of(app).creates:
+                yield from _without_inbox(app, transport, outbox)
+
+
+def _without_inbox(app: App, transport: Transport, outbox: Transport) -> Iterator[_Finding]:
+    """Return that listeners for events of *transport* need an inbox which *outbox* lacks, if that is so."""
+    try:
+        check_inbox_of(transport, app.queues(transport.name), outbox, app.listeners, app.routes)
+    except RelevoError as error:
+        yield _Finding(f"inbox of {transport.name}", str(error), error)
 
 
 def _report(findings: Sequence[_Finding], *, summary: str, as_json: bool) -> int:
