@@ -19,6 +19,7 @@ from relevo._worker.suspect import Suspects
 from relevo.errors import LeaseLostError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
+from relevo_sql._schema import worker as heartbeat
 
 Maker = Callable[..., Envelope]
 Opener = Callable[..., SqlTransport]
@@ -334,6 +335,20 @@ def test_each_sign_of_a_worker_adds_a_beat(opener: Opener, transport: SqlTranspo
     assert before == {}
     assert once == {"aa": Presence(beats=1)}
     assert twice == {"aa": Presence(beats=2), "bb": Presence(beats=1)}
+
+
+def test_a_heartbeat_forgets_a_limited_number_of_workers(transport: SqlTransport, clock: FakeClock) -> None:
+    """A statement that listed all of them could be larger than what a server takes."""
+    workers = [f"worker-{number}" for number in range(600)]
+    with sa.create_engine(transport.url).begin() as connection:
+        connection.execute(sa.insert(heartbeat), [{"worker": each, "beats": 1, "seen_at": 0} for each in workers])
+    left = []
+
+    for _ in range(2):
+        transport.appear("aa")
+        left.append(len(transport.presence([*workers, "aa"])))
+
+    assert left == [101, 1]
 
 
 def test_a_worker_that_gave_no_sign_for_a_day_is_forgotten(transport: SqlTransport, clock: FakeClock) -> None:

@@ -471,7 +471,7 @@ def test_a_rollback_by_the_database_fails_the_listener_that_caught_its_error(
     with contextlib.suppress(sa.exc.DBAPIError):  # PostgreSQL refuses it; the others begin another transaction
         ship(transaction.session, 2)
 
-    with pytest.raises(SessionError, match="had ended before the listener returned|begin_nested"):
+    with pytest.raises(SessionError, match=r"had ended before the listener returned|begin_nested"):
         transaction.commit(b"done")
     transaction.close()
     transport.settle([(delivery, Nack())])
@@ -483,9 +483,9 @@ def test_a_rollback_by_the_database_fails_the_listener_that_caught_its_error(
 def let_the_database_roll_back(session: Session, shop: sa.Engine) -> None:
     """Catch an error with which the database of *shop* rolls back the transaction of *session*."""
     if shop.dialect.name != "mariadb":
-        clause = "OR ROLLBACK" if shop.dialect.name == "sqlite" else ""
+        again = sa.insert(STOCK).prefix_with("OR ROLLBACK", dialect="sqlite").values(id=1, n=0)
         with contextlib.suppress(sa.exc.IntegrityError):
-            session.execute(sa.text(f"INSERT {clause} INTO stock VALUES (1, 0)"))
+            session.execute(again)
         return
 
     def lock_the_other_way_round() -> None:

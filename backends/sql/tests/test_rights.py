@@ -164,6 +164,8 @@ def work(transport: SqlTransport) -> None:
     transport._sweep._cursor = 0
     transport._sweep._delete()
     assert transport.remembered("key") is None
+    transport._inbox._sweep._at = 0.0
+    transport._inbox._sweep._delete()
     transaction = transport.handling_once("key")
     transaction.commit(b"done")
     transaction.close()

@@ -8,10 +8,8 @@ import sqlalchemy as sa
 
 from relevo import Clock
 from relevo_sql._database import Database
-from relevo_sql._row import micros
-
-_FORGETS_EVERY = 60.0
-"""Seconds between two deletions of what was kept for long enough."""
+from relevo_sql._sweep import Sweep
+from relevo_sql._upkeep import EVERY, Upkeep
 
 
 class _IsNewError(Exception):
@@ -34,12 +32,12 @@ class InboxTable:
         self._database = database
         self._statements = database.statements
         self._clock = clock
-        self._keep = keep
-        self._forgets_at = float("-inf")
+        self._sweep = Sweep(database, clock, database.statements.past_handled, age=keep, what="records of the inbox")
+        self._upkeep = Upkeep([self._sweep.step], clock, place=lambda: database.place, every=EVERY)
 
     def state_of(self, key: str) -> bytes | None:
-        """Return the state of *key*, if there is one; delete what is too old, now and then."""
-        self._forget()
+        """Return the state of *key*, if there is one; delete a few of those that are too old, now and then."""
+        self._upkeep.run()
         run = self._statements.remembered.run
         found: Any = self._database.read(lambda connection: run(connection, which=key).scalar())
         return None if found is None else bytes(found)
@@ -60,11 +58,3 @@ class InboxTable:
         except _IsNewError:
             return False
         return True
-
-    def _forget(self) -> None:
-        now = self._clock.monotonic()
-        if now < self._forgets_at:
-            return
-        self._forgets_at = now + _FORGETS_EVERY
-        before = self._database.now(self._clock) - micros(self._keep)
-        self._database.write(lambda connection: self._statements.forget_handled.rows(connection, before=before))

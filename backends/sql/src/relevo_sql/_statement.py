@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import sqlalchemy as sa
 
 from relevo_sql._compare_and_set import CompareAndSetPreparer
@@ -51,6 +52,9 @@ from relevo_sql._schema import (
 
 _E, _D, _A = event.c, dead.c, done.c
 
+_FEW = 500
+"""How many rows are deleted at a time that are over; a statement that lists them must not be too large."""
+
 
 def _state(state: int) -> sa.ColumnElement[Any]:
     """Return *state* as a literal, since only then the index of that state is used."""
@@ -64,6 +68,35 @@ def _bind(name: str, column: sa.Column[Any] | None = None) -> sa.BindParameter[A
 
 def _in_state(state: int) -> sa.ColumnElement[bool]:
     return _E.state == _state(state)
+
+
+@attrs.frozen
+class Window:
+    """The statements of one step of a sweep over the rows of a table, in the order of their time."""
+
+    end: Prepared
+    """Finds the time of the last one of the next *bound* rows, after *cursor* and up to *before*."""
+
+    delete: Prepared
+    """Deletes those that are over, after *cursor* and up to *end*."""
+
+
+def _window(
+    prepared: Preparer, time: sa.Column[Any], *is_over: sa.ColumnElement[bool], skips_locked: bool = False
+) -> Window:
+    """Return a sweep of the table of *time*. To skip locked rows, PostgreSQL needs the right to update them."""
+    after, table = time > _bind("cursor"), time.table
+    assert isinstance(table, sa.Table)  # noqa: S101 - for mypy  # nosec B101
+    some: sa.Select[Any] = sa.select(time).where(after, time <= _bind("before")).order_by(time).limit(_bind("bound"))
+    times = (after, time <= _bind("end"))
+    # A row that was written again meanwhile has a later time.
+    deleted = RowChange(
+        table=table, values=None, where=(*times, *is_over), guard=times, at_most=_FEW, skips_locked=skips_locked
+    )
+    return Window(
+        end=prepared(sa.select(sa.func.max(some.subquery().c[time.name]))),
+        delete=prepared.change(deleted),
+    )
 
 
 def statements_for(dialect: Dialect, connection: sa.Connection | None = None) -> Statements:
@@ -139,7 +172,7 @@ class Statements:
         self.announce = prepared(sa.update(announcement).where(announcement.c.worker == _bind("which")).values(said))
         over = (announcement.c.until <= _bind("now"),)
         self.forget_announcements = prepared.change(
-            RowChange(table=announcement, values=None, where=over, skips_locked=True)
+            RowChange(table=announcement, values=None, where=over, at_most=_FEW, skips_locked=True)
         )
         shown: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("about")]
         known = sa.select(*shown).select_from(announcement).where(announcement.c.until > _bind("now"))
@@ -147,12 +180,13 @@ class Statements:
         done = {"key": _bind("which"), "state": _bind("kept"), "handled_at": _bind("now")}
         self.remember = prepared(sa.insert(inbox).values(done).inline())
         self.remembered = prepared(sa.select(inbox.c.state).where(inbox.c.key == _bind("which")))
-        past = (inbox.c.handled_at < _bind("before"),)
-        self.forget_handled = prepared.change(RowChange(table=inbox, values=None, where=past, skips_locked=True))
+        self.past_handled = _window(prepared, inbox.c.handled_at)
         self._claiming_keys(prepared, dialect)
         # Without those that a heartbeat has locked: two workers would wait for each other.
         old = (worker.c.seen_at < _bind("before"),)
-        self.forget_workers = prepared.change(RowChange(table=worker, values=None, where=old, skips_locked=True))
+        self.forget_workers = prepared.change(
+            RowChange(table=worker, values=None, where=old, at_most=_FEW, skips_locked=True)
+        )
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
         self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
 
@@ -165,21 +199,12 @@ class Statements:
         one: sa.ColumnClause[Any] = sa.literal_column("1")
         self.lives = prepared(dialect.latest(sa.select(one).select_from(event).where(*named)))
         self.take_key = prepared(sa.update(unique).where(key).values(held))
-        some: sa.Select[Any] = sa.select(unique.c.until).where(
-            unique.c.until > _bind("cursor"), unique.c.until <= _bind("before")
-        )
-        some = some.order_by(unique.c.until).limit(_bind("bound"))
-        self.keys_until = prepared(sa.select(sa.func.max(some.subquery().c.until)))
         lives = (
             sa.select(one)
             .select_from(event)
             .where(dialect.same(_E.event_id, unique.c.event_id), dialect.same(_E.source, unique.c.source))
         )
-        times = (unique.c.until > _bind("cursor"), unique.c.until <= _bind("end"))
-        over = (*times, ~lives.correlate(unique).exists())
-        # A key that was given to another event meanwhile has a later time.
-        forgotten = RowChange(table=unique, values=None, where=over, guard=times, skips_locked=True)
-        self.forget_keys = prepared.change(forgotten)
+        self.past_keys = _window(prepared, unique.c.until, ~lives.correlate(unique).exists(), skips_locked=True)
 
     def _sending(self, prepared: Preparer, dialect: Dialect) -> None:
         values = {name: _bind(name) for name in Sent._fields}

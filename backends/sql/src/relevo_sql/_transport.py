@@ -72,7 +72,7 @@ from relevo_sql._schema import event
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
 from relevo_sql._stats import Counter
-from relevo_sql._unique import KeySweep, SentClaim, write_unique
+from relevo_sql._unique import SentClaim, key_sweep, write_unique
 from relevo_sql._upgrade import upgrade, upgrade_script_for
 from relevo_sql._upkeep import upkeep_of
 
@@ -257,7 +257,7 @@ class SqlTransport(
         self._databases = frozenset({database, self._settling})
         self._settler = Settler(self._settling, clock)
         self._archive = None if keep is None else DoneTable(self._settling, clock, keep=keep)
-        self._sweep = KeySweep(self._settling, clock)
+        self._sweep = key_sweep(self._settling, clock)
         self._upkeep = upkeep_of(self._settling, clock, self._sweep, self._archive)
         self._dead_letters = DeadLetterStore(database, clock)
         self._counter = Counter(database, clock)

@@ -10,24 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from logging import getLogger
 
 import attrs
 import sqlalchemy as sa
 
 from relevo import Clock
-from relevo.errors import ConfigurationError
 from relevo_sql._database import Database
-from relevo_sql._row import Sent, micros
+from relevo_sql._row import Sent
 from relevo_sql._statement import Statements
-
-_log = getLogger("relevo.sql")
-
-_SWEEPS_EVERY = 600.0
-"""Seconds between the ends and beginnings of two sweeps."""
-
-_WINDOW = 500
-"""Keys that one step of a sweep looks at."""
+from relevo_sql._sweep import Sweep
 
 _AGE = 3600.0
 """
@@ -101,45 +92,9 @@ def write_unique(database: Database, clock: Clock, claim: SentClaim, rows: Seque
     database.write(write, durable=True, sends=True)
 
 
-class KeySweep:
-    """
-    Deletes the keys that no event has, a few at a time.
-
-    Args:
-        database: The database.
-
-        clock: The source of time.
-    """
-
-    def __init__(self, database: Database, clock: Clock):
-        self._database = database
-        self._statements = database.statements
-        self._clock = clock
-        self._at = float("-inf")
-        self._cursor = 0
-
-    def step(self) -> bool:
-        """Look at the next keys whose time is over; return whether there may be more, and not soon after a sweep."""
-        if self._clock.monotonic() < self._at:
-            return False
-        try:
-            if self._delete():
-                return True
-        except ConfigurationError as error:  # a database of an earlier release, or a user without the right
-            _log.debug("the transport %s: unique keys are not deleted: %s", self._database.name, error)
-        self._cursor, self._at = 0, self._clock.monotonic() + _SWEEPS_EVERY
-        return False
-
-    def _delete(self) -> bool:
-        """Delete those of the next keys that no event has; return whether there were any keys to look at."""
-        past = {"cursor": self._cursor, "before": self._database.now(self._clock) - micros(_AGE)}
-        run, forget, cursor = self._statements.keys_until.run, self._statements.forget_keys.rows, self._cursor
-        end = self._database.read(lambda connection: run(connection, **past, bound=_WINDOW).scalar())
-        if end is None:
-            return False
-        self._database.write(lambda connection: forget(connection, cursor=cursor, end=end), patience=0.0)
-        self._cursor = end
-        return True
+def key_sweep(database: Database, clock: Clock) -> Sweep:
+    """Return what deletes the keys that no event has."""
+    return Sweep(database, clock, database.statements.past_keys, age=_AGE, what="unique keys")
 
 
 def _digest(source: str, key: str) -> str:

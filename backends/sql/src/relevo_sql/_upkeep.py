@@ -10,11 +10,11 @@ from relevo import Clock
 from relevo.errors import RelevoError, TransportClosedError
 from relevo_sql._archive import DoneTable
 from relevo_sql._database import Database
-from relevo_sql._unique import KeySweep
+from relevo_sql._sweep import Sweep
 
 _log = getLogger("relevo.sql")
 
-_EVERY = 60.0
+EVERY = 60.0
 """Seconds after which upkeep is due again."""
 
 _PART = 10
@@ -63,10 +63,10 @@ class Upkeep:
             _log.warning("%s is not tidied up, which is tried again later: %s", self._place(), error)
 
 
-def upkeep_of(database: Database, clock: Clock, keys: KeySweep, archive: DoneTable | None) -> Upkeep:
+def upkeep_of(database: Database, clock: Clock, keys: Sweep, archive: DoneTable | None) -> Upkeep:
     """Return the upkeep of *database* with its *keys*, and of its *archive* if it has one."""
     tasks: list[Callable[[], bool]] = [keys.step]
-    every = _EVERY
+    every = EVERY
     if archive is not None:
         tasks.append(archive.forget)
         every = min(every, archive.keep / _PART)

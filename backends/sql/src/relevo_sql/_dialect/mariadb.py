@@ -315,9 +315,8 @@ class MariadbDialect(Dialect):
         values = change.values or {}
         # As they are afterwards: no value depends on another one that changes.
         reported = [values[each.name].label(each.name) if each.name in values else each for each in change.reported]
-        found = change.found
-        if found is None:
-            found = sa.select(change.key).where(*change.where)
+        found = change.query
+        if change.found is None:
             if change.by is None:
                 found = self.by_key(found, change.table)
             else:

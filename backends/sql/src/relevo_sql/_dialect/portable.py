@@ -181,7 +181,7 @@ class PortableDialect(Dialect):
         return {IDENTITY_COLUMN: identity_of(*(values[name] for name in IDENTITY))}
 
     def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
-        found = sa.select(change.key).where(*change.where) if change.found is None else change.found
+        found = change.query
         guard = change.guard
         if guard is None:
             guard = () if found.whereclause is None else (found.whereclause,)

@@ -40,6 +40,9 @@ class RowChange:
     locks: bool = False
     """Whether the query waits for the transactions that are changing rows which it finds, and looks at these again."""
 
+    at_most: int | None = None
+    """How many rows are changed at a time, of those that :attr:`where` finds; ``None`` for all."""
+
     reported: Sequence[sa.ColumnElement[Any]] = ()
     """The values that are reported of each row, as they are afterwards."""
 
@@ -53,6 +56,11 @@ class RowChange:
         """Whether the key is the first of the values that are reported."""
         return bool(self.reported) and getattr(self.reported[0], "name", None) == self.key.name
 
+    @property
+    def query(self) -> sa.Select[Any]:
+        """The query that selects the keys of the rows."""
+        return sa.select(self.key).where(*self.where).limit(self.at_most) if self.found is None else self.found
+
     def statement(self, *where: sa.ColumnElement[bool]) -> sa.Update | sa.Delete:
         """Return the statement that changes the rows for which *where* is true."""
         if self.values is None:
@@ -61,7 +69,8 @@ class RowChange:
 
     def at_once(self, chosen: Callable[[sa.Select[Any]], sa.ColumnElement[bool]]) -> Sequence[sa.ClauseElement]:
         """Return one statement that does it all; *chosen* returns the condition that a query finds a row."""
-        changing = self.statement(*self.where if self.found is None else (chosen(self.found),))
+        is_all = self.found is None and self.at_most is None
+        changing = self.statement(*self.where if is_all else (chosen(self.query),))
         return [changing.returning(*self.reported) if self.reported else changing]
 
 
