@@ -155,6 +155,29 @@ def test_a_savepoint_before_all_else_is_part_of_the_transaction(app: App, engine
     assert shipped(engine) == []
 
 
+def test_a_stop_of_the_propagation_counts_only_if_it_commits(app: App, engine: sa.Engine) -> None:
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=sessionmaker(engine), priority=1, retry=relevo.Retry(2, first=0.0))
+    def first(event: Event, call: Call) -> None:
+        ran.append("first")
+        if call.attempt == 1:
+            call.stop_propagation()
+            sa.event.listen(call.session, "before_commit", refuse)
+
+    @app.listener("order.paid")
+    def second(event: Event) -> None:
+        ran.append("second")
+
+    def refuse(_: object) -> None:
+        raise ValueError("refused")
+
+    app.dispatch("order.paid")
+    app.drain(RunOptions(until_empty=True, settle=5))
+
+    assert ran == ["first", "second", "first"]
+
+
 def test_in_process_the_session_is_that_of_the_dispatch(app: App, engine: sa.Engine) -> None:
     @app.listener("now.paid", transactional=True)
     def pay(event: Event, call: Call) -> None:

@@ -222,7 +222,8 @@ class Caller:
             if isinstance(result, Uncommitted):
                 return self._give_back(delivery, listener, listeners, progress, result)
             self._note(delivery, document, listener, progress, result)
-            if call is not None and call.stopped:
+            # What a transactional listener asked for counts as its rows do: if they are committed.
+            if call is not None and call.stopped and (result is _DONE or not listener.mark.transactional):
                 progress.stop(_after(listener, listeners))
                 break
         return progress.conclude(listeners, self._clock.now(), patience=self._patience)
