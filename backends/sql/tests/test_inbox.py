@@ -116,6 +116,19 @@ def test_the_second_transaction_of_an_event_writes_nothing(transport: SqlTranspo
     assert shipped(shop) == [1]
 
 
+def test_an_alias_is_remembered_too(transport: SqlTransport, shop: sa.Engine) -> None:
+    renamed = transport.handling_once("new", aliases=["old"], sessions=sessionmaker(shop))
+    earlier = transport.handling_once("old", sessions=sessionmaker(shop))
+    renamed.commit(b"done")
+    renamed.close()
+
+    with pytest.raises(LeaseLostError):
+        earlier.commit(b"done")
+    earlier.close()
+
+    assert [transport.remembered(key) for key in ("new", "old")] == [b"done", b"done"]
+
+
 def test_of_two_at_the_same_time_one_commits(transport: SqlTransport, shop: sa.Engine) -> None:
     one, other = (transport.handling_once("one", sessions=sessionmaker(shop)) for _ in range(2))
 

@@ -198,9 +198,9 @@ class JoinedSessions(ForkAware):
         known = self._known.get(engine)
         return known is not None and known == self._database.location.identity
 
-    def remember(self, session: Session, key: str, state: bytes) -> bool:
+    def remember(self, session: Session, keys: Sequence[str], state: bytes) -> bool:
         """
-        Store *key* with *state* in the inbox, in the transaction of *session*; return whether it is new there.
+        Store each of *keys* with *state* in the inbox, in the transaction of *session*; return whether all are new.
 
         Raises:
             SessionError: *session* is on another database.
@@ -214,7 +214,8 @@ class JoinedSessions(ForkAware):
         with self._translating():
             dialect = database.dialect.located(database.location.identity)
             try:
-                statements_for(dialect, connection).remember.run(connection, which=key, kept=state, now=now)
+                for key in keys:
+                    statements_for(dialect, connection).remember.run(connection, which=key, kept=state, now=now)
             except sa.exc.DBAPIError as error:
                 # It is there; or two that insert the same met, and one of them has to try again.
                 if isinstance(error, sa.exc.IntegrityError) or dialect.error_kind(error) is ErrorKind.CONFLICT:

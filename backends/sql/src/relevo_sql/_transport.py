@@ -603,7 +603,9 @@ class SqlTransport(
         )
         return self._handling(sessions, record)
 
-    def handling_once(self, key: str, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+    def handling_once(
+        self, key: str, *, aliases: Sequence[str] = (), sessions: Callable[[], Any] | None = None
+    ) -> HandlingTransaction:
         """
         Return a transaction for the listener and the event of *key*, which another transport delivers.
 
@@ -618,7 +620,7 @@ class SqlTransport(
 
         record = DoneRecord(
             key,
-            write=lambda session, state: joined.remember(session, key, state),
+            write=lambda session, state: joined.remember(session, (key, *aliases), state),
             is_there=lambda _: self._inbox.has(key),
         )
         return self._handling(sessions, record)

@@ -179,14 +179,19 @@ class Inbox(ABC):
         """
 
     @abstractmethod
-    def handling_once(self, key: str, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+    def handling_once(
+        self, key: str, *, aliases: Sequence[str] = (), sessions: Callable[[], Any] | None = None
+    ) -> HandlingTransaction:
         """
         Return a transaction for the listener and the event of *key*.
 
-        Its commit raises :class:`LeaseLostError`, and nothing is written, if *key* was committed before.
+        Its commit raises :class:`LeaseLostError`, and nothing is written, if *key*, or one of *aliases*, was committed
+        before.
 
         Args:
             key: As for :meth:`remembered`.
+
+            aliases: Further keys that are committed with it: a worker of an earlier release looks for these.
 
             sessions: Makes the session; by default the transport does, with the address of its own database.
 

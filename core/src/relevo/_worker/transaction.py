@@ -244,7 +244,7 @@ class Transactions:
         keys = [key_of(envelope, queue, each) for each in (listener.id, *listener.aliases)]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
-            return inbox.handling_once(keys[0], sessions=listener.mark.sessions)
+            return inbox.handling_once(keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
         if done == _STOPPED:
             call.stop_propagation()
         return None
