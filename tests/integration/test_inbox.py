@@ -76,6 +76,29 @@ def test_an_event_that_comes_again_has_no_second_effect(app: App, engine: sa.Eng
     assert shipped(engine) == [1]
 
 
+def test_two_services_that_share_an_inbox_are_remembered_apart(
+    app: App, engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[str] = []
+    other = App(
+        transports={"main": app.transport()},
+        outboxes={"main": app.outboxes["main"]},
+        routes={"*": "main"},
+        source="mail",
+    )
+    for each in (app, other):
+        each.add_listener("order.paid", lambda event, call: ran.append(call.queue), id="on_paid", transactional=True)
+    app.dispatch("order.paid")
+    delivery = one(app)
+
+    with caplog.at_level("INFO", logger="relevo.worker"):
+        for each in (app, other, other):
+            assert each.handle("main", each.listeners, checkpoint=None)(delivery) == Ack()
+
+    assert ran == ["default", "default"]
+    assert caplog.text.count("not called, since the inbox remembers that it is done") == 1
+
+
 def test_the_inbox_remembers_that_the_propagation_was_stopped(app: App, engine: sa.Engine) -> None:
     ran: list[str] = []
 

@@ -213,6 +213,7 @@ class WorkerFactory:
                 self.parts.outboxes.get(transport),
                 None if signing is None else signing.sealed,
                 committing,
+                self.parts.source,
             ),
         )
         handle: Handle = caller.outcome

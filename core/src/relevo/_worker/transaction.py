@@ -140,12 +140,12 @@ def inbox_in(outbox: Transport | None) -> Inbox | None:
     return outbox if isinstance(outbox, Inbox) else None
 
 
-def key_of(envelope: Envelope, queue: str, listener_id: str) -> str:
-    """Return what identifies in an inbox that a listener is done with an event in a queue."""
+def key_of(service: str, envelope: Envelope, queue: str, listener_id: str) -> str:
+    """Return what identifies in an inbox that a listener of *service* is done with an event in a queue."""
     from hashlib import sha256  # noqa: PLC0415 - it loads OpenSSL
 
     digest = sha256()
-    for text in (envelope.source, envelope.id, queue, listener_id):
+    for text in (service, envelope.source, envelope.id, queue, listener_id):
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8) + raw)
     return digest.hexdigest()
@@ -182,12 +182,16 @@ class Transactions:
         sealed: Signs the state of an event; ``None`` if states are not signed.
 
         committing: Called before a transaction commits with the state of its delivery.
+
+        service: The source of the application. Another one with a listener of the same id may use the same inbox; its
+            server, such as one node of a cluster, would not always be named in the same way.
     """
 
     _transport: Transport | None = None
     _outbox: Transport | None = None
     _sealed: Callable[[bytes, Envelope], bytes] | None = None
     _committing: Callable[[], None] = lambda: None
+    _service: str = ""
 
     def run(
         self,
@@ -241,10 +245,11 @@ class Transactions:
         inbox = inbox_in(self._outbox)
         if inbox is None:
             raise _without_transactions(listener.id, self._transport)
-        keys = [key_of(envelope, queue, each) for each in (listener.id, *listener.aliases)]
+        keys = [key_of(self._service, envelope, queue, each) for each in (listener.id, *listener.aliases)]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
             return inbox.handling_once(keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
+        _log.info("%r: not called, since the inbox remembers that it is done", call)
         if done == _STOPPED:
             call.stop_propagation()
         return None
