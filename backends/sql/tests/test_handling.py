@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -606,6 +608,32 @@ def test_an_error_that_the_listener_ignored_is_not_blamed_on_the_server(
     transaction.close()
 
     assert shipped(shop) == ([] if aborts else [1])
+
+
+def test_on_sqlite_a_session_waits_for_the_lock_as_long_as_the_transport(opener: Opener, an_envelope: Maker) -> None:
+    """The application's engine waits for as long as its connections do, which is five seconds by default."""
+    transport = opener()
+    engine = sa.create_engine(transport.url, connect_args={"timeout": 0})
+    _TABLES.create_all(engine)
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(engine))
+    writer = sqlite3.connect(transport.url.database or "", isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+
+    with in_a_thread(partial(let_go_later, writer)):
+        ship(transaction.session)
+        waits = transaction.session.execute(sa.text("PRAGMA busy_timeout")).scalar()
+        transaction.commit(b"done")
+        transaction.close()
+
+    assert (waits, shipped(engine)) == (0, [1])
+    engine.dispose()
+
+
+def let_go_later(writer: sqlite3.Connection) -> None:
+    time.sleep(0.3)
+    writer.rollback()
+    writer.close()
 
 
 def test_a_session_that_is_in_use_is_refused(transport: SqlTransport, shop: sa.Engine, an_envelope: Maker) -> None:

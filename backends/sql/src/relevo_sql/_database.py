@@ -133,7 +133,7 @@ class Database(ForkAware):
         self.engine = engine
         self.name = name
         self._own = self.is_own = own
-        self._patience = patience
+        self.patience = patience
         self._file_mode = file_mode
         self.archives = archives
         self._deadline = _Deadline()
@@ -161,7 +161,7 @@ class Database(ForkAware):
             self.dialect,
             name=self.name,
             own=self._own,
-            patience=self._patience,
+            patience=self.patience,
             file_mode=self._file_mode,
             archives=self.archives,
         )
@@ -254,7 +254,7 @@ class Database(ForkAware):
 
     def upgrade(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database whose tables may be of another version."""
-        return self._run(work, durable=True, create=True, patience=self._patience)
+        return self._run(work, durable=True, create=True, patience=self.patience)
 
     def is_empty(self) -> bool:
         """Return whether the database exists and is empty."""
@@ -421,7 +421,7 @@ class Database(ForkAware):
             sends: It writes new events, which the caller could have written in a session.
         """
         if patience is None:
-            patience = min(_SETTING_UP, self._patience) if create else self._patience
+            patience = min(_SETTING_UP, self.patience) if create else self.patience
         patience = self._left(patience)
         deadline = time.monotonic() + patience
         is_lenient = was_lost = False
@@ -481,7 +481,7 @@ class Database(ForkAware):
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Keep other threads from the connection; wait for them no longer than for other writers."""
-        patience = min(self._left(self._patience), threading.TIMEOUT_MAX)
+        patience = min(self._left(self.patience), threading.TIMEOUT_MAX)
         with attempt(self._lock, timeout=patience) as acquired:
             if not acquired:
                 raise UnreachableError(
@@ -531,7 +531,7 @@ class Database(ForkAware):
         return cast("sa.exc.DBAPIError", sa.exc.DBAPIError.instance("", (), error, type(error)))
 
     def _commit(self, connection: sa.Connection) -> None:
-        deadline = time.monotonic() + self._left(self._patience)
+        deadline = time.monotonic() + self._left(self.patience)
         while True:
             try:
                 return self.dialect.commit(connection)

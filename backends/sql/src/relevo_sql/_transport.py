@@ -638,7 +638,8 @@ class SqlTransport(
                 if self._sessions is None:
                     self._sessions = SessionSource(self._session_engine, own=self._database.is_own)
                 sessions = self._sessions.sessions
-        own = ListenerSession(sessions, by="SQL transport", begun=self._database.dialect.begin_for_listener)
+        begun = partial(self._database.dialect.begin_for_listener, patience=self._database.patience)
+        own = ListenerSession(sessions, by="SQL transport", begun=begun)
         try:
             self._joined_sessions().admit(own.session)
         except BaseException:

@@ -221,8 +221,17 @@ class Dialect(ABC):
     def joined(self, connection: sa.Connection) -> bool:
         """Return whether what is written on *connection*, the application's, waits for its commit."""
 
-    def begin_for_listener(self, connection: sa.Connection) -> None:  # noqa: B027 - most databases have begun
-        """Begin the transaction of a listener on *connection*, if the driver has not."""
+    def begin_for_listener(  # noqa: B027 - most databases have begun
+        self, connection: sa.Connection, *, patience: float
+    ) -> None:
+        """
+        Begin the transaction of a listener on *connection*, if the driver has not.
+
+        Args:
+            connection: The connection, which may be the application's.
+
+            patience: Seconds to wait for other writers, where a transaction begins by locking them out.
+        """
 
     def engine_for_listeners(self, engine: sa.Engine) -> sa.Engine:
         """Return *engine*, the application's, as the sessions of listeners use it that the transport makes."""

@@ -112,9 +112,9 @@ class PortableDialect(Dialect):
         driver = connection.connection.dbapi_connection
         return level != "AUTOCOMMIT" and getattr(driver, "autocommit", False) is not True
 
-    def begin_for_listener(self, connection: sa.Connection) -> None:
+    def begin_for_listener(self, connection: sa.Connection, *, patience: float) -> None:
         if self._like is not None:
-            self._like.begin_for_listener(connection)
+            self._like.begin_for_listener(connection, patience=patience)
 
     def engine_for_listeners(self, engine: sa.Engine) -> sa.Engine:
         return engine if self._like is None else self._like.engine_for_listeners(engine)

@@ -231,11 +231,18 @@ class SqliteDialect(Dialect):
             connection.info[_LEVEL] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def begin_for_listener(self, connection: sa.Connection) -> None:
+    def begin_for_listener(self, connection: sa.Connection, *, patience: float) -> None:
         # The driver begins no transaction before a savepoint, which would then commit by itself. One that begins with a
         # read could not write after a renewal of the lease: https://www.sqlite.org/lang_transaction.html
-        if not self.driver(connection).in_transaction:
+        if self.driver(connection).in_transaction:
+            return
+        before = int(connection.exec_driver_sql("PRAGMA busy_timeout").scalar() or 0)
+        longer = max(before, int(patience * 1000))  # an engine of the application waits for 5 s by default
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {longer}")
+        try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
 
     def begin_to_create(self, connection: sa.Connection) -> None:
         # SQLite creates tables inside transactions, as PostgreSQL does. The driver begins one before it writes a row,
