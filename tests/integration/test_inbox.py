@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import sqlalchemy as sa
 
@@ -222,6 +224,41 @@ def test_without_the_table_of_the_inbox_an_event_waits_and_no_run_counts(app: Ap
 
     assert isinstance(waits, Nack)
     assert (round(waits.delay), waits.reason, ran) == (1, "transaction-unavailable", [])
+
+
+def test_after_a_commit_of_which_nothing_is_known_the_event_waits(
+    app: App, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[int] = []
+    store = app.outboxes["main"]
+    assert isinstance(store, SqlTransport)
+    inbox = store._inbox
+
+    def unreachable(_: str) -> bool:
+        raise TransportUnavailableError("main.outbox", "unreachable")
+
+    def commit_without_an_answer(connection: sqlite3.Connection) -> None:
+        connection.commit()
+        raise sqlite3.OperationalError("the connection is lost")
+
+    @app.listener("order.paid", transactional=True, retry=1)
+    def pay(event: Event, call: Call) -> None:
+        ran.append(call.attempt)
+        call.session.execute(sa.insert(SHIPPED).values(number=1))
+        monkeypatch.setattr(engine.dialect, "do_commit", commit_without_an_answer)
+        monkeypatch.setattr(inbox, "has", unreachable)
+
+    app.dispatch("order.paid")
+    delivery = one(app)
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    waits = handle(delivery)
+    monkeypatch.undo()
+    assert isinstance(waits, Nack)
+    again = handle(attrs.evolve(delivery, state=waits.state or b""))
+
+    assert (round(waits.delay), waits.reason, again) == (1, "commit-unknown", Ack())
+    assert (ran, shipped(engine)) == ([1], [1])
+    assert "refused" not in caplog.text
 
 
 def test_a_worker_refuses_to_start_without_the_table_of_the_inbox(app: App, engine: sa.Engine) -> None:

@@ -38,6 +38,7 @@ from relevo._worker.progress import (
     loaded,
 )
 from relevo._worker.transaction import (
+    COMMIT_UNKNOWN,
     FIRST,
     NO_TRANSACTION,
     NotCalled,
@@ -238,7 +239,7 @@ class Caller:
     ) -> None:
         """Note in *progress* how the call of *listener* ended."""
         if listener.mark.transactional and not isinstance(result, NotCalled):
-            progress.overcome(NO_TRANSACTION)
+            progress.overcome(NO_TRANSACTION, COMMIT_UNKNOWN)
         match result:
             case _Result.DONE:
                 progress.finish(listener)
@@ -260,8 +261,10 @@ class Caller:
         """Return the outcome after the transaction of *listener* ended so; what is stored decides what runs again."""
         if ending is Uncommitted.UNKNOWN:
             return after_unknown(delivery)
-        _log.warning("%s: the transaction of %s was refused: it was handed out again", delivery, listener.id)
         now = self._clock.now()
+        if ending is Uncommitted.UNKNOWN_APART:
+            return progress.give_back(COMMIT_UNKNOWN, now, detail="", patience=inf)
+        _log.warning("%s: the transaction of %s was refused: it was handed out again", delivery, listener.id)
         progress.postpone(listener, now + FIRST)
         return progress.conclude(listeners, now, patience=self._patience)
 

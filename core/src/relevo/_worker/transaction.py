@@ -47,6 +47,9 @@ class Uncommitted(Enum):
     UNKNOWN = auto()
     """It may have committed with a state of the delivery, which must be left as it is."""
 
+    UNKNOWN_APART = auto()
+    """It may have committed with a record in an inbox. The state of the delivery may be written."""
+
 
 @attrs.frozen
 class NotCalled:
@@ -235,8 +238,7 @@ class Transactions:
             )
         opened = partial(self._opened_once, envelope, delivery.queue, listener, call)
         ending = self._run(function, opened, lambda: _STOPPED if call.stopped else _DONE, call)
-        # The inbox alone tells whether it has committed, so the state of the delivery need not be left as it is.
-        return Uncommitted.LOST if isinstance(ending, Uncommitted) else ending
+        return Uncommitted.UNKNOWN_APART if ending is Uncommitted.UNKNOWN else ending
 
     def _opened_once(
         self, envelope: Envelope, queue: str, listener: Listener, call: Call
