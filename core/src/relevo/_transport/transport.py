@@ -136,10 +136,10 @@ class UniqueSender(BoundSender, Protocol):
         delay: float = 0.0,
     ) -> None:
         """
-        As :meth:`send`, for the envelopes of one event, unless an event with *key* lives when they are written.
+        As :meth:`BoundSender.send`, for the envelopes of one event, unless an event with *key* lives when they are written.
 
         Args:
-            make: As for :meth:`send`.
+            make: As for :meth:`BoundSender.send`.
 
             key: As for :meth:`Transport.send_unique`.
 
@@ -148,7 +148,7 @@ class UniqueSender(BoundSender, Protocol):
             decided: Called with what :meth:`Transport.send_unique` would return, when that is known: before the commit
                 returns.
 
-            delay: As for :meth:`send`.
+            delay: As for :meth:`BoundSender.send`.
         """
         ...
 
