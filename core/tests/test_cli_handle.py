@@ -306,7 +306,7 @@ def test_an_event_that_is_done_is_said_to_be_done(shop: Shop) -> None:
     done = shop.run(f"handle {sent}")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"relevo: the event {sent} is done since 20")
+    assert done.stderr.startswith(f"relevo: the event {sent} was done at 20")
 
 
 def test_an_event_is_named_before_its_listener_which_may_end_the_process(shop: Shop) -> None:

@@ -1082,7 +1082,9 @@ def test_an_event_that_is_done_is_shown_while_it_is_kept(shop: Shop) -> None:
     assert (row["status"], row["id"], row["listeners"]) == ("done", sent, [])
     assert datetime.fromisoformat(row["sent"]) <= datetime.fromisoformat(row["done"])
     assert json.loads(row["body"])["data"] == {"to": "ann"}
-    assert lines(nowhere) == ["relevo: no event has the id 1; events that are done are kept for 7.0 d"]
+    assert lines(nowhere) == [
+        "relevo: no event has the id 1; events that are done are kept for 7.0 d, and found by a whole id"
+    ]
 
 
 def test_an_event_that_was_moved_is_not_shown_as_done(shop: Shop) -> None:

@@ -101,7 +101,7 @@ def test_the_result_in_a_session_is_known_when_it_has_committed(make: Make, sess
     first = app.dispatch(STALE, unique="feed/7", session=session)
     second = app.dispatch(STALE, unique="feed/7", session=session)
 
-    with pytest.raises(SessionError, match=r'^whether an event has the unique key "feed/7" is known when the session'):
+    with pytest.raises(SessionError, match=r'^the unique key "feed/7" is checked when the session'):
         assert first.duplicate
     session.commit()
 
@@ -142,7 +142,7 @@ def test_a_deferred_dispatcher_sends_unique_events(clock: FakeClock, session: or
         ({"unique": "a\nb"}, EncodeError, "unique: expected 1 to 255"),
         ({"unique": "a", "within": "soon"}, ConfigurationError, "^within: expected seconds as a number, or text"),
         ({"unique": "a", "within": -1}, ConfigurationError, "^within: expected"),
-        ({"within": "1m"}, ConfigurationError, '^within: it is for a unique event; pass unique="…" too$'),
+        ({"within": "1m"}, ConfigurationError, '^within: it needs a unique key; pass unique="…" too$'),
     ],
 )
 def test_an_invalid_key_is_refused_on_every_way(
@@ -195,7 +195,7 @@ def test_an_event_of_two_transports_cannot_be_unique(make: Make, clock: FakeCloc
     stores = {"one": MemoryTransport(clock=clock), "other": MemoryTransport(clock=clock)}
     app = make(transports=stores, routes={"*": ["one", "other"]})
 
-    with pytest.raises(ConfigurationError, match="its route leads to one and other; each would decide by itself"):
+    with pytest.raises(ConfigurationError, match="leads to one and other; each would check the key by itself"):
         app.dispatch(STALE, unique="feed/7", session=session)
 
 

@@ -242,7 +242,7 @@ def test_an_upgrade_waits_for_the_end_of_a_lease(opener: Opener, url: str, kind:
     clock = FakeClock(LEASED_UNTIL - 20)
     old, before = opener(clock, url=url, setup=False), rows_of(url)
 
-    with pytest.raises(TransportUnavailableError, match=r"has 1 events that workers .* hold, for 20 s .* stop all"):
+    with pytest.raises(TransportUnavailableError, match=r"hold events in .*: 1, .* ends in 20 s, .* stop all"):
         old.upgrade([])
 
     assert (rows_of(url), versions(url)["schema"]) == (before, str(kind[1]))

@@ -71,8 +71,8 @@ def orm_subject(
     source = _source(cls, SubjectKey.of(mapper), sessions)
     if batch and isinstance(source, ScopedSessions):
         raise ConfigurationError(
-            f"orm_subject: batch=True is not for {cls.__name__}, since all its objects would share the scoped_session, "
-            f"and what a listener changes; pass a sessionmaker, or leave batch= out"
+            f"orm_subject: batch=True does not work with a scoped_session, in which the objects of {cls.__name__} "
+            f"would share what each listener changes; pass a sessionmaker, or leave batch= out"
         )
     return SubjectType(
         type=type or _in_snake_case(cls.__name__),

@@ -68,8 +68,7 @@ class _KeyPart:
         if kind not in _READERS:
             raise ConfigurationError(
                 f"orm_subject: the key {column} of {mapped.__qualname__} is {kind.__name__}; expected integers, text, "
-                f"UUIDs or dates, which have one form as text; for others write a relevo.SubjectType(…) with its own "
-                f"name= and load="
+                f"UUIDs or dates; for other types write a relevo.SubjectType(…) with its own name= and load="
             )
         # PostgreSQL pads it with spaces, others remove them.
         return cls(column, _READERS[kind], _unpadded if isinstance(column.type, sa.CHAR) else _itself)

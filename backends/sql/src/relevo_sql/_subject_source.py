@@ -138,8 +138,8 @@ class ScopedSessions(RowSource):
     def release(self, instance: object) -> None:
         if sa.inspect(instance).modified:
             _log.warning(
-                "a listener changed call.subject (%s) and did not commit it, so the changes are lost, or another "
-                "listener commits them: commit the scoped_session in the listener",
+                "a listener changed call.subject (%s) and did not commit: the changes are lost, or another "
+                "listener commits them; commit the scoped_session in the listener",
                 type(instance).__name__,
             )
 
@@ -154,7 +154,7 @@ def _refuses_value(error: Exception) -> bool:
 def warn_of_lost(changed: str) -> None:
     """Log that changes of the classes *changed* are lost."""
     _log.warning(
-        "a listener changed what call.subject had loaded (%s), and the changes are lost: load it in a session of "
-        "your own, or merge it into one, and commit that",
+        "a listener changed what call.subject had loaded (%s), and the changes are lost; to store them, load or merge "
+        "the object in a session of your own, and commit that",
         changed,
     )

@@ -165,6 +165,6 @@ def _require_unleased(database: Database, connection: sa.Connection, now: int) -
         seconds = -((now - int(until)) // 1_000_000)
         raise TransportUnavailableError(
             database.name,
-            f"{database.place} has {number} events that workers of an older release hold, for {seconds} s if they are "
-            f"not renewed; stop all workers, and then run: relevo setup --upgrade",
+            f"workers of an older release hold events in {database.place}: {number}, the last lease ends in "
+            f"{seconds} s, unless it is renewed; stop all workers, and then run: relevo setup --upgrade",
         )

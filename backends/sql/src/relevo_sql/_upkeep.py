@@ -60,7 +60,7 @@ class Upkeep:
         except TransportClosedError:
             return
         except RelevoError as error:  # the work itself goes on
-            _log.warning("%s is not tidied up, which is tried again later: %s", self._place(), error)
+            _log.warning("the upkeep of %s failed, and is tried again later: %s", self._place(), error)
 
 
 def upkeep_of(database: Database, clock: Clock, keys: Sweep, archive: DoneTable | None) -> Upkeep:

@@ -395,7 +395,7 @@ class App(Dispatcher):
                 nothing is sent, and the result is a ``duplicate``. An event lives until it is handled or a dead letter.
                 The transport has to claim ``unique``.
 
-            within: Time from the dispatch for which the key stays taken, also if the event is handled before: seconds,
+            within: Time from the dispatch for which the key stays taken, even if the event is handled earlier: seconds,
                 a timedelta, or text such as ``"10m"``. Only with *unique*.
 
             unknown: There are no others; the error names the one that is meant.

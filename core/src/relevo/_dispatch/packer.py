@@ -327,7 +327,7 @@ def check_options(event_name: str, options: DispatchOptions) -> None:
     for option in ("ordering_key", "unique"):
         _check_key(event_name, option, options.get(option))
     if options.get("within") and options.get("unique") is None:
-        raise ConfigurationError('within: it is for a unique event; pass unique="…" too')
+        raise ConfigurationError('within: it needs a unique key; pass unique="…" too')
 
 
 def _check_key(event_name: str, option: str, key: object) -> None:

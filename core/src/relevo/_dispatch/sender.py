@@ -210,7 +210,7 @@ class Sender:
         if len(routing.transports) > 1:
             raise ConfigurationError(
                 f'"{name}" cannot be unique, since its route leads to {" and ".join(routing.transports)}; each would '
-                f"decide by itself; route it to one transport, or remove unique="
+                f"check the key by itself; route it to one transport, or remove unique="
             )
         (transport,) = routing.transports
         if session is not None and self.destinations.has_outbox(transport):

@@ -36,8 +36,8 @@ class UniqueDispatched(Dispatched, frozen=True, kw_only=True):
     def duplicate_of(self) -> str | None:
         if not self.claim.is_decided:
             raise SessionError(
-                f'whether an event has the unique key "{self.claim.key}" is known when the session commits; read '
-                f"duplicate after the commit"
+                f'the unique key "{self.claim.key}" is checked when the session commits; read duplicate after the '
+                f"commit; after a rollback nothing was sent"
             )
         return self.claim.living
 

@@ -69,7 +69,7 @@ def _first_line(text: str) -> FirstLine:
     "--unique", metavar="KEY", callback=refuse_invalid, help="Dispatch nothing while an event with the same key lives."
 )
 @click.option(
-    "--within", type=duration, default="0s", metavar="DURATION", help="With --unique: and for this time at least."
+    "--within", type=duration, default="0s", metavar="DURATION", help="With --unique: keep the key at least this long."
 )
 @click.option(
     "--lines",
@@ -129,9 +129,10 @@ def dispatch(
     number and left out; the exit code is 65 if there are any. A command that is interrupted reports which lines are
     dispatched; with --resume the same command continues after them, with the same ids.
 
-    Example: relevo dispatch image.created '{"image_id": 7}'
+    With --unique, nothing is sent while an event with the same key waits or is being handled. That is reported, and the
+    exit code is 0.
 
-    With --unique nothing is sent while an event with the same key waits or is handled; the exit code is 0 then too.
+    Example: relevo dispatch image.created '{"image_id": 7}'
 
     Example: relevo dispatch row.imported --lines rows.jsonl --rejects rejects.jsonl --resume rows.position
     """
@@ -177,7 +178,7 @@ def _refuse_pointless(expires: float | None, unique: str | None, within: float, 
     if expires == 0:
         raise click.BadParameter("expected a time above 0; the event would never be handled", param_hint="--expires")
     if within and unique is None:
-        raise click.UsageError("--within is for a unique event; pass --unique KEY too")
+        raise click.UsageError("--within needs a unique key; pass --unique KEY too")
     if unique is not None and path is not None:
         raise click.UsageError("--unique is the key of one event, and --lines dispatches several; leave it out")
 

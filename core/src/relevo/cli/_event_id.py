@@ -84,7 +84,7 @@ def done_events(stores: Iterable[Transport], event_id: str) -> Iterator[tuple[Tr
 def how_long_kept(stores: Iterable[Transport]) -> str:
     """Return for how long *stores* keep events that are done: why there may be no event with an id."""
     kept = [store.keep for store in stores if isinstance(store, Archive) and store.keep is not None]
-    return f"events that are done are {f'kept for {age(max(kept))}' if kept else 'not kept'}"
+    return f"events that are done are {f'kept for {age(max(kept))}, and found by a whole id' if kept else 'not kept'}"
 
 
 def _has(app: App, transport: str | None, event_id: str) -> bool:

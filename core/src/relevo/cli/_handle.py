@@ -64,7 +64,7 @@ def _nowhere(event_id: str, dead: Found | None, able: Iterable[Transport]) -> st
     if dead is None:
         done = max((entry.done_at for _, entry in done_events(searched, event_id)), default=None)
         if done is not None:
-            return f"the event {event_id} is done since {when(done)}"
+            return f"the event {event_id} was done at {when(done)}"
         return f"no event has the id {event_id}; {how_long_kept(searched)}"
     store, entry = dead
     how = " --now" if can_handle(store) else ", then a worker handles it"

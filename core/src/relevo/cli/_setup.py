@@ -28,12 +28,12 @@ from relevo.cli._place import Place, places
     is_flag=True,
     help="Print the SQL with which a program without relevo inserts an event.",
 )
-@click.option("--plan", is_flag=True, help="Only show what would be created.")
-@click.option("--check", is_flag=True, help="Like --plan, and exit with 78 if something is missing.")
+@click.option("--plan", is_flag=True, help="Only show what would be done.")
+@click.option("--check", is_flag=True, help="Like --plan, and exit with 78 if there is anything to do.")
 @click.option(
     "--upgrade",
     is_flag=True,
-    help="Change the tables of an older release too, with the events in them. Stop its workers first.",
+    help="Also change the tables of an older release, with the events in them. Stop its workers first.",
 )
 @transport_option
 @json_option
@@ -60,7 +60,7 @@ def setup(
     several databases, comments say which statements are for which; choose one with -t.
 
     Tables of an older release are refused, also with --check. --upgrade --plan shows what an upgrade would do, and
-    --upgrade --print its SQL, which depends on the tables: it connects to the database, and changes nothing.
+    --upgrade --print prints its SQL, which depends on the tables; both read the database, and change nothing.
 
     Example: relevo setup --plan
     """

@@ -83,7 +83,7 @@ def status(
     ones are kept, see relevo dead list. Oldest is the age of the oldest ready event. A - means that the number is
     not known.
 
-    An outbox has a row of its own, and a name: -t main.outbox. Below the table stands the lag of its relay: how many
+    An outbox has a row of its own, and a name: -t main.outbox. The lag of its relay is shown below the table: how many
     events wait in the outbox, and the age of the oldest, which may be leased or given back. An event that is not yet
     due for the first time has no lag. With --json the row of an outbox has "relays_to", the name of its transport, and
     "lag", in seconds; both are null in other rows. --max-lag limits it.

@@ -54,7 +54,7 @@ _relay_option = click.option(
     "--relay",
     "relay_only",
     is_flag=True,
-    help="Move the events of the outbox, and call no listener.",
+    help="For a relay, which moves the events of the outbox and calls no listener.",
 )
 
 
