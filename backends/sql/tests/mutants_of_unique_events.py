@@ -19,7 +19,7 @@ from relevo_sql._unique import SentClaim
 from .planting import Patches, planted, reworded
 
 
-def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("lives",)) -> Patches:
+def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("waits", "is_held")) -> Patches:
     """Return patches of the statements of keys; see :func:`reworded`."""
     patches = reworded(names, *changes)
     (statements,) = patches.values()
@@ -34,14 +34,12 @@ def keyed_by(*changes: tuple[str, str], names: Sequence[str] = ("lives",)) -> Pa
 def looks_before_the_transaction() -> Patches:
     def write(database: Database, clock: Clock, claim: SentClaim, rows: Sequence[Sent]) -> None:
         now = database.now(clock)
-        answers: list[str | None] = []
-        asked = SentClaim(claim.key, claim.within, answers.append)
         is_granted = database.write(
-            lambda connection: asked.is_granted(connection, database.statements, rows[0], now), durable=True
+            lambda connection: claim.is_granted(connection, database.statements, rows[0], now), durable=True
         )
         if is_granted:
             database.write(lambda connection: database.statements.write(connection, rows), durable=True)
-        claim.decided(answers[-1])
+        claim.report()
 
     return {(_transport, "write_unique"): write}
 

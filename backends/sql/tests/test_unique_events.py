@@ -125,6 +125,106 @@ def test_a_session_whose_snapshot_is_old_sends_no_second_event(
     assert answers in ([], ["first"])
 
 
+def test_an_event_that_waits_stays_until_a_session_that_is_refused_for_it_has_committed(
+    opener: Opener, url: str, options: dict[str, Any]
+) -> None:
+    """A worker that began it before would miss what the session writes."""
+    transport = opener(url=url, **options)
+    engine = sa.create_engine(transport._database.engine.url)
+    if engine.name == "sqlite" or options:
+        pytest.skip("SQLite has one writer at a time, and the portable dialect passes over no row that is locked")
+    assert transport.send_unique([event("first")], key="key") is None
+    answers: list[str | None] = []
+
+    with engine.connect() as connection, connection.begin():
+        sender = transport.bound_to(connection)
+        assert isinstance(sender, UniqueSender)
+        sender.send_unique(lambda: [event("second")], key="key", within=0.0, decided=answers.append)
+        during = transport.receive(["default"], limit=1, lease=60, wait=0)
+    engine.dispose()
+    after = transport.receive(["default"], limit=1, lease=60, wait=0)
+
+    assert (answers, len(during), len(after)) == (["first"], 0, 1)
+
+
+def test_a_session_that_is_refused_for_a_held_event_lets_its_worker_go_on(
+    opener: Opener, url: str, options: dict[str, Any]
+) -> None:
+    transport = opener(url=url, **options)
+    engine = sa.create_engine(transport._database.engine.url)
+    if engine.name != "postgresql":
+        pytest.skip("there the worker waits for the commit")
+    assert transport.send_unique([event("first")], key="key") is None
+    held = transport.receive(["default"], limit=1, lease=60, wait=0)
+
+    with engine.connect() as connection, connection.begin():
+        sender = transport.bound_to(connection)
+        assert isinstance(sender, UniqueSender)
+        sender.send_unique(lambda: [event("second")], key="key", within=0.0, decided=print)
+        lost = transport.extend(held, lease=60)
+    engine.dispose()
+
+    assert lost == []
+
+
+def test_two_sessions_that_take_keys_in_opposite_order_do_not_block_one_another(
+    opener: Opener, url: str, options: dict[str, Any]
+) -> None:
+    transports = [opener(url=url, **options)]
+    transports.append(opener(url=transports[0].url.render_as_string(hide_password=False), **options))
+    engine = sa.create_engine(transports[0]._database.engine.url, **_waiting_long(transports[0]))
+    if options:
+        pytest.skip("the portable dialect cannot insert a key that another transaction inserts, and says so")
+    for number in range(10):
+        start = threading.Barrier(2)
+
+        def commit(index: int, number: int = number, start: threading.Barrier = start) -> list[str | None]:
+            answers: list[str | None] = []
+            with Session(engine) as session:
+                sender = transports[index].bound_to(session)
+                assert isinstance(sender, UniqueSender)
+                for key in ("ab", "ba")[index]:
+                    made = event(f"{number}-{index}-{key}")
+                    name = f"{number} {key}"
+                    sender.send_unique(lambda made=made: [made], key=name, within=0.0, decided=answers.append)  # type: ignore[misc]
+                start.wait(30)
+                session.commit()
+            return answers
+
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(commit, range(2))
+
+        assert sorted([one.count(None), other.count(None)]) == [0, 2]
+    engine.dispose()
+
+
+def _waiting_long(transport: SqlTransport) -> dict[str, Any]:
+    """Return what makes an engine wait for another writer of a file."""
+    return {"connect_args": {"timeout": 30}} if transport._database.dialect.is_file else {}
+
+
+def test_the_result_of_a_commit_that_failed_stays_unknown(opener: Opener, url: str, options: dict[str, Any]) -> None:
+    transport = opener(url=url, **options)
+    engine = sa.create_engine(transport._database.engine.url)
+    answers: list[str | None] = []
+
+    with Session(engine) as session:
+        sender = transport.bound_to(session)
+        assert isinstance(sender, UniqueSender)
+        sender.send_unique(lambda: [event("first")], key="key", within=0.0, decided=answers.append)
+
+        @sa.event.listens_for(session.connection(), "commit")
+        def fail(_: object) -> None:
+            raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            session.commit()
+    engine.dispose()
+
+    assert answers == []
+    assert transport.send_unique([event("second")], key="key") is None
+
+
 def test_rows_of_keys_are_deleted_when_their_events_are_gone(
     opener: Opener, url: str, options: dict[str, Any], clock: FakeClock
 ) -> None:
@@ -158,6 +258,14 @@ def test_a_worker_goes_on_without_the_table_and_a_dispatch_says_what_to_run(
     clear(transport)
     with pytest.raises(RelevoError, match="relevo setup"):
         transport.send_unique([event("first")], key="key")
+    engine = sa.create_engine(transport._database.engine.url)
+    with Session(engine) as session:
+        sender = transport.bound_to(session)
+        assert isinstance(sender, UniqueSender)
+        sender.send_unique(lambda: [event("first")], key="key", within=0.0, decided=print)
+        with pytest.raises(RelevoError, match="relevo setup"):
+            session.commit()
+    engine.dispose()
 
     assert transport.lacking([]) == []
     assert "table relevo_unique" in transport.setup([])

@@ -181,6 +181,18 @@ class KeepsTheKeyOfADeadLetter(Keyed):
         )
 
 
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
+class TakesASettledEventForASecondCopy(Keyed):
+    """An event that was settled is accepted again with its key, although that is taken for longer."""
+
+    class keys(UniqueKeys):  # noqa: N801 - the attribute
+        def _decide(self, claim: PostedClaim, envelope: Envelope, now: float) -> None:
+            known = self._holders.get((envelope.source, claim.key))
+            if known is not None and known.event_id == envelope.id:
+                self._holders.pop((envelope.source, claim.key))
+            super()._decide(claim, envelope, now)
+
+
 # --- what is returned, and what is left ------------------------------------------------------------
 
 

@@ -54,9 +54,12 @@ class UniqueKeys:
         holder = self._holders.get(at)
         if holder is None or not self._has_its_key(at, holder, now):
             self._sweep(now)  # before: the event is not in the store yet
-            holder = self._holders[at] = _Holder(envelope.id, now + max(0.0, claim.within))
-        claim.granted = holder.event_id == envelope.id
-        claim.decided(None if claim.granted else holder.event_id)
+            self._holders[at] = _Holder(envelope.id, now + max(0.0, claim.within))
+            holder = None
+        elif holder.event_id == envelope.id and self._lives(at[0], envelope.id):
+            holder = None  # it is sent again
+        claim.granted = holder is None
+        claim.decided(None if holder is None else holder.event_id)
 
     def _has_its_key(self, at: tuple[str, str], holder: _Holder, now: float) -> bool:
         return now < holder.until or self._lives(at[0], holder.event_id)

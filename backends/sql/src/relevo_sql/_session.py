@@ -253,6 +253,10 @@ class JoinedSessions(ForkAware):
 
     def write(self, connection: sa.Connection, batches: Sequence[SentRows]) -> None:
         """Write *batches* in the transaction of *connection*, without those whose claim is not granted."""
+        asked = [(batch.claim, batch.rows[0]) for batch in batches if batch.claim is not None and batch.rows]
+        now = self._database.now(self._clock) if asked else 0
+        if len(asked) > 1:
+            self._lock_in_order(connection, asked, now)
         plain: list[Sent] = []
         for batch in batches:
             if batch.claim is None:
@@ -260,14 +264,23 @@ class JoinedSessions(ForkAware):
             elif batch.rows:
                 self._write(connection, plain)  # before it is decided: they may include the event that has the key
                 plain = []
-                self._write(connection, batch.rows, batch.claim)
+                self._write(connection, batch.rows, batch.claim, now)
         self._write(connection, plain)
 
-    def _write(self, connection: sa.Connection, rows: Sequence[Sent], claim: SentClaim | None = None) -> None:
+    def _lock_in_order(self, connection: sa.Connection, asked: Sequence[tuple[SentClaim, Sent]], now: int) -> None:
+        """Lock the keys that are *asked* for in one order, so that no two transactions wait for each other."""
+        dialect = self._database.dialect.located(self._database.location.identity)
+        with self._translating():
+            statements = statements_for(dialect, connection)
+            for claim, row in sorted(asked, key=lambda each: each[0].digest(each[1].source)):
+                claim.lock(connection, statements, row, now)
+
+    def _write(
+        self, connection: sa.Connection, rows: Sequence[Sent], claim: SentClaim | None = None, now: int = 0
+    ) -> None:
         if not rows:
             return
         database = self._database
-        now = 0 if claim is None else database.now(self._clock)
         try:
             with self._translating():
                 try:
@@ -278,8 +291,8 @@ class JoinedSessions(ForkAware):
                     if claim is None or claim.is_granted(connection, statements, rows[0], now):
                         statements.write(connection, rows)
                 except sa.exc.DBAPIError as error:
-                    if database.dialect.error_kind(error) is not ErrorKind.NO_TABLE:
-                        raise
+                    if claim is not None or database.dialect.error_kind(error) is not ErrorKind.NO_TABLE:
+                        raise  # what only unique events need may be missing in the right database
                     raise self._elsewhere("lacks relevo's tables") from error.orig
         except TransportUnavailableError as error:
             positions = range(len(rows))
@@ -293,6 +306,7 @@ class JoinedSessions(ForkAware):
         if lacking:
             self.create(connection)
         self.write(connection, batches)
+        _report(batches)
 
     def _look_behind(self, engine: sa.Engine, *, create: bool) -> bool:
         # Not in the application's transaction: after a read it might be unable to write. And not on the transport's own
@@ -369,6 +383,7 @@ class _JoinedSession(JoinedSession[SentRows]):
 
     def _forget(self) -> None:
         self._unchecked = self._creating = self._lacking = self._undone = False
+        self._decided: list[SentRows] = []
 
     def enlist(self, session: Session, make: Make, *, create: bool = False) -> None:
         """Write the rows that *make* returns when *session* commits; if *create*, create missing tables first."""
@@ -423,6 +438,7 @@ class _JoinedSession(JoinedSession[SentRows]):
                 self._joined.create(connection)
                 self._lacking = False
             self._joined.write(connection, batches)
+            self._decided += [batch for batch in batches if batch.claim is not None]
             written = set(entries)
             self.entries = [entry for entry in self.entries if entry not in written]
 
@@ -445,6 +461,7 @@ class _JoinedSession(JoinedSession[SentRows]):
             # Nothing is left, unless the session takes part in a transaction of the connection, which is then still
             # open.
             self._last_moment(self._connection)
+        _report(self._decided)
         self._joined.wake()
 
     def rolling_back(self, transaction: SessionTransaction) -> None:
@@ -458,6 +475,13 @@ class _JoinedSession(JoinedSession[SentRows]):
     def on_end(self) -> None:
         self._unwatch()
         self._forget()
+
+
+def _report(batches: Sequence[SentRows]) -> None:
+    """Report what was decided about the keys of *batches*."""
+    for batch in batches:
+        if batch.claim is not None and batch.rows:
+            batch.claim.report()
 
 
 @attrs.frozen(eq=False)

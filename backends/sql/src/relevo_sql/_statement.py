@@ -197,7 +197,9 @@ class Statements:
         self.lock_key = prepared.lock(unique, (key,), "source", "event_id", "until")
         named = (dialect.same(_E.event_id, _bind("id")), dialect.same(_E.source, _bind("source")))
         one: sa.ColumnClause[Any] = sa.literal_column("1")
-        self.lives = prepared(dialect.latest(sa.select(one).select_from(event).where(*named)))
+        found = sa.select(one).select_from(event).where(*named)
+        self.waits = prepared(dialect.lock_waiting(found.where(_E.state != _state(LEASED))))
+        self.is_held = prepared(dialect.lock_held(found.where(_in_state(LEASED))))
         self.take_key = prepared(sa.update(unique).where(key).values(held))
         lives = (
             sa.select(one)

@@ -205,6 +205,8 @@ class SqlTransport(
                 f"SqlTransport: expected an engine, as sqlalchemy.create_engine(…) makes it, or an address such as "
                 f"sqlite:///shop.db; got {type(engine).__name__}"
             )
+        # It checks them, as with an address.
+        SqlOptions(url="sqlite://", busy_timeout=busy_timeout, poll=poll, inbox_keep=inbox_keep, keep=keep)
         chosen = dialect_of(engine, dialect, schema=schema)  # before a copy is made, which not every engine can be
         self._begin(
             Database(

@@ -29,7 +29,7 @@ that old.
 """
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class SentClaim:
     """What the sender of an event asks for with a unique key."""
 
@@ -40,9 +40,12 @@ class SentClaim:
     decided: Callable[[str | None], object]
     """Called with the id of the event that has the key; with ``None`` if that is the event of the claim now."""
 
+    living: str | None = attrs.field(default=None, init=False)
+    """The id of the event that has the key, once it is decided."""
+
     def is_granted(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> bool:
         """
-        Give the key to the event of *row*, unless another one has it; report that, and return whether it was given.
+        Give the key to the event of *row*, unless another one has it; return whether it was given.
 
         Args:
             connection: Has begun the transaction in which the event is written.
@@ -53,25 +56,39 @@ class SentClaim:
 
             now: Microseconds since the epoch.
         """
-        living = self._living(connection, statements, row, now)
-        self.decided(living)
-        return living is None
+        self.living = self._looked_up(connection, statements, row, now)
+        return self.living is None
 
-    def _living(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> str | None:
-        which = {"which": _digest(row.source, self.key)}
-        held = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
+    def report(self) -> None:
+        """Report the decision: what was written is committed, or cannot fail any more."""
+        self.decided(self.living)
+
+    def digest(self, source: str) -> str:
+        """Return what stands for the key of the application *source*."""
+        return _digest(source, self.key)
+
+    def lock(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> tuple[str, str, int]:
+        """Lock the row of the key, which is new if there is none; return the source, the id and the time in it."""
+        which = {"which": self.digest(row.source)}
+        new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
         while True:
-            statements.take_key_first.run(connection, **which, **held)
-            found = statements.lock_key.rows(connection, **which)
-            if not found:
-                continue  # it was deleted in between
-            _, source, event_id, until = found[0]
-            if (event_id, until) == (row.event_id, held["until"]):
-                return None  # it was written just now: not every database tells
-            if now < until or statements.lives.rows(connection, id=event_id, source=source):
-                return None if event_id == row.event_id else str(event_id)
-            statements.take_key.run(connection, **which, **held)
-            return None
+            statements.take_key_first.run(connection, **which, **new)
+            for _, source, event_id, until in statements.lock_key.rows(connection, **which):
+                return str(source), str(event_id), int(until)
+            # It was deleted in between.
+
+    def _looked_up(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> str | None:
+        source, event_id, until = self.lock(connection, statements, row, now)
+        if (event_id, until) == (row.event_id, now + self.within):
+            return None  # it was written just now: not every database tells
+        of = {"id": event_id, "source": source}
+        # One that waits stays as it is until the commit: a worker that began it before would miss what commits with it.
+        lives = bool(statements.waits.rows(connection, **of) or statements.is_held.rows(connection, **of))
+        if lives or now < until:
+            return None if lives and event_id == row.event_id else event_id
+        new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
+        statements.take_key.run(connection, which=self.digest(row.source), **new)
+        return None
 
 
 def write_unique(database: Database, clock: Clock, claim: SentClaim, rows: Sequence[Sent]) -> None:
@@ -90,6 +107,7 @@ def write_unique(database: Database, clock: Clock, claim: SentClaim, rows: Seque
             database.statements.write(connection, rows)
 
     database.write(write, durable=True, sends=True)
+    claim.report()
 
 
 def key_sweep(database: Database, clock: Clock) -> Sweep:

@@ -136,7 +136,7 @@ class UniqueSender(BoundSender, Protocol):
         delay: float = 0.0,
     ) -> None:
         """
-        As :meth:`BoundSender.send`, for the envelopes of one event, unless an event with *key* lives when they are written.
+        As :meth:`BoundSender.send`, for the envelopes of one event, unless an event with *key* lives at that time.
 
         Args:
             make: As for :meth:`BoundSender.send`.
@@ -421,7 +421,7 @@ class Transport(ABC):
         Accept *envelopes*, the copies of one event, unless an event with *key* lives; all of them, or none.
 
         The event that was accepted with a key has it for *within* seconds, and for as long as a copy of it is stored;
-        dead letters do not count. The same id may be sent again.
+        dead letters do not count. While it is stored, the same event may be sent again.
 
         Args:
             envelopes: Envelopes with the same source and id, for one or several queues.
@@ -433,7 +433,8 @@ class Transport(ABC):
             delay: As for :meth:`send`.
 
         Returns:
-            The id of the event that has the key, and nothing was changed; ``None`` if the envelopes were accepted.
+            The id of the event that has the key, and nothing was changed; ``None`` if the envelopes were accepted. It
+            is the same id for an event that was settled within the time of its key.
 
         Raises:
             SendError: As from :meth:`send`.

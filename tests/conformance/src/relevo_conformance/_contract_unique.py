@@ -167,6 +167,17 @@ class UniqueContract(Contract):
             _require_all(bench, transport, *([first] if self.harness.capabilities.dedupe else [first] * 2))
 
     @proves(promise.ONE_EVENT_OF_A_KEY_LIVES)
+    def test_the_same_event_is_refused_once_it_is_settled_within_the_time_of_its_key(self) -> None:
+        with self.bench() as bench:
+            transport = bench.worker().transport
+            first = self._accepted(bench, transport, within=60.0)
+            _require_all(bench, transport, first)
+
+            living = transport.send_unique([first], key=_key(bench))
+            assert living == first.id, f"it was settled within its time, and send_unique() returned {shown(living)}"
+            _require_all(bench, transport)
+
+    @proves(promise.ONE_EVENT_OF_A_KEY_LIVES)
     def test_an_event_has_its_key_while_a_copy_of_it_lives(self) -> None:
         with self.bench(queues=2) as bench:
             transport = bench.worker().transport

@@ -356,9 +356,17 @@ class Dialect(ABC):
         """As :meth:`by_index`, by the primary key of *table*; these rows first, and then those that are joined."""
         return select
 
-    def latest(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        """Return *select* so that it reads what is committed, not what was when the transaction of a session began."""
+    def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        """
+        Return *select* so that no worker takes the events that it finds before the transaction ends.
+
+        It reads what is committed, not what was when the transaction of a session began.
+        """
         return select
+
+    def lock_held(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        """As :meth:`lock_waiting`, for events that a worker holds: it may extend its lease, but waits to settle."""
+        return self.lock_waiting(select)
 
     def in_order(self) -> Sequence[sa.ColumnElement[Any]]:
         """Return the columns in whose order an index has the ready rows of a queue."""

@@ -338,8 +338,9 @@ class MariadbDialect(Dialect):
     def listed(self, values: Iterable[object]) -> object:
         return tuple(values) or (None,)  # which the driver writes in parentheses; none is equal to NULL
 
-    def latest(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        # At its default isolation level a transaction reads its snapshot, unless it locks what it reads.
+    def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        # At its default isolation level a transaction reads its snapshot, unless it locks what it reads. There is no
+        # weaker lock: who holds an event cannot extend its lease meanwhile.
         return select.with_for_update(read=True)
 
     def insert_new(

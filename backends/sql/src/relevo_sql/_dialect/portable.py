@@ -206,7 +206,7 @@ class PortableDialect(Dialect):
     def listed(self, values: Iterable[object]) -> object:
         return list(values)
 
-    def latest(self, select: sa.Select[Any]) -> sa.Select[Any]:
+    def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
         return select if self.compiler.name not in ("mysql", "mariadb") else select.with_for_update(read=True)
 
     def insert_new(

@@ -243,6 +243,12 @@ class PostgresqlDialect(Dialect):
         # As text that the server reads: from a list, the driver makes it ten times as slowly.
         return f"{{{','.join(map(_member, values))}}}"
 
+    def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        return select.with_for_update(read=True)
+
+    def lock_held(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        return select.with_for_update(read=True, key_share=True)
+
     def insert_new(
         self,
         table: sa.Table,
@@ -315,8 +321,8 @@ class PostgresqlDialect(Dialect):
             return f"grant this user USAGE on the sequence {name}"
         place = _IN_STATEMENT.replace("relevo_", name)
         rights = {right for right, pattern in _RIGHTS.items() if re.search(pattern + place, statement)}
-        if "FOR UPDATE" in statement and "SELECT" in rights:
-            rights.add("UPDATE")
+        if re.search(r" FOR (KEY )?(UPDATE|SHARE)", statement) and "SELECT" in rights:
+            rights.add("UPDATE")  # every lock of a row needs it
         if "INSERT" in rights:
             rights.add("SELECT")  # of the columns that ON CONFLICT names
         return f"grant this user {', '.join(sorted(rights, key=list(_RIGHTS).index))} on {name}" if rights else None
