@@ -481,7 +481,7 @@ def test_changes_of_a_subject_in_a_scoped_session_are_not_lost_in_silence_either
 
     app.dispatch("image.renamed", {"commits": False}, subject=Subject("image", "1"))
     app.drain()
-    assert ["changed call.subject (Image) and did not commit it" in each for each in caplog.messages] == [True]
+    assert ["changed call.subject (Image) and did not commit: " in each for each in caplog.messages] == [True]
     scoped.remove()
 
 
