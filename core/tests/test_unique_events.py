@@ -23,8 +23,10 @@ STALE = Event("feed.stale", {"feed": 7})
 
 @pytest.fixture(name="session")
 def _session() -> Any:
-    with orm.Session(sa.create_engine("sqlite://")) as session:
+    engine = sa.create_engine("sqlite://")
+    with orm.Session(engine) as session:
         yield session
+    engine.dispose()
 
 
 def test_a_duplicate_is_not_sent_and_names_the_event_that_lives(make: Make) -> None:

@@ -38,6 +38,7 @@ def statements(transport: SqlTransport) -> list[str]:
 def test_events_of_one_claim_that_are_all_held_are_deleted_in_one_step(
     transport: SqlTransport, an_envelope: Maker, number: int, steps: list[str]
 ) -> None:
+    transport.settle([])  # the upkeep, which is due at first
     transport.send([an_envelope(each) for each in range(number)])
     held = received(transport)
     taken = statements(transport)

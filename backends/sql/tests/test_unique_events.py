@@ -297,9 +297,11 @@ def test_a_send_that_cannot_be_written_takes_no_key(opener: Opener, url: str, op
 
 def test_a_session_of_another_database_is_refused(opener: Opener, url: str, options: dict[str, Any]) -> None:
     transport = opener(url=url, **options)
-    with Session(sa.create_engine("sqlite://")) as session:
+    engine = sa.create_engine("sqlite://")
+    with Session(engine) as session:
         sender = transport.bound_to(session)
         assert isinstance(sender, UniqueSender)
 
         with pytest.raises(SessionError):
             sender.send_unique(lambda: [event("first")], key="key", within=0.0, decided=print)
+    engine.dispose()
