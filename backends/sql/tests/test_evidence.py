@@ -21,6 +21,8 @@ from relevo.testing import FakeClock
 from relevo_sql import SqlTransport
 from relevo_sql._schema import worker as heartbeat
 
+from .on_server import an_engine
+
 Maker = Callable[..., Envelope]
 Opener = Callable[..., SqlTransport]
 
@@ -340,7 +342,7 @@ def test_each_sign_of_a_worker_adds_a_beat(opener: Opener, transport: SqlTranspo
 def test_a_heartbeat_forgets_a_limited_number_of_workers(transport: SqlTransport, clock: FakeClock) -> None:
     """A statement that listed all of them could be larger than what a server takes."""
     workers = [f"worker-{number}" for number in range(600)]
-    with sa.create_engine(transport.url).begin() as connection:
+    with an_engine(transport.url) as engine, engine.begin() as connection:
         connection.execute(sa.insert(heartbeat), [{"worker": each, "beats": 1, "seen_at": 0} for each in workers])
     left = []
 
