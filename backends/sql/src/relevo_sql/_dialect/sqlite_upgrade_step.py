@@ -13,7 +13,7 @@ _COLUMNS = {
     "state": "SMALLINT DEFAULT 0 NOT NULL",
     "ready_at": "BIGINT DEFAULT 0 NOT NULL",
     "lease_until": "BIGINT",
-    "token": "BIGINT",  # nosec B105 - a type
+    "token": "BIGINT",  # nosec B105  # the type of a column
     "begun": "TEXT",
     "deaths": "TEXT",
     "queue": "VARCHAR(255) NOT NULL",
