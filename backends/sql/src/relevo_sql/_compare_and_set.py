@@ -137,7 +137,7 @@ class CompareAndSetPreparer(Preparer):
         columns: list[sa.ColumnClause[Any]] = [
             sa.column(name) for name in (table.primary_key.columns[0].name, *reported)
         ]
-        return self.change(RowChange(table=table, values={}, where=where, reported=columns))
+        return self.change(RowChange(table=table, values={}, where=where, locks=True, reported=columns))
 
     def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
         return ExecutedForEach(query, self._compiler, one=one, many=many)

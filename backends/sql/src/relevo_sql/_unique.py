@@ -28,6 +28,9 @@ A statement that waits for a lock may take an event for gone that was sent with 
 that old.
 """
 
+_TRIES = 5
+"""How often the row of a key is looked for: it may be deleted after it was found to exist."""
+
 
 @attrs.define(eq=False)
 class SentClaim:
@@ -71,11 +74,12 @@ class SentClaim:
         """Lock the row of the key, which is new if there is none; return the source, the id and the time in it."""
         which = {"which": self.digest(row.source)}
         new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
-        while True:
+        for _ in range(_TRIES):
             statements.take_key_first.run(connection, **which, **new)
             for _, source, event_id, until in statements.lock_key.rows(connection, **which):
                 return str(source), str(event_id), int(until)
             # It was deleted in between.
+        raise sa.exc.OperationalError(None, None, RuntimeError("the row of a unique key cannot be read; try again"))
 
     def _looked_up(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> str | None:
         source, event_id, until = self.lock(connection, statements, row, now)

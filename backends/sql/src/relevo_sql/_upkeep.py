@@ -52,7 +52,7 @@ class Upkeep:
             return
         self._due = now + self._every  # another thread leaves it to this one
         try:
-            while any(task() for task in self._tasks):
+            while True in [task() for task in self._tasks]:  # each does its part, however much another has left
                 now = self._clock.monotonic()
                 if now - began >= spare:
                     self._due = now

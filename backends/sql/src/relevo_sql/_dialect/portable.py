@@ -182,6 +182,8 @@ class PortableDialect(Dialect):
 
     def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
         found = change.query
+        if change.locks and self._has_old_snapshots:
+            found = found.with_for_update()
         guard = change.guard
         if guard is None:
             guard = () if found.whereclause is None else (found.whereclause,)
@@ -206,8 +208,13 @@ class PortableDialect(Dialect):
     def listed(self, values: Iterable[object]) -> object:
         return list(values)
 
+    @property
+    def _has_old_snapshots(self) -> bool:
+        """Whether a transaction reads what was committed when it began, and changes what is committed now."""
+        return self.compiler.name in ("mysql", "mariadb")
+
     def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        return select if self.compiler.name not in ("mysql", "mariadb") else select.with_for_update(read=True)
+        return select.with_for_update(read=True) if self._has_old_snapshots else select
 
     def insert_new(
         self,
