@@ -3,7 +3,8 @@ Statements that SQLAlchemy runs, and changes of rows by compare-and-set, for dat
 
 A change reads the keys of the rows, changes those that still fulfil its conditions and puts a mark on them, and reads
 back the rows with that mark. So it reports exactly what it changed: under any isolation level a transaction sees what
-it has written itself, and no other change has the same mark.
+it has written itself, and no other change has the same mark. A lock is a mark alone, on the rows that are there when it
+is put: a query before it would read an old snapshot in some transactions of the application.
 """
 
 from __future__ import annotations
@@ -107,6 +108,27 @@ class MarkedChange(Executed):
         return [row[1:] for row in rows]
 
 
+class MarkedLock(Executed):
+    """A lock of rows: an UPDATE that puts the parameter ``mark`` on them, and a SELECT that reads them back."""
+
+    __slots__ = ("_taken",)
+
+    def __init__(self, marking: sa.ClauseElement, taken: sa.ClauseElement, compiler: sa.Dialect):
+        super().__init__(marking, compiler)
+        self._taken = Executed(taken, compiler)
+
+    def compile(self) -> str:
+        return f"{super().compile()};\n{self._taken.compile()}"
+
+    def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
+        locked: list[Sequence[Any]] = []
+        for part in _parts(values):
+            marked = {**part, "mark": new_token()}
+            self.run(connection, **marked)
+            locked += self._taken.run(connection, **marked).all()
+        return locked
+
+
 class ExecutedForEach(Executed):
     """A query that is run for each of several values: ``run(connection, queues=[…])``."""
 
@@ -137,7 +159,8 @@ class CompareAndSetPreparer(Preparer):
         columns: list[sa.ColumnClause[Any]] = [
             sa.column(name) for name in (table.primary_key.columns[0].name, *reported)
         ]
-        return self.change(RowChange(table=table, values={}, where=where, locks=True, reported=columns))
+        marking, taken = self._dialect.steps(RowChange(table=table, values={}, where=where, reported=columns))
+        return MarkedLock(marking, taken, self._compiler)
 
     def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
         return ExecutedForEach(query, self._compiler, one=one, many=many)

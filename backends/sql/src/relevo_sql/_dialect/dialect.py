@@ -422,7 +422,8 @@ class Dialect(ABC):
 
         Without locks, see :attr:`uses_compare_and_set`, the query returns keys, and several statements follow: each is
         about those of the ``keys`` that the SELECT before it has returned, or that still fulfil the guard of the
-        change. One puts the parameter ``mark`` on the rows; a SELECT finds them by it and returns what is reported.
+        change. One puts the parameter ``mark`` on the rows; a SELECT finds them by it and returns what is reported. A
+        change without values has no query: it is these two.
         """
 
     def table_of(self, parameter: str) -> sa.TableValuedAlias | None:

@@ -182,8 +182,6 @@ class PortableDialect(Dialect):
 
     def steps(self, change: RowChange) -> Sequence[sa.ClauseElement]:
         found = change.query
-        if change.locks and self._has_old_snapshots:
-            found = found.with_for_update()
         guard = change.guard
         if guard is None:
             guard = () if found.whereclause is None else (found.whereclause,)
@@ -197,6 +195,10 @@ class PortableDialect(Dialect):
         if not change.reported:
             return found, sa.update(table).where(*unchanged).values(values)
         mark: sa.BindParameter[int] = sa.bindparam("mark")
+        if change.values == {}:
+            where = unchanged[1:]
+            marking = sa.update(table).where(*where).values({MARK: mark})
+            return marking, sa.select(*change.reported).select_from(table).where(*where, table.c[MARK] == mark)
         taking = sa.update(table).where(*unchanged).values({**values, MARK: mark})
         taken = sa.select(key, *change.reported).select_from(table).where(chosen, table.c[MARK] == mark)
         steps = (found, taking, taken)
@@ -208,13 +210,8 @@ class PortableDialect(Dialect):
     def listed(self, values: Iterable[object]) -> object:
         return list(values)
 
-    @property
-    def _has_old_snapshots(self) -> bool:
-        """Whether a transaction reads what was committed when it began, and changes what is committed now."""
-        return self.compiler.name in ("mysql", "mariadb")
-
     def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        return select.with_for_update(read=True) if self._has_old_snapshots else select
+        return select if self.compiler.name not in ("mysql", "mariadb") else select.with_for_update(read=True)
 
     def insert_new(
         self,
