@@ -9,7 +9,7 @@ is put: a query before it would read an old snapshot in some transactions of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -161,6 +161,14 @@ class CompareAndSetPreparer(Preparer):
         ]
         marking, taken = self._dialect.steps(RowChange(table=table, values={}, where=where, reported=columns))
         return MarkedLock(marking, taken, self._compiler)
+
+    def reads(
+        self,
+        table: sa.Table,
+        where: Sequence[sa.ColumnElement[bool]],
+        locked: Callable[[sa.Select[Any]], sa.Select[Any]],
+    ) -> Prepared:
+        return self.lock(table, where)
 
     def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
         return ExecutedForEach(query, self._compiler, one=one, many=many)

@@ -177,6 +177,16 @@ class Preparer:
         locked = sa.select(*columns).select_from(table).where(*where).with_for_update()
         return self(self._dialect.by_key(locked, table))
 
+    def reads(
+        self,
+        table: sa.Table,
+        where: Sequence[sa.ColumnElement[bool]],
+        locked: Callable[[sa.Select[Any]], sa.Select[Any]],
+    ) -> Prepared:
+        """Return what finds the rows of *table* for which *where* is true, as they are now; *locked* locks them."""
+        one: sa.ColumnClause[Any] = sa.literal_column("1")
+        return self(locked(sa.select(one).select_from(table).where(*where)))
+
     def for_each(self, query: sa.ClauseElement, *, one: str, many: str) -> Prepared:
         """Return what runs *query*, which has the parameter *one*, for each member of the parameter *many*."""
         return PreparedUnion(query, self._compiler, one=one, many=many)

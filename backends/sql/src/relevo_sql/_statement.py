@@ -196,10 +196,10 @@ class Statements:
         self.take_key_first = prepared(dialect.insert_new(unique, {"key": _bind("which"), **held}, ["key"]))
         self.lock_key = prepared.lock(unique, (key,), "source", "event_id", "until")
         named = (dialect.same(_E.event_id, _bind("id")), dialect.same(_E.source, _bind("source")))
+        waits, is_held = (*named, _E.state != _state(LEASED)), (*named, _in_state(LEASED))
+        self.waits = prepared.reads(event, waits, dialect.lock_waiting)
+        self.is_held = prepared.reads(event, is_held, dialect.lock_held)
         one: sa.ColumnClause[Any] = sa.literal_column("1")
-        found = sa.select(one).select_from(event).where(*named)
-        self.waits = prepared(dialect.lock_waiting(found.where(_E.state != _state(LEASED))))
-        self.is_held = prepared(dialect.lock_held(found.where(_in_state(LEASED))))
         self.take_key = prepared(sa.update(unique).where(key).values(held))
         lives = (
             sa.select(one)

@@ -210,9 +210,6 @@ class PortableDialect(Dialect):
     def listed(self, values: Iterable[object]) -> object:
         return list(values)
 
-    def lock_waiting(self, select: sa.Select[Any]) -> sa.Select[Any]:
-        return select if self.compiler.name not in ("mysql", "mariadb") else select.with_for_update(read=True)
-
     def insert_new(
         self,
         table: sa.Table,
