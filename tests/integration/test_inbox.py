@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -76,6 +77,31 @@ def test_an_event_that_comes_again_has_no_second_effect(app: App, engine: sa.Eng
 
     assert outcomes == [Ack(), Ack()]
     assert shipped(engine) == [1]
+
+
+def test_a_call_that_the_inbox_makes_needless_is_not_observed(app: App, engine: sa.Engine) -> None:
+    observed: list[str] = []
+
+    class Observer:
+        @relevo.hookimpl
+        @contextmanager
+        def relevo_around_call(self, listener_id: str) -> Iterator[None]:
+            observed.append(listener_id)
+            yield
+            observed.append(f"after {shipped(engine)}")
+
+    @app.listener("order.paid", transactional=True, id="pay")
+    def pay(event: Event, call: Call) -> None:
+        observed.append("called")
+        call.session.execute(sa.insert(SHIPPED).values(number=1))
+
+    app.hooks.add(Observer())
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    app.dispatch("order.paid")
+    delivery = one(app)
+
+    assert [handle(delivery), handle(delivery)] == [Ack(), Ack()]
+    assert observed == ["pay", "called", "after [1]"]
 
 
 def test_two_services_that_share_an_inbox_are_remembered_apart(

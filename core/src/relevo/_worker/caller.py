@@ -320,9 +320,9 @@ class Caller:
             except DecodeError as error:
                 return _Unfit(Reason.MALFORMED, str(error))
             if isinstance(call, TransactionalCall):
-                with observe(self._around_call, event=event, listener_id=listener.id):
-                    run = partial(call.within, partial(_call, listener, event, call))
-                    ending = run() if listener.watched is None else listener.watched(run)
+                around = partial(observe, self._around_call, event=event, listener_id=listener.id)
+                run = partial(call.within, partial(_call, listener, event, call), around)
+                ending = run() if listener.watched is None else listener.watched(run)
                 return ending or _DONE
             if self._around_call:
                 with observe(self._around_call, event=event, listener_id=listener.id):

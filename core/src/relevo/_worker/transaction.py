@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum, auto
 from functools import partial
 from logging import getLogger
@@ -38,6 +39,10 @@ FIRST, _LONGEST = 1.0, 60.0
 """Seconds before an event is tried again whose commit is unknown; they double each time."""
 
 
+Around = Callable[[], AbstractContextManager[object]]
+"""Returns what surrounds the call of a listener and its transaction."""
+
+
 class Uncommitted(Enum):
     """How the transaction of a listener ended that is not known to have committed, and raised nothing."""
 
@@ -62,8 +67,8 @@ class NotCalled:
 class TransactionalCall(Call):
     """The call of a transactional listener."""
 
-    within: Callable[[Callable[[], object]], Uncommitted | NotCalled | None] = attrs.field(init=False)
-    """Calls a function in a transaction; returns ``None`` if that has committed."""
+    within: Callable[[Callable[[], object], Around], Uncommitted | NotCalled | None] = attrs.field(init=False)
+    """Calls a function in a transaction; returns ``None`` if that has committed. See :meth:`Transactions.run`."""
 
 
 def finished(progress: Progress, listener: Listener, call: Call, after: Sequence[Listener]) -> bytes:
@@ -199,6 +204,7 @@ class Transactions:
     def run(
         self,
         function: Callable[[], object],
+        around: Around,
         *,
         delivery: Delivery,
         call: Call,
@@ -211,6 +217,8 @@ class Transactions:
         Args:
             function: Calls the listener; what it raises rolls the transaction back, and is raised. It is not called if
                 the inbox remembers that the listener is done.
+
+            around: Surrounds the transaction, unless the inbox remembers that the listener is done.
 
             delivery: The delivery that the listener is called for.
 
@@ -230,27 +238,30 @@ class Transactions:
         assert isinstance(envelope, Envelope)  # noqa: S101 - only such a one has listeners  # nosec B101
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
-            return self._run(
-                function,
-                partial(store.handling, delivery, sessions=listener.mark.sessions),
-                partial(self._state_of, state, envelope),
-                call,
-            )
-        opened = partial(self._opened_once, envelope, delivery.queue, listener, call)
-        ending = self._run(function, opened, lambda: _STOPPED if call.stopped else _DONE, call)
+            opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
+            with around():
+                return self._run(function, opened, partial(self._state_of, state, envelope), call)
+        try:
+            opened_once = self._opening_once(envelope, delivery.queue, listener, call)
+        except (ConfigurationError, TransportError) as error:
+            return NotCalled(error)
+        if opened_once is None:
+            return None
+        with around():
+            ending = self._run(function, opened_once, lambda: _STOPPED if call.stopped else _DONE, call)
         return Uncommitted.UNKNOWN_APART if ending is Uncommitted.UNKNOWN else ending
 
-    def _opened_once(
+    def _opening_once(
         self, envelope: Envelope, queue: str, listener: Listener, call: Call
-    ) -> HandlingTransaction | None:
-        """Return a transaction that records in the inbox that *listener* is done; ``None`` if it is already."""
+    ) -> Callable[[], HandlingTransaction] | None:
+        """Return what begins a transaction that records in the inbox that *listener* is done; ``None`` if it is."""
         inbox = inbox_in(self._outbox)
         if inbox is None:
             raise _without_transactions(listener.id, self._transport)
         keys = [key_of(self._service, envelope, queue, each) for each in (listener.id, *listener.aliases)]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
-            return inbox.handling_once(keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
+            return partial(inbox.handling_once, keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
         _log.info("%r: not called, since the inbox remembers that it is done", call)
         if done == _STOPPED:
             call.stop_propagation()
@@ -262,7 +273,7 @@ class Transactions:
     def _run(
         self,
         function: Callable[[], object],
-        opened: Callable[[], HandlingTransaction | None],
+        opened: Callable[[], HandlingTransaction],
         recorded: Callable[[], bytes],
         call: Call,
     ) -> Uncommitted | NotCalled | None:
@@ -275,8 +286,6 @@ class Transactions:
             raise
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
-        if transaction is None:
-            return None
         try:
             call.use_session(transaction.session)
             function()
