@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -53,6 +54,13 @@ def test_seconds_may_be_a_number_or_a_timedelta(number: float) -> None:
 def test_what_is_no_duration_is_refused_by_its_name(wrong: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^the lease: expected .*; got "):
         seconds(wrong, what="the lease")
+
+
+@pytest.mark.parametrize("number", ["0", "7", "-1.5"])
+def test_a_number_in_quotes_lacks_its_unit(number: str) -> None:
+    hint = f'got {number!r}; add a unit, as in "{number}s", or leave the quotes out'
+    with pytest.raises(ConfigurationError, match=re.escape(hint)):
+        seconds(number)
 
 
 @pytest.mark.parametrize("wrong", [-1, -0.5, "-1s", timedelta(seconds=-1), -(10**400)])

@@ -27,6 +27,7 @@ _INEXACT = 0.5e-6
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TEXT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?) *(ms|s|m|h|d)")
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
 @runtime_checkable
@@ -108,7 +109,7 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
     Raises:
         ConfigurationError: *value* is not a duration, is negative, too short, or longer than a century.
     """
-    result = nan
+    result, hint = nan, ""
     if isinstance(value, timedelta):
         result = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -119,9 +120,11 @@ def seconds(value: object, *, what: str = "a duration", least: float = 0.0) -> f
         return result
     if isnan(result):
         expected = 'seconds as a number, or text such as "500ms", "2s", "5m", "1h", "7d"'
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            hint = f'; add a unit, as in "{value}s", or leave the quotes out'
     else:
         expected = f"{least:g} s or more" if result < least else "100 years or less"
-    raise ConfigurationError(f"{what and f'{what}: '}expected {expected}; got {shown(value)}")
+    raise ConfigurationError(f"{what and f'{what}: '}expected {expected}; got {shown(value)}{hint}")
 
 
 def has_come(moment: float, now: float) -> bool:

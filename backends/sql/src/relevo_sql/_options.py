@@ -39,6 +39,14 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: object) -> No
         raise ConfigurationError(f"{attribute.name}: expected a number of seconds above 0; got {value!r}")
 
 
+def _kept(_: object, attribute: attrs.Attribute[float | None], value: object) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+        raise ConfigurationError(
+            f"{attribute.name}: expected a number of seconds above 0; got {value!r}; omit it to delete each event as "
+            f"soon as it is done"
+        )
+
+
 def _octal(_: object, attribute: attrs.Attribute[str | None], value: str | None) -> None:
     if value is not None and not re.fullmatch("0?6[0-7][0-7]", str(value)):
         raise ConfigurationError(
@@ -102,7 +110,7 @@ class SqlOptions:
     An event that comes again later than that may run them again.
     """
 
-    keep: Annotated[float | None, '"7d"'] = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    keep: Annotated[float | None, '"7d"'] = attrs.field(default=None, validator=_kept)
     """
     Seconds for which it keeps the events that are done, in the table ``relevo_done``; workers delete them afterwards.
 
