@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_the_command_says_which_event_has_the_key(shop: Shop) -> None:
 
     event_id = first.stdout.split()[0]
     assert (second.returncode, second.stdout) == (0, f"nothing was sent: {event_id} has the key image/7\n")
-    assert f'"duplicate_of": "{event_id}"' in third.stdout
+    assert json.loads(third.stdout) == {"id": None, "targets": [], "duplicate_of": event_id}
     assert [each.returncode for each in wrong] == [2, 2]
     assert "pass --unique KEY too" in wrong[0].stderr
     assert "--unique is the key of one event" in wrong[1].stderr

@@ -130,7 +130,7 @@ def dispatch(
     dispatched; with --resume the same command continues after them, with the same ids.
 
     With --unique, nothing is sent while an event with the same key waits or is being handled. That is reported, and the
-    exit code is 0.
+    exit code is 0. With --json "id" is null then, and "duplicate_of" is the id of that event.
 
     Example: relevo dispatch image.created '{"image_id": 7}'
 
@@ -187,7 +187,9 @@ def _show(done: Dispatched, delay: float, unique: str | None, *, as_json: bool) 
     """Print whether the event was sent, and where."""
     targets = list(map(str, done.targets))
     if as_json:
-        show_json({"id": done.id, "targets": targets} | ({"duplicate_of": done.duplicate_of} if unique else {}))
+        is_sent = not unique or done.duplicate_of is None
+        sent = {"id": done.id, "targets": targets} if is_sent else {"id": None, "targets": []}
+        show_json(sent | ({"duplicate_of": done.duplicate_of} if unique else {}))
     elif done.duplicate_of is not None:
         echo(visible(f"nothing was sent: {done.duplicate_of} has the key {unique}"))
     else:
