@@ -1087,6 +1087,21 @@ def test_an_event_that_is_done_is_shown_while_it_is_kept(shop: Shop) -> None:
     ]
 
 
+def test_an_event_that_is_done_and_kept_cannot_be_cancelled(shop: Shop) -> None:
+    shop.write("relevo.toml", KEEPING)
+    sent = json.loads(shop.run("""dispatch mail.sent '{"to": "ann"}' --json""").stdout)["id"]
+    shop.run("drain")
+
+    refused = shop.run(f"cancel {sent}")
+    nowhere = shop.run("cancel 1")
+
+    assert (refused.returncode, refused.stdout) == (1, "0 cancelled\n")
+    (told,) = lines(refused)
+    assert told.startswith(f"relevo: the event {sent} was done at ")
+    assert told.endswith("; an event that is kept after that cannot be cancelled")
+    assert lines(nowhere) == ["relevo: no waiting event has the id 1"]
+
+
 def test_an_event_that_was_moved_is_not_shown_as_done(shop: Shop) -> None:
     shop.write("relevo.toml", KEEPING)
     shop.run("""dispatch image.created '{"image_id": 7}'""")

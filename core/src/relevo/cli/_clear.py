@@ -13,7 +13,7 @@ from relevo._app.app import App
 from relevo._transport.optional import IdentifiedStore
 from relevo._transport.query import EventFilter, Found
 from relevo._transport.transport import Transport
-from relevo.cli._event_id import whole_id
+from relevo.cli._event_id import when_done, whole_id
 from relevo.cli._filter import (
     Tally,
     by_option,
@@ -28,7 +28,7 @@ from relevo.cli._handled import held_by, or_wait
 from relevo.cli._list import KEYS, By, EventChoice, Place, able, keys_of
 from relevo.cli._main import EXIT_NOTHING, exit_code, not_found, refuse_invalid, tell
 from relevo.cli._option import ask, json_option, queue_option, transport_option, with_app, yes_option
-from relevo.cli._output import at_terminal, echo, show_json
+from relevo.cli._output import at_terminal, echo, show_json, when
 from relevo.cli._parameter import Choice
 from relevo.cli._place import only_place, stores, unclaimed
 from relevo.cli._progress import Bar, progress
@@ -127,7 +127,7 @@ def _cancel_each(
             taken_since = [(store, each) for store, each in taken_since if (_identity(store), each.queue) in named]
         begun = refusals or [_stays(*each) for each in taken_since]
         if not count and not begun:
-            begun.append(f"no waiting event has the id {event_id}{besides}")
+            begun.append(_nothing_waits(places, event_id) + besides)
         taken += count
         faults += begun
         left = left if count else EXIT_NOTHING
@@ -137,6 +137,14 @@ def _cancel_each(
         echo(f"{taken} cancelled")
     not_found(faults)
     return left
+
+
+def _nothing_waits(places: Sequence[Transport], event_id: str) -> str:
+    """Return that no event of *event_id* waits, and whether it is done, as far as *places* keep that."""
+    done = when_done(places, event_id)
+    if done is None:
+        return f"no waiting event has the id {event_id}"
+    return f"the event {event_id} was done at {when(done)}; an event that is kept after that cannot be cancelled"
 
 
 def _cancel_all(

@@ -81,6 +81,11 @@ def done_events(stores: Iterable[Transport], event_id: str) -> Iterator[tuple[Tr
             yield from ((store, entry) for entry in store.find_done(event_id))
 
 
+def when_done(stores: Iterable[Transport], event_id: str) -> float | None:
+    """Return when the event of *event_id* was done, in its last queue; ``None`` if *stores* keep no such event."""
+    return max((entry.done_at for _, entry in done_events(stores, event_id)), default=None)
+
+
 def how_long_kept(stores: Iterable[Transport]) -> str:
     """Return for how long *stores* keep events that are done: why there may be no event with an id."""
     kept = [store.keep for store in stores if isinstance(store, Archive) and store.keep is not None]

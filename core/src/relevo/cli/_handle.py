@@ -11,7 +11,7 @@ from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo._transport.transport import Transport
 from relevo.cli._dead import entries
-from relevo.cli._event_id import done_events, how_long_kept, whole_id
+from relevo.cli._event_id import how_long_kept, when_done, whole_id
 from relevo.cli._handled import can_handle, code_of, handled, show_handled
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, queue_option, transport_option, with_app
@@ -62,7 +62,7 @@ def handle(*, app: App, event_id: str, transport: str | None, queues: tuple[str,
 def _nowhere(event_id: str, dead: Found | None, able: Iterable[Transport]) -> str:
     searched = list(dict.fromkeys(able))
     if dead is None:
-        done = max((entry.done_at for _, entry in done_events(searched, event_id)), default=None)
+        done = when_done(searched, event_id)
         if done is not None:
             return f"the event {event_id} was done at {when(done)}"
         return f"no event has the id {event_id}; {how_long_kept(searched)}"
