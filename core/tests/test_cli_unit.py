@@ -106,14 +106,48 @@ def test_a_unit_can_be_that_of_a_relay(shop: Shop, unit: str, wanted: list[str])
     assert "WatchdogSec" not in done.stdout  # a relay does not answer it
 
 
-def test_a_unit_of_a_relay_needs_an_outbox_and_takes_no_option_of_listeners(shop: Shop) -> None:
+def test_a_unit_of_a_relay_needs_an_outbox(shop: Shop) -> None:
     without = shop.run("unit systemd --relay")
-    shop.write("relevo.toml", RELAYED)
-    threads = shop.run("unit systemd --relay -c 4")
 
-    assert (without.returncode, threads.returncode) == (78, 78)
+    assert without.returncode == 78
     assert '"main" has no outbox' in lines(without)[0]
-    assert "concurrency: a relay calls no listener" in lines(threads)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "others"),
+    [
+        ("systemd --relay -c 4", "--concurrency", "-t, --max-events, --max-time"),
+        ("supervisor --relay -q main/default", "-q", "-t, --max-events, --max-time"),
+        ("cron --relay --max-failures 3", "--max-failures", "-t, --max-events, --max-time, --settle"),
+    ],
+)
+def test_a_unit_of_a_relay_takes_no_option_of_listeners(shop: Shop, words: str, option: str, others: str) -> None:
+    shop.write("relevo.toml", RELAYED)
+
+    done = shop.run(f"unit {words}")
+
+    (told,) = lines(done)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f": {option}: a relay calls no listener and serves one outbox" in told
+    assert f"with --relay there are only {others}; leave {option} out; see relevo unit" in told
+
+
+def test_any_runner_can_print_the_unit_of_a_relay(shop: Shop) -> None:
+    shop.write("relevo.toml", RELAYED)
+
+    done = shop.run("unit loop --relay")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " -m relevo relay --config " in done.stdout
+
+
+def test_a_relay_that_never_ends_does_not_wait_for_what_becomes_due(shop: Shop) -> None:
+    shop.write("relevo.toml", RELAYED)
+
+    done = shop.run("relay --settle 3s --max-time 1s")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pass --until-empty too" in lines(done)[0]
 
 
 def test_a_relay_has_a_line_of_its_own_in_the_crontab(shop: Shop, crontab: Path) -> None:

@@ -17,7 +17,7 @@ from relevo._synonym import RUN_OPTIONS
 from relevo._worker.execution import Kind, size, size_text
 from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
-_OF_A_RELAY = frozenset({"transport", "until_empty", "max_events", "max_seconds", "settle", "batch", "relay_only"})
+OF_A_RELAY = frozenset({"transport", "until_empty", "max_events", "max_seconds", "settle", "batch", "relay_only"})
 """The fields of :class:`RunOptions` that have an effect on a relay alone."""
 
 SMALLEST = 1 << 20
@@ -242,12 +242,10 @@ class RunOptions:
         )
 
     def __attrs_post_init__(self) -> None:
-        given = [field for field in attrs.fields(RunOptions) if getattr(self, field.name) != field.default]
-        without_effect = [field.name for field in given if field.name not in _OF_A_RELAY]
-        if self.relay_only and without_effect:
+        for name in without_effect_on_a_relay(attrs.asdict(self, recurse=False)) if self.relay_only else ():
             raise ConfigurationError(
-                f"RunOptions: {without_effect[0]}: a relay calls no listener, so it takes only "
-                f"{', '.join(sorted(_OF_A_RELAY - {'relay_only'}))}; leave {without_effect[0]} out"
+                f"RunOptions: {name}: a relay calls no listener, so it takes only "
+                f"{', '.join(sorted(OF_A_RELAY - {'relay_only'}))}; leave {name} out"
             )
 
     def ends_within(self, seconds: float) -> bool:
@@ -255,6 +253,12 @@ class RunOptions:
         if self.max_events is not None or self.max_memory is not None:  # events may be quick, and memory used at once
             return True
         return self.max_seconds is not None and self.max_seconds < seconds
+
+
+def without_effect_on_a_relay(given: Mapping[str, object]) -> list[str]:
+    """Return the fields of :class:`RunOptions` that *given* sets and that have no effect on a relay."""
+    fields = (field for field in attrs.fields(RunOptions) if field.name not in OF_A_RELAY)
+    return [field.name for field in fields if given.get(field.name, field.default) != field.default]
 
 
 def flags() -> dict[str, Flag]:

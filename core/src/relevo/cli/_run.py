@@ -190,6 +190,8 @@ def relay(*, app: App, until_empty: bool, as_json: bool, **run: Any) -> int:
 
     Example: relevo relay --until-empty
     """
+    if run["settle"] and not until_empty:
+        raise click.UsageError("--settle is for a relay that ends when the outbox is empty; pass --until-empty too")
     options = RunOptions(until_empty=until_empty, relay_only=True, **run)
     report = LoopRunner(patient=not until_empty).run(app, options)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,20 @@ from relevo import unit as unit_text
 from relevo._app.app import App, parts_of
 from relevo._config.discovery import RUNNERS, available, load
 from relevo._runner.loop import relay_of
-from relevo._worker.run import RunOptions
+from relevo._worker.run import OF_A_RELAY, RunOptions, flags, without_effect_on_a_relay
 from relevo.cli import _crontab
 from relevo.cli._main import Group, refuse_blank
 from relevo.cli._option import with_app
 from relevo.cli._output import echo
 from relevo.cli._parameter import Whole, refuse_repeated
 from relevo.cli._run import chosen_options, run_options
+
+_relay_option = click.option(
+    "--relay",
+    "relay_only",
+    is_flag=True,
+    help="For a relay, which moves the events of the outbox and calls no listener.",
+)
 
 
 class _Units(Group):
@@ -41,6 +49,7 @@ def _of_runner(name: str) -> click.Command:
 
     @click.command(name, help=f"Print the unit of the runner {name}.\n\nExample: relevo unit {name}")
     @run_options(until_empty=False)
+    @_relay_option
     @with_app
     def command(*, app: App, **run: Any) -> None:
         options = _options(app, **run)
@@ -48,14 +57,6 @@ def _of_runner(name: str) -> click.Command:
         echo(text, nl=not text.endswith("\n"))
 
     return command
-
-
-_relay_option = click.option(
-    "--relay",
-    "relay_only",
-    is_flag=True,
-    help="For a relay, which moves the events of the outbox and calls no listener.",
-)
 
 
 @click.group(cls=_Units)
@@ -147,9 +148,22 @@ def _place(app: App) -> str:
 
 def _options(app: App, **run: Any) -> RunOptions:
     """Return the options of a worker or relay, after checking that it can start."""
+    if run.get("relay_only"):
+        _refuse_those_of_a_worker(run)
     options = chosen_options(app, **run)
     if options.relay_only:
         relay_of(app, options)
     else:
         app.worker(options)
     return options
+
+
+def _refuse_those_of_a_worker(run: Mapping[str, Any]) -> None:
+    """Raise :class:`click.UsageError` if an option of *run* has no effect on a relay."""
+    names = {"queues": "-q"} | {field: flag.name for field, flag in flags().items()}
+    of_a_relay = ", ".join(name for field, name in names.items() if field in OF_A_RELAY and field in run)
+    for field in without_effect_on_a_relay(run):
+        raise click.UsageError(
+            f"{names[field]}: a relay calls no listener and serves one outbox, so with --relay there are only -t, "
+            f"{of_a_relay}; leave {names[field]} out"
+        )
