@@ -187,9 +187,9 @@ def _show(done: Dispatched, delay: float, unique: str | None, *, as_json: bool) 
     """Print whether the event was sent, and where."""
     targets = list(map(str, done.targets))
     if as_json:
-        is_sent = not unique or done.duplicate_of is None
-        sent = {"id": done.id, "targets": targets} if is_sent else {"id": None, "targets": []}
-        show_json(sent | ({"duplicate_of": done.duplicate_of} if unique else {}))
+        living = done.duplicate_of if unique else None
+        sent = {"id": done.id, "targets": targets} if living is None else {"id": None, "targets": list[str]()}
+        show_json(sent | ({"duplicate_of": living} if unique else {}))
     elif done.duplicate_of is not None:
         echo(visible(f"nothing was sent: {done.duplicate_of} has the key {unique}"))
     else:
