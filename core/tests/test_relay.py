@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relevo import Ack, Delivery, Envelope, Nack, Note, Release, RunOptions, Settlement, Worker
+from relevo._clock import readable
 from relevo._process_identity import this_process
 from relevo._transport.route import outbox_queue
 from relevo._worker.relay import RelayExecutor
@@ -199,7 +200,10 @@ def test_a_patient_relay_waits_longer_and_longer_and_then_moves_them(
     assert took == pytest.approx(0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 15 * 3.0)
     assert report.handled == report.done == 3
     assert sorted(_moved(transport)) == ["0", "1", "2"]
-    assert len(caplog.records) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{DOWN}; waiting until it is back",
+        f'the transport "broker" is back after {readable(took)}',
+    ]
 
 
 def test_a_relay_that_is_stopped_in_an_outage_gives_back_what_it_holds(
@@ -271,6 +275,38 @@ def test_what_is_refused_is_tried_for_as_long_as_patience_lasts_from_the_first_r
     assert "too large" in entry.error
     assert 600.0 <= entry.died_at - began < 601.0
     assert len(transport.said("send")) < 25
+
+
+def test_a_refused_event_is_logged_when_it_is_refused_first(
+    put: Put, relay: Relay, transport: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(3, ordering_key="7")
+    transport.fail("send", SendError("broker", refused=[0], why="the queue is full"), times=10)
+
+    report = relay(patience=600.0, options=RunOptions(until_empty=True, settle=300.0)).run()
+
+    assert (report.done, report.dead) == (3, 0)
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "relevo.relay"]
+    assert "outbox/broker was not moved, and is tried again for 10 min: " in told
+    assert "the queue is full" in told
+    assert told.endswith("; the events behind it with its ordering key wait meanwhile")
+
+
+def test_of_many_refused_events_one_a_minute_is_a_warning(
+    put: Put, transport: Any, outbox: MemoryTransport, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(6)
+    executor = RelayExecutor(transport, clock=clock)
+    transport.fail("send", SendError("broker", refused=range(3), why="the queue is full"), times=2)
+
+    with caplog.at_level("INFO", logger="relevo.relay"):
+        for _ in range(2):
+            for delivery in outbox.receive([OUTBOX], limit=3, lease=60.0, wait=0.0):
+                executor.submit(delivery)
+            executor.take_finished(0.0)
+            clock.advance(60.0)
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"] * 2
 
 
 def test_an_event_that_asks_for_what_the_target_does_not_claim_holds_up_nobody(

@@ -34,13 +34,18 @@ class Outage:
         """How often it waited, and how many events were handled before that."""
         self._since: float | None = None
         """When an outage began that was logged, in monotonic seconds."""
+        self.elsewhere: dict[str, float] = {}
+        """When the outages of other transports began that were logged, by their names."""
 
     def wait(self, error: TransportUnavailableError, handled: int) -> float:
         """Log *error* now and then, and return the seconds to wait; *handled* events were handled so far."""
         if self._reminder.take_turn():
             _log.warning("%s; waiting until it is back", error)
-            if self._since is None and error.transport == self._transport:
-                self._since = self._clock.monotonic()
+            now = self._clock.monotonic()
+            if error.transport != self._transport:
+                self.elsewhere.setdefault(error.transport, now)
+            elif self._since is None:
+                self._since = now
         if handled > self._handled:
             self._handled, self._waits = handled, 0
         longest = min(_LONGEST, _FIRST * 2.0 ** min(self._waits, 10))
@@ -54,5 +59,13 @@ class Outage:
     def end(self) -> None:
         """Log that the server is back, if an outage was logged."""
         if self._since is not None:
-            down, self._since = self._clock.monotonic() - self._since, None
-            _log.warning('the transport "%s" is back after %s', self._transport, readable(down))
+            since, self._since = self._since, None
+            self._log_return(self._transport, since)
+
+    def end_elsewhere(self) -> None:
+        """Log that the other transports are back of which an outage was logged."""
+        while self.elsewhere:
+            self._log_return(*self.elsewhere.popitem())
+
+    def _log_return(self, transport: str, since: float) -> None:
+        _log.warning('the transport "%s" is back after %s', transport, readable(self._clock.monotonic() - since))

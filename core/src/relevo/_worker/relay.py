@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from logging import getLogger
+from logging import INFO, WARNING, getLogger
 
 import attrs
 
-from relevo._clock import Clock
+from relevo._clock import Clock, readable
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Nack, Outcome, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Target
 from relevo._transport.transport import Transport
+from relevo._visible import visible
 from relevo._worker import decision
 from relevo._worker.executor import Executor, Handle
+from relevo._worker.ledger import Reminder
 from relevo._worker.progress import loaded
 from relevo._worker.signing import Signing, UnknownKeyError, wait_for_key
 from relevo.errors import (
@@ -84,6 +86,7 @@ class RelayExecutor(Executor):
         self._outage: TransportError | ConfigurationError | None = None
         self._has_sent = False
         self._passed_on: OrderedDict[tuple[str, str, str], tuple[Delivery, float]] = OrderedDict()
+        self._reminder = Reminder(clock)
 
     def start(self, handle: Handle) -> None:
         """Do nothing: the events are passed on, not handled."""
@@ -136,7 +139,9 @@ class RelayExecutor(Executor):
         except UnknownKeyError as error:
             if self._patience is None:
                 return self._refuse(delivery, error)
-            return wait_for_key(delivery, now, detail=str(error), patience=self._patience)
+            outcome = wait_for_key(delivery, now, detail=str(error), patience=self._patience)
+            self._note_refused(delivery, outcome, str(error), is_first=not delivery.state)
+            return outcome
         except NotAcceptedError as error:
             return self._refuse(delivery, error)
         except DecodeError as error:
@@ -201,7 +206,25 @@ class RelayExecutor(Executor):
         except DecodeError:
             progress = loaded(b"")
         reason = decision.Reason.NOT_ACCEPTED if isinstance(error, NotAcceptedError) else decision.Reason.REFUSED
-        return progress.give_back(reason, self._clock.now(), detail=why, patience=self._patience)
+        is_first = reason not in progress.waiting
+        outcome = progress.give_back(reason, self._clock.now(), detail=why, patience=self._patience)
+        self._note_refused(delivery, outcome, why, is_first=is_first)
+        return outcome
+
+    def _note_refused(self, delivery: Delivery, outcome: Outcome, why: str, *, is_first: bool) -> None:
+        """Log why *delivery* stays when it is refused first, at most once a minute as a warning."""
+        if not is_first or not isinstance(outcome, Nack):  # the dead letter is logged too
+            return
+        event = delivery.envelope
+        is_followed = isinstance(event, Envelope) and event.ordering_key is not None
+        _log.log(
+            WARNING if self._reminder.take_turn() else INFO,
+            "%s was not moved, and is tried again for %s: %s%s",
+            delivery,
+            readable(self._patience or 0.0),
+            visible(why),
+            "; the events behind it with its ordering key wait meanwhile" if is_followed else "",
+        )
 
 
 def relayed(

@@ -505,6 +505,8 @@ class Worker:
     def _gather(self, running: int, wait: float) -> None:
         """Record what finished of *running* deliveries, after at most *wait* seconds; give up what is stalled."""
         finished = self._executor.take_finished(wait)
+        if self._outage.elsewhere and any(isinstance(outcome, Ack) and outcome.moved for _, outcome in finished):
+            self._outage.end_elsewhere()
         for delivery, outcome in finished:
             if self._stalls.fault is not None and self._stalls.forget(delivery):
                 continue
