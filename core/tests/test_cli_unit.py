@@ -150,6 +150,22 @@ def test_a_relay_that_never_ends_does_not_wait_for_what_becomes_due(shop: Shop) 
     assert "pass --until-empty too" in lines(done)[0]
 
 
+@pytest.mark.parametrize("command", ["relay --until-empty", "relay --max-time 0.1s"])
+def test_a_relay_that_creates_the_outbox_says_so_once(
+    shop: Shop, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.write("relevo.toml", RELAYED)
+
+    for _ in range(2):
+        assert shop.run(command).returncode == 0
+
+    created = [each.getMessage() for each in caplog.records if each.name == "relevo.runner"]
+    assert [each.partition(";")[0] for each in created] == [
+        f"created the database {shop.folder}/shop.db",
+        f"created the database {shop.folder}/box.db",
+    ]
+
+
 def test_a_relay_has_a_line_of_its_own_in_the_crontab(shop: Shop, crontab: Path) -> None:
     shop.write("relevo.toml", RELAYED)
     done = [shop.run(f"unit cron --install {which}") for which in ("", "--relay")]

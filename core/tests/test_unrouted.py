@@ -317,6 +317,45 @@ def test_an_outbox_that_was_removed_is_given_back(shop: Shop, warned: Callable[[
     assert line.endswith("and run: relevo relay -t main --until-empty")
 
 
+RENAMED = """
+source = "shop"
+listeners = []
+transports.rabbit = { url = "sqlite:///new.db", outbox = "sqlite:///shop.db" }
+"""
+
+
+@pytest.fixture(name="renamed")
+def _renamed(shop: Shop) -> Shop:
+    """Give a shop whose transport was renamed while two events waited in its outbox."""
+    with sqlite3.connect(shop.folder / "shop.db") as database:
+        database.execute("UPDATE relevo_event SET queue = 'outbox/main', event_id = event_id || queue")
+    database.close()
+    shop.write("relevo.toml", RENAMED)
+    return shop
+
+
+@pytest.mark.parametrize("command", ["relay --until-empty", "relay --max-time 0.1s"])
+def test_a_relay_alone_tells_of_an_outbox_that_no_transport_has(
+    renamed: Shop, warned: Callable[[], list[str]], command: str
+) -> None:
+    renamed.run(command)
+
+    (line,) = warned()
+    assert '"rabbit.outbox/outbox/main" holds events of an outbox that "main" no longer has' in line
+
+
+def test_events_of_an_outbox_that_no_transport_has_are_over_a_limit_of_the_lag(renamed: Shop) -> None:
+    renamed.run("setup")
+
+    within, over = renamed.run("status --max-lag 1h"), renamed.run("status --max-lag 0")
+    rows = json.loads(renamed.run("status --json").stdout)
+
+    assert (within.returncode, over.returncode) == (0, 1)
+    assert over.stdout.startswith("rabbit.outbox/outbox/main: one has waited for its relay for ")
+    (row,) = [each for each in rows if each["queue"] == "outbox/main"]
+    assert (row["routed"], row["relays_to"], row["lag"] > 0) == (False, None, True)
+
+
 def test_a_queue_with_a_misspelt_name_is_shown_with_the_near_one(tmp_path: Path) -> None:
     shop = opened(tmp_path)
     shop.run("setup")

@@ -22,7 +22,7 @@ from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._signal import take_ends
 from relevo._transport.optional import FileStore, QueueCatalog
-from relevo._transport.route import outbox_queue
+from relevo._transport.route import RESERVED, outbox_queue
 from relevo._worker.executor import SecondSignal
 from relevo._worker.put_off import unkept
 from relevo._worker.run import Report, RunOptions
@@ -94,9 +94,7 @@ class LoopRunner(Runner):
         options = options or RunOptions()
         name = app.transport(options.transport).name
         if options.relay_only:
-            relay = relay_of(app, options, patient=self._patient)
-            with stop_on_signals(relay) if self._signals else nullcontext():
-                return relay.run()
+            return self._relay(app, name, options)
         limits = Limits.of(options)
         guard = deploy_guard(app)
         guard.require_usable()
@@ -133,6 +131,17 @@ class LoopRunner(Runner):
                 stack.enter_context(_plug_in(app, self._notifier))
                 stack.enter_context(self._notifier.reporting(worker.held))
             return host.drain() if options.until_empty else host.serve()
+
+    def _relay(self, app: App, name: str, options: RunOptions) -> Report:
+        """Run the relay of the transport *name* alone."""
+        relay = relay_of(app, options, patient=self._patient)
+        if not options.until_empty and (why := unkept(app.outboxes[name])):
+            _log.warning("%s", why)
+        with stop_on_signals(relay) if self._signals else nullcontext():
+            if _prepared(app, name, relay, lambda: relay.is_ending) and name not in self._looked:
+                self._looked.add(name)
+                _warn_of_left_outboxes(app, name)
+            return relay.run()
 
     def unit(self, app: App, options: RunOptions) -> str:
         """
@@ -327,15 +336,7 @@ class _Host:
 
     def _prepare(self) -> None:
         """Create what is missing, as soon as the server is reachable."""
-        while not self._is_over():
-            self._report()
-            try:
-                with _telling_of_new_files(self._app, self._name):
-                    self._app.prepare(self._name)
-                break
-            except TransportUnavailableError as error:
-                self._worker.sit_out(error)
-        else:
+        if not _prepared(self._app, self._name, self._worker, self._is_over, self._report):
             return
         if self._name not in self._looked:
             self._looked.add(self._name)
@@ -372,6 +373,22 @@ def warn_at_start(app: App, options: RunOptions) -> None:
         _log.warning("%s", text)
 
 
+def _prepared(
+    app: App, name: str, worker: Worker, is_over: Callable[[], bool], report: Callable[[], object] = lambda: None
+) -> bool:
+    """Create what the transport *name* lacks, as soon as its server is reachable; return whether that is done."""
+    while not is_over():
+        report()
+        try:
+            with _telling_of_new_files(app, name):
+                app.prepare(name)
+        except TransportUnavailableError as error:
+            worker.sit_out(error)
+        else:
+            return True
+    return False
+
+
 @contextmanager
 def _telling_of_new_files(app: App, name: str) -> Iterator[None]:
     """Log which files of the transport *name* and its outbox the block creates: an earlier one may be elsewhere."""
@@ -401,6 +418,18 @@ def _warn_of_unrouted(app: App, name: str, served: Sequence[str]) -> None:
                 _log.warning("%s", each)
     except RelevoError as error:
         _log.debug("queues without a route could not be looked for: %s", error)
+
+
+def _warn_of_left_outboxes(app: App, name: str) -> None:
+    """Log which outboxes of other transports lie in that of *name*, and no relay moves their events."""
+    from relevo._app.unrouted import unrouted_queues  # noqa: PLC0415 - as above
+
+    try:
+        for each in unrouted_queues(parts_of(app), [app.outboxes[name]], own=True):
+            if each.queue.startswith(RESERVED) and each.is_movable:
+                _log.warning("%s", each)
+    except RelevoError as error:
+        _log.debug("outboxes that no transport has could not be looked for: %s", error)
 
 
 def _warn_of_left(app: App, name: str) -> None:

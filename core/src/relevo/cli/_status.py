@@ -13,7 +13,7 @@ from relevo._app.stores import each_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._problem import lines_of
 from relevo._transport.query import EventFilter, Status, StuckKey, StuckKeys, WaitingEntry
-from relevo._transport.route import outbox_queue
+from relevo._transport.route import RESERVED, outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
 from relevo.cli._deploy import deploy_notice
@@ -86,7 +86,8 @@ def status(
     An outbox has a row of its own, and a name: -t main.outbox. The lag of its relay is shown below the table: how many
     events wait in the outbox, and the age of the oldest, which may be leased or given back. An event that is not yet
     due for the first time has no lag. With --json the row of an outbox has "relays_to", the name of its transport, and
-    "lag", in seconds; both are null in other rows. --max-lag limits it.
+    "lag", in seconds; both are null in other rows. --max-lag limits it, also for the events of an outbox that a
+    transport no longer has: their "relays_to" is null.
 
     If a server cannot be reached, or a database file does
     not exist, the others are shown, the error is reported, and the exit code is 69, or 78 if something must be changed.
@@ -133,7 +134,7 @@ def status(
         unrouted += [] if queues else unrouted_queues(parts_of(app), reached, own=False)
         shown = {(row["transport"], row["queue"]) for row in rows}
         further = (each for each in unrouted if (each.store.name, each.queue) not in shown)
-        rows += [_row(each.store, each.queue, is_routed=False) for each in further]
+        rows += [_unrouted_row(each, now=app.clock.now()) for each in further]
     except RelevoError as error:  # a server that has just answered
         errors[str(error)] = error
     tell_unseen(app, transport, queues)
@@ -196,16 +197,21 @@ def _over(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float | None])
     for row in rows:
         for key, limit in limits.items() if row["error"] is None else ():
             place, figure = f"{row['transport']}/{row['queue']}", row[key]
-            if limit is None or (key == "oldest" and row["ready"] == 0) or (key == "lag" and row["relays_to"] is None):
+            if limit is None or (key == "oldest" and row["ready"] == 0) or (key == "lag" and not _is_outbox(row)):
                 continue
             if figure is None:
                 unknown.append(f"{place}: --max-{key} cannot be judged, since its transport does not know that figure")
             elif figure > limit:
                 shown = f"{_AGES[key]} {age(figure)}" if key in _AGES else f"{figure} {key}"
                 over.append(f"{place}: {shown}, at most {limit:g}{' s' if key in _AGES else ''}")
-    if limits["lag"] is not None and not any(row["relays_to"] or row["error"] for row in rows):
+    if limits["lag"] is not None and not any(_is_outbox(row) or row["error"] for row in rows):
         unknown.append("--max-lag cannot be judged, since there is no outbox; leave it out, or choose another with -t")
     return over, unknown
+
+
+def _is_outbox(row: Mapping[str, Any]) -> bool:
+    """Return whether *row* is that of an outbox, maybe one that no transport has any more."""
+    return row["relays_to"] is not None or row["lag"] is not None
 
 
 def _held_for_longer(
@@ -249,6 +255,12 @@ def _figures(app: App, place: Place) -> list[dict[str, Any]]:
     queue = outbox_queue(place.transport)
     lag = _lag(place.store, queue, now=app.clock.now())
     return [{**_row(place.store, queue, is_routed=True), "relays_to": place.transport, "lag": lag}]
+
+
+def _unrouted_row(left: UnroutedQueue, *, now: float) -> dict[str, Any]:
+    """Return the figures of a queue without a route; the events of an outbox wait for a relay that does not exist."""
+    row = _row(left.store, left.queue, is_routed=False)
+    return {**row, "lag": _lag(left.store, left.queue, now=now)} if left.queue.startswith(RESERVED) else row
 
 
 def _lag(store: Transport, queue: str, *, now: float) -> float | None:
