@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -34,6 +35,7 @@ from relevo._runner import host_lock, process_limit, single_flight as flights
 from relevo._runner.lock_path import single_flight
 from relevo._runner.loop import LoopRunner, stop_on_signals
 from relevo._transport.route import outbox_queue
+from relevo._worker.worker import GRACE
 from relevo.cli._run import why_later
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo.testing import FakeClock
@@ -374,6 +376,23 @@ def test_a_limit_of_time_applies_to_the_calls_of_the_relay_beside_the_worker(
     LoopRunner().run(app(lambda event: None), RunOptions(max_seconds=30.0))
 
     assert limited >= {("relevo-relay", "main"), ("relevo-relay", "outbox")}
+
+
+@pytest.mark.parametrize("until_empty", [True, False])
+def test_a_limit_of_time_applies_to_what_a_relay_alone_creates(
+    app: MakeApp, transport: Any, outbox: MemoryTransport, *, until_empty: bool
+) -> None:
+    said: list[tuple[str, float | None]] = []
+    for store in (transport, outbox):
+        store.hurry = partial(lambda name, seconds: said.append((name, seconds)), store.name)
+    set_up = transport.setup
+    transport.setup = lambda *given, **how: said.append(("setup", None)) or set_up(*given, **how)
+
+    options = RunOptions(relay_only=True, until_empty=until_empty, max_seconds=30.0)
+    LoopRunner().run(app(lambda event: None), options)
+
+    assert said[:3] == [("main", 30.0 + GRACE), ("outbox", 30.0 + GRACE), ("setup", None)]
+    assert said[-2:] == [("main", None), ("outbox", None)]
 
 
 def test_a_runner_that_is_not_patient_says_that_the_server_is_down(app: MakeApp, transport: Any) -> None:

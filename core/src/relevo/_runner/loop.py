@@ -137,11 +137,16 @@ class LoopRunner(Runner):
         relay = relay_of(app, options, patient=self._patient)
         if not options.until_empty and (why := unkept(app.outboxes[name])):
             _log.warning("%s", why)
-        with stop_on_signals(relay) if self._signals else nullcontext():
-            if _prepared(app, name, relay, lambda: relay.is_ending) and name not in self._looked:
-                self._looked.add(name)
-                _warn_of_left_outboxes(app, name)
-            return relay.run()
+        if options.max_seconds is not None:  # for the calls before the relay runs; it limits its own
+            hurry(app, name, options.max_seconds + GRACE)
+        try:
+            with stop_on_signals(relay) if self._signals else nullcontext():
+                if _prepared(app, name, relay, lambda: relay.is_ending) and name not in self._looked:
+                    self._looked.add(name)
+                    _warn_of_left_outboxes(app, name)
+                return relay.run()
+        finally:
+            hurry(app, name, None)
 
     def unit(self, app: App, options: RunOptions) -> str:
         """
