@@ -342,6 +342,36 @@ def test_a_patient_runner_waits_for_a_server_that_is_down_from_the_start(
     assert caplog.text.count("waiting until it is back") == 1
 
 
+@pytest.mark.parametrize("is_relay", [True, False])
+@pytest.mark.parametrize("down", ["main", "outbox"])
+def test_the_end_of_an_outage_at_the_start_is_logged_too(
+    app: MakeApp,
+    transport: Any,
+    outbox: MemoryTransport,
+    put: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    down: str,
+    *,
+    is_relay: bool,
+) -> None:
+    put("1")
+    store = transport if down == "main" else outbox
+    errors = [TransportUnavailableError(down, "down")] * 3
+    set_up = store.setup
+
+    def setup(*given: Any, **how: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return set_up(*given, **how)
+
+    store.setup = setup  # type: ignore[method-assign]  # an outbox of memory has no faults of its own
+
+    LoopRunner(patient=True).run(app(lambda event: None), RunOptions(max_events=1, relay_only=is_relay))
+
+    ended = [record.getMessage() for record in caplog.records if " is back after " in record.getMessage()]
+    assert [each.partition(" is back")[0] for each in ended] == [f'the transport "{down}"']
+
+
 @pytest.mark.parametrize("until_empty", [True, False])
 @pytest.mark.parametrize("with_outbox", [True, False])
 @pytest.mark.parametrize("operation", ["setup", "receive"])

@@ -376,6 +376,7 @@ class Worker:
                 if not self._is_prepared:
                     self._prepare()
                     self._is_prepared = True
+                    self._outage.end_elsewhere()
                     self._deferral.start()  # the time of a slow start does not count
                     here.warn_of_others()
                 if self._backlog:
