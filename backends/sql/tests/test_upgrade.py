@@ -290,6 +290,34 @@ def test_the_rights_on_the_page_are_needed_and_enough(opener: Opener, clock: Fak
         server.drop_users()
 
 
+@pytest.mark.parametrize("table", ["relevo_event", "relevo_meta"])
+def test_a_view_in_place_of_a_table_is_named_before_anything_changes(old: SqlTransport, url: str, table: str) -> None:
+    execute(url, f"ALTER TABLE {table} RENAME TO aside", f"CREATE VIEW {table} AS SELECT * FROM aside")  # noqa: S608 - our own names
+    before = versions(url)
+
+    calls: list[Callable[[], object]] = [
+        lambda: old.upgrade([]),
+        lambda: old.upgrade([], dry_run=True),
+        lambda: old.upgrade_script([]),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigurationError, match=f'"{table}" is a view; expected a table'):
+            call()
+
+    assert versions(url) == before
+
+
+def test_a_table_that_is_missing_is_created_as_planned(old: SqlTransport, url: str, an_envelope: Maker) -> None:
+    execute(url, "DROP TABLE relevo_event")
+    planned = old.upgrade([], dry_run=True)
+
+    done = old.upgrade([])
+
+    assert done == planned
+    assert "table relevo_event" in done
+    old.send([an_envelope()])
+
+
 # --- interruptions -------------------------------------------------------------------------------------
 
 
@@ -466,6 +494,50 @@ def test_what_an_application_attached_to_the_table_is_kept(first: Path, opener: 
 
 
 @pytest.mark.parametrize("way", ["upgrade", "script"])
+@pytest.mark.parametrize("action", ["", "ON DELETE CASCADE", "ON DELETE SET NULL"])
+def test_rows_that_refer_to_an_event_stay(first: Path, action: str, way: str) -> None:
+    run_script(
+        f"sqlite:///{first}",
+        f"CREATE TABLE about (seq INTEGER REFERENCES relevo_event (seq) {action}); INSERT INTO about VALUES (1);",  # noqa: S608 - our own words
+    )
+    with an_engine(f"sqlite:///{first}") as engine:
+        sa.event.listen(engine, "connect", lambda driver, _: driver.execute("PRAGMA foreign_keys = ON"))
+
+        with SqlTransport(engine, clock=FakeClock(LEASED_UNTIL + 1)) as transport:
+            if way == "upgrade":
+                transport.upgrade([])
+            else:
+                run_script(f"sqlite:///{first}", "PRAGMA foreign_keys = ON;" + transport.upgrade_script([]))
+                transport.setup([])
+
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT seq FROM about").all() == [(1,)]
+            assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+
+
+@pytest.mark.parametrize("column", ["mine TEXT DEFAULT 'x'", "mine TEXT AS (name)"])
+def test_a_column_of_the_application_is_not_lost(first: Path, opener: Opener, clock: FakeClock, column: str) -> None:
+    execute(f"sqlite:///{first}", f"ALTER TABLE relevo_event ADD COLUMN {column}")
+    transport = opener(clock, setup=False)
+
+    calls: list[Callable[[], object]] = [lambda: transport.upgrade([]), lambda: transport.upgrade_script([])]
+    for call in calls:
+        with pytest.raises(ConfigurationError, match=r'"relevo_event" has the columns mine, .* would lose'):
+            call()
+
+    assert len(query(f"sqlite:///{first}", "SELECT mine FROM relevo_event")) == 12
+
+
+def test_a_column_that_an_old_table_lacks_is_named(first: Path, opener: Opener, clock: FakeClock) -> None:
+    execute(f"sqlite:///{first}", "ALTER TABLE relevo_event DROP COLUMN name")
+
+    with pytest.raises(ConfigurationError, match='"relevo_event" lacks the columns name; something else'):
+        opener(clock, setup=False).upgrade([])
+
+    assert versions(f"sqlite:///{first}")["schema"] == "1"
+
+
+@pytest.mark.parametrize("way", ["upgrade", "script"])
 def test_rows_that_no_claim_found_are_not_lost(first: Path, opener: Opener, clock: FakeClock, way: str) -> None:
     columns = "(state, ready_at, lease_until, token, queue, target, event_id, source, name, attempt, body)"
     values = ("0, NULL, NULL, NULL", "7, 0, NULL, NULL", "1, 0, NULL, NULL", "2, 'soon', NULL, NULL", "3, 0, NULL, 5")
@@ -538,6 +610,16 @@ def test_tables_in_a_schema_are_upgraded_there(postgresql_database: str, opener:
 
     assert len(handled(transport, clock)) == len(of_both(1, 2, 3, 7, 8, 9, 10, 11))
     assert not query(postgresql_database, "SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
+
+
+@pytest.mark.postgresql
+def test_the_script_names_a_schema_with_a_percent_sign(postgresql_database: str, opener: Opener) -> None:
+    run_script(postgresql_database, 'CREATE SCHEMA "50%"; SET search_path TO "50%";' + old_tables("postgresql", 3))
+    transport = opener(url=postgresql_database, schema="50%", setup=False)
+
+    run_script(postgresql_database, transport.upgrade_script([]))
+
+    assert transport.setup([]) == []
 
 
 # --- the next release ----------------------------------------------------------------------------------

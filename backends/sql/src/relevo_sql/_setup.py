@@ -104,11 +104,11 @@ def place_of(database: Database) -> str:
     return "".join(each if each.isprintable() else "?" for each in database.place)
 
 
-def script(title: str, texts: Sequence[str], dialect: Dialect) -> str:
-    """Return *texts* as a script; it is one transaction where the database can create tables in one."""
+def script(title: str, texts: Sequence[str], dialect: Dialect, *, settings: Sequence[str] = ()) -> str:
+    """Return *settings* and *texts* as a script; *texts* are one transaction if the database creates tables in one."""
     if dialect.creates_in_transaction:
         texts = ["BEGIN", *texts, "COMMIT"]
-    lines = [f"-- {title}", *(f"{text};" for text in texts)]
+    lines = [f"-- {title}", *(f"{text};" for text in (*settings, *texts))]
     return "\n".join(line.rstrip() for text in lines for line in text.splitlines()) + "\n"
 
 
@@ -131,10 +131,14 @@ def texts_of(things: Iterable[Thing], dialect: Dialect) -> list[str]:
     """Return the SQL that creates *things*, as a script has it."""
     # The database makes its id, since a script is run in several.
     statements = [_statement(thing, dialect, new_id=dialect.random_id) for thing in things]
-    texts = [str(each.compile(dialect=dialect.compiler)).strip() for each in statements]
+    return as_script([str(each.compile(dialect=dialect.compiler)).strip() for each in statements], dialect)
+
+
+def as_script(texts: Sequence[str], dialect: Dialect) -> list[str]:
+    """Return *texts*, which *dialect* has compiled, as a program without parameters reads them."""
     if dialect.compiler.paramstyle == "format":  # it doubles them, since the driver would look for parameters
         return [text.replace("%%", "%") for text in texts]
-    return texts
+    return list(texts)
 
 
 def _statement(thing: Thing, dialect: Dialect, *, new_id: str) -> sa.ClauseElement:
@@ -173,9 +177,7 @@ def _missing(database: Database, connection: sa.Connection) -> list[Thing]:
     catalog, tables = database.dialect.catalog(connection), database.dialect.metadata.sorted_tables
     there = set(catalog)
     keys: set[str] = set()
-    for table in tables:
-        if table.name in there:
-            _require_table(database, table, kind=catalog[table.name].kind)
+    require_tables(database, catalog)
     if meta.name in there:  # first, since the tables of a newer schema may differ in any way
         rows: Sequence[Any] = statements_for(database.dialect, connection).meta.run(connection).all()
         found = {str(key): str(value) for key, value in rows}
@@ -195,11 +197,15 @@ def _missing(database: Database, connection: sa.Connection) -> list[Thing]:
     return [thing for thing in everything(database) if not is_there(thing, there, keys, has_schema=has_schema)]
 
 
-def _require_table(database: Database, table: sa.Table, *, kind: str) -> None:
-    if kind != "table":
-        raise ConfigurationError(
-            f'{database.place}: "{table.name}" is a {kind}; expected a table; drop or rename it, and run: relevo setup'
-        )
+def require_tables(database: Database, catalog: Mapping[str, Stored]) -> None:
+    """Raise :class:`ConfigurationError` if something else than a table has the name of one of relevo's."""
+    for table in database.dialect.metadata.sorted_tables:
+        kind = catalog[table.name].kind if table.name in catalog else "table"
+        if kind != "table":
+            raise ConfigurationError(
+                f'{database.place}: "{table.name}" is a {kind}; expected a table; drop or rename it, and run: '
+                f"relevo setup"
+            )
 
 
 def _require_constraints(database: Database, table: sa.Table, catalog: Mapping[str, Stored]) -> None:
@@ -246,10 +252,15 @@ def _require_columns(database: Database, table: sa.Table, there: Mapping[str, bo
                 f"and copy its rows"
             )
     if lacking:
-        raise ConfigurationError(
-            f'{database.place}: the table "{table.name}" lacks the columns {", ".join(sorted(lacking))}; '
-            f"something else created or changed it; rename it or migrate it"
-        )
+        raise without_columns(database, table, lacking)
+
+
+def without_columns(database: Database, table: sa.Table, lacking: Iterable[str]) -> ConfigurationError:
+    """Return the error that *table* lacks the columns *lacking*."""
+    return ConfigurationError(
+        f'{database.place}: the table "{table.name}" lacks the columns {", ".join(sorted(lacking))}; '
+        f"something else created or changed it; rename it or migrate it"
+    )
 
 
 def create_alone(database: Database, connection: sa.Connection) -> list[Thing]:

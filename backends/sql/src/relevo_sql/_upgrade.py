@@ -10,22 +10,24 @@ import attrs
 import sqlalchemy as sa
 
 from relevo import Clock
-from relevo.errors import TransportUnavailableError
+from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_sql._database import Database
 from relevo_sql._dialect import UpgradeStep
 from relevo_sql._schema import LEASED, OLDEST, OLDEST_KEY, SCHEMA, SCHEMA_KEY, event, meta
 from relevo_sql._setup import (
     Thing,
-    begin_alone,
+    as_script,
     create,
     description_of,
     everything,
     is_there,
     missing_in,
     place_of,
+    require_tables,
     script,
     set_up,
     texts_of,
+    without_columns,
 )
 from relevo_sql._statement import statements_for
 
@@ -42,6 +44,9 @@ class _Plan:
 
     missing: Sequence[Thing]
     """What is to be created afterwards."""
+
+    has_events: bool
+    """Whether the table of events exists."""
 
     has_oldest: bool
     """Whether the database records an oldest version that can use the tables."""
@@ -89,7 +94,8 @@ def upgrade_script_for(database: Database) -> str:
     plan, place, dialect = database.inspect(partial(_plan, database)), place_of(database), database.dialect
     if plan is not None:
         title = f"relevo's tables, from version {plan.version} to {SCHEMA}, for {place}"
-        return script(title, [*_statements(database, plan), *texts_of(plan.missing, dialect)], dialect)
+        texts = [*as_script(_statements(database, plan), dialect), *texts_of(plan.missing, dialect)]
+        return script(title, texts, dialect, settings=dialect.upgrade_settings)
     missing = missing_in(database)
     if not missing:
         return f"-- relevo's tables, version {SCHEMA}, nothing to upgrade in {place}\n"
@@ -99,7 +105,8 @@ def upgrade_script_for(database: Database) -> str:
 def _plan(database: Database, connection: sa.Connection) -> _Plan | None:
     """Return what changes the tables; ``None`` if they cannot be, or need not be changed."""
     dialect = database.dialect
-    there = set(dialect.catalog(connection))
+    catalog = dialect.catalog(connection)
+    there = set(catalog)
     if meta.name not in there:
         return None
     rows: Sequence[Any] = statements_for(dialect, connection).meta.run(connection).all()
@@ -107,23 +114,43 @@ def _plan(database: Database, connection: sa.Connection) -> _Plan | None:
     version = recorded.get(SCHEMA_KEY, "")
     if version not in map(str, range(dialect.first_schema, SCHEMA)):
         return None
+    require_tables(database, catalog)
     steps: list[UpgradeStep] = []
     reached = int(version)
     while reached < SCHEMA:
         steps.append(dialect.step_from(connection, reached))
+        _require_columns(database, steps[-1])
         reached = steps[-1].to
     left = there.difference(*(step.drops for step in steps))
     keys = recorded.keys() - {OLDEST_KEY}
     has_schema = not dialect.lacks_schema(connection)
     missing = [thing for thing in everything(database) if not is_there(thing, left, keys, has_schema=has_schema)]
-    return _Plan(version=int(version), steps=steps, missing=missing, has_oldest=OLDEST_KEY in recorded)
+    return _Plan(
+        version=int(version),
+        steps=steps,
+        missing=missing,
+        has_events=event.name in there,
+        has_oldest=OLDEST_KEY in recorded,
+    )
+
+
+def _require_columns(database: Database, step: UpgradeStep) -> None:
+    """Raise :class:`ConfigurationError` if *step* cannot keep all that the table of events has."""
+    if step.lacking:
+        raise without_columns(database, event, step.lacking)
+    if step.lost:
+        raise ConfigurationError(
+            f'{database.place}: the table "{event.name}" has the columns {", ".join(sorted(step.lost))}, which '
+            f"something else has added, and which the upgrade would lose; move them to a table of your own, drop them, "
+            f"and run: relevo setup --upgrade"
+        )
 
 
 def _upgrade(database: Database, clock: Clock, connection: sa.Connection) -> list[str]:
-    begin_alone(database, connection)
+    database.dialect.begin_to_upgrade(connection)
     plan = _plan(database, connection)  # again, now that no other process can upgrade it
     if plan is not None:
-        if plan.version < OLDEST:
+        if plan.version < OLDEST and plan.has_events:
             _require_unleased(database, connection, database.now(clock, connection))
         for text in _statements(database, plan):
             connection.exec_driver_sql(text)

@@ -123,6 +123,9 @@ class Dialect(ABC):
     first_schema: ClassVar[int] = 3
     """The version of the first tables that a release has created in such a database."""
 
+    upgrade_settings: ClassVar[Sequence[str]] = ()
+    """What sets up a connection for an upgrade, before its transaction begins."""
+
     holds_nul: ClassVar[bool] = True
     """Whether a text can contain NUL."""
 
@@ -196,6 +199,10 @@ class Dialect(ABC):
         A database need not do anything if it needs no such lock.
         """
         return
+
+    def begin_to_upgrade(self, connection: sa.Connection) -> None:
+        """As :meth:`begin_to_create`, on a connection of relevo's own, and before tables are changed."""
+        self.begin_to_create(connection)
 
     def undurable(self, connection: sa.Connection) -> Sequence[str]:
         """Return the settings of the server with which its crash may lose what was committed, as ``name = value``."""

@@ -26,7 +26,7 @@ from relevo_sql._dialect.row_change import RowChange
 from relevo_sql._dialect.sqlite_upgrade_step import with_constraints
 from relevo_sql._dialect.upgrade_step import UpgradeStep
 from relevo_sql._row import Undecodable
-from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE, dead, event
+from relevo_sql._schema import BY_STRAY, SQLITE_STRAY, SQLITE_STRAY_QUEUE, dead
 
 _OLDEST = (3, 35)  # RETURNING
 
@@ -165,6 +165,8 @@ class SqliteDialect(Dialect):
     waits_to_commit = True  # with a rollback journal a reader can block the commit
     turns_at_send = True
     first_schema = 1
+    # A step drops the table that it has copied; rows that refer to an event would be changed with it, or prevent that.
+    upgrade_settings = ("PRAGMA foreign_keys = 0",)
     before_all = float("-inf")
     random_id = "lower(hex(randomblob(16)))"
     stray, stray_index = SQLITE_STRAY, BY_STRAY
@@ -254,6 +256,13 @@ class SqliteDialect(Dialect):
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def begin_to_upgrade(self, connection: sa.Connection) -> None:
+        # The setting has no effect inside a transaction. The connection is closed after the upgrade.
+        connection.exec_driver_sql("ROLLBACK")
+        for text in self.upgrade_settings:
+            connection.exec_driver_sql(text)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
     def rollback(self, connection: sa.Connection) -> None:
         driver = self.driver(connection)
         if driver.in_transaction:
@@ -333,14 +342,14 @@ class SqliteDialect(Dialect):
     def step_from(self, connection: sa.Connection, version: int) -> UpgradeStep:
         if version >= 3:
             return super().step_from(connection, version)
-        columns = self.columns(connection, [event.name, dead.name])
+        dead_letters = self.columns(connection, [dead.name])[dead.name]
+        # Of the other query, a generated column is not a part.
+        events = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo('relevo_event')").scalars().all()
         # Not those that SQLite makes for a constraint, which have no SQL.
         attached = connection.exec_driver_sql(
             "SELECT name, sql FROM sqlite_master WHERE tbl_name = 'relevo_event' AND type <> 'table' AND sql <> ''"
         )
-        return with_constraints(
-            columns[event.name], columns[dead.name], {str(name): str(sql) for name, sql in attached}
-        )
+        return with_constraints(list(map(str, events)), dead_letters, {str(name): str(sql) for name, sql in attached})
 
     # --- statements -------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ _COLUMNS = {
     "body": "BLOB",
 }
 
+_ADDED = {"begun", "deaths"}
+"""The columns that version 1 does not have."""
+
 _CONSTRAINTS = {
     "queue_is_text": "typeof(queue) = 'text'",
     "state_is_known": "state IN (0, 1, 2, 3)",
@@ -55,7 +58,7 @@ def with_constraints(
     Version 2 added what is noted about an event that kills its worker, and constraints. Version 3 renamed a column.
 
     Args:
-        events: The columns of ``relevo_event``.
+        events: The columns of ``relevo_event``; none if it does not exist.
 
         dead_letters: The columns of ``relevo_dead``.
 
@@ -66,7 +69,9 @@ def with_constraints(
         for table, columns in (("relevo_event", events), ("relevo_dead", dead_letters))
         if "losses" in columns
     ]
-    there = {*events, "lost_leases"}
+    if not events:
+        return UpgradeStep(to=3, statements=renamed)
+    there = {"lost_leases" if each == "losses" else each for each in events}
     # Other programs may have written a row without a time: it was never handed out.
     copied = ["coalesce(ready_at, 0)" if each == "ready_at" else each if each in there else "NULL" for each in _COLUMNS]
     own = frozenset(name for name in attached if name.startswith("relevo_event_"))
@@ -87,6 +92,8 @@ def with_constraints(
             *(sql for name, sql in attached.items() if name not in own),
         ),
         drops=own,
+        lacking=frozenset(_COLUMNS.keys() - _ADDED - there),
+        lost=frozenset(there - _COLUMNS.keys()),
     )
 
 

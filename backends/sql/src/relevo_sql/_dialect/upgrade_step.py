@@ -27,6 +27,12 @@ class UpgradeStep:
     drops: frozenset[str] = frozenset()
     """The names of relevo's indexes that no longer exist afterwards."""
 
+    lacking: frozenset[str] = frozenset()
+    """The columns of ``relevo_event`` that it needs, and that something else has removed."""
+
+    lost: frozenset[str] = frozenset()
+    """The columns that something else has added to ``relevo_event``, and that would not exist afterwards."""
+
 
 def with_leased_at(table: str, columns: Collection[str]) -> UpgradeStep:
     """
@@ -35,8 +41,8 @@ def with_leased_at(table: str, columns: Collection[str]) -> UpgradeStep:
     Args:
         table: ``relevo_event`` as statements name it.
 
-        columns: The columns that it has.
+        columns: The columns that it has; none if it does not exist.
     """
     # Without a default no database writes a row, so this takes no longer for a million of them.
-    added = () if "leased_at" in columns else (f"ALTER TABLE {table} ADD COLUMN leased_at BIGINT",)
+    added = () if "leased_at" in columns or not columns else (f"ALTER TABLE {table} ADD COLUMN leased_at BIGINT",)
     return UpgradeStep(to=4, statements=added)
