@@ -25,14 +25,13 @@ Maker = Callable[..., Envelope]
 KEEP = 3600.0
 
 
-@pytest.fixture(
-    name="driver",
-    params=[
-        "sqlite",
-        pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
-        pytest.param("mariadb+pymysql", marks=pytest.mark.mariadb),
-    ],
-)
+SERVERS = [
+    pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
+    pytest.param("mariadb+pymysql", marks=pytest.mark.mariadb),
+]
+
+
+@pytest.fixture(name="driver", params=["sqlite", *SERVERS])
 def _driver(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -292,6 +291,25 @@ def test_what_is_due_goes_faster_than_more_is_stored(
         left.append(len(archived(transport)))
 
     assert left == [2750, 2000, 1250, 1000]
+
+
+@pytest.mark.parametrize("driver", SERVERS, indirect=True)
+@pytest.mark.parametrize("options", [{}], indirect=True)
+def test_what_another_transaction_has_locked_is_left_for_later(
+    transport: SqlTransport, clock: FakeClock, an_envelope: Maker
+) -> None:
+    """The clock does not move: an upkeep that went on while something is due would not end."""
+    finish(transport, [an_envelope(number) for number in range(1, 4)])
+    clock.advance(KEEP + 61.0)
+    with an_engine(transport.url) as engine, engine.connect() as other:
+        other.exec_driver_sql("SELECT ref FROM relevo_done WHERE event_id = 'id-1' FOR UPDATE").all()
+
+        received(transport)
+        locked = archived(transport)
+
+    clock.advance(61.0)
+    received(transport)
+    assert (locked, archived(transport)) == (["id-1"], [])
 
 
 def test_what_is_committed_late_is_deleted_too(transport: SqlTransport, clock: FakeClock, an_envelope: Maker) -> None:

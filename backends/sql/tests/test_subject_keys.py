@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import Enum
 from typing import Any
 
@@ -95,6 +95,39 @@ def reloaded(kind: SubjectType, row: Any, sessions: Sessions) -> bool:
         session.delete(row)
         session.commit()
     return same
+
+
+class Day(Base):
+    __tablename__ = "day"
+    day: orm.Mapped[date] = orm.mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        (Day(day=datetime(2026, 1, 3, tzinfo=UTC)), r"day\.day of its key was set to datetime.*2026, 1, 3"),
+        (Number(id=True), r"number\.id of its key was set to True"),
+        (Number(id=7.0), r"number\.id of its key was set to 7\.0"),
+    ],
+)
+def test_a_value_that_the_database_converts_is_refused_until_it_was_read_again(
+    sessions: Sessions, row: Any, shown: str
+) -> None:
+    """The event would wait for its subject, and become a dead letter."""
+    kind = orm_subject(type(row), sessions)
+    with sessions() as session:
+        session.add(row)
+        session.flush()
+
+        with pytest.raises(SubjectError, match=rf"{shown}.*refresh the object"):
+            kind.name(row)
+
+        session.commit()
+        session.expunge_all()
+        again = session.scalars(sa.select(type(row))).one()
+        assert kind.name(again) in ("2026-01-03", "1", "7")
+        session.delete(again)
+        session.commit()
 
 
 @given(number=big)

@@ -69,7 +69,7 @@ class DoneTable:
         return [entry for entry in map(done_of, rows) if entry is not None]
 
     def forget(self) -> bool:
-        """Delete some of the events that were kept for long enough; return whether there were any."""
+        """Delete some of the events that were kept for long enough; return whether more may be left to delete now."""
         before = self._database.now(self._clock) - micros(self.keep)
         after = self._oldest
         oldest: Any = self._database.read(lambda c: self._statements.oldest_done.run(c, after=after).scalar())
@@ -77,6 +77,6 @@ class DoneTable:
             self._oldest = self._database.dialect.before_all  # a transaction may commit late
             return False
         self._oldest = oldest
-        forget = self._statements.forget_done.rows
-        self._database.write(lambda c: forget(c, after=oldest, before=before, bound=_BOUND), patience=0.0)
-        return True
+        forget = self._statements.forget_done.count
+        # Another transaction may have locked those that are left: it deletes them itself, or it may stay open for long.
+        return self._database.write(lambda c: forget(c, after=oldest, before=before, bound=_BOUND), patience=0.0) > 0

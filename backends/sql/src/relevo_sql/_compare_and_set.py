@@ -86,16 +86,28 @@ class MarkedChange(Executed):
         return ";\n".join([super().compile(), *(step.compile() for step, _ in self._following)])
 
     def rows(self, connection: sa.Connection, **values: object) -> Sequence[Sequence[Any]]:
-        changed: list[Sequence[Any]] = []
-        for part in _parts(values):
-            found = [row[0] for row in self.run(connection, **part)]
-            for start in range(0, len(found), _MOST):
-                changed += self._change(connection, part, found[start : start + _MOST])
-        return changed
+        changes = self._found(connection, values)
+        return [row for part, keys in changes for row in self._change(connection, part, keys)]
+
+    def count(self, connection: sa.Connection, **values: object) -> int:
+        number = 0
+        for part, keys in self._found(connection, values):
+            self._change(connection, part, keys)
+            number += len(keys)
+        return number
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         for row in rows:
             self.rows(connection, **dict(zip(self._order, row, strict=True)))
+
+    def _found(
+        self, connection: sa.Connection, values: Mapping[str, Any]
+    ) -> Iterator[tuple[Mapping[str, Any], Sequence[Any]]]:
+        """Yield the values and the keys of each part of the change."""
+        for part in _parts(values):
+            found = [row[0] for row in self.run(connection, **part)]
+            for start in range(0, len(found), _MOST):
+                yield part, found[start : start + _MOST]
 
     def _change(self, connection: sa.Connection, values: Mapping[str, Any], keys: Sequence[Any]) -> list[Sequence[Any]]:
         mark = new_token()

@@ -50,6 +50,10 @@ class Prepared:
         """Execute it with *values*; return the rows that it reports."""
         return _fetched(self.run(connection, **values))
 
+    def count(self, connection: sa.Connection, **values: object) -> int:
+        """Execute it with *values*, if it is a change that reports nothing; return the number of rows that it found."""
+        return self.run(connection, **values).rowcount
+
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         """Execute it for each of *rows*, whose values are in the given order."""
         if not self.sql:
@@ -110,6 +114,9 @@ class PreparedPair(Prepared):
         if found:
             self.change.run(connection, **values, keys=self._listed([row[0] for row in found]))
         return found if self._reports_key else [row[1:] for row in found]
+
+    def count(self, connection: sa.Connection, **values: object) -> int:
+        return len(self.rows(connection, **values))
 
     def run_many(self, connection: sa.Connection, rows: Sequence[Sequence[object]]) -> None:
         for row in rows:

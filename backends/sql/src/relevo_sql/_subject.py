@@ -31,10 +31,12 @@ def orm_subject(
     """
     Return the mapped class *cls* as a kind of subject, for ``App(subjects=[…])`` or ``app.add_subject(…)``.
 
-    The name of an object is its primary key: integers, text, UUIDs and dates, also of several columns. An object has a
-    name once its row was written, and loses it if that is rolled back, whatever its attributes contain; a detached or
-    deleted object still has it. An object that is not written yet, such as before the flush, can be dispatched with
-    ``session=``: it is named at the commit, which fails if the object was not written by then.
+    The name of an object is its primary key: integers, text, UUIDs and dates, also of several columns. A value of
+    another type that the database converts, such as a ``datetime`` for a date, is refused until the object was
+    refreshed. An object has a name once its row was written, and loses it if that is rolled back, whatever its
+    attributes contain; a detached or deleted object still has it. An object that is not written yet, such as before the
+    flush, can be dispatched with ``session=``: it is named at the commit, which fails if the object was not written by
+    then.
 
     If it is registered again, as in a cell of a notebook, for the same class or a class of the same name, it replaces
     the earlier one.

@@ -12,6 +12,7 @@ import attrs
 import sqlalchemy as sa
 
 from relevo import ConfigurationError, SubjectError
+from relevo.errors import shown
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Mapper
@@ -73,8 +74,22 @@ class _KeyPart:
         # PostgreSQL pads it with spaces, others remove them.
         return cls(column, _READERS[kind], _unpadded if isinstance(column.type, sa.CHAR) else _itself)
 
+    def can_read(self, text: str) -> bool:
+        """Return whether *text* is a value of the column."""
+        try:
+            self.read(text)
+        except ValueError:
+            return False
+        return True
+
 
 Key = tuple[object, ...]
+
+
+def _joined(values: Sequence[object]) -> str:
+    if len(values) == 1:
+        return str(values[0])
+    return ",".join(quote(str(value), safe="") for value in values)
 
 
 @attrs.frozen(eq=False)
@@ -104,7 +119,7 @@ class SubjectKey:
         Return the key of *instance* as text; ``None`` if it is not written.
 
         Raises:
-            SubjectError: A part of it is NULL, so no query finds it.
+            SubjectError: A part of it is NULL, or of another type than its column, so no query finds it.
         """
         # An object that was not written, or whose write was rolled back, may have a key that another row will get.
         values: Sequence[object] | None = sa.inspect(instance).identity
@@ -116,9 +131,13 @@ class SubjectKey:
                     f"an instance of {self._owner} cannot be a subject: its key has no value in {part.column}, so it "
                     f"cannot be found by its key; pass another subject"
                 )
-        if len(values) == 1:
-            return str(values[0])
-        return ",".join(quote(str(value), safe="") for value in values)
+            if not part.can_read(str(value)):
+                raise SubjectError(
+                    f"an instance of {self._owner} cannot be a subject: {part.column} of its key was set to "
+                    f"{shown(value)}, which is not the form that the database returns; set it to a value of the type "
+                    f"of the column, or refresh the object first"
+                )
+        return _joined(values)
 
     def parsed(self, text: str) -> Key | None:
         """Return the key that *text* has; ``None`` if no key of this class has that form."""
@@ -135,7 +154,7 @@ class SubjectKey:
 
         A database may find another row: one whose text differs in case or accents, or the number 1 for the text 1a.
         """
-        found = self.parsed(self.text(instance) or "")
+        found = self.parsed(_joined(sa.inspect(instance).identity))
         return found is not None and all(
             part.normal(one) == part.normal(other) for part, one, other in zip(self._parts, found, key, strict=True)
         )
