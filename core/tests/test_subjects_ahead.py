@@ -115,6 +115,45 @@ def test_an_instance_that_is_older_than_a_second_is_released_and_loaded_again(
     assert (store.together, store.alone, store.released) == ([["1", "2", "3"]], ["3"], ["3"])
 
 
+def test_the_age_of_an_instance_counts_from_before_it_was_loaded(store: Store, batch: Batch, clock: FakeClock) -> None:
+    def slowly(names: Sequence[str]) -> Mapping[str, Image]:
+        found = store.load_many(names)
+        clock.advance(FRESH + 0.001)
+        return found
+
+    ahead = SubjectsAhead(SubjectTypes([store.kind(load_many=slowly)]), clock)
+
+    ahead.expect(batch("image/1", "image/2"))
+    ahead.load(image("1"))
+
+    assert (store.together, store.alone, store.released) == ([["1", "2"]], ["1"], ["1"])
+
+
+def test_a_subject_of_no_batch_loads_no_batch(store: Store, batch: Batch, clock: FakeClock) -> None:
+    ahead = SubjectsAhead(SubjectTypes([store.kind()]), clock)
+
+    ahead.expect(batch("image/1", "image/2"))
+    ahead.load(image("3"))
+
+    assert (store.together, store.alone) == ([], ["3"])
+
+
+def test_what_a_batch_lacks_is_not_released(
+    store: Store, batch: Batch, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def with_nothing(names: Sequence[str]) -> Mapping[str, Any]:
+        return dict.fromkeys(names) | dict(store.load_many(names))
+
+    ahead = SubjectsAhead(SubjectTypes([store.kind(load_many=with_nothing)]), clock)
+
+    ahead.expect(batch("image/1", "image/100"))
+    ahead.load(image("1"))
+    clock.advance(FRESH + 0.001)
+    ahead.expect(batch("image/2"))
+
+    assert (store.released, caplog.messages) == ([], [])
+
+
 def test_what_no_listener_has_got_is_released_when_it_is_old(
     store: Store, batch: Batch, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

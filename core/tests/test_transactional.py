@@ -10,7 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import relevo
-from relevo import App, Call, ConfigurationError, Event, LocalDispatcher, Nack, Release, RunOptions, SessionError
+from relevo import (
+    App,
+    Call,
+    ConfigurationError,
+    Envelope,
+    Event,
+    LocalDispatcher,
+    Nack,
+    Release,
+    RunOptions,
+    SessionError,
+)
+from relevo._worker.transaction import key_of
 from relevo.testing import make_call
 from relevo_memory import MemoryTransport
 
@@ -53,6 +65,18 @@ def test_what_a_listener_wrote_is_there_if_it_is_done(app: App, engine: sa.Engin
 
     assert shipped(engine) == [2]
     assert [each.key for each in app.transport().waiting_groups(["default"], by="event")] == ["order.shipped"]
+
+
+def test_in_an_inbox_each_listener_of_each_event_in_each_queue_has_a_key_of_its_own() -> None:
+    def key(service: str = "a", source: str = "b", event: str = "c", queue: str = "d", listener: str = "e") -> str:
+        return key_of(service, Envelope(id=event, source=source, name="order.paid", body=b"{}"), queue, listener)
+
+    same = [key(), key()]
+    others = [key(service="x"), key(source="x"), key(event="x"), key(queue="x"), key(listener="x")]
+    moved = [key("ab", "c", "d", "e", "f"), key("a", "bc", "d", "e", "f")]
+
+    assert same[0] == same[1]
+    assert len({*same, *others, *moved}) == 8
 
 
 def test_in_memory_the_sessions_have_to_be_named(app: App) -> None:

@@ -302,6 +302,38 @@ def test_an_error_of_the_database_during_the_commit_is_a_refusal(
     assert one(transport).state == b""
 
 
+def test_a_savepoint_that_was_released_is_no_commit(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    def fail(session: Session) -> None:
+        if not session.in_nested_transaction():
+            raise OSError("before the commit")
+
+    transport.send([an_envelope(1)])
+    delivery = one(transport)
+    transaction = transport.handling(delivery, sessions=sessionmaker(shop))
+    with transaction.session.begin_nested():
+        ship(transaction.session)
+    sa.event.listen(transaction.session, "before_commit", fail)
+
+    with pytest.raises(OSError, match="before the commit"):
+        transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == []
+
+
+def test_a_commit_before_anything_was_written_is_named(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker
+) -> None:
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(shop))
+
+    with pytest.raises(SessionError, match=r"does not commit call\.session"):
+        transaction.session.commit()
+    transaction.close()
+
+
 @pytest.mark.parametrize("error", [OSError, SystemExit, GeneratorExit])
 def test_what_is_raised_after_the_commit_changes_nothing(
     transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, error: type[BaseException]
@@ -382,8 +414,18 @@ def ends_by_rollback(session: Any) -> None:
     session.rollback()
 
 
+def ends_by_rollback_and_goes_on(session: Any) -> None:
+    session.rollback()
+    ship(session, 2)
+
+
 def ends_by_close(session: Any) -> None:
     session.close()
+
+
+def ends_by_close_and_goes_on(session: Any) -> None:
+    session.close()
+    ship(session, 2)
 
 
 def ends_as_a_context_manager(session: Any) -> None:
@@ -409,7 +451,9 @@ def rolls_back_the_driver(session: Any) -> None:
     "end",
     [
         ends_by_rollback,
+        ends_by_rollback_and_goes_on,
         ends_by_close,
+        ends_by_close_and_goes_on,
         ends_as_a_context_manager,
         commits_the_connection,
         rolls_back_in_words,

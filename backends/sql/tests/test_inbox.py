@@ -116,6 +116,31 @@ def test_the_second_transaction_of_an_event_writes_nothing(transport: SqlTranspo
     assert shipped(shop) == [1]
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_after_a_commit_without_an_answer_the_record_shows_what_happened(
+    transport: SqlTransport, shop: sa.Engine, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    commit, driver = shop.dialect.do_commit, shop.dialect.loaded_dbapi
+
+    def lose(connection: Any) -> None:
+        (commit if after else shop.dialect.do_rollback)(connection)
+        raise driver.OperationalError(2013, "the connection is lost")
+
+    transaction = transport.handling_once("one", sessions=sessionmaker(shop))
+    ship(transaction.session)
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.dialect, "do_commit", lose)
+        if after:
+            transaction.commit(b"done")
+        else:
+            with pytest.raises(sa.exc.OperationalError):
+                transaction.commit(b"done")
+        transaction.close()
+
+    assert shipped(shop) == [1] * after
+    assert transport.remembered("one") == (b"done" if after else None)
+
+
 def test_an_alias_is_remembered_too(transport: SqlTransport, shop: sa.Engine) -> None:
     renamed = transport.handling_once("new", aliases=["old"], sessions=sessionmaker(shop))
     earlier = transport.handling_once("old", sessions=sessionmaker(shop))

@@ -119,6 +119,23 @@ def test_each_object_has_a_session_of_its_own_until_its_listener_has_ended(app: 
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the class of pools for files
 
 
+def test_a_collection_that_is_joined_to_its_object_needs_no_second_query(engine: sa.Engine, queries: list[str]) -> None:
+    class Binder(Base):
+        __table__ = Book.__table__
+        pages: orm.Mapped[list[Page]] = orm.relationship(lazy="joined", viewonly=True)
+
+    with orm.Session(engine) as session:
+        session.add(Page(shelf="a,b", number=0))
+        session.commit()
+    kind = orm_subject(Binder, orm.sessionmaker(engine), batch=True)
+    assert kind.load_many is not None
+
+    found = kind.load_many(["a%2Cb,0", "a%2Cb,1"])
+
+    assert [len(each.pages) for each in found.values()] == [2, 1]
+    assert len(queries) == 1
+
+
 def test_objects_of_a_batch_share_nothing_that_was_loaded_with_them(app: App, caplog: pytest.LogCaptureFixture) -> None:
     names: list[str] = []
     authors: list[Author] = []
