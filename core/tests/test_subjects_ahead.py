@@ -173,6 +173,19 @@ def test_what_no_listener_has_got_is_released_when_it_is_old(
     assert "the subject image/1, which was loaded ahead, could not be released" in caplog.messages
 
 
+def test_an_idle_worker_releases_what_is_old(store: Store, batch: Batch, clock: FakeClock) -> None:
+    ahead = SubjectsAhead(SubjectTypes([store.kind()]), clock)
+    ahead.expect(batch("image/1", "image/2"))
+    ahead.load(image("2"))
+
+    ahead.expect(())
+    early = list(store.released)
+    clock.advance(FRESH + 0.001)
+    ahead.expect(())
+
+    assert (early, store.released) == ([], ["1"])
+
+
 def test_an_event_gets_nothing_that_was_loaded_before_it_was_received(
     store: Store, batch: Batch, clock: FakeClock
 ) -> None:
@@ -295,6 +308,22 @@ def test_a_worker_loads_the_subjects_of_each_batch_together(make: Callable[..., 
     assert len(store.alone) <= 2, "a worker receives one event first"
     assert len(store.together) <= 3
     assert store.released == found
+
+
+def test_at_the_end_of_a_run_what_no_listener_has_got_is_released(make: Callable[..., App], store: Store) -> None:
+    app = make(subjects=[store.kind()])
+
+    @app.listener("image.created")
+    def look(event: Event, call: Call) -> None:
+        assert event.subject is not None
+        if int(event.subject.id) % 2:
+            assert call.subject
+
+    dispatched(app, 10)
+    app.drain()
+
+    assert sorted(store.released) == sorted({*store.alone, *chain.from_iterable(store.together)})
+    assert len(store.released) > 5
 
 
 def test_a_listener_that_asks_for_no_subject_costs_no_query(make: Callable[..., App], store: Store) -> None:

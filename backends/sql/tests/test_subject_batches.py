@@ -119,6 +119,21 @@ def test_each_object_has_a_session_of_its_own_until_its_listener_has_ended(app: 
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the class of pools for files
 
 
+def test_a_query_for_a_key_of_several_columns_finds_no_other_row(engine: sa.Engine) -> None:
+    kind = orm_subject(Book, orm.sessionmaker(engine), batch=True)
+    assert kind.load_many is not None
+    titles: set[str] = set()
+    note = lambda book, _: titles.add(book.title)  # noqa: E731
+    sa.event.listen(Book, "load", note)
+
+    try:
+        kind.load_many(["a%2Cb,0", "a%2Cb,1"])
+    finally:
+        sa.event.remove(Book, "load", note)
+
+    assert titles == {"Emma 0", "Emma 1"}
+
+
 def test_a_collection_that_is_joined_to_its_object_needs_no_second_query(engine: sa.Engine, queries: list[str]) -> None:
     class Binder(Base):
         __table__ = Book.__table__

@@ -131,6 +131,7 @@ class WorkerFactory:
             where=where,
             prepare=partial(self._prepare, transport, queues, outbox, listeners),
             expect=None if ahead is None else ahead.expect,
+            expect_nothing_more=(lambda: None) if ahead is None else ahead.end,
         )
         executor.stop_when(lambda: worker.is_ending)
         return worker

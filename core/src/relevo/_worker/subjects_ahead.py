@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from logging import getLogger
@@ -69,18 +69,25 @@ class SubjectsAhead:
         """
         Load the subjects of *batch* together from now on.
 
-        What was loaded before it, and is about one of its subjects, is released: its events may be about a change.
+        What was loaded before it, and is about one of its subjects, is released: its events may be about a change. So
+        is what is too old, also if *batch* is empty.
         """
-        if not batch:
-            return
         with self._lock:
             came = _Batch(batch)
-            self._batches.append(came)
+            if batch:
+                self._batches.append(came)
             names = {each.id for each in came.subjects} if self._ready else set()
             old = [subject for subject in self._ready if subject.id in names or not self._is_fresh(subject)]
-            left = [(subject, self._ready.pop(subject)[1]) for subject in old]
-        for subject, instance in left:
-            self._release(subject, instance)
+            left = {subject: self._ready.pop(subject)[1] for subject in old}
+        self._release_all(left)
+
+    def end(self) -> None:
+        """Release what no listener has got; from now on each subject is loaded alone."""
+        with self._lock:
+            self._batches.clear()
+            left = {subject: instance for subject, (_, instance) in self._ready.items()}
+            self._ready.clear()
+        self._release_all(left)
 
     def load(self, subject: Subject) -> Any:
         """
@@ -134,6 +141,10 @@ class SubjectsAhead:
         self._ready |= {
             Subject(kind.type, each): (now, instance) for each, instance in found.items() if instance is not None
         }
+
+    def _release_all(self, left: Mapping[Subject, object]) -> None:
+        for subject, instance in left.items():
+            self._release(subject, instance)
 
     def _release(self, subject: Subject, instance: object) -> None:
         try:

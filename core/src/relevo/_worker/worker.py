@@ -141,6 +141,8 @@ class Worker:
         prepare: Creates what the transport lacks; called once, before the first receive.
 
         expect: Called with each batch of deliveries before the first of them is handled, if it is given.
+
+        expect_nothing_more: Called at the end of each run.
     """
 
     _transport: Transport
@@ -164,6 +166,7 @@ class Worker:
     _where: str = ""
     _prepare: Callable[[], object] = lambda: None
     _expect: Callable[[Sequence[Delivery]], object] | None = None
+    _expect_nothing_more: Callable[[], object] = lambda: None
     _is_unrecorded: Callable[[Delivery], bool] = attrs.field(default=lambda _: False, init=False)
 
     @_suspects.default
@@ -339,6 +342,7 @@ class Worker:
             if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
                 self._suspects.end(is_settled=not self._ledger.keeps_outcomes())
             self._lift_limit()
+            self._expect_nothing_more()
         if self._stalls.fault is not None:
             raise self._stalls.fault
         self._is_over = stopped_by == "asked"
