@@ -483,6 +483,20 @@ def test_a_listener_that_ends_its_transaction_leaves_nothing(
     assert one(transport).state == (b"" if ended else b"done")
 
 
+@pytest.mark.parametrize("end", [ends_by_rollback_and_goes_on, ends_by_close_and_goes_on])
+def test_a_listener_that_goes_on_after_a_rollback_is_not_accused_of_two_databases(
+    transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, end: Callable[[Any], None]
+) -> None:
+    transport.send([an_envelope(1)])
+    transaction = transport.handling(one(transport), sessions=sessionmaker(shop))
+    ship(transaction.session)
+    end(transaction.session)
+
+    with pytest.raises(SessionError, match=r"has ended the transaction of call\.session"):
+        transaction.commit(b"done")
+    transaction.close()
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_listener_that_commits_in_words_has_failed(
     transport: SqlTransport, shop: sa.Engine, an_envelope: Maker, more: int

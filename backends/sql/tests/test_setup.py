@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import relevo_sql
 from relevo import App, DeferredDispatcher, Envelope, Event, RunOptions, listener
 from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
+from relevo_memory import MemoryTransport
 from relevo_sql import SqlTransport, _database
 from relevo_sql._row import Kept
 from relevo_sql._schema import KEPT, SCHEMA
@@ -50,6 +51,21 @@ def test_a_dry_run_only_tells(opener: Opener, path: Path) -> None:
     assert not path.exists()
     assert transport.setup([]) == told
     assert transport.setup([], dry_run=True) == []
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+def test_a_dry_run_tells_once_what_an_outbox_in_the_same_database_lacks(
+    opener: Opener, tmp_path: Path, *, upgrade: bool
+) -> None:
+    main, box = opener(setup=False), opener(setup=False)
+    apart = opener(url=f"sqlite:///{tmp_path}/apart.db", setup=False)
+    transports = {"main": main, "far": MemoryTransport(), "farther": MemoryTransport()}
+    app = App(transports=transports, outboxes={"far": box, "farther": apart}, routes={"*": "main"})
+
+    told = app.setup(dry_run=True, upgrade=upgrade)
+
+    assert told.count("table relevo_event") == 2
+    assert app.setup(upgrade=upgrade) == told
 
 
 def test_a_dry_run_on_an_engine_creates_no_file(engine: sa.Engine, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from relevo._app.parts import Parts
 from relevo._fork import ForkLock
 from relevo._problem import lines_of, with_lines
-from relevo._transport.optional import FileStore, SchemaUpgrade, SessionSetup
+from relevo._transport.optional import FileStore, SchemaUpgrade, SessionSetup, SetupScript
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
 from relevo.errors import ConfigurationError, RelevoError, SessionError
@@ -171,12 +171,26 @@ def set_up_each(
         A description of each thing that was, or would be, created, and the errors.
     """
     created: list[str] = []
+    if dry_run:  # what the first one would create, the second one would find
+        stores = _apart(stores)
 
     def create(transport: Transport, queues: Sequence[str]) -> None:
         act = transport.upgrade if upgrade and isinstance(transport, SchemaUpgrade) else transport.setup
         created.extend(act(queues, dry_run=dry_run))
 
     return created, try_each(*(partial(create, *store) for store in stores))
+
+
+def _apart(
+    stores: Iterable[tuple[Transport, Sequence[str]]],
+) -> Iterable[tuple[Transport, Sequence[str]]]:
+    """Yield *stores* without those that are an earlier one, such as an outbox in the database of a transport."""
+    known = set[str]()
+    for transport, queues in stores:
+        script = transport.setup_script(queues) if isinstance(transport, SetupScript) else ""
+        if not script or script not in known:
+            yield transport, queues
+        known.add(script)
 
 
 def try_each(*steps: Callable[[], object]) -> list[RelevoError]:
