@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
+from relevo import App, Call, Delivery, Envelope, Event
+from relevo._worker.transaction import NotCalled, Transactions, Uncommitted
 from relevo.backend import HandlingTransaction
-from relevo.errors import ConfigurationError, LeaseLostError, SessionError
-from relevo.testing import FakeClock
+from relevo.errors import ConfigurationError, LeaseLostError, SessionError, TransportUnavailableError
+from relevo.testing import FakeClock, make_call
 from relevo_sql import SqlTransport
 from relevo_sql._schema import inbox
 
@@ -247,3 +249,89 @@ def test_a_session_of_another_database_is_refused(transport: SqlTransport, tmp_p
         transport.handling_once("one", sessions=sessionmaker(elsewhere))
 
     elsewhere.dispose()
+
+
+# --- as a worker uses it --------------------------------------------------------------------------
+
+
+Run = Callable[[Callable[[Call], object]], tuple[Call, Uncommitted | NotCalled | None]]
+
+
+@pytest.fixture(name="made")
+def _made() -> list[Session]:
+    """Return the sessions of the application that were made."""
+    return []
+
+
+@pytest.fixture(name="run")
+def _run(transport: SqlTransport, shop: sa.Engine, made: list[Session]) -> Run:
+    """Return what handles one event of a transport without transactions; it returns the call, and how it ended."""
+
+    def session() -> Session:
+        made.append(Session(shop))
+        return made[-1]
+
+    app = App(routes={"*": "now"})
+    app.add_listener("order.paid", lambda event, call: None, id="pay", transactional=session)
+    (listener,) = app.listeners
+    envelope = Envelope(id="1", source="shop", name="order.paid", body=b"{}")
+    delivery = Delivery(envelope=envelope, queue="default", attempt=1, lost_leases=0, receipt=object(), enqueued_at=0.0)
+    transactions = Transactions(outbox=transport, service="shop")
+
+    def run(work: Callable[[Call], object]) -> tuple[Call, Uncommitted | NotCalled | None]:
+        call = make_call(Event("order.paid"))
+        ended = transactions.run(
+            lambda: work(call), delivery=delivery, call=call, listener=listener, state=lambda: b"unused"
+        )
+        return call, ended
+
+    return run
+
+
+def test_a_listener_writes_with_the_sessions_that_it_names(run: Run, shop: sa.Engine, made: list[Session]) -> None:
+    used: list[object] = []
+
+    def work(call: Call) -> None:
+        used.append(call.session)
+        ship(call.session)
+
+    run(work)
+
+    assert used == made
+    assert shipped(shop) == [1]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_stop_of_the_propagation_is_remembered(run: Run, shop: sa.Engine, *, stops: bool) -> None:
+    def work(call: Call) -> None:
+        ship(call.session)
+        if stops:
+            call.stop_propagation()
+
+    run(work)
+    again, ended = run(work)
+
+    assert (again.stopped, ended) == (stops, None)
+    assert shipped(shop) == [1]
+
+
+def test_a_commit_of_which_nothing_is_known_is_one_apart_from_the_event(
+    run: Run, transport: SqlTransport, shop: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(connection: Any) -> None:
+        shop.dialect.do_rollback(connection)
+        raise shop.dialect.loaded_dbapi.OperationalError(2013, "the connection is lost")
+
+    def unreachable(_: str) -> bool:
+        raise TransportUnavailableError("main", "unreachable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transport._inbox, "has", unreachable)
+
+        def work(call: Call) -> None:
+            ship(call.session)
+            patched.setattr(shop.dialect, "do_commit", lose)
+
+        _, ended = run(work)
+
+    assert ended is Uncommitted.UNKNOWN_APART
