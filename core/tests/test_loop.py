@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -410,13 +409,22 @@ def test_a_limit_of_time_applies_to_the_calls_of_the_relay_beside_the_worker(
 
 @pytest.mark.parametrize("until_empty", [True, False])
 def test_a_limit_of_time_applies_to_what_a_relay_alone_creates(
-    app: MakeApp, transport: Any, outbox: MemoryTransport, *, until_empty: bool
+    app: MakeApp, transport: Any, outbox: Any, *, until_empty: bool
 ) -> None:
     said: list[tuple[str, float | None]] = []
     for store in (transport, outbox):
-        store.hurry = partial(lambda name, seconds: said.append((name, seconds)), store.name)
+
+        def note(seconds: float | None, name: str = store.name) -> None:
+            said.append((name, seconds))
+
+        store.hurry = note
     set_up = transport.setup
-    transport.setup = lambda *given, **how: said.append(("setup", None)) or set_up(*given, **how)
+
+    def setup(*given: Any, **how: Any) -> Any:
+        said.append(("setup", None))
+        return set_up(*given, **how)
+
+    transport.setup = setup
 
     options = RunOptions(relay_only=True, until_empty=until_empty, max_seconds=30.0)
     LoopRunner().run(app(lambda event: None), options)

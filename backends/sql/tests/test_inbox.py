@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -281,7 +282,7 @@ def _run(transport: SqlTransport, shop: sa.Engine, made: list[Session]) -> Run:
     def run(work: Callable[[Call], object]) -> tuple[Call, Uncommitted | NotCalled | None]:
         call = make_call(Event("order.paid"))
         ended = transactions.run(
-            lambda: work(call), delivery=delivery, call=call, listener=listener, state=lambda: b"unused"
+            lambda: work(call), nullcontext, delivery=delivery, call=call, listener=listener, state=lambda: b"unused"
         )
         return call, ended
 
