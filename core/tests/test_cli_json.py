@@ -56,7 +56,7 @@ REPORT = {
     "reasons",
     "retry_reasons",
 }
-FIGURES = {"ready", "leased", "scheduled", "dead", "oldest", "stuck", "lag"}
+FIGURES = {"ready", "leased", "scheduled", "dead", "oldest", "stuck", "lag", "workers"}
 STATUS = FIGURES | {"transport", "queue", "routed", "relays_to", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
@@ -100,7 +100,11 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
     "move --from main/media --to main/feed --json": (0, dict, {"moved", "stayed", "dead", "reasons"}),
     "purge main/media --yes --json": (0, dict, {"purged"}),
     "purge main/media --json": (0, dict, {"purged"}),
-    "transports --json": (0, list, {"name", "scheme", "type", "address", "outbox", "queues", "capabilities"}),
+    "transports --json": (
+        0,
+        list,
+        {"name", "scheme", "type", "address", "outbox", "coordinator", "queues", "capabilities"},
+    ),
     "listeners --json": (0, list, LISTENER),
     "listeners --format json": (0, list, LISTENER),
     "check --json": (0, list, {"check", "ok", "detail", "missing_listener"}),

@@ -314,7 +314,7 @@ def test_a_transport_without_announcements_cannot_say_what_runs(shop: Shop) -> N
         assert done.returncode == 78
         assert done.stderr == (
             'relevo: the transport "plain" cannot tell which listeners run now, since workers announce nothing there; '
-            "see relevo list --state leased, and the logs of the workers\n"
+            "give it a coordinator, or see relevo list --state leased and the logs of the workers\n"
         )
     assert alone.stdout == ""
     assert [row["id"] for row in json.loads(beside.stdout)] == ["held"]

@@ -138,7 +138,7 @@ def test_without_a_file_the_environment_is_enough(tmp_path: Path) -> None:
     found = open_config(config, clock=SystemClock())
 
     assert [type(each) for each in found.transports.values()] == [MemoryTransport]
-    assert found.outboxes == {}
+    assert not any(found.helpers.values())
     assert config.directory == tmp_path
 
 

@@ -74,7 +74,10 @@ def test_every_line_of_an_error_names_its_origin(folder: Path, raw: bytes, envir
             assert line.startswith((str(file), "RELEVO_", "the environment"))
             assert line.isprintable()
     else:
-        for transport in [*opened.transports.values(), *opened.outboxes.values()]:
+        for transport in [
+            *opened.transports.values(),
+            *(each for key in opened.helpers.values() for each in key.values()),
+        ]:
             transport.close()
 
 

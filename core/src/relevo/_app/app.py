@@ -20,9 +20,10 @@ from relevo._app.workers import WorkerFactory
 from relevo._clock import Clock, Duration, Moment, SystemClock, seconds
 from relevo._config import argument
 from relevo._config.check import (
+    ARGUMENTS,
     checked_lease,
     fan_out_problems,
-    outbox_problems,
+    helper_problems,
     queue_problems,
     retry_problems,
     retry_targets,
@@ -51,7 +52,7 @@ from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery, Failure
 from relevo._transport.envelope import Envelope, Urgency
 from relevo._transport.query import WaitingEntry
-from relevo._transport.route import RESERVED, Routes, Target, beside_outboxes
+from relevo._transport.route import RESERVED, Routes, Target, beside_helpers
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible
 from relevo._worker.decision import PATIENCE
@@ -127,6 +128,9 @@ class App(Dispatcher):
         outboxes: From the name of a transport to the transport that stores its events when they are
             dispatched inside a session: an address, an object, or the name of another transport.
 
+        coordinators: From the name of a transport to the transport that has the locks and the announcements of its
+            workers, as for *outboxes*; by default the transport itself, else its outbox, if it can.
+
         subjects: The subject types.
 
         plugins: Objects with hooks.
@@ -165,6 +169,7 @@ class App(Dispatcher):
 
     transports = _Part[Mapping[str, Transport]]()
     outboxes = _Part[Mapping[str, Transport]]()
+    coordinators = _Part[Mapping[str, Transport]]()
     routes = _Part[Routes]()
     retries = _Part[Mapping[Target, Retry]]()
     source = _Part[str]()
@@ -184,6 +189,7 @@ class App(Dispatcher):
         listeners: Iterable[object] = (),
         source: str = DEFAULT_SOURCE,
         outboxes: Mapping[str, Transport | str] | None = None,
+        coordinators: Mapping[str, Transport | str] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),
         signing: Signing | str | Sequence[str] | None = None,
@@ -208,17 +214,21 @@ class App(Dispatcher):
         own_clock = attempt("clock", argument.clock, clock, instead=SystemClock())
         own_patience = attempt("patience", lambda: seconds(patience, what="patience"), instead=PATIENCE)
         stores = attempt("transports", argument.mapping, transports, "transports", instead={})
-        boxes = attempt("outboxes", argument.mapping, outboxes or {}, "outboxes", instead={})
-        given = [*stores.values(), *boxes.values()]
+        helpers: dict[str, Mapping[Any, Any]] = {
+            key: attempt(name, argument.mapping, given or {}, name, instead={})
+            for (key, name), given in zip(ARGUMENTS.items(), (outboxes, coordinators), strict=True)
+        }
+        given = [*stores.values(), *_every(helpers)]
         if any(isinstance(each, str) for each in given):
             from relevo._config.opening import open_addresses  # noqa: PLC0415 - a program without addresses does not need it
 
             settings = {"patience": own_patience}
-            stores, boxes = open_addresses(stores, boxes, problems, settings=settings, clock=own_clock)
+            stores, helpers = open_addresses(stores, helpers, problems, settings=settings, clock=own_clock)
         parts = Parts(
             transports=stores,
-            outboxes=boxes,
-            routes=argument.routes(_to_first(stores, [*boxes.values()]) if routes is None else routes, problems),
+            outboxes=helpers["outbox"],
+            coordinators=helpers["coordinator"],
+            routes=argument.routes(_to_first(stores, _every(helpers)) if routes is None else routes, problems),
             retries={retried[name]: policy for name, policy in policies.items() if policy and name in retried},
             queue_table=argument.queue_table(queues, problems),
             source=attempt("source", checked_source, source),
@@ -242,14 +252,14 @@ class App(Dispatcher):
         try:
             _check_parts(parts, retried, problems)
         except ConfigurationError:
-            for each in [*stores.values(), *boxes.values()]:
+            for each in [*stores.values(), *_every(helpers)]:
                 if isinstance(each, Transport) and not any(each is one for one in given):
                     each.close()
             raise
         super().__init__(parts.registry.known)
         for name, transport in parts.transports.items():
             transport.name = name
-        for transport in (*parts.transports.values(), *parts.outboxes.values()):
+        for transport in parts.stores():
             transport.source = parts.source
         self._assembly = _Assembly.of(parts)
         self._is_closed = False
@@ -449,8 +459,8 @@ class App(Dispatcher):
         """
         Return the transport called *name*, or the only one.
 
-        Without a name, those count that a route leads to. If no route leads to any, all count that are more than the
-        outbox of another.
+        Without a name, those count that a route leads to. If no route leads to any, all count that do more than keep
+        something for another, as its outbox.
 
         Raises:
             ConfigurationError: No transport has that name, or there are several and no name was given.
@@ -680,9 +690,9 @@ class App(Dispatcher):
 
     def prepare(self, name: str) -> None:
         """
-        Create what is missing for the transport *name* and its outbox, once, if ``setup`` is ``auto``.
+        Create what is missing for the transport *name*, its outbox and its coordinator, once, if ``setup`` is ``auto``.
 
-        If one of them fails, the other is set up nevertheless; the errors are those of :meth:`setup`.
+        If one of them fails, the others are set up nevertheless; the errors are those of :meth:`setup`.
         """
         self._assembly.stores.prepare(name)
 
@@ -696,7 +706,7 @@ class App(Dispatcher):
         """Close the transports, and let plugins free their resources; may be called again."""
         self._is_closed = True
         with ExitStack() as stack:  # so that an error of a transport or a plugin does not keep the others open
-            for transport in dict.fromkeys([*self.transports.values(), *self.outboxes.values()]):
+            for transport in self._assembly.parts.stores():
                 stack.callback(transport.close)
             with observe(self.hooks.observers("relevo_around_close")):
                 stack.close()
@@ -737,10 +747,14 @@ class _Assembly:
         return cls(parts, stores, sender)
 
 
-def _to_first(transports: Mapping[str, object], outboxes: Sequence[object]) -> Mapping[str, str]:
-    """Return the routes of every event to the first of *transports* that is more than one of *outboxes*."""
-    shared = [name for name, each in transports.items() if any(each is outbox for outbox in outboxes)]
-    names = beside_outboxes(transports, shared)
+def _every(helpers: Mapping[str, Mapping[Any, Any]]) -> list[Any]:
+    return [each for of_key in helpers.values() for each in of_key.values()]
+
+
+def _to_first(transports: Mapping[str, object], helpers: Sequence[object]) -> Mapping[str, str]:
+    """Return the routes of every event to the first of *transports* that does more than one of *helpers*."""
+    shared = [name for name, each in transports.items() if any(each is helper for helper in helpers)]
+    names = beside_helpers(transports, shared)
     return {"*": names[0]} if names else {}
 
 
@@ -760,7 +774,8 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
         routes=config.routes or None,
         listeners=config.listeners,
         source=config.source,
-        outboxes=opened.outboxes,
+        outboxes=opened.helpers["outbox"],
+        coordinators=opened.helpers["coordinator"],
         plugins=opened.plugins,
         signing=config.signing,
         retries=config.retries,
@@ -840,7 +855,8 @@ def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems
         problems.extend(signing_problems(parts.signing, parts.source))
     problems.extend(transport_problems(parts.transports))
     if known:
-        problems.extend(outbox_problems(parts.outboxes, parts.transports))
+        helpers = {"outbox": parts.outboxes, "coordinator": parts.coordinators}
+        problems.extend(helper_problems(helpers, parts.transports, parts.transports))
         routes = None if problems.concern("routes") else parts.routes  # unknown if one is invalid
         problems.extend(target_problems(parts.routes, parts.transports))
         problems.extend(retry_problems(retries, routes, parts.transports))

@@ -15,8 +15,9 @@ from relevo._hook import Hooks
 from relevo._identity import IdFactory
 from relevo._retry import Retry
 from relevo._transport.acceptance import QueueTable
+from relevo._transport.coordinator import Coordinator
 from relevo._transport.envelope import DEFAULT_QUEUE
-from relevo._transport.route import Routes, Target, beside_outboxes
+from relevo._transport.route import Routes, Target, beside_helpers
 from relevo._transport.transport import Transport
 from relevo._worker.execution import Execution
 from relevo._worker.signing import Signing
@@ -59,6 +60,9 @@ class Parts:
 
     outboxes: Mapping[str, Transport]
     """From the name of a transport to the transport that stores its outbox."""
+
+    coordinators: Mapping[str, Transport]
+    """From the name of a transport to the transport that coordinates its workers, if one was chosen."""
 
     routes: Routes
     retries: Mapping[Target, Retry]
@@ -104,10 +108,30 @@ class Parts:
         """Return the queues of *transport* that events are routed to."""
         return self.routes.queues(transport) or (DEFAULT_QUEUE,)
 
-    def beside_outboxes(self) -> list[str]:
-        """Return the names of the transports without those that only store an outbox."""
-        stores = [outbox.name for outbox in self.outboxes.values()]
-        return beside_outboxes(self.transports, stores, self.routes)
+    def beside_helpers(self) -> list[str]:
+        """Return the names of the transports without those that only keep something for others, as an outbox."""
+        helpers = [each.name for each in (*self.outboxes.values(), *self.coordinators.values())]
+        return beside_helpers(self.transports, helpers, self.routes)
+
+    def stores(self) -> list[Transport]:
+        """Return all transports, and those that keep something for them; each once."""
+        return list(dict.fromkeys([*self.transports.values(), *self.outboxes.values(), *self.coordinators.values()]))
+
+    def stores_of(self, transport: str) -> list[Transport]:
+        """Return *transport*, and those that keep something for it; each once."""
+        found = (self.transports[transport], self.outboxes.get(transport), self.coordinators.get(transport))
+        return list(dict.fromkeys(filter(None, found)))
+
+    def coordinator(self, store: Transport) -> Coordinator | None:
+        """
+        Return the coordinator of those that work on *store*, if there is one.
+
+        It is the one that was chosen, else *store* itself, else its outbox.
+        """
+        chosen: list[object] = [store]
+        if self.transports.get(store.name) is store:
+            chosen = [self.coordinators.get(store.name), store, self.outboxes.get(store.name)]
+        return next((each for each in chosen if isinstance(each, Coordinator)), None)
 
     def served(self) -> list[str]:
         """
@@ -116,7 +140,7 @@ class Parts:
         All are returned if no route leads to any. One without a route, as one that is kept until its last events were
         moved, is served if it is named.
         """
-        names = self.beside_outboxes()
+        names = self.beside_helpers()
         return [name for name in names if self.routes.queues(name)] or names
 
     def joins_sessions(self, transport: str) -> bool:

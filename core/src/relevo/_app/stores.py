@@ -69,9 +69,9 @@ class Stores:
 
     def prepare(self, name: str) -> None:
         """
-        Set up the transport *name* and its outbox, unless that was done.
+        Set up the transport *name*, its outbox and its coordinator, unless that was done.
 
-        If one of them fails, the other is set up nevertheless; the errors are raised together.
+        If one of them fails, the others are set up nevertheless; the errors are raised together.
 
         Raises:
             ConfigurationError: Tables or queues are missing and ``setup`` is ``explicit``.
@@ -81,6 +81,8 @@ class Stores:
         steps: list[Callable[[], object]] = [partial(self.set_up, name)]
         if name in self._parts.outboxes:
             steps.append(partial(self.set_up_outbox, name))
+        if name in self._parts.coordinators:
+            steps.append(partial(self._set_up, f"coordinator/{name}", self._parts.coordinators[name], ()))
         raise_together(try_each(*steps))
 
     def set_up_outbox(self, name: str) -> Transport:
@@ -105,6 +107,8 @@ class Stores:
             stores.append((transport, self._parts.queues(name)))
             if name in self._parts.outboxes:
                 stores.append((self._parts.outboxes[name], [outbox_queue(name)]))
+            if name in self._parts.coordinators:
+                stores.append((self._parts.coordinators[name], ()))
         return set_up_each(stores, dry_run=dry_run, upgrade=upgrade)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:

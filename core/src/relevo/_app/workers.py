@@ -90,9 +90,10 @@ class WorkerFactory:
         check_queues(listeners, self.parts.routes, transport, queues, first_queue, outbox=outbox)
         warn_of_risks(transport)
         warn_of_other_clock(transport, self.parts.clock)
-        if outbox:
-            warn_of_risks(outbox)
-            warn_of_other_clock(outbox, self.parts.clock)
+        helpers = [each for each in self.parts.stores_of(transport.name) if each is not transport]
+        for each in helpers:
+            warn_of_risks(each)
+            warn_of_other_clock(each, self.parts.clock)
         checkpoint = transport.checkpoint if transport.capabilities.checkpoint else None
         ids_here = self._listeners_here(listeners, transport.name)
         suspects = Suspects(transport, self.parts.clock, listeners=ids_here, rewrite=self._rewritten)
@@ -119,9 +120,10 @@ class WorkerFactory:
             options=options,
             executor=executor,
             hooks=self.parts.hooks,
+            coordinator=self.parts.coordinator(transport),
             lease=self.parts.lease,
             patient=patient,
-            limited=[outbox] if outbox else [],
+            limited=helpers,
             note_retry=ObstacleLog(listeners, self.parts.patience, places).note,
             sources=expected_sources(self.parts.source, self.parts.signing),
             suspects=suspects,
@@ -273,7 +275,7 @@ class WorkerFactory:
             from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does not need it
 
             return ThreadExecutor(execution.concurrency, time_limit=execution.time_limit)
-        for each in [*self.parts.transports.values(), *self.parts.outboxes.values()]:
+        for each in self.parts.stores():
             if each.capabilities.durability == "process":
                 raise ConfigurationError(
                     f'execution: the transport "{each.name}" claims the durability "process", so events that a child '

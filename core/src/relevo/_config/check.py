@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -13,6 +13,7 @@ from relevo._retry import Retry
 from relevo._secret import without_secrets
 from relevo._synonym import key_answer
 from relevo._transport.acceptance import QueueTable
+from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo._transport.route import NOW, Routes, Routing, Target, fan_out, parsed_target
@@ -108,27 +109,77 @@ def _no_transport(thing: object) -> str:
     )
 
 
-def outbox_problems(outboxes: Mapping[str, Any], transports: Collection[str]) -> Iterator[Problem]:
-    """Yield the *outboxes* that belong to no transport, or cannot join a session."""
-    for name, outbox in outboxes.items():
-        fault = None
-        if name not in transports:
-            fault = f'outboxes: no transport is called "{without_secrets(name)}"{known_names(name, transports)}'
-        elif not isinstance(outbox, Transport):
-            own = f"{shown(name)}: {_no_transport(outbox)}"
-            if isinstance(outbox, str):
-                own = (
-                    f"{shown(name)}: expected an address such as sqlite:///shop.db, or the name of a transport; "
-                    f"got {shown(outbox)}{known_names(outbox, transports)}"
-                )
-            fault = f"outboxes: {own}"
-        elif not outbox.capabilities.transactional:
-            fault = (
-                f'the outbox "{outbox.name}" cannot join a session, so it cannot keep the events of "{name}"; '
-                f"choose a SQL transport as outbox"
-            )
-        if fault is not None:
-            yield _problem(("transports", name, "outbox"), fault)
+ARGUMENTS = {"outbox": "outboxes", "coordinator": "coordinators"}
+"""The keys of a transport that name another one, which keeps something for it; each with the argument of ``App``."""
+
+
+def helper_problems(
+    helpers: Mapping[str, Mapping[str, Any]], transports: Mapping[str, Any], names: Collection[str]
+) -> Iterator[Problem]:
+    """
+    Yield the *helpers* that belong to no transport, or cannot keep what they are for.
+
+    Args:
+        helpers: The transports that keep something for others: by the key, and the name of the other one.
+
+        transports: The transports, as far as they are valid.
+
+        names: The names of all transports.
+    """
+    for key, argument in ARGUMENTS.items():
+        for name, helper in helpers[key].items():
+            fault = None
+            if name not in names:
+                fault = f'{argument}: no transport is called "{without_secrets(name)}"{known_names(name, names)}'
+            elif not isinstance(helper, Transport):
+                own = f"{shown(name)}: {_no_transport(helper)}"
+                if isinstance(helper, str):
+                    own = (
+                        f"{shown(name)}: expected an address such as sqlite:///shop.db, or the name of a transport; "
+                        f"got {shown(helper)}{known_names(helper, names)}"
+                    )
+                fault = f"{argument}: {own}"
+            else:
+                fault = _UNABLE[key](helper, name, transports.get(name))
+            if fault is not None:
+                yield _problem(("transports", name, key), fault)
+
+
+def _unable_outbox(helper: Transport, name: str, _: object) -> str | None:
+    if helper.capabilities.transactional:
+        return None
+    return (
+        f'the outbox "{helper.name}" cannot join a session, so it cannot keep the events of "{name}"; '
+        f"choose a SQL transport as outbox"
+    )
+
+
+def _unable_coordinator(helper: Transport, name: str, of: object) -> str | None:
+    if not isinstance(helper, Coordinator):
+        return (
+            f'the coordinator "{helper.name}" has no locks, so it cannot coordinate the workers of "{name}"; choose a '
+            f"SQL transport as coordinator"
+        )
+    return _short_lived("coordinator", helper, name, of)
+
+
+def _short_lived(key: str, helper: Transport, name: str, of: object) -> str | None:
+    """Return that *helper* ends with its process, but the transport *of* does not."""
+    if helper.capabilities.durability != "process" or not isinstance(of, Transport):
+        return None
+    if of.capabilities.durability == "process":
+        return None
+    return (
+        f'the {key} "{helper.name}" is in the memory of one process, but other processes share "{name}"; choose a SQL '
+        f"transport as {key}"
+    )
+
+
+_UNABLE: Mapping[str, Callable[[Transport, str, object], str | None]] = {
+    "outbox": _unable_outbox,
+    "coordinator": _unable_coordinator,
+}
+"""By the key: returns why a transport cannot keep that for the named one; ``None`` if it can."""
 
 
 def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ import attrs
 import msgspec
 
 from relevo._clock import Clock, SystemClock
-from relevo._config.check import fan_out_problems, outbox_problems
+from relevo._config.check import ARGUMENTS, fan_out_problems, helper_problems
 from relevo._config.discovery import PLUGINS, available, load, transport_class, transport_of_scheme
 from relevo._config.key_file import key_file_problems
 from relevo._config.schema import KEYS, Config, PluginConfig, TransportConfig
@@ -37,7 +37,9 @@ class Opened:
     """What is opened or imported for an application."""
 
     transports: dict[str, Transport]
-    outboxes: dict[str, Transport]
+    helpers: dict[str, dict[str, Transport]]
+    """The transports that keep something for others: by the key of the configuration, and the name of the other one."""
+
     plugins: list[object] = attrs.field(factory=list)
     places: list[tuple[object, str, Mapping[str, object]]] = attrs.field(factory=list)
     """The plugins, each with where it is named, and its options there."""
@@ -130,21 +132,22 @@ def open_config(config: Config, *, clock: Clock) -> Opened:
 
 def open_addresses(
     given: Mapping[Any, object],
-    outboxes: Mapping[Any, object],
+    helpers: Mapping[str, Mapping[Any, object]],
     problems: Problems,
     *,
     settings: Mapping[str, object],
     clock: Clock,
-) -> tuple[dict[Any, object], dict[Any, object]]:
+) -> tuple[dict[Any, object], dict[str, Mapping[Any, object]]]:
     """
-    Return the *given* transports and *outboxes* of an application that is made in code, with each address opened.
+    Return the *given* transports and *helpers* of an application that is made in code, with each address opened.
 
     What is not text is returned as it is. A path starts in the working directory.
 
     Args:
         given: Transports and addresses, by the names of the transports.
 
-        outboxes: The same of the outboxes, and the names of transports that are outboxes of others.
+        helpers: The same of the transports that keep something for others, and the names of transports that also do
+            that; by the key of the configuration. An address that one transport has twice is opened once.
 
         problems: Collects why an address cannot be opened.
 
@@ -159,16 +162,20 @@ def open_addresses(
         opened = opener.from_address(str(name), each, ("transports", name)) if isinstance(each, str) else each
         if opened is not None:
             transports[name] = opened
-    boxes: dict[Any, object] = {}
-    for name, each in outboxes.items():
-        outbox = each
-        if isinstance(each, str) and "://" in each:
-            outbox = opener.from_address(f"{name}.outbox", each, ("outboxes", name))
-        elif isinstance(each, str):
-            outbox = transports.get(each, each)
-        if outbox is not None:
-            boxes[name] = outbox
-    return transports, boxes
+    found: dict[str, dict[Any, object]] = {key: {} for key in helpers}
+    known: dict[tuple[Any, str], Transport] = {}
+    for key, each_given in helpers.items():
+        for name, each in each_given.items():
+            helper = each
+            if isinstance(each, str) and "://" in each:
+                helper = known.get((name, each)) or opener.from_address(f"{name}.{key}", each, (ARGUMENTS[key], name))
+                if helper is not None:
+                    known[name, each] = helper
+            elif isinstance(each, str):
+                helper = transports.get(each, each)
+            if helper is not None:
+                found[key][name] = helper
+    return transports, {**found}
 
 
 class TransportOpener:
@@ -230,28 +237,38 @@ class _Opener:
         self._opener = TransportOpener(self._reader, self.problems, settings=settings, clock=clock)
 
     def parts(self) -> Opened:
-        """Return the transports and outboxes."""
+        """Return the transports, and those that keep something for them."""
         entries = self._config.transports
         transports: dict[str, Transport] = {}
-        outboxes: dict[str, Transport] = {}
         for name, entry in entries.items():
             if transport := self._opener.open(name, entry, ("transports", name)):
                 transports[name] = transport
+        helpers: dict[str, dict[str, Transport]] = {key: {} for key in ARGUMENTS}
         for name, entry in entries.items():
-            text = entry.outbox.reveal() if entry.outbox else ""
-            if "://" in text:
-                if outbox := self._opener.from_address(f"{name}.outbox", text, ("transports", name, "outbox")):
-                    outboxes[name] = outbox
-            elif text in transports:  # otherwise it could not be opened, which is a problem already
-                outboxes[name] = transports[text]
-        self.problems.extend(outbox_problems(outboxes, entries))
+            for key, helper in self._helpers(name, entry, transports):
+                helpers[key][name] = helper
+        self.problems.extend(helper_problems(helpers, transports, entries))
+        outboxes = helpers["outbox"]
         known = {
             name: name in outboxes or transport.capabilities.transactional
             for name, transport in transports.items()
             if name in outboxes or not entries[name].outbox
         }
         self.problems.extend(fan_out_problems(Routes(self._config.routes), known))
-        return Opened(transports=transports, outboxes=outboxes)
+        return Opened(transports=transports, helpers=helpers)
+
+    def _helpers(
+        self, name: str, entry: TransportConfig, transports: Mapping[str, Transport]
+    ) -> Iterator[tuple[str, Transport]]:
+        """Yield the transports that keep something for the one called *name*; an address is opened once."""
+        opened: dict[str, Transport] = {}
+        for key, text in entry.helpers().items():
+            helper = transports.get(text) or opened.get(text)
+            if helper is None and "://" in text:
+                helper = self._opener.from_address(f"{name}.{key}", text, ("transports", name, key))
+            if helper is not None:  # otherwise it could not be opened, which is a problem already
+                opened[text] = helper
+                yield key, helper
 
     def plugins(self) -> Iterator[tuple[str, object]]:
         """Yield the valid plugins, each with its name."""
@@ -282,7 +299,8 @@ def _may_mean_transports(problem: Problem) -> bool:
 
 
 def _close(parts: Opened) -> None:
-    for transport in dict.fromkeys([*parts.transports.values(), *parts.outboxes.values()]):
+    helpers = [helper for each in parts.helpers.values() for helper in each.values()]
+    for transport in dict.fromkeys([*parts.transports.values(), *helpers]):
         transport.close()
 
 

@@ -17,7 +17,7 @@ from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
 from relevo._secret import Secret, masked
 from relevo._transport.acceptance import QueueOptions
-from relevo._transport.route import beside_outboxes
+from relevo._transport.route import beside_helpers
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import TIME_LIMIT, Execution, Kind
 from relevo._worker.signing import Signing
@@ -36,8 +36,16 @@ class TransportConfig:
     outbox: Secret | None = None
     """The name of another transport, or an address."""
 
+    coordinator: Secret | None = None
+    """As of the outbox."""
+
     options: Mapping[str, Any] = attrs.field(default=_EMPTY, repr=False, metadata=REST)
     """All other keys; the class of the transport defines them."""
+
+    def helpers(self) -> dict[str, str]:
+        """Return the transports that keep something for this one, each a name or an address, by their keys."""
+        found = {"outbox": self.outbox, "coordinator": self.coordinator}
+        return {key: text.reveal() for key, text in found.items() if text}
 
 
 @attrs.frozen(kw_only=True)
@@ -88,13 +96,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         Return the routes of a configuration without any: all events go to the first transport.
 
-        A transport that another one has as its outbox is passed over.
+        A transport that another one has as its outbox, or as its coordinator, is passed over.
 
         Args:
             transports: The names of the transports, if some of them are invalid.
         """
-        outboxes = [entry.outbox.reveal() for entry in self.transports.values() if entry.outbox]
-        return {"*": (beside_outboxes(transports or self.transports, outboxes)[0],)}
+        helpers = [text for entry in self.transports.values() for text in entry.helpers().values()]
+        return {"*": (beside_helpers(transports or self.transports, helpers)[0],)}
 
     def chosen_execution(self) -> Execution:
         """Return where listeners run, how many at once, and for how long, as one value."""

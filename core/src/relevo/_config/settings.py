@@ -88,13 +88,13 @@ def _conflicts(
         return
     yield from target_problems(Routes(settings.routes), transports)
     for name, entry in settings.transports.items():
-        text = entry.outbox.reveal() if entry.outbox else "://"
-        if "://" not in text and text not in transports:
-            what = (
-                f"expected the name of a transport, or an address such as sqlite:///shop.db; got neither"
-                f"{known_names(text, transports)}"
-            )
-            yield Problem(keys := ("transports", name, "outbox"), ConfigurationError(f"{dotted(keys)}: {what}"))
+        for key, text in entry.helpers().items():
+            if "://" not in text and text not in transports:
+                what = (
+                    f"expected the name of a transport, or an address such as sqlite:///shop.db; got neither"
+                    f"{known_names(text, transports)}"
+                )
+                yield Problem(keys := ("transports", name, key), ConfigurationError(f"{dotted(keys)}: {what}"))
     is_open = problems.concern("routes") or (not settings.routes and problems.concern("transports"))
     routes = None if is_open else Routes(settings.routes or settings.default_routes(transports))
     yield from retry_problems(retries, routes, transports)

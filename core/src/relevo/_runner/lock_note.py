@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from logging import getLogger
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from relevo._app.app import parts_of
 from relevo._process_identity import ProcessIdentity, lives_here, this_process
 from relevo._runner.host_lock import HostLock
-from relevo._transport.coordinator import Coordinator
 from relevo._visible import visible
 from relevo._worker.announcement import announced, on_this_host
 from relevo.errors import RelevoError
 
 if TYPE_CHECKING:
     from relevo._app.app import App
-    from relevo._transport.transport import Transport
     from relevo._worker.run import RunOptions
 
 _GRACE, _WITHOUT_LIMIT = 60.0, 3600.0
@@ -54,9 +52,9 @@ def sign(lock: HostLock, app: App, options: RunOptions) -> None:
     lock.write(msgspec.json.encode(LockNote(by=str(this_process()), since=now, due=due)))
 
 
-def described_holder(lock: HostLock, app: App, stores: Iterable[Transport]) -> str:
+def described_holder(lock: HostLock, app: App, transport: str) -> str:
     """
-    Return which process of this host holds *lock*, and the listener that runs in it, in words; empty if not known.
+    Return which process of this host holds *lock* of *transport*, and its listener, in words; empty if not known.
 
     A warning is logged if the process should have ended, and then once in an hour.
     """
@@ -66,7 +64,7 @@ def described_holder(lock: HostLock, app: App, stores: Iterable[Transport]) -> s
         return ""
     now = app.clock.now()
     minutes = max(0.0, now - note.since) / 60
-    listeners = ", ".join(dict.fromkeys(busy_here(stores).get(process.pid, ())))
+    listeners = ", ".join(dict.fromkeys(busy_here(app, transport).get(process.pid, ())))
     what = f"process {process.pid}, {f'in {listeners}, ' if listeners else ''}for {minutes:.0f} min"
     if now >= note.due and now - note.warned >= _AGAIN_AFTER:
         lock.write(msgspec.json.encode(msgspec.structs.replace(note, warned=now)))
@@ -87,12 +85,21 @@ def _read(lock: HostLock) -> LockNote | None:
         return None
 
 
-def busy_here(stores: Iterable[Transport]) -> dict[int, list[str]]:
-    """Return the processes of this host that hold events, with their listeners, as far as workers announced them."""
+def busy_here(app: App, transport: str | None = None) -> dict[int, list[str]]:
+    """
+    Return the processes of this host that hold events, with their listeners, as far as workers announced them.
+
+    Args:
+        app: The application.
+
+        transport: Only workers of this transport, or of what has the same coordinator.
+    """
     found: dict[int, list[str]] = {}
-    for store in stores:
+    parts = parts_of(app)
+    stores = parts.stores() if transport is None else parts.stores_of(transport)
+    for coordinator in dict.fromkeys(filter(None, map(parts.coordinator, stores))):
         with suppress(RelevoError):
-            said = announced(store.workers().values()) if isinstance(store, Coordinator) else ()
+            said = announced(coordinator.workers().values())
             for each in filter(on_this_host, said):
                 found.setdefault(each.pid, []).extend(held.listener for held in each.held if held.listener)
     return found

@@ -16,7 +16,6 @@ from relevo._runner.host_lock import HostLock
 from relevo._runner.single_flight import SingleFlight
 from relevo._runner.state_folder import home_of, state_folder
 from relevo._secret import masked_url
-from relevo._transport.coordinator import Coordinator
 from relevo._transport.optional import FileStore
 
 if TYPE_CHECKING:
@@ -41,12 +40,12 @@ def single_flight(app: App, transport: str, queues: Sequence[str]) -> SingleFlig
     """
     Return the single flight that lets one process at a time drain *queues* of *transport*; all queues if empty.
 
-    The coordinator is the transport itself if it is one, else its outbox.
+    The coordinator is the one that was chosen, else the transport itself if it is one, else its outbox.
 
     Raises:
         ConfigurationError: There is no folder for its lock.
     """
-    coordinator = _coordinator_among(app.transport(transport), app.outboxes.get(transport))
+    coordinator = parts_of(app).coordinator(app.transport(transport))
     name = _file_name("/".join(["drain", _source(app), transport, *sorted(queues)]))
     return SingleFlight(name, drain_lock(app, transport, queues), coordinator, app.clock)
 
@@ -75,10 +74,6 @@ def own_file(name: str, further: str = "") -> Path:
         ConfigurationError: There is no folder for it.
     """
     return _own_folder() / _file_name(name, further)
-
-
-def _coordinator_among(*stores: object) -> Coordinator | None:
-    return next((each for each in stores if isinstance(each, Coordinator)), None)
 
 
 def _source(app: App) -> str:
@@ -126,7 +121,7 @@ def _folder(app: App) -> Path:
 def _folder_of_store(app: App) -> Path | None:
     if app.lock is not None:
         return app.lock
-    for store in (*app.transports.values(), *app.outboxes.values()):
+    for store in parts_of(app).stores():
         folder = store.folder if isinstance(store, FileStore) else None
         if folder is not None and folder.is_dir():
             return folder

@@ -60,7 +60,7 @@ class LoopRunner(Runner):
         signals: Handle TERM and INT, if this is the main thread; otherwise the program handles them.
 
         single_flight: Let a run until empty do nothing while another one drains the same queues: on this host, and
-            on other hosts if the transport or its outbox is a :class:`Coordinator`.
+            on other hosts if the transport has a coordinator, or it or its outbox is a :class:`Coordinator`.
 
         notifier: Reports the status to the service manager.
 
@@ -105,8 +105,7 @@ class LoopRunner(Runner):
             if options.until_empty and self._single_flight and app.transport(name).capabilities.durability != "process":
                 flight = single_flight(app, name, options.queues)
                 if not stack.enter_context(flight.on_this_host()):
-                    stores = filter(None, (app.transport(name), app.outboxes.get(name)))
-                    holder = described_holder(flight.host_lock, app, stores)
+                    holder = described_holder(flight.host_lock, app, name)
                     by = f": {holder}" if holder else ""
                     _log.info("nothing is drained: another drain handles the same queues%s", by)
                     return Report(stopped_by="lock", objection=holder)
@@ -396,8 +395,8 @@ def _prepared(
 
 @contextmanager
 def _telling_of_new_files(app: App, name: str) -> Iterator[None]:
-    """Log which files of the transport *name* and its outbox the block creates: an earlier one may be elsewhere."""
-    stores: Sequence[object] = (app.transport(name), app.outboxes.get(name))
+    """Log which files of the transport *name*, and of what helps it, the block creates: they may be elsewhere."""
+    stores = parts_of(app).stores_of(name)
     missing = [(each, what) for each in stores if isinstance(each, FileStore) and (what := each.missing())]
     yield
     for store, what in missing:
@@ -443,7 +442,7 @@ def _warn_of_left(app: App, name: str) -> None:
 
     One of them may be down, or slow: the run of the transport *name* goes on after a moment.
     """
-    beside = parts_of(app).beside_outboxes()
+    beside = parts_of(app).beside_helpers()
     left = [each for each in beside if each != name and not app.routes.queues(each)]
     if left and app.routes.queues(name):
         thread = threading.Thread(target=_look_at_left, args=(app, left), name="relevo-left", daemon=True)
@@ -470,8 +469,8 @@ def _look_at_left(app: App, names: Sequence[str]) -> None:
 
 
 def hurry(app: App, name: str, seconds: float | None) -> None:
-    """Limit each call of the transport *name* and its outbox to *seconds*; ``None`` restores their timeouts."""
-    for transport in filter(None, (app.transport(name), app.outboxes.get(name))):
+    """Limit each call of the transport *name*, and of what helps it, to *seconds*; ``None`` restores the timeouts."""
+    for transport in parts_of(app).stores_of(name):
         transport.hurry(seconds)
 
 

@@ -172,18 +172,18 @@ class Routes:
         return tuple(dict.fromkeys(found))
 
 
-def beside_outboxes(transports: Iterable[str], outboxes: Iterable[str], routes: Routes | None = None) -> list[str]:
+def beside_helpers(transports: Iterable[str], helpers: Iterable[str], routes: Routes | None = None) -> list[str]:
     """
     Return those of *transports* that events can be routed to by default; all if there is no other one.
 
     Args:
         transports: The names of transports.
 
-        outboxes: The names of those that store the outbox of another one.
+        helpers: The names of those that keep something for another one, such as its outbox.
 
-        routes: A transport that a route leads to is more than an outbox.
+        routes: A transport that a route leads to does more than that.
     """
-    only = {name for name in outboxes if routes is None or not routes.queues(name)}
+    only = {name for name in helpers if routes is None or not routes.queues(name)}
     names = list(transports)
     return [name for name in names if name not in only] or names
 

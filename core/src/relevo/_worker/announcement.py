@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from logging import getLogger
 from typing import Annotated
 
@@ -29,6 +30,7 @@ EXPIRES_AFTER = 20.0
 
 _VERSION = 1
 _LONGEST_NAME = 255
+_DIGEST = 16
 
 _Key = tuple[str, str, str]
 """The queue, the source and the id of an event."""
@@ -51,6 +53,8 @@ class Announcement(msgspec.Struct, frozen=True):
     host: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
     pid: int
     held: list[HeldEvent] = []
+    transport: str = ""
+    """The name of the transport of the events; empty if that is the coordinator itself."""
 
     def packed(self) -> bytes:
         """Return it as bytes; events that do not fit are left out, those without a running listener first."""
@@ -87,6 +91,8 @@ class Announcer:
         held: Returns the deliveries that the worker holds.
 
         running: Returns the listeners that run, each with its delivery.
+
+        transport: The name of the transport of the deliveries; empty if that is the coordinator itself.
     """
 
     def __init__(
@@ -97,12 +103,16 @@ class Announcer:
         *,
         held: Callable[[], Sequence[Delivery]],
         running: Callable[[], Iterable[Run]],
+        transport: str = "",
     ):
         self._coordinator = coordinator
         self._clock = clock
         self._worker = worker
         self._held = held
         self._running = running
+        self._transport = transport[:_LONGEST_NAME]
+        self._key = worker.worker + (sha256(transport.encode()).hexdigest()[:_DIGEST] if transport else "")
+        """A process may work on several transports, which have one coordinator."""
         self._looked = clock.monotonic()
         self._seen: frozenset[Delivery] = frozenset()
         self._is_known = False
@@ -130,13 +140,13 @@ class Announcer:
         listeners = {_key(delivery): listener for delivery, listener in self._running()}
         keys = filter(None, map(_key, held))
         events = [HeldEvent(*key, listeners.get(key, "")[:_LONGEST_NAME]) for key in keys]
-        about = Announcement(_VERSION, _host(), self._worker.pid, events)
+        about = Announcement(_VERSION, _host(), self._worker.pid, events, self._transport)
         self._is_known = True
         self._tell(about.packed(), ttl=EXPIRES_AFTER)
 
     def _tell(self, about: bytes, *, ttl: float) -> None:
         try:
-            self._coordinator.announce(self._worker.worker, about, ttl=ttl)
+            self._coordinator.announce(self._key, about, ttl=ttl)
         except RelevoError as error:
             _log.debug("what this worker holds could not be announced: %s", error)
 
@@ -157,11 +167,18 @@ def _host() -> str:
     return os.uname().nodename[:_LONGEST_NAME]
 
 
-def holders(announcements: Iterable[bytes]) -> Mapping[_Key, HoldingWorker]:
-    """Return who holds each event, by its queue, source and id; announcements that cannot be read are ignored."""
+def holders(announcements: Iterable[bytes], transport: str = "") -> Mapping[_Key, HoldingWorker]:
+    """
+    Return who holds each event, by its queue, source and id; announcements that cannot be read are ignored.
+
+    Args:
+        announcements: All that a coordinator has.
+
+        transport: The name of the transport of the events; empty if that is the coordinator itself.
+    """
     found: dict[_Key, HoldingWorker] = {}
     for said in announced(announcements):
-        for each in said.held:
+        for each in said.held if said.transport == transport[:_LONGEST_NAME] else ():
             holder = HoldingWorker(worker=f"{said.host}:{said.pid}", listener=each.listener or None)
             found[each.queue, each.source, each.id] = holder
     return found

@@ -112,6 +112,8 @@ class Worker:
 
         hooks: Plugins that observe the worker, and may pause it.
 
+        coordinator: Keeps what the worker announces; by default the transport, if it is a coordinator.
+
         lease: Seconds for which deliveries are hidden; renewed every third of it if the transport claims that.
 
         patient: Wait for a server that is down, instead of raising. After the first successful receive a
@@ -153,6 +155,7 @@ class Worker:
     _options: RunOptions = attrs.field(factory=RunOptions)
     _executor: Executor = attrs.field(factory=InlineExecutor)
     _hooks: Hooks = attrs.field(factory=Hooks)
+    _coordinator: Coordinator | None = attrs.field()
     _lease: float = LEASE
     _patient: bool = False
     _limited: Sequence[Transport] = ()
@@ -172,6 +175,11 @@ class Worker:
     @_suspects.default
     def _own_suspects(self) -> Suspects:
         return Suspects(self._transport, self._clock)
+
+    @_coordinator.default
+    def _own_coordinator(self) -> Coordinator | None:
+        own: object = self._transport
+        return own if isinstance(own, Coordinator) else None
 
     def __repr__(self) -> str:
         return f"<Worker of {self._transport.name}: {', '.join(self._queues)}>"
@@ -260,11 +268,16 @@ class Worker:
         return source is not None and self._ledger.holds(source)
 
     def _own_announcer(self) -> Announcer | None:
-        transport = self._transport
-        if not (isinstance(transport, Coordinator) and transport.capabilities.waiting):
+        if self._coordinator is None:
             return None
+        own: object = self._transport
         return Announcer(
-            transport, self._clock, self._suspects.identity, held=self._ledger.held_now, running=self._runs.all
+            self._coordinator,
+            self._clock,
+            self._suspects.identity,
+            held=self._ledger.held_now,
+            running=self._runs.all,
+            transport="" if self._coordinator is own else self._transport.name,
         )
 
     def stop(self) -> None:

@@ -274,7 +274,7 @@ def _without_any(app: App, *, live: bool) -> list[str]:
 def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
     """Return whether a worker can serve the transport *name*, or that no route leads to it."""
     what = f"transport {name}"
-    if app.routes.queues(name) or name not in parts_of(app).beside_outboxes():
+    if app.routes.queues(name) or name not in parts_of(app).beside_helpers():
         return _try(what, partial(_start, app, name))
     meant = did_you_mean(name, filter(app.routes.queues, app.transports))
     remedy = "add one, or remove the transport once it is empty"
@@ -284,9 +284,11 @@ def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
 
 
 def _start(app: App, name: str) -> str:
-    if name not in parts_of(app).beside_outboxes():
-        owners = [owner for owner, outbox in app.outboxes.items() if outbox.name == name]
-        return f"stores the outbox of {', '.join(owners)}"
+    if name not in parts_of(app).beside_helpers():
+        roles = {"the outbox": app.outboxes, "the locks": app.coordinators}
+        kept = {what: [owner for owner, each in of.items() if each.name == name] for what, of in roles.items()}
+        texts = [f"{what} of {', '.join(owners)}" for what, owners in kept.items() if owners]
+        return f"stores {' and '.join(texts)}"
     app.worker(RunOptions(transport=name))
     return f"a worker can serve {', '.join(app.queues(name))}"
 
@@ -294,7 +296,7 @@ def _start(app: App, name: str) -> str:
 def _unrouted(app: App) -> Sequence[UnroutedQueue]:
     """Return the queues without a route that hold events of *app*; servers that are down were reported already."""
     able: list[Transport] = []
-    for store in dict.fromkeys([*app.transports.values(), *app.outboxes.values()]):
+    for store in parts_of(app).stores():
         with suppress(RelevoError):
             able += [store] if isinstance(store, QueueCatalog) and not store.setup([], dry_run=True) else []
     with suppress(RelevoError):
@@ -323,7 +325,7 @@ def _foreign(app: App) -> Iterator[_Finding]:
 
 def _same_stores(app: App, *, live: bool) -> Iterator[tuple[str, str]]:
     """Yield the transports that have a queue in common, since they are one store, and what is wrong about that."""
-    ids = {name: _store_ids(app, name, live=live) for name in parts_of(app).beside_outboxes()}
+    ids = {name: _store_ids(app, name, live=live) for name in parts_of(app).beside_helpers()}
     for one, other in combinations(ids, 2):
         shared = [queue for queue in app.queues(one) if queue in app.queues(other)]
         if shared and ids[one] & ids[other]:
@@ -399,6 +401,8 @@ def _servers(app: App, *, imports: bool) -> Iterator[_Finding]:
             yield found
             if imports and found.error is None and not parts_of(app).creates:
                 yield from _without_inbox(app, transport, outbox)
+        if coordinator := app.coordinators.get(name):
+            yield _try(f"coordinator of {name}", partial(_reach, app, coordinator, []))
 
 
 def _without_inbox(app: App, transport: Transport, outbox: Transport) -> Iterator[_Finding]:

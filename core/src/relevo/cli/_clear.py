@@ -120,12 +120,12 @@ def _cancel_each(
     besides = f"; {unable} cannot cancel events: the event may still wait there" if unable else ""
     taken, faults, left = 0, list[str](), 0
     for event_id in meant:
-        refusals = _refusals(able_to, event_id, named if queues else None)
+        refusals = _refusals(app, able_to, event_id, named if queues else None)
         count = 0 if refusals else sum(store.cancel(event_id) for store in able_to)
         taken_since = list(_begun(able_to, event_id))
         if queues:  # what a worker holds elsewhere was not meant
             taken_since = [(store, each) for store, each in taken_since if (_identity(store), each.queue) in named]
-        begun = refusals or [_stays(*each) for each in taken_since]
+        begun = refusals or [_stays(app, *each) for each in taken_since]
         if not count and not begun:
             begun.append(_nothing_waits(places, event_id) + besides)
         taken += count
@@ -345,7 +345,7 @@ _Named = AbstractSet[tuple[object, str]]
 """The queues that were named, each with what identifies its store."""
 
 
-def _refusals(stores: Sequence[Transport], event_id: str, named: _Named | None) -> list[str]:
+def _refusals(app: App, stores: Sequence[Transport], event_id: str, named: _Named | None) -> list[str]:
     """
     Return why the event *event_id* is not cancelled in *stores*; empty if it may be.
 
@@ -358,8 +358,8 @@ def _refusals(stores: Sequence[Transport], event_id: str, named: _Named | None) 
     others = " ".join(f"-q {store.name}/{each.queue}" for store, each in waiting)
     if named is None:
         also = f"; it stays where it waits too; to remove it only there: relevo cancel {event_id} {others}"
-        return [_stays(*each) + (also if waiting else "") for each in held]
-    meant = [_stays(store, each) for store, each in held if (_identity(store), each.queue) in named]
+        return [_stays(app, *each) + (also if waiting else "") for each in held]
+    meant = [_stays(app, store, each) for store, each in held if (_identity(store), each.queue) in named]
     if meant:
         return meant
     left = [f"{store.name}/{each.queue}" for store, each in waiting if (_identity(store), each.queue) not in named]
@@ -378,11 +378,11 @@ def _begun(stores: Sequence[Transport], event_id: str) -> Iterator[tuple[Transpo
                 yield store, found
 
 
-def _stays(store: Transport, found: Found) -> str:
+def _stays(app: App, store: Transport, found: Found) -> str:
     """Return that *found* stays in *store* since a worker has begun it, and what to do about it."""
     return (
-        f"the event {found.envelope.id} stays in {store.name}/{found.queue}: {held_by(store, found)}; to remove it, "
-        f"stop that worker (with a second TERM if it hangs){or_wait(found)}, and cancel again"
+        f"the event {found.envelope.id} stays in {store.name}/{found.queue}: {held_by(app, store, found)}; to remove "
+        f"it, stop that worker (with a second TERM if it hangs){or_wait(found)}, and cancel again"
     )
 
 

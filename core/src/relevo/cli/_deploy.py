@@ -51,7 +51,7 @@ def begin(*, app: App, wait: float | None, as_json: bool) -> int:
     if is_calm is False:
         who = "; ".join(
             " in ".join([f"process {pid}", *([", ".join(dict.fromkeys(listeners))] if listeners else [])])
-            for pid, listeners in busy_here([*app.transports.values(), *app.outboxes.values()]).items()
+            for pid, listeners in busy_here(app).items()
         )
         busy = f"a worker is still busy after {wait:g} s{f' ({who})' if who else ''}"
         click.echo(visible(f"relevo: {busy}; wait again, or stop the workers"), err=True)

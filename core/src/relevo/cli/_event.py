@@ -10,7 +10,6 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._event.codec import decoded
 from relevo._process_identity import ProcessIdentity
-from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import DoneEntry, Found, StuckKey, WaitingEntry
@@ -70,12 +69,24 @@ Holders = Mapping[tuple[str, str, str], HoldingWorker]
 """The workers that hold events, by the queue, the source and the id of each event."""
 
 
-def holders_in(store: Transport) -> Holders:
-    """Return which worker holds each event of *store*, as far as workers have announced that."""
-    if not isinstance(store, Coordinator):
-        return {}
+def announced_holders(app: App, store: Transport) -> Holders | None:
+    """
+    Return which worker holds each event of *store*, as far as workers have announced that; ``None`` if they do not.
+
+    Raises:
+        TransportUnavailableError: The coordinator could not be reached.
+    """
+    coordinator = parts_of(app).coordinator(store)
+    if coordinator is None:
+        return None
+    own: object = store
+    return holders(coordinator.workers().values(), "" if coordinator is own else store.name)
+
+
+def holders_in(app: App, store: Transport) -> Holders:
+    """Return what :func:`announced_holders` does; nothing, and a message on standard error, if that is unknown."""
     try:
-        return holders(store.workers().values())
+        return announced_holders(app, store) or {}
     except RelevoError as error:
         click.echo(visible(f"relevo: the workers that hold events are unknown: {error}"), err=True)
         return {}

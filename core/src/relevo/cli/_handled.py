@@ -63,7 +63,7 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
     if is_in_outbox(app, store, found.queue):
         return Handled(**about, outcome="refused", why="it waits in an outbox; relevo relay moves it")
     if found.status == "leased":
-        why = f"{held_by(store, found)}; stop that worker{or_wait(found)}"
+        why = f"{held_by(app, store, found)}; stop that worker{or_wait(found)}"
         return Handled(**about, outcome="refused", why=why)
     click.echo(visible(f"relevo: handling {_described(app, store, found)}"), err=True)  # it may end this process
     outcomes = _Outcomes()
@@ -80,7 +80,7 @@ def handled(app: App, store: Transport, found: Found) -> Handled:
             return Handled(**about, outcome=fate, why=_why(outcome))
     if report.stopped_by == "objection":
         return Handled(**about, outcome="refused", why=why_later(report))
-    return Handled(**about, outcome="refused", why=_left(store, found))
+    return Handled(**about, outcome="refused", why=_left(app, store, found))
 
 
 def _described(app: App, store: Transport, found: Found) -> str:
@@ -148,10 +148,10 @@ def _failures(state: bytes | None) -> str | None:
     return "; ".join([*failed, *(f"waiting since {when(at)} ({reason})" for reason, at in progress.waiting.items())])
 
 
-def held_by(store: Transport, found: Found) -> str:
+def held_by(app: App, store: Transport, found: Found) -> str:
     """Return that a worker holds *found* in *store*, and which one, if that was announced."""
     until = "" if found.until is None else f" until {when(found.until)}"
-    holder = holder_of(found, holders_in(store))
+    holder = holder_of(found, holders_in(app, store))
     if holder is None:
         return f"a worker holds it{until}"
     runs = f"; {holder.listener} runs" if holder.listener else ""
@@ -163,7 +163,7 @@ def or_wait(found: Found) -> str:
     return "" if found.until is None else ", or wait until then if it has ended"
 
 
-def _left(store: Transport, found: Found) -> str:
+def _left(app: App, store: Transport, found: Found) -> str:
     """Return why nothing was leased, or what was leased was given back: where the event is now."""
     envelope = found.envelope
     same = [
@@ -174,7 +174,7 @@ def _left(store: Transport, found: Found) -> str:
         return f"a worker took it first; it is the dead letter {ref}" if ref else "it is gone: a worker took it first"
     now = same[0]
     if now.status == "leased":
-        return held_by(store, now)
+        return held_by(app, store, now)
     if now.lost_leases:
         return "the process that began it before may still be alive; try again in half a minute"
     if envelope.ordering_key is not None:

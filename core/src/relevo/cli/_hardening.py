@@ -339,12 +339,11 @@ def _without_port(host: str) -> str:
 
 
 def _addresses(app: App) -> Iterator[tuple[str, str]]:
-    """Yield the addresses of the configuration, by the names of transports; an outbox may have its own."""
+    """Yield the addresses of the configuration, by the names of transports; what helps one may have its own."""
     config = parts_of(app).config
     for name, entry in config.transports.items() if config else ():
         yield name, entry.url.reveal()
-        if entry.outbox and "://" in entry.outbox.reveal():
-            yield f"{name}.outbox", entry.outbox.reveal()
+        yield from ((f"{name}.{key}", text) for key, text in entry.helpers().items() if "://" in text)
 
 
 def _servers(app: App) -> Iterator[_Server]:

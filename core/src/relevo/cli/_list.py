@@ -14,13 +14,12 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._app.unrouted import unrouted_queues
-from relevo._transport.coordinator import Coordinator
 from relevo._transport.query import EventFilter, EventGroup, Status, WaitingEntry
 from relevo._transport.transport import Transport
-from relevo._worker.announcement import LOOK_EVERY, holders
+from relevo._worker.announcement import LOOK_EVERY
 from relevo._worker.decision import Reason
 from relevo._worker.progress import foremost, lacks_listener, setbacks_of
-from relevo.cli._event import Holders, OrderingLines, holder_of, holders_in, living_row
+from relevo.cli._event import Holders, OrderingLines, announced_holders, holder_of, holders_in, living_row
 from relevo.cli._filter import (
     Tally,
     by_option,
@@ -130,9 +129,9 @@ def list_(
     places, unlisted = able(app, transport, queues, begin)
     unable: list[ConfigurationError] = [*unlisted]
     if only_running:
-        places, silent = _announcing(places)
+        places, silent = _announcing(app, places)
         unable += silent
-        choice = attrs.evolve(choice, holders=_announced(places))
+        choice = attrs.evolve(choice, holders=_announced(app, places))
     choice.refuse_unknown(app, places)
     tell_unseen(app, transport, queues)
     if by is not None:
@@ -141,7 +140,7 @@ def list_(
             show_groups(by, groups, "sent", as_json=as_json, empty=empty)
     else:
         found = _entries(places, choice, begin, limit or _PAGE)
-        known = choice.holders or {store: holders_in(store) for store, _ in places}
+        known = choice.holders or {store: holders_in(app, store) for store, _ in places}
         lines = {store: OrderingLines(store) for store, _ in places}
         row = partial(_row, app=app, known=known, lines=lines)
         cells = partial(_cells, app=app, known=known, lines=lines, now=time.time())
@@ -160,14 +159,15 @@ def _stored(states: tuple[_State, ...]) -> tuple[Status, ...]:
     return tuple(dict.fromkeys("leased" if state == "running" else state for state in states))
 
 
-def _announcing(places: list[Place]) -> tuple[list[Place], list[ConfigurationError]]:
+def _announcing(app: App, places: list[Place]) -> tuple[list[Place], list[ConfigurationError]]:
     """Return those of *places* where workers announce which listener runs, and why the others cannot tell."""
-    able_to: list[Place] = [(store, queues) for store, queues in places if isinstance(store, Coordinator)]
-    silent = dict.fromkeys(store for store, _ in places if not isinstance(store, Coordinator))
+    has_any = parts_of(app).coordinator
+    able_to: list[Place] = [(store, queues) for store, queues in places if has_any(store) is not None]
+    silent = dict.fromkeys(store for store, _ in places if has_any(store) is None)
     errors = [
         ConfigurationError(
             f'the transport "{store.name}" cannot tell which listeners run now, since workers announce nothing there; '
-            f"see relevo list --state leased, and the logs of the workers"
+            f"give it a coordinator, or see relevo list --state leased and the logs of the workers"
         )
         for store in silent
     ]
@@ -176,9 +176,9 @@ def _announcing(places: list[Place]) -> tuple[list[Place], list[ConfigurationErr
     return able_to, errors
 
 
-def _announced(places: list[Place]) -> _Known:
+def _announced(app: App, places: list[Place]) -> _Known:
     """Return who holds the events of *places*; that it cannot be read now is an error, and no empty list."""
-    return {store: holders(store.workers().values()) for store, _ in places if isinstance(store, Coordinator)}
+    return {store: announced_holders(app, store) or {} for store, _ in places}
 
 
 def listed(app: App, transport: str | None) -> Iterator[_Listed]:

@@ -261,7 +261,7 @@ def _whole(app: App, name: str | None) -> list[Place]:
             f"there are: {', '.join(known)}"
         )
     found: list[Place] = []
-    beside = parts_of(app).beside_outboxes()
+    beside = parts_of(app).beside_helpers()
     for each in app.transports if name is None else [name]:
         if each in beside or name is not None:  # one that is only an outbox has no other queue
             found.append(Place(app.transport(each), app.queues(each), each))

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import click
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._app.stores import FEW, raise_together, set_up_each
 from relevo._transport.optional import SchemaUpgrade, SetupScript
 from relevo._visible import visible
@@ -70,7 +70,7 @@ def setup(
         raise click.UsageError(
             "--print and --print-insert print SQL; give one of them; omit --plan, --check and --json"
         )
-    chosen = places(app, transport)
+    chosen = _with_helpers(app, places(app, transport))
     if prints or inserts:
         return _print(chosen, _insert if inserts else _upgrade if upgrade else _script)
     stores = [(place.store, place.queues) for place in chosen]
@@ -83,6 +83,14 @@ def setup(
         click.echo(f"nothing is missing{' in the others' if errors else ''}")
     raise_together(errors)
     return EXIT_CONFIGURATION if check and created else 0
+
+
+def _with_helpers(app: App, chosen: list[Place]) -> list[Place]:
+    """Return the *chosen* places, and the stores that keep something else for them, as a coordinator; each once."""
+    helpers = {store: each.transport for each in chosen for store in parts_of(app).stores_of(each.transport)}
+    known = {place.store for place in chosen}
+    is_whole = not all(place.is_outbox for place in chosen)
+    return chosen + [Place(each, [], of) for each, of in helpers.items() if is_whole and each not in known]
 
 
 def brief(created: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     event_id = whole_id(app, event_id, transport)
     places = dict.fromkeys(store for store, _ in stores(app, transport))
     able = [store for store in places if store.capabilities.find]
-    rows = [living_row(app, store, found, holders_in(store)) for store in able for found in store.find(event_id)]
+    rows = [living_row(app, store, found, holders_in(app, store)) for store in able for found in store.find(event_id)]
     rows += [
         dead_row(store, entry)
         for store, entry in entries(app, transport, ())

@@ -17,6 +17,7 @@ from relevo._transport.route import RESERVED, outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
 from relevo.cli._deploy import deploy_notice
+from relevo.cli._event import announced_holders
 from relevo.cli._main import EXIT_ATTENTION, EXIT_CONFIGURATION, exit_code, tell
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import age, at_terminal, echo, show_json, show_table, when
@@ -26,7 +27,7 @@ from relevo.cli._run import duration
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
-_NOT_IN_TABLE = ("stuck", "routed", "relays_to", "lag")
+_NOT_IN_TABLE = ("stuck", "routed", "relays_to", "lag", "workers")
 _STUCK_COLUMNS = ("transport", "queue", "key", "waiting", "since", "behind")
 
 _LEGEND = """
@@ -98,6 +99,11 @@ def status(
     them. With --json its "routed" is false. A transport that cannot list its queues, such as RabbitMQ, shows only those
     that a route leads to, and those named with -q.
 
+    Workers announce the events that they hold for more than five seconds, if the transport has a coordinator. On a
+    transport that cannot list its events, such as RabbitMQ, the workers are shown below the table. With --json each row
+    has them as "workers", with the number of events that each holds and the listeners that it runs; null means that
+    workers announce nothing.
+
     A deploy in progress is reported on standard error.
 
     Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
@@ -122,7 +128,9 @@ def status(
             if is_limited:
                 place.require_file()
             place.prepare(app)
-            rows += _figures(app, place)
+            figures = _figures(app, place)
+            _note_workers(app, place, figures)
+            rows += figures
             reached.append(place.store)
         except RelevoError as error:
             errors |= {str(each): each for each in each_of(error) if str(each) not in errors}
@@ -149,6 +157,7 @@ def status(
             if answers and at_terminal(sys.stdout):
                 echo(_LEGEND)
         _show_lag(answers)
+        _show_workers(answers)
         _show_stuck(answers)
         for queue in unrouted:
             echo(visible(str(queue)))
@@ -290,6 +299,36 @@ def _show_lag(rows: Sequence[Mapping[str, Any]]) -> None:
         echo(visible(line))
 
 
+def _note_workers(app: App, place: Place, rows: Sequence[dict[str, Any]]) -> None:
+    """Note in *rows* which workers hold events of their queues; that it is unknown is reported."""
+    try:
+        known = announced_holders(app, place.store)
+    except RelevoError as error:
+        click.echo(visible(f"relevo: the workers that hold events are unknown: {error}"), err=True)
+        return
+    for row in rows if known is not None else ():
+        held: dict[str, dict[str, Any]] = {}
+        for (queue, _, _), holder in (known or {}).items():
+            if queue == row["queue"]:
+                one = held.setdefault(holder.worker, {"worker": holder.worker, "holds": 0, "running": []})
+                one["holds"] += 1
+                one["running"] += [holder.listener] if holder.listener else []
+        row["workers"] = list(held.values())
+
+
+def _show_workers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print which worker holds events of each queue whose transport cannot list them."""
+    lines: list[str] = []
+    for row in rows:
+        for each in row["workers"] or () if row["stuck"] is None else ():
+            events = "1 event" if each["holds"] == 1 else f"{each['holds']} events"
+            runs = ", ".join(dict.fromkeys(each["running"]))
+            what = f"; it runs {runs}" if runs else ""
+            lines.append(f"{each['worker']} holds {events} of {row['transport']}/{row['queue']}{what}")
+    for line in ["", *lines] if lines else ():
+        echo(visible(line))
+
+
 def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
     figures = store.stats(queue) if store.capabilities.stats != "none" else Stats()
     return {
@@ -304,6 +343,7 @@ def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
         "routed": is_routed,
         "relays_to": None,
         "lag": None,
+        "workers": None,
         "error": None,
     }
 

@@ -11,9 +11,10 @@ from relevo._transport.transport import Transport
 
 
 def stores(app: App) -> Iterator[tuple[str, Transport]]:
-    """Yield the transports and the outboxes of *app*, by the names that problems show."""
+    """Yield the transports of *app*, and what helps them, by the names that problems show."""
     yield from app.transports.items()
     yield from ((f"{name}.outbox", store) for name, store in app.outboxes.items())
+    yield from ((f"{name}.coordinator", store) for name, store in app.coordinators.items())
 
 
 def folder_of(store: Transport) -> Path | None:

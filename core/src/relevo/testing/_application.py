@@ -73,7 +73,7 @@ class AppTesting:
         if self._entered:
             raise ConfigurationError("this block was entered already; use a new app.testing() for each block")
         app = self.app
-        former: list[Transport] = [*app.transports.values(), *app.outboxes.values()]
+        former = parts_of(app).stores()
         self._configured = app.transports
         memory = stand_ins(former, clock=self.clock, sent=self._record.add_sent)
         with ExitStack() as undo:
@@ -84,6 +84,7 @@ class AppTesting:
                         parts_of(app),
                         transports={name: memory[each] for name, each in app.transports.items()},
                         outboxes={name: memory[each] for name, each in app.outboxes.items()},
+                        coordinators={name: memory[each] for name, each in app.coordinators.items()},
                         registry=parts_of(app).registry.copy(),
                         clock=self.clock,
                         chance=lambda: 0.0,
