@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from logging import getLogger
 from typing import Annotated
 
@@ -30,7 +29,6 @@ EXPIRES_AFTER = 20.0
 
 _VERSION = 1
 _LONGEST_NAME = 255
-_DIGEST = 16
 
 _Key = tuple[str, str, str]
 """The queue, the source and the id of an event."""
@@ -111,8 +109,6 @@ class Announcer:
         self._held = held
         self._running = running
         self._transport = transport[:_LONGEST_NAME]
-        self._key = worker.worker + (sha256(transport.encode()).hexdigest()[:_DIGEST] if transport else "")
-        """A process may work on several transports, which have one coordinator."""
         self._looked = clock.monotonic()
         self._seen: frozenset[Delivery] = frozenset()
         self._is_known = False
@@ -146,7 +142,7 @@ class Announcer:
 
     def _tell(self, about: bytes, *, ttl: float) -> None:
         try:
-            self._coordinator.announce(self._key, about, ttl=ttl)
+            self._coordinator.announce(self._worker.worker, about, ttl=ttl)
         except RelevoError as error:
             _log.debug("what this worker holds could not be announced: %s", error)
 
