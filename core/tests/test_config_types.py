@@ -86,6 +86,9 @@ PLACES = {
     "transports.main": Place("transports.main = {}", {*TEXTS, "empty text"}),
     "transports.main.url": Place("transports.main.url = {}", {*TEXTS, "empty text"}),
     "transports.main.outbox": Place("transports.main.outbox = {}", {"text"}, 'transports.main.url = "memory://"'),
+    "transports.main.coordinator": Place(
+        "transports.main.coordinator = {}", {"text"}, 'transports.main.url = "memory://"'
+    ),
     "routes": Place("routes = {}", {"table"}),
     'routes."*"': Place('routes."*" = {}', {"text", "list"}),
 }
