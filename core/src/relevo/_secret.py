@@ -70,7 +70,11 @@ def masked(text: str) -> str:
     are masked in the forms of programs: ``api_key=…``, ``{'token': '…'}``, ``'--password', '…'`` and the headers of
     HTTP.
     """
-    hidden = _masked(text)
+    hidden, before = _masked(text), text
+    for _ in range(_PASSES):
+        if hidden == before:
+            break
+        hidden, before = _masked(hidden), hidden
     return _WORDS.sub(_masked_encoded, hidden) if "%3" in hidden else hidden
 
 
@@ -137,6 +141,9 @@ def names_secret(name: str) -> bool:
 
 _NAME = re.compile(r"(?i)passw(?:or)?d|passphrase|pwd|secret|token")
 """The name of a text in a table that is a secret."""
+
+_PASSES = 3
+"""How often a changed text is masked again: with a mask in it, a word may look like an address, as ``a:'***'@``."""
 
 _LONGEST = 1 << 16
 """Characters; four times the longest error that is stored."""
