@@ -185,6 +185,18 @@ def test_urgent_events_overtake_the_others(
     assert order.index("id-99") < 5
 
 
+def test_an_urgent_event_of_a_later_queue_overtakes_none_of_the_queue_named_first(
+    transport: AmqpTransport, server: Server, envelope: Make
+) -> None:
+    first, second = server.queue(), server.queue()
+    transport.setup([first, second])
+    transport.send([envelope(1, queue=first), envelope(9, queue=second, urgency="high")])
+
+    order = [*ids(receive(transport, first, second, limit=1)), *ids(receive(transport, first, second, limit=1))]
+
+    assert order == ["id-1", "id-9"]
+
+
 @pytest.mark.parametrize(
     "name", ["a.b.c", "with/slash", "stars*and#hashes", "größe 漢字 🐇", "q" * 250, "ü" * 200, "a%2Eb"]
 )

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, ForeignKey, create_engine, event, sel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, scoped_session, sessionmaker
 
-from relevo import Ack, Delivery, Envelope
+from relevo import Ack, Delivery, Envelope, UniqueSender
 from relevo.errors import SessionError, TransportClosedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -879,6 +879,25 @@ def test_a_transaction_that_is_joined_is_still_what_it_was(connection: Connectio
 
 
 # --- the outbox ----------------------------------------------------------------------------------------------------
+
+
+def test_a_unique_event_in_an_outbox_has_its_key(
+    transport: MemoryTransport, session: Session, envelope: Make, take: Take
+) -> None:
+    living: list[str | None] = []
+
+    def send(number: int) -> None:
+        sender = transport.bound_to(session, relay_to="broker")
+        assert isinstance(sender, UniqueSender)
+        sender.send_unique(lambda: [envelope(number)], key="the key", within=0.0, decided=living.append)
+        session.commit()
+
+    send(1)
+    send(2)
+    transport.settle([(delivery, Ack()) for delivery in take(transport, "outbox/broker")])
+    send(3)
+
+    assert living == [None, envelope(1).id, None]
 
 
 def test_in_an_outbox_the_envelope_keeps_its_own_queue(

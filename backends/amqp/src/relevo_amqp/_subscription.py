@@ -253,8 +253,8 @@ class Subscription:
         """Take up to *limit* events that arrived, in the order of *queues*; they are held from now on."""
         taken: list[Arrival] = []
         with self.changed:
-            for lane in (self._urgent, self._normal):
-                for queue in queues:
+            for queue in queues:  # an urgent event overtakes those of its own queue alone
+                for lane in (self._urgent, self._normal):
                     arrivals = lane.get(queue)
                     while arrivals and len(taken) < limit:
                         taken.append(arrivals.popleft())

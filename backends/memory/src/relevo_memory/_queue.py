@@ -146,6 +146,8 @@ class EventQueue:
         self.name = name
         self.events: dict[int, KeptEvent] = {}
         self._identities: set[Identity] = set()
+        self._meant: set[str] = set()
+        """The own queues of the envelopes that there were; in an outbox they have other names than it."""
         self._lines: dict[Line, OrderedDict[int, KeptEvent]] = {}
         self._places = itertools.count()
         self._ready, self._scheduled, self._leased = Ranking(), Ranking(), Ranking()
@@ -172,7 +174,7 @@ class EventQueue:
 
     def holds(self, source: str, event_id: str) -> bool:
         """Return whether an event of that *source* and id is alive in this queue."""
-        return (self.name, source, event_id) in self._identities
+        return any((meant, source, event_id) in self._identities for meant in self._meant)
 
     def knows_other(self, event: KeptEvent) -> bool:
         """Return whether an event with the same identity but other content is alive in this queue."""
@@ -185,6 +187,7 @@ class EventQueue:
         self.events[event.number] = event
         if event.identity is not None:
             self._identities.add(event.identity)
+            self._meant.add(event.identity[0])
         if event.line is not None:
             self._lines.setdefault(event.line, OrderedDict())[event.number] = event
         event.place = next(self._places)
