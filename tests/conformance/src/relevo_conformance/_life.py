@@ -53,7 +53,11 @@ class Life:
             self.event = bench.raw()
         else:
             self.event = bench.envelope(**KINDS[kind])
-            self.holder.send([self.event, bench.envelope(ordering_key=self.event.ordering_key)])
+            self.send(self.event, bench.envelope(ordering_key=self.event.ordering_key))
+
+    def send(self, event: Envelope, neighbour: Envelope) -> None:
+        """Send the *event*, and another one behind it."""
+        self.holder.send([event, neighbour])
 
     def hold(self) -> Delivery | None:
         """Return the delivery that is held; it is received now if the event is ready."""

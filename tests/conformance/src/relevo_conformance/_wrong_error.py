@@ -16,6 +16,7 @@ from relevo_conformance.verdict import BrokenPromiseError, error_text
 _OF_CALLS: Mapping[type[Any], Promise] = {
     history.SetUp: promise.SETUP_IS_IDEMPOTENT,
     history.Send: promise.SENT_IS_RECEIVED,
+    history.SendUnique: promise.ONE_EVENT_OF_A_KEY_LIVES,
     history.SendBound: promise.JOINS_THE_TRANSACTION,
     history.Receive: promise.SENT_IS_RECEIVED,
     history.Take: promise.TAKEN_BY_ITS_ID,

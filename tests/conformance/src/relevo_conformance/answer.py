@@ -173,6 +173,11 @@ def _receipt(call: history.Call, answer: object, asked: Sequence[Delivery]) -> N
         _is(answer, str, "a receipt, or None")
 
 
+def _id(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    if answer is not None:
+        _is(answer, str, "the id of an event, or None")
+
+
 def _flag(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
     _is(answer, bool, "True or False")
 
@@ -189,6 +194,7 @@ Look = Callable[[Any, object, Sequence[Delivery]], None]
 _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.SetUp: ("setup", _words),
     history.Send: ("send", _nothing),
+    history.SendUnique: ("send_unique", _id),
     history.SendBound: ("send, bound to a session,", _nothing),
     history.Receive: ("receive", _deliveries),
     history.Take: ("take", _deliveries),

@@ -188,6 +188,7 @@ def unclaimed(call: Call, capabilities: Capabilities) -> str | None:
                 "delay": not delay or capabilities.delay is not None,
                 "urgency": capabilities.urgency or all(one.urgency == "normal" for one in envelopes),
                 "order": capabilities.order != "none" or all(one.ordering_key is None for one in envelopes),
+                "unique": capabilities.unique or not isinstance(call, history.SendUnique),
             }
         case history.Settle(items=items):
             kept = all(not isinstance(item.outcome, DeadLetter) for item in items)
@@ -233,6 +234,7 @@ _BEGAN: Mapping[type[Any], Callable[[World, Operation, Any], None]] = {
     history.Kill: lambda world, operation, call: world.release_held(operation.worker, operation.began),
     history.Close: lambda world, operation, call: world.release_held(operation.worker, operation.began),
     history.Send: _judge_send.send_began,
+    history.SendUnique: _judge_send.send_began,
     history.PutRaw: _judge_send.raw_began,
     history.Make: _judge_send.make_began,
     history.SetSavepoint: _judge_send.savepoint_began,
@@ -258,6 +260,7 @@ _ENDED: Mapping[type[Any], Callable[[World, Operation, Any, Returned], None]] = 
     history.Mend: lambda world, operation, call, returned: world.end_fault(operation.worker, returned.at),
     history.SetUp: _judge_send.setup_ended,
     history.Send: _judge_send.send_ended,
+    history.SendUnique: _judge_send.send_ended,
     history.PutRaw: _judge_send.raw_ended,
     history.SendBound: _judge_send.bound_ended,
     history.EndSavepoint: _judge_send.savepoint_ended,

@@ -91,6 +91,14 @@ class Send:
 
 
 @attrs.frozen(kw_only=True)
+class SendUnique(Send):
+    """Send envelopes unless another event has the key; then it ends as *refused*. Who has a key is not judged."""
+
+    key: str
+    within: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
 class PutRaw:
     """A foreign program puts bytes that are not an envelope into a queue."""
 
@@ -380,6 +388,7 @@ Call = (
     | Break
     | Mend
     | Send
+    | SendUnique
     | PutRaw
     | Receive
     | Take
@@ -685,6 +694,8 @@ def _situations(record: Returned, calls: Mapping[int, Call]) -> Iterable[str]:
     if record.error == "UnsupportedError":
         yield "unsupported"
     match call, record.value:
+        case SendUnique(), None if record.end == "refused" and not record.error:
+            pass  # another event has its key
         case Send(), Fates(fates=fates):
             yield from (f"event {fate}" for fate in fates)
         case Send(envelopes=envelopes), None:

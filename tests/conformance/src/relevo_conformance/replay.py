@@ -326,6 +326,11 @@ class _Player:
     def send(self, record: history.Invoked, call: history.Send) -> None:
         self.worker(record.worker).send(self._envelopes(call.envelopes), delay=call.delay)
 
+    def send_unique(self, record: history.Invoked, call: history.SendUnique) -> None:
+        self.worker(record.worker).send_unique(
+            self._envelopes(call.envelopes), key=call.key, within=call.within, delay=call.delay
+        )
+
     def put_raw(self, record: history.Invoked, call: history.PutRaw) -> None:
         self.recorder.put_raw(self.names.new(call.queue), call.raw, call.headers)
 
@@ -566,6 +571,7 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.Break: _Player.break_,
     history.Mend: _Player.mend,
     history.Send: _Player.send,
+    history.SendUnique: _Player.send_unique,
     history.PutRaw: _Player.put_raw,
     history.Receive: _Player.receive,
     history.Take: _Player.take,

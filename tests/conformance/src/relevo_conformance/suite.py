@@ -40,6 +40,7 @@ from relevo_conformance._contract_store import (
 from relevo_conformance._contract_time import ClockContract, FairnessContract, WaitContract
 from relevo_conformance._contract_transaction import TransactionContract
 from relevo_conformance._contract_unique import UniqueContract
+from relevo_conformance._contract_unique_life import UniqueLifeContract
 from relevo_conformance._contract_urgency import UrgencyContract
 from relevo_conformance._contract_wait import WaitOnSeveralContract
 from relevo_conformance._wrong_error import broken_by
@@ -116,6 +117,7 @@ class TransportContract(
     HandlingContract,
     TransactionContract,
     UniqueContract,
+    UniqueLifeContract,
     DedupeContract,
     DelayContract,
     SendErrorContract,

@@ -32,6 +32,7 @@ from relevo import (
     Stats,
     StuckKeys,
     Transport,
+    UniqueSender,
     Unreadable,
     WaitingEntry,
 )
@@ -98,6 +99,18 @@ class RecordedWorker:
             # Without an argument that is the default, as most callers do.
             lambda: self.transport.send(envelopes, delay=delay) if delay else self.transport.send(envelopes),
             lambda _: None,
+        )
+
+    def send_unique(
+        self, envelopes: Sequence[Envelope], *, key: str, within: float = 0.0, delay: float = 0.0
+    ) -> str | None:
+        """Send *envelopes*, the copies of one event, unless another one has *key*; return the id of that one."""
+        self.recorder.until(delay)
+        return self._note(
+            history.SendUnique(envelopes=tuple(map(_snapshot, envelopes)), delay=delay, key=key, within=within),
+            lambda: self.transport.send_unique(envelopes, key=key, within=within, delay=delay),
+            lambda _: None,
+            end=lambda living: "done" if living is None else "refused",
         )
 
     def receive(self, queues: Sequence[str], *, limit: int = 10, lease: float, wait: float = 0.0) -> list[Delivery]:
@@ -407,8 +420,9 @@ class RecordedWorker:
         envelopes: Sequence[Envelope],
         meanwhile: Callable[[], object],
         maker: Maker | None = None,
+        claim: Claim | None = None,
     ) -> None:
-        """Send *envelopes* inside *session*'s transaction; call *meanwhile* when they are made."""
+        """Send *envelopes* inside *session*'s transaction, with a *claim* or none; call *meanwhile* when they are made."""
 
         def made() -> Sequence[Envelope]:
             meanwhile()
@@ -430,7 +444,11 @@ class RecordedWorker:
                     if call.relay_to is None
                     else self.transport.bound_to(session, relay_to=call.relay_to)
                 )
-            answered: object = bound.send(make, delay=call.delay)  # type: ignore[func-returns-value]
+            answered: object
+            if claim is None:
+                answered = bound.send(make, delay=call.delay)  # type: ignore[func-returns-value]
+            else:
+                answered = _claiming(bound)(make, delay=call.delay, **attrs.asdict(claim, recurse=False))
             return answered
 
         self.recorder.until(call.delay)
@@ -446,6 +464,7 @@ class RecordedWorker:
         *,
         asked: Sequence[Delivery] = (),
         wait: float = 0.0,
+        end: Callable[[Result], history.End] = lambda _: "done",
     ) -> Result:
         recorder = self.recorder
         if recorder.around is not None:
@@ -467,7 +486,7 @@ class RecordedWorker:
             if not is_a_persons(error):
                 recorder.end(op, "crashed", error=error_text(error))
             raise
-        recorder.end(op, value=value(result))
+        recorder.end(op, end(result), value=value(result))
         return result
 
     def _note_raised(self, op: int, call: history.Call, error: RelevoError, asked: Sequence[Delivery]) -> None:
@@ -508,6 +527,20 @@ class RecordedWorker:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+
+@attrs.frozen
+class Claim:
+    """The arguments of a unique send in a transaction."""
+
+    key: str
+    within: float
+    decided: Callable[[str | None], object]
+
+
+def _claiming(sender: object) -> Callable[..., object]:
+    assert isinstance(sender, UniqueSender), f"bound_to() returned {shown(sender)}; expected a UniqueSender"
+    return sender.send_unique
 
 
 class Maker:
@@ -571,6 +604,38 @@ class RecordedTransaction:
             session=self._session,
         )
         (by or self._worker).note_bound(call, self._transaction.session, envelopes, meanwhile, maker)
+
+    def send_unique(
+        self,
+        envelopes: Sequence[Envelope],
+        *,
+        key: str,
+        within: float = 0.0,
+        delay: float = 0.0,
+        relay_to: str | None = None,
+    ) -> Sequence[str | None]:
+        """
+        Send *envelopes*, the copies of one event, inside it, with a *key* that no other event has at the commit.
+
+        The history shows a plain send: it knows nothing of keys.
+
+        Returns:
+            What is decided about the key; empty until that is known.
+        """
+        decided: list[str | None] = []
+        self._sends += 1
+        call = history.SendBound(
+            transaction=self._number,
+            envelopes=tuple(map(_snapshot, envelopes)),
+            delay=delay,
+            relay_to=relay_to,
+            number=self._sends,
+            kind=self._kind,
+            session=self._session,
+        )
+        claim = Claim(key, within, decided.append)
+        self._worker.note_bound(call, self._transaction.session, envelopes, lambda: None, claim=claim)
+        return decided
 
     @property
     def flushes(self) -> bool:
