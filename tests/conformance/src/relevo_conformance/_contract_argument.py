@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import UserList
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pytest
 
-from relevo import MAX_LEASE, Ack, Delivery, Envelope, Nack, Note, Settlement
+from relevo import MAX_LEASE, Ack, DeadLetterFilter, Delivery, Envelope, Nack, Note, Settlement
 from relevo.errors import shown
 from relevo_conformance import promise
 from relevo_conformance._contract_store import bury
@@ -27,6 +28,10 @@ _KINDS: Sequence[Kind] = (tuple, UserList)
 
 _LIMITS = (10_000, 2**31, 2**63 - 1, 10**20)
 """Limits that are larger than some numbers can be."""
+
+
+_GROUPS: Sequence[Literal["event", "queue", "state"]] = ("event", "queue", "state")
+_DEAD_GROUPS: Sequence[Literal["event", "queue", "reason"]] = ("event", "queue", "reason")
 
 
 class ArgumentContract(Contract):
@@ -152,6 +157,32 @@ class ArgumentContract(Contract):
             for limit in (1, 3, 100):
                 assert [entry.cursor for entry in worker.waiting(named, limit=limit)] == listed
             assert [group.count for group in worker.waiting_groups(named, "queue")] == [2, 2]
+
+    @proves(promise.QUERIED_AS_IT_IS)
+    def test_a_queue_that_is_named_twice_is_queried_as_one_that_is_named_once(self) -> None:
+        claims = self.harness.capabilities
+        with self.bench(queues=2) as bench:
+            worker = bench.worker()
+            named = [*bench.queues, bench.queue]
+            if claims.dead_letters:
+                for queue in bench.queues:
+                    bury(bench, worker, 2, queue=queue)
+            if claims.order == "per key" and claims.delay is not None:
+                for queue in bench.queues:
+                    worker.send(bench.envelopes(2, queue=queue, ordering_key="k"))
+                    held = bench.one(worker, queues=[queue], limit=1)
+                    worker.nack(held, delay=bench.times.lease)
+            answers: list[Callable[[Sequence[str]], object]] = [
+                *(partial(worker.waiting_groups, by=by) for by in _GROUPS),
+                worker.stuck_keys,
+            ]
+            if claims.dead_letters:
+                answers += [partial(worker.dead_letter_groups, by=by) for by in _DEAD_GROUPS]
+                answers.append(partial(worker.matching_dead_letters, where=DeadLetterFilter()))
+
+            for answer in answers:
+                once, twice = answer(bench.queues), answer(named)
+                assert twice == once, f"{shown(once)} became {shown(twice)} when a queue was named twice"
 
     @proves(promise.DEAD_IS_KEPT_WITH_REASON)
     def test_a_list_of_no_dead_letters_is_empty(self) -> None:

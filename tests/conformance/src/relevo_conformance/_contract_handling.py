@@ -14,12 +14,15 @@ from relevo import MAX_STATE, Ack, Delivery, Envelope, Nack, Release, Settlement
 from relevo.backend import HandlingTransaction, TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, SessionError, TransportClosedError, shown
 from relevo_conformance import promise
-from relevo_conformance.bench import Bench
+from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import CommitFailedError, HookMissing, Transaction
 from relevo_conformance.verdict import error_text
 
 _LEASE = 60.0
+
+_AT_MOST = 0.5
+"""Seconds of real time for which a commit waits for another thread, if that does not wait for the commit."""
 
 _STATE = b"\x00 done, in bytes that are not text: \xff"
 
@@ -189,6 +192,31 @@ class HandlingContract(Contract):
                 error = raised_by(partial(listener.transaction.commit, _STATE))
 
             self._require_both_or_neither(bench, listener, error)
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE, promise.EXTEND_KEEPS_THE_LEASE)
+    def test_a_lease_that_is_extended_during_a_commit_is_kept(self) -> None:
+        self.require_timed_leases()
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench, lease=bench.times.lease)
+            lost: list[Delivery] = []
+            threads: list[Thread] = []
+
+            def extend() -> None:
+                lost.extend(transport.extend([delivery], lease=4 * bench.times.lease))
+
+            def committing() -> None:
+                threads.append(Thread(extend))
+                threads[0].join(_AT_MOST)  # it may have to wait for the commit
+
+            with self._listener(transport, delivery) as listener:
+                listener.transaction.commit(_STATE, committing)
+            threads[0].finish()
+            assert lost == [], "an extension during the commit returned the delivery as lost"
+            bench.advance(2 * bench.times.lease)
+
+            came = bench.worker().transport.receive(bench.queues, limit=1, lease=_LEASE, wait=bench.glance)
+            assert list(came) == [], "the event was handed out again before its extended lease was over"
+            assert transport.settle([(delivery, Ack())]) == []
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_after_a_commit_the_lease_ends_as_before(self) -> None:

@@ -28,6 +28,12 @@ LONGEST = 12
 """Steps that are drawn; after them the first call runs to its end."""
 
 
+_STEPS_OF_A_WAIT = 8
+"""Steps of a receive after which something is sent; a transport that looks again and again takes any number."""
+
+_WAIT = 8.0
+"""Seconds of a receive that waits; half of them are too many."""
+
 SCHEDULES: st.SearchStrategy[Schedule] = st.lists(st.integers(0, 1), max_size=LONGEST)
 
 
@@ -370,6 +376,46 @@ class RaceContract(Contract):
             bench.at_once(schedule, (sender, lambda: sender.send(batch)), (other, receiving(bench, other, 3)))
 
         self.whatever_comes_between(check)
+
+    @proves(promise.WAIT_IS_KEPT)
+    def test_a_send_between_two_steps_of_a_receive_ends_its_wait(self) -> None:
+        if not self.harness.has("turnstile"):
+            raise HookMissing("turnstile")
+        for steps in range(1, _STEPS_OF_A_WAIT):
+            taken, waited = self._waited_for_a_send(steps)
+            if waited >= _WAIT / 2:  # again: the machine may have been slow
+                taken, waited = self._waited_for_a_send(steps)
+            assert waited < _WAIT / 2, (
+                f"a receive with a wait of {_WAIT:g} s returned {waited:.1f} s after an event was sent"
+            )
+            if taken < steps:
+                return
+
+    def _waited_for_a_send(self, steps: int) -> tuple[int, float]:
+        """
+        Send something after *steps* of a receive that waits.
+
+        Returns:
+            How many steps the receive took in all, and the seconds after which it returned the event; 0 if it returned
+            nothing, as one does that waits for less.
+        """
+        with self.bench_whose_clock_runs() as bench:
+            receiver, sender = bench.worker(), bench.worker()
+            clock, came, sent_at = bench.harness.clock, list[Delivery](), list[float]()
+
+            def receive() -> None:
+                came.extend(receiver.receive(bench.queues, limit=1, lease=self.lease, wait=_WAIT))
+
+            def send() -> None:
+                sender.send([bench.envelope()])
+                sent_at.append(clock.monotonic())
+
+            bench.at_once([0] * steps + [1] * LONGEST, (receiver, receive), (sender, send))
+            waited = clock.monotonic() - sent_at[0] if came else 0.0
+            for delivery in came:
+                receiver.ack(delivery)
+            bench.recorder.horizon = 0.0  # all is settled, so the end waits for no lease
+            return bench.steps[0], waited
 
     @proves(promise.JOINS_THE_TRANSACTION)
     def test_what_commits_while_somebody_receives_comes_now_or_later(self) -> None:

@@ -422,7 +422,7 @@ class RecordedWorker:
         maker: Maker | None = None,
         claim: Claim | None = None,
     ) -> None:
-        """Send *envelopes* inside *session*'s transaction, with a *claim* or none; call *meanwhile* when they are made."""
+        """Send *envelopes* inside *session*'s transaction, perhaps with a *claim*; call *meanwhile* when made."""
 
         def made() -> Sequence[Envelope]:
             meanwhile()
