@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from hashlib import sha256
 
+import attrs
 import sqlalchemy as sa
 
 from relevo import Clock
 from relevo_conformance import promise
-from relevo_sql import _session, _transport, _unique
+from relevo_sql import _database, _session, _transport, _unique
 from relevo_sql._database import Database
+from relevo_sql._dialect.sqlite import SqliteDialect
 from relevo_sql._row import Sent
 from relevo_sql._session import JoinedSessions, SentRows
 from relevo_sql._statement import Statements
@@ -62,6 +65,36 @@ def takes_leased_for_gone() -> Patches:
 @planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "A scheduled event does not count as alive.", by_chance=False)
 def takes_scheduled_for_gone() -> Patches:
     return keyed_by((" WHERE ", " WHERE relevo_event.state <> 2 AND "))
+
+
+@planted(
+    promise.ONE_EVENT_OF_A_KEY_LIVES,
+    "An event that waits for an earlier one with its ordering key does not count as alive.",
+    by_chance=False,
+)
+def takes_waiting_for_gone() -> Patches:
+    return keyed_by((" WHERE ", " WHERE relevo_event.state <> 3 AND "))
+
+
+@planted(
+    promise.ONE_EVENT_OF_A_KEY_LIVES,
+    "The keys whose time is long over are deleted, although their events live.",
+    by_chance=False,
+)
+def deletes_the_keys_of_living_events() -> Patches:
+    statements = Statements(SqliteDialect())
+    window = statements.past_keys
+    delete = copy(window.delete)
+    delete.sql = " ".join(delete.compile().split()).replace("NOT (EXISTS", "NOT (0 AND EXISTS")
+    statements.past_keys = attrs.evolve(window, delete=delete)
+    return {(_database, "statements_for"): lambda _dialect, _connection=None: statements}
+
+
+@planted(
+    promise.ONE_EVENT_OF_A_KEY_LIVES, "In a session the time for which a key is taken is dropped.", by_chance=False
+)
+def drops_the_time_in_a_session() -> Patches:
+    return {(_session, "SentClaim"): lambda key, _within, decided: SentClaim(key, 0, decided)}
 
 
 @planted(promise.ONE_EVENT_OF_A_KEY_LIVES, "A key that was taken once is not given to another event.", by_chance=False)

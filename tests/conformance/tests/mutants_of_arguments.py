@@ -21,6 +21,7 @@ from relevo import (
     Found,
     Presence,
     Settlement,
+    StuckKeys,
 )
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo_conformance import promise
@@ -59,6 +60,16 @@ class ListsTheDeadLettersOfAQueueTwice(MemoryTransport):
         entries = [*super().dead_letters(queues, after=after, limit=limit)]
         again = super().dead_letters(repeated(queues), limit=max(0, limit - len(entries))) if after is None else ()
         return [*entries, *again]
+
+
+@planted(promise.QUERIED_AS_IT_IS, by_chance=False)
+class CountsTheStuckKeysOfAQueueTwice(MemoryTransport):
+    """The stuck keys of a queue that is named twice are counted twice."""
+
+    def stuck_keys(self, queues: Sequence[str], *, longer: float = 60.0, limit: int = 10) -> StuckKeys:
+        found = super().stuck_keys(queues, longer=longer, limit=limit)
+        again = [queue for queue, times in Counter(queues).items() if times > 1]
+        return attrs.evolve(found, total=found.total + super().stuck_keys(again, longer=longer).total)
 
 
 @planted(promise.QUERIED_AS_IT_IS, by_chance=False)

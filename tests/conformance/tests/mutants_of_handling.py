@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -185,3 +185,20 @@ class BeginsTransactionsAfterItsClose(MemoryTransport):
         if self._closed and sessions is not None:
             return MemoryHandling(delivery, sessions, self.store, self._clock.now, name=self.name)
         return super().handling(delivery, sessions=sessions)
+
+
+# --- the lease -------------------------------------------------------------------------------------
+
+
+@planted(promise.EXTEND_KEEPS_THE_LEASE, by_chance=False)
+class UndoesAnExtensionDuringACommit(BreakableStore):
+    """An extension while a listener's transaction commits is undone by the end of the commit."""
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float, now: float) -> list[Delivery]:
+        with self.changed:
+            events = [event for each in deliveries if (event := self._held(each, now)) is not None]
+            before = [(event, event.unpinned_until) for event in events if event.unpinned_until is not None]
+            lost: list[Delivery] = super().extend(deliveries, lease=lease, now=now)
+            for event, until in before:
+                event.unpinned_until = until
+            return lost

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relevo import Ack, BoundSender, Envelope, Settlement
+from relevo import Ack, BoundSender, Envelope, Settlement, State
+from relevo.errors import SendError
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
 from relevo_memory._store import Posting
@@ -94,6 +95,50 @@ class TakesLeasedForGone(Keyed):
             for queue in self._queues.values()
             for event in queue.events.values()
         )
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
+class FreesTheKeyUntilTheRetry(Keyed):
+    """An event has no key while it waits for its next attempt."""
+
+    def _lives(self, source: str, event_id: str) -> bool:
+        return any(
+            isinstance(event.envelope, Envelope)
+            and (event.envelope.source, event.envelope.id) == (source, event_id)
+            and not (event.status is State.SCHEDULED and event.counters.attempt > 1)
+            for queue in self._queues.values()
+            for event in queue.events.values()
+        )
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
+class LooksForNoEventInAnOutbox(Keyed):
+    """An event in an outbox has no key: it is looked for under the name of the queue that it is stored in."""
+
+    def _lives(self, source: str, event_id: str) -> bool:
+        return any((name, source, event_id) in queue._identities for name, queue in self._queues.items())
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
+class ForgetsTheKeysOfLivingEvents(Keyed):
+    """When many keys are stored, those whose time is over are forgotten, although their events live."""
+
+    class keys(UniqueKeys):  # noqa: N801 - the attribute
+        def _sweep(self, now: float) -> None:
+            if len(self._holders) >= self._sweep_at:
+                self._holders = {at: each for at, each in self._holders.items() if now < each.until}
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
+class ShortensTheTimeWithASecondSend(Keyed):
+    """An event that is sent again gets the time of its second send, which may be shorter."""
+
+    class keys(UniqueKeys):  # noqa: N801 - the attribute
+        def _decide(self, claim: PostedClaim, envelope: Envelope, now: float) -> None:
+            super()._decide(claim, envelope, now)
+            at = envelope.source, claim.key
+            if claim.granted and self._holders[at].event_id == envelope.id:
+                self._holders[at] = _Holder(envelope.id, now + claim.within)
 
 
 @planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
@@ -238,6 +283,22 @@ class DropsTheDelay(MemoryTransport):
             self.send(envelopes, delay=delay)
             return None
         return super().send_unique(envelopes, key=key, within=within)
+
+
+@planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)
+class KeepsTheKeyOfWhatItRefused(MemoryTransport):
+    """An event that is refused, since it cannot be written, has its key for its time."""
+
+    def send_unique(
+        self, envelopes: Sequence[Envelope], *, key: str, within: float = 0.0, delay: float = 0.0
+    ) -> str | None:
+        try:
+            return super().send_unique(envelopes, key=key, within=within, delay=delay)
+        except SendError:
+            with self.store.changed:
+                claim = PostedClaim(key, within, lambda _: None)
+                self.store._unique.grants(claim, envelopes[0], self._clock.now())
+            raise
 
 
 @planted(promise.ONE_EVENT_OF_A_KEY_LIVES, by_chance=False)

@@ -28,6 +28,20 @@ class Silent(AlteredStore):
 
 
 @planted(promise.WAIT_IS_KEPT, by_chance=False)
+class LooksBeforeItWaits(MemoryTransport):
+    """A receive begins to wait in a step after its look, so what is sent between the two does not end the wait."""
+
+    def _watch(self, pause: float, glance: float) -> float:
+        self.store.changed.release()
+        try:
+            with self._open():  # where another call may come first
+                pass
+        finally:
+            self.store.changed.acquire()
+        return super()._watch(pause, glance)
+
+
+@planted(promise.WAIT_IS_KEPT, by_chance=False)
 class WaitsForTheFirstQueueOnly(AlteredStore):
     """A receive that waits on several queues looks only at the first one for when something gets due."""
 
