@@ -13,6 +13,7 @@ from relevo_conformance import promise
 from relevo_conformance._contract_send import UNWRITABLE
 from relevo_conformance.bench import Bench
 from relevo_conformance.contract import Contract, proves
+from relevo_conformance.fault import Fault
 from relevo_conformance.worker import RecordedWorker
 
 _TIMES, _SLOW_TIMES = 300, 60
@@ -25,6 +26,9 @@ _LIMIT = 300
 """The largest number of events of one receive."""
 
 _PAGE = 100
+
+_WRITES = 8
+"""The first writes of a send, each of which fails once; a transport may take one for each hundred events."""
 
 _LARGE = 400_000
 """Bytes of a body; a batch of ten is larger than what some stores take at once."""
@@ -194,6 +198,22 @@ class QuantityContract(Contract):
                 # The checker knows from the error what is stored.
                 with suppress(TransportError, CodecError):
                     worker.send([*bench.envelopes(self._many // 2), bench.envelope(**spoilt)])
+
+    @proves(promise.BATCH_IS_ATOMIC)
+    def test_a_batch_of_hundreds_that_fails_at_any_write_comes_whole_or_not_at_all(self) -> None:
+        for number in range(1, _WRITES):
+            with self.bench(queues=2) as bench:
+                worker = bench.worker()
+                half = self._many // 4
+                batch = [*bench.envelopes(half), *bench.envelopes(half, queue=bench.queues[1])]
+                is_sent = False
+                with bench.recorder.faulty(worker, Fault("before", number)), suppress(TransportError):
+                    worker.send(batch)
+                    is_sent = True
+
+                # The drain requires that all come, or none.
+            if is_sent:  # it has fewer writes
+                return
 
     @proves(promise.FOUND_AS_IT_IS)
     def test_an_event_is_found_in_many_queues(self) -> None:
