@@ -17,7 +17,7 @@ from time import monotonic
 import pytest
 
 from relevo import Ack, Delivery, Envelope, Nack, Note, Settlement
-from relevo.errors import LeaseLostError
+from relevo.errors import CodecError, LeaseLostError, TransportError
 from relevo_conformance import promise
 from relevo_conformance._children import UnusableError, can_be_shared, play_apart
 from relevo_conformance._contract_race import each_outcome
@@ -53,6 +53,9 @@ TURNS = 12
 
 LOCKS = 2
 """The number of locks that each process takes in turn."""
+
+_MEETINGS = 5
+"""How often sends of one instance meet."""
 
 Round = Callable[[Bench, Sequence[RecordedWorker], int], None]
 Parts = Callable[[Bench, RecordedWorker], Sequence[Callable[[RecordedWorker], None]]]
@@ -227,6 +230,21 @@ class FreeRaceContract(Contract):
             workers = [bench.worker() for _ in range(2)]
             for number in range(ROUNDS):
                 check(bench, workers, number)
+
+    @proves(promise.SENT_IS_RECEIVED, promise.SEND_TELLS_APART)
+    def test_a_send_that_is_refused_changes_nothing_for_those_that_it_meets(self) -> None:
+        def send(worker: RecordedWorker, batches: Sequence[Sequence[Envelope]]) -> None:
+            for batch in batches:
+                with suppress(TransportError, CodecError):  # the checker knows from the error what is stored
+                    worker.send(batch)
+
+        with self.free_bench(self.bench()) as bench:
+            worker = bench.worker()  # one instance, whose calls may share a write
+            for _ in range(_MEETINGS):
+                whole = [[bench.envelopes(2) for _ in range(RECEIVES)] for _ in range(WORKERS)]
+                refused = [[bench.envelope(source="\udfff")] for _ in range(RECEIVES)]
+
+                bench.freely(*(partial(send, worker, batches) for batches in (*whole, refused)))
 
     @proves(promise.STALE_SETTLE_IS_REFUSED)
     def test_of_settlements_that_meet_one_counts(self) -> None:
