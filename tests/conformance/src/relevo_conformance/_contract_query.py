@@ -11,6 +11,7 @@ import pytest
 
 from relevo import (
     DeadLetter,
+    DeadLetterEntry,
     DeadLetterFilter,
     Delivery,
     Envelope,
@@ -359,6 +360,30 @@ class WaitingContract(Contract):
             names = worker.dead_letter_groups(bench.queues, "event", DeadLetterFilter(reasons=("a", "b")))
             assert [(one.key, one.count) for one in names] == [("image.created", 3)]
             assert [one.key for one in worker.dead_letter_groups(bench.queues[1:], "queue")] == [bench.queues[1]]
+
+    @proves(promise.QUERIED_AS_IT_IS, promise.DEAD_IS_KEPT_WITH_REASON)
+    def test_dead_letters_of_several_queues_are_chosen_queue_by_queue_whichever_died_first(self) -> None:
+        with self.bench(queues=3) as bench:
+            worker = bench.worker()
+            died: dict[str, list[Envelope]] = {queue: [] for queue in bench.queues}
+            for number in range(3):
+                for queue in (*bench.queues, *bench.queues[number:]):
+                    event = bench.envelope(queue=queue)
+                    worker.send([event])
+                    worker.settle([(bench.one(worker, queues=[queue]), DeadLetter(reason="ab"[number % 2]))])
+                    died[queue] += [event] if number % 2 else []
+                    bench.advance(bench.times.step)
+
+            for queues in (bench.queues, bench.queues[::-1], (*bench.queues[1:], bench.queue)):
+                wanted = [event for queue in queues for event in died[queue]]
+                for limit in _LIMITS:
+                    found: list[DeadLetterEntry] = []
+                    while page := worker.matching_dead_letters(
+                        queues, DeadLetterFilter(reasons=("b",)), after=found[-1].ref if found else None, limit=limit
+                    ):
+                        found += page
+                        assert len(found) <= len(wanted), "the pages do not end"
+                    assert [one.envelope for one in found] == wanted, f"{len(found)} of {len(wanted)} were found"
 
     @proves(promise.QUERIED_AS_IT_IS)
     def test_the_largest_group_is_the_one_that_is_left_by_a_limit(self) -> None:
