@@ -585,15 +585,19 @@ class DedupeContract(Contract):
     def test_events_whose_names_are_equal_when_joined_are_not_one(self) -> None:
         with self.bench() as bench:
             queue = bench.queue
-            bench.queues = (queue, *(f"{queue}{separator}a" for separator in SEPARATORS))
+            behind = [f"{queue}{separator}a" for separator in SEPARATORS]
+            before = [f"b{separator}{queue}" for separator in SEPARATORS]
+            bench.queues = (queue, *behind, *before)
             worker = bench.worker()
-            # A separator that is moved from the id to the source, and from there to the queue.
+            # A part that is moved from each of queue, source and id to each other one, with a separator.
             names = {
                 name
                 for separator in ("", " ", *string.punctuation)
-                for name in ((queue, f"a{separator}b", "c"), (queue, "a", f"b{separator}c"))
+                for joined in (f"a{separator}b", f"b{separator}c")
+                for name in ((queue, joined, "c"), (queue, "c", joined), (queue, "a", joined), (queue, joined, "a"))
             }
-            names |= {(name, "b", "c") for name in bench.queues[1:]}
+            names |= {(name, *rest) for name in behind for rest in (("b", "c"), ("c", "b"))}
+            names |= {(name, *rest) for name in before for rest in (("a", "c"), ("c", "a"))}
             batch = [bench.envelope(queue=name, source=source, id=id_) for name, source, id_ in sorted(names)]
 
             worker.send(batch)
