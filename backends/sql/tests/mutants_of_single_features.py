@@ -9,7 +9,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
-from relevo import DeadLetter, Delivery, EventFilter, EventGroup, Nack
+from relevo import DeadLetter, DeadLetterEntry, DeadLetterFilter, Delivery, EventFilter, EventGroup, Nack
 from relevo.errors import CommitUnknownError, TransportClosedError
 from relevo_conformance import promise
 from relevo_sql import SqlTransport, _database, _settle, _stats, _transport
@@ -17,7 +17,8 @@ from relevo_sql._claim import Claim, Claimer, Prospect
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore, _parsed
 from relevo_sql._errors import RefusedError
-from relevo_sql._group_commit import GroupCommit
+from relevo_sql._group_commit import GroupCommit, _Status
+from relevo_sql._query import Searcher
 from relevo_sql._row import CLAIMED, Receipt, Sent, delivery_of, found_of, micros
 from relevo_sql._schema import KEPT
 from relevo_sql._session import JoinedSessions, Make, _JoinedSession
@@ -445,6 +446,48 @@ def postpones_nothing() -> Patches:
 )
 def counts_each_worker_once() -> Patches:
     return reworded(["appear"], ("beats + 1", "beats"))
+
+
+@planted(
+    promise.SENT_IS_RECEIVED,
+    "If one of the sends that share a commit is refused, the others are reported as sent.",
+    by_chance=False,
+    exactly=False,
+)
+def reports_a_group_as_sent() -> Patches:
+    lead = GroupCommit._lead
+
+    def lead_wrongly(self: GroupCommit) -> None:
+        group = [*self._queue]
+        lead(self)
+        for request in group:
+            if len(group) > 1 and request.status is _Status.ALONE:
+                request.status = _Status.WRITTEN
+
+    return {(GroupCommit, "_lead"): lead_wrongly}
+
+
+@planted(
+    promise.QUERIED_AS_IT_IS,
+    "The dead letters of a queue are listed from the ref on with which those of the queue before it end.",
+    by_chance=False,
+    exactly=False,
+)
+def goes_on_behind_the_queue_before() -> Patches:
+    dead_letters = Searcher.dead_letters
+
+    def listed(
+        self: Searcher, queues: Sequence[str], *, where: DeadLetterFilter, after: str | None, limit: int
+    ) -> list[DeadLetterEntry]:
+        found = dead_letters(self, queues, where=where, after=after, limit=limit)
+        last, kept = 0 if after is None else int(after.partition("@")[0]), list[DeadLetterEntry]()
+        for entry in found:
+            if (number := int(entry.ref.partition("@")[0])) > last:
+                last = number
+                kept.append(entry)
+        return kept
+
+    return {(Searcher, "dead_letters"): listed}
 
 
 @planted(

@@ -122,6 +122,19 @@ def _knows_when_joined(self: EventQueue, event: KeptEvent) -> bool:
     return bool(names) and any("/".join(other.identity or ()) == names for other in self.events.values())
 
 
+def _knows_when_id_and_source_are_joined(self: EventQueue, event: KeptEvent) -> bool:
+    if event.identity is None:
+        return False
+    queue, source, event_id = event.identity
+    known = {(other, id_ + by) for other, by, id_ in self._identities}
+    return (queue, event_id + source) in known
+
+
+@planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "knows"): _knows_when_id_and_source_are_joined})
+class JoinsTheIdAndTheSource(MemoryTransport):
+    """Two events are duplicates if the id, and the source right behind it, are the same text."""
+
+
 @planted_pair(promise.SENT_IS_RECEIVED, patches={(EventQueue, "knows"): _knows_when_joined})
 class JoinsTheNamesOfAnEvent(MemoryTransport):
     """Two events are duplicates if source and id, joined by a slash, are the same text."""
