@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.errors import Flaky
 
-from relevo import Envelope, Transport
+from relevo import Ack, DeadLetter, Envelope, Nack, Outcome, Release, Transport
 from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_conformance import promise
+from relevo_conformance._contract_race import each_outcome
 from relevo_conformance.contract import Contract, proves
 from relevo_conformance.harness import BREAKAGES
 from relevo_conformance.strategy import BODIES, EXPIRIES, HEADERS, IDS, MEGABYTE, NAMES, SOURCES, Recipe, recipes
@@ -58,6 +59,9 @@ LONG_DELAYS = (3600.0, 7200.0, 86400.0, 30 * 86400.0)
 
 LONGEST_ID = 255
 """The longest id of an event, in characters."""
+
+_LONG = 200
+"""Characters of a long name."""
 
 _TAKEN = (
     "Content-Type",
@@ -187,6 +191,34 @@ class PayloadContract(Contract):
             worker.send(batch)
 
             assert {one.envelope for one in bench.so_many(worker, len(batch))} == {*batch}
+
+    @proves(promise.PAYLOAD_IS_UNTOUCHED)
+    def test_the_longest_texts_of_an_event_outlive_each_outcome(self) -> None:
+        claims = self.harness.capabilities
+        outcomes = [one for one in each_outcome(claims) if not isinstance(one, Ack)]
+        if claims.delay is not None:
+            outcomes += [Nack(delay=max(0.4, claims.delay)), Release(delay=max(0.4, claims.delay))]
+
+        def check(outcome: Outcome) -> None:
+            with self.bench() as bench:
+                worker = bench.worker()
+                batch = [
+                    *(bench.envelope(id=f"{bench.token}-".ljust(LONGEST_ID, end)) for end in "x\u00e9\u2603\U0001f40d"),
+                    bench.envelope(source="\u2603" * _LONG, name="\u00e9" * _LONG),
+                ]
+                worker.send(batch)
+                held = bench.so_many(worker, len(batch))
+                assert not worker.settle([(each, outcome) for each in held])
+
+                if isinstance(outcome, DeadLetter):  # the checker knows what is to be listed
+                    worker.revive({each.ref: b"" for each in bench.dead_letters(worker, len(batch))})
+                elif isinstance(outcome, Nack | Release) and outcome.delay:
+                    bench.let_delays_end()
+                came = bench.so_many(worker, len(batch))
+                assert {each.envelope for each in came} == {*batch}
+                assert not worker.settle([(each, Ack()) for each in came])
+
+        self.each(outcomes, check)
 
     @proves(promise.PAYLOAD_IS_UNTOUCHED)
     def test_headers_that_the_sender_changes_afterwards_arrive_as_they_were_sent(self) -> None:
