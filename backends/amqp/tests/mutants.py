@@ -305,6 +305,18 @@ def keeps_the_state_of_what_dies() -> Patches:
     return settled_as(kept)
 
 
+@planted(promise.PAYLOAD_IS_UNTOUCHED, "The id of a dead letter is cut at 255 bytes.")
+def cuts_the_id_of_a_dead_letter() -> Patches:
+    def kept(delivery: Delivery, outcome: Outcome) -> tuple[Delivery, Outcome]:
+        event = delivery.envelope
+        if isinstance(outcome, DeadLetter) and isinstance(event, Envelope):
+            cut = event.id.encode()[:255].decode(errors="ignore")
+            return attrs.evolve(delivery, envelope=attrs.evolve(event, id=cut)), outcome
+        return delivery, outcome
+
+    return settled_as(kept)
+
+
 @planted(promise.BEGUN_IS_KEPT, "A nack with a delay keeps the note.")
 def keeps_the_note_at_a_delayed_nack() -> Patches:
     def message(delivery: Delivery, outcome: Outcome, **more: Any) -> Message | None:
