@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ from relevo import (
     Stats,
     Transport,
 )
+from relevo.backend import HandlingTransaction
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_memory import MemoryTransport
 from relevo_memory._queue import EventQueue, KeptEvent
@@ -194,6 +195,9 @@ class MakesNewObjectsEachTime(MemoryTransport):
 
     def excuse(self, delivery: Delivery, note: Note) -> None:
         super().excuse(self._own(delivery), note)
+
+    def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
+        return super().handling(self._own(delivery), sessions=sessions)
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100

@@ -487,10 +487,12 @@ def _received(bench: Bench, transport: Transport, number: int, *, lease: float =
     came: list[Delivery] = []
 
     def look() -> bool:
-        came.extend(transport.receive(bench.queues, limit=number - len(came), lease=lease, wait=bench.glance))
-        return len(came) == number
+        found = transport.receive(bench.queues, limit=number - len(came), lease=lease, wait=bench.glance)
+        came.extend(found)
+        return bool(found)
 
-    bench.eventually(look)
+    while len(came) < number and bench.eventually(look):  # some come one by one
+        pass
     assert len(came) == number, f"{len(came)} of {number} events came"
     assert all(isinstance(each.envelope, Envelope) for each in came)
     return came

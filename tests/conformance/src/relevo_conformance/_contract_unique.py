@@ -373,10 +373,12 @@ def _received(
 
     def look() -> bool:
         limit = number - len(came)
-        came.extend(transport.receive(queues or bench.queues, limit=limit, lease=lease, wait=bench.glance))
-        return len(came) == number
+        found = transport.receive(queues or bench.queues, limit=limit, lease=lease, wait=bench.glance)
+        came.extend(found)
+        return bool(found)
 
-    bench.eventually(look)
+    while len(came) < number and bench.eventually(look):  # some come one by one
+        pass
     assert len(came) == number, f"{len(came)} of {number} events came"
     return came
 
