@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,18 @@ def test_events_pass_over_an_encrypted_connection(kind: str, servers: Servers, t
         app.transport("main").ack(found[0])
 
     assert len(found) == 1
+
+
+def test_threads_share_an_encrypted_connection_to_rabbitmq(servers: Servers, tmp_path: Path) -> None:
+    events = [Event("a.b", {"text": "x" * size}) for size in (0, 900_000, 20_000)]
+    with opened(tmp_path, servers.address("amqp"), servers.tls("amqp")) as app:
+        app.transport("main").setup(["default"])
+        before = app.transport("main").stats("default").ready or 0
+        with ThreadPoolExecutor(8) as pool:
+            for result in [pool.submit(app.dispatch_many, events * 5) for _ in range(8)]:
+                result.result()
+
+        assert waiting.eventually(lambda: app.transport("main").stats("default").ready == before + 120)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,6 +23,9 @@ LEVELS = 6
 PATIENCE = 60.0
 """Seconds for what comes within milliseconds, unless the machine pauses."""
 
+HEARTBEAT_FRAME = 8
+"""Bytes."""
+
 
 def wait_until(true: Callable[[], bool], within: float = PATIENCE) -> None:
     deadline = time.monotonic() + within

@@ -25,11 +25,13 @@ import relevo
 import server_starter
 from rabbitmq import refusal
 from relevo import Ack, Delivery, Envelope, Nack, Outcome, RunOptions, SystemClock, Worker
-from relevo.errors import ConfigurationError, SendError, TransportUnavailableError
+from relevo.errors import ConfigurationError, SendError, TransportError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_amqp._mapping import MessageRecord, written
 from relevo_amqp._publisher import PublishResult
 from relevo_conformance.fault.proxy import Proxy
+
+from .conftest import HEARTBEAT_FRAME, wait_until
 
 pytestmark = pytest.mark.slow("about a server, and some seconds for each outage")
 
@@ -224,6 +226,37 @@ def test_after_an_alarm_what_waited_is_settled_by_the_worker_that_held_it(node: 
 
     assert running.handled == {str(number): 2 for number in range(9)}
     assert sender.stats("media").ready == 0
+
+
+def test_a_dispatch_waits_for_the_end_of_an_alarm_and_its_heartbeats_go_on(node: Node, opener: Opener) -> None:
+    proxy = Proxy(node.url)
+    transport = opener(url=proxy.url, heartbeat=1, confirm_timeout=600.0)
+    transport.setup(["media"])
+    transport.send(_envelopes(1))
+    assert transport._hub is not None
+    publisher = transport._hub.publisher
+    connection, errors = publisher._connection, []
+
+    def send() -> None:
+        try:
+            transport.send(_envelopes(3))
+        except TransportError as error:
+            errors.append(error)
+
+    with _alarm(node):
+        sending = threading.Thread(target=send)
+        sending.start()
+        wait_until(lambda: publisher.blocked is not None)
+        before = proxy.requested
+        wait_until(lambda: proxy.requested >= before + 10 * HEARTBEAT_FRAME)
+        assert sending.is_alive()
+    sending.join(90)
+
+    assert not sending.is_alive()
+    assert errors == []
+    assert publisher._connection is connection
+    transport.close()
+    proxy.close()
 
 
 _LISTENERS = """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 
 import pytest
 
@@ -12,11 +14,11 @@ import rabbitmq
 import rabbitmq_node
 import server_starter
 from relevo import Ack, App, DeadLetter, Delivery, Envelope, Event, GiveUp, RunOptions, listener
-from relevo.errors import SettleError, TransportUnavailableError
+from relevo.errors import SendError, SettleError, TransportError, TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport, _hub
 from relevo_amqp._topology import Role
 
-from .conftest import LEVELS, ids, receive
+from .conftest import LEVELS, ids, receive, wait_until
 
 pytestmark = [pytest.mark.amqp, pytest.mark.slow("one node for all, and some seconds for each of its starts")]
 
@@ -115,6 +117,54 @@ def test_a_queue_that_lost_its_data_is_named_with_the_command_that_removes_it(
     fresh.setup(["default"])
     fresh.send([envelope(1, queue="default")])
     assert handled(fresh, 1) == {"id-1"}
+
+
+# --- a server that restarts while threads send -------------------------------------------------------------
+
+
+def test_what_threads_sent_around_a_kill_of_the_server_is_there(
+    node: rabbitmq_node.PrivateNode,
+    open_transport: Callable[..., AmqpTransport],
+    envelope: Callable[..., Envelope],
+) -> None:
+    transport = open_transport()
+    transport.setup(["default"])
+    sent: set[str] = set()
+    failed: list[TransportError] = []
+    stopped = threading.Event()
+
+    def send(thread: int) -> None:
+        for number in count(thread, 4):
+            if stopped.is_set():
+                return
+            event = envelope(number, queue="default")
+            try:
+                transport.send([event])
+                sent.add(event.id)
+            except TransportError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(sent) > 100)
+        restart(node)
+        before = len(sent)
+        wait_until(lambda: len(sent) > before + 100)
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+    found: set[str] = set()
+    while not sent <= found:
+        deliveries = receive(transport, "default")
+        assert deliveries, sent - found
+        found.update(ids(deliveries))
+        transport.settle([(each, Ack()) for each in deliveries])
+    assert failed
+    assert all(isinstance(error, (SendError, TransportUnavailableError)) for error in failed)
 
 
 # --- policies ----------------------------------------------------------------------------------------------

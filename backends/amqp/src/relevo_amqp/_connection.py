@@ -3,7 +3,7 @@ pika: its loop, connections and channels, with calls that a thread can wait for.
 
 A connection or channel that is lost is never repaired: everything about it is new after a
 reconnection (channel numbers, delivery tags, the numbering of confirms), so a new object is made. All
-that touches pika runs in the loop's thread; the methods marked *blocking* are for the other threads.
+that touches pika runs in a callback; the methods marked *blocking* are for the other threads.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import socket
 import ssl
 import struct
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pika
 import pika.frame
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from relevo_amqp._errors import HURRIED, SILENCE, ConnectionLostError, no_answer
+from relevo_amqp._frame import Acks, Encoder, properties_of
 from relevo_amqp._header import UNDECODABLE
+from relevo_amqp._loop import GONE, Deadline, Loop
 from relevo_amqp._mapping import Message
-from relevo_amqp._noise import QuietThread, hush
+from relevo_amqp._noise import hush, quiet
 from relevo_amqp._options import Address
 
 _log = logging.getLogger("relevo.amqp")
@@ -36,84 +37,47 @@ _log = logging.getLogger("relevo.amqp")
 T = TypeVar("T")
 
 
-_GONE = ConnectionLostError("the I/O thread has ended")
+class ThreadLoop(Loop):
+    """A loop with a thread of its own, the I/O thread."""
 
-
-class Losable(Protocol):
-    """A connection or a channel, which can be lost."""
-
-    def lose(self, error: ConnectionLostError) -> None:
-        """Mark it as lost."""
-
-
-class Deadline(threading.local):
-    """The monotonic time after which no call of the calling thread waits for an answer, whatever its timeout is."""
-
-    at = float("inf")
-
-
-class Loop:
-    """The I/O thread: all calls of pika run in it."""
-
-    def __init__(self, name: str):
+    def __init__(self, name: str, deadline: Deadline | None = None):
+        super().__init__(deadline)
         self._loop = IOLoop()
-        self._ended = False
-        self.deadline = Deadline()
-        self._watched: set[Losable] = set()
         hush()
-        self._thread = QuietThread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"relevo-amqp-{name}", daemon=True)
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether the thread still runs what :meth:`soon` is given."""
-        return not self._ended
-
-    @property
     def inside(self) -> bool:
-        """Whether the caller runs in the thread."""
         return threading.current_thread() is self._thread
 
-    def within(self, timeout: float) -> float:
-        """Return *timeout*, shortened so that it ends at the deadline."""
-        return max(0.0, min(timeout, self.deadline.at - time.monotonic()))
+    @property
+    def native(self) -> IOLoop:
+        return self._loop
 
     def soon(self, callback: Callable[[], None]) -> None:
-        """Run *callback* in the thread; from any thread."""
         self._loop.add_callback_threadsafe(callback)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Run *callback* in the thread after *seconds*; only from within it."""
         self._loop.call_later(seconds, callback)
 
-    def watch(self, losable: Losable) -> None:
-        """Call ``lose`` of *losable* when the thread ends, whatever ends it; only from within the thread."""
-        self._watched.add(losable)
-
-    def forget(self, losable: Losable) -> None:
-        """Undo :meth:`watch`."""
-        self._watched.discard(losable)
+    def result(self, future: Future[T], timeout: float) -> T:
+        return future.result(timeout)
 
     def stop(self, timeout: float) -> None:
-        """End the thread; blocking."""
         self.soon(self._loop.stop)
         if not self.inside:
             self._thread.join(max(1.0, self.within(timeout)))
 
-    @property
-    def native(self) -> IOLoop:
-        """The loop as pika expects it."""
-        return self._loop
-
     def _run(self) -> None:
         try:
-            self._loop.start()
+            with quiet:
+                self._loop.start()
         except Exception:  # noqa: BLE001 - all waiting calls must end, whatever ended this thread
             _log.exception("the I/O thread of the RabbitMQ transport failed; the next call starts a new one")
         finally:
             self._ended = True
-            for losable in tuple(self._watched):
-                losable.lose(_GONE)
+            self._discard_all(GONE)
             self._loop.close()
 
 
@@ -124,6 +88,30 @@ class _TolerantConnection(SelectConnection):  # type: ignore[misc]  # pika has n
     Examples are a time beyond the calendar, an invalid number, and tables nested deeper than the stack. In pika such a
     message ends every connection that receives it. Here it is received without its headers.
     """
+
+    acks: Acks | None = None
+    """Reads the confirmations, if there will be any."""
+
+    buffers_bytes = hasattr(SelectConnection, "_on_data_available")
+    """Whether this release of pika has the method that takes what was received; else pika reads confirmations."""
+
+    writes_frames = hasattr(SelectConnection, "_output_marshaled_frames")
+    """Whether this release of pika has the method that :meth:`write` needs; it has no public one."""
+
+    def write(self, frames: bytes) -> bool:
+        """Write encoded *frames*; return whether this release of pika can do so."""
+        if self.writes_frames:
+            self._output_marshaled_frames([frames])
+        return self.writes_frames
+
+    def _on_data_available(self, data: bytes) -> None:
+        # Only at the begin of a frame; a release may keep the rest of the last one elsewhere.
+        if self.acks is not None and self.buffers_bytes and getattr(self, "_frame_buffer", None) == b"":
+            taken = self.acks.take(data)
+            self.bytes_received += taken  # by which pika knows that the server lives
+            data = data[taken:]
+        if data:
+            super()._on_data_available(data)
 
     def _read_frame(self) -> Any:
         try:
@@ -151,7 +139,7 @@ class Connection:
     One connection to a server, from its opening to its end.
 
     Args:
-        loop: The I/O thread.
+        loop: Runs the callbacks.
 
         address: The server's address.
 
@@ -173,7 +161,7 @@ class Connection:
         self._heartbeat = heartbeat
         self._tls = tls
         self._opened: Future[None] = Future()
-        self._closed = threading.Event()
+        self._closed: Future[None] = Future()
         self._raw: Any = None
 
     def open(self, timeout: float) -> None:
@@ -187,7 +175,7 @@ class Connection:
             self._resolve(timeout)
             self.loop.soon(lambda: self._start(timeout))
             _wait(self._opened, timeout + 1.0, self.loop)
-        except ConnectionLostError:
+        except BaseException:
             self.abort()
             raise
 
@@ -211,7 +199,11 @@ class Connection:
             ip_address(host)
             return
         threading.Thread(target=look, name="relevo-amqp-name", daemon=True).start()
-        _wait(found, timeout, self.loop)
+        left = self.loop.within(timeout)
+        try:
+            found.result(left)
+        except TimeoutError:
+            raise no_answer("no answer", left, usual=timeout) from None
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -265,15 +257,15 @@ class Connection:
         Raises:
             ConnectionLostError: The connection was lost, perhaps with the server.
         """
-        if self._closed.wait(max(0.0, seconds)):
-            raise self.lost or _GONE
+        if self._has_ended(max(0.0, seconds)):
+            raise self.lost or GONE
 
     def close(self, timeout: float) -> None:
         """Close the connection and wait for the server's answer; blocking."""
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
-                self._closed.set()
+                _resolve(self._closed, None)
             elif not self._raw.is_closing:
                 self._raw.close()
 
@@ -281,7 +273,7 @@ class Connection:
             self.abort(timeout)
         elif self.loop.alive:
             self.loop.soon(start)
-            if not self._closed.wait(self.loop.within(timeout)):
+            if not self._has_ended(self.loop.within(timeout)):
                 self.abort(timeout)
 
     def abort(self, timeout: float = 0.0) -> None:
@@ -289,7 +281,7 @@ class Connection:
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
-                self._closed.set()
+                _resolve(self._closed, None)
                 return
             self.lose(ConnectionLostError("the connection was cut"))
             # pika has no public method for it: close() waits for an answer that may never come.
@@ -303,9 +295,15 @@ class Connection:
             start()
         elif self.loop.alive:
             self.loop.soon(start)
-            self._closed.wait(self.loop.within(timeout))
+            self._has_ended(self.loop.within(timeout))
 
-    # --- in the loop's thread --------------------------------------------------------------------------
+    def _has_ended(self, timeout: float) -> bool:
+        """Return whether the connection ended within *timeout* seconds; blocking."""
+        with suppress(TimeoutError):
+            self.loop.result(self._closed, timeout)
+        return self._closed.done()
+
+    # --- in callbacks --------------------------------------------------------------------------
 
     def _start(self, timeout: float) -> None:
         self.loop.watch(self)
@@ -347,7 +345,16 @@ class Connection:
 
     def _on_end(self, _: Any, error: BaseException) -> None:
         self.lose(_connection_lost(error))
-        self._closed.set()
+        _resolve(self._closed, None)
+
+    def discard(self, error: ConnectionLostError) -> None:
+        """Mark it as lost, and close the socket without the driver, whose state may be unknown."""
+        raw, self._raw = self._raw, None
+        self.lose(error)
+        _resolve(self._closed, None)
+        stream = getattr(getattr(raw, "_transport", None), "_sock", None)  # else the garbage collector closes it
+        if stream is not None:
+            stream.close()
 
     def lose(self, error: ConnectionLostError) -> None:
         """Mark it as lost."""
@@ -357,11 +364,18 @@ class Connection:
         _fail(self._opened, error)
 
 
+class Encoded(NamedTuple):
+    """A message, and the bytes of its publish."""
+
+    message: Message
+    data: bytes
+
+
 class Channel:
     """
     One channel, from its opening to its end.
 
-    ``on_lost`` and ``on_cancel`` are called in the loop's thread.
+    ``on_lost`` and ``on_cancel`` are called in a callback.
     """
 
     def __init__(self, connection: Connection, opened: Future[Channel]):
@@ -373,9 +387,10 @@ class Channel:
         self.raw: Any = None
         self._waiting: set[Future[Any]] = {opened}
         self._getting: Future[Any] | None = None
+        self._encoder: Encoder | None = None
 
     def adopt(self, raw: Any) -> None:
-        """Use pika's channel *raw*; in the loop's thread."""
+        """Use pika's channel *raw*; in a callback."""
         self.raw = raw
         raw.add_on_close_callback(lambda _, error: self.lose(_connection_lost(error)))
         raw.add_on_cancel_callback(self._on_server_cancel)
@@ -408,7 +423,7 @@ class Channel:
         Args:
             queue: The server's name.
 
-            on_got: Called with the delivery tag, in the loop's thread and so in the order of tags.
+            on_got: Called with the delivery tag, in a callback and so in the order of tags.
 
             timeout: Seconds.
 
@@ -473,17 +488,29 @@ class Channel:
         def start(answer: Future[Any]) -> None:
             self.raw.add_on_return_callback(lambda _, method, properties, body: on_return(method, properties, body))
             self.raw.confirm_delivery(on_answer, callback=lambda frame: self._answer(answer, frame))
+            self.raw.connection.acks = Acks(
+                self.raw.channel_number,
+                lambda tag, multiple: on_confirm(tag, multiple, True),  # noqa: FBT003 - its type has no names
+            )
 
         self._run(start, timeout)
 
-    def publish(self, message: Message) -> None:
-        """Publish *message*; in the loop's thread. If pika raises an error, nothing was sent."""
-        self.raw.basic_publish(
-            message.exchange, message.key, message.body, pika.BasicProperties(**message.properties), mandatory=True
-        )
+    def encoded(self, message: Message) -> Encoded:
+        """Return *message* as :meth:`publish` takes it; an error of pika's if it cannot be encoded."""
+        if self._encoder is None:
+            self._encoder = Encoder(self.raw.channel_number, self.raw.connection.params.frame_max)
+        return Encoded(message, self._encoder.encoded(message))
+
+    def publish(self, encoded: Sequence[Encoded]) -> None:
+        """Publish messages, in one write if pika allows it; in a callback."""
+        if not self.raw.connection.write(b"".join(each.data for each in encoded)):
+            for message, _ in encoded:
+                self.raw.basic_publish(
+                    message.exchange, message.key, message.body, properties_of(message.properties), mandatory=True
+                )
 
     def commit(self, answered: Callable[[], None]) -> None:
-        """Commit the acks that were sent, and call *answered* when the server did it; in the loop's thread."""
+        """Commit the acks that were sent, and call *answered* when the server did it; in a callback."""
         self.raw.tx_commit(lambda _: self.loop.soon(answered))
 
     def cut(self) -> None:
@@ -502,7 +529,7 @@ class Channel:
         if self.loop.alive:
             self.loop.soon(start)
 
-    # --- in the loop's thread --------------------------------------------------------------------------
+    # --- in callbacks --------------------------------------------------------------------------
 
     def _run(self, start: Callable[[Future[Any]], None], timeout: float) -> Any:
         answer: Future[Any] = Future()
@@ -540,6 +567,10 @@ class Channel:
         if self.on_cancel is not None:
             self.on_cancel(frame.method.consumer_tag)
 
+    def discard(self, error: ConnectionLostError) -> None:
+        """Mark the channel as lost."""
+        self.lose(error)
+
     def lose(self, error: ConnectionLostError) -> None:
         """Mark the channel as lost, and end all waiting calls."""
         self.loop.forget(self)
@@ -570,10 +601,10 @@ def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
     """Return the future's result; raise an error if the loop ends or no answer comes."""
     left = loop.within(timeout)
     try:
-        return future.result(left)
+        return loop.result(future, left)
     except TimeoutError:
         if not loop.alive:
-            raise _GONE from None
+            raise GONE from None
         raise no_answer("no answer", left, usual=timeout) from None
 
 

@@ -19,9 +19,10 @@ import attrs
 
 from relevo import Presence
 from relevo.backend.tls import Tls
-from relevo_amqp._connection import Channel, Connection, Loop
+from relevo_amqp._connection import Channel, Connection, ThreadLoop
 from relevo_amqp._declaration import Declarer
 from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, ConnectionLostError, ServerTooOldError, no_stream, not_set_up
+from relevo_amqp._loop import CallerLoop, Deadline, Loop
 from relevo_amqp._mover import Mover
 from relevo_amqp._notes import NoteLog
 from relevo_amqp._options import FORMER_PREFIX, Address, AmqpOptions
@@ -55,12 +56,22 @@ class Hub:
         name: The transport's.
 
         kept: The queues that this process has set up; it declares them again when they are missing.
+
+        deadline: The time limits of the threads that wait.
     """
 
-    def __init__(self, options: AmqpOptions, topology: Topology, *, name: str, kept: Collection[str]):
+    def __init__(
+        self,
+        options: AmqpOptions,
+        topology: Topology,
+        *,
+        name: str,
+        kept: Collection[str],
+        deadline: Deadline | None = None,
+    ):
         self.topology = topology
         self.timeout = max(ANSWER_WITHIN, options.confirm_timeout)
-        self.loop = Loop(name)
+        self.loop = ThreadLoop(name, deadline)
         self._options = options
         self._name = name
         self._kept = kept
@@ -77,10 +88,12 @@ class Hub:
         self._unmarked: set[Exchange] = set()
         """The missing marks of queues that may not survive a crash, see :mod:`relevo_amqp._declaration`."""
         self.publisher = Publisher(
+            CallerLoop(deadline),
             self.loop,
-            lambda: self._connect("publish"),
+            lambda loop: self._connect("publish", loop),
             window=options.window,
             timeout=options.confirm_timeout,
+            heartbeat=options.heartbeat,
             answer_within=self.timeout,
             wait_until_durable=self._wait_until_durable,
         )
@@ -98,7 +111,7 @@ class Hub:
         """
         with self._lock:
             if self._consuming is None or self._consuming.lost is not None:
-                self._consuming = self._connect("consume")
+                self._consuming = self._connect("consume", self.loop)
             connection = self._consuming
         return connection.channel(self.timeout)
 
@@ -342,9 +355,9 @@ class Hub:
             declarer.settle(marks)
             declarer.close()
 
-    def _connect(self, purpose: str) -> Connection:
+    def _connect(self, purpose: str, loop: Loop) -> Connection:
         connection = Connection(
-            self.loop,
+            loop,
             self._address,
             purpose=f"relevo {self._name}: {purpose}",
             heartbeat=self._options.heartbeat,

@@ -201,6 +201,45 @@ def written(record: MessageRecord, *, exchange: str, key: str, delayed: bool = F
     return Message(exchange, key, properties, event.raw)
 
 
+def fresh(envelope: Envelope, *, exchange: str, key: str, enqueued_at: float) -> Message | None:
+    """
+    Return an event that was just dispatched as :func:`written` does, in a tenth of the code.
+
+    Args:
+        envelope: The event.
+
+        exchange: The exchange to which it is published.
+
+        key: The routing key.
+
+        enqueued_at: When it is sent, in seconds since the epoch.
+
+    Returns:
+        ``None`` if the event has more than a name, a source, an id and a body.
+    """
+    event_id, name, source = envelope.id, envelope.name, envelope.source
+    if (
+        type(envelope) is not Envelope
+        or envelope.headers
+        or envelope.urgency != "normal"
+        or envelope.expires is not None
+        or not (event_id.isascii() and name.isascii() and source.isascii())
+        or len(event_id) > header.MAX_SHORT
+        or len(name) > header.MAX_SHORT
+        or len(source) > header.MAX_SHORT
+    ):
+        return None
+    properties = {
+        "content_type": CONTENT_TYPE,
+        "delivery_mode": 2,
+        "headers": {header.VERSION: header.WIRE_VERSION, header.SENT_AT: header.micros(enqueued_at)},
+        "message_id": event_id,
+        "type": name,
+        "app_id": source,
+    }
+    return Message(exchange, key, properties, envelope.body)
+
+
 def _write_evidence(headers: dict[str, Any], record: MessageRecord) -> None:
     if record.suspect:
         headers[header.SUSPECT] = record.suspect

@@ -2,9 +2,9 @@
 Filters for pika's log records where relevo raises the same error.
 
 pika logs a refused password in five lines at level ERROR, and a server that is down in seven. Then relevo raises the
-same error once. So the filter drops the records that pika logs in the I/O thread of a transport. It keeps those of
-other threads, since the application may use pika itself, and all of them once a level is set for the logger ``pika`` or
-one below it.
+same error once. So the filter drops the records that pika logs while a transport uses it. It keeps those of other
+code, since the application may use pika itself, and all of them once a level is set for the logger ``pika`` or one
+below it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,19 @@ import threading
 DRIVER = "pika"
 
 
-class QuietThread(threading.Thread):
-    """A thread in which the driver logs nothing, unless a level is set for its logger."""
+class Quiet(threading.local):
+    """A context in which the driver logs nothing in this thread, unless a level is set for its logger."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+
+
+quiet = Quiet()
 
 
 def hush() -> None:
@@ -27,7 +38,7 @@ def hush() -> None:
 
 
 def _wanted(record: logging.LogRecord) -> bool:
-    return not isinstance(threading.current_thread(), QuietThread) or _asked_for(record.name)
+    return not quiet.depth or _asked_for(record.name)
 
 
 def _asked_for(name: str) -> bool:

@@ -1,6 +1,9 @@
 """
 Publish with confirms: a window of messages in flight, each with one of four results.
 
+The connection has no thread: the threads that send also read the confirmations, see
+:class:`relevo_amqp._loop.CallerLoop`.
+
 A message is *confirmed*, *refused* (not accepted or not routable), *unsent* (the connection was lost before) or
 *unknown* (sent, and the answer is missing). Confirms come out of order, and a return comes before the confirm of the
 same message, so a table holds the messages in flight.
@@ -15,8 +18,9 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
-from relevo_amqp._connection import Channel, Connection, Loop
+from relevo_amqp._connection import Channel, Connection, Encoded
 from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, ConnectionLostError
+from relevo_amqp._loop import CallerLoop, Loop
 from relevo_amqp._mapping import Message
 
 NOT_TAKEN = (
@@ -34,8 +38,11 @@ class PublishResult(IntEnum):
     UNSENT = 4
 
 
-_SLICE = 0.05
-"""Seconds between two checks of whether the server has stopped reading."""
+_LONGEST_WRITE = 64 * 1024
+"""Bytes of messages that are joined to one write."""
+
+_TURN_AFTER = 1.0
+"""The most seconds without a look at the connection while nothing is sent."""
 
 
 class PublishBatch:
@@ -51,9 +58,10 @@ class PublishBatch:
         self.begun = 0
         self.open = len(messages)
         self.progress = time.monotonic()
-        self.done = threading.Event()
-        if not messages:
-            self.done.set()
+
+    def is_done(self) -> bool:
+        """Return whether each message has a result."""
+        return not self.open
 
     def settle(self, position: int, result: PublishResult, why: str = "") -> None:
         """Set the result of the message at *position*, unless it has one."""
@@ -62,8 +70,6 @@ class PublishBatch:
         self.results[position] = result
         self.why = self.why or why
         self.open -= 1
-        if not self.open:
-            self.done.set()
 
     def turn_away(self, position: int, why: str) -> None:
         """Refuse the message at *position*, which no queue is bound for."""
@@ -71,20 +77,12 @@ class PublishBatch:
             self.homeless = position
         self.settle(position, PublishResult.REFUSED, why)
 
-    def give_up(self, why: str, *, begun: int | None = None) -> None:
-        """
-        End the batch: messages that were not begun are unsent, those in flight are unknown.
-
-        Args:
-            why: The reason.
-
-            begun: How many were begun, if the loop's thread does not answer.
-        """
-        begun = self.begun if begun is None else begun
+    def give_up(self, why: str) -> None:
+        """End the batch because of *why*: messages that were not begun are unsent, those in flight are unknown."""
         for position, result in enumerate(self.results):
             if result is None:
-                self.settle(position, PublishResult.UNKNOWN if position < begun else PublishResult.UNSENT, why)
-        self.done.set()
+                self.settle(position, PublishResult.UNKNOWN if position < self.begun else PublishResult.UNSENT, why)
+        self.open = 0
 
     def doubt(self, why: str) -> None:
         """Turn confirmed messages into unknown ones, because of *why*."""
@@ -102,13 +100,17 @@ class Publisher:
     Publishes over one connection, opened when it is needed.
 
     Args:
-        loop: The I/O thread.
+        loop: Runs the callbacks of the connection.
 
-        connect: Opens a connection; blocking.
+        keeper: Its thread looks at the connection while nothing is sent, for heartbeats.
+
+        connect: Opens a connection whose callbacks a loop runs; blocking.
 
         window: The largest number of messages in flight.
 
         timeout: Seconds without any confirmation after which they are given up.
+
+        heartbeat: Seconds.
 
         answer_within: Seconds for the opening of a channel.
 
@@ -118,24 +120,33 @@ class Publisher:
 
     def __init__(
         self,
-        loop: Loop,
-        connect: Callable[[], Connection],
+        loop: CallerLoop,
+        keeper: Loop,
+        connect: Callable[[Loop], Connection],
         *,
         window: int,
         timeout: float,
+        heartbeat: float,
         answer_within: float,
         wait_until_durable: Callable[[Channel], None],
     ):
         self._loop = loop
+        self._keeper = keeper
+        self._heartbeat = heartbeat
         self._connect = connect
         self._window = window
         self._timeout = timeout
         self._answer_within = answer_within
         self._wait_until_durable = wait_until_durable
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
+        self._opener: int | None = None
+        """The thread that holds :attr:`_opening`."""
         self._connection: Connection | None = None
         self._channel: Channel | None = None
-        # In the loop's thread only:
+        self._kept = False
+        """Whether a look at the connection is due; in callbacks of the keeper only."""
+
+        # In callbacks only:
         self._waiting: deque[PublishBatch] = deque()
         self._flying: dict[int, tuple[PublishBatch, int]] = {}
         self._tag = 0
@@ -174,6 +185,8 @@ class Publisher:
         """
         if not messages:
             return PublishBatch(messages)
+        if self._loop.inside or self._opener == threading.get_ident():
+            return self._send_aside(messages, unless_blocked=unless_blocked, is_lasting=is_lasting)
         channel = self._open_channel()
         if unless_blocked and (why := self.blocked) is not None:
             raise ConnectionLostError(why)
@@ -185,63 +198,111 @@ class Publisher:
             self._wait_for_results(batch, unless_blocked=unless_blocked)
         return batch
 
+    def _send_aside(self, messages: Sequence[Message], *, unless_blocked: bool, is_lasting: bool) -> PublishBatch:
+        """Publish over another connection: a handler of a signal interrupted a send of the same thread."""
+        aside = Publisher(
+            CallerLoop(self._loop.deadline),
+            self._keeper,
+            self._connect,
+            window=self._window,
+            timeout=self._timeout,
+            heartbeat=self._heartbeat,
+            answer_within=self._answer_within,
+            wait_until_durable=self._wait_until_durable,
+        )
+        try:
+            return aside.send(messages, unless_blocked=unless_blocked, is_lasting=is_lasting)
+        finally:
+            aside.close(self._answer_within)
+
     def wait(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
         """Wait until all of *batch* have a result or, with *unless_blocked*, the server takes no events; blocking."""
         self._wait_for_results(batch, unless_blocked=unless_blocked)
-        if batch.channel is not None and batch.done.is_set():
+        if batch.channel is not None and batch.is_done():
             try:
                 self._wait_until_durable(batch.channel)
             except ConnectionLostError as error:
                 batch.doubt(error.why)
 
     def _wait_for_results(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
+        def is_over() -> bool:
+            return not batch.open or (unless_blocked and self.blocked is not None)
+
         while True:
             left = min(batch.progress + self._timeout, self._loop.deadline.at) - time.monotonic()
-            if batch.done.wait(max(0.0, min(left, _SLICE) if unless_blocked else left)):
+            if self._loop.wait(is_over if unless_blocked else batch.is_done, left):
                 return
             if not self._loop.alive:
-                batch.give_up("the I/O thread has ended")
-            elif unless_blocked and self.blocked is not None:
-                return
+                batch.give_up("the transport was closed")
             elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline.at):
                 self._loop.soon(lambda: self._time_out(batch))
-                batch.done.wait(1.0)
-                # The thread is busy and may be about to publish: the result of all of them is unknown.
-                batch.give_up("no confirmation in time", begun=len(batch.messages))
 
     def close(self, timeout: float) -> None:
         """Close the connection; blocking."""
         with self._opening:
             if self._connection is not None:
                 self._connection.close(timeout)
+        self._loop.stop(timeout)
 
     def abort(self, timeout: float) -> None:
         """Cut the connection; blocking."""
         if self._connection is not None:
             self._connection.abort(timeout)
+        self._loop.stop(timeout)
 
     def _open_channel(self) -> Channel:
         """Return an open channel; one thread at a time opens it."""
         with self._opening:
-            connection, channel = self._connection, self._channel
-            if connection is None or connection.lost is not None:
-                connection = self._connection = self._connect()
-            elif channel is not None and channel.lost is None:
-                return channel
-            channel = connection.channel(self._answer_within)
-            channel.on_lost = lambda error: self._on_lost(channel, error)
-            channel.confirm(
-                lambda tag, multiple, taken: self._on_confirm(channel, tag, multiple=multiple, taken=taken),
-                self._on_return,
-                self._answer_within,
-            )
-            self._channel = channel
-            self._loop.soon(self._begin)
+            self._opener = threading.get_ident()
+            try:
+                return self._opened()
+            finally:
+                self._opener = None
+
+    def _opened(self) -> Channel:
+        connection, channel = self._connection, self._channel
+        if connection is not None and not self._flying:
+            self._loop.look()  # it may have ended while nothing was sent
+        if connection is None or connection.lost is not None:
+            connection = self._connection = self._connect(self._loop)
+            self._keeper.soon(self._keep)
+        elif channel is not None and channel.lost is None:
             return channel
+        channel = connection.channel(self._answer_within)
+        channel.on_lost = lambda error: self._on_lost(channel, error)
+        channel.confirm(
+            lambda tag, multiple, taken: self._on_confirm(channel, tag, multiple=multiple, taken=taken),
+            self._on_return,
+            self._answer_within,
+        )
+        self._loop.soon(lambda: self._begin(channel))
+        return channel
 
-    # --- in the loop's thread --------------------------------------------------------------------------
+    # --- in callbacks of the keeper --------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _keep(self) -> None:
+        """Look at the connection from now on, until it is closed."""
+        if not self._kept:
+            self._kept = True
+            self._keeper.watch(self)
+            self._keeper.later(min(_TURN_AFTER, self._heartbeat / 4), self._look)
+
+    def _look(self) -> None:
+        self._loop.look()
+        if self._loop.connected:
+            self._keeper.later(min(_TURN_AFTER, self._heartbeat / 4), self._look)
+        else:
+            self._kept = False
+            self._keeper.forget(self)
+
+    def discard(self, error: ConnectionLostError) -> None:
+        """End the connection, since nothing answers the server's heartbeats any more."""
+        self.abort(0.0)
+
+    # --- in callbacks ----------------------------------------------------------------------------------
+
+    def _begin(self, channel: Channel) -> None:
+        self._channel = channel
         self._tag = 0
         self._working = set()
 
@@ -255,21 +316,32 @@ class Publisher:
 
     def _pump(self) -> None:
         """Publish waiting messages, as far as the window has room."""
-        waiting, flying, channel = self._waiting, self._flying, self._channel
-        while waiting and len(flying) < self._window and channel is not None and channel.lost is None:
+        waiting, channel = self._waiting, self._channel
+        while waiting and len(self._flying) < self._window and channel is not None and channel.lost is None:
             batch = waiting[0]
-            position = batch.begun
-            if batch.done.is_set() or position >= len(batch.messages):
+            if not batch.open or batch.begun >= len(batch.messages):
                 waiting.popleft()
-                continue
+            else:
+                self._publish(batch, channel)
+
+    def _publish(self, batch: PublishBatch, channel: Channel) -> None:
+        """Publish the next messages of *batch*, in one write."""
+        encoded: list[Encoded] = []
+        size = 0
+        while batch.begun < len(batch.messages) and len(self._flying) < self._window and size < _LONGEST_WRITE:
+            position = batch.begun
             batch.begun += 1
             try:
-                channel.publish(batch.messages[position])
-            except Exception as error:  # noqa: BLE001 - pika encodes before it sends: nothing was sent
+                encoded.append(channel.encoded(batch.messages[position]))
+            except Exception as error:  # noqa: BLE001 - pika's encoder raises many kinds
                 batch.settle(position, PublishResult.REFUSED, f"it cannot be encoded: {error!r}")
                 continue
+            size += len(encoded[-1].data)
             self._tag += 1
-            flying[self._tag] = (batch, position)
+            self._flying[self._tag] = (batch, position)
+        if encoded:
+            channel.publish(encoded)
+            self._loop.flush()  # the server begins while the next ones are encoded
 
     def _on_confirm(self, channel: Channel, tag: int, *, multiple: bool, taken: bool) -> None:
         if channel is not self._channel:
@@ -287,9 +359,10 @@ class Publisher:
             tags = [tag] if tag in flying else []
         now = time.monotonic()
         for each in tags:
-            batch, position = flying.pop(each)
+            batch, position = flying[each]
             batch.progress = now
             batch.settle(position, result, why)
+            del flying[each]
             self._working.add(batch.messages[position].exchange)
         for batch in self._waiting:
             batch.progress = now

@@ -42,12 +42,12 @@ from relevo.errors import (
     TransportError,
     TransportUnavailableError,
 )
-from relevo_amqp._connection import Deadline
 from relevo_amqp._dead_letters import DeadLetterStore
 from relevo_amqp._errors import HURRIED, ConnectionLostError, no_answer, not_set_up, translated
 from relevo_amqp._header import NotePlace
 from relevo_amqp._hub import Hub
-from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, plain_key, written
+from relevo_amqp._loop import Deadline
+from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, fresh, plain_key, written
 from relevo_amqp._options import FORMER_PREFIX, MAX_BODY, Address, AmqpOptions, prefix_of
 from relevo_amqp._page_cache import PageCache
 from relevo_amqp._publisher import PublishBatch, PublishResult
@@ -151,7 +151,8 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 
     def after_fork_in_child(self) -> None:
         """Start without connections: those of the parent stay the parent's."""
-        self._using = threading.Condition()
+        self._lock = threading.RLock()
+        self._using = threading.Condition(self._lock)
         self._users = 0
         self._receiving = threading.Lock()
         self._hub: Hub | None = None
@@ -169,12 +170,13 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
     def _in_use(self) -> Iterator[Hub]:
         """Make :meth:`close` wait, and translate errors."""
         notice_fork()
-        with self._using:
+        with self._lock:  # not by the condition: an interrupt could leave it locked
             if self._closed:
                 raise TransportClosedError(self.name)
             if self._hub is None or not self._hub.loop.alive:
-                self._hub = Hub(self._options, self._topology(), name=self.name, kept=self._kept)
-                self._hub.loop.deadline = self._deadline
+                self._hub = Hub(
+                    self._options, self._topology(), name=self.name, kept=self._kept, deadline=self._deadline
+                )
                 self._receiver = None
             hub = self._hub
             self._users += 1
@@ -183,7 +185,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         except ConnectionLostError as error:
             raise translated(error, transport=self.name, place=str(self._address)) from error
         finally:
-            with self._using:
+            with self._lock:
                 self._users -= 1
                 self._using.notify_all()
 
@@ -331,7 +333,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
             messages, refused, why = self._messages(hub, envelopes, delay)
             self._note_delay(delay)
             batch = hub.publisher.send([message for _, message in messages])
-            if not refused and len(batch.positions(PublishResult.CONFIRMED)) == len(envelopes):
+            if not refused and batch.results.count(PublishResult.CONFIRMED) == len(envelopes):
                 return
             results = {
                 result: [messages[position][0] for position in batch.positions(result)] for result in PublishResult
@@ -365,13 +367,17 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                 check_body(envelope, self._options.max_body)
                 if route is None:
                     route = routes[envelope.queue] = hub.topology.route(envelope.queue, delay)
-                record = MessageRecord(
-                    envelope=envelope,
-                    queue=envelope.queue,
-                    enqueued_at=now,
-                    due=now + delay if route.passes else None,
-                )
-                message = written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
+                message = None
+                if not delay:
+                    message = fresh(envelope, exchange=route.exchange, key=route.key, enqueued_at=now)
+                if message is None:
+                    record = MessageRecord(
+                        envelope=envelope,
+                        queue=envelope.queue,
+                        enqueued_at=now,
+                        due=now + delay if route.passes else None,
+                    )
+                    message = written(record, exchange=route.exchange, key=route.key, delayed=delay > 0.0)
                 messages.append((position, message))
             except (UnfitError, UnicodeEncodeError, ConfigurationError) as error:
                 refused.append(position)

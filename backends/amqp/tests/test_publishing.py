@@ -1,0 +1,428 @@
+"""The connection that publishes: shared by threads, cut, interrupted, idle, and inherited by a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from relevo import Envelope, SendError
+from relevo.errors import TransportClosedError, TransportError
+from relevo_amqp import AmqpTransport
+from relevo_amqp._connection import Connection
+from relevo_amqp._loop import CallerLoop
+from relevo_amqp._topology import Role
+from relevo_conformance.fault.proxy import Proxy
+
+from .conftest import HEARTBEAT_FRAME, PATIENCE, Server, drain, ids, set_confirm_timeout, wait_until
+
+Make = Callable[..., Envelope]
+Connect = Callable[..., AmqpTransport]
+
+
+class Interrupted(BaseException):
+    """What the handler of a signal raises, as that of Ctrl-C does."""
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    proxy = Proxy(server.url, port=5672)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def distant(connect: Connect, transport: AmqpTransport, proxy: Proxy) -> AmqpTransport:
+    """Give a transport behind the proxy, on which the queue is set up."""
+    return connect(url=proxy.url)
+
+
+@contextmanager
+def handler(handle: Callable[[], object], number: int = signal.SIGUSR1) -> Iterator[None]:
+    """Call *handle* in the main thread when the signal comes."""
+    before = signal.signal(number, lambda *_: handle())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
+def busy_io_thread(transport: AmqpTransport) -> Iterator[None]:
+    """Let the thread of the consuming connection do nothing during the block."""
+    go_on = threading.Event()
+    assert transport._hub is not None
+
+    def busy() -> None:
+        go_on.wait(PATIENCE)
+
+    transport._hub.loop.soon(busy)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+def loop_of(transport: AmqpTransport) -> CallerLoop:
+    assert transport._hub is not None
+    return transport._hub.publisher._loop
+
+
+def connection_of(transport: AmqpTransport) -> Connection:
+    assert transport._hub is not None
+    connection = transport._hub.publisher._connection
+    assert connection is not None
+    return connection
+
+
+class Sending(threading.Thread):
+    """Sends in a thread, and keeps the error."""
+
+    def __init__(self, transport: AmqpTransport, *envelopes: Envelope):
+        super().__init__()
+        self.error: TransportError | None = None
+        self._transport = transport
+        self._envelopes = envelopes
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._transport.send(self._envelopes)
+        except TransportError as error:
+            self.error = error
+
+    @property
+    def leads(self) -> bool:
+        """Whether it runs the callbacks."""
+        leader = loop_of(self._transport)._leader
+        return leader is not None and leader.thread == self.ident
+
+    def ended(self) -> TransportError | None:
+        """Wait for the end, and return the error."""
+        self.join(PATIENCE)
+        assert not self.is_alive()
+        return self.error
+
+
+def test_many_threads_share_one_connection(
+    distant: AmqpTransport, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    threads = [Sending(distant, envelope(number), envelope(100 + number)) for number in range(8)]
+
+    assert [thread.ended() for thread in threads] == [None] * 8
+
+    assert len(proxy._pairs) == 1
+    assert len(drain(transport, queue, least=16)) == 16
+
+
+def test_a_thread_that_waits_writes_what_another_one_could_not(
+    distant: AmqpTransport, proxy: Proxy, envelope: Make
+) -> None:
+    distant.send([envelope(0)])
+    set_confirm_timeout(distant, PATIENCE)
+    proxy.swallow_requests = proxy.swallow_answers = True
+    first = Sending(distant, envelope(1))
+    wait_until(lambda: first.leads)
+    before = proxy.requested
+
+    second = Sending(distant, *(envelope(number, body=bytes(8_000_000)) for number in (2, 3)))
+
+    wait_until(lambda: proxy.requested > before + 16_000_000)
+    proxy.cut()
+    assert isinstance(first.ended(), SendError)
+    assert isinstance(second.ended(), SendError)
+
+
+# --- a caller that is interrupted ---------------------------------------------------------------------------
+
+
+def test_an_interrupted_caller_hands_the_reading_on(
+    distant: AmqpTransport, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    distant.send([envelope(0)])
+    proxy.delay = 1.0
+    seconds: list[Sending] = []
+
+    def interrupt_when_another_one_waits() -> None:
+        wait_until(lambda: loop_of(distant)._leader is not None)
+        seconds.append(Sending(distant, envelope(2)))
+        wait_until(lambda: bool(loop_of(distant)._waiting))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    meanwhile = threading.Thread(target=interrupt_when_another_one_waits)
+    with handler(interrupt):
+        meanwhile.start()
+        with pytest.raises(Interrupted):
+            distant.send([envelope(1)])
+    wait_until(lambda: seconds[0].leads)
+
+    assert seconds[0].ended() is None
+    proxy.delay = 0.0
+    assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+    assert connection_of(distant).lost is None
+    meanwhile.join()
+
+
+def test_an_interrupt_in_the_middle_of_the_driver_cuts_the_connection(
+    distant: AmqpTransport, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    distant.send([envelope(0)])
+    proxy.swallow_answers = True
+    other = Sending(distant, envelope(1))
+    wait_until(lambda: other.leads)
+
+    with pytest.raises(Interrupted):
+        loop_of(distant).soon(interrupt)
+
+    error = other.ended()
+    assert isinstance(error, SendError)
+    assert error.unknown == (0,)
+    assert "Interrupted" in error.why
+    proxy.swallow_answers = False
+    distant.send([envelope(2)])
+    wait_until(lambda: len(loop_of(distant)._poller._watches) == 1)  # the old socket is closed
+    assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+
+
+def test_a_handler_of_a_signal_sends_while_the_same_thread_waits(
+    distant: AmqpTransport, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    distant.send([envelope(0)])
+    proxy.delay = 0.3
+
+    def signal_when_it_waits() -> None:
+        wait_until(lambda: loop_of(distant)._leader is not None)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    meanwhile = threading.Thread(target=signal_when_it_waits)
+    with handler(lambda: distant.send([envelope(2)])), busy_io_thread(distant):  # which would help out after a second
+        meanwhile.start()
+        distant.send([envelope(1)])
+
+    meanwhile.join()
+    assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+
+
+def test_a_handler_of_a_signal_sends_while_the_same_thread_uses_the_driver(
+    transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    transport.send([envelope(0)])
+
+    loop_of(transport).soon(lambda: transport.send([envelope(1)]))
+
+    transport.send([envelope(2)])
+    assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+
+
+def test_a_handler_of_a_signal_closes_the_transport_while_the_same_thread_uses_the_driver(
+    connect: Connect, transport: AmqpTransport, envelope: Make
+) -> None:
+    closing = connect(confirm_timeout=1.0)
+    closing.send([envelope(0)])
+    loop = loop_of(closing)
+
+    loop.soon(closing.close)
+
+    assert not loop.connected
+    with pytest.raises(TransportClosedError):
+        closing.send([envelope(1)])
+
+
+# --- heartbeats ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow("waits for several heartbeats")
+def test_an_idle_connection_is_kept(
+    connect: Connect, transport: AmqpTransport, proxy: Proxy, queue: str, envelope: Make
+) -> None:
+    idle = connect(url=proxy.url, heartbeat=1)
+    idle.send([envelope(1)])
+    connection, before = connection_of(idle), proxy.requested
+
+    wait_until(lambda: proxy.requested >= before + 10 * HEARTBEAT_FRAME)  # the server would have waited for three
+    idle.send([envelope(2)])
+
+    assert connection_of(idle) is connection
+
+
+@pytest.mark.slow("waits until the heartbeats are missed")
+def test_a_connection_that_is_half_open_while_idle_is_found_and_replaced(
+    connect: Connect, transport: AmqpTransport, proxy: Proxy, queue: str, envelope: Make
+) -> None:
+    idle = connect(url=proxy.url, heartbeat=1)
+    idle.send([envelope(1)])
+    connection = connection_of(idle)
+    proxy.swallow_answers = True
+
+    wait_until(lambda: connection.lost is not None)
+    proxy.swallow_answers = False
+    assert "heartbeats" in str(connection.lost)
+    idle.send([envelope(2)])
+
+    assert sorted(ids(drain(transport, queue, least=2))) == ["id-1", "id-2"]
+
+
+# --- the end of a process, of a transport, and forks --------------------------------------------------------
+
+
+def test_a_transport_that_is_closed_while_a_thread_sends_leaves_the_outcome_unknown(
+    connect: Connect, transport: AmqpTransport, proxy: Proxy, envelope: Make
+) -> None:
+    closing = connect(url=proxy.url, confirm_timeout=1.0)
+    closing.send([envelope(0)])
+    proxy.swallow_answers = True
+    sending = Sending(closing, envelope(1))
+    wait_until(lambda: sending.leads)
+
+    closing.close()
+
+    error = sending.ended()
+    assert isinstance(error, SendError)
+    assert error.unknown == (0,)
+
+
+_SCRIPT = """
+import os, sys, threading
+from relevo import Envelope
+from relevo_amqp import AmqpOptions, AmqpTransport
+
+def envelope(name):
+    return Envelope(id=name, source="shop", name="image.created", queue=sys.argv[3], body=b"{}")
+
+transport = AmqpTransport(AmqpOptions(url=sys.argv[1], prefix=sys.argv[2], levels=6, settle_in=0.0))
+"""
+
+
+def started(server: Server, queue: str, url: str, script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _SCRIPT + script, url, server.prefix, queue],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_interrupts_at_any_time_lose_nothing_that_was_sent(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    process = started(
+        server,
+        queue,
+        server.url,
+        """
+import json, signal
+from relevo import SendError
+
+class Interrupted(BaseException):
+    pass
+
+def interrupt(*_):
+    raise Interrupted
+
+signal.signal(signal.SIGALRM, interrupt)
+sent, interrupted, wrong = [], 0, []
+for number in range(300):
+    transport.send([envelope(f"calm-{number}")])
+    sent.append(f"calm-{number}")
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.00005 * (number % 60))
+            transport.send([envelope(f"hasty-{number}")])
+            sent.append(f"hasty-{number}")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+    except Interrupted:
+        interrupted += 1
+    except SendError as error:
+        if error.sent or error.refused:
+            wrong.append(str(error))
+transport.close()
+print(json.dumps([sent, interrupted, wrong]))
+""",
+    )
+
+    answer, errors = process.communicate(timeout=2 * PATIENCE)
+
+    assert process.returncode == 0, errors
+    sent, interrupted, wrong = json.loads(answer)
+    assert interrupted > 20
+    assert wrong == []
+    assert set(sent) <= set(ids(drain(transport, queue, wait=0.5, least=len(sent))))
+
+
+def test_a_child_has_a_connection_of_its_own_though_it_was_forked_in_the_middle_of_a_send(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    process = started(
+        server,
+        queue,
+        server.url,
+        """
+def many():
+    for number in range(200):
+        transport.send([envelope(f"thread-{number}")])
+
+transport.send([envelope("before")])
+thread = threading.Thread(target=many)
+thread.start()
+children = []
+for number in range(10):
+    child = os.fork()
+    if not child:
+        transport.send([envelope(f"child-{number}")])
+        os._exit(0)
+    children.append(child)
+    transport.send([envelope(f"parent-{number}")])
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 10
+thread.join()
+transport.close()
+""",
+    )
+
+    _, errors = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, errors) == (0, "")
+    wanted = {"before", *(f"{who}-{number}" for who in ("child", "parent") for number in range(10))}
+    wanted |= {f"thread-{number}" for number in range(200)}
+    found = ids(drain(transport, queue, wait=0.5, least=len(wanted)))
+    assert sorted(found) == sorted(wanted)
+
+
+def test_what_a_process_sent_and_did_not_see_confirmed_before_it_was_killed_is_there_once(
+    server: Server, transport: AmqpTransport, proxy: Proxy, queue: str
+) -> None:
+    process = started(
+        server,
+        queue,
+        proxy.url,
+        """
+transport.send([envelope("before")])
+print("ready", flush=True)
+sys.stdin.readline()
+transport.send([envelope("after")])
+""",
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        proxy.swallow_answers = True
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        wait_until(lambda: server.ready(server.topology.queue(queue, Role.MAIN)) == 2)
+        process.kill()
+
+    assert process.returncode == -signal.SIGKILL
+    assert sorted(ids(drain(transport, queue, wait=0.5, least=2))) == ["after", "before"]
