@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -211,10 +211,11 @@ def test_what_cannot_be_a_listener_is_refused_where_it_is_defined(make: Make) ->
             @classmethod
             def on(cls, event: Event) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="use def, with a synchronous engine"):
+    with pytest.raises(ConfigurationError, match="it has a yield"):
 
         @app.listener("image.created")
-        async def later(event: Event) -> None: ...
+        async def later(event: Event) -> AsyncIterator[int]:
+            yield 1
 
     with pytest.raises(TypeError, match=r'a listener has no option prioritty=…; did you mean "priority"'):
         app.listener("image.created", prioritty=3)  # type: ignore[call-overload]

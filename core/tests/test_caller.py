@@ -969,19 +969,6 @@ def test_a_huge_traceback_does_not_take_long(listen: Listen, caller: MakeCaller,
     assert time.thread_time() - began < 5
 
 
-def test_a_listener_whose_work_nobody_would_await_has_failed(
-    listen: Listen, caller: MakeCaller, delivery: Make
-) -> None:
-    async def work() -> None: ...
-
-    listen(lambda _: work(), id="lazy")
-
-    outcome = caller().outcome(delivery())
-
-    assert isinstance(outcome, Nack)
-    assert "returned an awaitable, which is not awaited" in _stateful(outcome).listeners["lazy"].error
-
-
 def _steps(event: object) -> Iterator[int]:
     _fail(event)
     yield 1

@@ -174,12 +174,16 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
         "import relevo\n@relevo.listener('a b')\ndef f(e): ...\n",
         "shop_listeners.py:2: 'a b' is not an event name",
     ),
-    "a listener that is async": (
-        "import relevo\n@relevo.listener('a.b')\nasync def f(e): ...\n",
+    "a listener that is a generator": (
+        "import relevo\n@relevo.listener('a.b')\nasync def f(e): yield\n",
         (
-            "shop_listeners:f cannot be a listener: calling an async function or a generator does not run it; use def, "
-            "with a synchronous engine and client, or with asyncio.run(…) inside; in a notebook, drain with "
+            "shop_listeners:f cannot be a listener: it has a yield, so calling it does not run it; use def or "
+            "async def without yield, and call the generator inside, as in: for _ in steps(event): pass"
         ),
+    ),
+    "a listener that is async and transactional": (
+        "import relevo\n@relevo.listener('a.b', transactional=True)\nasync def f(e, call): ...\n",
+        "shop_listeners:f is transactional and async; the session of a transaction is not async; write it as def",
     ),
 }
 

@@ -270,10 +270,13 @@ async def _later(event: Event) -> None: ...
 def test_at_once_work_that_nobody_awaits_is_a_fault_of_the_listener(missing: Missing) -> None:
     dispatcher = LocalDispatcher()
 
-    def with_call(event: Event, call: Call) -> object:
+    async def with_call(event: Event, call: Call) -> object:
         return _later(event)
 
-    dispatcher.add_listener("a.b", lambda event: _later(event), id="plain")  # noqa: PLW0108 - what hides it
+    async def plain(event: Event) -> object:
+        return _later(event)
+
+    dispatcher.add_listener("a.b", plain, id="plain")
     dispatcher.add_listener("c.d", with_call, id="with a call", missing=missing)
 
     with pytest.raises(TypeError, match="plain returned an awaitable, which is not awaited; its work was not done"):

@@ -312,3 +312,20 @@ def test_what_makes_no_session_is_a_failure_that_says_so(app: App) -> None:
     (dead,) = app.transport().dead_letters(["default"])
     assert SessionError.__name__ in dead.error
     assert "such as a sessionmaker" in dead.error
+
+
+def test_one_that_returns_a_coroutine_has_failed_and_wrote_nothing(app: App, engine: sa.Engine) -> None:
+    async def later() -> None:
+        raise AssertionError("it ran")
+
+    @app.listener("order.paid", transactional=sessionmaker(engine), retry=1)
+    def pay(event: Event, call: Call) -> object:
+        ship(call.session)
+        return later()
+
+    app.dispatch("order.paid")
+    app.drain()
+
+    [dead] = app.transport().dead_letters(["default"], limit=1)
+    assert "returned an awaitable, which is not awaited" in dead.error
+    assert shipped(engine) == []

@@ -6,6 +6,7 @@ What was done is written to the file that ``CRASH_LOG`` names, as in ``crashing`
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import multiprocessing
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import relevo
@@ -52,6 +53,8 @@ def _lines(word: str) -> list[str]:
     return [line for line in Path(_LOG).read_text().splitlines() if line.startswith(word)]
 
 
+@relevo.listener("thing.hung-async", priority=10)
+@relevo.listener("thing.went-wrong-async", priority=10)
 @relevo.listener("thing.hung", priority=10)
 @relevo.listener("thing.went-wrong", priority=10)
 def come_before(event: relevo.Event) -> None:
@@ -59,6 +62,8 @@ def come_before(event: relevo.Event) -> None:
     note("before", event["how"])
 
 
+@relevo.listener("thing.hung-async", priority=-10)
+@relevo.listener("thing.went-wrong-async", priority=-10)
 @relevo.listener("thing.hung", priority=-10)
 @relevo.listener("thing.went-wrong", priority=-10)
 def come_after(event: relevo.Event) -> None:
@@ -78,6 +83,21 @@ def misbehave(event: relevo.Event) -> object:
 def hang(event: relevo.Event) -> object:
     """Do what does not end; what does may take longer than this on a busy machine."""
     return misbehave(event)
+
+
+@relevo.listener("thing.went-wrong-async", retry=1)
+async def misbehave_async(event: relevo.Event) -> object:
+    """Do as the event says, on the event loop."""
+    note("wrong", event["how"], os.getpid())
+    print(f"about to {event['how']}")
+    await asyncio.sleep(0.01)
+    return await ASYNC_MISBEHAVIOURS[event["how"]]()
+
+
+@relevo.listener("thing.hung-async", retry=1, time_limit="1s")
+async def hang_async(event: relevo.Event) -> object:
+    """Do what does not end."""
+    return await misbehave_async(event)
 
 
 def _raise() -> None:
@@ -179,4 +199,63 @@ MISBEHAVIOURS: dict[str, Callable[[], object]] = {
     "signal": _end_the_parent_of_nobody,
     "terminate": _end_a_fork,
     "pool": _use_a_pool,
+}
+
+
+# --- what listeners do that are async -----------------------------------------------------------------
+
+
+async def _cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(_FOREVER)
+
+
+async def _cancelled() -> None:
+    raise asyncio.CancelledError("no")
+
+
+async def _block_the_loop() -> None:
+    time.sleep(_FOREVER)  # noqa: ASYNC251 - that is what it does
+
+
+async def _leave_tasks() -> None:
+    async def end() -> None:
+        await asyncio.sleep(0.01)
+        sys.exit(3)
+
+    _left.extend(map(asyncio.create_task, (asyncio.sleep(_FOREVER), end())))
+
+
+async def _nest() -> None:
+    work = asyncio.sleep(0)
+    try:
+        asyncio.run(work)
+    finally:
+        work.close()
+
+
+async def _stop_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+
+
+def _asynchronously(function: Callable[[], object]) -> Callable[[], Awaitable[object]]:
+    async def done() -> object:
+        return function()
+
+    return done
+
+
+_left: list[asyncio.Task[None]] = []
+
+ASYNC_MISBEHAVIOURS: dict[str, Callable[[], Awaitable[object]]] = {
+    **{f"async-{how}": _asynchronously(MISBEHAVIOURS[how]) for how in ("raise", "sys.exit", "interrupt", "os._exit")},
+    "async-cancel": _cancelled,
+    "async-cancel-all": _cancel_all,
+    "async-wait": lambda: asyncio.sleep(_FOREVER),
+    "async-block": _block_the_loop,
+    "async-tasks": _leave_tasks,
+    "async-run": _nest,
+    "async-stop": _stop_the_loop,
 }

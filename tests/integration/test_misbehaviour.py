@@ -28,10 +28,21 @@ DIED = "3 processes died while they held it"
 CANNOT_TELL = "this transport cannot tell"
 
 PLACES = 2
-HANGING = {"loop", "sleep", "block", "lock"}
+HANGING = {"loop", "sleep", "block", "lock", "async-wait", "async-block"}
 
 DONE = ""
 FAILED, CRASHED = relevo.Reason.RETRIES_EXHAUSTED, relevo.Reason.CRASH_LOOP
+
+ASYNC_IN_BOTH = {
+    "async-raise": (FAILED, "ValueError: no"),
+    "async-sys.exit": (FAILED, "SystemExit: 3"),
+    "async-cancel": (FAILED, "CancelledError: no"),
+    "async-cancel-all": (FAILED, "CancelledError"),
+    "async-run": (FAILED, "asyncio.run() cannot be called from a running event loop"),
+    "async-tasks": (DONE, ""),
+    "async-stop": (DONE, ""),
+}
+"""What an async listener does that ends in the same way wherever it runs."""
 
 IN_PROCESSES: dict[str, tuple[str, str]] = {
     "raise": (FAILED, "ValueError: no"),
@@ -53,6 +64,11 @@ IN_PROCESSES: dict[str, tuple[str, str]] = {
     "signal": (DONE, ""),
     "terminate": (DONE, ""),
     "pool": (DONE, ""),
+    **ASYNC_IN_BOTH,
+    "async-interrupt": (FAILED, "KeyboardInterrupt"),
+    "async-os._exit": (CRASHED, "exited with status 3 while misbehaving:misbehave_async ran"),
+    "async-wait": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    "async-block": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
 }
 """What each is to end as in a child process, and what the dead letter says."""
 
@@ -72,6 +88,11 @@ IN_THREADS = {
     "garbage": (DONE, ""),
     "terminate": (DONE, ""),
     "pool": (DONE, ""),
+    **ASYNC_IN_BOTH,
+    "async-interrupt": (FAILED, "KeyboardInterrupt"),
+    "async-os._exit": (CRASHED, DIED),
+    "async-wait": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    "async-block": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
 }
 INLINE = {
     "raise": (FAILED, "ValueError: no"),
@@ -86,6 +107,9 @@ INLINE = {
     "garbage": (DONE, ""),
     "terminate": (DONE, ""),
     "pool": (DONE, ""),
+    **ASYNC_IN_BOTH,
+    "async-interrupt": (CRASHED, DIED),
+    "async-os._exit": (CRASHED, DIED),
 }
 IN_ONE_PROCESS = [
     *(("threads", how, *expected) for how, expected in IN_THREADS.items()),
@@ -138,6 +162,7 @@ class Theatre:
         for number in range(NEIGHBOURS):
             if number == NEIGHBOURS // 2:
                 name = "thing.hung" if how in HANGING else "thing.went-wrong"
+                name += "-async" if how.startswith("async") else ""
                 self.app.dispatch(relevo.Event(name, {"how": how}))
             self.app.dispatch(relevo.Event("thing.went-well", {"number": number}))
 
@@ -286,7 +311,7 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
     is_over = reason == CRASHED  # and its process with it; else whoever handled it is to be there for the next
     if not is_over and places == PLACES:
         theatre.dispatch_meeting()
-    is_killed = is_over and how != "interrupt" and "time limit" not in told
+    is_killed = is_over and not how.endswith("interrupt") and "time limit" not in told
     lease = {"RELEVO_LEASE": "2s"} if is_killed else {}  # events of a killed worker return when their lease ends
 
     codes: list[int] = []
@@ -297,7 +322,7 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
     lines = theatre.lines()
     if "time limit" in told:
         assert codes == [70, 70, 70, 0]
-    elif is_over and how == "interrupt":
+    elif is_over and how.endswith("interrupt"):
         assert codes == [130, 130, 130, 0]  # the third sees that it is the third
     else:
         assert codes[-1] == (1 if reason else 0), (codes, theatre.printed()[-3000:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 _LAZY: Final = (Generator, AsyncGenerator, map, filter)
 
@@ -25,17 +25,31 @@ class Finished:
             yield  # makes this a generator, as the protocol asks
 
 
+class Nothing(Finished):
+    """The result of a finished call that returns nothing, and never blocks an event loop: it may be awaited."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Return ``None``."""
+        return iter(())  # type: ignore[return-value]  # an iterator is enough for Python
+
+
+NOTHING: Final = Nothing()
+
+
 def refuse_undone(result: object, listener: str) -> None:
     """
     Raise :class:`TypeError` if *result*, returned by *listener*, is work that was not done.
 
-    That is a coroutine or another awaitable, a generator, whose body runs when something iterates over it, and a
-    ``map`` or ``filter``.
+    That is an awaitable which the coroutine of an async listener returns, or which a transactional listener returns; a
+    generator, whose body runs when something iterates over it; and a ``map`` or ``filter``.
     """
     if result is None:
         return
     if hasattr(result, "__await__") and not isinstance(result, Finished):
-        what, fix = "an awaitable, which is not awaited", "expected a plain function, which may call asyncio.run()"
+        what = "an awaitable, which is not awaited"
+        fix = "await it inside the listener; a transactional listener has to be a plain function"
     elif isinstance(result, _LAZY):
         what = f"a lazy {type(result).__name__}, which nothing iterates over"
         fix = "expected a plain function; run it inside, as in: for _ in steps(event): pass"

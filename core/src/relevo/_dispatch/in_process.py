@@ -20,6 +20,7 @@ from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks, Observer, hooks_of, observe
 from relevo._listener.call import Call, DispatchOptions, Outgoing
 from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.process_loop import awaited, is_awaitable, is_in_loop
 from relevo._transport.route import NOW, Target
 from relevo.errors import ConfigurationError, SubjectMissingError, described
 
@@ -136,10 +137,10 @@ class LocalDispatcher(Dispatcher):
                 form = forms.of(listener.event_type)
             call = self._call_of(listener, event, outgoing or self, event_id, session) if listener.takes_call else None
             if not (observers or logs):
-                _run(listener, form, call)
+                _run(listener, form, call, session)
             else:
                 with _observed(event, listener.id, observers):
-                    _run(listener, form, call)
+                    _run(listener, form, call, session)
             if call is not None and call.stopped:
                 break
 
@@ -202,23 +203,37 @@ class _Forms:
         return typed_from(event, kind)
 
 
-def _run(listener: Listener, event: object, call: Call | None) -> None:
-    """Call *listener*, and dispatch the events of its *call*."""
+def _run(listener: Listener, event: object, call: Call | None, session: object) -> None:
+    """Call *listener* for a dispatch with *session*, and dispatch the events of its *call*."""
     if call is None:
-        refuse_undone(listener.function(event), listener.id)
+        _complete(listener.function(event), listener, None)
         return
     try:
-        refuse_undone(listener.function(event, call), listener.id)
+        _complete(listener.function(event, call), listener, session)
     except SubjectMissingError:
         # No waiting, unlike in a worker: the caller of the dispatch waits too, maybe inside a transaction.
         if listener.mark.missing == "fail":
             raise
         call.give_subject_up()
         if listener.mark.missing == "tombstone":
-            refuse_undone(listener.function(event, call), listener.id)
+            _complete(listener.function(event, call), listener, session)
     finally:
         call.end()
     call.send_held()
+
+
+def _complete(result: object, listener: Listener, session: object) -> None:
+    """Complete *result*, which *listener* returned, if it is awaitable; raise if it is work that is not done."""
+    if result is None:
+        return
+    if session is not None and is_awaitable(result) and is_in_loop():
+        getattr(result, "close", int)()
+        raise ConfigurationError(
+            f"{listener.id} is async, and a dispatch with session= in async code calls it in process: it would use the "
+            f"session on another event loop than yours; route its event to a transport, leave the session out, or "
+            f"write it as def"
+        )
+    refuse_undone(awaited(result, listener.id), listener.id)
 
 
 @contextmanager

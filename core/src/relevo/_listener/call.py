@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from logging import getLogger
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import attrs
 
+from relevo._awaited import NOTHING
 from relevo._clock import Duration, Moment
 from relevo._event.codec import Document, attributes_of, context_of, generic, generic_from
 from relevo._event.context import ambient
@@ -197,12 +198,13 @@ class Call:
         *,
         subject: Any = None,
         **options: Unpack[DispatchOptions],
-    ) -> None:
+    ) -> Awaitable[None]:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
         A transactional listener dispatches in its transaction, so the event is there if and only if its effect is. The
-        event is validated now. A thread or a callback that outlives the listener must use ``app.dispatch(…)``.
+        event is validated now. It never waits for a server, so an async listener may await it or not: ``await
+        call.dispatch(…)``. A thread, a task or a callback that outlives the listener must use ``app.dispatch(…)``.
         If the listener runs again after a crash and dispatches the same events, they have the same ids, so they are
         duplicates of the first ones.
 
@@ -234,6 +236,7 @@ class Call:
                 )
             key = f"{self.source} {self.listener_id} {len(self._held)}"
             self._held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
+        return NOTHING
 
     if not TYPE_CHECKING:
 

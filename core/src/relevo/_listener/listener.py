@@ -135,6 +135,9 @@ class Listener:
     takes_call: bool
     """Whether it has a second parameter, for the :class:`Call`."""
 
+    is_async: bool = False
+    """Whether it is called on an event loop."""
+
     priority: int = 0
     queue: str | None = None
     retry: Retry | None = None
@@ -246,6 +249,10 @@ class ListenerTable:
                 f"{listener_id} is transactional and takes no call, which has the session; write (event, call) as its "
                 f"parameters, and use call.session"
             )
+        if mark.transactional and is_async(function):
+            raise ConfigurationError(
+                f"{listener_id} is transactional and async; the session of a transaction is not async; write it as def"
+            )
         made = Listener(
             id=listener_id,
             event_name=event_name,
@@ -253,6 +260,7 @@ class ListenerTable:
             function=function,
             mark=mark,
             takes_call=has_call,
+            is_async=is_async(function),
             priority=mark.priority,
             queue=mark.queue,
             retry=mark.retry,
@@ -682,6 +690,16 @@ def _refuse_parameters(
         )
 
 
+def is_async(function: Callable[..., object]) -> bool:
+    """Return whether calling *function* returns a coroutine, which has to be run."""
+    return _is_a(function, inspect.iscoroutinefunction)
+
+
+def _is_a(function: Callable[..., object], *checks: Callable[[object], bool]) -> bool:
+    """Return whether one of *checks* applies to *function*, or to the method by which an object is called."""
+    return any(check(function) or check(getattr(function, "__call__", None)) for check in checks)  # noqa: B004 - bound
+
+
 def takes_call(function: Callable[..., object], event: str | type | None = None) -> bool:
     """
     Return whether *function* takes an event and a call, instead of an event alone.
@@ -692,15 +710,13 @@ def takes_call(function: Callable[..., object], event: str | type | None = None)
         event: The name or the declared class that it listens to, if that is known.
 
     Raises:
-        ConfigurationError: It has other parameters, or is asynchronous, or a method without its instance.
+        ConfigurationError: It has other parameters, or is a generator, or a method without its instance.
     """
     name = default_id(function)
-    lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(check(function) or check(getattr(function, "__call__", None)) for check in lazy):  # noqa: B004 - a bound one
+    if _is_a(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         raise ConfigurationError(
-            f"{name} cannot be a listener: calling an async function or a generator does not run it; "
-            f"use def, with a synchronous engine and client, or with asyncio.run(…) inside; in a notebook, drain with "
-            f"await asyncio.to_thread(app.drain)"
+            f"{name} cannot be a listener: it has a yield, so calling it does not run it; use def or async def without "
+            f"yield, and call the generator inside, as in: for _ in steps(event): pass"
         )
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -21,6 +21,7 @@ from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing
 from relevo._listener.listener import Listener, ListenerTable, policy_of
+from relevo._listener.process_loop import awaited
 from relevo._retry import Retry
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._transport.envelope import Envelope
@@ -409,7 +410,9 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
     result = listener.function(event) if call is None else listener.function(event, call)
     if result is not None:
-        refuse_undone(result, "the listener")
+        # A session that is not async is used by one thread; add() refuses what is seen to be async.
+        done = result if isinstance(call, TransactionalCall) else awaited(result, listener.id)
+        refuse_undone(done, "the listener")
     if call is not None:
         call.send_held()
 

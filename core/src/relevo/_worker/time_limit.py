@@ -9,6 +9,7 @@ from typing import Protocol
 import attrs
 
 from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.process_loop import awaited
 from relevo.errors import RelevoError
 
 
@@ -114,7 +115,7 @@ def _watched(function: Callable[..., object], listener_id: str, limit: float, wa
     def call(*arguments: object) -> object:
         begin(listener_id, limit)
         try:
-            return function(*arguments)
+            return awaited(function(*arguments), listener_id)
         except KeyboardInterrupt as error:
             raise RuntimeError("the listener raised KeyboardInterrupt") from error
         finally:

@@ -14,7 +14,9 @@ from relevo._app.check import unheard, unheard_text
 from relevo._event.codec import decoded, generic
 from relevo._event.event import Event
 from relevo._hook import hookimpl
+from relevo._listener import process_loop
 from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.process_loop import awaited
 from relevo._transport.delivery import Delivery, Failure, Lost, Nack, Outcome, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Target, outbox_queue
@@ -231,14 +233,21 @@ class _ReportingTable(ListenerTable):
         @wraps(listener.function)  # so that errors name its place
         def function(*arguments: Any) -> object:
             try:
-                return listener.function(*arguments)
+                return awaited(listener.function(*arguments), listener.id)
             except BaseException as error:
                 if not _is_expected(listener, error):
-                    trace = error.__traceback__.tb_next if error.__traceback__ else None
-                    self._failed(RaisedError(listener=listener, error=error, traceback=trace))
+                    self._failed(RaisedError(listener=listener, error=error, traceback=_from_listener(error)))
                 raise
 
         return attrs.evolve(listener, function=function)
+
+
+def _from_listener(error: BaseException) -> TracebackType | None:
+    """Return the traceback of *error* from the listener on, whose coroutine may have run in another thread."""
+    trace = found = error.__traceback__ and error.__traceback__.tb_next
+    while found is not None and found.tb_frame.f_code.co_filename == process_loop.__file__:
+        found = found.tb_next
+    return found or trace
 
 
 def _is_expected(listener: Listener, error: BaseException) -> bool:
