@@ -104,7 +104,7 @@ def test_a_transport_is_called_what_the_application_calls_it(make: Make, clock: 
         ({"signing": 3}, "signing: expected a key as text, or a list of keys; got int"),
         (
             {"execution": "thread"},
-            "execution: expected inline, threads or process; got 'thread'; did you mean \"threads\"",
+            "execution: expected inline, threads, process or async; got 'thread'; did you mean \"threads\"",
         ),
         ({"execution": 4}, r"execution: expected relevo\.Execution\(…\) or the name of its kind, .*; got 4"),
         ({"clock": 4}, r"clock: expected an object with now\(\), monotonic\(\) and sleep\(\); got 4"),

@@ -33,7 +33,8 @@ from relevo import (
     hookimpl,
 )
 from relevo._event.subject import Gone
-from relevo._worker.caller import Caller, contained
+from relevo._worker.caller import Caller
+from relevo._worker.executor import Flow, Handling
 from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import ListenerProgress, Progress, dumped, loaded
 from relevo.errors import DecodeError, LeaseLostError, TransportClosedError, TransportUnavailableError, described
@@ -1134,10 +1135,10 @@ def test_whatever_a_delivery_holds_it_ends_and_nothing_is_raised(
 def test_a_defect_outside_of_a_listener_ends_its_delivery_and_is_logged(
     delivery: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def defective(_: Delivery) -> Outcome:
+    def defective(_: Delivery, *, on_loop: bool) -> Flow:
         raise ZeroDivisionError("a defect")
 
-    outcome = contained(defective)(delivery())
+    outcome = Handling(defective)(delivery())
 
     assert isinstance(outcome, DeadLetter)
     assert outcome.reason == Reason.MALFORMED
@@ -1147,10 +1148,10 @@ def test_a_defect_outside_of_a_listener_ends_its_delivery_and_is_logged(
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
 def test_a_lack_that_may_pass_is_retried_a_few_times(delivery: Make, error: Exception) -> None:
-    def lacking(_: Delivery) -> Outcome:
+    def lacking(_: Delivery, *, on_loop: bool) -> Flow:
         raise error
 
-    first, last = contained(lacking)(delivery()), contained(lacking)(delivery(attempt=5))
+    first, last = Handling(lacking)(delivery()), Handling(lacking)(delivery(attempt=5))
 
     assert first == Nack(delay=2.0)
     assert isinstance(last, DeadLetter)
@@ -1158,11 +1159,11 @@ def test_a_lack_that_may_pass_is_retried_a_few_times(delivery: Make, error: Exce
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_ends_the_process_is_no_defect(delivery: Make, error: type[BaseException]) -> None:
-    def ending(_: Delivery) -> Outcome:
+    def ending(_: Delivery, *, on_loop: bool) -> Flow:
         raise error
 
     with pytest.raises(error):
-        contained(ending)(delivery())
+        Handling(ending)(delivery())
 
 
 def test_progress_that_cannot_be_kept_for_whatever_reason_keeps_no_listener_from_being_called(

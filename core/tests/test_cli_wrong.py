@@ -91,7 +91,7 @@ CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
     "a number that is not whole": (
         'concurrency = "2.0"\n[transports]\nmain = "memory://"',
         "status",
-        "relevo.toml:1: concurrency: expected a whole number from 1 to 1000; got '2.0'",
+        "relevo.toml:1: concurrency: expected a whole number from 1 to 10000; got '2.0'",
     ),
     "a password out of an example": (
         '[transports]\nmain = "amqp://guest:guest@broker.example/"',
@@ -563,7 +563,10 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("messenger:stop-workers", '"relevo deploy begin" lets them wait until "relevo deploy end"'),
         ("messenger:failed:show", 'write "relevo dead list" for all dead letters, and "relevo dead show REF" for one'),
         ("worker -P threads", 'there is no option -P; write "--execution threads", or "--execution process"'),
-        ("worker --execution prefork", "'prefork' is not one of 'inline', 'threads', 'process'; write \"--execution p"),
+        (
+            "worker --execution prefork",
+            "'prefork' is not one of 'inline', 'threads', 'process', 'async'; write \"--execution p",
+        ),
         ("worker -vv", 'there is no option -v; write "-l info" or "-l debug"'),
         ("worker --execution solo", '; write "--execution inline"'),
         (

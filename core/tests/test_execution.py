@@ -49,12 +49,15 @@ def test_several_at_once_run_in_threads_unless_something_else_is_said(said: Exec
 @pytest.mark.parametrize(
     "wrong, told",
     [
-        ({"kind": "proces"}, "execution: expected inline, threads or process; got 'proces'; did you mean \"process\"?"),
-        ({"kind": 1}, "execution: expected inline, threads or process; got 1"),
-        ({"concurrency": 0}, "concurrency: expected a whole number from 1 to 1000; got 0"),
-        ({"concurrency": 1001}, "concurrency: expected a whole number from 1 to 1000; got 1001"),
-        ({"concurrency": True}, "concurrency: expected a whole number from 1 to 1000; got True"),
-        ({"concurrency": 2.0}, "concurrency: expected a whole number from 1 to 1000; got 2.0"),
+        (
+            {"kind": "proces"},
+            "execution: expected inline, threads, process or async; got 'proces'; did you mean \"process\"?",
+        ),
+        ({"kind": 1}, "execution: expected inline, threads, process or async; got 1"),
+        ({"concurrency": 0}, "concurrency: expected a whole number from 1 to 10000; got 0"),
+        ({"concurrency": 10001}, "concurrency: expected a whole number from 1 to 10000; got 10001"),
+        ({"concurrency": True}, "concurrency: expected a whole number from 1 to 10000; got True"),
+        ({"concurrency": 2.0}, "concurrency: expected a whole number from 1 to 10000; got 2.0"),
         ({"time_limit": 0}, "time_limit: expected 0.001 s or more; got 0"),
         ({"time_limit": "soon"}, "time_limit: expected seconds as a number, or text such as"),
         (
@@ -69,7 +72,7 @@ def test_several_at_once_run_in_threads_unless_something_else_is_said(said: Exec
         ({"memory_limit": "64\u212a"}, "got '64\\u212a'"),  # the sign of Kelvin, which equals K without its case
         ({"memory_limit": "\u0666\u0664M"}, "got '\\u0666\\u0664M'"),
         ({"recycle_after": 0}, "recycle_after: expected a whole number of at least 1; got 0"),
-        ({"kind": "inline", "concurrency": 2}, 'set execution = "threads" or "process"'),
+        ({"kind": "inline", "concurrency": 2}, 'set execution = "threads", "process" or "async"'),
     ],
     ids=str,
 )

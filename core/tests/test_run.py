@@ -47,7 +47,7 @@ def test_values_are_stored_in_one_form(given: dict[str, Any], stored: object) ->
         ({"transport": 3}, "RunOptions: transport: expected text; got 3"),
         ({"event_id": 3}, "RunOptions: event_id: expected text; got 3"),
         ({"until_empty": 1}, "RunOptions: until_empty: expected True or False; got 1"),
-        ({"execution": "thread"}, 'RunOptions: execution: expected inline, threads .*; did you mean "threads"'),
+        ({"execution": "thread"}, 'RunOptions: execution: expected inline, threads, .*; did you mean "threads"'),
     ],
 )
 def test_a_wrong_value_is_refused_where_it_is_given(given: dict[str, Any], why: str) -> None:

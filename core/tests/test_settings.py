@@ -253,7 +253,7 @@ def test_an_invalid_policy_does_not_hide_that_nothing_leads_to_its_queue(read_: 
     [
         ("lease = '30'", "lease: expected seconds as a number, or text such as"),
         ("patience = '60.5'", "patience: expected seconds as a number, or text such as"),
-        ("concurrency = '4'", "concurrency: expected a whole number from 1 to 1000; got '4'"),
+        ("concurrency = '4'", "concurrency: expected a whole number from 1 to 10000; got '4'"),
         ("recycle_after = '4'", "recycle_after: expected a whole number of at least 1; got '4'"),
         (f"signing = {{ keys = '{KEY}', required = '1' }}", "signing.required: expected true or false; got text"),
         (f"signing = {{ keys = '{KEY}', required = 'true' }}", "signing.required: expected true or false; got text"),

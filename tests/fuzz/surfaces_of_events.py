@@ -46,7 +46,7 @@ from relevo._worker.acceptance import accepting
 from relevo._worker.announcement import Announcement, HeldEvent, holders
 from relevo._worker.caller import Caller
 from relevo._worker.decision import sanitised
-from relevo._worker.executor import Handle
+from relevo._worker.executor import Handle, Steps, carried_out
 from relevo._worker.progress import dumped, failures_of, give_back_unread, loaded, revived
 from relevo._worker.transaction import Transactions
 from relevo.errors import CodecError, ConfigurationError, DecodeError, EncodeError, RelevoError
@@ -314,9 +314,13 @@ def _handles() -> tuple[Handle, ...]:
         transactions=Transactions(MemoryTransport()),
     )
     queues = QueueTable({"default": QueueOptions(accept=["image.created", "mail.*"])})
-    accepted = accepting(caller.outcome, queues, transport="main")
+    accepted = accepting(caller.steps, queues, transport="main")
     verified = _signing().verifying(accepted, source="shop", clock=clock, patience=3600.0)
-    return caller.outcome, accepted, verified
+    return caller.outcome, _following(accepted), _following(verified)
+
+
+def _following(steps: Steps) -> Handle:
+    return lambda delivery: carried_out(steps(delivery, on_loop=False))
 
 
 def _named(event: Event) -> None:

@@ -91,7 +91,7 @@ IN_THREADS = {
     **ASYNC_IN_BOTH,
     "async-interrupt": (FAILED, "KeyboardInterrupt"),
     "async-os._exit": (CRASHED, DIED),
-    "async-wait": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    "async-wait": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
     "async-block": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
 }
 INLINE = {
@@ -111,7 +111,16 @@ INLINE = {
     "async-interrupt": (CRASHED, DIED),
     "async-os._exit": (CRASHED, DIED),
 }
+ON_A_LOOP = {
+    **{how: IN_THREADS[how] for how in ("raise", "sys.exit", "interrupt", "sleep", "os._exit", "print", "threads")},
+    **ASYNC_IN_BOTH,
+    "async-interrupt": (FAILED, "KeyboardInterrupt"),
+    "async-os._exit": (CRASHED, DIED),
+    "async-wait": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    "async-block": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+}
 IN_ONE_PROCESS = [
+    *(("async", how, *expected) for how, expected in ON_A_LOOP.items()),
     *(("threads", how, *expected) for how, expected in IN_THREADS.items()),
     *(("inline", how, *expected) for how, expected in INLINE.items()),
 ]
@@ -307,7 +316,7 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
     if told == DIED and not theatre.app.transport().capabilities.presence:
         told = CANNOT_TELL
     theatre.dispatch(how)
-    places = {"inline": 1, "threads": PLACES}[kind]
+    places = {"inline": 1, "threads": PLACES, "async": PLACES}[kind]
     is_over = reason == CRASHED  # and its process with it; else whoever handled it is to be there for the next
     if not is_over and places == PLACES:
         theatre.dispatch_meeting()
@@ -320,7 +329,7 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
         codes.append(ended_by_its_host(worker, theatre))
 
     lines = theatre.lines()
-    if "time limit" in told:
+    if is_over and "time limit" in told:
         assert codes == [70, 70, 70, 0]
     elif is_over and how.endswith("interrupt"):
         assert codes == [130, 130, 130, 0]  # the third sees that it is the third

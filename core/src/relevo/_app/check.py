@@ -68,6 +68,7 @@ def unenforced_limits(listeners: Iterable[Listener], execution: Execution) -> li
     effect = {
         "inline": "is not enforced inline",
         "threads": "ends the whole worker with exit code 70, since a thread cannot be ended",
+        "async": "ends the whole worker with exit code 70, since it is not async, and a thread cannot be ended",
     }.get(execution.chosen)
     if effect is None:
         return []
@@ -75,7 +76,7 @@ def unenforced_limits(listeners: Iterable[Listener], execution: Execution) -> li
     return [
         f"{listener.id}: time_limit={readable(listener.mark.time_limit)} {effect}; {remedy}"
         for listener in listeners
-        if listener.mark.time_limit is not None
+        if listener.mark.time_limit is not None and not (listener.is_async and execution.chosen in ("threads", "async"))
     ]
 
 

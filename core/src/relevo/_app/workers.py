@@ -27,9 +27,9 @@ from relevo._transport.envelope import Envelope
 from relevo._transport.route import Routes, Target, outbox_queue
 from relevo._transport.transport import Transport
 from relevo._worker.acceptance import accepting
-from relevo._worker.caller import Caller, contained
+from relevo._worker.caller import Caller
 from relevo._worker.execution import Execution
-from relevo._worker.executor import Executor, Handle, InlineExecutor
+from relevo._worker.executor import Executor, Handle, Handling, InlineExecutor, Steps
 from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
@@ -100,7 +100,7 @@ class WorkerFactory:
         runs = suspects.runs if transport.capabilities.presence else None
         where, limit = "", None
         if executor is None:
-            execution = self.parts.execution.overridden(options.execution, options.concurrency)
+            execution = self.parts.execution.overridden(options.execution, options.concurrency).resolved(listeners)
             where = execution.in_words
             if execution.chosen == "inline":
                 limit = partial(_time_limit, listeners, default=execution.time_limit)
@@ -191,9 +191,9 @@ class WorkerFactory:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
 
-        *running* gets the listener that runs in each thread, with its delivery. *committing* is called before the
-        transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default each
-        alone.
+        *running* gets the listener that runs for each delivery, by the identity of that. *committing* is called before
+        the transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default
+        each alone.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -219,15 +219,14 @@ class WorkerFactory:
                 self.parts.source,
             ),
         )
-        handle: Handle = caller.outcome
+        steps: Steps = caller.steps
         if self.parts.queue_table:
-            handle = accepting(handle, self.parts.queue_table, transport=transport)
-        if signing is None:
-            return contained(handle)
-        verifying = signing.verifying(
-            handle, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
-        )
-        return contained(verifying)
+            steps = accepting(steps, self.parts.queue_table, transport=transport)
+        if signing is not None:
+            steps = signing.verifying(
+                steps, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
+            )
+        return Handling(steps)
 
     def _take(self, transport: Transport, queues: Sequence[str], event_id: str, lease: float) -> Sequence[Delivery]:
         """Lease the events with the id *event_id*; each of their listeners that still has to run is due."""
@@ -275,6 +274,10 @@ class WorkerFactory:
             from relevo._execution.threads import ThreadExecutor  # noqa: PLC0415 - inline does not need it
 
             return ThreadExecutor(execution.concurrency, time_limit=execution.time_limit)
+        if execution.chosen == "async":
+            from relevo._execution.asynchronous import AsyncExecutor  # noqa: PLC0415 - as above
+
+            return AsyncExecutor(execution.concurrency, time_limit=execution.time_limit)
         for each in self.parts.stores():
             if each.capabilities.durability == "process":
                 raise ConfigurationError(

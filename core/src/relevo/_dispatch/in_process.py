@@ -218,7 +218,8 @@ def _run(listener: Listener, event: object, call: Call | None, session: object) 
         if listener.mark.missing == "tombstone":
             _complete(listener.function(event, call), listener, session)
     finally:
-        call.end()
+        if call.end():
+            call.release()
     call.send_held()
 
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from relevo.errors import ConfigurationError, shown
 
+NO_CONTEXT: Mapping[str, Any] = MappingProxyType({})
+
 
 class Ambient(msgspec.Struct, frozen=True):
     """The context and the ids that an event dispatched now inherits."""
 
-    context: Mapping[str, Any] = {}
+    context: Mapping[str, Any] = NO_CONTEXT
     correlation: str | None = None
     causation: str | None = None
 

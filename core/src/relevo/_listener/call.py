@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from logging import getLogger
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import attrs
@@ -15,11 +15,15 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectLoader
+from relevo._listener.process_loop import SMALL_WORK, in_thread, process_loop
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, SubjectMissingError, shown
 
 _log = getLogger("relevo.listener")
+
+_blocking: set[str] = set()
+"""The ids of listeners of which it was logged that they load their subject on the event loop."""
 
 
 class DispatchOptions(TypedDict, total=False):
@@ -85,7 +89,9 @@ class Call:
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
+    _has_ended: bool = attrs.field(default=False, init=False)
     _is_released: bool = attrs.field(default=False, init=False)
+    _loading: Lock = attrs.field(factory=Lock, init=False)
     _lock: RLock = attrs.field(factory=RLock, init=False)
     _gone: bool = attrs.field(default=False, init=False)
 
@@ -162,12 +168,45 @@ class Call:
         if not isinstance(self._subject, Subject):
             return self._subject
         if self._loaded is None:
+            if process_loop.is_here():
+                self._warn_of_blocking()
             self._loaded = self._subjects.load(self._subject)
             if self._loaded is None and self._gone:
                 return Gone(self._subject.type, self._subject.id)
             if self._loaded is None:
                 raise SubjectMissingError(self._subject)
         return self._loaded
+
+    async def load(self) -> Any:
+        """
+        Return :attr:`subject`, which is loaded in a thread unless it was loaded before, so that no other task waits.
+
+        For async listeners: afterwards :attr:`subject` has it too.
+
+        Raises:
+            SubjectMissingError: It is deleted or not committed yet.
+
+            SubjectError: Its type is not registered.
+        """
+        if not isinstance(self._subject, Subject) or self._loaded is not None:
+            return self.subject
+        return await in_thread(SMALL_WORK, self._load_for_loop)
+
+    def _load_for_loop(self) -> Any:
+        with self._loading:  # two tasks of the listener may ask for it
+            found = self.subject
+        if self._has_ended:  # the listener did not wait for it
+            self.release()
+        return found
+
+    def _warn_of_blocking(self) -> None:
+        if self.listener_id not in _blocking:
+            _blocking.add(self.listener_id)
+            _log.warning(
+                "%s: call.subject loads the subject on the event loop, where all other async listeners wait for it; "
+                "write await call.load(), which loads it in a thread (logged once)",
+                self.listener_id,
+            )
 
     @property
     def session(self) -> Any:
@@ -254,20 +293,30 @@ class Call:
         self._held.clear()
         return not gone
 
-    def end(self) -> None:
+    def end(self) -> bool:
         """
-        Refuse further dispatches, and release the subject.
+        Refuse further dispatches; return whether there is a subject, which has to be released.
 
         The caller of the listener calls it when the listener has ended.
         """
         with self._lock:
-            self._over = True
-            was_released, self._is_released = self._is_released, True
-        if self._loaded is not None and not was_released:
+            self._over = self._has_ended = True
+        return self._loaded is not None
+
+    def release(self) -> None:
+        """Release the subject after the end, once; the caller of the listener calls it."""
+        with self._lock:
+            is_first = self._has_ended and not self._is_released
+            self._is_released = True
+        if is_first:
             try:
                 self._subjects.release(self._subject, self._loaded)
             except Exception:  # noqa: BLE001 - what the listener did is done
                 _log.exception("%s: its subject %s could not be released", self.listener_id, self._subject)
+
+    def holds_events(self) -> bool:
+        """Return whether :meth:`send_held` has events to send."""
+        return bool(self._held)
 
     def send_held(self) -> None:
         """

@@ -7,8 +7,11 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from logging import getLogger
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from relevo._awaited import Finished, refuse_undone
 from relevo._event.context import awaiting_task
@@ -18,6 +21,8 @@ from relevo.errors import ConfigurationError
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from concurrent.futures import Future
+
+T = TypeVar("T")
 
 _log = getLogger("relevo.listener")
 
@@ -74,6 +79,7 @@ class ProcessLoop(ForkAware):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._inherited: list[AbstractEventLoop | None] = []
         """Loops of the processes that this one was forked from. To close one here would disturb the parent's."""
         super().__init__()
@@ -81,7 +87,7 @@ class ProcessLoop(ForkAware):
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
         self._inherited.append(self._loop)
-        self._loop = None
+        self._loop = self._thread = None
 
     def loop(self) -> AbstractEventLoop:
         """Return the loop, which runs."""
@@ -91,11 +97,16 @@ class ProcessLoop(ForkAware):
                 self._loop = self._started()
             return self._loop
 
+    def is_here(self) -> bool:
+        """Return whether this thread runs the loop."""
+        return self._thread is threading.current_thread()
+
     def _started(self) -> AbstractEventLoop:
         import asyncio  # noqa: PLC0415 - it takes 30 ms, and only a listener that is async needs it
 
         loop, ending = asyncio.new_event_loop(), threading.Event()
         thread = threading.Thread(target=_serve, args=(loop, ending.is_set), name="relevo-loop", daemon=True)
+        self._thread = thread
         thread.start()
 
         def end() -> None:
@@ -223,3 +234,113 @@ async def _end_tasks() -> None:
 
 
 process_loop: Final = ProcessLoop()
+
+
+# --- work in threads ---------------------------------------------------------------------------------
+
+
+class DaemonPool(ForkAware):
+    """
+    Threads that do not hold up the end of the process, unlike those of :mod:`concurrent.futures`.
+
+    Args:
+        most: The largest number of threads; each is started when the others are busy.
+
+        name: The beginning of their names.
+    """
+
+    def __init__(self, most: int, name: str):
+        self._most = most
+        self._name = name
+        self._reset()
+        super().__init__()
+
+    def _reset(self) -> None:
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._number = self._busy = 0
+
+    def after_fork_in_child(self) -> None:
+        self._reset()
+
+    def submit(self, function: Callable[[], T], done: Callable[[T | None, BaseException | None], object]) -> None:
+        """Call *function* in a thread, and then *done* with its result or what it raised."""
+
+        def work() -> None:
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                done(None, error)
+            else:
+                done(result, None)
+
+        with self._lock:
+            self._busy += 1
+            if self._number < min(self._busy, self._most):
+                self._start_one()
+        self._work.put(work)
+
+    def _start_one(self) -> None:
+        name = f"{self._name}-{self._number + 1}"
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except RuntimeError:  # the system has no further thread
+            if not self._number:
+                self._busy -= 1
+                raise
+        else:
+            self._number += 1
+
+    def close(self) -> None:
+        """End the threads that are idle, and the others when they have done what they do."""
+        with self._lock:
+            number, self._number = self._number, self._most
+        for _ in range(number):
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        queue = self._work
+        while (work := queue.get()) is not None:
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._busy -= 1
+
+
+SMALL_WORK: Final = DaemonPool(8, "relevo-work")
+"""Stores progress, sends events and loads subjects for async listeners."""
+
+
+async def in_thread(
+    pool: DaemonPool, function: Callable[..., T], *arguments: object, is_given_up: Callable[[], bool] = bool
+) -> T:
+    """
+    Call *function* in a thread of *pool*, in a copy of the context of this task; return its result.
+
+    What is begun ends: if the task is cancelled, this goes on waiting, unless *is_given_up* returns true.
+    """
+    import asyncio  # noqa: PLC0415 - as above
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+    def note(result: T | None, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_result((result, error))
+
+    def done(result: T | None, error: BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(note, result, error)
+
+    pool.submit(partial(copy_context().run, function, *arguments), done)
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError:
+            if is_given_up():
+                raise
+    result, raised = future.result()
+    if raised is not None:
+        raise raised
+    return result  # type: ignore[no-any-return]  # of *function*

@@ -365,7 +365,7 @@ def warn_at_start(app: App, options: RunOptions) -> None:
     why = without_any(app.listeners, parts_of(app).config)
     if why and not app.outboxes:  # else it may only move events, as a relay does
         _log.warning("%s", why)
-    execution = app.execution.overridden(options.execution, options.concurrency)
+    execution = app.execution.overridden(options.execution, options.concurrency).resolved(app.listeners)
     for text in (*filter(None, map(misnamed, app.listeners)), *unenforced_limits(app.listeners, execution)):
         _log.warning("%s", text)
     for text in doubled_plugins(app.hooks):

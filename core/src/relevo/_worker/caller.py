@@ -7,8 +7,7 @@ from enum import Enum, auto
 from functools import partial
 from logging import getLogger
 from math import inf
-from threading import get_ident
-from typing import Final
+from typing import Any, Final, Literal
 
 import attrs
 import msgspec
@@ -16,21 +15,22 @@ import msgspec
 from relevo._awaited import refuse_undone
 from relevo._clock import Clock
 from relevo._event.codec import Document, context_of, decoded, generic, typed
-from relevo._event.context import Ambient, enter, leave
+from relevo._event.context import NO_CONTEXT, Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing
 from relevo._listener.listener import Listener, ListenerTable, policy_of
-from relevo._listener.process_loop import awaited
+from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
 from relevo._retry import Retry
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._transport.envelope import Envelope
 from relevo._worker import decision
 from relevo._worker.decision import Reason
-from relevo._worker.executor import Handle
+from relevo._worker.executor import Flow, Steps, carried_out, followed
 from relevo._worker.ledger import Reminder
 from relevo._worker.listener_log import log_failure
 from relevo._worker.progress import (
+    STATE_VERSION,
     NewerStateError,
     Progress,
     StateTooLargeError,
@@ -62,6 +62,8 @@ class _Result(Enum):
     DONE = auto()
     PUT_OFF = auto()
     """It could not run, and is called again later, at the time in its progress."""
+    AGAIN = auto()
+    """It is to be called once more now."""
 
 
 class _Failed(msgspec.Struct, frozen=True):
@@ -77,25 +79,9 @@ class _Unfit(msgspec.Struct, frozen=True):
 
 
 _DONE: Final = _Result.DONE  # until Python 3.12 a member of an enum is slow to get
-_Noted = _Result | NotCalled | _Failed | _Unfit
+_Again = Literal[_Result.AGAIN]
+_Noted = Literal[_Result.DONE, _Result.PUT_OFF] | NotCalled | _Failed | _Unfit
 _Ended = _Noted | Uncommitted
-
-
-def contained(handle: Handle) -> Handle:
-    """
-    Wrap *handle* so that an error outside of a listener ends only the delivery that it occurred in.
-
-    Errors of listeners are handled before. ``KeyboardInterrupt`` and ``SystemExit`` pass through.
-    """
-
-    def outcome(delivery: Delivery) -> Outcome:
-        try:
-            return handle(delivery)
-        except Exception as error:  # noqa: BLE001 - any error; other deliveries must go on
-            _log.exception("%s could not be handled", delivery)
-            return decision.unhandled(delivery, error)
-
-    return outcome
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
@@ -129,7 +115,7 @@ class Caller:
 
         runs: Notes which listener of a delivery with lost leases runs; ``None`` if no evidence is kept.
 
-        running: Gets the listener that runs in each thread, with its delivery.
+        running: Gets the listener that runs for each delivery, by the identity of that.
     """
 
     _listeners: ListenerTable
@@ -150,12 +136,15 @@ class Caller:
     _around: Sequence[Observer] = attrs.field(init=False)
     _around_call: Sequence[Observer] = attrs.field(init=False)
     _failure_observers: Sequence[Observer] = attrs.field(init=False)
+    steps: Steps = attrs.field(init=False)
+    """Returns the flow that handles a delivery: by calling its listeners or, on a loop, by yielding their turns."""
 
     def __attrs_post_init__(self) -> None:
         self._reminder, self._transaction_reminder = Reminder(self._clock), Reminder(self._clock)
         self._around = self._hooks.observers("relevo_around_handle")
         self._around_call = self._hooks.observers("relevo_around_call")
         self._failure_observers = self._hooks.observers("relevo_listener_failed")
+        self.steps = self._observed if self._around else self._steps
 
     def outcome(self, delivery: Delivery) -> Outcome:
         """
@@ -164,12 +153,13 @@ class Caller:
         Raises:
             KeyboardInterrupt: A listener was interrupted from the terminal.
         """
-        if self._around:
-            with observe(self._around, delivery=delivery):
-                return self._outcome(delivery)
-        return self._outcome(delivery)
+        return carried_out(self.steps(delivery, on_loop=False))
 
-    def _outcome(self, delivery: Delivery) -> Outcome:
+    def _observed(self, delivery: Delivery, *, on_loop: bool) -> Flow:
+        with observe(self._around, delivery=delivery):
+            return (yield from followed(self._steps(delivery, on_loop=on_loop)))
+
+    def _steps(self, delivery: Delivery, *, on_loop: bool) -> Flow | Outcome:
         now = self._clock.now()
         envelope = delivery.envelope
         if not isinstance(envelope, Envelope):
@@ -178,7 +168,7 @@ class Caller:
         if late is not None:
             return late
         try:
-            progress = loaded(delivery.state)
+            progress = loaded(delivery.state) if delivery.state else Progress(STATE_VERSION)
             document = decoded(envelope.body)
             if (document.id, document.type, document.source) != (envelope.id, envelope.name, envelope.source):
                 return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
@@ -188,47 +178,64 @@ class Caller:
                 if obstacle is not None:
                     reason, detail = obstacle
                     return progress.give_back(reason, now, detail=detail, patience=self._patience)
-            around = Ambient(context_of(document), document.correlationid or document.id, document.id)
-            token = enter(around)  # not a block: a context manager costs a tenth of the call
-            try:
-                return self._call_due(delivery, document, listeners, progress, now)
-            finally:
-                leave(token)
-                self._running.pop(get_ident(), None)
+            if delivery.state:
+                progress.overcome(Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
+                progress.adopt_aliases(listeners)
         except NewerStateError as error:
             return give_back_unread(delivery, now, detail=str(error), patience=self._patience)
         except DecodeError as error:
             return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(str(error)))
-        except StateTooLargeError as error:
-            return DeadLetter(reason=Reason.STATE_TOO_LARGE, error=decision.sanitised(str(error)))
+        return self._call_due(delivery, document, listeners, progress, now=now, on_loop=on_loop)
 
     def _call_due(
-        self, delivery: Delivery, document: Document, listeners: Sequence[Listener], progress: Progress, now: float
-    ) -> Outcome:
-        if delivery.state:
-            progress.overcome(Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
-            progress.adopt_aliases(listeners)
-        due = progress.due(listeners, now)
-        for listener in due:
-            if listener is not due[0] and not self._keep(delivery, progress):
-                break
-            if delivery.lost_leases and self._runs is not None:
-                self._runs(delivery, listener.id)
-            self._running[get_ident()] = delivery, listener.id
-            call = self._call(listener, delivery, document, progress, listeners) if listener.takes_call else None
-            result = self._run(listener, call, document, progress)
-            if call is not None:
-                self._end(call, progress)
-            if result is _DONE and len(listeners) == 1 and not progress.listeners:
-                return _ACK
-            if isinstance(result, Uncommitted):
-                return self._give_back(delivery, listener, listeners, progress, result)
-            self._note(delivery, document, listener, progress, result)
-            # What a transactional listener asked for counts as its rows do: if they are committed.
-            if call is not None and call.stopped and (result is _DONE or not listener.mark.transactional):
-                progress.stop(_after(listener, listeners))
-                break
-        return progress.conclude(listeners, self._clock.now(), patience=self._patience)
+        self,
+        delivery: Delivery,
+        document: Document,
+        listeners: Sequence[Listener],
+        progress: Progress,
+        *,
+        now: float,
+        on_loop: bool,
+    ) -> Flow:
+        context = context_of(document) if document.relevocontext else NO_CONTEXT
+        around = Ambient(context, document.correlationid or document.id, document.id)
+        token = enter(around)  # not a block: a context manager costs a tenth of the call
+        try:
+            due = progress.due(listeners, now)
+            for listener in due:
+                is_later = listener is not due[0]
+                if (is_later or delivery.lost_leases) and not (
+                    yield partial(self._may_begin, delivery, listener, progress, is_later=is_later)
+                ):
+                    break
+                self._running[id(delivery)] = delivery, listener.id
+                call = self._call(listener, delivery, document, progress, listeners) if listener.takes_call else None
+                if on_loop:
+                    arguments = (listener, call, document, progress)
+                    result = yield self._run, arguments, self._run_on_loop if listener.is_async else None
+                else:
+                    result = self._run(listener, call, document, progress)
+                if call is not None and call.end():
+                    yield call.release
+                    progress.overcome(Reason.SUBJECT_MISSING)
+                if result is _DONE and len(listeners) == 1 and not progress.listeners:
+                    return _ACK
+                if isinstance(result, Uncommitted):
+                    return self._give_back(delivery, listener, listeners, progress, result)
+                if isinstance(result, _Failed) and self._failure_observers:
+                    yield partial(self._note, delivery, document, listener, progress, result)
+                else:
+                    self._note(delivery, document, listener, progress, result)
+                # What a transactional listener asked for counts as its rows do: if they are committed.
+                if call is not None and call.stopped and (result is _DONE or not listener.mark.transactional):
+                    progress.stop(_after(listener, listeners))
+                    break
+            return progress.conclude(listeners, self._clock.now(), patience=self._patience)
+        except StateTooLargeError as error:
+            return DeadLetter(reason=Reason.STATE_TOO_LARGE, error=decision.sanitised(str(error)))
+        finally:
+            leave(token)
+            self._running.pop(id(delivery), None)
 
     def _note(
         self,
@@ -302,12 +309,6 @@ class Caller:
             call.within = partial(self._transactions.run, delivery=delivery, call=call, listener=listener, state=state)
         return call
 
-    @staticmethod
-    def _end(call: Call, progress: Progress) -> None:
-        call.end()
-        if call.subject_found:
-            progress.overcome(Reason.SUBJECT_MISSING)
-
     def _run(self, listener: Listener, call: Call | None, document: Document, progress: Progress) -> _Ended:
         """
         Call *listener*, in a transaction if it has one, or wait for its subject, and return how that ended.
@@ -332,30 +333,48 @@ class Caller:
                 _call(listener, event, call)
         except (KeyboardInterrupt, StateTooLargeError):
             raise
-        except SubjectMissingError as error:
-            missing = error
         except BaseException as error:  # noqa: BLE001 - SystemExit or a cancelled task must not end the worker
-            return _Failed(error)
+            ended = self._ended_by(error, listener, call, progress)
         else:
             return _DONE
-        return self._without_subject(listener, call, document, progress, missing)
+        return self._run(listener, call, document, progress) if ended is _Result.AGAIN else ended
 
-    def _without_subject(
-        self,
-        listener: Listener,
-        call: Call | None,
-        document: Document,
-        progress: Progress,
-        missing: SubjectMissingError,
+    async def _run_on_loop(
+        self, listener: Listener, call: Call | None, document: Document, progress: Progress
     ) -> _Ended:
-        """Return how the call of *listener* ends whose subject is missing: wait for it first, then do as marked."""
+        """Do as :meth:`_run` does for an async *listener* on the event loop of this thread."""
+        kind = listener.event_type
+        try:
+            try:
+                event = typed(document, kind) if kind else generic(document)
+            except DecodeError as error:
+                return _Unfit(Reason.MALFORMED, str(error))
+            if self._around_call:
+                with observe(self._around_call, event=event, listener_id=listener.id):
+                    await _call_on_loop(listener, event, call)
+            else:
+                await _call_on_loop(listener, event, call)
+        except (KeyboardInterrupt, StateTooLargeError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            ended = self._ended_by(error, listener, call, progress)
+        else:
+            return _DONE
+        return await self._run_on_loop(listener, call, document, progress) if ended is _Result.AGAIN else ended
+
+    def _ended_by(
+        self, error: BaseException, listener: Listener, call: Call | None, progress: Progress
+    ) -> _Ended | _Again:
+        """Return how a call of *listener* ends that raised *error*: if its subject is missing, as it is marked."""
+        if not isinstance(error, SubjectMissingError):
+            return _Failed(error)
         if progress.put_off(listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience):
             return _Result.PUT_OFF
         if listener.mark.missing == "skip":
             return _Result.DONE
         if listener.mark.missing == "tombstone" and call is not None and call.give_subject_up():
-            return self._run(listener, call, document, progress)
-        return _Unfit(Reason.SUBJECT_MISSING, str(missing))
+            return _Result.AGAIN
+        return _Unfit(Reason.SUBJECT_MISSING, str(error))
 
     def _note_failure(
         self, delivery: Delivery, document: Document, listener: Listener, progress: Progress, error: BaseException
@@ -372,6 +391,14 @@ class Caller:
             event = generic(msgspec.structs.replace(document, data=msgspec.Raw(b"{}"), data_base64=msgspec.Raw()))
         about = {"delivery": delivery, "event": event, "listener_id": listener.id, "failure": failure}
         notify(self._failure_observers, **about, attempt=failure.attempt, error=error, due=failure.due)
+
+    def _may_begin(self, delivery: Delivery, listener: Listener, progress: Progress, *, is_later: bool) -> bool:
+        """Store *progress* before a later listener, and which one runs for a suspect; return whether it may run."""
+        if is_later and not self._keep(delivery, progress):
+            return False
+        if delivery.lost_leases and self._runs is not None:
+            self._runs(delivery, listener.id)
+        return True
 
     def _keep(self, delivery: Delivery, progress: Progress) -> bool:
         """Store *progress* if the transport claims that; return whether further listeners may be called."""
@@ -415,6 +442,17 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
         refuse_undone(done, "the listener")
     if call is not None:
         call.send_held()
+
+
+async def _call_on_loop(listener: Listener, event: object, call: Call | None) -> None:
+    """Do as :func:`_call` does for an async *listener*; its events are sent in a thread."""
+    result: Any = listener.function(event) if call is None else listener.function(event, call)
+    refuse_undone(await result, "the listener")
+    if call is not None:
+        if call.holds_events():
+            await in_thread(SMALL_WORK, call.send_held)
+        else:
+            call.send_held()
 
 
 def _after(listener: Listener, listeners: Sequence[Listener]) -> Sequence[Listener]:

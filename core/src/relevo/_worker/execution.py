@@ -13,12 +13,12 @@ from relevo._clock import seconds
 from relevo._listener.listener import Listener
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
-Kind = Literal["inline", "threads", "process"]
+Kind = Literal["inline", "threads", "process", "async"]
 
 TIME_LIMIT = 900.0
 """Seconds for which a listener may run by default."""
 
-_MOST = 1000
+_MOST, _MOST_ASYNC = 1000, 10_000
 _SMALLEST = 16 << 20
 _LARGEST = 1 << 60
 """Bytes; the system takes a limit that fits 64 bits."""
@@ -37,7 +37,7 @@ def _kind(value: Any) -> Kind:
 
 
 def _concurrency(value: Any) -> int:
-    return _whole(value, "concurrency", most=_MOST)
+    return _whole(value, "concurrency", most=_MOST_ASYNC)
 
 
 def _recycle_after(value: Any) -> int:
@@ -99,14 +99,16 @@ class Execution:
     Where listeners run, how many events are handled at once, and for how long at most.
 
     Args:
-        kind: ``inline``, one after the other in the worker's own thread; ``threads``; or ``process``, in child
-            processes that may hang or die without harm. By default it is ``inline``, or ``threads`` where
-            *concurrency* is more than 1.
+        kind: ``inline``, one after the other in the worker's own thread; ``threads``; ``process``, in child
+            processes that may hang or die without harm; or ``async``, on an event loop. By default it is ``inline``,
+            or where *concurrency* is more than 1 ``async`` if all listeners are async, else ``threads``.
 
-        concurrency: How many events are handled at once, each in a thread or a child process of its own.
+        concurrency: How many events are handled at once, each in a thread or a child process of its own, or on one
+            loop. A thread or a child process for each is possible up to 1000, and ``async`` up to 10,000.
 
         time_limit: How long a listener without a time limit of its own may run. A child process is killed then, and
-            the listener has failed; with threads the worker ends; ``inline`` logs a warning.
+            the listener has failed; with ``async``, an async listener is cancelled, and has failed; with threads the
+            worker ends; ``inline`` logs a warning.
 
         memory_limit: Bytes, or text such as ``"512M"``, that a child process may occupy, without processes that it
             started. A child process that holds more while it handles an event is killed; one that has used up half of
@@ -128,12 +130,28 @@ class Execution:
         if self.kind == "inline" and self.concurrency > 1:
             raise ConfigurationError(
                 f'concurrency: expected 1, since execution = "inline" handles one event at a time; got '
-                f'{self.concurrency}; set execution = "threads" or "process"'
+                f'{self.concurrency}; set execution = "threads", "process" or "async"'
             )
+        if self.concurrency > _MOST and self.kind not in (None, "async"):
+            raise _too_many(self.concurrency)
+
+    def resolved(self, listeners: Iterable[Listener]) -> Execution:
+        """
+        Return this execution with the kind that it has for *listeners*, if no kind was given.
+
+        Raises:
+            ConfigurationError: It is ``threads`` for them, and *concurrency* is more than there may be.
+        """
+        if self.kind is not None or self.concurrency == 1:
+            return self
+        found = {each.is_async for each in listeners}
+        if found != {True} and self.concurrency > _MOST:
+            raise _too_many(self.concurrency)
+        return attrs.evolve(self, kind="async" if found == {True} else "threads")
 
     @property
     def chosen(self) -> Kind:
-        """Where listeners run."""
+        """Where listeners run; for those of an application, see :meth:`resolved`."""
         return self.kind or ("threads" if self.concurrency > 1 else "inline")
 
     @property
@@ -147,6 +165,8 @@ class Execution:
                 return "1 thread" if number == 1 else f"{number} threads"
             case "process":
                 return "1 child process" if number == 1 else f"{number} child processes"
+            case "async":
+                return f"{number} at once on an event loop"
 
     def longest(self, listeners: Iterable[Listener]) -> float:
         """Return the longest time limit in seconds, of *listeners* and of a listener that is added later."""
@@ -157,3 +177,10 @@ class Execution:
         if kind == "inline" and concurrency is None:
             concurrency = 1
         return attrs.evolve(self, kind=kind or self.kind, concurrency=concurrency or self.concurrency)
+
+
+def _too_many(concurrency: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"concurrency: expected a whole number from 1 to {_MOST}, since each event has a thread or a process of its "
+        f'own; got {concurrency}; listeners that are all async take up to {_MOST_ASYNC} with execution = "async"'
+    )

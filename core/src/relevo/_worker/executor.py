@@ -1,15 +1,26 @@
-"""The executor interface, and the executor that handles deliveries inline."""
+"""
+The executor interface, the executor that handles deliveries inline, and what both carry out.
+
+The handling of a delivery is a flow: a generator that decides, and yields each piece of work that may take time. There
+are two ways to carry it out. A thread does the work itself, one piece after the other. An event loop awaits the
+coroutine of an async listener, and gives all other work to threads.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from logging import getLogger
+from types import GeneratorType
+from typing import Any, ClassVar, Protocol
 
 from relevo._listener.listener import ListenerTable
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome
 from relevo._transport.envelope import Envelope
+from relevo._worker import decision
+
+_log = getLogger("relevo.worker")
 
 Handle = Callable[[Delivery], Outcome]
 """From a delivery to its outcome, which includes what listeners raise."""
@@ -132,3 +143,99 @@ class InlineExecutor(Executor):
 
     def stop(self) -> None:
         self._done = []
+
+
+# --- flows --------------------------------------------------------------------------------------------
+
+Blocking = Callable[[], Any]
+"""Work that may block: progress is stored, a subject is released, plugins are called."""
+
+Turn = tuple[Callable[..., Any], tuple[Any, ...], Callable[..., Awaitable[Any]] | None]
+"""The call of a listener: a function that may block, its arguments, and its twin for an event loop, if there is one."""
+
+Work = Turn | Blocking
+"""What a flow waits for."""
+
+Flow = Generator[Work, Any, Outcome]
+"""Yields work, takes what that returned or raised, and returns the outcome."""
+
+
+class Steps(Protocol):
+    """
+    Returns the flow of the handling of a delivery, or the outcome if there is nothing to do.
+
+    Only one that is carried out on an event loop yields the turns of listeners. In a thread the flow calls them, since
+    a turn that is not yielded saves 2 % of the time that an event takes in memory.
+    """
+
+    def __call__(self, delivery: Delivery, /, *, on_loop: bool) -> Flow | Outcome: ...
+
+
+def followed(flow: Flow | Outcome) -> Flow:
+    """Return the outcome of *flow*, inside another flow."""
+    if not isinstance(flow, GeneratorType):
+        return flow  # type: ignore[return-value]  # an outcome
+    return (yield from flow)  # type: ignore[no-any-return]  # as it is typed, also what is narrowed is any generator
+
+
+def carried_out(flow: Flow | Outcome) -> Outcome:
+    """Do the work of *flow* in this thread; return its outcome."""
+    if not isinstance(flow, GeneratorType):
+        return flow  # type: ignore[return-value]  # as above
+    try:
+        work = flow.send(None)
+        while True:
+            try:
+                done = work[0](*work[1]) if isinstance(work, tuple) else work()
+            except BaseException as error:  # noqa: BLE001 - the flow decides
+                work = flow.throw(error)
+            else:
+                work = flow.send(done)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # of any StopIteration
+
+
+class Handling:
+    """
+    Handles deliveries as *steps* decide.
+
+    An error outside of a listener ends only the delivery that it occurred in; errors of listeners are handled before.
+    ``KeyboardInterrupt`` and ``SystemExit`` pass through.
+
+    Args:
+        steps: Returns the flow of a delivery's handling.
+    """
+
+    def __init__(self, steps: Steps):
+        self._steps = steps
+
+    def __call__(self, delivery: Delivery) -> Outcome:
+        """Handle *delivery* in this thread; return its outcome."""
+        try:
+            return carried_out(self._steps(delivery, on_loop=False))
+        except Exception as error:  # noqa: BLE001 - any error; other deliveries must go on
+            return _unhandled(delivery, error)
+
+    async def on_loop(self, delivery: Delivery, do: Callable[[Work], Awaitable[Any]]) -> Outcome:
+        """Handle *delivery* on an event loop, where *do* awaits each piece of work; return its outcome."""
+        try:
+            flow = self._steps(delivery, on_loop=True)
+            if not isinstance(flow, GeneratorType):
+                return flow  # type: ignore[return-value]  # as above
+            work = flow.send(None)
+            while True:
+                try:
+                    done = await do(work)
+                except BaseException as error:  # noqa: BLE001 - the flow decides
+                    work = flow.throw(error)
+                else:
+                    work = flow.send(done)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # as above
+        except Exception as error:  # noqa: BLE001 - as above
+            return _unhandled(delivery, error)
+
+
+def _unhandled(delivery: Delivery, error: Exception) -> Outcome:
+    _log.exception("%s could not be handled", delivery)
+    return decision.unhandled(delivery, error)

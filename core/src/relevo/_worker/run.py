@@ -81,7 +81,7 @@ _flag = _expected("True or False", lambda value: type(value) is bool)
 _texts = _expected(
     "a sequence of texts", lambda value: isinstance(value, tuple) and all(isinstance(each, str) for each in value)
 )
-_kind = _expected("inline, threads or process", lambda value: value in get_args(Kind), known=get_args(Kind))
+_kind = _expected("inline, threads, process or async", lambda value: value in get_args(Kind), known=get_args(Kind))
 
 
 def _several(value: Iterable[str]) -> tuple[str, ...]:
@@ -117,7 +117,8 @@ class RunOptions:
 
         until_empty: Stop when no event is ready.
 
-        execution: Where listeners run: ``inline``, ``threads`` or ``process``; by default the application's setting.
+        execution: Where listeners run: ``inline``, ``threads``, ``process`` or ``async``; by default the application's
+            setting.
 
         concurrency: The number of events that are handled at once; by default the application's setting.
 
@@ -150,14 +151,14 @@ class RunOptions:
     queues: tuple[str, ...] = attrs.field(default=(), converter=_several, validator=_texts)
     until_empty: bool = attrs.field(default=False, validator=_flag)
 
-    execution: Literal["inline", "threads", "process"] | None = attrs.field(
+    execution: Literal["inline", "threads", "process", "async"] | None = attrs.field(
         default=None,
         validator=_kind,
         metadata=_set_by(
             "--execution",
             "Where listeners run; overrides the configuration.",
             kind="choice",
-            choices=("inline", "threads", "process"),
+            choices=("inline", "threads", "process", "async"),
         ),
     )
 
@@ -165,7 +166,10 @@ class RunOptions:
         default=None,
         validator=_whole(1),
         metadata=_set_by(
-            "--concurrency", "Handle up to N events at once, in threads by default.", short="-c", most=1000
+            "--concurrency",
+            "Handle up to N events at once, in threads by default, or on an event loop if all listeners are async.",
+            short="-c",
+            most=10_000,
         ),
     )
 

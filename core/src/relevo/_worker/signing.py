@@ -23,7 +23,7 @@ from relevo._secret import Secret
 from relevo._transport.delivery import MAX_STATE, DeadLetter, Delivery, Nack, Outcome
 from relevo._transport.envelope import Envelope
 from relevo._worker.decision import Reason, sanitised, since, wait_left, waited
-from relevo._worker.executor import Handle
+from relevo._worker.executor import Flow, Steps, followed
 from relevo._worker.progress import SEAL, SEALED
 from relevo._worker.signing_key import checked_keys
 from relevo.errors import ConfigurationError, DecodeError, shown
@@ -241,14 +241,14 @@ class Signing:
 
     # --- around a worker ------------------------------------------------------------------------------
 
-    def verifying(self, handle: Handle, *, source: str, clock: Clock, patience: float) -> Handle:
+    def verifying(self, steps: Steps, *, source: str, clock: Clock, patience: float) -> Steps:
         """
-        Wrap *handle* so that it gets only deliveries with a valid signature, and its outcomes have sealed states.
+        Wrap *steps* so that it gets only deliveries with a valid signature, and its outcomes have sealed states.
 
         A delivery that another key signed is given back: while keys change, a later worker knows the key.
 
         Args:
-            handle: From a delivery to its outcome.
+            steps: From a delivery to the flow of its handling.
 
             source: The application's name.
 
@@ -257,10 +257,10 @@ class Signing:
             patience: Seconds to wait for an unknown key, from the first hand-over that met it.
         """
 
-        def outcome(delivery: Delivery) -> Outcome:
+        def verified(delivery: Delivery, *, on_loop: bool) -> Flow:
             envelope = delivery.envelope
             if not isinstance(envelope, Envelope):
-                return handle(delivery)
+                return (yield from followed(steps(delivery, on_loop=on_loop)))
             try:
                 self.verify(envelope, queue=delivery.queue, source=source)
                 state = self.opened(delivery.state, envelope)
@@ -268,12 +268,12 @@ class Signing:
                 return wait_for_key(delivery, clock.now(), detail=str(error), patience=patience)
             except DecodeError as error:
                 return DeadLetter(reason=Reason.FORGED, error=sanitised(str(error)))
-            ended = handle(attrs.evolve(delivery, state=state))
+            ended = yield from followed(steps(attrs.evolve(delivery, state=state), on_loop=on_loop))
             if isinstance(ended, (Nack, DeadLetter)) and ended.state:
                 return attrs.evolve(ended, state=_kept(self.sealed(ended.state, envelope)))
             return ended
 
-        return outcome
+        return verified
 
     def keeping(self, checkpoint: Callable[[Delivery, bytes], None]) -> Callable[[Delivery, bytes], None]:
         """Wrap *checkpoint* so that it stores sealed states."""

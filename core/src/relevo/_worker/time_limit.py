@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import update_wrapper
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -40,6 +40,34 @@ class TimeLimitExceededError(RelevoError):
         )
 
 
+async def within_limit(awaitable: Awaitable[object], listener_id: str, limit: float) -> object:
+    """
+    Await *awaitable*, the work of the listener with the id *listener_id*; cancel it after *limit* seconds.
+
+    Raises:
+        TimeLimitExceededError: It was cancelled, and let that out.
+    """
+    import asyncio  # noqa: PLC0415 - only a listener that is async needs it
+
+    task, is_over = asyncio.current_task(), False
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
+        if task is not None:
+            task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(limit, end)
+    try:
+        return await awaitable
+    except asyncio.CancelledError as error:
+        if is_over:
+            raise TimeLimitExceededError(listener_id, limit) from error
+        raise
+    finally:
+        timer.cancel()
+
+
 class Watch(Protocol):
     """Is notified when a listener begins and ends."""
 
@@ -52,9 +80,20 @@ class Watch(Protocol):
         ...
 
 
+@runtime_checkable
+class CancellingWatch(Protocol):
+    """A watch for which async listeners are cancelled at their limits."""
+
+    def begin_on_loop(self, listener_id: str, limit: float) -> None:
+        """Note that an async listener begins, which is cancelled after *limit* seconds."""
+        ...
+
+
 class WatchedTable(ListenerTable):
     """
     The listeners of another table, each recorded by *watch* while it runs.
+
+    If that is a :class:`CancellingWatch`, the async ones are cancelled at their limits.
 
     A ``KeyboardInterrupt`` that a listener raises is its own failure, since no terminal interrupts it where it runs.
 
@@ -99,7 +138,7 @@ class WatchedTable(ListenerTable):
             if listener.mark.transactional:  # the flush and the commit, which may wait for others, are part of its run
                 found = attrs.evolve(listener, watched=_watched(_called, listener.id, limit, self._watch))
             else:
-                watched = _watched(listener.function, listener.id, limit, self._watch)
+                watched = _watched(listener.function, listener.id, limit, self._watch, is_async=listener.is_async)
                 found = attrs.evolve(listener, function=watched)
             self._watched[listener] = found
         return found
@@ -109,13 +148,19 @@ def _called(function: Callable[[], object]) -> object:
     return function()
 
 
-def _watched(function: Callable[..., object], listener_id: str, limit: float, watch: Watch) -> Callable[..., object]:
+def _watched(
+    function: Callable[..., object], listener_id: str, limit: float, watch: Watch, *, is_async: bool = False
+) -> Callable[..., object]:
     begin, end = watch.begin, watch.end
+    cancels = is_async and isinstance(watch, CancellingWatch)
+    if cancels and isinstance(watch, CancellingWatch):
+        begin = watch.begin_on_loop
 
     def call(*arguments: object) -> object:
         begin(listener_id, limit)
         try:
-            return awaited(function(*arguments), listener_id)
+            result: Any = function(*arguments)
+            return awaited(within_limit(result, listener_id, limit) if cancels else result, listener_id)
         except KeyboardInterrupt as error:
             raise RuntimeError("the listener raised KeyboardInterrupt") from error
         finally:

@@ -50,7 +50,7 @@ class _Announcement:
         """Print it, unless the worker goes on after a deploy."""
         if not self._is_made:
             self._is_made = True
-            for line in _served(self._app, transport, queues, self._execution.in_words):
+            for line in _served(self._app, transport, queues, self._execution.resolved(self._app.listeners).in_words):
                 click.echo(visible(line), err=True)
 
 
