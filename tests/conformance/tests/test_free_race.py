@@ -73,7 +73,7 @@ def test_a_settlement_of_a_copy_is_found_by_threads_and_by_processes(test: str) 
 def test_a_claim_by_rename_is_right() -> None:
     findings = race(RenamingHarness)
 
-    assert len(findings) == 5
+    assert len(findings) == 6
     assert {one.status for one in findings.values()} == {"kept"}, findings
 
 
