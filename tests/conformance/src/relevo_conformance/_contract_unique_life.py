@@ -77,7 +77,7 @@ _STEPS = {
 
 
 @attrs.frozen
-class _Place:
+class _Stay:
     """Where an event with a key is."""
 
     words: str
@@ -143,17 +143,17 @@ def _has(*names: str) -> Callable[[Harness], bool]:
 
 
 _PLACES = (
-    _Place("ready", _ready),
-    _Place("delayed", _delayed, _has("delay")),
-    _Place("held", _held),
-    _Place("taken by its id", _taken, _has("take", "delay")),
-    _Place("nacked with a delay", _retried, _has("delay")),
-    _Place("behind another one with its ordering key", _behind(), _has("order")),
-    _Place(
+    _Stay("ready", _ready),
+    _Stay("delayed", _delayed, _has("delay")),
+    _Stay("held", _held),
+    _Stay("taken by its id", _taken, _has("take", "delay")),
+    _Stay("nacked with a delay", _retried, _has("delay")),
+    _Stay("behind another one with its ordering key", _behind(), _has("order")),
+    _Stay(
         "delayed, and behind another one with its ordering key", _behind(delay=_LONG_DELAY),
         lambda harness: harness.fake and _has("order", "delay")(harness),
     ),
-    _Place(
+    _Stay(
         "in an outbox", _posted, lambda harness: harness.capabilities.transactional and harness.has("session")
     ),
 )  # fmt: skip
@@ -202,7 +202,7 @@ class UniqueLifeContract(Contract):
                     error.args = (f"an event that is {place}: {error}", *error.args[1:])
                     raise
 
-    def _stay_with_a_key(self, place: _Place) -> None:
+    def _stay_with_a_key(self, place: _Stay) -> None:
         with self.bench(queues=2) as bench:
             worker, other = bench.worker(), bench.worker()
             event = place.put(bench, worker)

@@ -420,7 +420,7 @@ class RecordedWorker:
         envelopes: Sequence[Envelope],
         meanwhile: Callable[[], object],
         maker: Maker | None = None,
-        claim: Claim | None = None,
+        claim: UniqueClaim | None = None,
     ) -> None:
         """Send *envelopes* inside *session*'s transaction, perhaps with a *claim*; call *meanwhile* when made."""
 
@@ -530,7 +530,7 @@ class RecordedWorker:
 
 
 @attrs.frozen
-class Claim:
+class UniqueClaim:
     """The arguments of a unique send in a transaction."""
 
     key: str
@@ -633,7 +633,7 @@ class RecordedTransaction:
             kind=self._kind,
             session=self._session,
         )
-        claim = Claim(key, within, decided.append)
+        claim = UniqueClaim(key, within, decided.append)
         self._worker.note_bound(call, self._transaction.session, envelopes, lambda: None, claim=claim)
         return decided
 
