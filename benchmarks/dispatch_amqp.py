@@ -77,6 +77,7 @@ class Pipelined:
         """Close the connection."""
         self._connection.ioloop.add_callback_threadsafe(self._connection.close)
         self._connection.ioloop.start()
+        self._connection.ioloop.close()
 
     def _opened(self, channel: Any) -> None:
         self._channel = channel

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relevo.errors import TransportClosedError, TransportUnavailableError
+from relevo.errors import ConfigurationError, TransportClosedError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_sql._upkeep import Upkeep
 
@@ -60,9 +60,14 @@ def test_it_is_due_again_after_a_while() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "warnings"), [(TransportUnavailableError("main", "it is down"), 2), (TransportClosedError("closed"), 0)]
+    ("error", "levels"),
+    [
+        (TransportUnavailableError("main", "it is down"), ["INFO", "WARNING"]),  # the work reports an outage
+        (ConfigurationError("a table is missing"), ["WARNING", "WARNING"]),
+        (TransportClosedError("closed"), []),
+    ],
 )
-def test_a_failure_is_not_the_works(error: Exception, warnings: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_not_the_works(error: Exception, levels: list[str], caplog: pytest.LogCaptureFixture) -> None:
     calls: list[str] = []
 
     def fail() -> bool:
@@ -72,10 +77,11 @@ def test_a_failure_is_not_the_works(error: Exception, warnings: int, caplog: pyt
     clock = FakeClock()
     ours = upkeep(fail, clock=clock)
 
-    ours.run()
-    ours.run()  # not due
-    clock.advance(60)
-    ours.run()
+    with caplog.at_level("INFO", "relevo.sql"):
+        ours.run()
+        ours.run()  # not due
+        clock.advance(60)
+        ours.run()
 
     assert calls == ["failed"] * 2
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * warnings
+    assert [record.levelname for record in caplog.records] == levels

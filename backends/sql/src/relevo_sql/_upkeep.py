@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from logging import getLogger
+from logging import INFO, WARNING, getLogger
 
 from relevo import Clock
-from relevo.errors import RelevoError, TransportClosedError
+from relevo.errors import RelevoError, TransportClosedError, TransportUnavailableError
 from relevo_sql._archive import DoneTable
 from relevo_sql._database import Database
 from relevo_sql._sweep import Sweep
@@ -44,6 +44,7 @@ class Upkeep:
         self._place = place
         self._every = every
         self._due = float("-inf") if tasks else float("inf")
+        self._has_failed = False
 
     def run(self, spare: float = 0.0) -> None:
         """Do a little if it is due, or more while less than *spare* seconds have passed; it raises nothing."""
@@ -56,11 +57,15 @@ class Upkeep:
                 now = self._clock.monotonic()
                 if now - began >= spare:
                     self._due = now
-                    return
+                    break
+            self._has_failed = False
         except TransportClosedError:
             return
-        except RelevoError as error:  # the work itself goes on
-            _log.warning("the upkeep of %s failed, and is tried again later: %s", self._place(), error)
+        except RelevoError as error:  # the work itself goes on; an outage is reported there
+            is_news = self._has_failed or not isinstance(error, TransportUnavailableError)
+            self._has_failed = True
+            level = WARNING if is_news else INFO
+            _log.log(level, "the upkeep of %s failed, and is tried again later: %s", self._place(), error)
 
 
 def upkeep_of(database: Database, clock: Clock, keys: Sweep, archive: DoneTable | None) -> Upkeep:
