@@ -219,9 +219,11 @@ def test_records_that_cannot_be_forgotten_are_logged(
     clock.advance(7200.0)
 
     with caplog.at_level("WARNING", logger="relevo.sql"):
-        found = transport.remembered("old")
+        found = [transport.remembered("old")]
+        clock.advance(60.0)
+        found.append(transport.remembered("old"))  # the first failure may be an outage, which the work reports
 
-    assert found == b"done"
+    assert found == [b"done", b"done"]
     assert "the upkeep of" in caplog.text
 
 
