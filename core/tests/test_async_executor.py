@@ -21,7 +21,9 @@ from relevo import (
     Event,
     Execution,
     ListenerTable,
+    Lost,
     Outcome,
+    Release,
     Report,
     RunOptions,
 )
@@ -428,6 +430,49 @@ def test_what_runs_when_the_executor_is_stopped_is_cancelled() -> None:
         executor.stop()
 
         assert cancelled.wait(PATIENCE)
+
+
+def _ended(executor: AsyncExecutor) -> list[Outcome]:
+    return [outcome for _, outcome in executor.take_finished(PATIENCE)]
+
+
+def _handed(executor: AsyncExecutor, handle: Callable[[Delivery], Outcome]) -> None:
+    """Start *executor* with *handle*, and hand it one event."""
+    with App(transports={"main": MemoryTransport()}) as app:
+        app.dispatch("a.b")
+        [delivery] = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+        executor.start(handle)
+        executor.submit(delivery)
+
+
+def test_what_is_not_begun_when_the_worker_ends_is_given_back() -> None:
+    executor, begun = AsyncExecutor(2), list[Delivery]()
+    executor.stop_when(lambda: True)
+
+    def handle(delivery: Delivery) -> Outcome:
+        begun.append(delivery)
+        return Ack()
+
+    _handed(executor, handle)
+
+    assert _ended(executor) == [Release()]
+    assert begun == []
+    executor.stop()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("no"), SystemExit("no")], ids=lambda error: type(error).__name__)
+def test_an_interrupt_outside_of_a_listener_ends_the_worker(error: BaseException) -> None:
+    executor = AsyncExecutor(2)
+
+    def handle(_: Delivery) -> Outcome:
+        raise error
+
+    _handed(executor, handle)
+
+    assert [type(outcome) for outcome in _ended(executor)] == [Lost]
+    with pytest.raises(type(error)):
+        executor.room()
+    executor.stop()
 
 
 def test_another_handle_runs_in_a_thread() -> None:
