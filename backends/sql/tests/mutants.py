@@ -7,6 +7,7 @@ Each names the promise that it breaks. The results of the suite are in docs/refe
 from . import (
     mutants_of_coordinators,
     mutants_of_handling,
+    mutants_of_inbox,
     mutants_of_pairs,
     mutants_of_single_features,
     mutants_of_unique_events,
@@ -17,6 +18,7 @@ __all__ = [
     "MUTANTS",
     "mutants_of_coordinators",
     "mutants_of_handling",
+    "mutants_of_inbox",
     "mutants_of_pairs",
     "mutants_of_single_features",
     "mutants_of_unique_events",

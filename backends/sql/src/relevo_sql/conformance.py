@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -160,6 +160,16 @@ class SqlHarness(Harness):
         self._prepare_objects()
         assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
         with closing(transport.handling(delivery, sessions=sessionmaker(self.engine))) as transaction:
+            yield transaction, OrmTransaction(transaction.session)
+
+    @contextmanager
+    def handling_once(
+        self, transport: Transport, key: str, aliases: Sequence[str]
+    ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
+        self._prepare_objects()
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
+        sessions = sessionmaker(self.engine)
+        with closing(transport.handling_once(key, aliases=aliases, sessions=sessions)) as transaction:
             yield transaction, OrmTransaction(transaction.session)
 
     @contextmanager

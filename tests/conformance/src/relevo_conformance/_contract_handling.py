@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,16 @@ import attrs
 import pytest
 
 from relevo import MAX_STATE, Ack, Delivery, Envelope, Nack, Release, Settlement, Transport
-from relevo.backend import HandlingTransaction, TransactionalHandling
+from relevo.backend import TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, SessionError, TransportClosedError, shown
 from relevo_conformance import promise
+from relevo_conformance._listener import BegunListener, begun, failed, having_written
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves, raised_by
-from relevo_conformance.harness import CommitFailedError, HookMissing, Transaction
+from relevo_conformance.harness import HookMissing
 from relevo_conformance.verdict import error_text
+
+_HOOK = "handling"
 
 _LEASE = 60.0
 
@@ -25,20 +28,6 @@ _AT_MOST = 0.5
 """Seconds of real time for which a commit waits for another thread, if that does not wait for the commit."""
 
 _STATE = b"\x00 done, in bytes that are not text: \xff"
-
-
-@attrs.frozen
-class _Listener:
-    """A listener in its transaction: it has written something."""
-
-    transaction: HandlingTransaction
-    writes: Any
-    """What the harness writes with: see :meth:`Harness.handling`."""
-
-    def written(self) -> int:
-        """Return how much of it is committed; not to be called in the transaction."""
-        found: int = self.writes.count_written()
-        return found
 
 
 class HandlingContract(Contract):
@@ -404,43 +393,29 @@ class HandlingContract(Contract):
 
     def _all_leased(self, bench: Bench, number: int, *, lease: float = _LEASE) -> tuple[Transport, Sequence[Delivery]]:
         """Send *number* events, and return a transport with their deliveries, which one receive returned if it can."""
-        if not self.harness.has("handling"):
-            raise HookMissing("handling")
-        bench.recorder.hooks["handling"] += 1  # not as other hooks: an error in it is the transport's
+        if not self.harness.has(_HOOK):
+            raise HookMissing(_HOOK)
+        bench.recorder.hooks[_HOOK] += 1  # not as other hooks: an error in it is the transport's
         transport = bench.worker().transport
         transport.send(bench.envelopes(number))
         return transport, _received(bench, transport, number, lease=lease)
 
-    @contextmanager
-    def _begun(self, transport: Transport, delivery: Delivery) -> Iterator[_Listener]:
-        """Yield a listener that has written nothing yet."""
-        with self.harness.handling(transport, delivery) as (transaction, writes):
-            yield _Listener(transaction, _complete(writes))
+    def _begun(self, transport: Transport, delivery: Delivery) -> AbstractContextManager[BegunListener]:
+        """Return a listener that has written nothing yet."""
+        return begun(self.harness.handling(transport, delivery), hook=_HOOK)
 
-    @contextmanager
-    def _listener(self, transport: Transport, delivery: Delivery) -> Iterator[_Listener]:
-        """Yield a listener that has written something."""
-        with self._begun(transport, delivery) as listener:
-            listener.writes.add_pending()
-            listener.transaction.session.flush()
-            yield listener
+    def _listener(self, transport: Transport, delivery: Delivery) -> AbstractContextManager[BegunListener]:
+        """Return a listener that has written something."""
+        return having_written(self.harness.handling(transport, delivery), hook=_HOOK)
 
     def _failed(
         self, transport: Transport, delivery: Delivery, *, committing: Callable[[], object] = lambda: None
-    ) -> _Listener:
+    ) -> BegunListener:
         """Return a listener whose commit has failed."""
-        with self._listener(transport, delivery) as listener:
-            if not hasattr(listener.writes, "fail_commit"):
-                pytest.skip("its Transaction has no fail_commit()")
-            listener.writes.fail_commit()
-            try:
-                listener.transaction.commit(b"failed", committing)
-            except CommitFailedError:
-                return listener
-        raise AssertionError("commit() returned, although that of the session had failed")
+        return failed(self.harness.handling(transport, delivery), hook=_HOOK, committing=committing)
 
     @staticmethod
-    def _require_both_or_neither(bench: Bench, listener: _Listener, error: RelevoError | None) -> None:
+    def _require_both_or_neither(bench: Bench, listener: BegunListener, error: RelevoError | None) -> None:
         """Require a row and the state if commit() raised no *error*, and otherwise none of them."""
         assert error is None or isinstance(error, LeaseLostError), (
             f"commit() after the end of the lease must succeed or raise LeaseLostError, not {error_text(error)}"
@@ -514,11 +489,3 @@ def _exported(transport: Transport, delivery: Delivery) -> Delivery:
 
 def _returning(made: Any) -> Callable[[], Any]:
     return lambda: made
-
-
-def _complete(writes: Transaction) -> Any:
-    """Return *writes*, which must be able to write, and to count what it wrote."""
-    for name in ("add_pending", "count_written"):
-        if not hasattr(writes, name):
-            raise HookMissing("handling")
-    return writes

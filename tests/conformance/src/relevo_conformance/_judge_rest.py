@@ -24,6 +24,7 @@ NEVER_JUDGED = frozenset(
         promise.ANNOUNCED_IS_SEEN,  # the same
         promise.ONE_EVENT_OF_A_KEY_LIVES,  # a history knows nothing of keys
         promise.EFFECT_IS_THERE_IF_DONE,  # a history knows nothing of the rows of an application
+        promise.EFFECT_HAPPENS_ONCE,  # the same
         promise.FAILURE_LOSES_NOTHING,  # in a history it is a loss or a second delivery, and breaks their promises
     }
 )

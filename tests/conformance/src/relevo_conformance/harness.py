@@ -57,6 +57,7 @@ HOOKS = (
     "session",
     "connection",
     "handling",
+    "handling_once",
     "broken_send",
     "broken",
     "turnstile",
@@ -420,6 +421,23 @@ class Harness(ABC):
             delivery: What it handed out.
         """
         raise HookMissing("handling")
+
+    def handling_once(
+        self, transport: Transport, key: str, aliases: Sequence[str]
+    ) -> AbstractContextManager[tuple[HandlingTransaction, Transaction]]:
+        """
+        Call ``handling_once`` of *transport* with sessions of the application, and close the result at the end.
+
+        Needed where the transport is a :class:`relevo.backend.Inbox`. The second value is as for :meth:`handling`.
+
+        Args:
+            transport: One that this harness opened.
+
+            key: Identifies the listener and its event.
+
+            aliases: Further keys that are committed with it.
+        """
+        raise HookMissing("handling_once")
 
     def broken_send(self, transport: Transport, breakage: Breakage) -> AbstractContextManager[None]:
         """

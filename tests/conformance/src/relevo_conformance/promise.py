@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 from relevo import Capabilities, Coordinator
-from relevo.backend import TransactionalHandling
+from relevo.backend import Inbox, TransactionalHandling
 
 Level = Literal["core", "must", "optional"]
 
@@ -70,7 +70,8 @@ class Promise:
     @property
     def unmade(self) -> str:
         """Why a transport does not make it that does not implement its interface."""
-        return f"the transport is not a {getattr(self.interface, '__name__', 'Transport')}"
+        name = getattr(self.interface, "__name__", "Transport")
+        return f"the transport is not {'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
     def __str__(self) -> str:
         return self.id
@@ -146,6 +147,11 @@ EFFECT_IS_THERE_IF_DONE = _optional(
     "What a listener wrote and the state of its delivery commit together or not at all, and only until the event is "
     "handed out again.",
     interface=TransactionalHandling,
+)
+EFFECT_HAPPENS_ONCE = _optional(
+    "effect-happens-once",
+    "While a key is remembered, what a listener writes with it, or with an alias of it, is committed once.",
+    interface=Inbox,
 )
 
 # --- receiving -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from relevo_conformance._contract_fault import FaultContract
 from relevo_conformance._contract_foreign import ForeignContract
 from relevo_conformance._contract_free_race import FreeRaceContract
 from relevo_conformance._contract_handling import HandlingContract
+from relevo_conformance._contract_inbox import InboxContract
 from relevo_conformance._contract_life import LifeContract
 from relevo_conformance._contract_name import AlikeContract
 from relevo_conformance._contract_pair import PairContract
@@ -114,6 +115,7 @@ class TransportContract(
     OrderContract,
     UnreadableContract,
     ReceiveContract,
+    InboxContract,
     HandlingContract,
     TransactionContract,
     UniqueContract,
