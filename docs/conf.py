@@ -56,7 +56,8 @@ nitpick_ignore_regex = [
         r"py:class",
         r"Path|AbstractContextManager|MigrationContext|MigrationScript",
     ),  # the same, where only the type checker imports them
-    (r"py:class", r"ListenerOptions"),  # likewise; listener() says what they are
+    (r"py:class", r"ListenerOptions|DeferredOptions"),  # likewise; listener() and deferred() say what they are
+    (r"py:class", r"P|R|~P|~R"),  # the parameters and the result of a deferred function
     # An attribute for those who read the code.
     (r"py:attr", r"changed"),
 ]

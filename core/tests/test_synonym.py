@@ -232,6 +232,7 @@ def owners() -> dict[str, Any]:
         "App": App(routes={"*": "now"}),
         "AppTesting": App(routes={"*": "now"}).testing(),
         "Call": make_call(),
+        "DeferredFunction": LocalDispatcher().deferred(owners),
         "Dispatched": Dispatched(id="1", targets=()),
         "Event": Event("image.created"),
         "relevo": relevo,

@@ -131,6 +131,7 @@ def _show_defaults(
         signature = signature.replace("NOTHING", "...")
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     if signature:
+        signature = signature.replace("~typing.~P", "P")  # the parameters of another function
         signature = _CONSTANT.sub(lambda match: f"= {getattr(module, match[1], match[1])!r}", signature)
         if not _is_python(f"def shown{signature}: ..."):
             _log.warning("the signature of %s cannot be parsed: %s", name, signature)

@@ -6,8 +6,10 @@ from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.call import Call, DispatchOptions
 from relevo._dispatch.deferred import DeferredDispatcher
-from relevo._dispatch.dispatcher import Dispatched, Dispatcher
+from relevo._dispatch.dispatched import Dispatched
+from relevo._dispatch.dispatcher import Dispatcher
 from relevo._dispatch.in_process import LocalDispatcher
+from relevo._dispatch.deferred_function import DeferredFunction
 from relevo._event.context import context
 from relevo._transport.route import Routes, Target
 from relevo._transport.acceptance import QueueOptions
@@ -62,7 +64,7 @@ __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 __all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
 # dispatchers
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
-__all__ += ["context", "QueueOptions"]
+__all__ += ["DeferredFunction", "context", "QueueOptions"]
 # the transport interface
 __all__ += [
     "Envelope",

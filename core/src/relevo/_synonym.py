@@ -298,6 +298,7 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 _LISTENS = 'write @relevo.listener("order.paid") above a function'
 _LISTENED = 'write app.listen(function), or @app.listener("order.paid") above it'
 _SENDS = 'write app.dispatch("order.paid", {"order": 7})'
+_DEFERS = 'it is called defer here: defer(7, delay="1m")'
 _RESULT = "relevo stores no results; a listener writes its result to your database, or dispatches an event"
 _STEPS = "relevo has no workflows; a listener dispatches the next event: call.dispatch(…)"
 _DATA = "write event.arguments"
@@ -353,11 +354,24 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "start": _RUNS,
             "status": "write app.transport().stats(queue); on the command line: relevo status",
             "subscribe": _LISTENED,
-            "task": 'write @app.listener("order.paid") above the function',
+            "task": 'write @app.deferred above the function, or @app.listener("order.paid") if it follows an event',
             "tasks": "write app.listeners",
             "trigger": _SENDS,
             "waiting": _ENTRIES.format("waiting"),
             "worker_main": _RUNS,
+        },
+        "DeferredFunction": {
+            "apply": "call it",
+            "apply_async": _DEFERS,
+            "delay": _DEFERS,
+            "enqueue": _DEFERS,
+            "kiq": _DEFERS,
+            "s": _STEPS,
+            "schedule": _DEFERS,
+            "send": _DEFERS,
+            "send_with_options": _DEFERS,
+            "si": _STEPS,
+            "signature": _STEPS,
         },
         "AppTesting": {
             "advance": 'it is called travel here: t.travel("1h")',

@@ -32,7 +32,8 @@ from relevo._config.check import (
     transport_problems,
 )
 from relevo._dispatch.batch import in_batches, placed
-from relevo._dispatch.dispatcher import Dispatched, Dispatcher
+from relevo._dispatch.dispatched import Dispatched
+from relevo._dispatch.dispatcher import Dispatcher
 from relevo._dispatch.follow_up import FollowUps
 from relevo._dispatch.in_process import LocalDispatcher
 from relevo._dispatch.packer import Packer, refuse_unknown

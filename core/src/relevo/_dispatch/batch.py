@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.dispatched import Dispatched
 from relevo.errors import ConfigurationError, EncodeError, RelevoError, SendError, shown
 
 BATCH = 1000

@@ -7,7 +7,8 @@ from typing import Unpack
 
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.batch import in_batches, placed
-from relevo._dispatch.dispatcher import Dispatched, Dispatcher
+from relevo._dispatch.dispatched import Dispatched
+from relevo._dispatch.dispatcher import Dispatcher
 from relevo._dispatch.packer import Conditions, PackedEvent, Packer
 from relevo._dispatch.sender import enlist, send_envelopes
 from relevo._dispatch.unique import dispatched

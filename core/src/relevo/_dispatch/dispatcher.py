@@ -6,56 +6,27 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack, overload
 
-import msgspec
-
-from relevo._awaited import Finished
+from relevo._dispatch.deferred_function import DeferredFunction, deferred_function
+from relevo._dispatch.dispatched import Dispatched
 from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
 from relevo._listener.decorator import marking, refuse_functions, refuse_unknown
 from relevo._listener.listener import Listener, ListenerTable, Mark, marks_of, takes_call
-from relevo._synonym import missing_attribute
-from relevo._transport.route import Target
-from relevo.errors import ConfigurationError, shown
+from relevo._synonym import LISTENER
+from relevo.errors import ConfigurationError, no_option, shown
 
 if TYPE_CHECKING:
-    from relevo._listener.protocol import E, ListenerOptions, Listening
+    from relevo._listener.protocol import DeferredOptions, E, ListenerOptions, Listening
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
-
-# One is made for each dispatch, while the caller waits: a Struct takes a fifth of the time of an attrs class.
-class Dispatched(Finished, msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a dispatch."""
-
-    id: str
-    """The event's id, also of a duplicate that was not sent; empty if a ``LocalDispatcher`` called its listeners."""
-
-    targets: tuple[Target, ...]
-    """The targets of the event."""
-
-    @property
-    def duplicate(self) -> bool:
-        """
-        Whether the event was not sent, since an event with its ``unique`` key lives.
-
-        With a session it is known when the session has committed; to read it earlier raises :class:`SessionError`.
-        """
-        return self.duplicate_of is not None
-
-    @property
-    def duplicate_of(self) -> str | None:
-        """The id of the event that lives, if this one is a duplicate of it; raises as :attr:`duplicate` does."""
-        return None
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> object:
-            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
-            return missing_attribute(self, "Dispatched", name)
+_DEFERRED = ("queue", "retry", "id", "aliases", "time_limit")
 
 
 class Dispatcher(ABC):
@@ -233,6 +204,41 @@ class Dispatcher(ABC):
         refuse_functions(event, functions)
         refuse_unknown(options)
         return marking(event, options, frame=sys._getframe(1), then=register)  # noqa: SLF001 - as in relevo.listener
+
+    @overload
+    def deferred(self, function: Callable[P, R], /) -> DeferredFunction[P, R]: ...
+    @overload
+    def deferred(
+        self, name: str | None = None, /, **options: Unpack[DeferredOptions]
+    ) -> Callable[[Callable[P, R]], DeferredFunction[P, R]]: ...
+    def deferred(self, given: Any = None, /, **options: Unpack[DeferredOptions]) -> Any:
+        """
+        Let the decorated function be called later: ``send_receipt.defer(7)`` dispatches an event, a worker calls it.
+
+        The event has the arguments by name, checked against the annotations; they may have the types of a declared
+        class. A parameter with a default may be left out. The function can still be called directly. Its event is one
+        like any other: it is routed by its name, retried, and kept as a dead letter.
+
+        Args:
+            given: The name of its event; by default ``deferred.``, the module and the qualified name. Without
+                parentheses, the function.
+
+            options: ``queue``, ``retry``, ``time_limit`` and ``id`` as for :func:`relevo.listener`; ``aliases`` are
+                earlier names of its event, so that those that wait when the function is renamed are handled.
+
+        Raises:
+            TypeError: There is no such option.
+
+            EventNameError: A name is invalid.
+
+            ConfigurationError: The function cannot be deferred: it is a method or a generator, a parameter has the name
+                of an option of the dispatch, or an annotation has no form in JSON.
+        """
+        if unknown := sorted(options.keys() - {*_DEFERRED}):
+            raise no_option("a deferred function", unknown[0], _DEFERRED, LISTENER)
+        if given is None or isinstance(given, str):
+            return lambda function: deferred_function(self, function, given, options)
+        return deferred_function(self, given, None, options)
 
     def listen(self, thing: T, *others: object) -> T:
         """

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.packer import PackedEvent
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener

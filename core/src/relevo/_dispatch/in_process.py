@@ -11,7 +11,8 @@ import attrs
 
 from relevo._awaited import refuse_undone
 from relevo._clock import Clock, SystemClock
-from relevo._dispatch.dispatcher import Dispatched, Dispatcher
+from relevo._dispatch.dispatched import Dispatched
+from relevo._dispatch.dispatcher import Dispatcher
 from relevo._dispatch.packer import check_options, checked_expires, surroundings
 from relevo._event.codec import generic_from, subject_of, typed_from, with_id
 from relevo._event.context import ambient, within

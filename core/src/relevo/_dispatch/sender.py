@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from relevo._clock import Clock
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, check_in_process
 from relevo._dispatch.packer import (

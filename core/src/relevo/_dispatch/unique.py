@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.dispatched import Dispatched
 from relevo._transport.route import Target
 from relevo.errors import SessionError
 

@@ -129,7 +129,8 @@ def content_of(event: Any, version: int | None = None) -> Content:
         return Content(name, json_of(given, name), version if own is None else own)
     name = str.__str__(name_of(event))
     kind = declared(type(event))
-    data = json_of({sent: _builtin(event, field, kind) for field, sent in kind.fields.items()}, name)
+    values = ((sent, _builtin(event, field, kind)) for field, sent in kind.fields.items())
+    data = json_of({sent: value for sent, value in values if value is not msgspec.UNSET}, name)
     read = reader(kind.cls)
     try:
         back = read(data)
@@ -166,7 +167,8 @@ def _builtin(event: Any, field: str, kind: EventType) -> Any:
     try:
         if kind.is_model:
             return event.model_dump(mode="json", by_alias=True, include={field}, warnings=False).popitem()[1]
-        return msgspec.to_builtins(getattr(event, field), str_keys=True, enc_hook=built_in)
+        value = getattr(event, field)
+        return value if value is msgspec.UNSET else msgspec.to_builtins(value, str_keys=True, enc_hook=built_in)
     except Exception as error:
         raise EncodeError(kind.name, f"$.{field}", str(error)) from error
 

@@ -48,6 +48,9 @@ Sessions = Callable[[], Any]
 MARKS = "__relevo_listeners__"
 """The attribute of a function that holds its marks."""
 
+CALLED = "__relevo_called__"
+"""The attribute of a marked object that holds the function which its listeners call in its place."""
+
 
 def _policy(value: Retry | int | None) -> Retry | None:
     return Retry(value) if isinstance(value, int) else value
@@ -172,7 +175,7 @@ def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Ma
         ConfigurationError: One of them has no mark.
     """
     for thing in things:
-        holders: list[Any] = [thing]
+        holders: list[Any] = [getattr(thing, CALLED, thing)]
         if not (callable(thing) and marks_of(thing)):
             holders = [] if inspect.isclass(thing) else [getattr(thing, name) for name in marked_methods(type(thing))]
         found = [(each, mark) for each in holders for mark in marks_of(each)]
@@ -445,6 +448,7 @@ class ListenerTable:
         Returns:
             Whether there were any.
         """
+        function = getattr(function, CALLED, function)
         definition = Definition.of(function)
         replaced = [] if definition is None else self._replaced_by(definition, marks_of(function))
         found = [each for each in self._everything() if each.function == function or each in replaced]

@@ -66,3 +66,13 @@ class ListenerOptions(TypedDict, total=False):
     missing: Missing
     time_limit: Duration | None
     transactional: bool | Sessions
+
+
+class DeferredOptions(TypedDict, total=False):
+    """The options of :meth:`relevo.Dispatcher.deferred`."""
+
+    queue: str | None
+    retry: Retry | int | None
+    id: str | None
+    aliases: Iterable[str]
+    time_limit: Duration | None

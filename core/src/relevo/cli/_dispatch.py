@@ -13,7 +13,7 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._app.check import unheard, unheard_text
 from relevo._clock import readable
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.dispatched import Dispatched
 from relevo._event.codec import typed_from
 from relevo._event.event import Event, EventType, VersionedEvent, checked_name
 from relevo._event.subject import Subject

@@ -11,7 +11,7 @@ from weakref import ReferenceType, ref
 import attrs
 import msgspec
 
-from relevo._dispatch.dispatcher import Dispatched
+from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.gathering import ReadyEvent
 from relevo._dispatch.unique import is_refused
 from relevo._event.codec import Document, content_of, context_of, decoded, generic, subject_of
