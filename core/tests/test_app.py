@@ -6,6 +6,8 @@ import contextlib
 import functools
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from relevo import (
     listener,
 )
 from relevo._app.app import parts_of
+from relevo._fork import ForkLock
 from relevo.backend import SchemaUpgrade
 from relevo.errors import ConfigurationError, PluginError, SubjectError
 from relevo.testing import FakeClock
@@ -350,6 +353,53 @@ def test_setting_up_is_tried_again_after_it_failed(make: Make) -> None:
     app.dispatch(Event("a.b"))
 
     assert waiting(app) == 1
+
+
+class Slow(Counting):
+    """Its setup takes until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = threading.Event()
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        assert self.may_go_on.wait(60.0)
+        return super().setup(queues, dry_run=dry_run)
+
+
+@pytest.mark.parametrize(("failures", "waiting_events"), [(1, 0), (0, 4)])
+def test_threads_that_wait_for_a_setup_share_its_end(make: Make, failures: int, waiting_events: int) -> None:
+    transport = Slow()
+    transport.failures = failures
+    app = make(transports={"main": transport})
+    errors: list[TransportUnavailableError] = []
+
+    def dispatch() -> None:
+        try:
+            app.dispatch(Event("a.b"))
+        except TransportUnavailableError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=dispatch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60.0
+    while sum(_waits_for_a_lock(thread) for thread in threads) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    transport.may_go_on.set()
+    for thread in threads:
+        thread.join()
+
+    assert len(transport.__dict__["setups"]) == 1
+    assert [str(error) for error in errors] == ['the transport "main" is unavailable: no route to it'] * (4 * failures)
+    assert waiting(app) == waiting_events
+
+
+def _waits_for_a_lock(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is ForkLock.__enter__.__code__
 
 
 def test_explicit_setup_only_looks_and_says_what_is_missing(make: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,10 +15,11 @@ from contextlib import contextmanager
 import pytest
 
 from relevo import Envelope, SendError
-from relevo.errors import TransportClosedError, TransportError
+from relevo.errors import TransportClosedError, TransportError, TransportUnavailableError
 from relevo_amqp import AmqpTransport
 from relevo_amqp._connection import Connection
-from relevo_amqp._loop import CallerLoop
+from relevo_amqp._loop import CallerLoop, _Waiter
+from relevo_amqp._publisher import Publisher
 from relevo_amqp._topology import Role
 from relevo_conformance.fault.proxy import Proxy
 
@@ -86,6 +88,12 @@ def connection_of(transport: AmqpTransport) -> Connection:
     return connection
 
 
+def waits_in(thread: threading.Thread, function: Callable[..., object]) -> bool:
+    """Return whether *thread* executes *function* itself, as it does when it waits for a lock there."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is function.__code__
+
+
 class Sending(threading.Thread):
     """Sends in a thread, and keeps the error."""
 
@@ -144,6 +152,75 @@ def test_a_thread_that_waits_writes_what_another_one_could_not(
     assert isinstance(second.ended(), SendError)
 
 
+def test_threads_that_wait_for_a_connection_share_its_failure(connect: Connect, envelope: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0.0)
+        lost = connect(url=f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}", connect_timeout=2.0)
+        threads = [Sending(lost, envelope(number)) for number in range(4)]
+        wait_until(lambda: sum(waits_in(thread, Publisher._open_channel) for thread in threads) == 3)
+
+        errors = [thread.ended() for thread in threads]
+
+        assert {type(error) for error in errors} == {TransportUnavailableError}
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_caller_without_time_leaves_the_connection_to_the_others(
+    distant: AmqpTransport, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    distant.send([envelope(0)])
+    proxy.delay = 1.0
+    patient = Sending(distant, envelope(1))
+    wait_until(lambda: patient.leads)
+
+    distant.hurry(0.0)
+    with pytest.raises(SendError) as caught:
+        distant.send([envelope(2)])
+
+    assert caught.value.unknown == (0,)
+    assert patient.ended() is None
+    assert connection_of(distant).lost is None
+    proxy.delay = 0.0
+    assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+
+
+# --- an exchange that is deleted --------------------------------------------------------------------------
+
+
+def test_of_an_exchange_that_was_deleted_only_the_last_event_is_certainly_refused(
+    server: Server, distant: AmqpTransport, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    distant.send([envelope(0)])
+    proxy.swallow_answers = True
+    before = Sending(distant, envelope(1), envelope(2))
+    wait_until(lambda: server.ready(server.topology.queue(queue, Role.MAIN)) == 3)
+    server.channel().exchange_delete(server.topology.exchange(Role.MAIN))
+    proxy.swallow_answers = False
+
+    after = Sending(distant, envelope(3))
+
+    errors = [before.ended(), after.ended()]
+    assert [(error.unknown, error.refused) for error in errors if isinstance(error, SendError)] == [
+        ((0, 1), ()),
+        ((), (0,)),
+    ]
+    assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+
+
+def test_the_first_event_to_an_exchange_goes_alone(distant: AmqpTransport, proxy: Proxy, envelope: Make) -> None:
+    with distant._in_use() as hub:
+        hub.publisher._open_channel()
+    set_confirm_timeout(distant, 0.5)
+    proxy.swallow_answers = True
+
+    with pytest.raises(SendError) as caught:
+        distant.send([envelope(number) for number in range(3)])
+
+    assert (caught.value.unknown, caught.value.refused) == ((0,), (1, 2))
+
+
 # --- a caller that is interrupted ---------------------------------------------------------------------------
 
 
@@ -193,6 +270,149 @@ def test_an_interrupt_in_the_middle_of_the_driver_cuts_the_connection(
     distant.send([envelope(2)])
     wait_until(lambda: len(loop_of(distant)._poller._watches) == 1)  # the old socket is closed
     assert sorted(ids(drain(transport, queue, least=3))) == ["id-0", "id-1", "id-2"]
+
+
+def test_a_thread_that_ends_as_it_stops_reading_is_replaced(transport: AmqpTransport, envelope: Make) -> None:
+    transport.send([envelope(0)])
+    loop = loop_of(transport)
+    interrupted = threading.Thread(target=lambda: loop._follows(_Waiter(lambda: False)))  # which never leaves
+    interrupted.start()
+    interrupted.join()
+
+    with busy_io_thread(transport):  # which would help out every second
+        transport.send([envelope(1)])
+
+    assert loop._leader is None
+
+
+def test_what_an_interrupt_kept_from_being_sent_is_given_up_with_the_connection(
+    transport: AmqpTransport, envelope: Make
+) -> None:
+    transport.send([envelope(0)])
+    set_confirm_timeout(transport, 10 * PATIENCE)
+    loop = loop_of(transport)
+    others: list[Sending] = []
+
+    def interrupt_what_another_thread_added() -> None:
+        others.append(Sending(transport, envelope(1)))
+        wait_until(lambda: bool(loop._added))
+        loop._added.popleft()
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        loop.run(interrupt_what_another_thread_added)
+
+    assert isinstance(others[0].ended(), TransportUnavailableError)
+
+
+def test_what_waited_for_room_is_not_sent_after_its_caller_was_interrupted(
+    connect: Connect, proxy: Proxy, transport: AmqpTransport, queue: str, envelope: Make
+) -> None:
+    distant = connect(url=proxy.url, window=2)
+    distant.send([envelope(0)])
+    proxy.delay = 1.0
+
+    def interrupt_when_the_window_is_full() -> None:
+        assert distant._hub is not None
+        flying = distant._hub.publisher._flying
+        wait_until(lambda: len(flying) == 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    meanwhile = threading.Thread(target=interrupt_when_the_window_is_full)
+    with handler(interrupt):
+        meanwhile.start()
+        with pytest.raises(Interrupted):
+            distant.send([envelope(number) for number in range(1, 7)])
+    meanwhile.join()
+    proxy.delay = 0.0
+    distant.send([envelope(9)])
+
+    assert sorted(ids(drain(transport, queue, least=4))) == ["id-0", "id-1", "id-2", "id-9"]
+
+
+@pytest.mark.slow("connects some hundreds of times")
+def test_an_interrupt_at_any_point_of_a_reconnection_leaves_a_transport_that_works(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    process = started(
+        server,
+        queue,
+        server.url,
+        """
+import dis, json, socket
+from relevo import SendError
+from relevo.errors import TransportError
+
+class Interrupted(BaseException):
+    pass
+
+class Interrupt:
+    # Interrupts where a handler of a signal can run, at the point of this number in relevo's own code.
+    def __init__(self, number):
+        self.left = number
+        self.done = ""
+        self.before = {}
+
+    def trace(self, frame, event, _):
+        code = frame.f_code
+        if event == "call":
+            if "relevo_amqp" not in code.co_filename:
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            self.before[frame] = "RESUME"
+        elif event == "return":
+            self.before.pop(frame, None)
+        elif event == "opcode":
+            before, self.before[frame] = self.before[frame], dis.opname[code.co_code[frame.f_lasti]]
+            if not self.done and before.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
+                self.left -= 1
+                if self.left < 0:
+                    self.done = f"{code.co_qualname}, line {frame.f_lineno}"
+                    raise Interrupted
+        return self.trace
+
+def recover(errors):
+    for number in range(3):  # the loss of the connection may come first
+        try:
+            transport.send([envelope("after")])
+            return
+        except TransportError as error:
+            errors.append(repr(error))
+    errors.append("it does not work")
+
+transport.send([envelope("before")])
+number, wrong = 0, []
+while True:
+    publisher = transport._hub.publisher
+    publisher._connection._raw._transport._sock.shutdown(socket.SHUT_RDWR)
+    interrupt = Interrupt(number)
+    sys.settrace(interrupt.trace)
+    try:
+        transport.send([envelope("interrupted")])
+    except (Interrupted, SendError):
+        pass
+    finally:
+        sys.settrace(None)
+    errors = []
+    thread = threading.Thread(target=recover, args=[errors], daemon=True)
+    thread.start()
+    thread.join(20.0)
+    if thread.is_alive() or "it does not work" in errors:
+        wrong.append([number, interrupt.done, errors])
+        break
+    if not interrupt.done:
+        break
+    number += 1
+print(json.dumps([number, wrong]))
+""",
+    )
+
+    answer, errors = process.communicate(timeout=5 * PATIENCE)
+
+    assert process.returncode == 0, errors
+    number, wrong = json.loads(answer)
+    assert wrong == []
+    assert number > 100
 
 
 def test_a_handler_of_a_signal_sends_while_the_same_thread_waits(

@@ -358,10 +358,10 @@ class Connection:
 
     def lose(self, error: ConnectionLostError) -> None:
         """Mark it as lost."""
-        self.loop.forget(self)
         if self.lost is None:
             self.lost = error
         _fail(self._opened, error)
+        self.loop.forget(self)  # last: after an interrupt the loop does the rest
 
 
 class Encoded(NamedTuple):
@@ -573,15 +573,15 @@ class Channel:
 
     def lose(self, error: ConnectionLostError) -> None:
         """Mark the channel as lost, and end all waiting calls."""
-        self.loop.forget(self)
-        if self.lost is not None:
-            return
-        self.lost = error
+        if self.lost is None:
+            self.lost = error
         for answer in self._waiting:
-            _fail(answer, error)
+            _fail(answer, self.lost)
         self._waiting.clear()
         if self.on_lost is not None:
-            self.on_lost(error)
+            self.on_lost(self.lost)
+            self.on_lost = None
+        self.loop.forget(self)  # last: after an interrupt the loop does the rest
 
 
 # --- futures and errors ------------------------------------------------------------------------------

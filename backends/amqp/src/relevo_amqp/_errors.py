@@ -82,6 +82,10 @@ class ConnectionLostError(Exception):
         self.kind = kind
         super().__init__(why)
 
+    def again(self) -> ConnectionLostError:
+        """Return the same error for another thread; it keeps no frames alive."""
+        return ConnectionLostError(self.why, code=self.code, kind=self.kind)
+
 
 SILENCE, HURRIED = "silence", "hurried"
 """Kinds of an answer that did not come: in time, or in the little time that the caller left."""

@@ -29,7 +29,7 @@ _FRESH = 0.001
 """Seconds for which nothing is assumed to happen; what does is noticed by the next wait."""
 
 _STALE = 1.0
-"""Seconds after which a leader that did nothing is not relied on: a second interrupt can end it unnoticed."""
+"""Seconds after which a leader that did nothing is replaced: an interrupt as it leaves can end it unnoticed."""
 
 GONE = ConnectionLostError("the I/O thread has ended")
 
@@ -116,11 +116,13 @@ class Loop(ABC):
 class _Waiter:
     """A thread that waits until *done* returns true."""
 
-    __slots__ = ("done", "thread", "woken")
+    __slots__ = ("active_at", "done", "thread", "woken")
 
     def __init__(self, done: Callable[[], bool]):
         self.done = done
         self.thread = threading.get_ident()
+        self.active_at = time.monotonic()
+        """When it last looked what to do."""
         self.woken: Wake | None = None
         """Set when there is something to do; a leader has none."""
 
@@ -140,7 +142,8 @@ class CallerLoop(Loop):
     heartbeats, :meth:`look` has to be called from time to time while no thread waits.
 
     If an interrupt, such as Ctrl-C, ends a callback in the middle, the state of the driver is unknown. Then all
-    connections are cut. A thread that is interrupted while it waits only leaves.
+    connections are cut. A thread that is interrupted while it waits only leaves. If it is interrupted as it leaves, the
+    others notice after a second that its place is free.
     """
 
     def __init__(self, deadline: Deadline | None = None):
@@ -168,7 +171,26 @@ class CallerLoop(Loop):
         """Run *callback*, or let the thread do so that runs another one at this moment."""
         self._added.append(callback)
         if self._owner is None:
-            self._run(self._run_added)
+            self.run(self._run_added)
+
+    def run(self, callback: Callable[[], None]) -> None:
+        """Run *callback* in this thread, after the one that runs at this moment."""
+        while True:
+            with self._lock, quiet:
+                before, self._owner = self._owner, threading.get_ident()
+                try:
+                    callback()
+                    self._run_added()
+                except BaseException as error:
+                    self._break(error)
+                    if not isinstance(error, Exception):
+                        raise
+                finally:
+                    self._owner = before  # none, but in a handler of a signal
+                    self._wake_done()
+            if before is not None or not self._added:  # as another thread can have done, which saw an owner
+                return
+            callback = self._run_added
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._poller.call_later(seconds, callback)
@@ -204,7 +226,7 @@ class CallerLoop(Loop):
                 if woken is None:
                     self._turn(left)
                 else:
-                    woken.wait(left)
+                    woken.wait(min(left, _STALE))
             return True
         finally:
             self._leave(waiter)
@@ -216,7 +238,7 @@ class CallerLoop(Loop):
             return
         waiter = _Waiter(lambda: False)
         try:
-            if self._follows(waiter) is None or unseen > _STALE:
+            if self._follows(waiter) is None:
                 self._turn(0.0)
         finally:
             self._leave(waiter)
@@ -233,8 +255,8 @@ class CallerLoop(Loop):
     def stop(self, timeout: float) -> None:
         """End it; what is still open is cut."""
         self._ended = True
-        self._run(self._run_added)  # the driver may be about to close a socket
-        self._run(lambda: self._cut(GONE))
+        self.run(self._run_added)  # the driver may be about to close a socket
+        self.run(lambda: self._cut(GONE))
 
     def _turn(self, timeout: float) -> None:
         """Wait at most *timeout* seconds for the sockets, and run what is due; blocking."""
@@ -242,25 +264,7 @@ class CallerLoop(Loop):
             interest, timeout = self._poller.interest(timeout)
         ready = self._poller.ready(interest, timeout)
         self._turned_at = time.monotonic()
-        self._run(lambda: self._poller.process(ready))
-
-    def _run(self, callback: Callable[[], None]) -> None:
-        while True:
-            with self._lock, quiet:
-                before, self._owner = self._owner, threading.get_ident()
-                try:
-                    callback()
-                    self._run_added()
-                except BaseException as error:
-                    self._break(error)
-                    if not isinstance(error, Exception):
-                        raise
-                finally:
-                    self._owner = before  # none, but in a handler of a signal
-                    self._wake_done()
-            if before is not None or not self._added:  # as another thread can have done, which saw an owner
-                return
-            callback = self._run_added
+        self.run(lambda: self._poller.process(ready))
 
     def _run_added(self) -> None:
         self._poller.call_back()
@@ -289,9 +293,11 @@ class CallerLoop(Loop):
     def _follows(self, waiter: _Waiter) -> Wake | None:
         """Return what wakes the thread of *waiter*; ``None`` if it leads, as it does from now on without a leader."""
         with self._leading:
-            if self._leader is None:
+            waiter.active_at = time.monotonic()
+            if self._leader is None or self._leader.active_at < waiter.active_at - _STALE:
                 self._leader = waiter
             if self._leader.thread == waiter.thread:  # the thread may be that of the leader, in a handler of a signal
+                self._leader.active_at = waiter.active_at
                 return None
             waiter.woken = waiter.woken or Wake()
             if waiter not in self._waiting:

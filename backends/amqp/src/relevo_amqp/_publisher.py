@@ -11,6 +11,8 @@ same message, so a table holds the messages in flight.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 import time
 from collections import deque
@@ -19,7 +21,7 @@ from enum import IntEnum
 from typing import Any
 
 from relevo_amqp._connection import Channel, Connection, Encoded
-from relevo_amqp._errors import ACCESS_REFUSED, NOT_FOUND, ConnectionLostError
+from relevo_amqp._errors import ACCESS_REFUSED, HURRIED, NOT_FOUND, ConnectionLostError
 from relevo_amqp._loop import CallerLoop, Loop
 from relevo_amqp._mapping import Message
 
@@ -40,6 +42,9 @@ class PublishResult(IntEnum):
 
 _LONGEST_WRITE = 64 * 1024
 """Bytes of messages that are joined to one write."""
+
+_OF_EXCHANGES = frozenset({NOT_FOUND, ACCESS_REFUSED})
+"""The codes with which the server ends a channel because of the exchange of a message."""
 
 _TURN_AFTER = 1.0
 """The most seconds without a look at the connection while nothing is sent."""
@@ -62,6 +67,10 @@ class PublishBatch:
     def is_done(self) -> bool:
         """Return whether each message has a result."""
         return not self.open
+
+    def exchange(self, position: int) -> str:
+        """Return the exchange of the message at *position*."""
+        return self.messages[position].exchange
 
     def settle(self, position: int, result: PublishResult, why: str = "") -> None:
         """Set the result of the message at *position*, unless it has one."""
@@ -141,6 +150,8 @@ class Publisher:
         self._opening = threading.RLock()
         self._opener: int | None = None
         """The thread that holds :attr:`_opening`."""
+        self._failure: ConnectionLostError | None = None
+        """Why the last attempt to connect failed, if it did."""
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._kept = False
@@ -152,6 +163,8 @@ class Publisher:
         self._tag = 0
         self._working: set[str] = set()
         """The exchanges that accepted a message on this channel."""
+        self._tried: set[str] = set()
+        """Those to which one was sent."""
 
     @property
     def is_proven(self) -> bool:
@@ -191,11 +204,15 @@ class Publisher:
         if unless_blocked and (why := self.blocked) is not None:
             raise ConnectionLostError(why)
         batch = PublishBatch(messages, channel)
-        self._loop.soon(lambda: self._take(batch, channel))
-        if is_lasting:
-            self.wait(batch, unless_blocked=unless_blocked)
-        else:
-            self._wait_for_results(batch, unless_blocked=unless_blocked)
+        try:
+            self._loop.soon(lambda: self._take(batch, channel))
+            if is_lasting:
+                self.wait(batch, unless_blocked=unless_blocked)
+            else:
+                self._wait_for_results(batch, unless_blocked=unless_blocked)
+        except BaseException:
+            batch.give_up("the thread that sent it was interrupted")  # what waits for room is not sent
+            raise
         return batch
 
     def _send_aside(self, messages: Sequence[Message], *, unless_blocked: bool, is_lasting: bool) -> PublishBatch:
@@ -225,17 +242,26 @@ class Publisher:
                 batch.doubt(error.why)
 
     def _wait_for_results(self, batch: PublishBatch, *, unless_blocked: bool) -> None:
+        channel = batch.channel
+
         def is_over() -> bool:
             return not batch.open or (unless_blocked and self.blocked is not None)
 
+        def is_over_or_lost() -> bool:
+            return is_over() or (channel is not None and channel.lost is not None)
+
         while True:
             left = min(batch.progress + self._timeout, self._loop.deadline.at) - time.monotonic()
-            if self._loop.wait(is_over if unless_blocked else batch.is_done, left):
+            self._loop.wait(is_over_or_lost, left)
+            if is_over():
                 return
             if not self._loop.alive:
-                batch.give_up("the transport was closed")
+                self._loop.run(lambda: batch.give_up("the transport was closed"))
+            elif channel is not None and channel.lost is not None:
+                # As a rule the loss has ended the batch by then; an interrupt can end a callback before that.
+                self._loop.run(functools.partial(batch.give_up, channel.lost.why))
             elif time.monotonic() >= min(batch.progress + self._timeout, self._loop.deadline.at):
-                self._loop.soon(lambda: self._time_out(batch))
+                self._loop.run(lambda: self._time_out(batch))
 
     def close(self, timeout: float) -> None:
         """Close the connection; blocking."""
@@ -251,11 +277,19 @@ class Publisher:
         self._loop.stop(timeout)
 
     def _open_channel(self) -> Channel:
-        """Return an open channel; one thread at a time opens it."""
+        """Return an open channel; one thread at a time opens it, and those that wait for it share its failure."""
+        known = self._failure
         with self._opening:
+            failure = self._failure
+            if failure is not known and failure is not None:
+                raise failure.again()
             self._opener = threading.get_ident()
             try:
                 return self._opened()
+            except ConnectionLostError as error:
+                if error.kind != HURRIED:  # others may have more time
+                    self._failure = error.again()
+                raise
             finally:
                 self._opener = None
 
@@ -304,7 +338,7 @@ class Publisher:
     def _begin(self, channel: Channel) -> None:
         self._channel = channel
         self._tag = 0
-        self._working = set()
+        self._working, self._tried = set(), set()
 
     def _take(self, batch: PublishBatch, channel: Channel) -> None:
         if channel.lost is not None:
@@ -321,15 +355,28 @@ class Publisher:
             batch = waiting[0]
             if not batch.open or batch.begun >= len(batch.messages):
                 waiting.popleft()
-            else:
-                self._publish(batch, channel)
+            elif not self._publish(batch, channel):
+                return
 
-    def _publish(self, batch: PublishBatch, channel: Channel) -> None:
-        """Publish the next messages of *batch*, in one write."""
+    def _publish(self, batch: PublishBatch, channel: Channel) -> bool:
+        """
+        Publish the next messages of *batch*, in one write.
+
+        The first message to an exchange flies alone until it is confirmed. If the exchange is missing, the server ends
+        the channel without the number of a message, and those that fly together have an unknown result.
+
+        Returns:
+            Whether to go on; not before such a message is confirmed.
+        """
         encoded: list[Encoded] = []
         size = 0
+        goes_on = True
         while batch.begun < len(batch.messages) and len(self._flying) < self._window and size < _LONGEST_WRITE:
             position = batch.begun
+            exchange = batch.exchange(position)
+            if exchange not in self._working and exchange in self._tried:
+                goes_on = False
+                break
             batch.begun += 1
             try:
                 encoded.append(channel.encoded(batch.messages[position]))
@@ -339,9 +386,11 @@ class Publisher:
             size += len(encoded[-1].data)
             self._tag += 1
             self._flying[self._tag] = (batch, position)
+            self._tried.add(exchange)
         if encoded:
             channel.publish(encoded)
             self._loop.flush()  # the server begins while the next ones are encoded
+        return goes_on
 
     def _on_confirm(self, channel: Channel, tag: int, *, multiple: bool, taken: bool) -> None:
         if channel is not self._channel:
@@ -363,7 +412,7 @@ class Publisher:
             batch.progress = now
             batch.settle(position, result, why)
             del flying[each]
-            self._working.add(batch.messages[position].exchange)
+            self._working.add(batch.exchange(position))
         for batch in self._waiting:
             batch.progress = now
         if self._waiting:
@@ -386,31 +435,53 @@ class Publisher:
     def _on_lost(self, channel: Channel, error: ConnectionLostError) -> None:
         if channel is not self._channel:
             return
-        flying, self._flying = self._flying, {}
-        for batch, position in flying.values():
-            exchange = batch.messages[position].exchange
-            # The server closes the channel at the first message that it refuses, and accepts none after it. If it
-            # accepted some for this exchange before, the permission was lost meanwhile, and the first is unknown.
-            if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.why and exchange not in self._working:
-                batch.settle(
-                    position, PublishResult.REFUSED, f"{error.why}; this user needs the permission to write to it"
-                )
-                continue
-            # The server names an exchange that is missing; messages to it were certainly not accepted.
-            missing = error.code == NOT_FOUND and f"'{exchange}'" in error.why
-            if missing:
-                batch.turn_away(position, error.why)
+        named = {exchange for exchange in self._tried if error.code in _OF_EXCHANGES and f"'{exchange}'" in error.why}
+        flying = tuple(self._flying.values())
+        # The server names an exchange that is missing, or that this user may not write to. It ends the channel at the
+        # first message to it, and accepts none after that. So the last one was not accepted; earlier ones may have
+        # been, before the exchange was deleted or the permission withdrawn.
+        last = max((at for at, (batch, position) in enumerate(flying) if batch.exchange(position) in named), default=-1)
+        for at, (batch, position) in enumerate(flying):
+            if at == last:
+                self._refuse(batch, position, error)
             else:
                 batch.settle(position, PublishResult.UNKNOWN, error.why)
-        waiting, self._waiting = self._waiting, deque()
-        for batch in waiting:
+        self._flying = {}
+        while self._waiting:
+            batch = self._waiting[0]
+            for position in range(batch.begun, len(batch.messages)):
+                if batch.exchange(position) in named:
+                    self._refuse(batch, position, error)
             batch.give_up(error.why)
+            self._waiting.popleft()
+
+    def _refuse(self, batch: PublishBatch, position: int, error: ConnectionLostError) -> None:
+        """Refuse a message whose exchange is missing, or may not be written to."""
+        if error.code == NOT_FOUND:
+            batch.turn_away(position, error.why)
+        else:
+            why = f"{error.why}; this user needs the permission to write to it"
+            batch.settle(position, PublishResult.REFUSED, why)
 
     def _time_out(self, batch: PublishBatch) -> None:
+        if not batch.open:  # the last confirmation has just come
+            return
         connection, channel = self._connection, batch.channel
-        late = min(self._timeout, time.monotonic() - batch.progress)
+        now = time.monotonic()
+        late = min(self._timeout, now - batch.progress)
         why = self.blocked or f"no confirmation in {late:.3g} s"
-        if channel is not None and channel is self._channel and connection is not None:
+        is_silent = now >= batch.progress + self._timeout
+        if (
+            channel is not None
+            and channel is self._channel
+            and connection is not None
+            and (is_silent or not self._serves_others(batch))
+        ):
             connection.abort()  # what is in flight must not arrive later
             channel.lose(ConnectionLostError(why))
         batch.give_up(why)
+
+    def _serves_others(self, batch: PublishBatch) -> bool:
+        """Return whether callers with more time than that of *batch* wait for the same connection."""
+        others = itertools.chain(self._waiting, (each for each, _ in self._flying.values()))
+        return any(each.open and each is not batch for each in others)

@@ -14,7 +14,7 @@ from relevo._problem import lines_of, with_lines
 from relevo._transport.optional import FileStore, SchemaUpgrade, SessionSetup, SetupScript
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import BoundSender, Transport
-from relevo.errors import ConfigurationError, RelevoError, SessionError
+from relevo.errors import ConfigurationError, RelevoError, SessionError, TransportUnavailableError
 
 _log = getLogger("relevo.app")
 
@@ -30,6 +30,8 @@ class Stores:
         self._parts = parts
         self._set_up_keys: set[str] = set()
         self._setting_up = ForkLock()
+        self._failures: dict[str, TransportUnavailableError] = {}
+        """Why the last attempt to set up each key failed, if it did."""
         self.set_up = cache(self._set_up_named)
         """Takes the name of a transport, sets it up once, and returns it; raises as :meth:`prepare` does."""
 
@@ -112,18 +114,31 @@ class Stores:
         return set_up_each(stores, dry_run=dry_run, upgrade=upgrade)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:
-        """Create what is missing, or only check for it, once."""
+        """Create what is missing, or only check for it, once; threads that wait for that share its failure."""
         if key not in self._set_up_keys:
+            known = self._failures.get(key)
             with self._setting_up:
-                if self._parts.creates:
-                    _create(transport, queues)
-                elif missing := transport.lacking(queues):
-                    raise ConfigurationError(
-                        f'the transport "{transport.name}" is not set up; run relevo setup, or set setup = "auto"; '
-                        f"{missing_file(transport) or f'it lacks {some_of(missing)}'}"
-                    )
-                self._set_up_keys.add(key)
+                failure = self._failures.get(key)
+                if failure is not known and failure is not None:
+                    raise copy(failure)
+                if key not in self._set_up_keys:
+                    try:
+                        self._create_or_check(transport, queues)
+                    except TransportUnavailableError as error:
+                        if not error.hurried:  # others may have more time
+                            self._failures[key] = copy(error)
+                        raise
+                    self._set_up_keys.add(key)
         return transport
+
+    def _create_or_check(self, transport: Transport, queues: Sequence[str]) -> None:
+        if self._parts.creates:
+            _create(transport, queues)
+        elif missing := transport.lacking(queues):
+            raise ConfigurationError(
+                f'the transport "{transport.name}" is not set up; run relevo setup, or set setup = "auto"; '
+                f"{missing_file(transport) or f'it lacks {some_of(missing)}'}"
+            )
 
 
 FEW = 5
