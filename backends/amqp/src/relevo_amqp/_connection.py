@@ -15,7 +15,6 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +23,7 @@ import pika
 import pika.frame
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
+from relevo_amqp._answer import Answer
 from relevo_amqp._errors import HURRIED, SILENCE, ConnectionLostError, no_answer
 from relevo_amqp._frame import Acks, Encoder, properties_of
 from relevo_amqp._header import UNDECODABLE
@@ -61,8 +61,8 @@ class ThreadLoop(Loop):
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(seconds, callback)
 
-    def result(self, future: Future[T], timeout: float) -> T:
-        return future.result(timeout)
+    def result(self, answer: Answer[T], timeout: float) -> T:
+        return answer.result(timeout)
 
     def stop(self, timeout: float) -> None:
         self.soon(self._loop.stop)
@@ -160,8 +160,8 @@ class Connection:
         self._purpose = purpose
         self._heartbeat = heartbeat
         self._tls = tls
-        self._opened: Future[None] = Future()
-        self._closed: Future[None] = Future()
+        self._opened: Answer[None] = Answer()
+        self._closed: Answer[None] = Answer()
         self._raw: Any = None
 
     def open(self, timeout: float) -> None:
@@ -182,18 +182,17 @@ class Connection:
     def _resolve(self, timeout: float) -> None:
         """Resolve the host name in a separate thread, since pika logs an error if that fails."""
         host, port = self._address.host, self._address.port
-        found: Future[None] = Future()
+        found: Answer[None] = Answer()
 
         def look() -> None:
             try:
                 socket.getaddrinfo(host, port)
             except (OSError, UnicodeError) as error:
-                _fail(
-                    found,
-                    ConnectionLostError(f"the host name {host} cannot be resolved: {error}", kind=type(error).__name__),
+                found.fail(
+                    ConnectionLostError(f"the host name {host} cannot be resolved: {error}", kind=type(error).__name__)
                 )
             else:
-                _resolve(found, None)
+                found.set(None)
 
         with suppress(ValueError):
             ip_address(host)
@@ -218,22 +217,22 @@ class Connection:
         Raises:
             ConnectionLostError: The connection was lost.
         """
-        opened: Future[Channel] = Future()
+        opened: Answer[Channel] = Answer()
 
         def start() -> None:
             if self.lost is not None:
-                opened.set_exception(self.lost)
+                opened.fail(self.lost)
                 return
             channel = Channel(self, opened)
             try:
-                channel.adopt(self._raw.channel(on_open_callback=lambda _: _resolve(opened, channel)))
+                channel.adopt(self._raw.channel(on_open_callback=lambda _: opened.set(channel)))
             except Exception as error:  # noqa: BLE001 - the waiting call raises it
-                _fail(opened, _connection_lost(error))
+                opened.fail(_connection_lost(error))
 
         self.loop.soon(start)
         return self.wait(opened, timeout)
 
-    def wait(self, answer: Future[T], timeout: float) -> T:
+    def wait(self, answer: Answer[T], timeout: float) -> T:
         """
         Return what the server answers; blocking.
 
@@ -265,7 +264,7 @@ class Connection:
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
-                _resolve(self._closed, None)
+                self._closed.set(None)
             elif not self._raw.is_closing:
                 self._raw.close()
 
@@ -281,7 +280,7 @@ class Connection:
 
         def start() -> None:
             if self._raw is None or self._raw.is_closed:
-                _resolve(self._closed, None)
+                self._closed.set(None)
                 return
             self.lose(ConnectionLostError("the connection was cut"))
             # pika has no public method for it: close() waits for an answer that may never come.
@@ -301,7 +300,7 @@ class Connection:
         """Return whether the connection ended within *timeout* seconds; blocking."""
         with suppress(TimeoutError):
             self.loop.result(self._closed, timeout)
-        return self._closed.done()
+        return self._closed.is_set()
 
     # --- in callbacks --------------------------------------------------------------------------
 
@@ -335,7 +334,7 @@ class Connection:
     def _on_open(self, raw: Any) -> None:
         raw.add_on_connection_blocked_callback(self._on_blocked)
         raw.add_on_connection_unblocked_callback(self._on_unblocked)
-        _resolve(self._opened, None)
+        self._opened.set(None)
 
     def _on_blocked(self, _: Any, frame: Any) -> None:
         self.blocked = str(frame.method.reason)
@@ -345,13 +344,13 @@ class Connection:
 
     def _on_end(self, _: Any, error: BaseException) -> None:
         self.lose(_connection_lost(error))
-        _resolve(self._closed, None)
+        self._closed.set(None)
 
     def discard(self, error: ConnectionLostError) -> None:
         """Mark it as lost, and close the socket without the driver, whose state may be unknown."""
         raw, self._raw = self._raw, None
         self.lose(error)
-        _resolve(self._closed, None)
+        self._closed.set(None)
         stream = getattr(getattr(raw, "_transport", None), "_sock", None)  # else the garbage collector closes it
         if stream is not None:
             stream.close()
@@ -360,7 +359,7 @@ class Connection:
         """Mark it as lost."""
         if self.lost is None:
             self.lost = error
-        _fail(self._opened, error)
+        self._opened.fail(error)
         self.loop.forget(self)  # last: after an interrupt the loop does the rest
 
 
@@ -378,15 +377,15 @@ class Channel:
     ``on_lost`` and ``on_cancel`` are called in a callback.
     """
 
-    def __init__(self, connection: Connection, opened: Future[Channel]):
+    def __init__(self, connection: Connection, opened: Answer[Channel]):
         self.loop = connection.loop
         self.connection = connection
         self.lost: ConnectionLostError | None = None
         self.on_lost: Callable[[ConnectionLostError], None] | None = None
         self.on_cancel: Callable[[str], None] | None = None
         self.raw: Any = None
-        self._waiting: set[Future[Any]] = {opened}
-        self._getting: Future[Any] | None = None
+        self._waiting: set[Answer[Any]] = {opened}
+        self._getting: Answer[Any] | None = None
         self._encoder: Encoder | None = None
 
     def adopt(self, raw: Any) -> None:
@@ -431,7 +430,7 @@ class Channel:
             ConnectionLostError: As :meth:`call`.
         """
 
-        def start(answer: Future[Any]) -> None:
+        def start(answer: Answer[Any]) -> None:
             self._getting = answer
             self.raw.basic_get(
                 queue, lambda _, method, properties, body: self._on_message(on_got, method, properties, body)
@@ -451,7 +450,7 @@ class Channel:
             ConnectionLostError: As :meth:`call`.
         """
 
-        def start(answer: Future[Any]) -> None:
+        def start(answer: Answer[Any]) -> None:
             if tag not in self.raw.consumer_tags:  # the server cancelled it, and pika would never call back
                 self._answer(answer, None)
                 return
@@ -485,7 +484,7 @@ class Channel:
         def on_answer(frame: Any) -> None:
             on_confirm(frame.method.delivery_tag, frame.method.multiple, isinstance(frame.method, pika.spec.Basic.Ack))
 
-        def start(answer: Future[Any]) -> None:
+        def start(answer: Answer[Any]) -> None:
             self.raw.add_on_return_callback(lambda _, method, properties, body: on_return(method, properties, body))
             self.raw.confirm_delivery(on_answer, callback=lambda frame: self._answer(answer, frame))
             self.raw.connection.acks = Acks(
@@ -531,26 +530,26 @@ class Channel:
 
     # --- in callbacks --------------------------------------------------------------------------
 
-    def _run(self, start: Callable[[Future[Any]], None], timeout: float) -> Any:
-        answer: Future[Any] = Future()
+    def _run(self, start: Callable[[Answer[Any]], None], timeout: float) -> Any:
+        answer: Answer[Any] = Answer()
 
         def begin() -> None:
             if self.lost is not None:
-                _fail(answer, self.lost)
+                answer.fail(self.lost)
                 return
             self._waiting.add(answer)
             try:
                 start(answer)
             except Exception as error:  # noqa: BLE001 - the waiting call raises it
                 self._waiting.discard(answer)
-                _fail(answer, _connection_lost(error))
+                answer.fail(_connection_lost(error))
 
         self.loop.soon(begin)
         return self.connection.wait(answer, timeout)
 
-    def _answer(self, answer: Future[Any], frame: Any) -> None:
+    def _answer(self, answer: Answer[Any], frame: Any) -> None:
         self._waiting.discard(answer)
-        _resolve(answer, frame)
+        answer.set(frame)
 
     def _on_message(self, on_got: Callable[[int], None], method: Any, properties: Any, body: bytes) -> None:
         on_got(method.delivery_tag)
@@ -576,7 +575,7 @@ class Channel:
         if self.lost is None:
             self.lost = error
         for answer in self._waiting:
-            _fail(answer, self.lost)
+            answer.fail(self.lost)
         self._waiting.clear()
         if self.on_lost is not None:
             self.on_lost(self.lost)
@@ -584,24 +583,14 @@ class Channel:
         self.loop.forget(self)  # last: after an interrupt the loop does the rest
 
 
-# --- futures and errors ------------------------------------------------------------------------------
+# --- answers and errors -------------------------------------------------------------------------------
 
 
-def _resolve(future: Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _fail(future: Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _wait(future: Future[T], timeout: float, loop: Loop) -> T:
-    """Return the future's result; raise an error if the loop ends or no answer comes."""
+def _wait(answer: Answer[T], timeout: float, loop: Loop) -> T:
+    """Return the value of *answer*; raise an error if the loop ends or no answer comes."""
     left = loop.within(timeout)
     try:
-        return loop.result(future, left)
+        return loop.result(answer, left)
     except TimeoutError:
         if not loop.alive:
             raise GONE from None

@@ -14,9 +14,9 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from relevo_amqp._answer import Answer
 from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._noise import quiet
 from relevo_amqp._poller import Poller, Wake
@@ -84,9 +84,9 @@ class Loop(ABC):
         """Run *callback* after *seconds*; only from a callback."""
 
     @abstractmethod
-    def result(self, future: Future[T], timeout: float) -> T:
+    def result(self, answer: Answer[T], timeout: float) -> T:
         """
-        Return the result of *future*, which a callback sets; blocking.
+        Return the value of *answer*, which a callback sets, or raise its error; blocking.
 
         Raises:
             TimeoutError: It was not set in time.
@@ -195,9 +195,9 @@ class CallerLoop(Loop):
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._poller.call_later(seconds, callback)
 
-    def result(self, future: Future[T], timeout: float) -> T:
-        self.wait(future.done, timeout)
-        return future.result(0)
+    def result(self, answer: Answer[T], timeout: float) -> T:
+        self.wait(answer.is_set, timeout)
+        return answer.result()
 
     def wait(self, done: Callable[[], bool], timeout: float) -> bool:
         """

@@ -153,7 +153,9 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         """Start without connections: those of the parent stay the parent's."""
         self._lock = threading.RLock()
         self._using = threading.Condition(self._lock)
-        self._users = 0
+        self._users: set[object] = set()
+        """One for each call that runs."""
+
         self._receiving = threading.Lock()
         self._hub: Hub | None = None
         self._receiver: Receiver | None = None
@@ -170,23 +172,24 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
     def _in_use(self) -> Iterator[Hub]:
         """Make :meth:`close` wait, and translate errors."""
         notice_fork()
-        with self._lock:  # not by the condition: an interrupt could leave it locked
-            if self._closed:
-                raise TransportClosedError(self.name)
-            if self._hub is None or not self._hub.loop.alive:
-                self._hub = Hub(
-                    self._options, self._topology(), name=self.name, kept=self._kept, deadline=self._deadline
-                )
-                self._receiver = None
-            hub = self._hub
-            self._users += 1
+        user = object()
         try:
+            with self._lock:  # not by the condition: an interrupt could leave it locked
+                if self._closed:
+                    raise TransportClosedError(self.name)
+                if self._hub is None or not self._hub.loop.alive:
+                    self._hub = Hub(
+                        self._options, self._topology(), name=self.name, kept=self._kept, deadline=self._deadline
+                    )
+                    self._receiver = None
+                hub = self._hub
+                self._users.add(user)
             yield hub
         except ConnectionLostError as error:
             raise translated(error, transport=self.name, place=str(self._address)) from error
         finally:
             with self._lock:
-                self._users -= 1
+                self._users.discard(user)
                 self._using.notify_all()
 
     def hurry(self, seconds: float | None) -> None:
