@@ -286,15 +286,18 @@ def test_a_thread_that_ends_as_it_stops_reading_is_replaced(transport: AmqpTrans
 
 
 def test_what_an_interrupt_kept_from_being_sent_is_given_up_with_the_connection(
-    transport: AmqpTransport, envelope: Make
+    distant: AmqpTransport, proxy: Proxy, envelope: Make
 ) -> None:
-    transport.send([envelope(0)])
-    set_confirm_timeout(transport, 10 * PATIENCE)
-    loop = loop_of(transport)
+    distant.send([envelope(0)])
+    set_confirm_timeout(distant, 10 * PATIENCE)
+    proxy.swallow_answers = True
+    first = Sending(distant, envelope(1))
+    wait_until(lambda: first.leads)
+    loop = loop_of(distant)
     others: list[Sending] = []
 
     def interrupt_what_another_thread_added() -> None:
-        others.append(Sending(transport, envelope(1)))
+        others.append(Sending(distant, envelope(2)))
         wait_until(lambda: bool(loop._added))
         loop._added.popleft()
         raise Interrupted
@@ -302,6 +305,7 @@ def test_what_an_interrupt_kept_from_being_sent_is_given_up_with_the_connection(
     with pytest.raises(Interrupted):
         loop.run(interrupt_what_another_thread_added)
 
+    assert isinstance(first.ended(), SendError)
     assert isinstance(others[0].ended(), TransportUnavailableError)
 
 
