@@ -23,7 +23,6 @@ import pika
 import pika.frame
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
-from relevo_amqp._answer import Answer
 from relevo_amqp._errors import HURRIED, SILENCE, ConnectionLostError, no_answer
 from relevo_amqp._frame import Acks, Encoder, properties_of
 from relevo_amqp._header import UNDECODABLE
@@ -31,6 +30,7 @@ from relevo_amqp._loop import GONE, Deadline, Loop
 from relevo_amqp._mapping import Message
 from relevo_amqp._noise import hush, quiet
 from relevo_amqp._options import Address
+from relevo_amqp._reply import Reply
 
 _log = logging.getLogger("relevo.amqp")
 
@@ -61,7 +61,7 @@ class ThreadLoop(Loop):
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(seconds, callback)
 
-    def result(self, answer: Answer[T], timeout: float) -> T:
+    def result(self, answer: Reply[T], timeout: float) -> T:
         return answer.result(timeout)
 
     def stop(self, timeout: float) -> None:
@@ -160,8 +160,8 @@ class Connection:
         self._purpose = purpose
         self._heartbeat = heartbeat
         self._tls = tls
-        self._opened: Answer[None] = Answer()
-        self._closed: Answer[None] = Answer()
+        self._opened: Reply[None] = Reply()
+        self._closed: Reply[None] = Reply()
         self._raw: Any = None
 
     def open(self, timeout: float) -> None:
@@ -182,7 +182,7 @@ class Connection:
     def _resolve(self, timeout: float) -> None:
         """Resolve the host name in a separate thread, since pika logs an error if that fails."""
         host, port = self._address.host, self._address.port
-        found: Answer[None] = Answer()
+        found: Reply[None] = Reply()
 
         def look() -> None:
             try:
@@ -217,7 +217,7 @@ class Connection:
         Raises:
             ConnectionLostError: The connection was lost.
         """
-        opened: Answer[Channel] = Answer()
+        opened: Reply[Channel] = Reply()
 
         def start() -> None:
             if self.lost is not None:
@@ -232,7 +232,7 @@ class Connection:
         self.loop.soon(start)
         return self.wait(opened, timeout)
 
-    def wait(self, answer: Answer[T], timeout: float) -> T:
+    def wait(self, answer: Reply[T], timeout: float) -> T:
         """
         Return what the server answers; blocking.
 
@@ -377,15 +377,15 @@ class Channel:
     ``on_lost`` and ``on_cancel`` are called in a callback.
     """
 
-    def __init__(self, connection: Connection, opened: Answer[Channel]):
+    def __init__(self, connection: Connection, opened: Reply[Channel]):
         self.loop = connection.loop
         self.connection = connection
         self.lost: ConnectionLostError | None = None
         self.on_lost: Callable[[ConnectionLostError], None] | None = None
         self.on_cancel: Callable[[str], None] | None = None
         self.raw: Any = None
-        self._waiting: set[Answer[Any]] = {opened}
-        self._getting: Answer[Any] | None = None
+        self._waiting: set[Reply[Any]] = {opened}
+        self._getting: Reply[Any] | None = None
         self._encoder: Encoder | None = None
 
     def adopt(self, raw: Any) -> None:
@@ -430,7 +430,7 @@ class Channel:
             ConnectionLostError: As :meth:`call`.
         """
 
-        def start(answer: Answer[Any]) -> None:
+        def start(answer: Reply[Any]) -> None:
             self._getting = answer
             self.raw.basic_get(
                 queue, lambda _, method, properties, body: self._on_message(on_got, method, properties, body)
@@ -450,7 +450,7 @@ class Channel:
             ConnectionLostError: As :meth:`call`.
         """
 
-        def start(answer: Answer[Any]) -> None:
+        def start(answer: Reply[Any]) -> None:
             if tag not in self.raw.consumer_tags:  # the server cancelled it, and pika would never call back
                 self._answer(answer, None)
                 return
@@ -484,7 +484,7 @@ class Channel:
         def on_answer(frame: Any) -> None:
             on_confirm(frame.method.delivery_tag, frame.method.multiple, isinstance(frame.method, pika.spec.Basic.Ack))
 
-        def start(answer: Answer[Any]) -> None:
+        def start(answer: Reply[Any]) -> None:
             self.raw.add_on_return_callback(lambda _, method, properties, body: on_return(method, properties, body))
             self.raw.confirm_delivery(on_answer, callback=lambda frame: self._answer(answer, frame))
             self.raw.connection.acks = Acks(
@@ -530,8 +530,8 @@ class Channel:
 
     # --- in callbacks --------------------------------------------------------------------------
 
-    def _run(self, start: Callable[[Answer[Any]], None], timeout: float) -> Any:
-        answer: Answer[Any] = Answer()
+    def _run(self, start: Callable[[Reply[Any]], None], timeout: float) -> Any:
+        answer: Reply[Any] = Reply()
 
         def begin() -> None:
             if self.lost is not None:
@@ -547,7 +547,7 @@ class Channel:
         self.loop.soon(begin)
         return self.connection.wait(answer, timeout)
 
-    def _answer(self, answer: Answer[Any], frame: Any) -> None:
+    def _answer(self, answer: Reply[Any], frame: Any) -> None:
         self._waiting.discard(answer)
         answer.set(frame)
 
@@ -586,7 +586,7 @@ class Channel:
 # --- answers and errors -------------------------------------------------------------------------------
 
 
-def _wait(answer: Answer[T], timeout: float, loop: Loop) -> T:
+def _wait(answer: Reply[T], timeout: float, loop: Loop) -> T:
     """Return the value of *answer*; raise an error if the loop ends or no answer comes."""
     left = loop.within(timeout)
     try:

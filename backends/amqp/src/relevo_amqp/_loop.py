@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from relevo_amqp._answer import Answer
 from relevo_amqp._errors import ConnectionLostError
 from relevo_amqp._noise import quiet
 from relevo_amqp._poller import Poller, Wake
+from relevo_amqp._reply import Reply
 
 _log = logging.getLogger("relevo.amqp")
 
@@ -84,7 +84,7 @@ class Loop(ABC):
         """Run *callback* after *seconds*; only from a callback."""
 
     @abstractmethod
-    def result(self, answer: Answer[T], timeout: float) -> T:
+    def result(self, answer: Reply[T], timeout: float) -> T:
         """
         Return the value of *answer*, which a callback sets, or raise its error; blocking.
 
@@ -195,7 +195,7 @@ class CallerLoop(Loop):
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._poller.call_later(seconds, callback)
 
-    def result(self, answer: Answer[T], timeout: float) -> T:
+    def result(self, answer: Reply[T], timeout: float) -> T:
         self.wait(answer.is_set, timeout)
         return answer.result()
 

@@ -1,4 +1,4 @@
-"""Answers: set once, by a callback, for any number of threads."""
+"""Replies: set once, by a callback, for any number of threads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from relevo_amqp._answer import Answer
+from relevo_amqp._reply import Reply
 
 from .conftest import PATIENCE
 
 
 def test_the_first_value_or_error_stays() -> None:
-    value, error = Answer[int](), Answer[int]()
+    value, error = Reply[int](), Reply[int]()
 
     value.set(1)
     value.set(2)
@@ -27,25 +27,25 @@ def test_the_first_value_or_error_stays() -> None:
 
 
 def test_none_is_a_value() -> None:
-    answer = Answer[None]()
-    before = answer.is_set()
+    reply = Reply[None]()
+    before = reply.is_set()
 
-    answer.set(None)
+    reply.set(None)
 
-    assert (before, answer.is_set()) == (False, True)
-    assert answer.result() is None
+    assert (before, reply.is_set()) == (False, True)
+    assert reply.result() is None
 
 
 def test_one_that_is_not_set_in_time_is_an_error() -> None:
     with pytest.raises(TimeoutError):
-        Answer[int]().result(0.01)
+        Reply[int]().result(0.01)
 
 
 def test_all_that_wait_get_it() -> None:
-    answer = Answer[int]()
+    reply = Reply[int]()
 
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(answer.result, PATIENCE) for _ in range(3)]
-        answer.set(7)
+        waiting = [pool.submit(reply.result, PATIENCE) for _ in range(3)]
+        reply.set(7)
 
         assert [each.result(PATIENCE / 2) for each in waiting] == [7, 7, 7]

@@ -1,4 +1,4 @@
-"""Answers: what a callback sets, and a thread waits for."""
+"""Replies: what a callback sets, and a thread waits for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from relevo_amqp._poller import Wake
 T = TypeVar("T")
 
 
-class Answer(Generic[T]):
+class Reply(Generic[T]):
     """
-    The answer to one question: not set yet, a value, or an error.
+    The reply to one question: not set yet, a value, or an error.
 
     Unlike a future of ``concurrent.futures`` it has no lock that a waiting thread takes. An interrupt can keep such a
     lock from being released. Then the callback that sets the future waits for ever, and all callbacks behind it.
