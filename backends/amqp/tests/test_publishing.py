@@ -342,37 +342,9 @@ def test_an_interrupt_at_any_point_of_a_reconnection_leaves_a_transport_that_wor
         server,
         queue,
         server.url,
-        """
-import dis, json, socket
-from relevo.errors import TransportError
-
-class Interrupted(BaseException):
-    pass
-
-class Interrupt:
-    # Interrupts where a handler of a signal can run, at the point of this number in relevo's code.
-    def __init__(self, number):
-        self.left = number
-        self.done = ""
-        self.before = {}
-
-    def trace(self, frame, event, _):
-        code = frame.f_code
-        if event == "call":
-            if "relevo_amqp" not in code.co_filename:
-                return None
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
-            self.before[frame] = "RESUME"
-        elif event == "return":
-            self.before.pop(frame, None)
-        elif event == "opcode":
-            before, self.before[frame] = self.before[frame], dis.opname[code.co_code[frame.f_lasti]]
-            if not self.done and before.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
-                self.left -= 1
-                if self.left < 0:
-                    self.done = f"{code.co_qualname}, line {frame.f_lineno}"
-                    raise Interrupted
-        return self.trace
+        _INTERRUPT
+        + """
+import socket
 
 def recover(errors):
     for number in range(3):  # the loss of the connection may come first
@@ -415,6 +387,63 @@ print(json.dumps([number, wrong]))
     number, wrong = json.loads(answer)
     assert wrong == []
     assert number > 300
+
+
+@pytest.mark.slow("connects a hundred times")
+def test_an_interrupt_at_any_point_of_a_receive_lets_other_threads_receive(
+    server: Server, transport: AmqpTransport, queue: str
+) -> None:
+    process = started(
+        server,
+        queue,
+        server.url,
+        _INTERRUPT
+        + """
+from relevo import Ack
+
+def receive(number, wait):
+    found = transport.receive([sys.argv[3]], limit=number, lease=60.0, wait=wait)
+    transport.settle([(each, Ack()) for each in found])
+
+def recover(after):
+    transport.send([envelope("after")])
+    receive(1, 10.0)
+    transport.close()
+    after.append("closed")
+
+number, whole, wrong = 0, 0, []
+while whole < 3:
+    transport = AmqpTransport(AmqpOptions(url=sys.argv[1], prefix=sys.argv[2], levels=6, settle_in=0.0))
+    transport.send([envelope("before"), envelope("interrupted")])
+    receive(1, 10.0)
+    interrupt = Interrupt(number, more="threading.py")
+    sys.settrace(interrupt.trace)
+    try:
+        receive(1, 0.0)
+    except (Interrupted, TransportError, RuntimeError):  # the last is of a condition that did not take its lock again
+        pass
+    finally:
+        sys.settrace(None)
+    after = []
+    thread = threading.Thread(target=recover, args=[after], daemon=True)
+    thread.start()
+    thread.join(20.0)
+    if not after:
+        wrong.append([number, interrupt.done])
+        break
+    number += 5
+    whole = 0 if interrupt.done else whole + 1
+print(json.dumps([number, wrong]), flush=True)
+os._exit(0)  # a thread that waits for ever is no daemon of ours
+""",
+    )
+
+    answer, errors = process.communicate(timeout=5 * PATIENCE)
+
+    assert process.returncode == 0, errors
+    number, wrong = json.loads(answer)
+    assert wrong == []
+    assert number > 100
 
 
 def test_a_handler_of_a_signal_sends_while_the_same_thread_waits(
@@ -513,6 +542,52 @@ def test_a_transport_that_is_closed_while_a_thread_sends_leaves_the_outcome_unkn
     assert isinstance(error, SendError)
     assert error.unknown == (0,)
 
+
+_INTERRUPT = """
+import dis, functools, json
+from relevo.errors import TransportError
+
+class Interrupted(BaseException):
+    pass
+
+@functools.cache
+def entries(code):
+    return dis.Bytecode(code).exception_entries
+
+def clause(code, place):
+    return [each.target for each in entries(code) if each.start <= place < each.end]
+
+class Interrupt:
+    # Interrupts where a handler of a signal can run, at the point of this number in relevo's code, and in *more*.
+    def __init__(self, number, more="-"):
+        self.more = more
+        self.left = number
+        self.done = ""
+        self.before = {}
+
+    def trace(self, frame, event, _):
+        code = frame.f_code
+        if event == "call":
+            if "relevo_amqp" not in code.co_filename and not code.co_filename.endswith(self.more):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            self.before[frame] = "RESUME", 0
+        elif event == "return":
+            self.before.pop(frame, None)
+        elif event == "opcode":
+            at = frame.f_lasti
+            (before, place), self.before[frame] = self.before[frame], (dis.opname[code.co_code[at]], at)
+            if (
+                not self.done
+                and before.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
+                and clause(code, place) == clause(code, at)  # the interrupt is raised by the one before
+            ):
+                self.left -= 1
+                if self.left < 0:
+                    self.done = f"{code.co_qualname}, line {frame.f_lineno}"
+                    raise Interrupted
+        return self.trace
+"""
 
 _SCRIPT = """
 import os, sys, threading

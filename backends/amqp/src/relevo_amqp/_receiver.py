@@ -141,7 +141,7 @@ class Receiver:
     def wake(self) -> None:
         """Make a waiting :meth:`receive` check whether it must return; from any thread."""
         if self.subscription is not None:
-            with self.subscription.changed:
+            with self.subscription.lock:
                 self.subscription.changed.notify_all()
 
     @property
@@ -480,7 +480,7 @@ class Receiver:
 
     def _sleep(self, subscription: Subscription, queues: Sequence[str], seconds: float) -> None:
         """Wait until something arrives or changes, at most *seconds*."""
-        with subscription.changed:
+        with subscription.lock:
             if subscription.lost is None and not subscription.has_arrived(queues) and not self._ended():
                 subscription.changed.wait(seconds)
         if subscription.lost is not None:

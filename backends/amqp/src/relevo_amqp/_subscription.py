@@ -82,7 +82,9 @@ class Subscription:
 
     def __init__(self, channel: Channel, *, timeout: float):
         self.token = secrets.randbits(63)
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        """Guards its state; taken by itself, not through the condition, which an interrupt could leave locked."""
+        self.changed = threading.Condition(self.lock)
         self.lost: ConnectionLostError | None = None
         self.worn = False
         """Whether a consumer was cancelled on it: the server may keep an event for it and never deliver that."""
@@ -145,7 +147,7 @@ class Subscription:
         self._numbers += 1
         tag = f"relevo-{self._numbers}"
         consumer = _Consumer(queue, name, prefetch)
-        with self.changed:
+        with self.lock:
             self._urgent.setdefault(queue, deque())
             self._normal.setdefault(queue, deque())
             self._consumers[tag] = consumer
@@ -162,11 +164,11 @@ class Subscription:
         Raises:
             ConnectionLostError: The channel was lost.
         """
-        with self.changed:
+        with self.lock:
             ending = {tag: consumer for tag, consumer in self._consumers.items() if consumer.queue in queues}
         if not ending:
             return
-        with self.changed:
+        with self.lock:
             self._acks_wait = True
             sent = self._sent
         try:
@@ -175,7 +177,7 @@ class Subscription:
             for tag in ending:
                 self._channel.cancel(tag, self._timeout)
                 self.worn = True
-                with self.changed:
+                with self.lock:
                     self._consumers.pop(tag, None)
         finally:
             self._acks_wait = False
@@ -192,7 +194,7 @@ class Subscription:
         for name, queue in {consumer.name: consumer.queue for consumer in consumers}.items():
             arrival = self.get(queue, name)
             if arrival is not None:
-                with self.changed:
+                with self.lock:
                     self._normal[queue].append(arrival)
         quiet = 0
         for _ in range(_CALM_TRIES):
@@ -204,7 +206,7 @@ class Subscription:
                 return
 
     def _of(self, queue: str) -> list[_Consumer]:
-        with self.changed:
+        with self.lock:
             return [consumer for consumer in self._consumers.values() if consumer.queue == queue]
 
     def get(self, queue: str, name: str) -> Arrival | None:
@@ -252,7 +254,7 @@ class Subscription:
     def take(self, queues: Sequence[str], limit: int) -> list[Arrival]:
         """Take up to *limit* events that arrived, in the order of *queues*; they are held from now on."""
         taken: list[Arrival] = []
-        with self.changed:
+        with self.lock:
             for queue in queues:  # an urgent event overtakes those of its own queue alone
                 for lane in (self._urgent, self._normal):
                     arrivals = lane.get(queue)
@@ -264,7 +266,7 @@ class Subscription:
     def take_if(self, chosen: Callable[[Arrival], bool]) -> list[Arrival]:
         """Take the events that arrived and are *chosen*, in the order of their arrival; they are held from now on."""
         taken: list[Arrival] = []
-        with self.changed:
+        with self.lock:
             for lane in (self._urgent, self._normal):
                 for arrivals in lane.values():
                     tags = {arrival.tag for arrival in arrivals if chosen(arrival)}
@@ -283,7 +285,7 @@ class Subscription:
     @property
     def buffered(self) -> int:
         """How many events arrived and were not taken."""
-        with self.changed:
+        with self.lock:
             return sum(len(arrivals) for lane in (self._urgent, self._normal) for arrivals in lane.values())
 
     def buffered_of(self, queue: str) -> int:
@@ -297,12 +299,12 @@ class Subscription:
     @property
     def held(self) -> int:
         """How many events were taken and are neither acked nor given back."""
-        with self.changed:
+        with self.lock:
             return len(self._held) + len(self._settling)
 
     def hold(self, arrival: Arrival) -> None:
         """Hold *arrival*, which :meth:`get` fetched."""
-        with self.changed:
+        with self.lock:
             self._held.add(arrival.tag)
 
     # --- notes -------------------------------------------------------------------------------------------
@@ -311,12 +313,12 @@ class Subscription:
         """Return whether the delivery of *receipt* is held and not being settled."""
         if not isinstance(receipt, Receipt) or receipt.token != self.token:
             return False
-        with self.changed:
+        with self.lock:
             return self.lost is None and receipt.tag in self._held
 
     def note(self, receipt: Receipt, note: Note) -> bool:
         """Remember *note*; return whether the delivery is still held."""
-        with self.changed:
+        with self.lock:
             held = self.lost is None and receipt.tag in self._held
             if held:
                 self._notes[receipt.tag] = note
@@ -332,7 +334,7 @@ class Subscription:
         """Return the tag of *receipt* and stop holding it; ``None`` if its lease was lost."""
         if not isinstance(receipt, Receipt) or receipt.token != self.token:
             return None
-        with self.changed:
+        with self.lock:
             if self.lost is not None or receipt.tag not in self._held:
                 return None
             self._held.discard(receipt.tag)
@@ -341,14 +343,14 @@ class Subscription:
 
     def unclaim(self, tags: Collection[int]) -> None:
         """Hold *tags* again, which could not be settled."""
-        with self.changed:
+        with self.lock:
             self._settling.difference_update(tags)
             if self.lost is None:
                 self._held.update(tags)
 
     def ack(self, tags: Collection[int]) -> None:
         """Ack *tags* soon, together with others; a lost subscription sends nothing."""
-        with self.changed:
+        with self.lock:
             if self.lost is not None:
                 return
             self._held.difference_update(tags)
@@ -357,11 +359,14 @@ class Subscription:
             self._discount(tags)
             for tag in tags:
                 self._notes.pop(tag, None)
-            wake = not self._flush_scheduled and not self._acks_wait and bool(self._done)
-            self._flush_scheduled = self._flush_scheduled or wake
+            self._schedule_flush()
             self.changed.notify_all()
-        if wake:
+
+    def _schedule_flush(self) -> None:
+        """Flush soon if something is done, unless that is scheduled; with the lock."""
+        if self._done and not self._flush_scheduled and not self._acks_wait:
             self._channel.loop.soon(self._flush)
+            self._flush_scheduled = True
 
     def wait_for_acks(self) -> None:
         """
@@ -370,12 +375,13 @@ class Subscription:
         An event whose ack the server has not received is delivered once more if the process dies. So ``settle`` waits
         before it acks more, and the number of such events is bounded, however slow this process and the server are.
         """
-        with self.changed:
+        with self.lock:
+            self._schedule_flush()  # an interrupt can have ended the ack() that should have
             last = self._sent + bool(self._done)
         self._wait_for(last)
 
     def _wait_for(self, flush: int) -> None:
-        with self.changed:
+        with self.lock:
             timeout = self._channel.loop.within(self._timeout)
             answered = self.changed.wait_for(lambda: self.lost is not None or self._taken >= flush, timeout)
         if not answered:
@@ -390,7 +396,7 @@ class Subscription:
         Another call for a tag starts its time again.
         """
         due = time.monotonic() + after
-        with self.changed:
+        with self.lock:
             self._return_at.update(dict.fromkeys(tags, due))
 
         def give() -> None:
@@ -398,7 +404,7 @@ class Subscription:
                 self._channel.loop.later(_AGAIN, give)
                 return
             self._flush()  # wait_for_acks() already counts on the next number
-            with self.changed:
+            with self.lock:
                 mine = [tag for tag in tags if tag in self._held and self._return_at.get(tag) == due]
                 for tag in tags:
                     if self._return_at.get(tag) == due:
@@ -427,7 +433,7 @@ class Subscription:
                 self._channel.loop.later(_AGAIN, give)
                 return
             self._flush()
-            with self.changed:
+            with self.lock:
                 if self.lost is not None or tag not in self._settling:
                     return
                 self._settling.discard(tag)
@@ -445,22 +451,22 @@ class Subscription:
 
     def _receiver(self, consumer: _Consumer) -> Callable[[Any, Any, Any, bytes], None]:
         queue = consumer.queue
-        calm, rush, unacked, changed = self._normal[queue], self._urgent[queue], self._unacked, self.changed
+        calm, rush, unacked, lock = self._normal[queue], self._urgent[queue], self._unacked, self.lock
 
         def receive(_: Any, method: Any, properties: Any, body: bytes) -> None:
             arrival = Arrival(method.delivery_tag, queue, properties, body)
-            with changed:
+            with lock:
                 if self.lost is not None:
                     return
                 unacked[arrival.tag] = consumer
                 consumer.out += 1
                 (rush if urgent(properties) else calm).append(arrival)
-                changed.notify_all()  # all: settle() waits on the same condition for something else
+                self.changed.notify_all()  # all: settle() waits on the same condition for something else
 
         return receive
 
     def _note(self, tag: int) -> None:
-        with self.changed:
+        with self.lock:
             if self.lost is None:
                 self._unacked[tag] = None
 
@@ -473,7 +479,7 @@ class Subscription:
         queue has written the earlier ones, and forgets them if it is closed before, even in good order
         (https://github.com/rabbitmq/rabbitmq-server/issues/10327); such events are delivered again, with a lost lease.
         """
-        with self.changed:
+        with self.lock:
             self._flush_scheduled = False
             if self.lost is not None or self._acks_wait or not self._done:
                 return
@@ -506,7 +512,7 @@ class Subscription:
             self._channel.commit(self._on_commit)
 
     def _on_commit(self) -> None:
-        with self.changed:
+        with self.lock:
             self._taken = self._committed
             self.changed.notify_all()
         self._commit()
@@ -532,7 +538,7 @@ class Subscription:
             self._channel.close()
 
     def _on_lost(self, error: ConnectionLostError) -> None:
-        with self.changed:
+        with self.lock:
             if self.lost is None:
                 self.lost = error
             self._consumers.clear()

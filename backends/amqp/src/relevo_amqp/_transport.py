@@ -156,7 +156,9 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
         self._users: set[object] = set()
         """One for each call that runs."""
 
-        self._receiving = threading.Lock()
+        self._turn: object | None = None
+        """The turn to receive, if a thread has it."""
+
         self._hub: Hub | None = None
         self._receiver: Receiver | None = None
         self._begun: dict[tuple[str, int], None] = {}
@@ -198,7 +200,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 
     def close(self) -> None:
         notice_fork()
-        with self._using:
+        with self._lock:
             first, self._closed = not self._closed, True
             hub, receiver = self._hub, self._receiver
             self._using.notify_all()
@@ -219,7 +221,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 
     def _abort(self) -> None:
         """Cut the connections, as the end of a killed process does; for tests."""
-        with self._using:
+        with self._lock:
             self._closed = True
             if self._hub is not None:
                 self._hub.abort(self._options.confirm_timeout)
@@ -394,7 +396,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
             with self._in_use():  # which it is not after a close
                 return ()
         deadline = time.monotonic() + wait
-        with self._in_use() as hub, self._turn_to_receive(hub):
+        with self._in_use() as hub, self._turn_to_receive(hub.loop.within(float("inf"))):
             if self._receiver is None:
                 self._receiver = Receiver(
                     hub,
@@ -430,15 +432,25 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
                 return deliveries
 
     @contextmanager
-    def _turn_to_receive(self, hub: Hub) -> Iterator[None]:
-        """Wait until the thread that gives fetched events back has done so; it has no time limit, this one may."""
-        left = min(hub.loop.within(float("inf")), threading.TIMEOUT_MAX)
-        if not self._receiving.acquire(timeout=left):
-            raise no_answer("the prefetched events were not returned to the server", left, usual=float("inf"))
+    def _turn_to_receive(self, seconds: float) -> Iterator[None]:
+        """
+        Wait until no other thread receives, or gives fetched events back, for at most *seconds*.
+
+        An interrupt between an ``acquire()`` and the block that releases would keep a lock for ever.
+        """
+        turn = object()
+        left = min(seconds, threading.TIMEOUT_MAX)
         try:
+            with self._lock:
+                if not self._using.wait_for(lambda: self._turn is None, left):
+                    raise no_answer("the prefetched events were not returned to the server", left, usual=float("inf"))
+                self._turn = turn
             yield
         finally:
-            self._receiving.release()
+            with self._lock:
+                if self._turn is turn:
+                    self._turn = None
+                    self._using.notify_all()
 
     def _note_failure(self) -> None:
         """Count a subscription that was lost or failed; the next one waits a little."""
@@ -450,7 +462,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
     def _pause(self, deadline: float) -> None:
         """Wait until the next attempt to subscribe is due, at most until *deadline*."""
         until = min(self._not_before, deadline)
-        with self._using:
+        with self._lock:
             self._using.wait_for(lambda: self._closed, timeout=max(0.0, until - time.monotonic()))
         if self._closed:
             raise TransportClosedError(self.name)
@@ -476,18 +488,14 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
             hub.loop.later(left, lambda: self._check_idle(hub))
             return
         self._idling = False
-        if not self._receiving.locked() and not self._closed:
+        if self._turn is None and not self._closed:
             threading.Thread(target=self._give_back_fetched, name=f"relevo-amqp-{self.name}-idle", daemon=True).start()
 
     def _give_back_fetched(self) -> None:
         """Stop fetching ahead and give back fetched events, until the next receive."""
-        with suppress(TransportError, ConfigurationError), self._in_use():
-            if self._receiving.acquire(blocking=False):
-                try:
-                    if self._receiver is not None:
-                        self._receiver.release()
-                finally:
-                    self._receiving.release()
+        with suppress(TransportError, ConfigurationError), self._in_use(), self._turn_to_receive(0.0):
+            if self._receiver is not None:
+                self._receiver.release()
 
     # --- evidence -------------------------------------------------------------------------------------
 
@@ -519,7 +527,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
             if not subscription.note(receipt, note):
                 hub.notes.withdraw(key, receipt.hand_over, before=before)
                 raise LeaseLostError(self.name, delivery)
-            with self._using:
+            with self._lock:
                 self._begun[key, receipt.hand_over] = None
                 if len(self._begun) > _MOST_BEGUN:
                     del self._begun[next(iter(self._begun))]

@@ -186,7 +186,7 @@ class AmqpHarness(Harness):
         proxy = self._proxies[transport]
         # Nothing else may be sent while it is broken: an idle receiver gives back what it fetched ahead, and if the
         # answer to that is lost, there may be a copy that the suite does not expect.
-        with transport._receiving:  # noqa: SLF001 - beneath the transport, on purpose
+        with transport._turn_to_receive(_PATIENCE):  # noqa: SLF001 - beneath the transport, on purpose
             yield from self._break_send(transport, proxy, breakage)
 
     @contextmanager
