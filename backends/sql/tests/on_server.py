@@ -18,6 +18,26 @@ from relevo_sql import SqlTransport
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}
 
 
+ASYNC_ON_POSTGRESQL = [
+    pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
+    pytest.param("postgresql+asyncpg", marks=pytest.mark.postgresql),
+]
+ASYNC_ON_MARIADB = [
+    pytest.param("mariadb+aiomysql", marks=pytest.mark.mariadb),
+    pytest.param("mariadb+asyncmy", marks=pytest.mark.mariadb),
+    pytest.param("mysql+aiomysql", marks=pytest.mark.mariadb),
+]
+"""Dialect and driver of the engine of an asynchronous application."""
+
+
+def usable_async_driver(name: str) -> str:
+    """Return *name*, a dialect and a driver; skip the test if that is not installed, or cannot send bytes."""
+    module = pytest.importorskip(name.partition("+")[2])
+    if module.__name__ == "aiomysql" and not callable(getattr(module.connection, "escape_bytes_prefixed", bytes)):
+        pytest.skip("aiomysql cannot send bytes with PyMySQL 1.2.3 or newer: aio-libs/aiomysql#1080")
+    return name
+
+
 def with_driver(url: sa.URL | str) -> sa.URL:
     """Return *url* with the driver that relevo uses, if it names none."""
     parsed = sa.make_url(url)

@@ -15,7 +15,7 @@ from relevo import App, Envelope, Event
 from relevo.errors import SendError, SessionError
 from relevo_sql import SqlTransport
 
-from .on_server import execute, ids, scalar
+from .on_server import ASYNC_ON_MARIADB, ASYNC_ON_POSTGRESQL, execute, ids, scalar, usable_async_driver
 
 pytest.importorskip("greenlet")
 asyncio_extension: Any = pytest.importorskip("sqlalchemy.ext.asyncio")
@@ -24,25 +24,9 @@ Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 
 
-ON_POSTGRESQL = [
-    pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),
-    pytest.param("postgresql+asyncpg", marks=pytest.mark.postgresql),
-]
-ON_MARIADB = [
-    pytest.param("mariadb+aiomysql", marks=pytest.mark.mariadb),
-    pytest.param("mariadb+asyncmy", marks=pytest.mark.mariadb),
-    pytest.param("mysql+aiomysql", marks=pytest.mark.mariadb),
-]
-"""Dialect and driver of the application's engine."""
-
-
-@pytest.fixture(name="driver", params=[*ON_POSTGRESQL, *ON_MARIADB])
+@pytest.fixture(name="driver", params=[*ASYNC_ON_POSTGRESQL, *ASYNC_ON_MARIADB])
 def _driver(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    module = pytest.importorskip(name.partition("+")[2])
-    if module.__name__ == "aiomysql" and not callable(getattr(module.connection, "escape_bytes_prefixed", bytes)):
-        pytest.skip("aiomysql cannot send bytes with PyMySQL 1.2.3 or newer: aio-libs/aiomysql#1080")
-    return name
+    return usable_async_driver(request.param)
 
 
 @pytest.fixture(name="transport")
@@ -171,7 +155,7 @@ def test_an_event_that_the_database_cannot_hold_is_refused_and_the_session_lives
     assert ids(transport) == ["id-2"]
 
 
-@pytest.mark.parametrize("driver", ON_POSTGRESQL, indirect=True)
+@pytest.mark.parametrize("driver", ASYNC_ON_POSTGRESQL, indirect=True)
 def test_a_nul_is_refused_on_postgresql(
     transport: SqlTransport, server_database: str, driver: str, an_envelope: Maker
 ) -> None:

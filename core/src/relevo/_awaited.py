@@ -49,7 +49,7 @@ def refuse_undone(result: object, listener: str) -> None:
         return
     if hasattr(result, "__await__") and not isinstance(result, Finished):
         what = "an awaitable, which is not awaited"
-        fix = "await it inside the listener; a transactional listener has to be a plain function"
+        fix = "await it inside the listener; a transactional listener that is async has to be an async def"
     elif isinstance(result, _LAZY):
         what = f"a lazy {type(result).__name__}, which nothing iterates over"
         fix = "expected a plain function; run it inside, as in: for _ in steps(event): pass"

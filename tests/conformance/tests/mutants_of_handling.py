@@ -29,7 +29,7 @@ class Begun(HandlingTransaction):
         self.inner = inner
 
     @property
-    def session(self) -> Session:
+    def session(self) -> Any:
         return self.inner.session
 
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:

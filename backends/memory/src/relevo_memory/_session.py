@@ -95,8 +95,8 @@ class MemoryHandling(HandlingTransaction):
         self._own = ListenerSession(sessions, by="memory transport", begun=_begin)
 
     @property
-    def session(self) -> Session:
-        return self._own.session
+    def session(self) -> Any:
+        return self._own.for_listener
 
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
         self._own.require_transaction()

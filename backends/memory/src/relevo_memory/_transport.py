@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import attrs
 
@@ -40,6 +40,8 @@ from relevo_memory._unique import PostedClaim
 
 if TYPE_CHECKING:
     from relevo_memory._session import JoinedSessions
+
+T = TypeVar("T")
 
 _LONGEST_PAUSE = 3600.0
 """Seconds; a longer wait is split, since the interpreter limits one."""
@@ -104,6 +106,7 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
     )
     Options: ClassVar[type] = MemoryOptions
     makes_sessions = False
+    takes_async_sessions = True
 
     def __init__(
         self,
@@ -290,6 +293,12 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
         from relevo_memory._session import MemoryHandling  # noqa: PLC0415 - needs SQLAlchemy, which is optional
 
         return MemoryHandling(delivery, sessions, self.store, self._clock.now, name=self.name)
+
+    async def on_loop(self, work: Callable[[], T]) -> T:
+        """See :meth:`relevo.backend.TransactionalHandling.on_loop`."""
+        from relevo.backend.session import on_loop  # noqa: PLC0415 - needs SQLAlchemy, which is optional
+
+        return await on_loop(work)
 
     def exported_receipt(self, delivery: Delivery) -> bytes:
         """Return nothing: no other process has the store."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from logging import getLogger
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from relevo import Delivery
 from relevo.backend import ForkAware, HandlingTransaction
-from relevo.backend.session import ListenerSession
+from relevo.backend.session import ListenerSession, apart
 from relevo.errors import CommitUnknownError, LeaseLostError, RelevoError, SessionError, described
 from relevo_sql._database import LOCKED
 from relevo_sql._dialect import Dialect
@@ -102,8 +103,8 @@ class SqlHandling(HandlingTransaction):
         self._name = name
 
     @property
-    def session(self) -> Session:
-        return self._own.session
+    def session(self) -> Any:
+        return self._own.for_listener
 
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
         self._own.require_transaction()
@@ -139,7 +140,7 @@ class SqlHandling(HandlingTransaction):
         if not self._own.has_begun_commit or self._is_refused(error):
             return False
         try:
-            return self._record.is_there(state)
+            return apart(partial(self._record.is_there, state))
         except RelevoError as unknown:
             raise CommitUnknownError(self._name, f"the commit failed: {described(error)}; {unknown}") from error
 

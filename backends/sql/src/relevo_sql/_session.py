@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from relevo import Clock, Envelope
 from relevo.backend import ForkAware
-from relevo.backend.session import JoinedObjects, JoinedSession, begin, joinable, listen
+from relevo.backend.session import JoinedObjects, JoinedSession, apart, begin, joinable, listen
 from relevo.errors import ConfigurationError, RelevoError, SendError, SessionError, TransportUnavailableError
 from relevo_sql._database import Database
 from relevo_sql._dialect import ErrorKind, separate_engine
@@ -207,7 +208,8 @@ class JoinedSessions(ForkAware):
 
             ConfigurationError: There is no inbox.
         """
-        now = self._database.now(self._clock)  # first: it may need the lock that the transaction then has
+        # First: it may need the lock that the transaction then has.
+        now = apart(partial(self._database.now, self._clock))
         connection = self.connection(session)
         self.fit(connection, create=False)
         database = self._database
@@ -317,7 +319,7 @@ class JoinedSessions(ForkAware):
                 home = database.dialect.home(own)
                 if not database.dialect.is_file and not database.location.holds(home):
                     # A server is known once it was reached, and it may have been restarted since.
-                    database.inspect(lambda ours: database.location.opened(database.dialect.home(ours)))
+                    apart(lambda: database.inspect(lambda ours: database.location.opened(database.dialect.home(ours))))
                 same = database.location.holds(home)
                 if create and same:
                     return is_incomplete(database, own)
@@ -351,8 +353,8 @@ class JoinedSessions(ForkAware):
 
     def _our_ids(self) -> Iterator[str]:
         with suppress(ConfigurationError, TransportUnavailableError):  # no tables yet, so no id
-            yield self._database.identity()
-            yield self._database.identity(fresh=True)
+            yield apart(self._database.identity)
+            yield apart(partial(self._database.identity, fresh=True))
 
     def _elsewhere(self, what: str) -> SessionError:
         database = self._database

@@ -10,7 +10,7 @@ from functools import partial
 from logging import getLogger
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import attrs
 import sqlalchemy as sa
@@ -79,6 +79,8 @@ from relevo_sql._upkeep import upkeep_of
 if TYPE_CHECKING:
     from relevo_sql._handling import DoneRecord, SessionSource
     from relevo_sql._session import JoinedSessions
+
+T = TypeVar("T")
 
 _log = getLogger("relevo.sql")
 
@@ -172,6 +174,7 @@ class SqlTransport(
         max_body=None,
     )
     Options: ClassVar[type] = SqlOptions
+    takes_async_sessions = True
 
     def __init__(
         self,
@@ -648,6 +651,11 @@ class SqlTransport(
             own.close()
             raise
         return SqlHandling(own, record, self._database.dialect, name=self.name)
+
+    async def on_loop(self, work: Callable[[], T]) -> T:
+        from relevo.backend.session import on_loop  # noqa: PLC0415 - see _joined_sessions()
+
+        return await on_loop(work)
 
     def exported_receipt(self, delivery: Delivery) -> bytes:
         from relevo_sql._handling import exported  # noqa: PLC0415 - see _joined_sessions()

@@ -18,7 +18,7 @@ from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome, Release
 from relevo._worker.execution import TIME_LIMIT
 from relevo._worker.executor import Flow, Handle, Handling, Work
-from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
+from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable, called
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -186,8 +186,12 @@ class _WatchedTable(WatchedTable):
         found = self._watched.get(listener)
         if found is None:
             limit = listener.mark.time_limit or self._time_limit
-            function = _watched_on_loop(listener.function, listener.id, limit, self._executor)
-            found = self._watched[listener] = attrs.evolve(listener, function=function)
+            watched = partial(_watched_on_loop, listener_id=listener.id, limit=limit, executor=self._executor)
+            if listener.mark.transactional:  # the flush and the commit are part of its run
+                found = attrs.evolve(listener, watched=watched(called))
+            else:
+                found = attrs.evolve(listener, function=watched(listener.function))
+            self._watched[listener] = found
         return found
 
 

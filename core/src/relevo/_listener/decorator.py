@@ -186,8 +186,8 @@ def listener(
         transactional: Call it in a transaction of the database that keeps the events, with ``call.session``. When it
             returns, what it wrote, the events of ``call.dispatch`` and the record that it is done commit together; when
             it raises, all of it is rolled back. With ``True`` the transport makes the session; pass your own
-            ``sessionmaker`` or ``scoped_session`` instead, as for other settings. The transport has to be a
-            :class:`relevo.backend.TransactionalHandling`.
+            ``sessionmaker`` or ``scoped_session`` instead, as for other settings. An async listener needs an
+            ``async_sessionmaker``. The transport has to be a :class:`relevo.backend.TransactionalHandling`.
 
         functions: None; this is a decorator, and the error says what to write for a function that exists.
 

@@ -43,7 +43,7 @@ _PATTERN = frozenset("*?#[")
 """The characters of patterns, as routes and the topics of RabbitMQ have them."""
 
 Sessions = Callable[[], Any]
-"""Makes a session of SQLAlchemy's, as a ``sessionmaker`` or a ``scoped_session`` does."""
+"""Makes a session of SQLAlchemy's, as a ``sessionmaker``, a ``scoped_session`` or an ``async_sessionmaker`` does."""
 
 MARKS = "__relevo_listeners__"
 """The attribute of a function that holds its marks."""
@@ -252,9 +252,10 @@ class ListenerTable:
                 f"{listener_id} is transactional and takes no call, which has the session; write (event, call) as its "
                 f"parameters, and use call.session"
             )
-        if mark.transactional and is_async(function):
+        if mark.transactional is True and is_async(function):
             raise ConfigurationError(
-                f"{listener_id} is transactional and async; the session of a transaction is not async; write it as def"
+                f"{listener_id} is transactional and async; no transport makes its AsyncSession; name what makes it: "
+                f"transactional=async_sessionmaker(engine), or write it as def"
             )
         made = Listener(
             id=listener_id,

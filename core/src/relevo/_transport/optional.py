@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relevo._transport.delivery import MAX_STATE, Delivery
 from relevo._transport.query import DoneEntry
@@ -14,6 +14,8 @@ from relevo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+T = TypeVar("T")
 
 INHERITED: Mapping[str, object] = MappingProxyType({"is_inherited": True})
 """
@@ -62,7 +64,8 @@ class HandlingTransaction(ABC):
     """
     The transaction of one listener: what it writes, and the state of its delivery, commit together or not at all.
 
-    It is used by one thread, and ends with :meth:`close`.
+    It is used by one thread, and ends with :meth:`close`. That of an async listener is used inside
+    :meth:`TransactionalHandling.on_loop`.
     """
 
     @property
@@ -118,6 +121,9 @@ class TransactionalHandling(ABC):
     makes_sessions: bool = True
     """Whether it makes sessions itself, on a database of its own."""
 
+    takes_async_sessions: bool = False
+    """Whether the session of a listener may be an ``AsyncSession``; then :meth:`on_loop` is implemented."""
+
     @abstractmethod
     def handling(self, delivery: Delivery, *, sessions: Callable[[], Any] | None = None) -> HandlingTransaction:
         """
@@ -129,7 +135,8 @@ class TransactionalHandling(ABC):
         Args:
             delivery: The delivery. Its receipt may be what :meth:`exported_receipt` returned in another process.
 
-            sessions: Makes the session; by default the transport does, with the address of its own database.
+            sessions: Makes the session, inside :meth:`on_loop` an ``AsyncSession``; by default the transport does, with
+                the address of its own database.
 
         Raises:
             LeaseLostError: The receipt is neither one of this process nor of its parent.
@@ -151,6 +158,18 @@ class TransactionalHandling(ABC):
         It is empty if it is not one of this process, or if no other process reaches the store.
         """
 
+    async def on_loop(self, work: Callable[[], T]) -> T:
+        """
+        Call *work* on the event loop of this thread, so that what it does with an ``AsyncSession`` is awaited.
+
+        A transaction for an async listener is opened, committed and closed in such a call. It is
+        :func:`relevo.backend.session.on_loop` for the sessions of SQLAlchemy.
+
+        Args:
+            work: Calls :meth:`handling`, or a method of what that returned.
+        """
+        raise NotImplementedError
+
 
 class Inbox(ABC):
     """
@@ -163,6 +182,9 @@ class Inbox(ABC):
 
     makes_sessions: bool = True
     """Whether it makes sessions itself, on a database of its own."""
+
+    takes_async_sessions: bool = False
+    """Whether the session of a listener may be an ``AsyncSession``; then :meth:`on_loop` is implemented."""
 
     @abstractmethod
     def remembered(self, key: str) -> bytes | None:
@@ -193,7 +215,8 @@ class Inbox(ABC):
 
             aliases: Further keys that are committed with it: a worker of an earlier release looks for these.
 
-            sessions: Makes the session; by default the transport does, with the address of its own database.
+            sessions: Makes the session, inside :meth:`on_loop` an ``AsyncSession``; by default the transport does, with
+                the address of its own database.
 
         Raises:
             SessionError: *sessions* makes something else, or a session of another database.
@@ -202,6 +225,10 @@ class Inbox(ABC):
 
             TransportUnavailableError: The database cannot be reached.
         """
+
+    async def on_loop(self, work: Callable[[], T]) -> T:
+        """Call *work* as :meth:`TransactionalHandling.on_loop` does."""
+        raise NotImplementedError
 
 
 class Archive(ABC):

@@ -42,6 +42,7 @@ from relevo._worker.transaction import (
     COMMIT_UNKNOWN,
     FIRST,
     NO_TRANSACTION,
+    Ending,
     NotCalled,
     TransactionalCall,
     Transactions,
@@ -306,7 +307,8 @@ class Caller:
         )
         if isinstance(call, TransactionalCall):
             state = partial(finished, progress, listener, call, _after(listener, listeners))
-            call.within = partial(self._transactions.run, delivery=delivery, call=call, listener=listener, state=state)
+            run = self._transactions.run_on_loop if listener.is_async else self._transactions.run
+            call.within = partial(run, delivery=delivery, call=call, listener=listener, state=state)
         return call
 
     def _run(self, listener: Listener, call: Call | None, document: Document, progress: Progress) -> _Ended:
@@ -322,9 +324,8 @@ class Caller:
             except DecodeError as error:
                 return _Unfit(Reason.MALFORMED, str(error))
             if isinstance(call, TransactionalCall):
-                around = partial(observe, self._around_call, event=event, listener_id=listener.id)
-                run = partial(call.within, partial(_call, listener, event, call), around)
-                ending = run() if listener.watched is None else listener.watched(run)
+                run = self._transaction(listener, event, call)
+                ending: Any = listener.watched(run) if listener.watched else awaited(run(), listener.id)
                 return ending or _DONE
             if self._around_call:
                 with observe(self._around_call, event=event, listener_id=listener.id):
@@ -349,6 +350,10 @@ class Caller:
                 event = typed(document, kind) if kind else generic(document)
             except DecodeError as error:
                 return _Unfit(Reason.MALFORMED, str(error))
+            if isinstance(call, TransactionalCall):
+                run = self._transaction(listener, event, call)
+                ending: Ending = await (listener.watched(run) if listener.watched else run())
+                return ending or _DONE
             if self._around_call:
                 with observe(self._around_call, event=event, listener_id=listener.id):
                     await _call_on_loop(listener, event, call)
@@ -361,6 +366,11 @@ class Caller:
         else:
             return _DONE
         return await self._run_on_loop(listener, call, document, progress) if ended is _Result.AGAIN else ended
+
+    def _transaction(self, listener: Listener, event: object, call: TransactionalCall) -> Callable[[], Any]:
+        """Return what calls *listener* in a transaction, or a coroutine that does if it is async."""
+        function = partial(_call_on_loop if listener.is_async else _call, listener, event, call)
+        return partial(call.within, function, partial(observe, self._around_call, event=event, listener_id=listener.id))
 
     def _ended_by(
         self, error: BaseException, listener: Listener, call: Call | None, progress: Progress
@@ -445,11 +455,12 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
 
 
 async def _call_on_loop(listener: Listener, event: object, call: Call | None) -> None:
-    """Do as :func:`_call` does for an async *listener*; its events are sent in a thread."""
+    """Do as :func:`_call` does for an async *listener*; its events are sent in a thread, unless it has a session."""
     result: Any = listener.function(event) if call is None else listener.function(event, call)
     refuse_undone(await result, "the listener")
     if call is not None:
-        if call.holds_events():
+        # With a session they are only enlisted, and that must not be used in another thread.
+        if call.holds_events() and not isinstance(call, TransactionalCall):
             await in_thread(SMALL_WORK, call.send_held)
         else:
             call.send_held()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from enum import Enum, auto
 from functools import partial
 from logging import getLogger
+from typing import Any
 
 import attrs
 
 from relevo._listener.call import Call
 from relevo._listener.listener import Listener
+from relevo._listener.process_loop import SMALL_WORK, in_thread
 from relevo._transport.delivery import Delivery, Nack
 from relevo._transport.envelope import Envelope
 from relevo._transport.optional import HandlingTransaction, Inbox, TransactionalHandling
@@ -63,12 +65,20 @@ class NotCalled:
     error: RelevoError
 
 
+Ending = Uncommitted | NotCalled | None
+"""How the transaction of a listener ended; ``None`` if it has committed."""
+
+
 @attrs.define(kw_only=True, eq=False, repr=False)
 class TransactionalCall(Call):
     """The call of a transactional listener."""
 
-    within: Callable[[Callable[[], object], Around], Uncommitted | NotCalled | None] = attrs.field(init=False)
-    """Calls a function in a transaction; returns ``None`` if that has committed. See :meth:`Transactions.run`."""
+    within: Callable[[Callable[[], Any], Around], Any] = attrs.field(init=False)
+    """
+    Calls a function in a transaction, and returns how that ended; see :meth:`Transactions.run`.
+
+    For an async listener it awaits it: see :meth:`Transactions.run_on_loop`.
+    """
 
 
 def finished(progress: Progress, listener: Listener, call: Call, after: Sequence[Listener]) -> bytes:
@@ -109,13 +119,18 @@ def check_transactional(listener: Listener, transport: Transport, outbox: Transp
     Check that *transport*, or the inbox in its *outbox*, has transactions for *listener*, if that needs them.
 
     Raises:
-        ConfigurationError: There are none, or no sessions are made for them.
+        ConfigurationError: There are none, no sessions are made for them, or it is async and they are not.
     """
     if not listener.mark.transactional:
         return
     store = transport if isinstance(transport, TransactionalHandling) else inbox_in(outbox)
     if store is None:
         raise _without_transactions(listener.id, transport)
+    if listener.is_async and not store.takes_async_sessions:
+        raise ConfigurationError(
+            f"{listener.id} is transactional and async, and {type(store).__name__}, which keeps the record that it is "
+            f"done, takes no AsyncSession; write it as def"
+        )
     if listener.mark.sessions is None and not store.makes_sessions:
         raise ConfigurationError(
             f'{listener.id} is transactional, and the transport "{transport.name}" ({type(transport).__name__}) has no '
@@ -177,6 +192,11 @@ _STOPPED, _DONE = b"stopped", b"done"
 """What an inbox remembers of a listener."""
 
 
+def _record_of(call: Call) -> bytes:
+    """Return what an inbox remembers of the listener that has returned from *call*."""
+    return _STOPPED if call.stopped else _DONE
+
+
 @attrs.frozen(eq=False, repr=False)
 class Transactions:
     """
@@ -210,7 +230,7 @@ class Transactions:
         call: Call,
         listener: Listener,
         state: Callable[[], bytes],
-    ) -> Uncommitted | NotCalled | None:
+    ) -> Ending:
         """
         Call *function* in a transaction; commit that together with the record that *listener* is done.
 
@@ -242,22 +262,60 @@ class Transactions:
             with around():
                 return self._run(function, opened, partial(self._state_of, state, envelope), call)
         try:
-            opened_once = self._opening_once(envelope, delivery.queue, listener, call)
+            opened_once = self._opening_once(self._inbox(listener), envelope, delivery.queue, listener, call)
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
         if opened_once is None:
             return None
         with around():
-            ending = self._run(function, opened_once, lambda: _STOPPED if call.stopped else _DONE, call)
+            ending = self._run(function, opened_once, partial(_record_of, call), call)
         return Uncommitted.UNKNOWN_APART if ending is Uncommitted.UNKNOWN else ending
 
-    def _opening_once(
-        self, envelope: Envelope, queue: str, listener: Listener, call: Call
-    ) -> Callable[[], HandlingTransaction] | None:
-        """Return what begins a transaction that records in the inbox that *listener* is done; ``None`` if it is."""
+    async def run_on_loop(
+        self,
+        function: Callable[[], Awaitable[object]],
+        around: Around,
+        *,
+        delivery: Delivery,
+        call: Call,
+        listener: Listener,
+        state: Callable[[], bytes],
+    ) -> Ending:
+        """
+        Do as :meth:`run` does for an async *listener*, on the loop of this thread.
+
+        If it is cancelled, the transaction is rolled back before this ends, unless it has committed.
+        """
+        envelope = delivery.envelope
+        assert isinstance(envelope, Envelope)  # noqa: S101 - as above  # nosec B101
+        store: object = self._transport
+        if isinstance(store, TransactionalHandling):
+            opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
+            with around():
+                return await self._run_on_loop(store, function, opened, partial(self._state_of, state, envelope), call)
+        try:
+            inbox = self._inbox(listener)
+            opened_once = await in_thread(
+                SMALL_WORK, self._opening_once, inbox, envelope, delivery.queue, listener, call
+            )
+        except (ConfigurationError, TransportError) as error:
+            return NotCalled(error)
+        if opened_once is None:
+            return None
+        with around():
+            ending = await self._run_on_loop(inbox, function, opened_once, partial(_record_of, call), call)
+        return Uncommitted.UNKNOWN_APART if ending is Uncommitted.UNKNOWN else ending
+
+    def _inbox(self, listener: Listener) -> Inbox:
         inbox = inbox_in(self._outbox)
         if inbox is None:
             raise _without_transactions(listener.id, self._transport)
+        return inbox
+
+    def _opening_once(
+        self, inbox: Inbox, envelope: Envelope, queue: str, listener: Listener, call: Call
+    ) -> Callable[[], HandlingTransaction] | None:
+        """Return what begins a transaction that records in *inbox* that *listener* is done; ``None`` if it is."""
         keys = [key_of(self._service, envelope, queue, each) for each in (listener.id, *listener.aliases)]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
@@ -276,7 +334,7 @@ class Transactions:
         opened: Callable[[], HandlingTransaction],
         recorded: Callable[[], bytes],
         call: Call,
-    ) -> Uncommitted | NotCalled | None:
+    ) -> Ending:
         """Call *function* in the transaction that *opened* returns, and commit it with what *recorded* then returns."""
         try:
             transaction = opened()
@@ -294,6 +352,31 @@ class Transactions:
             call.use_session(None)
             transaction.close()
 
+    async def _run_on_loop(
+        self,
+        store: TransactionalHandling | Inbox,
+        function: Callable[[], Awaitable[object]],
+        opened: Callable[[], HandlingTransaction],
+        recorded: Callable[[], bytes],
+        call: Call,
+    ) -> Ending:
+        """Do as :meth:`_run` does, with a transaction of *store* whose session is awaited."""
+        try:
+            transaction = await store.on_loop(opened)
+        except LeaseLostError:
+            return Uncommitted.LOST
+        except SessionError:  # as above
+            raise
+        except (ConfigurationError, TransportError) as error:
+            return NotCalled(error)
+        try:
+            call.use_session(transaction.session)
+            await function()
+            return await store.on_loop(partial(self._commit, transaction, recorded(), call))
+        finally:
+            call.use_session(None)
+            await _to_its_end(store.on_loop(transaction.close))
+
     def _commit(self, transaction: HandlingTransaction, state: bytes, call: Call) -> Uncommitted | None:
         try:
             transaction.commit(state, self._committing)
@@ -303,3 +386,15 @@ class Transactions:
             _log.warning("%r: what is stored will show whether it is done: %s", call, error)
             return Uncommitted.UNKNOWN
         return None
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await *work*, even if this task is cancelled meanwhile: a transaction that stays open would keep its locks."""
+    import asyncio  # noqa: PLC0415 - only a listener that is async needs it
+
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((task,))
+    with suppress(asyncio.CancelledError):  # a listener may cancel all tasks of the loop
+        task.result()

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -19,8 +20,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
 
 from relevo._fork import ForkLock
+from relevo._listener.process_loop import SMALL_WORK, in_thread
 from relevo.errors import SessionError, shown
 
 # what an application passes
@@ -28,7 +31,7 @@ __all__ = ["begin", "joinable"]
 # what is sent with a session
 __all__ += ["Entry", "JoinedObjects", "JoinedSession", "listen"]
 # what a transactional listener writes with
-__all__ += ["ListenerSession"]
+__all__ += ["ListenerSession", "apart", "on_loop"]
 
 Item = TypeVar("Item")
 Target = TypeVar("Target", bound=Session | Connection)
@@ -242,21 +245,46 @@ class JoinedObjects(Generic[Target, Joint]):
             return joint
 
 
+_is_awaited: ContextVar[bool] = ContextVar("relevo_is_awaited", default=False)
+"""Whether this is the work of :func:`on_loop`."""
+
+
+async def on_loop(work: Callable[[], Item]) -> Item:
+    """
+    Call *work* so that the event loop of this thread awaits what it does with the session of an ``AsyncSession``.
+
+    It implements :meth:`relevo.backend.TransactionalHandling.on_loop`.
+    """
+    token = _is_awaited.set(True)
+    try:
+        return await greenlet_spawn(work)
+    finally:
+        _is_awaited.reset(token)
+
+
+def apart(work: Callable[[], Item]) -> Item:
+    """Return the result of *work*, which blocks: if an event loop awaits the caller, it is called in a thread."""
+    if "sqlalchemy.ext.asyncio" in sys.modules and in_greenlet():
+        return await_only(in_thread(SMALL_WORK, work))
+    return work()
+
+
 class ListenerSession:
     """
     A session that is opened for one listener, in one transaction, which only its caller ends.
 
     Args:
-        sessions: Makes the session. A ``scoped_session`` is used as it is, so that functions which the listener calls
-            use the same one; it is removed before, with what an earlier listener left in it, and afterwards.
+        sessions: Makes the session, an ``AsyncSession`` inside :func:`on_loop`. A ``scoped_session`` is used as it is,
+            so that functions which the listener calls use the same one; it is removed before, with what an earlier
+            listener left in it, and afterwards.
 
         by: The name of the transport in words, for an error.
 
         begun: Called with a connection when the session has begun a transaction on it.
 
     Raises:
-        SessionError: *sessions* makes something else than a Session, or one that is in a transaction already, that
-            begins none by itself, or that commits in two phases.
+        SessionError: *sessions* makes something else than a Session, or than an AsyncSession inside :func:`on_loop`, or
+            one that is in a transaction already, that begins none by itself, or that commits in two phases.
 
     A savepoint marks the transaction. It is gone if the database has rolled the transaction back, as after a deadlock,
     or if a statement has ended it: SQLAlchemy notices neither, and goes on in another transaction.
@@ -266,7 +294,9 @@ class ListenerSession:
         self._sessions = sessions
         self._begun = begun
         self._remove()
-        self.session = _made_session(sessions, by=by)
+        self.for_listener, self.session = _made_session(sessions, by=by)
+        """The session for the listener, and the one that does its work: the same, unless it is an AsyncSession."""
+
         self.has_begun_commit = False
         """Whether COMMIT was sent to the database: after an error, it may have taken effect."""
 
@@ -292,6 +322,8 @@ class ListenerSession:
                 "a transactional listener has ended the transaction of call.session, by rollback(), by close() or as a "
                 "context manager, so what it wrote before is lost; use begin_nested() for a part that may fail"
             )
+        if not all(map(_may_be_in_transaction, self._connections)):
+            raise SessionError(_ENDED)
         if len(self._connections) > 1:
             raise SessionError(
                 "a transactional listener has used several databases with call.session, which cannot commit together; "
@@ -308,15 +340,22 @@ class ListenerSession:
             self._is_ours = False
 
     def close(self) -> None:
-        """Close the session, which rolls back what is not committed. Raises nothing."""
-        for connection in () if self.has_committed else self._connections:
-            _roll_back(connection)
+        """Close the session, which rolls back what is not committed. Raises nothing but what interrupts it."""
         try:
+            for connection in () if self.has_committed else self._connections:
+                _roll_back(connection)
             self.session.close()
             self._remove()
         except Exception:  # noqa: BLE001 - a connection that is lost; the database rolls back by itself
             with suppress(Exception):
                 self.session.invalidate()
+        except BaseException:  # as of a task that was cancelled
+            for connection in self._connections:
+                with suppress(Exception):
+                    connection.invalidate()
+            with suppress(Exception):
+                self.session.invalidate()
+            raise
         finally:
             for connection in self._connections:
                 event.remove(connection, "commit", self._note)
@@ -375,13 +414,21 @@ _NOT_ITS_COMMIT = (
 )
 
 
-def _made_session(sessions: Callable[[], Any], *, by: str) -> Session:
-    """Return what *sessions* makes, if a listener can have it."""
-    made: object = sessions()
-    if not isinstance(made, Session):
+def _made_session(sessions: Callable[[], Any], *, by: str) -> tuple[Any, Session]:
+    """Return what *sessions* makes, if a listener can have it, and the session that does its work."""
+    is_async, asynchronous = _is_awaited.get(), sys.modules.get("sqlalchemy.ext.asyncio")
+    if asynchronous and isinstance(sessions, asynchronous.async_scoped_session):
         raise SessionError(
-            f"transactional: expected what makes a Session of SQLAlchemy's for the {by}, such as a sessionmaker; it "
-            f"made {shown(made)}"
+            "transactional: expected what makes a session for each listener; got an async_scoped_session, which can be "
+            "removed only in its own scope; pass its async_sessionmaker"
+        )
+    given: object = sessions()
+    made = given.sync_session if is_async and asynchronous and isinstance(given, asynchronous.AsyncSession) else given
+    if not isinstance(made, Session) or is_async is (made is given):
+        what, maker = ("an AsyncSession", "an async_sessionmaker") if is_async else ("a Session", "a sessionmaker")
+        raise SessionError(
+            f"transactional: expected what makes {what} of SQLAlchemy's for the {by}, such as {maker}; it made "
+            f"{shown(given)}; an AsyncSession is for listeners that are async def, and for these alone"
         )
     if made.get_transaction() is not None or made.new or made.dirty or made.deleted:
         raise SessionError(
@@ -399,7 +446,20 @@ def _made_session(sessions: Callable[[], Any], *, by: str) -> Session:
         raise SessionError(
             f"transactional: {shown(sessions)} made a session that {what}; pass one without that setting"
         )
-    return made
+    return given, made
+
+
+def _may_be_in_transaction(connection: Connection) -> bool:
+    """
+    Return whether the driver of *connection* has a transaction, or does not know.
+
+    asyncpg begins no other one if a statement has ended that of the listener: what follows would commit at once, and
+    so would the record that the listener is done.
+    """
+    if connection.closed or connection.invalidated:
+        return True
+    ask = getattr(connection.connection.driver_connection, "is_in_transaction", None)
+    return ask is None or bool(ask())
 
 
 def _roll_back(connection: Connection) -> None:
