@@ -21,7 +21,33 @@ MOMENTS = ("in the listener", "before the commit", "at the commit", "after the c
 LATE = ("late before the commit", "late after the commit")
 """Moments at which the listener exceeds its time limit, for which its process is killed."""
 
+PLAIN = """
+@relevo.listener("order.paid", transactional=True, time_limit="2s")
+def pay(event, call):
+    session, connection = call.session, call.session.connection()
+    session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']})"))
+    call.dispatch("order.shipped", {"number": event["number"]})
+    prepare(event, session, connection, time.sleep)
+"""
+
+ASYNC = """
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only
+
+sessions = async_sessionmaker(create_async_engine(os.environ["SHOP_DATABASE"]))
+
+
+@relevo.listener("order.paid", transactional=sessions, time_limit="2s")
+async def pay(event, call):
+    connection = await call.session.connection()
+    await call.session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']})"))
+    await call.dispatch("order.shipped", {"number": event["number"]})
+    sleep = lambda seconds: await_only(asyncio.sleep(seconds))
+    prepare(event, call.session.sync_session, connection.sync_connection, sleep)
+"""
+
 SHOP = '''
+import asyncio
 import os
 import signal
 import time
@@ -39,13 +65,13 @@ def kill_once(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep_once(number):
+def sleep_once(number, sleep):
     """Exceed the time limit, unless it was done before for this event."""
     try:
         os.close(os.open(f"killed-{number}", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    time.sleep(600)
+    sleep(600)
 
 
 @relevo.listener("order.paid", priority=1)
@@ -53,12 +79,9 @@ def first(event):
     """Have some progress, which is stored before the next listener is called."""
 
 
-@relevo.listener("order.paid", transactional=True, time_limit="2s")
-def pay(event, call):
+def prepare(event, session, connection, sleep):
+    """Do what has to happen in this event, or have it done later."""
     number, moment = event["number"], event["moment"]
-    session, connection = call.session, call.session.connection()
-    session.execute(sa.text(f"INSERT INTO shipped VALUES ({number})"))
-    call.dispatch("order.shipped", {"number": number})
     if moment == "in the listener":
         kill_once(number)
     elif moment == "before the commit":
@@ -68,9 +91,12 @@ def pay(event, call):
     elif moment == "after the commit":
         sa.event.listen(session, "after_commit", lambda _: kill_once(number))
     elif moment == "late before the commit":
-        sa.event.listen(session, "before_commit", lambda _: sleep_once(number))
+        sa.event.listen(session, "before_commit", lambda _: sleep_once(number, sleep))
     elif moment == "late after the commit":
-        sa.event.listen(session, "after_commit", lambda _: sleep_once(number))
+        sa.event.listen(session, "after_commit", lambda _: sleep_once(number, sleep))
+
+
+PAY
 
 
 @relevo.listener("order.paid", priority=-1)
@@ -106,12 +132,21 @@ def _main(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.lengthy("starts processes and kills them")
-@pytest.mark.parametrize("execution", ["inline", "process"])
+@pytest.mark.parametrize(
+    ("listener", "execution"),
+    [(PLAIN, "inline"), (PLAIN, "process"), (ASYNC, "process"), (ASYNC, "async")],
+    ids=["plain-inline", "plain-process", "async-process", "async-loop"],
+)
 def test_each_row_is_there_once_whenever_the_process_is_killed(
-    tmp_path: Path, main: str, execution: str, monkeypatch: pytest.MonkeyPatch, forget: Callable[[relevo.App], None]
+    tmp_path: Path,
+    main: str,
+    listener: str,
+    execution: str,
+    monkeypatch: pytest.MonkeyPatch,
+    forget: Callable[[relevo.App], None],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "shop.py").write_text(SHOP.replace("PAY", listener))
     (tmp_path / "relevo.toml").write_text(
         f'source = "shop"\nlisteners = ["shop"]\nlease = "1s"\nexecution = "{execution}"\nconcurrency = 1\n\n'
         f"[transports]\nmain = {main}\n"
@@ -121,7 +156,10 @@ def test_each_row_is_there_once_whenever_the_process_is_killed(
         engine = sa.create_engine(database_url(app))
         with engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE shipped (number INTEGER)"))
-        moments = (*MOMENTS, *LATE) if execution == "process" else MOMENTS
+        if listener is ASYNC:
+            driver = usable(_ASYNC_DRIVERS[engine.dialect.name])
+            monkeypatch.setenv("SHOP_DATABASE", engine.url.set(drivername=driver).render_as_string(hide_password=False))
+        moments = MOMENTS if execution == "inline" else (*MOMENTS, *LATE)
         for number, moment in enumerate(moments):
             app.dispatch("order.paid", {"number": number, "moment": moment})
         transport = app.transport()
@@ -135,11 +173,20 @@ def test_each_row_is_there_once_whenever_the_process_is_killed(
         engine.dispose()
         forget(app)
     killed = [code for code in codes if code < 0]
-    assert len(killed) == (len(MOMENTS) if execution == "inline" else 0)
+    assert len(killed) == (0 if execution == "process" else len(MOMENTS))
     assert len(list(tmp_path.glob("killed-*"))) == len(moments)
     assert shipped == [*range(len(moments))]
     assert sorted((tmp_path / "delivered").read_text().split()) == [str(number) for number in range(len(moments))]
     assert (list(dead), left.ready, left.leased or 0, left.scheduled) == ([], 0, 0, 0)
+
+
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+asyncmy"}
+
+
+def usable(driver: str) -> str:
+    """Return *driver*, with its dialect; skip the test if it is not installed."""
+    pytest.importorskip(driver.partition("+")[2])
+    return driver
 
 
 def _drain(folder: Path) -> int:
