@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.util import await_only
 
 import relevo
-from relevo import App, Call, ConfigurationError, Event, RunOptions
-from relevo._listener.process_loop import process_loop
+from relevo import App, Call, ConfigurationError, Event, Nack, Release, RunOptions
+from relevo._listener.process_loop import SMALL_WORK, process_loop
+from relevo._worker.executor import Handling, Work
 from relevo_memory import MemoryTransport
 
 pytest.importorskip("aiosqlite")
@@ -231,6 +232,55 @@ def test_after_its_end_a_listener_has_no_session_and_its_connection_is_returned(
     assert sessions.kw["bind"].pool.checkedout() == 0
 
 
+def test_the_events_of_a_transaction_need_no_thread(app: App, sessions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them may wait for the lock that the transaction has."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a thread was asked for")
+
+    @app.listener("order.paid", transactional=sessions, retry=1)
+    async def pay(event: Event, call: Call) -> None:
+        await call.dispatch("order.shipped")
+
+    monkeypatch.setattr(SMALL_WORK, "submit", refuse)
+    app.dispatch("order.paid")
+    app.drain(RunOptions(until_empty=True, max_events=1, execution="inline"))
+
+    assert waiting(app) == ["order.shipped"]
+
+
+@pytest.mark.parametrize("execution", ["inline", "async"])
+def test_what_was_handed_out_again_is_given_back_for_a_moment(app: App, sessions: Any, execution: str) -> None:
+    ran: list[str] = []
+
+    @app.listener("order.paid", transactional=sessions)
+    async def pay(event: Event, call: Call) -> None:
+        ran.append(call.event_id)
+
+    app.dispatch("order.paid")
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    app.transport().settle([(delivery, Release())])
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    assert isinstance(handle, Handling)
+
+    if execution == "inline":
+        outcome = handle(delivery)
+    else:
+        outcome = process_loop.run(handle.on_loop(delivery, turn), "the test")  # type: ignore[assignment]
+
+    assert isinstance(outcome, Nack)
+    assert outcome.delay == pytest.approx(1.0, abs=1e-3)
+    assert ran == []
+
+
+async def turn(work: Work) -> Any:
+    """Do *work* as the executor on a loop does."""
+    assert isinstance(work, tuple)
+    _, arguments, on_loop = work
+    assert on_loop is not None
+    return await on_loop(*arguments)
+
+
 # --- cancellation -------------------------------------------------------------------------------------------
 
 
@@ -295,6 +345,53 @@ def test_one_that_cancels_itself_has_failed_and_the_next_one_runs(
     assert "CancelledError" in dead(app)
     assert shipped(engine) == [2]
     assert sessions.kw["bind"].pool.checkedout() == 0
+
+
+@ALL_WAYS
+def test_one_that_is_cancelled_once_more_is_rolled_back_before_its_failure_counts(
+    app: App, engine: sa.Engine, sessions: Any, execution: str
+) -> None:
+    """The cancellation arrives at the first await after the listener, which is the rollback."""
+
+    @app.listener("order.paid", transactional=sessions, retry=1)
+    async def pay(event: Event, call: Call) -> None:
+        await ship(call.session)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        raise ValueError("never")
+
+    app.dispatch("order.paid")
+    drain(app, execution)
+
+    assert "ValueError" in dead(app)
+    assert shipped(engine) == []
+    assert sessions.kw["bind"].pool.checkedout() == 0
+
+
+@ALL_WAYS
+def test_if_the_rollback_itself_is_cancelled_the_connection_is_closed(
+    app: App, engine: sa.Engine, sessions: Any, execution: str
+) -> None:
+    def cancel_all(_: object) -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    shared = sessions.kw["bind"]
+    sa.event.listen(shared.sync_engine, "rollback", cancel_all)
+
+    @app.listener("order.paid", transactional=sessions, retry=1)
+    async def pay(event: Event, call: Call) -> None:
+        await ship(call.session)
+        raise ValueError("never")
+
+    app.dispatch("order.paid")
+    drain(app, execution)
+
+    sa.event.remove(shared.sync_engine, "rollback", cancel_all)
+    assert "ValueError" in dead(app)
+    assert shipped(engine) == []
+    assert shared.pool.checkedout() == 0
 
 
 # --- registration -------------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from sqlalchemy.util import await_only
 import relevo
 from relevo import App, Call, Delivery, Envelope, Event, Nack, RunOptions
 from relevo._listener.process_loop import process_loop
+from relevo._worker.transaction import NotCalled, Transactions, Uncommitted
 from relevo.backend import HandlingTransaction
 from relevo.errors import CommitUnknownError, LeaseLostError, SessionError, TransportUnavailableError
+from relevo.testing import make_call
 from relevo_sql import SqlTransport
 
-from .on_server import ASYNC_ON_MARIADB, ASYNC_ON_POSTGRESQL, received, usable_async_driver
+from .on_server import ASYNC_ON_MARIADB, ASYNC_ON_POSTGRESQL, execute, received, usable_async_driver
 
 pytest.importorskip("greenlet")
 asyncio_extension: Any = pytest.importorskip("sqlalchemy.ext.asyncio")
@@ -427,6 +429,87 @@ def test_an_app_dispatches_in_the_transaction(app: App, shop: Any, sessions: Any
 
     assert shipped(shop) == [1]
     assert (len(shipments), lost) == (1, [])
+
+
+# --- with an inbox ------------------------------------------------------------------------------------------
+
+
+Run = Callable[[Callable[[Call], Any]], tuple[Call, object]]
+
+
+@pytest.fixture(name="run")
+def _run(transport: SqlTransport, sessions: Any) -> Run:
+    """Return what handles one event of a transport without transactions; it returns the call, and how it ended."""
+
+    async def pay(event: Event, call: Call) -> None: ...
+
+    app = App(routes={"*": "now"})
+    app.add_listener("order.paid", pay, transactional=sessions)
+    (listener,) = app.listeners
+    envelope = Envelope(id="1", source="shop", name="order.paid", body=b"{}")
+    delivery = Delivery(envelope=envelope, queue="default", attempt=1, lost_leases=0, receipt=object(), enqueued_at=0.0)
+    transactions = Transactions(outbox=transport, service="shop")
+
+    def run(work: Callable[[Call], Any]) -> tuple[Call, object]:
+        call = make_call(Event("order.paid"))
+        about: Any = {"delivery": delivery, "call": call, "listener": listener, "state": lambda: b"unused"}
+        return call, awaited(transactions.run_on_loop(lambda: work(call), contextlib.nullcontext, **about))
+
+    return run
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_listener_that_the_inbox_remembers_is_not_called(
+    run: Run, transport: SqlTransport, shop: Any, monkeypatch: pytest.MonkeyPatch, *, stops: bool
+) -> None:
+    """It is asked in another thread, since the loop has other listeners."""
+    remembered, asked = transport.remembered, []
+
+    def ask(key: str) -> bytes | None:
+        asked.append(process_loop.is_here())
+        return remembered(key)
+
+    async def work(call: Call) -> None:
+        await ship(call.session)
+        if stops:
+            call.stop_propagation()
+
+    monkeypatch.setattr(transport, "remembered", ask)
+    run(work)
+    again, ended = run(work)
+
+    assert (again.stopped, ended) == (stops, None)
+    assert asked == [False, False]
+    assert shipped(shop) == [1]
+
+
+def test_a_commit_of_which_nothing_is_known_is_one_apart_from_the_event(
+    run: Run, transport: SqlTransport, shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(_: str) -> bool:
+        raise TransportUnavailableError("main", "unreachable")
+
+    async def work(call: Call) -> None:
+        await ship(call.session)
+        lose_the_answer(shop, monkeypatch, after=True)
+
+    monkeypatch.setattr(transport._inbox, "has", unreachable)
+
+    assert run(work)[1] is Uncommitted.UNKNOWN_APART
+    assert run(work)[1] is None
+    assert shipped(shop) == [1]
+
+
+def test_without_the_inbox_the_listener_is_not_called(run: Run, transport: SqlTransport) -> None:
+    async def work(call: Call) -> None:
+        raise AssertionError("there is no record of it")
+
+    execute(transport.url, "DROP TABLE relevo_inbox")
+
+    ended = run(work)[1]
+
+    assert isinstance(ended, NotCalled)
+    assert "relevo setup" in str(ended.error)
 
 
 # --- cancellation -------------------------------------------------------------------------------------------
