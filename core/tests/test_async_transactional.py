@@ -16,6 +16,7 @@ import relevo
 from relevo import App, Call, ConfigurationError, Event, Nack, Release, RunOptions
 from relevo._listener.process_loop import SMALL_WORK, process_loop
 from relevo._worker.executor import Handling, Work
+from relevo._worker.transaction import NO_TRANSACTION
 from relevo_memory import MemoryTransport
 
 pytest.importorskip("aiosqlite")
@@ -269,6 +270,7 @@ def test_what_was_handed_out_again_is_given_back_for_a_moment(app: App, sessions
         outcome = process_loop.run(handle.on_loop(delivery, turn), "the test")  # type: ignore[assignment]
 
     assert isinstance(outcome, Nack)
+    assert outcome.reason != NO_TRANSACTION
     assert outcome.delay == pytest.approx(1.0, abs=1e-3)
     assert ran == []
 
@@ -364,34 +366,37 @@ def test_one_that_is_cancelled_once_more_is_rolled_back_before_its_failure_count
     app.dispatch("order.paid")
     drain(app, execution)
 
-    assert "ValueError" in dead(app)
+    assert dead(app).endswith("ValueError: never")
     assert shipped(engine) == []
     assert sessions.kw["bind"].pool.checkedout() == 0
 
 
 @ALL_WAYS
-def test_if_the_rollback_itself_is_cancelled_the_connection_is_closed(
-    app: App, engine: sa.Engine, sessions: Any, execution: str
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_if_the_rollback_itself_is_cancelled_the_transaction_ends_nevertheless(
+    app: App, engine: sa.Engine, sessions: Any, execution: str, turns: int
 ) -> None:
-    def cancel_all(_: object) -> None:
+    """Before it has begun, inside it, or later: each await is a turn of the loop."""
+
+    def cancel_all(left: int) -> None:
+        if left:
+            asyncio.get_running_loop().call_soon(cancel_all, left - 1)
+            return
         for task in asyncio.all_tasks():
             task.cancel()
-
-    shared = sessions.kw["bind"]
-    sa.event.listen(shared.sync_engine, "rollback", cancel_all)
 
     @app.listener("order.paid", transactional=sessions, retry=1)
     async def pay(event: Event, call: Call) -> None:
         await ship(call.session)
+        asyncio.get_running_loop().call_soon(cancel_all, turns)
         raise ValueError("never")
 
     app.dispatch("order.paid")
     drain(app, execution)
 
-    sa.event.remove(shared.sync_engine, "rollback", cancel_all)
-    assert "ValueError" in dead(app)
+    assert dead(app).endswith("ValueError: never")
     assert shipped(engine) == []
-    assert shared.pool.checkedout() == 0
+    assert sessions.kw["bind"].pool.checkedout() == 0
 
 
 # --- registration -------------------------------------------------------------------------------------------

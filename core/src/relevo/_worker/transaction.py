@@ -37,6 +37,9 @@ COMMIT_UNKNOWN = "commit-unknown"
 NO_TRANSACTION = "transaction-unavailable"
 """The reason of a retry if the transaction of a listener could not begin."""
 
+_MOST_CLOSES = 3
+"""The largest number of times that a transaction is closed whose end is cancelled."""
+
 FIRST, _LONGEST = 1.0, 60.0
 """Seconds before an event is tried again whose commit is unknown; they double each time."""
 
@@ -375,7 +378,7 @@ class Transactions:
             return await store.on_loop(partial(self._commit, transaction, recorded(), call))
         finally:
             call.use_session(None)
-            await _to_its_end(store.on_loop(transaction.close))
+            await _to_its_end(partial(store.on_loop, transaction.close))
 
     def _commit(self, transaction: HandlingTransaction, state: bytes, call: Call) -> Uncommitted | None:
         try:
@@ -388,13 +391,19 @@ class Transactions:
         return None
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await *work*, even if this task is cancelled meanwhile: a transaction that stays open would keep its locks."""
+async def _to_its_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """
+    Await *work*, even if this task is cancelled meanwhile: a transaction that stays open would keep its locks.
+
+    It is called again if it is cancelled itself, maybe before it began: a listener may cancel all tasks of the loop.
+    """
     import asyncio  # noqa: PLC0415 - only a listener that is async needs it
 
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait((task,))
-    with suppress(asyncio.CancelledError):  # a listener may cancel all tasks of the loop
-        task.result()
+    for _ in range(_MOST_CLOSES):
+        task = asyncio.ensure_future(work())
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+            return

@@ -303,7 +303,7 @@ class ListenerSession:
         self.has_committed = False
         """Whether the commit took effect, also if a listener to the session's events raised afterwards."""
 
-        self._is_ours = False
+        self._is_ours = self._is_closed = False
         self._connections: list[Connection] = []
         listen(self.session, "before_commit", self._refuse)
         listen(self.session, "after_begin", self._watch)
@@ -340,23 +340,25 @@ class ListenerSession:
             self._is_ours = False
 
     def close(self) -> None:
-        """Close the session, which rolls back what is not committed. Raises nothing but what interrupts it."""
+        """
+        Close the session, which rolls back what is not committed; a second time do nothing.
+
+        It raises nothing but what interrupts it, such as the cancellation of the task that awaits it.
+        """
+        if self._is_closed:
+            return
         try:
             for connection in () if self.has_committed else self._connections:
                 _roll_back(connection)
             self.session.close()
             self._remove()
-        except Exception:  # noqa: BLE001 - a connection that is lost; the database rolls back by itself
+        except BaseException as error:
             with suppress(Exception):
                 self.session.invalidate()
-        except BaseException:  # as of a task that was cancelled
-            for connection in self._connections:
-                with suppress(Exception):
-                    connection.invalidate()
-            with suppress(Exception):
-                self.session.invalidate()
-            raise
+            if not isinstance(error, Exception):  # else the connection is lost, and the database rolls back by itself
+                raise
         finally:
+            self._is_closed = True
             for connection in self._connections:
                 event.remove(connection, "commit", self._note)
             event.remove(self.session, "before_commit", self._refuse)
