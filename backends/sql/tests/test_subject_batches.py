@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from relevo import App, Call, ConfigurationError, Event, Subject, SubjectMissingError
+from relevo import App, Call, ConfigurationError, Event, RunOptions, Subject, SubjectMissingError
+from relevo._listener.process_loop import process_loop
 from relevo_memory import MemoryTransport
 from relevo_sql import orm_subject
 
@@ -219,6 +221,40 @@ def test_an_asynchronous_factory_loads_a_batch_with_one_query(engine: sa.Engine)
     assert [each.name for each in authors] == ["Jane", "Jane"]
     assert authors[0] is not authors[1]
     asyncio.run(own.dispose())
+
+
+def test_async_listeners_load_the_subjects_of_a_batch_with_one_query_beside_their_loop(engine: sa.Engine) -> None:
+    pytest.importorskip("aiosqlite")
+    asynchronous: Any = pytest.importorskip("sqlalchemy.ext.asyncio")
+    own = asynchronous.create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"))
+    books = orm_subject(Book, asynchronous.async_sessionmaker(own), batch=True)
+    found: list[str] = []
+    went_on: list[bool] = []
+    """Whether the loop went on during a query."""
+
+    def note(_: object) -> None:
+        turned = threading.Event()
+        process_loop.loop().call_soon_threadsafe(turned.set)
+        went_on.append(turned.wait(10))
+
+    with App(transports={"main": MemoryTransport()}, subjects=[books]) as app:
+
+        @app.listener("book.lent")
+        async def lend_out(event: Event, call: Call) -> None:
+            book = await call.load()
+            found.append(book.title)
+
+        lend(app)
+        sa.event.listen(orm.Session, "do_orm_execute", note)
+        try:
+            app.drain(RunOptions(until_empty=True, execution="async", concurrency=MANY))
+        finally:
+            sa.event.remove(orm.Session, "do_orm_execute", note)
+
+    asyncio.run(own.dispose())
+    assert sorted(found) == sorted(f"Emma {each}" for each in range(MANY))
+    assert went_on == [True] * len(went_on)
+    assert 1 <= len(went_on) <= 5, "batches"
 
 
 def test_a_scoped_session_is_refused_since_its_objects_are_not_apart(engine: sa.Engine) -> None:
