@@ -41,7 +41,8 @@ def _engine(tmp_path: Path) -> Iterator[sa.Engine]:
 @pytest.fixture(name="sessions")
 def _sessions(engine: sa.Engine) -> Iterator[Any]:
     """Return what makes the sessions of listeners."""
-    of_listeners = asyncio_extension.create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"))
+    address = engine.url.set(drivername="sqlite+aiosqlite")
+    of_listeners = asyncio_extension.create_async_engine(address, poolclass=sa.AsyncAdaptedQueuePool)
     yield asyncio_extension.async_sessionmaker(of_listeners)
     process_loop.run(of_listeners.dispose(), "the test")
 

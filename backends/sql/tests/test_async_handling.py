@@ -56,7 +56,8 @@ def _transport(opener: Opener, url: str) -> SqlTransport:
 @pytest.fixture(name="shop")
 def _shop(transport: SqlTransport, driver: str) -> Iterator[Any]:
     """Return the application's engine, of a database with the table of its rows."""
-    engine = asyncio_extension.create_async_engine(transport.url.set(drivername=driver))
+    address = transport.url.set(drivername=driver)
+    engine = asyncio_extension.create_async_engine(address, poolclass=sa.AsyncAdaptedQueuePool)
 
     async def create() -> None:
         async with engine.begin() as connection:
