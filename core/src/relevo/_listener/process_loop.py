@@ -267,12 +267,15 @@ class DaemonPool(ForkAware):
         """Call *function* in a thread, and then *done* with its result or what it raised."""
 
         def work() -> None:
+            result, raised = None, None
             try:
                 result = function()
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-                done(None, error)
-            else:
-                done(result, None)
+                raised = error
+            with self._lock:  # before: the next one may be submitted at once, and needs no other thread
+                self._busy -= 1
+            done(result, raised)
+            del raised  # it has this frame in its traceback
 
         with self._lock:
             self._busy += 1
@@ -301,11 +304,7 @@ class DaemonPool(ForkAware):
     def _serve(self) -> None:
         queue = self._work
         while (work := queue.get()) is not None:
-            try:
-                work()
-            finally:
-                with self._lock:
-                    self._busy -= 1
+            work()
 
 
 SMALL_WORK: Final = DaemonPool(8, "relevo-work")
