@@ -183,7 +183,10 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
     ),
     "a listener that is async and transactional": (
         "import relevo\n@relevo.listener('a.b', transactional=True)\nasync def f(e, call): ...\n",
-        "shop_listeners:f is transactional and async; the session of a transaction is not async; write it as def",
+        (
+            "shop_listeners:f is transactional and async; no transport makes its AsyncSession; name what makes it: "
+            "transactional=async_sessionmaker(engine), or write it as def"
+        ),
     ),
 }
 

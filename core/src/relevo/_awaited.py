@@ -42,14 +42,14 @@ def refuse_undone(result: object, listener: str) -> None:
     """
     Raise :class:`TypeError` if *result*, returned by *listener*, is work that was not done.
 
-    That is an awaitable which the coroutine of an async listener returns, or which a transactional listener returns; a
-    generator, whose body runs when something iterates over it; and a ``map`` or ``filter``.
+    That is an awaitable which the coroutine of an async listener returns, or which a plain transactional listener
+    returns; a generator, whose body runs when something iterates over it; and a ``map`` or ``filter``.
     """
     if result is None:
         return
     if hasattr(result, "__await__") and not isinstance(result, Finished):
         what = "an awaitable, which is not awaited"
-        fix = "await it inside the listener; a transactional listener that is async has to be an async def"
+        fix = "await it inside the listener; write a transactional listener that is async as async def"
     elif isinstance(result, _LAZY):
         what = f"a lazy {type(result).__name__}, which nothing iterates over"
         fix = "expected a plain function; run it inside, as in: for _ in steps(event): pass"
