@@ -389,6 +389,34 @@ def test_many_at_once_each_commit_once(app: App, shop: Any, sessions: Any) -> No
     assert shop.pool.checkedout() == 0
 
 
+def test_listeners_that_begin_at_once_look_at_the_database_once(app: App, shop: Any, sessions: Any) -> None:
+    """Each look has a connection of its own, and a server has not one for each of a thousand listeners."""
+
+    def note(driver: Any, _: object) -> None:
+        if asyncio._get_running_loop() is not None:  # else it is one of the transport's
+            opened.append(driver)
+
+    opened: list[Any] = []
+    before_commits: list[int] = []
+    all_began = asyncio.Barrier(20)
+
+    @app.listener("order.paid", transactional=sessions)
+    async def pay(event: Event, call: Call) -> None:
+        await all_began.wait()
+        before_commits.append(len(opened))
+
+    for _ in range(20):
+        app.dispatch("order.paid")
+    sa.event.listen(sa.Pool, "connect", note)
+    try:
+        report = drain(app, "async", concurrency=20)
+    finally:
+        sa.event.remove(sa.Pool, "connect", note)
+
+    assert report.done == 20
+    assert before_commits[0] <= 2, "one of the engine's pool, and one beside it"
+
+
 @pytest.mark.parametrize("execution", ["inline", "async"])
 def test_after_a_commit_of_which_nothing_is_known_the_listener_is_not_called_again(
     app: App, transport: SqlTransport, shop: Any, sessions: Any, execution: str, monkeypatch: pytest.MonkeyPatch

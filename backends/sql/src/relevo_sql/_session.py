@@ -10,7 +10,7 @@ database commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy import event as events
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy.util.concurrency import AsyncAdaptedLock, in_greenlet
 
 from relevo import Clock, Envelope
 from relevo.backend import ForkAware
@@ -71,6 +71,8 @@ class JoinedSessions(ForkAware):
 
     def after_fork_in_child(self) -> None:
         self._known: WeakKeyDictionary[sa.Engine, Hashable | None] = WeakKeyDictionary()
+        self._turns: WeakKeyDictionary[Any, AbstractContextManager[object]] = WeakKeyDictionary()
+        """By event loop."""
 
     def at(self, session: Any, *, create: bool) -> Callable[[Make], None]:
         """
@@ -152,13 +154,28 @@ class JoinedSessions(ForkAware):
         self.require_kind(bind.dialect)
         if isinstance(bind, sa.Connection):
             self._require_own_transaction(bind)
+            self._know(bind.engine, create=False)
         elif not self._is_known(bind):
-            try:
-                with bind.connect() as probe, probe.begin():
-                    self._require_transactions(probe)
-            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-                raise self._translated(error) from getattr(error, "orig", None) or error
-        self._know(bind.engine, create=False)
+            with self._turn(bind):
+                self._admit(bind)
+
+    def _admit(self, engine: sa.Engine) -> None:
+        if self._is_known(engine):  # by now
+            return
+        try:
+            with engine.connect() as probe, probe.begin():
+                self._require_transactions(probe)
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            raise self._translated(error) from getattr(error, "orig", None) or error
+        self._know(engine, create=False)
+
+    def _turn(self, engine: sa.Engine) -> AbstractContextManager[object]:
+        """Let the tasks of an event loop look one by one: a server has no connection for each of thousands."""
+        if not engine.dialect.is_async:
+            return nullcontext()
+        from asyncio import get_running_loop  # noqa: PLC0415 - imported already where there is such an engine
+
+        return self._turns.setdefault(get_running_loop(), AsyncAdaptedLock())
 
     def _require_own_transaction(self, connection: sa.Connection) -> None:
         if connection.in_transaction():
