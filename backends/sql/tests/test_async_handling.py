@@ -564,6 +564,32 @@ def test_at_its_time_limit_a_listener_is_rolled_back_and_runs_again(
 
 
 @CANCELLING
+def test_the_time_limit_holds_while_the_worker_waits_for_the_lock_of_the_listener(
+    app: App, shop: Any, sessions: Any, execution: str
+) -> None:
+    """On SQLite, the worker cannot settle the other event before the listener that has the lock is cancelled."""
+    has_begun = asyncio.Event()
+
+    @app.listener("order.paid", transactional=sessions, time_limit=1.0, retry=relevo.Retry(2, first=0.0))
+    async def pay(event: Event, call: Call) -> None:
+        await ship(call.session, call.attempt)
+        has_begun.set()
+        if call.attempt == 1:
+            await asyncio.sleep(600)
+
+    @app.listener("order.seen")
+    async def see(event: Event) -> None:
+        await has_begun.wait()
+
+    app.dispatch("order.seen")
+    app.dispatch("order.paid")
+    report = drain(app, execution, concurrency=2)
+
+    assert shipped(shop) == [2]
+    assert (report.done, report.retry_reasons) == (2, {"listener-failed": 1})
+
+
+@CANCELLING
 @pytest.mark.parametrize("after", [False, True])
 def test_at_its_time_limit_during_the_commit_the_database_is_asked(
     app: App,

@@ -18,7 +18,7 @@ from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome, Release
 from relevo._worker.execution import TIME_LIMIT
 from relevo._worker.executor import Flow, Handle, Handling, Work
-from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable, called
+from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable, within_limit
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -188,7 +188,8 @@ class _WatchedTable(WatchedTable):
             limit = listener.mark.time_limit or self._time_limit
             watched = partial(_watched_on_loop, listener_id=listener.id, limit=limit, executor=self._executor)
             if listener.mark.transactional:  # the flush and the commit are part of its run
-                found = attrs.evolve(listener, watched=watched(called))
+                timed = partial(_with_timer, listener_id=listener.id, limit=limit)
+                found = attrs.evolve(listener, watched=watched(timed))
             else:
                 found = attrs.evolve(listener, function=watched(listener.function))
             self._watched[listener] = found
@@ -214,6 +215,15 @@ def _watched_on_loop(
             executor.end()
 
     return update_wrapper(call, function, assigned=(), updated=())
+
+
+async def _with_timer(run: Callable[[], Awaitable[object]], *, listener_id: str, limit: float) -> object:
+    """
+    Await *run*, which calls a transactional listener; cancel it after *limit* seconds.
+
+    The worker's thread, which cancels the others, may be waiting for a lock that the transaction has, as on SQLite.
+    """
+    return await within_limit(run(), listener_id, limit)
 
 
 def _in_one_step(handle: Handle, delivery: Delivery, *, on_loop: bool) -> Flow:  # noqa: ARG001 - of a protocol

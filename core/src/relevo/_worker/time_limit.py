@@ -136,7 +136,7 @@ class WatchedTable(ListenerTable):
         if found is None:
             limit = listener.mark.time_limit or self._time_limit
             if listener.mark.transactional:  # the flush and the commit, which may wait for others, are part of its run
-                watched = _watched(called, listener.id, limit, self._watch, is_async=listener.is_async)
+                watched = _watched(_called, listener.id, limit, self._watch, is_async=listener.is_async)
                 found = attrs.evolve(listener, watched=watched)
             else:
                 watched = _watched(listener.function, listener.id, limit, self._watch, is_async=listener.is_async)
@@ -145,7 +145,7 @@ class WatchedTable(ListenerTable):
         return found
 
 
-def called(function: Callable[[], Any]) -> Any:
+def _called(function: Callable[[], Any]) -> Any:
     """Return what *function* returns, which calls a transactional listener."""
     return function()
 
