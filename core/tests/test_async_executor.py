@@ -16,8 +16,10 @@ from relevo import (
     App,
     Call,
     ConfigurationError,
+    DeadLetter,
     DeadLetterEntry,
     Delivery,
+    Envelope,
     Event,
     Execution,
     ListenerTable,
@@ -27,9 +29,13 @@ from relevo import (
     Report,
     RunOptions,
 )
+from relevo._clock import SystemClock
 from relevo._listener.listener import Mark
 from relevo._listener.process_loop import DaemonPool, in_thread, process_loop
+from relevo._worker.caller import Caller
+from relevo._worker.executor import Executor, Handling, InlineExecutor
 from relevo.execution import AsyncExecutor, ThreadExecutor, TimeLimitExceededError
+from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
 from .application import Make
@@ -157,6 +163,24 @@ def test_one_that_cancels_itself_fails_and_the_next_listener_is_not_cancelled(ap
     assert heard == ["image.created"]
 
 
+def test_a_cancellation_that_it_takes_back_does_not_run_its_event_again(app: App) -> None:
+    runs: list[str] = []
+
+    @app.listener("image.created", retry=1)
+    async def waver(event: Event) -> None:
+        runs.append(event.name)
+        task = asyncio.current_task()
+        assert task is not None
+        if len(runs) < 10:  # else this test would never end
+            task.cancel()
+            task.uncancel()  # which until Python 3.13 leaves the task cancelled at its next await, or at its end
+
+    app.dispatch("image.created")
+
+    assert _drain(app).done == 1
+    assert len(runs) == 1
+
+
 def test_one_that_cancels_all_tasks_loses_no_event(app: App) -> None:
     done = 0
 
@@ -222,6 +246,64 @@ def test_each_task_has_the_ids_of_its_own_event(app: App) -> None:
     _drain(app)
 
     assert seen == [True] * 100
+
+
+def _handling(app: App, executor: Executor, running: dict[int, tuple[Delivery, str]]) -> Handling:
+    """Return what handles the events of *app*, and notes in *running* which listeners run."""
+    caller = Caller(
+        listeners=executor.watch(app.listeners),
+        first_queue=lambda _: "default",
+        subjects=app.subjects,
+        clock=SystemClock(),
+        chance=lambda: 0.0,
+        checkpoint=lambda _, __: None,
+        running=running,
+    )
+    return Handling(caller.steps)
+
+
+def test_progress_that_is_too_large_is_a_dead_letter_as_in_threads(app: App) -> None:
+    executor = AsyncExecutor(2)
+
+    async def go_on(event: Event) -> None: ...
+
+    for number in range(100):
+        app.add_listener("image.created", go_on, id=f"{number:0>250}")
+    app.dispatch("image.created")
+    [delivery] = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    executor.start(_handling(app, executor, {}))
+    executor.submit(delivery)
+
+    [outcome] = _ended(executor)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == "state-too-large"
+    executor.stop()
+
+
+@pytest.mark.parametrize("execution", ["async", "threads", "inline"])
+def test_a_listener_that_has_ended_does_not_run(app: App, execution: Any) -> None:
+    running: dict[int, tuple[Delivery, str]] = {}
+    executors: dict[str, Callable[[], Executor]] = {
+        "async": lambda: AsyncExecutor(2),
+        "threads": lambda: ThreadExecutor(2),
+        "inline": InlineExecutor,
+    }
+
+    @app.listener("image.created", id="run")
+    async def run(event: Event) -> None:
+        assert [listener_id for _, listener_id in running.values()] == ["run"]
+
+    app.dispatch("image.created")
+    [delivery] = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    executor = executors[execution]()
+    executor.start(_handling(app, executor, running))
+    executor.submit(delivery)
+    while not (found := executor.take_finished(0.1)):
+        pass
+
+    assert found == [(delivery, Ack())]
+    assert running == {}
+    executor.stop()
 
 
 # --- subjects -----------------------------------------------------------------------------------------
@@ -304,6 +386,64 @@ def test_one_that_is_loaded_when_its_listener_has_ended_is_released_too(app: App
     release.set()
 
     assert freed.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("execution", ["async", "threads"])
+def test_a_listener_that_is_cancelled_does_not_wait_for_its_subject(app: App, execution: Any) -> None:
+    loaded = threading.Event()
+    app.subjects.add(
+        relevo.SubjectType(type="image", cls=bytes, name=lambda _: None, load=lambda _: loaded.wait(PATIENCE))
+    )
+    ended: list[str] = []
+
+    @app.listener("image.created", retry=1, time_limit=0.5)
+    async def look(event: Event, call: Call) -> None:
+        try:
+            async with asyncio.timeout(0.01):
+                await call.load()
+        except TimeoutError:
+            ended.append("after its own time")
+        try:
+            await call.load()
+        finally:
+            ended.append("after its limit")
+
+    app.dispatch(_about("a"))
+    app.drain(RunOptions(execution=execution, concurrency=2))
+    loaded.set()
+
+    assert ended == ["after its own time", "after its limit"]
+    assert "look ran for longer than its time limit of 0.5 s" in _dead(app)[0].error
+
+
+def test_subjects_that_hang_hold_up_no_other_event(app: App) -> None:
+    loaded = threading.Event()
+    app.subjects.add(
+        relevo.SubjectType(type="image", cls=bytes, name=lambda _: None, load=lambda _: loaded.wait(PATIENCE) or None)
+    )
+    hanging = 0
+
+    @app.listener("image.created", retry=1)
+    async def look(event: Event, call: Call) -> None:
+        nonlocal hanging
+        hanging += 1
+        await call.load()
+
+    @app.listener("image.shown", retry=1)
+    async def go_on(event: Event, call: Call) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while hanging < 20:  # noqa: ASYNC110 - a number
+                await asyncio.sleep(0.01)
+        await call.dispatch("image.told")
+
+    @app.listener("image.told", retry=1)
+    async def hear(event: Event) -> None:
+        loaded.set()
+
+    app.dispatch_many([_about("a") for _ in range(20)])
+    app.dispatch("image.shown")
+
+    assert _drain(app).done == 22
 
 
 def test_a_subject_that_is_loaded_on_the_loop_is_warned_of_once(app: App, caplog: pytest.LogCaptureFixture) -> None:
@@ -390,6 +530,179 @@ def test_one_that_blocks_the_loop_ends_the_worker(app: App, released: threading.
         app.worker(RunOptions(until_empty=True), executor=executor).run()
 
 
+@pytest.mark.parametrize("execution", ["async", "threads"])
+def test_what_one_does_when_it_is_cancelled_at_its_limit_is_not_cancelled_again(app: App, execution: Any) -> None:
+    ended: list[str] = []
+
+    @app.listener("image.created", retry=1, time_limit=0.1)
+    async def hang(event: Event) -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            await asyncio.sleep(0.5)  # the worker looks at the limits five times meanwhile
+            ended.append("rolled back")
+
+    app.dispatch("image.created")
+    app.drain(RunOptions(execution=execution, concurrency=2))
+
+    assert ended == ["rolled back"]
+    assert "hang ran for longer than its time limit of 0.1 s" in _dead(app)[0].error
+
+
+class _Held:
+    """Listeners of which one waits for another that blocks the loop, longer than the limit of the first."""
+
+    def __init__(self, app: App, *, until: Callable[[], bool], limit: float, as_callback: bool = False):
+        self.blocks = threading.Event()
+
+        def block() -> None:
+            self.blocks.set()
+            ends = time.monotonic() + PATIENCE
+            while not until() and time.monotonic() < ends:
+                time.sleep(0.01)
+
+        async def wait(event: Event) -> None:
+            while not self.blocks.is_set():  # noqa: ASYNC110 - set while the loop is blocked
+                await asyncio.sleep(0.01)
+
+        async def spoil(event: Event) -> None:
+            if as_callback:
+                asyncio.get_running_loop().call_soon(block)
+                await asyncio.sleep(PATIENCE)
+            else:
+                block()
+
+        app.add_listener("image.waited", wait, id="wait", time_limit=0.7, retry=1)
+        app.add_listener("image.blocked", spoil, id="spoil", time_limit=limit, retry=1)
+        app.dispatch_many([Event("image.waited"), Event("image.waited"), Event("image.blocked")])
+
+    @staticmethod
+    def deaths(app: App) -> dict[str, int]:
+        """Return the deaths of the events that are left."""
+        left = app.transport().receive(["default"], limit=10, lease=60, wait=0)
+        return {each.envelope.name: len(each.deaths) for each in left if isinstance(each.envelope, Envelope)}
+
+
+@pytest.mark.parametrize("kind", [AsyncExecutor, ThreadExecutor])
+def test_the_time_in_which_another_blocks_the_loop_does_not_count_for_a_limit(
+    app: App, kind: type[AsyncExecutor | ThreadExecutor]
+) -> None:
+    began = time.monotonic()
+    _Held(app, until=lambda: time.monotonic() - began > 5, limit=PATIENCE)
+
+    report = app.worker(RunOptions(until_empty=True), executor=kind(10, grace=0.1, patience=2)).run()
+
+    assert (report.done, report.retried, report.dead) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [AsyncExecutor, ThreadExecutor])
+def test_one_that_blocks_the_loop_is_to_blame_and_those_that_wait_for_it_are_not(
+    app: App, released: threading.Event, kind: type[AsyncExecutor | ThreadExecutor]
+) -> None:
+    _Held(app, until=released.is_set, limit=2)
+
+    with pytest.raises(TimeLimitExceededError, match="spoil ran for longer"):
+        app.worker(RunOptions(until_empty=True), executor=kind(10, grace=0.1, patience=2)).run()
+
+    assert _Held.deaths(app) == {"image.waited": 0, "image.blocked": 1}
+
+
+@pytest.mark.parametrize("kind", [AsyncExecutor, ThreadExecutor])
+def test_none_of_several_is_to_blame_if_it_is_not_known_which_of_them_blocks_the_loop(
+    app: App, released: threading.Event, kind: type[AsyncExecutor | ThreadExecutor]
+) -> None:
+    _Held(app, until=released.is_set, limit=2, as_callback=True)
+
+    with pytest.raises(TimeLimitExceededError):
+        app.worker(RunOptions(until_empty=True), executor=kind(10, grace=0.1, patience=2)).run()
+
+    assert _Held.deaths(app) == {"image.waited": 0, "image.blocked": 0}
+
+
+def test_one_is_given_time_to_end_after_a_server_was_down_for_longer_than_its_limit(app: App, clock: FakeClock) -> None:
+    executor, begun = AsyncExecutor(2, clock=clock), threading.Event()
+
+    @app.listener("image.created", retry=1, time_limit=1)
+    async def hang(event: Event) -> None:
+        begun.set()
+        await asyncio.sleep(PATIENCE)
+
+    app.dispatch("image.created")
+    [delivery] = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    executor.start(app.handle("main", executor.watch(app.listeners), checkpoint=None))
+    executor.submit(delivery)
+    assert begun.wait(PATIENCE)
+    clock.advance(1000)  # in which the worker waited for the server, and looked at no limit
+
+    while not (found := executor.take_finished(0.1)):
+        clock.advance(0.1)
+
+    assert [type(outcome) for _, outcome in found] == [DeadLetter]
+    assert executor.room() == 2
+    executor.stop()
+
+
+@pytest.mark.parametrize("kind", [AsyncExecutor, ThreadExecutor])
+def test_what_is_given_up_is_no_failure_of_its_listener(
+    app: App, caplog: pytest.LogCaptureFixture, kind: type[AsyncExecutor | ThreadExecutor]
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    executor = kind(2)
+    running: dict[int, tuple[Delivery, str]] = {}
+
+    @app.listener("image.created")
+    async def wait(event: Event) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            ended.set()
+
+    app.dispatch("image.created")
+    [delivery] = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+    executor.start(_handling(app, executor, running))
+    executor.submit(delivery)
+    assert begun.wait(PATIENCE)
+    executor.stop()
+    assert ended.wait(PATIENCE)
+    ends = time.monotonic() + PATIENCE
+    while running and time.monotonic() < ends:
+        time.sleep(0.01)
+
+    assert not running
+    assert "failed on" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("execution", "concurrency", "names_the_event"), [("async", 5, True), ("threads", 5, True), ("inline", 1, False)]
+)
+def test_one_that_blocks_the_loop_is_logged_once_with_its_event_and_where_it_is(
+    app: App, caplog: pytest.LogCaptureFixture, execution: Any, concurrency: int, *, names_the_event: bool
+) -> None:
+    @app.listener("image.created", id="spoil", retry=1)
+    async def spoil(event: Event) -> None:
+        def what_blocks() -> None:
+            ends = time.monotonic() + PATIENCE
+            while "has blocked the event loop" not in caplog.text and time.monotonic() < ends:
+                time.sleep(0.01)
+            looked = set[float]()
+            while len(looked) < 3 and time.monotonic() < ends:  # so that it could be logged again
+                time.sleep(0.01)
+                looked.add(process_loop._looked)
+
+        what_blocks()
+
+    event_id = app.dispatch("image.created").id
+    report = app.drain(RunOptions(execution=execution, concurrency=concurrency, until_empty=True))
+
+    assert report.done == 1
+    [line] = [each.getMessage() for each in caplog.records if "has blocked the event loop" in each.getMessage()]
+    about = f"image.created {event_id} in default" if names_the_event else f"the event {event_id}"
+    assert line.startswith(f"spoil on {about} has blocked the event loop of this process for ")
+    assert "in what_blocks\n" in line
+    assert "run_forever" not in line
+
+
 def test_a_worker_that_is_stopped_gives_them_time_and_begins_no_other(app: App) -> None:
     begun: list[int] = []
     options = RunOptions(execution="async", concurrency=2)
@@ -460,7 +773,33 @@ def test_what_is_not_begun_when_the_worker_ends_is_given_back() -> None:
     executor.stop()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt("no"), SystemExit("no")], ids=lambda error: type(error).__name__)
+def test_a_task_that_is_cancelled_before_it_has_begun_gives_its_event_back() -> None:
+    executor, begun, free = AsyncExecutor(2), list[Delivery](), threading.Event()
+    loop = process_loop.loop()
+
+    def handle(delivery: Delivery) -> Outcome:
+        begun.append(delivery)
+        return Ack()
+
+    def cancel_all() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    loop.call_soon_threadsafe(free.wait, PATIENCE)  # so that both of the next callbacks run in one turn
+    _handed(executor, handle)
+    loop.call_soon_threadsafe(cancel_all)
+    free.set()
+
+    assert _ended(executor) == [Release()]
+    assert begun == []
+    executor.stop()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt("no"), SystemExit("no"), asyncio.CancelledError("no"), _OwnError("no")],
+    ids=lambda error: type(error).__name__,
+)
 def test_an_interrupt_outside_of_a_listener_ends_the_worker(error: BaseException) -> None:
     executor = AsyncExecutor(2)
 
@@ -558,6 +897,59 @@ def test_a_pool_starts_no_more_threads_than_it_may_and_only_when_the_others_are_
     process_loop.run(many(9), "a test")
     assert names == {"few-1", "few-2", "few-3"}
     pool.close()
+
+
+def test_a_dispatch_in_process_waits_for_no_thread_that_waits_for_it(make: Make) -> None:
+    app = make(transports={"main": MemoryTransport()}, routes={"now.*": "now", "*": "main"})
+    _Images(app, a="sea")
+    ended: list[str] = []
+
+    @app.listener("image.created", retry=1, priority=1)
+    async def await_it(event: Event) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await app.adispatch("now.first")
+
+    @app.listener("now.first")
+    async def await_another(event: Event) -> None:
+        await app.adispatch("now.second")
+
+    @app.listener("now.second")
+    async def hear(event: Event) -> None:
+        ended.append(event.name)
+
+    @app.listener("image.created", retry=1)
+    async def send_later(event: Event, call: Call) -> None:
+        await call.dispatch(Event("now.third", subject=relevo.Subject("image", "a")))
+
+    @app.listener("now.third")
+    async def look(event: Event, call: Call) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await call.load()
+        ended.append(event.name)
+
+    app.dispatch_many([Event("image.created") for _ in range(100)])
+
+    assert _drain(app).done == 100
+    assert sorted(ended) == ["now.second"] * 100 + ["now.third"] * 100
+
+
+@pytest.mark.parametrize("by", ["app", "local"])
+def test_listeners_of_an_awaited_dispatch_have_the_threads_of_its_loop(make: Make, by: str) -> None:
+    app = make(transports={"main": MemoryTransport()}, routes={"now.*": "now", "*": "main"})
+    dispatcher = app if by == "app" else relevo.LocalDispatcher(app.listeners)
+    ended: list[str] = []
+
+    @app.listener("now.first")
+    async def look_up(event: Event) -> None:
+        ended.append(await asyncio.to_thread(lambda: event.name))
+
+    async def dispatch() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(dispatcher.adispatch("now.first") for _ in range(100)))
+
+    asyncio.run(dispatch())
+
+    assert ended == ["now.first"] * 100
 
 
 def test_what_a_thread_raises_is_raised_where_it_is_awaited() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,6 @@ import threading
 import time
 from _thread import interrupt_main
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,23 @@ def test_one_that_cancels_all_tasks_fails_and_so_do_those_that_run(make: Make) -
     assert all("CancelledError" in each.error for each in _dead(app))
 
 
+@pytest.mark.parametrize("options", IN_THIS_PROCESS, ids=str)
+def test_one_whose_task_is_cancelled_at_its_very_end_has_ended(make: Make, options: RunOptions) -> None:
+    app, runs = make(transports={"main": MemoryTransport()}), []
+
+    @app.listener("image.created", retry=1)
+    async def cancel(event: Event) -> None:
+        runs.append(event.name)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # which its next await would raise
+
+    app.dispatch("image.created")
+
+    assert _drain(app, options).done == 1
+    assert len(runs) == 1
+
+
 def test_one_that_calls_asyncio_run_fails(make: Make) -> None:
     app = make(transports={"main": MemoryTransport()})
 
@@ -424,7 +441,7 @@ def test_one_whose_loop_ends_before_it_does_not_wait_for_ever(make: Make) -> Non
     assert len(ended) == 1
 
 
-def test_one_whose_loop_stops_for_good_does_not_wait_for_ever(make: Make) -> None:
+def test_one_whose_loop_stops_for_good_does_not_wait_for_ever(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     app, begun = make(routes={"*": "now"}), asyncio.Event()
 
     async def wait(event: Event) -> None:
@@ -437,13 +454,15 @@ def test_one_whose_loop_stops_for_good_does_not_wait_for_ever(make: Make) -> Non
         return task
 
     app.add_listener("a.b", wait)
-    loop, pool = asyncio.new_event_loop(), ThreadPoolExecutor()
-    loop.set_default_executor(pool)
-    task = loop.run_until_complete(main())
-    pool.shutdown()
+    loop = asyncio.new_event_loop()
+    with caplog.at_level(logging.DEBUG, "relevo.dispatch"):
+        task = loop.run_until_complete(main())
+        ends = time.monotonic() + PATIENCE
+        while "raised in process" not in caplog.text and time.monotonic() < ends:  # its thread
+            time.sleep(0.01)
 
     with pytest.raises(RuntimeError, match="the event loop that the listener ran on has ended before it"):
-        loop.run_until_complete(task)
+        loop.run_until_complete(asyncio.wait_for(task, PATIENCE))
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
@@ -609,6 +628,25 @@ if "block" in os.environ:
 
     assert _run(tmp_path, program).stdout == "ended\n"
     assert _run(tmp_path, program, env={**os.environ, "block": "1"}).stdout == "blocks\n"
+
+
+@pytest.mark.lengthy("starts processes")
+def test_a_process_waits_for_dispatches_and_not_for_threads_that_listeners_have_left(tmp_path: Path) -> None:
+    program = """
+@app.listener("x.y")
+async def leave(event):
+    leave.tasks = asyncio.create_task(asyncio.to_thread(time.sleep, 3600)), asyncio.create_task(app.adispatch("x.z"))
+    await asyncio.sleep(0.1)
+
+@app.listener("x.z")
+def send(event):
+    time.sleep(0.5)
+    print("sent", flush=True)
+
+app.dispatch("x.y")
+"""
+
+    assert _run(tmp_path, program).stdout == "sent\n"
 
 
 @pytest.mark.lengthy("starts a process")

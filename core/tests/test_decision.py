@@ -94,6 +94,17 @@ class _HostileRepr:
         (ValueError(), "ValueError:"),
         (_HostileError(), "_HostileError: its text cannot be shown"),
         (ValueError(_HostileRepr()), "ValueError: its text cannot be shown"),
+        (
+            ExceptionGroup("of tasks", [ValueError("one"), ExceptionGroup("more", [_HostileError()]), KeyError(3)]),
+            (
+                "ExceptionGroup: of tasks (3 sub-exceptions): ValueError: one; ExceptionGroup: more (1 sub-exception): "
+                "_HostileError: its text cannot be shown; KeyError: 3"
+            ),
+        ),
+        (
+            ExceptionGroup("of tasks", [ValueError(number) for number in range(1000)]),
+            "ExceptionGroup: of tasks (1000 sub-exceptions): ValueError: 0; ValueError: 1; ValueError: 2",
+        ),
     ],
 )
 def test_an_error_is_described_in_one_line_even_if_it_does_not_want_to(error: Exception, text: str) -> None:

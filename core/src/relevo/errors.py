@@ -430,10 +430,13 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return *error* in one line without passwords, even if its ``__str__`` fails."""
+    """Return *error* in one line without passwords, even if its ``__str__`` fails; a group with its first errors."""
     name = vars(type)["__name__"].__get__(type(error))  # a metaclass cannot override this
     try:
-        return " ".join(masked(abridged(f"{name}: {error}")).split())
+        text = f"{name}: {error}"
+        if isinstance(error, BaseExceptionGroup):
+            text += ": " + "; ".join(map(described, error.exceptions[:3]))
+        return " ".join(masked(abridged(text)).split())
     except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
         return f"{name}: its text cannot be shown"
 

@@ -448,6 +448,9 @@ class App(Dispatcher):
             return placed(events, lambda every: self._assembly.sender.dispatch(every, options, session))
         return in_batches(events, lambda batch: self._assembly.sender.dispatch(batch, options, None))
 
+    def _calls_listeners(self, events: Sequence[object]) -> bool:
+        return self._assembly.sender.calls_listeners(events)
+
     # --- running -------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:

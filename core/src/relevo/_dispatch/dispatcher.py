@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack, overload
 
@@ -15,6 +15,7 @@ from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
 from relevo._listener.decorator import marking, refuse_functions, refuse_unknown
 from relevo._listener.listener import Listener, ListenerTable, Mark, marks_of, takes_call
+from relevo._listener.process_loop import in_dispatch_thread
 from relevo._synonym import LISTENER
 from relevo.errors import ConfigurationError, no_option, shown
 
@@ -135,8 +136,9 @@ class Dispatcher(ABC):
         Dispatch *event* as :meth:`dispatch` does, in a thread, so that the event loop is not blocked.
 
         If this is cancelled, the event is dispatched nevertheless, as soon as a thread of the loop is free;
-        ``asyncio.run`` waits for it. An error is not reported then. Only a call that is cancelled before it is
-        awaited, such as a task that has not started, does not dispatch.
+        ``asyncio.run`` waits for it. If it calls listeners in process, it has threads apart, since these listeners may
+        need those of the loop, and only the end of the process waits for it. An error is not reported then. Only a call
+        that is cancelled before it is awaited, such as a task that has not started, does not dispatch.
         """
         return (await self.adispatch_many((event_from(event, arguments, subject),), **options))[0]
 
@@ -144,14 +146,19 @@ class Dispatcher(ABC):
         """Dispatch *events* as :meth:`dispatch_many` does, in a thread; see :meth:`adispatch` for cancellation."""
         if options.get("session") is not None:  # only enlisted, and the session must not be used in another thread
             return self.dispatch_many(events, **options)
-        from asyncio import current_task, get_running_loop, shield  # noqa: PLC0415 - an awaiting program has imported it
+        from asyncio import current_task, shield  # noqa: PLC0415 - an awaiting program has imported it
 
         # Not a task: the end of the loop would cancel that too, but it waits for its threads.
         run = copy_context().run
         run(enter_awaited, current_task())
+        calls = isinstance(events, Sequence) and self._calls_listeners(events)  # an iterator is for the thread
         return await shield(
-            get_running_loop().run_in_executor(None, lambda: run(self.dispatch_many, events, **options))
+            in_dispatch_thread(lambda: run(self.dispatch_many, events, **options), calls_listeners=calls)
         )
+
+    def _calls_listeners(self, events: Sequence[object]) -> bool:
+        """Return whether the dispatch of *events* calls listeners in process."""
+        return False
 
     def bound_to(self, session: Any) -> Dispatcher:
         """

@@ -97,6 +97,9 @@ class LocalDispatcher(Dispatcher):
             self._checked(event, options)
         return [self.dispatch(event, **options) for event in events]
 
+    def _calls_listeners(self, events: Sequence[object]) -> bool:
+        return True
+
     def call(
         self,
         event: object,

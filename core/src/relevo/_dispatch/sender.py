@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -31,7 +32,7 @@ from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import MOST_ROUTINGS, NOW, Routes, Routing, fan_out
 from relevo._transport.transport import BoundSender, Transport, UniqueSender
-from relevo.errors import ConfigurationError, SendError, TransportError, UnsupportedError, shown
+from relevo.errors import ConfigurationError, RelevoError, SendError, TransportError, UnsupportedError, shown
 
 T = TypeVar("T")
 
@@ -137,6 +138,12 @@ class Sender:
             results.append(each.dispatched)
         self.send(ready, session)
         return results
+
+    def calls_listeners(self, events: Sequence[object]) -> bool:
+        """Return whether a route of *events* calls listeners in process; what is not an event does not."""
+        with suppress(RelevoError):
+            return any(self._routing(each.name if isinstance(each, Event) else name_of(each)).is_now for each in events)
+        return False
 
     def check(
         self,

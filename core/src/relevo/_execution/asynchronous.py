@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,12 @@ import attrs
 from relevo._clock import Clock
 from relevo._execution.limited import GRACE, PATIENCE, Ended, LimitedExecutor, Run
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._listener.process_loop import SMALL_WORK, DaemonPool, in_thread, process_loop
+from relevo._listener.process_loop import SMALL_WORK, DaemonPool, doing, in_thread, process_loop
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome, Release
 from relevo._worker.execution import TIME_LIMIT
 from relevo._worker.executor import Flow, Handle, Handling, Work
-from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable, within_limit
+from relevo._worker.time_limit import WatchedTable, raise_if_ended
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -30,19 +29,11 @@ _THREADS = 32
 
 @attrs.define(eq=False)
 class _Run(Run):
-    task: Task[Outcome] | None = None
+    outcome: Outcome = attrs.field(factory=Release)
+    """Of the task, however that ends: a task that is cancelled before it has begun gives its delivery back."""
+
     fault: BaseException | None = None
-    """An interrupt, which the worker's thread raises."""
-
-    cancelled_at: float | None = None
-    """The beginning of the call that was cancelled at its limit."""
-
-    is_given_up: bool = False
-    """Whether the worker has stopped and does not take its outcome."""
-
-
-_current: ContextVar[_Run] = ContextVar("relevo_run")
-"""The run of this task, and of the thread in which it has something done."""
+    """A defect or an interrupt, which the worker's thread raises."""
 
 
 class AsyncExecutor(LimitedExecutor):
@@ -109,19 +100,9 @@ class AsyncExecutor(LimitedExecutor):
         return ()
 
     def stop(self) -> None:
-        left = [run for run in self._runs.values() if isinstance(run, _Run)]
+        self._abandon(self._runs.values())
         self._runs = {}
         self._pool.close()
-        if left:
-            self._loop.call_soon_threadsafe(_give_up, left)
-
-    def _check_limits(self, now: float) -> list[tuple[Delivery, Outcome]]:
-        """Have what exceeds its limit cancelled where that is possible; return what is given up."""
-        for run in self._runs.values():
-            since = run.since
-            if since is not None and run.patience and now - since > run.limit:
-                self._loop.call_soon_threadsafe(_cancel, run, since)
-        return super()._check_limits(now)
 
     # --- on the loop -----------------------------------------------------------------------------------
 
@@ -129,18 +110,18 @@ class AsyncExecutor(LimitedExecutor):
         while inbox:
             run = inbox.popleft()
             run.task = loop.create_task(self._handle(run))
+            process_loop.works[run.task] = run
             run.task.add_done_callback(partial(_report, run, ended))
 
-    async def _handle(self, run: _Run) -> Outcome:
-        if self._is_stopping():
-            return Release()
+    async def _handle(self, run: _Run) -> None:
+        if run.is_given_up or self._is_stopping():
+            return
         run.is_begun = True
-        _current.set(run)
+        doing.set(run)
         try:
-            return await self._handling.on_loop(run.delivery, partial(self._do, run))
-        except (KeyboardInterrupt, SystemExit) as error:  # a defect, such as of a plugin; here it would end the loop
-            run.fault = error
-            return Lost(death=str(this_process().as_witnessed()))
+            run.outcome = await self._handling.on_loop(run.delivery, partial(self._do, run))
+        except BaseException as error:  # noqa: BLE001 - a defect, such as of a plugin: it is raised in the worker's thread
+            run.outcome, run.fault = Lost(death=str(this_process().as_witnessed())), error
 
     async def _do(self, run: _Run, work: Work) -> Any:
         if not isinstance(work, tuple):
@@ -153,24 +134,19 @@ class AsyncExecutor(LimitedExecutor):
         finally:
             await _without_cancellation(run)
 
-    def begin(self, listener_id: str, limit: float, patience: float = 0.0) -> None:
-        """Note that the listener begins in this task."""
-        run = _current.get()
-        run.listener_id, run.limit, run.patience = listener_id, limit, patience
-        run.since = self._clock.monotonic()
+    def begin(self, listener_id: str, limit: float) -> None:
+        """Note that the plain listener begins in this thread."""
+        doing.get().begin(listener_id, limit, 0.0, self._clock.monotonic())
 
-    def begin_on_loop(self, listener_id: str, limit: float) -> None:
-        """Note that the async listener begins, which is cancelled at its limit."""
-        self.begin(listener_id, limit, self._patience)
-
-    def is_over_limit(self) -> bool:
-        """Return whether the listener of this task was cancelled at its limit."""
-        run = _current.get()
-        return run.cancelled_at is not None and run.cancelled_at == run.since
+    def begin_on_loop(self, listener_id: str, limit: float) -> Run:
+        """Note that the async listener begins in this task, which is cancelled at its limit."""
+        run: Run = doing.get()
+        run.begin(listener_id, limit, self._patience, self._clock.monotonic())
+        return run
 
     def end(self) -> None:
         """Note that it has ended."""
-        _current.get().since = None
+        doing.get().since = None
 
 
 class _WatchedTable(WatchedTable):
@@ -186,28 +162,33 @@ class _WatchedTable(WatchedTable):
         found = self._watched.get(listener)
         if found is None:
             limit = listener.mark.time_limit or self._time_limit
-            watched = partial(_watched_on_loop, listener_id=listener.id, limit=limit, executor=self._executor)
-            if listener.mark.transactional:  # the flush and the commit are part of its run
-                timed = partial(_with_timer, listener_id=listener.id, limit=limit)
-                found = attrs.evolve(listener, watched=watched(timed))
+            if listener.mark.transactional:
+                watched = _watched_on_loop(_called, listener.id, limit, self._executor, is_timed=True)
+                found = attrs.evolve(listener, watched=watched)
             else:
-                found = attrs.evolve(listener, function=watched(listener.function))
+                watched = _watched_on_loop(listener.function, listener.id, limit, self._executor)
+                found = attrs.evolve(listener, function=watched)
             self._watched[listener] = found
         return found
 
 
+async def _called(run: Callable[[], Awaitable[object]]) -> object:
+    """Await *run*, which calls a transactional listener; the flush and the commit are part of that."""
+    return await run()
+
+
 def _watched_on_loop(
-    function: Callable[..., Any], listener_id: str, limit: float, executor: AsyncExecutor
+    function: Callable[..., Any], listener_id: str, limit: float, executor: AsyncExecutor, *, is_timed: bool = False
 ) -> Callable[..., Awaitable[object]]:
     from asyncio import CancelledError  # noqa: PLC0415 - only this executor needs it
 
     async def call(*arguments: object) -> object:
-        executor.begin_on_loop(listener_id, limit)
+        run = executor.begin_on_loop(listener_id, limit)
         try:
-            return await function(*arguments)
+            result = function(*arguments)
+            return await (run.timed(result) if is_timed else result)
         except CancelledError as error:
-            if executor.is_over_limit():
-                raise TimeLimitExceededError(listener_id, limit) from error
+            raise_if_ended(run, error)
             raise
         except KeyboardInterrupt as error:
             raise RuntimeError("the listener raised KeyboardInterrupt") from error
@@ -217,44 +198,17 @@ def _watched_on_loop(
     return update_wrapper(call, function, assigned=(), updated=())
 
 
-async def _with_timer(run: Callable[[], Awaitable[object]], *, listener_id: str, limit: float) -> object:
-    """
-    Await *run*, which calls a transactional listener; cancel it after *limit* seconds.
-
-    The worker's thread, which cancels the others, may be waiting for a lock that the transaction has, as on SQLite.
-    """
-    return await within_limit(run(), listener_id, limit)
-
-
 def _in_one_step(handle: Handle, delivery: Delivery, *, on_loop: bool) -> Flow:  # noqa: ARG001 - of a protocol
     """Yield one piece of work, which handles *delivery* in a thread."""
     outcome: Outcome = yield handle, (delivery,), None
     return outcome
 
 
-def _report(run: _Run, ended: SimpleQueue[Ended], task: Task[Outcome]) -> None:
-    """Tell the worker how *task*, which handled a delivery, has ended."""
-    if task.cancelled():  # before it began, by a listener that cancels all tasks
-        ended.put((run, Release(), None))
-    elif (error := task.exception()) is not None:
-        ended.put((run, Lost(death=str(this_process().as_witnessed())), error))
-    else:
-        ended.put((run, task.result(), run.fault))
-
-
-def _cancel(run: Run, since: float) -> None:
-    """Cancel the listener of *run* that began at *since*, unless it has ended or was cancelled before."""
-    if isinstance(run, _Run) and run.since == since != run.cancelled_at and run.task is not None:
-        run.cancelled_at = since
-        run.task.cancel()
-
-
-def _give_up(runs: Sequence[_Run]) -> None:
-    """Cancel *runs*, whose outcomes the worker does not take any more."""
-    for run in runs:
-        run.is_given_up = True
-        if run.task is not None:
-            run.task.cancel()
+def _report(run: _Run, ended: SimpleQueue[Ended], _: Task[None]) -> None:
+    """Tell the worker how the task of *run* has ended."""
+    if run.task is not None:
+        process_loop.works.pop(run.task, None)
+    ended.put((run, run.outcome, run.fault))
 
 
 async def _without_cancellation(run: _Run) -> None:

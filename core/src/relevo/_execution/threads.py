@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from relevo._clock import Clock
 from relevo._execution.limited import GRACE, PATIENCE, Ended, LimitedExecutor, Run
 from relevo._listener.listener import ListenerTable
+from relevo._listener.process_loop import doing
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Release
 from relevo._worker.execution import TIME_LIMIT
@@ -90,6 +91,7 @@ class ThreadExecutor(LimitedExecutor):
 
     def stop(self) -> None:
         idle = self._threads - len(self._runs)
+        self._abandon(self._runs.values())
         self._runs = {}
         with suppress(Empty):
             while True:
@@ -105,6 +107,7 @@ class ThreadExecutor(LimitedExecutor):
     def _work(self, handle: Handle, inbox: SimpleQueue[Run | None], ended: SimpleQueue[Ended]) -> None:
         while (run := inbox.get()) is not None:
             self._here.run = run
+            doing.set(run)
             if self._is_stopping():
                 ended.put((run, Release(), None))
                 continue
@@ -116,16 +119,14 @@ class ThreadExecutor(LimitedExecutor):
 
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that the listener begins in this thread."""
-        self._begin(listener_id, limit, 0.0)
+        self._here.run.begin(listener_id, limit, 0.0, self._clock.monotonic())
 
-    def begin_on_loop(self, listener_id: str, limit: float) -> None:
+    def begin_on_loop(self, listener_id: str, limit: float) -> Run:
         """Note that this thread begins to wait for an async listener, which is cancelled at its limit."""
-        self._begin(listener_id, limit, self._patience)
-
-    def _begin(self, listener_id: str, limit: float, patience: float) -> None:
-        run = self._here.run
-        run.listener_id, run.limit, run.patience = listener_id, limit, patience
-        run.since = self._clock.monotonic()
+        run: Run = self._here.run
+        run.task = None
+        run.begin(listener_id, limit, self._patience, self._clock.monotonic())
+        return run
 
     def end(self) -> None:
         """Note that it has ended."""

@@ -15,7 +15,7 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectLoader
-from relevo._listener.process_loop import SMALL_WORK, in_thread, process_loop
+from relevo._listener.process_loop import LOADS, in_thread, process_loop
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, SubjectMissingError, shown
@@ -181,7 +181,8 @@ class Call:
         """
         Return :attr:`subject`, which is loaded in a thread unless it was loaded before, so that no other task waits.
 
-        For async listeners: afterwards :attr:`subject` has it too.
+        For async listeners: afterwards :attr:`subject` has it too. A listener that is cancelled, such as by
+        ``asyncio.timeout`` or at its time limit, does not wait for the thread.
 
         Raises:
             SubjectMissingError: It is deleted or not committed yet.
@@ -190,7 +191,7 @@ class Call:
         """
         if not isinstance(self._subject, Subject) or self._loaded is not None:
             return self.subject
-        return await in_thread(SMALL_WORK, self._load_for_loop)
+        return await in_thread(LOADS, self._load_for_loop, is_given_up=lambda: True)
 
     def _load_for_loop(self) -> Any:
         with self._loading:  # two tasks of the listener may ask for it

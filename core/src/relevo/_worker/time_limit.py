@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._listener.process_loop import awaited
+from relevo._listener.process_loop import Owner, awaited
 from relevo.errors import RelevoError
 
 
@@ -40,32 +40,39 @@ class TimeLimitExceededError(RelevoError):
         )
 
 
-async def within_limit(awaitable: Awaitable[object], listener_id: str, limit: float) -> object:
+class Abandoned(KeyboardInterrupt):
+    """Ends the handling of a delivery that the worker has given up, which does not count as a failure."""
+
+
+class OnLoop(Owner, Protocol):
+    """What an executor notes of an async listener that runs."""
+
+    listener_id: str
+    limit: float
+    is_given_up: bool
+
+    def is_over_limit(self) -> bool:
+        """Return whether the listener was cancelled at its limit."""
+        ...
+
+    async def timed(self, work: Awaitable[object]) -> object:
+        """Await *work*; cancel it at the limit, although the worker's thread may not be able to."""
+        ...
+
+
+def raise_if_ended(run: OnLoop, error: BaseException) -> None:
     """
-    Await *awaitable*, the work of the listener with the id *listener_id*; cancel it after *limit* seconds.
+    Do nothing if *error*, the ``CancelledError`` of the listener of *run*, is its own.
 
     Raises:
-        TimeLimitExceededError: It was cancelled, and let that out.
+        TimeLimitExceededError: It was cancelled at its limit.
+
+        Abandoned: It was cancelled since the worker has given it up.
     """
-    import asyncio  # noqa: PLC0415 - only a listener that is async needs it
-
-    task, is_over = asyncio.current_task(), False
-
-    def end() -> None:
-        nonlocal is_over
-        is_over = True
-        if task is not None:
-            task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(limit, end)
-    try:
-        return await awaitable
-    except asyncio.CancelledError as error:
-        if is_over:
-            raise TimeLimitExceededError(listener_id, limit) from error
-        raise
-    finally:
-        timer.cancel()
+    if run.is_given_up:
+        raise Abandoned from error
+    if run.is_over_limit():
+        raise TimeLimitExceededError(run.listener_id, run.limit) from error
 
 
 class Watch(Protocol):
@@ -84,8 +91,12 @@ class Watch(Protocol):
 class CancellingWatch(Protocol):
     """A watch for which async listeners are cancelled at their limits."""
 
-    def begin_on_loop(self, listener_id: str, limit: float) -> None:
+    def begin_on_loop(self, listener_id: str, limit: float) -> OnLoop:
         """Note that an async listener begins, which is cancelled after *limit* seconds."""
+        ...
+
+    def end(self) -> None:
+        """Note that it has ended."""
         ...
 
 
@@ -135,12 +146,14 @@ class WatchedTable(ListenerTable):
         found = self._watched.get(listener)
         if found is None:
             limit = listener.mark.time_limit or self._time_limit
-            if listener.mark.transactional:  # the flush and the commit, which may wait for others, are part of its run
-                watched = _watched(_called, listener.id, limit, self._watch, is_async=listener.is_async)
-                found = attrs.evolve(listener, watched=watched)
+            # Of a transactional one, the flush and the commit, which may wait for others, are part of the run.
+            is_whole = bool(listener.mark.transactional)
+            function = _called if is_whole else listener.function
+            if listener.is_async and isinstance(self._watch, CancellingWatch):
+                watched = _watched_on_loop(function, listener.id, limit, self._watch, is_timed=is_whole)
             else:
-                watched = _watched(listener.function, listener.id, limit, self._watch, is_async=listener.is_async)
-                found = attrs.evolve(listener, function=watched)
+                watched = _watched(function, listener.id, limit, self._watch)
+            found = attrs.evolve(listener, watched=watched) if is_whole else attrs.evolve(listener, function=watched)
             self._watched[listener] = found
         return found
 
@@ -150,22 +163,35 @@ def _called(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def _watched(
-    function: Callable[..., object], listener_id: str, limit: float, watch: Watch, *, is_async: bool = False
-) -> Callable[..., object]:
-    begin, end = watch.begin, watch.end
-    cancels = is_async and isinstance(watch, CancellingWatch)
-    if cancels and isinstance(watch, CancellingWatch):
-        begin = watch.begin_on_loop
-
+def _watched(function: Callable[..., object], listener_id: str, limit: float, watch: Watch) -> Callable[..., object]:
     def call(*arguments: object) -> object:
-        begin(listener_id, limit)
+        watch.begin(listener_id, limit)
         try:
-            result: Any = function(*arguments)
-            return awaited(within_limit(result, listener_id, limit) if cancels else result, listener_id)
+            return awaited(function(*arguments), listener_id)
         except KeyboardInterrupt as error:
             raise RuntimeError("the listener raised KeyboardInterrupt") from error
         finally:
-            end()
+            watch.end()
 
     return update_wrapper(call, function, assigned=(), updated=())  # only __wrapped__, which leads to the function
+
+
+def _watched_on_loop(
+    function: Callable[..., Any], listener_id: str, limit: float, watch: CancellingWatch, *, is_timed: bool
+) -> Callable[..., object]:
+    from asyncio import CancelledError  # noqa: PLC0415 - only a listener that is async needs it
+
+    def call(*arguments: object) -> object:
+        run = watch.begin_on_loop(listener_id, limit)
+        try:
+            result = function(*arguments)
+            return awaited(run.timed(result) if is_timed else result, listener_id, run)
+        except CancelledError as error:
+            raise_if_ended(run, error)
+            raise
+        except KeyboardInterrupt as error:
+            raise RuntimeError("the listener raised KeyboardInterrupt") from error
+        finally:
+            watch.end()
+
+    return update_wrapper(call, function, assigned=(), updated=())
