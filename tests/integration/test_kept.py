@@ -12,7 +12,20 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import Ack, App, DeadLetter, DeadLetterEntry, Delivery, Envelope, Event, Nack, Retry, RunOptions, Unreadable
+from relevo import (
+    Ack,
+    App,
+    DeadLetter,
+    DeadLetterEntry,
+    Delivery,
+    Envelope,
+    Event,
+    Nack,
+    Retry,
+    RunOptions,
+    Unreadable,
+    hookimpl,
+)
 from relevo._transport.keeper import keep_elsewhere
 from relevo.errors import SendError, SettleError, TransportUnavailableError, UnsupportedError
 from relevo.testing import FakeClock
@@ -370,6 +383,12 @@ def test_a_worker_goes_on_while_the_database_is_down_and_loses_nothing(
 ) -> None:
     caplog.set_level(logging.WARNING)
     done: list[int] = []
+    observed: list[str] = []
+
+    class Observer:
+        @hookimpl
+        def relevo_dead_lettered(self, outcome: DeadLetter) -> None:
+            observed.append(outcome.reason)
 
     def work(event: Event) -> None:
         done.append(event["number"])
@@ -382,6 +401,7 @@ def test_a_worker_goes_on_while_the_database_is_down_and_loses_nothing(
     with App(
         transports={"main": pair.transport, "db": pair.keeper},
         keepers={"main": "db"},
+        plugins=[Observer()],
         routes={"*": "main/media"},
         clock=clock,
     ) as app:
@@ -398,6 +418,7 @@ def test_a_worker_goes_on_while_the_database_is_down_and_loses_nothing(
         assert done == [*range(31)]
         assert (report.done, report.dead, report.unsettled) == (30, 1, 0)
         assert len(pair.transport.dead_letters(["media"])) == 1
+        assert observed == ["retries-exhausted"], "as a mail is sent: once, when it is stored"
     assert caplog.text.count("no such host") < 5
 
 
