@@ -103,7 +103,7 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
     "transports --json": (
         0,
         list,
-        {"name", "scheme", "type", "address", "outbox", "coordinator", "queues", "capabilities"},
+        {"name", "scheme", "type", "address", "outbox", "coordinator", "dead_letters", "queues", "capabilities"},
     ),
     "listeners --json": (0, list, LISTENER),
     "listeners --format json": (0, list, LISTENER),

@@ -89,6 +89,9 @@ PLACES = {
     "transports.main.coordinator": Place(
         "transports.main.coordinator = {}", {"text"}, 'transports.main.url = "memory://"'
     ),
+    "transports.main.dead_letters": Place(
+        "transports.main.dead_letters = {}", {"text"}, 'transports.main.url = "memory://"'
+    ),
     "routes": Place("routes = {}", {"table"}),
     'routes."*"': Place('routes."*" = {}', {"text", "list"}),
 }

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Self
 from urllib.parse import unquote
@@ -30,8 +31,9 @@ from relevo import (
     Stats,
     SystemClock,
     Transport,
+    Unreadable,
 )
-from relevo.backend import DEFAULT_SOURCE, ForkAware, IdentifiedStore, notice_fork
+from relevo.backend import DEFAULT_SOURCE, DeadLetterOwner, ForkAware, IdentifiedStore, notice_fork
 from relevo.backend.tls import is_loopback
 from relevo.errors import (
     ConfigurationError,
@@ -47,8 +49,19 @@ from relevo_amqp._errors import HURRIED, ConnectionLostError, no_answer, not_set
 from relevo_amqp._header import NotePlace
 from relevo_amqp._hub import Hub
 from relevo_amqp._loop import Deadline
-from relevo_amqp._mapping import Message, MessageRecord, UnfitError, check_body, fresh, plain_key, written
+from relevo_amqp._mapping import (
+    Message,
+    MessageRecord,
+    UnfitError,
+    check_body,
+    fresh,
+    plain_key,
+    read,
+    suspect_key,
+    written,
+)
 from relevo_amqp._options import FORMER_PREFIX, MAX_BODY, Address, AmqpOptions, prefix_of
+from relevo_amqp._packed import packed, unpacked
 from relevo_amqp._page_cache import PageCache
 from relevo_amqp._publisher import PublishBatch, PublishResult
 from relevo_amqp._receiver import Receiver
@@ -85,7 +98,7 @@ class _Move(NamedTuple):
     message: Message
 
 
-class AmqpTransport(Transport, ForkAware, IdentifiedStore):
+class AmqpTransport(Transport, ForkAware, IdentifiedStore, DeadLetterOwner):
     """
     Carries events on RabbitMQ 4.0 or later.
 
@@ -572,20 +585,25 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
 
     def _settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
         with self._in_use() as hub:
-            subscription = None if self._receiver is None else self._receiver.subscription
-            if subscription is None:
-                return [delivery for delivery, _ in settlements]
-            # Wait for the flush before this one, so that work goes on while acks are in flight. And wait before
-            # anything is claimed: if the subscription ends meanwhile, what it held is lost and must not be published.
-            subscription.wait_for_acks()
-            lost, done, moves = self._sort(hub, subscription, settlements)
-            subscription.ack(done)
-            unsettled, why, is_lost = self._move(hub, subscription, moves)
-            if unsettled:
-                if is_lost and len(unsettled) == len(settlements):
-                    raise TransportUnavailableError(self.name, f"{self._address}: {why}")
-                raise SettleError(self.name, lost=lost, unsettled=unsettled, why=why)
-            return lost
+            if self.kept is None:
+                return self._settle_here(hub, settlements)
+            return self.kept.settle(settlements, partial(self._settle_here, hub))
+
+    def _settle_here(self, hub: Hub, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        subscription = None if self._receiver is None else self._receiver.subscription
+        if subscription is None:
+            return [delivery for delivery, _ in settlements]
+        # Wait for the flush before this one, so that work goes on while acks are in flight. And wait before anything is
+        # claimed: if the subscription ends meanwhile, what it held is lost and must not be published.
+        subscription.wait_for_acks()
+        lost, done, moves = self._sort(hub, subscription, settlements)
+        subscription.ack(done)
+        unsettled, why, is_lost = self._move(hub, subscription, moves)
+        if unsettled:
+            if is_lost and len(unsettled) == len(settlements):
+                raise TransportUnavailableError(self.name, f"{self._address}: {why}")
+            raise SettleError(self.name, lost=lost, unsettled=unsettled, why=why)
+        return lost
 
     def _sort(
         self, hub: Hub, subscription: Subscription, settlements: Sequence[Settlement]
@@ -686,21 +704,58 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore):
             names = [hub.topology.queue(queue, role) for role in (Role.MAIN, Role.SUSPECT, Role.DEAD)]
             main, suspects, dead = hub.counts(names)
             here = 0 if self._receiver is None else self._receiver.fetched(queue)
-            return Stats(ready=main + suspects + here, scheduled=scheduled, dead=dead)
+            kept = 0 if self.kept is None else self.kept.count(queue)
+            return Stats(ready=main + suspects + here, scheduled=scheduled, dead=None if kept is None else dead + kept)
 
     def dead_letters(
         self, queues: Sequence[str], *, after: str | None = None, limit: int = 100
     ) -> Sequence[DeadLetterEntry]:
         with self._in_use() as hub:
-            return DeadLetterStore(hub, self._clock, self._page_cache).entries(queues, after=after, limit=limit)
+            own = DeadLetterStore(hub, self._clock, self._page_cache)
+            if self.kept is None:
+                return own.entries(queues, after=after, limit=limit)
+            if after is None:
+                self.kept.adopt(queues, own.entries, own.discard)
+            return self.kept.entries(queues, after=after, limit=limit)
 
     def _revive(self, refs: Mapping[str, bytes]) -> Sequence[str]:
         with self._in_use() as hub:
+            if self.kept is not None:
+                return self.kept.revive(refs)
             return DeadLetterStore(hub, self._clock, self._page_cache).revive(refs)
 
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         with self._in_use() as hub:
+            if self.kept is not None:
+                return self.kept.discard(refs)
             return DeadLetterStore(hub, self._clock, self._page_cache).discard(list(refs))
+
+    # --- dead letters that another transport keeps ----------------------------------------------------
+
+    def packed(self, envelope: Envelope | Unreadable, queue: str) -> bytes:
+        return packed(written(MessageRecord(envelope=envelope, queue=queue, enqueued_at=0.0), exchange="", key=""))
+
+    def unpacked(self, packed: bytes, queue: str) -> Envelope | Unreadable:
+        properties, body = unpacked(packed)
+        return read(properties, body, queue=queue, now=self._clock.now()).envelope
+
+    def restore(self, letters: Sequence[DeadLetterEntry]) -> Sequence[int]:
+        with self._in_use() as hub:
+            exchange, now = hub.topology.exchange(Role.MAIN), self._clock.now()
+            messages = []
+            for letter in letters:
+                key = suspect_key(now, secrets.token_hex(8))  # so that no earlier note is found
+                record = MessageRecord(envelope=letter.envelope, queue=letter.queue, enqueued_at=letter.enqueued_at)
+                record = record.revived(letter.state, key=key)
+                messages.append(written(record, exchange=exchange, key=word(letter.queue)))
+            batch = hub.publisher.send(messages)
+            confirmed = batch.positions(PublishResult.CONFIRMED)
+            if len(confirmed) < len(letters):
+                unknown = batch.positions(PublishResult.UNKNOWN)
+                refused = [each for each in range(len(letters)) if each not in confirmed and each not in unknown]
+                why = self._why(batch, [letter.queue for letter in letters])
+                raise SendError(self.name, sent=confirmed, refused=refused, unknown=unknown, why=why)
+            return confirmed
 
 
 def _with_note(delivery: Delivery, note: Note | None) -> Delivery:

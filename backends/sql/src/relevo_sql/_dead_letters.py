@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from relevo import Clock, DeadLetterEntry
 from relevo.errors import ConfigurationError, shown
 from relevo_sql._database import Database
-from relevo_sql._row import are_copies, entry_of, micros
+from relevo_sql._row import are_copies, entry_of, micros, row_of_entry
 from relevo_sql._schema import IDENTITY
 
 PAGE_BYTES = 16 * 1024 * 1024
@@ -114,6 +115,70 @@ class DeadLetterStore:
             for ref in wanted:
                 number, queue = _parsed(ref)
                 if not self._statements.discard.run(connection, ref=number, queue=queue).rowcount:
+                    missing.append(ref)
+            return missing
+
+        return self._database.write(delete, durable=True) if wanted else []
+
+    # --- those of other transports ------------------------------------------------------------------------
+
+    def keep(self, letters: Sequence[DeadLetterEntry]) -> list[str]:
+        """Store *letters*, all or none, beside earlier ones of the same events; return the ref of each."""
+        rows = [row_of_entry(letter, self._database.dialect.holdable) for letter in letters]
+        marks = [secrets.token_hex(16) for _ in rows]
+
+        def insert(connection: sa.Connection) -> list[str]:
+            refs = []
+            for mark, row in zip(marks, rows, strict=True):
+                self._statements.keep.run(connection, **row | {"queue": mark})
+                ((number,),) = self._statements.kept.rows(connection, mark=mark)
+                self._statements.name_kept.run(connection, which=number, named=row["queue"])
+                refs.append(f"{number}@{row['queue']}")
+            return refs
+
+        return self._database.write(insert, durable=True) if rows else []
+
+    def replace(self, refs: Iterable[str]) -> None:
+        """Delete the dead letters that are earlier copies of those of *refs*."""
+        wanted = list(refs)
+
+        def delete(connection: sa.Connection) -> None:
+            for number, _ in map(_parsed, wanted):
+                for row in self._statements.earlier_kept.rows(connection, ref=number):
+                    *_, ref, queue = row
+                    if are_copies(row):
+                        self._statements.discard.run(connection, ref=ref, queue=queue)
+
+        if wanted:
+            self._database.write(delete, durable=True)
+
+    def remove(self, refs: Iterable[str], first: Callable[[Sequence[DeadLetterEntry]], Iterable[str]]) -> list[str]:
+        """
+        Call *first* once with the dead letters of *refs*, and delete those whose refs it returns.
+
+        No other process removes them meanwhile. They all stay if it raises.
+
+        Returns:
+            The refs of which no dead letter was deleted.
+        """
+        wanted = list(dict.fromkeys(refs))
+        chosen: list[frozenset[str]] = []
+
+        def delete(connection: sa.Connection) -> list[str]:
+            places = {ref: _parsed(ref) for ref in wanted}
+            found: list[Sequence[Any]] = []
+            for number, queue in places.values():
+                # Locked first: another process may be removing it.
+                if self._statements.lock_dead.rows(connection, ref=number, queue=queue):
+                    found += self._statements.one_dead.rows(connection, ref=number, queue=queue)
+            if not chosen:  # else the transaction is repeated
+                chosen.append(frozenset(first([entry_of(row) for row in found])))
+            missing = []
+            for ref, (number, queue) in places.items():
+                if (
+                    ref not in chosen[0]
+                    or not self._statements.discard.run(connection, ref=number, queue=queue).rowcount
+                ):
                     missing.append(ref)
             return missing
 

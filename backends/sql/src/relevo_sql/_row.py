@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -329,6 +329,34 @@ def entry_of(row: Iterable[Any]) -> DeadLetterEntry:
         enqueued_at=_seconds(kept.enqueued_at),
         died_at=_seconds(died_at),
     )
+
+
+def row_of_entry(entry: DeadLetterEntry, holdable: Callable[[str], str]) -> dict[str, Any]:
+    """
+    Return the columns of the dead letter *entry*.
+
+    Args:
+        entry: A dead letter of another transport, with a queue of this one. An envelope has texts that every database
+            can hold; the other texts may be any.
+
+        holdable: Returns a text in a form that a row can hold.
+
+    Raises:
+        UnicodeEncodeError: A header holds a lone surrogate.
+    """
+    of = entry.envelope
+    died_at = micros(entry.died_at)
+    enqueued_at = micros(entry.enqueued_at) if math.isfinite(entry.enqueued_at) else died_at
+    if isinstance(of, Envelope):
+        _, _, *columns = row_of(of, now=enqueued_at, due=0, outbox=entry.queue)
+        kept = Kept._make(columns)
+    else:
+        nothing = (None,) * 3
+        headers = _headers_text(of.headers) if of.headers else None
+        kept = Kept(entry.queue, None, *nothing, NORMAL, None, None, 1, 0, enqueued_at, headers, b"", of.raw)
+    counted = kept._replace(attempt=entry.attempt, lost_leases=entry.lost_leases, progress=entry.state)
+    said = {"reason": holdable(entry.reason), "error": holdable(entry.error), "died_at": died_at}
+    return counted._asdict() | said
 
 
 def done_of(row: Iterable[Any]) -> DoneEntry | None:

@@ -423,6 +423,23 @@ class Statements:
         self.revive_later = prepared(dialect.insert_new(event, later, IDENTITY, where=which))
         self.living = prepared(twins.where(which))
         self.discard = prepared(sa.delete(dead).where(which))
+        self._keeping(prepared, dialect)
+
+    def _keeping(self, prepared: Preparer, dialect: Dialect) -> None:
+        """Prepare what stores the dead letters of other transports."""
+        kept = {name: _bind(name, _D[name]) for name in (*KEPT, "reason", "error", "died_at")}
+        self.keep = prepared(sa.insert(dead).values({**dialect.next_key(_D.ref, counted=True), **kept}).inline())
+        # Without RETURNING, which not every database has: a queue that no other row has finds the new row.
+        found = dialect.same(_D.queue, _bind("mark"))
+        self.kept = prepared(dialect.by_index(sa.select(_D.ref).where(found), dead, DEAD_BY_QUEUE))
+        self.name_kept = prepared(sa.update(dead).where(_D.ref == _bind("which")).values(queue=_bind("named")))
+        later = dead.alias("later")
+        same = sa.and_(*(dialect.same(_D[name], later.c[name]) for name in IDENTITY))
+        copies = sa.select(*(column[name] for column in (_D, later.c) for name in CONTENT), _D.ref, _D.queue)
+        copies = copies.select_from(sa.join(later, dead, same)).where(later.c.ref == _bind("ref"), _D.ref < later.c.ref)
+        self.earlier_kept = prepared(dialect.by_index(copies, dead, DEAD_BY_IDENTITY))
+        shown: list[sa.ColumnClause[Any]] = [sa.column(name) for name in SHOWN]
+        self.one_dead = prepared(sa.select(*shown).select_from(dead).where(_one_dead(dialect)))
 
     def _archiving(self, prepared: Preparer, dialect: Dialect) -> None:
         # Of rows that the transaction has locked, so that it archives exactly those that it deletes next.

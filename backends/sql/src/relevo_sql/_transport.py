@@ -39,6 +39,7 @@ from relevo import (
 )
 from relevo.backend import (
     Archive,
+    DeadLetterKeeper,
     FileStore,
     ForkLock,
     HandlingTransaction,
@@ -106,6 +107,7 @@ class SqlTransport(
     TransactionalHandling,
     Inbox,
     Archive,
+    DeadLetterKeeper,
 ):
     """
     Keeps events in a database, as rows beside the application's own.
@@ -529,6 +531,23 @@ class SqlTransport(
     def discard(self, refs: Iterable[str]) -> Sequence[str]:
         self._require_open()
         return self._dead_letters.discard(refs)
+
+    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry]) -> Sequence[str]:
+        self._require_open()
+        try:
+            return self._dead_letters.keep(letters)
+        except RefusedError as error:
+            raise SendError(self.name, refused=range(len(letters)), why=error.why) from error.__cause__
+
+    def replace_earlier(self, refs: Iterable[str]) -> None:
+        self._require_open()
+        self._dead_letters.replace(refs)
+
+    def remove_dead_letters(
+        self, refs: Iterable[str], first: Callable[[Sequence[DeadLetterEntry]], Iterable[str]]
+    ) -> Sequence[str]:
+        self._require_open()
+        return self._dead_letters.remove(refs, first)
 
     def bound_to(self, session: Any, *, relay_to: str | None = None) -> BoundSender:
         """

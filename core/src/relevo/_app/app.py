@@ -52,6 +52,7 @@ from relevo._synonym import APP, CALLED_KEYS, STORES, missing_attribute
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery, Failure
 from relevo._transport.envelope import Envelope, Urgency
+from relevo._transport.keeper import keep_elsewhere
 from relevo._transport.query import WaitingEntry
 from relevo._transport.route import RESERVED, Routes, Target, beside_helpers
 from relevo._transport.transport import DeadLetterEntry, Transport
@@ -132,6 +133,9 @@ class App(Dispatcher):
         coordinators: From the name of a transport to the transport that has the locks and the announcements of its
             workers, as for *outboxes*; by default the transport itself, else its outbox, if it can.
 
+        keepers: From the name of a transport to the transport that keeps its dead letters, as for *outboxes*; by
+            default the transport itself.
+
         subjects: The subject types.
 
         plugins: Objects with hooks.
@@ -171,6 +175,7 @@ class App(Dispatcher):
     transports = _Part[Mapping[str, Transport]]()
     outboxes = _Part[Mapping[str, Transport]]()
     coordinators = _Part[Mapping[str, Transport]]()
+    keepers = _Part[Mapping[str, Transport]]()
     routes = _Part[Routes]()
     retries = _Part[Mapping[Target, Retry]]()
     source = _Part[str]()
@@ -191,6 +196,7 @@ class App(Dispatcher):
         source: str = DEFAULT_SOURCE,
         outboxes: Mapping[str, Transport | str] | None = None,
         coordinators: Mapping[str, Transport | str] | None = None,
+        keepers: Mapping[str, Transport | str] | None = None,
         subjects: Iterable[SubjectType] = (),
         plugins: Iterable[object] = (),
         signing: Signing | str | Sequence[str] | None = None,
@@ -217,7 +223,7 @@ class App(Dispatcher):
         stores = attempt("transports", argument.mapping, transports, "transports", instead={})
         helpers: dict[str, Mapping[Any, Any]] = {
             key: attempt(name, argument.mapping, given or {}, name, instead={})
-            for (key, name), given in zip(ARGUMENTS.items(), (outboxes, coordinators), strict=True)
+            for (key, name), given in zip(ARGUMENTS.items(), (outboxes, coordinators, keepers), strict=True)
         }
         given = [*stores.values(), *_every(helpers)]
         if any(isinstance(each, str) for each in given):
@@ -229,6 +235,7 @@ class App(Dispatcher):
             transports=stores,
             outboxes=helpers["outbox"],
             coordinators=helpers["coordinator"],
+            keepers=helpers["dead_letters"],
             routes=argument.routes(_to_first(stores, _every(helpers)) if routes is None else routes, problems),
             retries={retried[name]: policy for name, policy in policies.items() if policy and name in retried},
             queue_table=argument.queue_table(queues, problems),
@@ -262,6 +269,8 @@ class App(Dispatcher):
             transport.name = name
         for transport in parts.stores():
             transport.source = parts.source
+        for name, keeper in parts.keepers.items():
+            keep_elsewhere(parts.transports[name], keeper)
         self._assembly = _Assembly.of(parts)
         self._is_closed = False
 
@@ -694,7 +703,7 @@ class App(Dispatcher):
 
     def prepare(self, name: str) -> None:
         """
-        Create what is missing for the transport *name*, its outbox and its coordinator, once, if ``setup`` is ``auto``.
+        Create what is missing for the transport *name*, and what helps it, once, if ``setup`` is ``auto``.
 
         If one of them fails, the others are set up nevertheless; the errors are those of :meth:`setup`.
         """
@@ -780,6 +789,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
         source=config.source,
         outboxes=opened.helpers["outbox"],
         coordinators=opened.helpers["coordinator"],
+        keepers=opened.helpers["dead_letters"],
         plugins=opened.plugins,
         signing=config.signing,
         retries=config.retries,
@@ -859,7 +869,7 @@ def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems
         problems.extend(signing_problems(parts.signing, parts.source))
     problems.extend(transport_problems(parts.transports))
     if known:
-        helpers = {"outbox": parts.outboxes, "coordinator": parts.coordinators}
+        helpers = {"outbox": parts.outboxes, "coordinator": parts.coordinators, "dead_letters": parts.keepers}
         problems.extend(helper_problems(helpers, parts.transports, parts.transports))
         routes = None if problems.concern("routes") else parts.routes  # unknown if one is invalid
         problems.extend(target_problems(parts.routes, parts.transports))

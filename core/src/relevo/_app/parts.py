@@ -64,6 +64,9 @@ class Parts:
     coordinators: Mapping[str, Transport]
     """From the name of a transport to the transport that coordinates its workers, if one was chosen."""
 
+    keepers: Mapping[str, Transport]
+    """From the name of a transport to the transport that keeps its dead letters, if one was chosen."""
+
     routes: Routes
     retries: Mapping[Target, Retry]
     queue_table: QueueTable
@@ -110,17 +113,22 @@ class Parts:
 
     def beside_helpers(self) -> list[str]:
         """Return the names of the transports without those that only keep something for others, as an outbox."""
-        helpers = [each.name for each in (*self.outboxes.values(), *self.coordinators.values())]
+        helpers = [each.name for helpers in self._helpers for each in helpers.values()]
         return beside_helpers(self.transports, helpers, self.routes)
 
     def stores(self) -> list[Transport]:
         """Return all transports, and those that keep something for them; each once."""
-        return list(dict.fromkeys([*self.transports.values(), *self.outboxes.values(), *self.coordinators.values()]))
+        every = (self.transports, *self._helpers)
+        return list(dict.fromkeys(each for stores in every for each in stores.values()))
 
     def stores_of(self, transport: str) -> list[Transport]:
         """Return *transport*, and those that keep something for it; each once."""
-        found = (self.transports[transport], self.outboxes.get(transport), self.coordinators.get(transport))
+        found = (self.transports[transport], *(helpers.get(transport) for helpers in self._helpers))
         return list(dict.fromkeys(filter(None, found)))
+
+    @property
+    def _helpers(self) -> tuple[Mapping[str, Transport], ...]:
+        return self.outboxes, self.coordinators, self.keepers
 
     def coordinator(self, store: Transport) -> Coordinator | None:
         """

@@ -71,7 +71,7 @@ class Stores:
 
     def prepare(self, name: str) -> None:
         """
-        Set up the transport *name*, its outbox and its coordinator, unless that was done.
+        Set up the transport *name*, and what helps it, unless that was done.
 
         If one of them fails, the others are set up nevertheless; the errors are raised together.
 
@@ -85,12 +85,18 @@ class Stores:
             steps.append(partial(self.set_up_outbox, name))
         if name in self._parts.coordinators:
             steps.append(partial(self._set_up, f"coordinator/{name}", self._parts.coordinators[name], ()))
+        if name in self._parts.keepers:
+            steps.append(partial(self.set_up_keeper, name))
         raise_together(try_each(*steps))
 
     def set_up_outbox(self, name: str) -> Transport:
         """Set up the outbox of the transport *name* once, and return it; raises as :meth:`prepare` does."""
         queue = outbox_queue(name)
         return self._set_up(queue, self._parts.outboxes[name], [queue])
+
+    def set_up_keeper(self, name: str) -> None:
+        """Set up what keeps the dead letters of the transport *name* once; raises as :meth:`prepare` does."""
+        self._set_up(f"dead letters/{name}", self._parts.keepers[name], ())
 
     def set_up_all(self, *, dry_run: bool, upgrade: bool) -> tuple[list[str], list[RelevoError]]:
         """
@@ -111,6 +117,8 @@ class Stores:
                 stores.append((self._parts.outboxes[name], [outbox_queue(name)]))
             if name in self._parts.coordinators:
                 stores.append((self._parts.coordinators[name], ()))
+            if name in self._parts.keepers:
+                stores.append((self._parts.keepers[name], ()))
         return set_up_each(stores, dry_run=dry_run, upgrade=upgrade)
 
     def _set_up(self, key: str, transport: Transport, queues: Sequence[str]) -> Transport:

@@ -11,7 +11,7 @@ from relevo._app.parts import Parts
 from relevo._transport.envelope import Envelope
 from relevo._transport.optional import QueueCatalog
 from relevo._transport.query import WaitingEntry
-from relevo._transport.route import RESERVED, Target, outbox_queue
+from relevo._transport.route import RESERVED, Target, kept_queue, outbox_queue
 from relevo._transport.transport import Transport
 from relevo.errors import RelevoError, RouteNotFoundError, nearest
 
@@ -54,6 +54,13 @@ class UnroutedQueue:
 
     def __str__(self) -> str:
         owner = self.queue.removeprefix(RESERVED)
+        if owner != self.queue and "/" in owner:
+            name, _, queue = owner.partition("/")
+            return (
+                f'"{self.place}" holds dead letters of "{owner}", to which no route leads, or which no longer leaves '
+                f'them here; let it, with dead_letters = "{self.store.name}", and look at them: relevo dead list '
+                f"-t {name} -q {queue}"
+            )
         if owner != self.queue:
             return (
                 f'"{self.place}" holds events of an outbox that "{owner}" no longer has; give it that outbox again, '
@@ -127,13 +134,19 @@ def _known(parts: Parts, store: Transport) -> set[str]:
     """Return the queues of *store* that a route or a relay of the application leads to."""
     owners = (outbox_queue(owner) for owner, outbox in parts.outboxes.items() if outbox is store)
     routed = parts.routes.queues(store.name) if parts.transports.get(store.name) is store else ()
-    return {*routed, *owners}
+    kept = (
+        kept_queue(owner, queue)
+        for owner, keeper in parts.keepers.items()
+        if keeper is store
+        for queue in parts.queues(owner)
+    )
+    return {*routed, *owners, *kept}
 
 
 def _known_elsewhere(parts: Parts, store: Transport, queues: Iterable[str], store_id: str) -> Iterator[Transport]:
     """Yield the other transports and outboxes with the same queues as *store*, if they know one of *queues*."""
     wanted = set(queues)
-    for other in dict.fromkeys([*parts.transports.values(), *parts.outboxes.values()]):
+    for other in dict.fromkeys(parts.stores()):
         if other is not store and isinstance(other, QueueCatalog) and not wanted.isdisjoint(_known(parts, other)):
             with suppress(RelevoError):  # it is down, or was never set up, and so it is another one
                 if other.store_id() == store_id:

@@ -16,6 +16,7 @@ from relevo._transport.acceptance import QueueTable
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
+from relevo._transport.keeper import DeadLetterKeeper, DeadLetterOwner
 from relevo._transport.route import NOW, Routes, Routing, Target, fan_out, parsed_target
 from relevo._transport.transport import Transport
 from relevo._worker.signing import Signing
@@ -109,7 +110,7 @@ def _no_transport(thing: object) -> str:
     )
 
 
-ARGUMENTS = {"outbox": "outboxes", "coordinator": "coordinators"}
+ARGUMENTS = {"outbox": "outboxes", "coordinator": "coordinators", "dead_letters": "keepers"}
 """The keys of a transport that name another one, which keeps something for it; each with the argument of ``App``."""
 
 
@@ -163,6 +164,17 @@ def _unable_coordinator(helper: Transport, name: str, of: object) -> str | None:
     return _short_lived("coordinator", helper, name, of)
 
 
+def _unable_keeper(helper: Transport, name: str, of: object) -> str | None:
+    if not isinstance(helper, DeadLetterKeeper):
+        return (
+            f'the transport "{helper.name}" cannot keep the dead letters of "{name}"; choose a SQL transport as '
+            f"dead_letters"
+        )
+    if isinstance(of, Transport) and not isinstance(of, DeadLetterOwner):
+        return f'the transport "{name}" cannot leave its dead letters to another one; remove dead_letters; RabbitMQ can'
+    return None
+
+
 def _short_lived(key: str, helper: Transport, name: str, of: object) -> str | None:
     """Return that *helper* ends with its process, but the transport *of* does not."""
     if helper.capabilities.durability != "process" or not isinstance(of, Transport):
@@ -178,6 +190,7 @@ def _short_lived(key: str, helper: Transport, name: str, of: object) -> str | No
 _UNABLE: Mapping[str, Callable[[Transport, str, object], str | None]] = {
     "outbox": _unable_outbox,
     "coordinator": _unable_coordinator,
+    "dead_letters": _unable_keeper,
 }
 """By the key: returns why a transport cannot keep that for the named one; ``None`` if it can."""
 

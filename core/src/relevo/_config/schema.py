@@ -39,12 +39,15 @@ class TransportConfig:
     coordinator: Secret | None = None
     """As of the outbox."""
 
+    dead_letters: Secret | None = None
+    """As of the outbox."""
+
     options: Mapping[str, Any] = attrs.field(default=_EMPTY, repr=False, metadata=REST)
     """All other keys; the class of the transport defines them."""
 
     def helpers(self) -> dict[str, str]:
         """Return the transports that keep something for this one, each a name or an address, by their keys."""
-        found = {"outbox": self.outbox, "coordinator": self.coordinator}
+        found = {"outbox": self.outbox, "coordinator": self.coordinator, "dead_letters": self.dead_letters}
         return {key: text.reveal() for key, text in found.items() if text}
 
 
@@ -96,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         Return the routes of a configuration without any: all events go to the first transport.
 
-        A transport that another one has as its outbox, or as its coordinator, is passed over.
+        A transport that another one has as its outbox, or that helps it otherwise, is passed over.
 
         Args:
             transports: The names of the transports, if some of them are invalid.

@@ -81,6 +81,16 @@ def outbox_queue(transport: str) -> str:
     return f"{RESERVED}{transport}"
 
 
+def kept_prefix(transport: str) -> str:
+    """Return the beginning of the reserved queues in which another transport keeps the dead letters of *transport*."""
+    return f"{RESERVED}{transport}/"
+
+
+def kept_queue(transport: str, queue: str) -> str:
+    """Return the reserved queue in which another transport keeps the dead letters of *queue* of *transport*."""
+    return f"{kept_prefix(transport)}{queue}"
+
+
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """Where the events of one name go."""
 

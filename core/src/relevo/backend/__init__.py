@@ -4,6 +4,7 @@ from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.context import awaiting_task
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
+from relevo._transport.keeper import DeadLetterKeeper, DeadLetterOwner, KeptDeadLetters
 from relevo._transport.made import made_delivery, made_envelope
 from relevo._transport.optional import (
     INHERITED,
@@ -29,6 +30,8 @@ __all__ += ["foreign_envelope"]
 # optional interfaces, and options
 __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore", "QueueCatalog", "SchemaUpgrade"]
 __all__ += ["SetupScript", "TransactionalHandling", "HandlingTransaction", "Inbox", "Archive", "INHERITED"]
+# dead letters that another transport keeps
+__all__ += ["DeadLetterOwner", "DeadLetterKeeper", "KeptDeadLetters"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

@@ -285,7 +285,7 @@ def _of_transport(app: App, name: str, *, is_strict: bool) -> _Finding:
 
 def _start(app: App, name: str) -> str:
     if name not in parts_of(app).beside_helpers():
-        roles = {"the outbox": app.outboxes, "the locks": app.coordinators}
+        roles = {"the outbox": app.outboxes, "the locks": app.coordinators, "the dead letters": app.keepers}
         kept = {what: [owner for owner, each in of.items() if each.name == name] for what, of in roles.items()}
         texts = [f"{what} of {', '.join(owners)}" for what, owners in kept.items() if owners]
         return f"stores {' and '.join(texts)}"
@@ -403,6 +403,8 @@ def _servers(app: App, *, imports: bool) -> Iterator[_Finding]:
                 yield from _without_inbox(app, transport, outbox)
         if coordinator := app.coordinators.get(name):
             yield _try(f"coordinator of {name}", partial(_reach, app, coordinator, []))
+        if keeper := app.keepers.get(name):
+            yield _try(f"dead letters of {name}", partial(_reach, app, keeper, []))
 
 
 def _without_inbox(app: App, transport: Transport, outbox: Transport) -> Iterator[_Finding]:

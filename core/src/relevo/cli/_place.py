@@ -49,6 +49,8 @@ class Place:
             self.require_file()
         if not self.is_outbox:
             stores_of(app).set_up(self.transport)
+            if self.transport in app.keepers and not missing_file(app.keepers[self.transport]):
+                stores_of(app).set_up_keeper(self.transport)
         elif self.store.lacking([outbox_queue(self.transport)]):
             stores_of(app).set_up_outbox(self.transport)
 

@@ -27,7 +27,7 @@ def transports(*, app: App, as_json: bool) -> int:
     rows: list[dict[str, Any]] = []
     for name, transport in app.transports.items():
         entry = config.transports.get(name) if config else None
-        outbox, coordinator = app.outboxes.get(name), app.coordinators.get(name)
+        outbox, coordinator, keeper = (of.get(name) for of in (app.outboxes, app.coordinators, app.keepers))
         address = entry.url.reveal() if entry else None
         cls = type(transport)
         rows.append(
@@ -38,6 +38,7 @@ def transports(*, app: App, as_json: bool) -> int:
                 "address": masked_url(address) if address else None,
                 "outbox": outbox.name if outbox else None,
                 "coordinator": coordinator.name if coordinator else None,
+                "dead_letters": keeper.name if keeper else None,
                 "queues": list(app.queues(name)) if as_json else ", ".join(app.queues(name)),
                 "capabilities": attrs.asdict(transport.capabilities) if as_json else in_short(transport.capabilities),
             }

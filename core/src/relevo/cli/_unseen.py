@@ -15,6 +15,7 @@ def stores(app: App) -> Iterator[tuple[str, Transport]]:
     yield from app.transports.items()
     yield from ((f"{name}.outbox", store) for name, store in app.outboxes.items())
     yield from ((f"{name}.coordinator", store) for name, store in app.coordinators.items())
+    yield from ((f"{name}.dead_letters", store) for name, store in app.keepers.items())
 
 
 def folder_of(store: Transport) -> Path | None:

@@ -85,6 +85,7 @@ class AppTesting:
                         transports={name: memory[each] for name, each in app.transports.items()},
                         outboxes={name: memory[each] for name, each in app.outboxes.items()},
                         coordinators={name: memory[each] for name, each in app.coordinators.items()},
+                        keepers={},  # memory keeps its own dead letters
                         registry=parts_of(app).registry.copy(),
                         clock=self.clock,
                         chance=lambda: 0.0,
