@@ -157,6 +157,34 @@ def test_it_is_a_function_with_a_way_to_call_it_later(app: App) -> None:
     assert repr(app.deferred("receipt.send")(everything)) == "<DeferredFunction receipt.send>"
 
 
+def test_it_is_called_as_a_function_is_although_it_is_an_object(app: App) -> None:
+    def send(**others: int) -> None:
+        called.append(others)
+
+    vars(send).update(name="a name of its own", _function=None)
+    deferred = app.deferred("receipt.send")(send)
+
+    deferred(self=1)
+    deferred.defer(self=2)
+    app.dispatch(deferred.event(self=3, delay=4))  # the event has no options
+    app.drain()
+
+    assert deferred.name == "receipt.send"
+    assert called == [{"self": 1}, {"self": 2}, {"self": 3, "delay": 4}]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python before 3.12 knows no objects that are called so")
+def test_other_libraries_see_that_it_has_to_be_awaited(app: App) -> None:
+    @app.deferred
+    async def send(number: int) -> None: ...
+
+    @app.deferred
+    def write(number: int) -> None: ...
+
+    assert inspect.iscoroutinefunction(send)
+    assert not inspect.iscoroutinefunction(write)
+
+
 pickled: Any = LocalDispatcher().deferred("pickled.it")(lambda: None)
 pickled._function.__qualname__ = "pickled"
 
@@ -290,6 +318,7 @@ def test_the_test_of_an_application_sees_it(app: App) -> None:
         (lambda send: send.defer(), TypeError, r"send\(\): missing a required argument: 'number'"),
         (lambda send: send.defer(1, 2, 3), TypeError, r"send\(\): too many positional arguments"),
         (lambda send: send.defer(1, nmber=2), TypeError, r"send\(\): got an unexpected keyword argument 'nmber'"),
+        (lambda send: send.defer(1, countdown=2), TypeError, "argument 'countdown'; it is called delay= here"),
         (lambda send: send.map([1], dleay=2), TypeError, 'did you mean "delay"'),
         (lambda send: send.defer("one"), EncodeError, r"Expected `int`, got `str` - at `\$.number`"),
         (lambda send: send.defer(object()), EncodeError, r"\$\.number: object has no form in JSON"),
@@ -316,7 +345,7 @@ def test_its_event_and_its_listener_have_names_of_their_own(app: App) -> None:
 
     (found,) = app.listeners()
     assert deferred.name == found.event_name == f"deferred.{__name__}.everything"
-    assert found.id == f"{__name__}:everything"
+    assert found.id == deferred.name
 
 
 def test_the_options_of_a_listener_are_those_of_its_listener(app: App) -> None:
@@ -337,6 +366,71 @@ def test_events_under_an_earlier_name_are_handled(app: App, aliases: Any) -> Non
     app.drain()
 
     assert called == [7, 8]
+
+
+@pytest.mark.parametrize(("former", "renamed"), [(None, {"aliases": ["{former}"]}), ("receipt.send", {})])
+def test_a_call_that_has_failed_is_run_again_after_the_function_was_renamed(
+    clock: FakeClock, former: str | None, renamed: dict[str, list[str]]
+) -> None:
+    called.clear()
+    transport = MemoryTransport(name="main", clock=clock)
+
+    def send(number: int) -> None:
+        raise OSError("no network")
+
+    def post(number: int) -> None:
+        called.append(number)
+
+    with (
+        App(transports={"main": transport}, clock=clock) as app,
+        App(transports={"main": transport}, clock=clock) as newer,
+    ):
+        deferred = app.deferred(former)(send)
+        deferred.defer(7)
+        app.drain()
+        newer.deferred(former, aliases=[each.format(former=deferred.name) for each in renamed.get("aliases", ())])(post)
+        clock.advance(60.0)
+        report = newer.drain()
+        stats = transport.stats("default")
+
+    assert (called, report.done) == ([7], 1)
+    assert (stats.ready, stats.scheduled, stats.dead) == (0, 0, 0)
+
+
+def test_an_alias_may_be_the_name_that_it_has(app: App) -> None:
+    app.deferred("receipt.send", aliases=["receipt.send"])(everything)
+
+    assert [each.event_name for each in app.listeners()] == ["receipt.send"]
+
+
+def test_annotations_may_name_local_classes_and_what_is_returned_is_not_evaluated(app: App) -> None:
+    @attrs.frozen
+    class Paper:
+        width: int
+
+    @app.deferred
+    def send(paper: Paper, copies: int = 1) -> Receipt:  # type: ignore[name-defined]  # noqa: F821 - as one of TYPE_CHECKING
+        called.append((paper, copies))
+
+    @app.deferred("paper.send", retry=2)
+    def named(paper: Paper | None = None) -> None:
+        called.append(paper)
+
+    send.defer(Paper(7))
+    named.defer(Paper(8))
+    app.drain()
+
+    assert called == [(Paper(7), 1), Paper(8)]
+
+
+def test_a_local_name_does_not_hide_one_of_the_module_of_the_function(app: App) -> None:
+    globals_: dict[str, Any] = {"__name__": "some_module", "Size": str, "called": called}
+    exec("from __future__ import annotations\ndef send(size: Size): called.append(size)", globals_)  # noqa: S102
+
+    app.deferred(globals_["send"]).defer("A4")
+    app.drain()
+
+    assert called == ["A4"]
 
 
 def test_an_error_is_a_failed_run_with_the_line_of_the_function(app: App) -> None:
@@ -384,7 +478,7 @@ def test_a_module_of_deferred_functions_is_one_of_listeners(
 
     app.listen("some_receipts")
 
-    assert [each.id for each in app.listeners()] == ["some_receipts:send"]
+    assert [each.id for each in app.listeners()] == ["deferred.some_receipts.send"]
     monkeypatch.delitem(sys.modules, "some_receipts")
 
 
@@ -428,7 +522,20 @@ def unknown(number: Unknown) -> None: ...  # type: ignore[name-defined]  # noqa:
 def handle(number: type[int]) -> None: ...
 
 
+def with_value(number: int = 1) -> None: ...
+
+
+def with_call(number: int, call: Call) -> None: ...
+
+
+@LocalDispatcher().listener("order.paid")
+def listener(event: Event) -> None: ...
+
+
 def größe(number: int) -> None: ...  # noqa: PLC2401 - the name of an event is ASCII
+
+
+with_value.__annotations__["number"] = 5
 
 
 @pytest.mark.parametrize(
@@ -442,6 +549,9 @@ def größe(number: int) -> None: ...  # noqa: PLC2401 - the name of an event is
         (with_underscore, "rename its parameter _number, since it begins with an underscore"),
         (unknown, "name 'Unknown' is not defined; import at run time what they name"),
         (handle, "the field number: "),
+        (with_value, "the field number: Type '5' is not supported"),
+        (with_call, "its parameter call is the call, which is not sent; write a listener"),
+        (listener, "it is a listener; write a function for each"),
         (größe, r'name its event: @app.deferred\("receipt.send"\)'),
     ],
 )
@@ -452,6 +562,15 @@ def test_what_cannot_be_deferred_says_why(app: App, function: Any, message: str)
     assert len(app.listeners) == 0
 
 
+def test_a_listener_is_not_put_above_it(app: App) -> None:
+    send: Any = app.deferred(everything)
+
+    with pytest.raises(ConfigurationError, match=r"<DeferredFunction .*> cannot be marked; mark a function"):
+        app.listener("order.paid")(send)
+
+    assert len(app.listeners) == 1
+
+
 def test_an_unknown_option_and_an_invalid_name_are_refused(app: App) -> None:
     options: Any = {"retries": 3}
     with pytest.raises(TypeError, match=r"a deferred function has no option retries=…; .*retry"):
@@ -460,6 +579,8 @@ def test_an_unknown_option_and_an_invalid_name_are_refused(app: App) -> None:
         app.deferred("receipt send")(everything)
     with pytest.raises(EventNameError):
         app.deferred("receipt.send", aliases=["receipt *"])(everything)
+    with pytest.raises(ConfigurationError, match="id, aliases: expected text"):
+        app.deferred("receipt.send", id="")(everything)
 
     assert len(app.listeners) == 0
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import keyword
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import update_wrapper, wraps
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, get_type_hints
 
 import msgspec
 
 from relevo._event.event import MAX_NAME, checked_name
-from relevo._listener.call import DispatchOptions
+from relevo._listener.call import Call, DispatchOptions
 from relevo._listener.decorator import event as declare
 from relevo._listener.listener import CALLED, MARKS, Mark, default_id, is_async, marks_of
-from relevo._synonym import missing_attribute
+from relevo._synonym import DISPATCH, missing_attribute
 from relevo.errors import ConfigurationError, EventNameError, shown
 
 if TYPE_CHECKING:
@@ -68,15 +69,17 @@ class DeferredFunction(Generic[P, R]):
         called: Callable[[Any], Any],
         event_type: type,
     ):
+        update_wrapper(self, function)  # first, since an attribute of the function may have the name of one of these
         self._dispatcher = dispatcher
         self._function = function
         self._signature = inspect.signature(function)
         self._event_type = event_type
         self.name = name
-        update_wrapper(self, function)
         vars(self)[MARKS], vars(self)[CALLED] = marks_of(called), called
+        if sys.version_info >= (3, 12) and is_async(function):
+            inspect.markcoroutinefunction(self)  # Starlette, for one, would call it in a thread and await nothing
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function now, as if it had no decorator."""
         return self._function(*args, **kwargs)
 
@@ -93,7 +96,7 @@ class DeferredFunction(Generic[P, R]):
         """Let it be pickled as a function is: by its name."""
         return self._function.__qualname__
 
-    def event(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def event(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """
         Return the event that calls the function with these arguments, for ``dispatch`` and ``dispatch_many``.
 
@@ -111,7 +114,8 @@ class DeferredFunction(Generic[P, R]):
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self._function.__qualname__}(): {error}") from None
+            answers = [DISPATCH[name] for name in kwargs if name in DISPATCH and name not in self._signature.parameters]
+            raise TypeError("; ".join([f"{self._function.__qualname__}(): {error}", *answers[:1]])) from None
         return self._event_type(**bound.arguments)
 
     if TYPE_CHECKING:
@@ -124,7 +128,7 @@ class DeferredFunction(Generic[P, R]):
 
     else:
 
-        def defer(self, *args: Any, **kwargs: Any) -> Dispatched:
+        def defer(self, /, *args: Any, **kwargs: Any) -> Dispatched:
             """
             Dispatch an event that calls the function later with these arguments.
 
@@ -144,7 +148,7 @@ class DeferredFunction(Generic[P, R]):
             options, arguments = _split(kwargs)
             return self._dispatcher.dispatch(self._event(args, arguments), **options)
 
-        async def adefer(self, *args: Any, **kwargs: Any) -> Dispatched:
+        async def adefer(self, /, *args: Any, **kwargs: Any) -> Dispatched:
             """Do what :meth:`defer` does without blocking the event loop; see :meth:`Dispatcher.adispatch`."""
             options, arguments = _split(kwargs)
             return await self._dispatcher.adispatch(self._event(args, arguments), **options)
@@ -177,7 +181,7 @@ def _split(kwargs: dict[str, Any]) -> tuple[DispatchOptions, dict[str, Any]]:
 
 
 def deferred_function(
-    dispatcher: Dispatching, function: Callable[P, R], name: str | None, options: DeferredOptions
+    dispatcher: Dispatching, function: Callable[P, R], name: str | None, options: DeferredOptions, frame: FrameType
 ) -> DeferredFunction[P, R]:
     """
     Declare the event of *function*, and register a listener that calls it.
@@ -191,6 +195,8 @@ def deferred_function(
 
         options: The options of the listener; ``aliases`` are earlier names of the event.
 
+        frame: The frame that decorates it, for annotations that name local classes.
+
     Raises:
         EventNameError: A name is invalid.
 
@@ -202,23 +208,28 @@ def deferred_function(
             f"{shown(function)} cannot be deferred; put @app.deferred above a function, under other decorators"
         )
     place = default_id(function)
+    if marks_of(given):
+        raise ConfigurationError(f"{place} cannot be deferred: it is a listener; write a function for each")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(f"{place} cannot be deferred: it has a yield, so calling it does not run it")
     signature = inspect.signature(function)
-    fields = _fields(function, signature, place)
+    fields = _fields(function, signature, place, frame)
     aliases = options.get("aliases", ())
     earlier = (aliases,) if isinstance(aliases, str) else tuple(aliases)
     own = _own_name(place) if name is None else checked_name(name)
-    types = [_event_type(function, each, fields) for each in (own, *map(checked_name, earlier))]
+    names = dict.fromkeys((own, *map(checked_name, earlier)))
+    types = [_event_type(function, each, fields) for each in names]
+    # The id is the name of the event, which outlives that of the function: a call that has failed once is found by it.
+    given_id = options.get("id")
     marks = [
         Mark(
             event=each,
-            id=options.get("id"),
+            id=each_name if given_id is None else given_id,
             queue=options.get("queue"),
             retry=options.get("retry"),
             time_limit=options.get("time_limit"),
         )
-        for each in types
+        for each_name, each in zip(names, types, strict=True)
     ]
     called = _listener(function, signature, marks)
     made = DeferredFunction(dispatcher, function, own, called, types[0])
@@ -237,31 +248,47 @@ def _own_name(place: str) -> str:
         ) from error
 
 
-def _fields(function: Callable[..., object], signature: inspect.Signature, place: str) -> list[tuple[Any, ...]]:
+def _fields(
+    function: Callable[..., object], signature: inspect.Signature, place: str, frame: FrameType
+) -> list[tuple[Any, ...]]:
     """
     Return the fields of the event of *function*.
 
     A parameter with a default may be missing in the event; the default is the one of the function that runs.
     """
-    for each in signature.parameters.values():
-        if each.name in ("self", "cls"):
+    for name in signature.parameters:
+        if name in ("self", "cls"):
             raise ConfigurationError(
                 f"{place} cannot be deferred: it is a method, and its instance is not sent; write a function"
             )
-        if each.name in _OPTIONS or each.name.startswith("_") or keyword.iskeyword(each.name):
-            why = (
-                f"{each.name}= is an option of the dispatch"
-                if each.name in _OPTIONS
-                else "it begins with an underscore"
+        if name in _OPTIONS:
+            raise ConfigurationError(
+                f"{place} cannot be deferred: rename its parameter {name}, since {name}= is an option of the dispatch"
             )
-            raise ConfigurationError(f"{place} cannot be deferred: rename its parameter {each.name}, since {why}")
+        if name.startswith("_"):
+            raise ConfigurationError(
+                f"{place} cannot be deferred: rename its parameter {name}, since it begins with an underscore"
+            )
+
+    def annotated() -> None: ...  # without what it returns, which may be imported for type checkers alone
+
+    annotated.__annotations__ = {
+        each.name: each.annotation for each in signature.parameters.values() if each.annotation is not each.empty
+    }
+    names = inspect.unwrap(function).__globals__
     try:
-        hints = get_type_hints(function, include_extras=True)
+        hints = get_type_hints(
+            annotated, names, frame.f_locals if frame.f_globals is names else None, include_extras=True
+        )
     except Exception as error:
         raise ConfigurationError(
             f"{place} cannot be deferred: its annotations cannot be evaluated: {error}; import at run time what they "
             f"name"
         ) from error
+    if taking := [name for name, hint in hints.items() if hint is Call]:
+        raise ConfigurationError(
+            f"{place} cannot be deferred: its parameter {taking[0]} is the call, which is not sent; write a listener"
+        )
     return [_field(each, hints.get(each.name, Any)) for each in signature.parameters.values()]
 
 
@@ -272,7 +299,7 @@ def _field(parameter: inspect.Parameter, hint: Any) -> tuple[Any, ...]:
         return parameter.name, dict[str, hint], msgspec.field(default_factory=dict)
     if parameter.default is parameter.empty:
         return parameter.name, hint
-    return parameter.name, hint | msgspec.UnsetType, msgspec.UNSET
+    return parameter.name, hint, msgspec.UNSET
 
 
 def _event_type(function: Callable[..., object], name: str, fields: Sequence[tuple[Any, ...]]) -> type:

@@ -244,8 +244,8 @@ class Dispatcher(ABC):
         if unknown := sorted(options.keys() - {*_DEFERRED}):
             raise no_option("a deferred function", unknown[0], _DEFERRED, LISTENER)
         if given is None or isinstance(given, str):
-            return lambda function: deferred_function(self, function, given, options)
-        return deferred_function(self, given, None, options)
+            return lambda function: deferred_function(self, function, given, options, sys._getframe(1))  # noqa: SLF001
+        return deferred_function(self, given, None, options, sys._getframe(1))  # noqa: SLF001 - for local classes
 
     def listen(self, thing: T, *others: object) -> T:
         """

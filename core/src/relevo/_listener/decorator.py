@@ -22,7 +22,17 @@ from relevo._event.event import (
     fields_of,
     is_model,
 )
-from relevo._listener.listener import MARKS, Mark, Missing, Sessions, default_id, is_function, marked_methods, marks_of
+from relevo._listener.listener import (
+    CALLED,
+    MARKS,
+    Mark,
+    Missing,
+    Sessions,
+    default_id,
+    is_function,
+    marked_methods,
+    marks_of,
+)
 from relevo._listener.namesake import HIDES, Definition, are_different, hidden, in_one_cell, note_replaced
 from relevo._retry import Retry
 from relevo._synonym import LISTENER, counted
@@ -250,7 +260,7 @@ def marking(
 
     def attach(function: Any, frame: FrameType) -> Any:
         inner = _inner(function)
-        if isinstance(inner, type) or not hasattr(inner, "__dict__") or not callable(inner):
+        if isinstance(inner, type) or not callable(inner) or not hasattr(inner, "__dict__") or hasattr(inner, CALLED):
             raise _unmarkable(function)
         made = Mark(event=_annotated_event(inner, frame), **options) if mark is None else mark
         before = marks_of(inner)
