@@ -200,6 +200,18 @@ class Odd(msgspec.Struct):
     rules: Annotated[dict[str, Any], msgspec.Meta(examples=[LIKE_A_SCHEMA])]
 
 
+def test_a_schema_is_the_same_after_it_was_written_and_read() -> None:
+    @relevo.event("image.tagged")
+    @attrs.frozen
+    class Tagged:
+        tags: tuple[str, ...] = ()
+        sizes: tuple[tuple[int, int], ...] = ((1, 2),)
+
+    made = schema_of(declared(Tagged))
+
+    assert json.loads(json.dumps(made)) == made
+
+
 def test_an_example_that_looks_like_a_schema_is_an_example() -> None:
     assert schema_of(declared(Odd))["properties"]["rules"]["examples"] == [LIKE_A_SCHEMA]
 

@@ -59,7 +59,7 @@ def schema_of(kind: EventType) -> Schema:
     root |= {"$schema": DIALECT, "$id": f"urn:relevo:event:{kind.name}:{kind.version}", "title": kind.name, OWN: about}
     if parts:
         root["$defs"] = parts
-    made: Schema = rewritten(root, _sorted)
+    made: Schema = msgspec.json.decode(msgspec.json.encode(rewritten(root, _sorted)))  # a default may be a tuple
     return made
 
 
