@@ -1,4 +1,4 @@
-"""Functions that are called later: each has an event whose fields are its parameters, and a listener that calls it."""
+"""Deferred functions: each has an event whose fields are its parameters, and a listener that calls it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 PREFIX = "deferred."
-"""How the name of the event of a function begins, unless it is named."""
+"""The beginning of the default name of an event; the module and the name of the function follow."""
 
 _OPTIONS = frozenset(DispatchOptions.__annotations__)
 
 
 class Dispatching(Protocol):
-    """What a deferred function needs of its dispatcher."""
+    """The methods of a dispatcher that a deferred function calls."""
 
     def dispatch(self, event: object, **options: Unpack[DispatchOptions]) -> Dispatched: ...
 
@@ -47,10 +47,10 @@ class Dispatching(Protocol):
 
 class DeferredFunction(Generic[P, R]):
     """
-    A function that :meth:`Dispatcher.deferred` decorated: a call of it runs it now, :meth:`defer` later.
+    A function decorated with :meth:`Dispatcher.deferred`: calling it runs it now, :meth:`defer` runs it later.
 
     Args:
-        dispatcher: Where its events are dispatched.
+        dispatcher: The one that dispatches its events.
 
         function: The function.
 
@@ -89,11 +89,11 @@ class DeferredFunction(Generic[P, R]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> object:
-            """Raise :class:`AttributeError`, for an attribute of another tool with what there is instead."""
+            """Raise :class:`AttributeError`; for a method that other tools have, say what to call instead."""
             return missing_attribute(self, "DeferredFunction", name)
 
     def __reduce__(self) -> str:
-        """Let it be pickled as a function is: by its name."""
+        """Pickle it by its name, as a function is pickled."""
         return self._function.__qualname__
 
     def event(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -141,7 +141,8 @@ class DeferredFunction(Generic[P, R]):
             Raises:
                 TypeError: The function does not take these arguments.
 
-                EncodeError: An argument does not fit its annotation, or has no exact form in JSON.
+                EncodeError: An argument does not fit its annotation, or has no exact form in JSON. Not raised if the
+                    event is handled in process, where nothing is encoded.
 
                 RelevoError: Any other error of :meth:`Dispatcher.dispatch`.
             """
@@ -155,12 +156,12 @@ class DeferredFunction(Generic[P, R]):
 
     def map(self, items: Iterable[Any], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
         """
-        Dispatch an event for each of *items*, which calls the function with it as the only argument.
+        Dispatch an event for each of *items*; it calls the function with the item as the only argument.
 
         They are sent together, as by :meth:`Dispatcher.dispatch_many`; an iterator is sent in batches.
 
         Args:
-            items: The first argument of each call.
+            items: The argument of each call.
 
             options: The options of :meth:`Dispatcher.dispatch_many`.
 
@@ -187,7 +188,7 @@ def deferred_function(
     Declare the event of *function*, and register a listener that calls it.
 
     Args:
-        dispatcher: Where they are registered, and where the events are dispatched.
+        dispatcher: The one with which they are registered, and which dispatches the events.
 
         function: The function.
 
@@ -205,7 +206,7 @@ def deferred_function(
     given: object = function
     if not inspect.isfunction(given):
         raise ConfigurationError(
-            f"{shown(function)} cannot be deferred; put @app.deferred above a function, under other decorators"
+            f"{shown(function)} cannot be deferred; put @app.deferred above a function, below its other decorators"
         )
     place = default_id(function)
     if marks_of(given):

@@ -220,26 +220,27 @@ class Dispatcher(ABC):
     ) -> Callable[[Callable[P, R]], DeferredFunction[P, R]]: ...
     def deferred(self, given: Any = None, /, **options: Unpack[DeferredOptions]) -> Any:
         """
-        Let the decorated function be called later: ``send_receipt.defer(7)`` dispatches an event, a worker calls it.
+        Let the decorated function be called later: ``send_receipt.defer(7)`` dispatches an event, a worker runs it.
 
         The event has the arguments by name, checked against the annotations; they may have the types of a declared
-        class. A parameter with a default may be left out. The function can still be called directly. Its event is one
-        like any other: it is routed by its name, retried, and kept as a dead letter.
+        class. An argument may be left out if its parameter has a default. The function can still be called directly.
+        Its event is like any other one: it is routed by its name, retried, and kept as a dead letter.
 
         Args:
-            given: The name of its event; by default ``deferred.``, the module and the qualified name. Without
-                parentheses, the function.
+            given: The name of its event; by default ``deferred.``, the module and the qualified name of the function.
+                If the decorator is written without parentheses, this is the function.
 
-            options: ``queue``, ``retry``, ``time_limit`` and ``id`` as for :func:`relevo.listener`; ``aliases`` are
-                earlier names of its event, so that those that wait when the function is renamed are handled.
+            options: ``queue``, ``retry``, ``time_limit`` and ``id`` as for :func:`relevo.listener`, but the default id
+                is the name of the event; ``aliases`` are earlier names of the event, so that calls that wait under them
+                are run.
 
         Raises:
             TypeError: There is no such option.
 
             EventNameError: A name is invalid.
 
-            ConfigurationError: The function cannot be deferred: it is a method or a generator, a parameter has the name
-                of an option of the dispatch, or an annotation has no form in JSON.
+            ConfigurationError: The function cannot be deferred: it is a method, a generator or a listener, a parameter
+                has the name of an option of the dispatch, or an annotation has no form in JSON.
         """
         if unknown := sorted(options.keys() - {*_DEFERRED}):
             raise no_option("a deferred function", unknown[0], _DEFERRED, LISTENER)
