@@ -599,11 +599,15 @@ def test_type_checkers_know_the_parameters() -> None:
     @app.deferred("receipt.send", retry=3)
     def named(number: int) -> None: ...
 
+    async def task() -> Dispatched:
+        return await asyncio.create_task(send.adefer(2))  # which takes a coroutine, and not any awaitable
+
     assert_type(send(2), str)
     assert_type(send.defer(2, greeting="hi"), Dispatched)
     assert_type(send.defer(2, session=None), Dispatched)
     assert_type(send.map([1]), list[Dispatched])
     assert isinstance(named, DeferredFunction)
+    assert asyncio.run(task()).targets
     with pytest.raises(TypeError):
         send("2")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import update_wrapper, wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, get_type_hints
@@ -124,7 +124,7 @@ class DeferredFunction(Generic[P, R]):
         def defer(self) -> Deferring[P, Dispatched]: ...
 
         @property
-        def adefer(self) -> Deferring[P, Awaitable[Dispatched]]: ...
+        def adefer(self) -> Deferring[P, Coroutine[Any, Any, Dispatched]]: ...
 
     else:
 
