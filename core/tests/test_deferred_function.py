@@ -427,10 +427,13 @@ def test_a_local_name_does_not_hide_one_of_the_module_of_the_function(app: App) 
     globals_: dict[str, Any] = {"__name__": "some_module", "Size": str, "called": called}
     exec("from __future__ import annotations\ndef send(size: Size): called.append(size)", globals_)  # noqa: S102
 
+    class Size: ...
+
     app.deferred(globals_["send"]).defer("A4")
     app.drain()
 
     assert called == ["A4"]
+    assert Size is not globals_["Size"]
 
 
 def test_an_error_is_a_failed_run_with_the_line_of_the_function(app: App) -> None:
