@@ -265,8 +265,8 @@ def test_an_event_whose_worker_is_cut_off_between_the_steps_is_one_dead_letter_i
         held = until(lambda: transport.receive(["default"], limit=1, lease=60.0, wait=0.1))
         keep = keeper.keep_dead_letters
 
-        def keep_and_vanish(letters: Sequence[relevo.DeadLetterEntry]) -> Sequence[str]:
-            keep(letters)
+        def keep_and_vanish(letters: Sequence[relevo.DeadLetterEntry], *, dying: bool) -> Sequence[str]:
+            keep(letters, dying=dying)
             transport._abort()
             raise KeyboardInterrupt  # nothing more is done, as in a process that was killed
 

@@ -97,6 +97,16 @@ def test_what_is_kept_is_read_as_it_was_given(keeper: SqlTransport) -> None:
     assert keeper.stats("media").dead == 0
 
 
+def test_those_that_die_now_have_the_time_at_which_they_are_stored(keeper: SqlTransport) -> None:
+    """Several processes store some: the clock that one of them has read before is not the order of the list."""
+    for died_at in (9e9, 7.0):
+        keeper.keep_dead_letters([letter(died_at=died_at), letter(2, died_at=died_at)], dying=True)
+
+    died = [each.died_at for each in entries(keeper)]
+    assert died == sorted(died)
+    assert 7.0 < died[0] < 9e9
+
+
 def test_a_text_that_no_row_can_hold_is_kept_in_another_form(keeper: SqlTransport) -> None:
     keeper.keep_dead_letters([letter(reason="a\0b", error="\udc80", enqueued_at=float("nan"))])
 

@@ -44,12 +44,12 @@ class Keeper(SqlTransport):
     before: Callable[[str], object] = staticmethod(lambda _: None)
     """Called with the name of each of the two steps of a settlement, before it is taken."""
 
-    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry]) -> Sequence[str]:
+    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry], *, dying: bool = False) -> Sequence[str]:
         self.before("keep")
         self._require_up()
         if any(isinstance(each.envelope, Envelope) and each.envelope.name == "refused" for each in letters):
             raise SendError(self.name, refused=range(len(letters)), why="it is too large")
-        return super().keep_dead_letters(letters)
+        return super().keep_dead_letters(letters, dying=dying)
 
     def replace_earlier(self, refs: Iterable[str]) -> None:
         self.before("replace")

@@ -122,3 +122,19 @@ def test_a_thread_that_is_interrupted_sees_no_step_of_the_clock(
     monkeypatch.setattr(InterruptedClock, "now", lambda self: time.time() + 1.0)
     database.now(clock)
     assert compared == 2
+
+
+def test_a_comparison_whose_answer_came_late_does_not_set_the_time_back(
+    opener: Opener, postgresql_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a lease that was over could be held again."""
+    clock = SystemClock()
+    database = opener(url=postgresql_database)._database
+    found = []
+    for ahead in (200_000, 0, -DAY):
+        monkeypatch.setattr(PostgresqlDialect, "ahead", lambda self, connection, ahead=ahead: ahead)
+        database._compared = (0.0, 0.0)
+        found.append(database.now(clock))
+
+    assert found[0] == found[1]
+    assert off_by(found[2] - found[0], -DAY) < 60

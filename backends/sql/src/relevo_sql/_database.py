@@ -61,6 +61,9 @@ _BREATH = 0.002
 _COMPARING = 60.0
 """Seconds between two comparisons of this host's time with the database's."""
 
+_INEXACT = 1_000_000
+"""Microseconds by which two comparisons may differ, since the answer of one of them came late."""
+
 _STEP = 0.001
 """Seconds by which this host's time and its monotonic time may drift apart before the comparison is repeated."""
 
@@ -148,6 +151,7 @@ class Database(ForkAware):
         self._id = ""
         self._ahead = 0
         self._compared = (0.0, 0.0)
+        self._latest = 0
         self._halted = False
         self._inherited: list[object] = []
         super().__init__()
@@ -295,7 +299,11 @@ class Database(ForkAware):
             else:
                 self._ahead = self._run(self.dialect.ahead, create=True)  # a first send may be what creates the tables
             self._compared = monotonic, now - monotonic
-        return micros(now) + self._ahead
+        found, latest = micros(now) + self._ahead, self._latest
+        if latest - _INEXACT < found < latest:  # only the comparison was another one: what was over stays over
+            return latest
+        self._latest = found
+        return found
 
     def changed_since(self, changes: int) -> bool:
         """Return whether another connection has committed since :meth:`Dialect.changes` returned *changes*."""

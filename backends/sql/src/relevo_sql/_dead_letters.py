@@ -122,15 +122,23 @@ class DeadLetterStore:
 
     # --- those of other transports ------------------------------------------------------------------------
 
-    def keep(self, letters: Sequence[DeadLetterEntry]) -> list[str]:
-        """Store *letters*, all or none, beside earlier ones of the same events; return the ref of each."""
+    def keep(self, letters: Sequence[DeadLetterEntry], *, dying: bool = False) -> list[str]:
+        """
+        Store *letters*, all or none, beside earlier ones of the same events; return the ref of each.
+
+        Args:
+            letters: The dead letters.
+
+            dying: They die now, and not at their ``died_at``.
+        """
         rows = [row_of_entry(letter, self._database.dialect.holdable) for letter in letters]
         marks = [secrets.token_hex(16) for _ in rows]
 
         def insert(connection: sa.Connection) -> list[str]:
             refs = []
+            died = {"died_at": self._database.now(self._clock, connection)} if dying else {}
             for mark, row in zip(marks, rows, strict=True):
-                self._statements.keep.run(connection, **row | {"queue": mark})
+                self._statements.keep.run(connection, **row | died | {"queue": mark})
                 ((number,),) = self._statements.kept.rows(connection, mark=mark)
                 self._statements.name_kept.run(connection, which=number, named=row["queue"])
                 refs.append(f"{number}@{row['queue']}")

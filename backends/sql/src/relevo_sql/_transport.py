@@ -532,10 +532,10 @@ class SqlTransport(
         self._require_open()
         return self._dead_letters.discard(refs)
 
-    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry]) -> Sequence[str]:
+    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry], *, dying: bool = False) -> Sequence[str]:
         self._require_open()
         try:
-            return self._dead_letters.keep(letters)
+            return self._dead_letters.keep(letters, dying=dying)
         except RefusedError as error:
             raise SendError(self.name, refused=range(len(letters)), why=error.why) from error.__cause__
 

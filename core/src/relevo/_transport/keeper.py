@@ -49,12 +49,15 @@ class DeadLetterKeeper(ABC):
     """
 
     @abstractmethod
-    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry]) -> Sequence[str]:
+    def keep_dead_letters(self, letters: Sequence[DeadLetterEntry], *, dying: bool = False) -> Sequence[str]:
         """
         Store *letters*, all or none, durably, and beside earlier dead letters of the same events.
 
         Args:
             letters: Their refs are ignored. An envelope has texts that any database can hold.
+
+            dying: They die now, at the time at which they are stored, so that they are listed in the order of their
+                deaths although several processes store some. Otherwise each has died at its ``died_at``.
 
         Returns:
             The ref of each, in the same order. Later ones are greater in the order of :meth:`Transport.dead_letters`.
@@ -195,7 +198,7 @@ class KeptDeadLetters:
             for position, (delivery, outcome) in enumerate(settlements)
             if isinstance(outcome, DeadLetter) and delivery not in gone
         }
-        refs, why = self._keep(letters)
+        refs, why = self._keep(letters, dying=True)
         passed = {
             position: (delivery, _MOVED if position in refs else outcome)
             for position, (delivery, outcome) in enumerate(settlements)
@@ -241,19 +244,19 @@ class KeptDeadLetters:
             died_at=self._clock.now(),
         )
 
-    def _keep(self, letters: Mapping[int, DeadLetterEntry]) -> tuple[dict[int, str], str]:
+    def _keep(self, letters: Mapping[int, DeadLetterEntry], *, dying: bool) -> tuple[dict[int, str], str]:
         """Store *letters*, one by one if the store refuses them; return the ref of each, and why one has none."""
         if not letters:
             return {}, ""
         try:
             stored = [self._stored(letter) for letter in letters.values()]
-            refs = self._asked(lambda: self._keeper.keep_dead_letters(stored))
+            refs = self._asked(lambda: self._keeper.keep_dead_letters(stored, dying=dying))
             return dict(zip(letters, refs, strict=True)), ""
         except (RelevoError, ValueError) as error:
             is_of_one = isinstance(error, (SendError, ValueError))  # such as a text that cannot be encoded
             if len(letters) == 1 or not is_of_one:
                 return {}, f'the dead letter could not be stored in "{self.store.name}": {error}'
-        each = [self._keep({position: letter}) for position, letter in letters.items()]
+        each = [self._keep({position: letter}, dying=dying) for position, letter in letters.items()]
         return {position: ref for refs, _ in each for position, ref in refs.items()}, max(why for _, why in each)
 
     def _asked(self, ask: Callable[[], T]) -> T:
@@ -363,7 +366,7 @@ class KeptDeadLetters:
         for queue in queues:
             after: str | None = None
             while page := entries([queue], after=after, limit=_PAGE):
-                refs, why = self._keep(dict(enumerate(page)))
+                refs, why = self._keep(dict(enumerate(page)), dying=False)
                 if why:
                     _log.warning('dead letters of "%s" stay where they are: %s', self._transport.name, why)
                 missing = frozenset(discard([page[position].ref for position in refs]))
