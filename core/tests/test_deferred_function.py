@@ -47,7 +47,8 @@ def everything(
 @pytest.fixture(name="app")
 def _app() -> Iterator[App]:
     called.clear()
-    with App(transports={"main": MemoryTransport(name="main")}, source="shop", clock=FakeClock()) as app:
+    clock = FakeClock()
+    with App(transports={"main": MemoryTransport(name="main", clock=clock)}, source="shop", clock=clock) as app:
         yield app
 
 
