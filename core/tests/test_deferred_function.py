@@ -256,7 +256,7 @@ def test_of_several_items_none_is_sent_if_one_does_not_fit(app: App) -> None:
     def send(number: int) -> None:
         called.append(number)
 
-    numbers: list[Any] = [1, "two", 3]
+    numbers: list[Any] = [*range(1000), "one more than the events of a batch"]
     with pytest.raises(EncodeError, match=r"\$\.number"):
         send.map(numbers)
 

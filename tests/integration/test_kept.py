@@ -224,6 +224,18 @@ def test_a_worker_whose_lease_ends_between_the_steps_deletes_its_own_dead_letter
     assert other.dead() == [("1", "mine")]
 
 
+def test_a_dead_letter_died_when_it_was_stored(pair: Pair, clock: FakeClock) -> None:
+    """Another process may store one between the look at the clock and the store, and the list is in that order."""
+    pair.send(1)
+    settled_at = clock.now()
+    pair.keeper.before = lambda step: clock.advance(5.0) if step == "keep" else None
+
+    pair.transport.settle([(pair.held(1)[0], DEAD)])
+
+    (found,) = pair.transport.dead_letters(["media"])
+    assert found.died_at == pytest.approx(settled_at + 5.0)
+
+
 def test_of_two_settlements_of_one_delivery_the_first_counts(pair: Pair) -> None:
     pair.send(1, 2, 3)
     one, two, three = pair.held(3)
