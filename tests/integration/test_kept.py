@@ -233,7 +233,7 @@ def test_a_dead_letter_died_when_it_was_stored(pair: Pair, clock: FakeClock) -> 
     pair.transport.settle([(pair.held(1)[0], DEAD)])
 
     (found,) = pair.transport.dead_letters(["media"])
-    assert found.died_at == pytest.approx(settled_at + 5.0)
+    assert found.died_at == pytest.approx(settled_at + 5.0, rel=0.0, abs=0.001)
 
 
 def test_of_two_settlements_of_one_delivery_the_first_counts(pair: Pair) -> None:
