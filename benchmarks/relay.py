@@ -5,17 +5,23 @@ How many events a second a relay moves, beside its two sides alone.
     python benchmarks/relay.py --from sqlite:// --from postgresql://postgres@localhost/postgres --to sqlite://
     python benchmarks/relay.py --from sqlite:// --to sqlite:// --key same --events 2000
 
-The source alone receives 250 events of the outbox at once and acks them; the target alone is sent 250 at once. Both do
-so in one thread, one step after the other, through the transport. The relay does the same work, in its worker. Each
-round has new databases and queues, and measures the three one after the other, so that other load on the machine
-affects all of them. The last column is the rate of the relay as a share of that of its slower side: the median of the
-rounds, with the least and the most. With `--key each` every event has an ordering key of its own, and with `--key same`
-all have one, so that a claim finds one event at a time; RabbitMQ takes no keys.
+The source alone receives 250 events of the outbox at once, as a worker does, and acks them; the target alone is sent
+250 at once. Both do so in one thread, one step after the other, through the transport. The relay does the same work, in
+its worker, with up to 1000 at once. Each round has new databases and queues, and measures one after the other, so that
+other load on the machine affects all of them.
+
+The column "apart" is the slower side while both work at the same time, each in a process of its own: the machine has to
+serve the two servers and both processes, so a relay cannot be expected to be faster. The last columns are the rate of
+the relay as a share of that of its slower side, alone and apart: the median of the rounds, with the least and the most.
+
+With `--key each` every event has an ordering key of its own, and with `--key same` all have one, so that a claim finds
+one event at a time; RabbitMQ takes no keys.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
@@ -25,16 +31,19 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
+from threading import Barrier
 
 import attrs
 
 import relevo
 from peers import database
+from relevo._identity import uuid7
 from relevo._transport.route import outbox_queue
 
 AT_ONCE = 250
 LEASE = 600.0
 QUEUE = outbox_queue("main")
+RATES = ("source", "target", "apart", "relay")
 KEYS: Mapping[str, Callable[[int], str | None]] = {"none": lambda _: None, "each": str, "same": lambda _: "7"}
 
 _BODY = b'{"specversion":"1.0","type":"image.created","data":{"image_id":7,"filename":"coffee.jpg","tags":["food"]}}'
@@ -47,11 +56,17 @@ class Round:
     source: float
     target: float
     relay: float
+    apart: float = float("nan")
 
     @property
     def share(self) -> float:
         """The rate of the relay as a share of that of its slower side."""
         return self.relay / min(self.source, self.target)
+
+    @property
+    def share_apart(self) -> float:
+        """The same while both sides work at the same time, each in a process of its own."""
+        return self.relay / self.apart
 
 
 def measure(source: str, target: str, *, events: int, key: str = "none") -> Round:
@@ -64,6 +79,24 @@ def measure(source: str, target: str, *, events: int, key: str = "none") -> Roun
         relayed = _timed(lambda: _relay(app), events)
         again = _envelopes(events, KEYS[key])
         return Round(source=consumed, target=_timed(lambda: _send(app, again), events), relay=relayed)
+
+
+def apart(source: str, target: str, *, events: int, key: str = "none") -> float:
+    """Return the rate of the slower side while both work, each in a process of its own on new stores."""
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, spawn.Pool(2) as pool:
+        together = manager.Barrier(2)
+        side = partial(_side, source=source, target=target, events=events, key=key, together=together)
+        return min(pool.map(side, ["source", "target"], chunksize=1))
+
+
+def _side(side: str, *, source: str, target: str, events: int, key: str, together: Barrier) -> float:
+    with opened(source, target) as app:
+        envelopes = _envelopes(events, KEYS[key])
+        if side == "source":
+            fill(app, source, envelopes)
+        together.wait()
+        return _timed(lambda: _consume(app) if side == "source" else _send(app, envelopes), events)
 
 
 @contextmanager
@@ -104,7 +137,7 @@ def fill(app: relevo.App, source: str, envelopes: Sequence[relevo.Envelope]) -> 
 
 def _envelopes(number: int, key: Callable[[int], str | None]) -> list[relevo.Envelope]:
     made = partial(relevo.Envelope, source="bench", name="image.created", body=_BODY)
-    return [made(id=str(uuid.uuid4()), ordering_key=key(each)) for each in range(number)]
+    return [made(id=uuid7(time.time()), ordering_key=key(each)) for each in range(number)]  # as dispatch makes them
 
 
 def _timed(move: Callable[[], int], events: int) -> float:
@@ -149,14 +182,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds: dict[tuple[str, str], list[Round]] = {pair: [] for pair in pairs}
     for _ in range(options.rounds):
         for pair in pairs:
-            rounds[pair].append(measure(*pair, events=options.events, key=options.key))
-    print(f"{'events a second':28}{'source':>10}{'target':>10}{'relay':>10}   of the slower side")
+            alone = measure(*pair, events=options.events, key=options.key)
+            rounds[pair].append(attrs.evolve(alone, apart=apart(*pair, events=options.events, key=options.key)))
+    heads = "".join(f"{name:>10}" for name in RATES)
+    print(f"{'events a second':28}{heads}   {'of the slower side':22}of both apart")
     for (source, target), found in rounds.items():
-        rates = [statistics.median(getattr(each, name) for each in found) for name in ("source", "target", "relay")]
-        shares = [each.share for each in found]
+        rates = [statistics.median(getattr(each, name) for each in found) for name in RATES]
         columns = "".join(f"{rate:10,.0f}" for rate in rates)
         name = f"{database.kind_of(source)} to {database.kind_of(target)}"
-        print(f"{name:28}{columns}   {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})")
+        shares = _spread([each.share for each in found]), _spread([each.share_apart for each in found])
+        print(f"{name:28}{columns}   {shares[0]:22}{shares[1]}")
+
+
+def _spread(shares: Sequence[float]) -> str:
+    return f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
 
 
 if __name__ == "__main__":

@@ -105,6 +105,18 @@ def test_a_batch_is_sent_in_one_go(put: Put, relay: Relay, transport: Any) -> No
     assert [len(ids) for ids in transport.said("send")] == [1, 1, 2, 4, 7]
 
 
+def test_a_batch_grows_to_1000_events_or_to_what_the_options_say(put: Put, relay: Relay, transport: Any) -> None:
+    put(3500)
+
+    relay(options=RunOptions(until_empty=True)).run()
+    usual = max(len(ids) for ids in transport.said("send"))
+    put(100)
+    relay(options=RunOptions(until_empty=True, batch=20)).run()
+    chosen = max(len(ids) for ids in transport.said("send")[-6:])
+
+    assert (usual, chosen) == (1000, 20)
+
+
 def test_an_outbox_gives_an_event_up_only_when_the_target_has_it(
     put: Put, outbox: MemoryTransport, transport: Any, clock: FakeClock
 ) -> None:
@@ -431,6 +443,24 @@ def test_a_relay_holds_no_event_for_longer_than_a_moment_after_it_was_sent(
 
     assert executor.passed_on(first) is None
     assert [ref() for ref in sent] == [None] * 3
+
+
+def test_a_relay_remembers_the_last_5000_events_that_it_sent_a_moment_ago(
+    put: Put, transport: Any, outbox: MemoryTransport, clock: FakeClock
+) -> None:
+    executor = RelayExecutor(transport, clock=clock)
+    put(6000)
+    sent = []
+    for size in (1, 1, 1, 997, 1000, 1000, 1000, 1000, 500, 500):
+        batch = outbox.receive([OUTBOX], limit=size, lease=60.0, wait=0.0)
+        for each in batch:
+            executor.submit(each)
+        executor.take_finished(0.0)
+        sent += [each.envelope for each in batch if isinstance(each.envelope, Envelope)]
+
+    remembered = [executor.passed_on(each) is not None for each in sent]
+
+    assert remembered == [False] * 1000 + [True] * 5000
 
 
 class _SlowToRecord(MemoryTransport):

@@ -40,6 +40,9 @@ class Executor(ABC):
     worker receives and settles meanwhile in threads, even over the connection that both share.
     """
 
+    largest_batch: ClassVar[int] = 250
+    """The most events that the worker receives at once, unless its options name another number."""
+
     def watch(self, listeners: ListenerTable) -> ListenerTable:
         """Return *listeners*, or replacements that hold each call to its time limit; by default *listeners*."""
         return listeners

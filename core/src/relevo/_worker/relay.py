@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from logging import INFO, WARNING, getLogger
 
 import attrs
@@ -36,9 +36,9 @@ from relevo.errors import (
 _log = getLogger("relevo.relay")
 
 _AGAIN_FIRST, _AGAIN_CAP = 1.0, 60.0
-_BATCH = 250
+_BATCH = 1000
 
-_MOMENT, _MOST_PASSED_ON = 5.0, 4 * _BATCH
+_MOMENT, _MOST_PASSED_ON = 5.0, 5 * _BATCH
 """For how many seconds, and for how many events at most, a relay remembers what it sent."""
 
 _MOVED = Ack(moved=True)
@@ -69,6 +69,7 @@ class RelayExecutor(Executor):
     """
 
     waits = True  # for the target to store a batch
+    largest_batch = _BATCH  # each batch is durable in two servers, and that costs as much for a few events
 
     def __init__(
         self,
@@ -85,7 +86,8 @@ class RelayExecutor(Executor):
         self._batch: list[Delivery] = []
         self._outage: TransportError | ConfigurationError | None = None
         self._has_sent = False
-        self._passed_on: OrderedDict[tuple[str, str, str], tuple[Delivery, float]] = OrderedDict()
+        self._passed_on: deque[tuple[float, Mapping[tuple[str, str, str], Delivery]]] = deque()
+        self._remembered = 0
         self._reminder = Reminder(clock)
 
     def start(self, handle: Handle) -> None:
@@ -106,8 +108,9 @@ class RelayExecutor(Executor):
         return len(self._batch)
 
     def passed_on(self, event: Envelope) -> Delivery | None:
-        delivery, at = self._passed_on.get((event.source, event.id, event.queue), (None, 0.0))
-        return delivery if self._clock.monotonic() - at < _MOMENT else None
+        key, now = (event.source, event.id, event.queue), self._clock.monotonic()
+        sent = (batch[key] for at, batch in tuple(self._passed_on) if key in batch and now - at < _MOMENT)
+        return next(sent, None)
 
     def stalled(self) -> Sequence[Delivery]:
         return ()
@@ -150,6 +153,7 @@ class RelayExecutor(Executor):
     def stop(self) -> None:
         self._batch = []
         self._passed_on.clear()
+        self._remembered = 0
 
     def _hand_on(self, batch: Sequence[tuple[Delivery, Envelope]]) -> list[tuple[Delivery, Outcome]]:
         self._remember(batch)
@@ -173,21 +177,17 @@ class RelayExecutor(Executor):
 
     def _remember(self, batch: Sequence[tuple[Delivery, Envelope]]) -> None:
         """Note which of *batch* is sent now."""
-        now = self._clock.monotonic()
-        for delivery, envelope in batch:
-            key = envelope.source, envelope.id, envelope.queue
-            self._passed_on[key] = delivery, now
-            self._passed_on.move_to_end(key)
+        sent = {(envelope.source, envelope.id, envelope.queue): delivery for delivery, envelope in batch}
+        self._passed_on.append((self._clock.monotonic(), sent))
+        self._remembered += len(sent)
         self._forget()
 
     def _forget(self) -> None:
         """Forget what was sent earlier than a moment ago, and the first of too many."""
         now = self._clock.monotonic()
-        while self._passed_on:
-            key, (_, at) = next(iter(self._passed_on.items()))
-            if now - at < _MOMENT and len(self._passed_on) <= _MOST_PASSED_ON:
-                break
-            del self._passed_on[key]
+        while self._passed_on and (now - self._passed_on[0][0] >= _MOMENT or self._remembered > _MOST_PASSED_ON):
+            _, sent = self._passed_on.popleft()
+            self._remembered -= len(sent)
 
     def _after(self, error: SendError, position: int, delivery: Delivery) -> Outcome:
         if position in error.sent:

@@ -63,9 +63,6 @@ _log = getLogger("relevo.worker")
 LEASE = 60.0
 """Seconds of a lease; renewed every third of it."""
 
-MAX_BATCH = 250
-"""The most events that are received at once, unless an option says another number."""
-
 _READ_AHEAD_FROM = 16
 """The smallest batch that is received ahead: it grows to that size only while a batch takes less than 0.1 s."""
 
@@ -186,7 +183,7 @@ class Worker:
 
     def __attrs_post_init__(self) -> None:
         options = self._options
-        most = options.batch or MAX_BATCH
+        most = options.batch or self._executor.largest_batch
         self._queues = tuple(self._queues)
         self._backlog: deque[Delivery] = deque()
         self._ledger = Ledger(
