@@ -67,6 +67,26 @@ def test_an_async_listener_runs_to_its_end_before_its_event_is_done(make: Make, 
 
 
 @pytest.mark.parametrize("options", IN_THIS_PROCESS, ids=str)
+def test_a_task_of_a_task_group_can_give_up(make: Make, options: RunOptions) -> None:
+    app = make(transports={"main": MemoryTransport()})
+
+    async def rated() -> None:
+        raise relevo.GiveUp("no rating")
+
+    @app.listener("image.created")
+    async def rate(event: Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(rated())
+
+    app.dispatch("image.created")
+    _drain(app, options)
+
+    (entry,) = _dead(app)
+    assert entry.reason == "gave-up"
+    assert "no rating" in entry.error
+
+
+@pytest.mark.parametrize("options", IN_THIS_PROCESS, ids=str)
 def test_all_of_them_run_on_one_loop_which_outlives_a_drain(make: Make, options: RunOptions) -> None:
     app, loops = make(transports={"main": MemoryTransport()}), set()
 

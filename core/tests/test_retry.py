@@ -74,6 +74,35 @@ def test_retry_later_names_its_own_delay(delay: object, wait: float) -> None:
     assert Retry().decide(1, RetryLater(delay), 0.0) == wait
 
 
+@pytest.mark.parametrize(
+    ("members", "wait"),
+    [
+        ([RetryLater("5m")], 300.0),
+        ([RetryLater("5m"), ExceptionGroup("tasks", [RetryLater(7), RetryLater("1h")])], 3600.0),
+        ([RetryLater(), RetryLater(7)], 7.0),
+        ([RetryLater()], 2.0),
+        ([RetryLater("not a time"), RetryLater(7)], 7.0),
+        ([RetryLater("5m"), KeyError(1)], 2.0),
+        ([KeyError(1), ExceptionGroup("tasks", [OSError(), GiveUp("no")])], None),
+        ([RetryLater("5m"), ValueError()], None),
+    ],
+)
+def test_an_exception_group_is_retried_as_its_members(members: list[Exception], wait: float | None) -> None:
+    policy = Retry(give_up_on=ValueError)
+
+    assert policy.decide(1, ExceptionGroup("tasks", members), 0.0) == wait
+
+
+def test_an_exception_group_that_hides_its_members_is_read_nevertheless() -> None:
+    class Hiding(ExceptionGroup[Exception]):
+        @property
+        def exceptions(self) -> Any:
+            return (self,)
+
+    assert Retry().is_final(Hiding("tasks", [GiveUp("no")]))
+    assert not Retry().is_final(Hiding("tasks", [KeyError(1)]))
+
+
 class _Hostile:
     def __repr__(self) -> str:
         raise RuntimeError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite, nan
 from types import MappingProxyType
@@ -137,21 +137,52 @@ class Retry:
         return min(self.cap, grown) * (1.0 + self.jitter * chance)
 
     def is_final(self, error: BaseException) -> bool:
-        """Return whether a listener that raised *error* is not run again, however many runs are left."""
-        return isinstance(error, (GiveUp, *self.give_up_on))
+        """
+        Return whether a listener that raised *error* is not run again, however many runs are left.
+
+        So is an exception group with such an error in it, as a task group raises it: the task would fail again.
+        """
+        return any(isinstance(each, (GiveUp, *self.give_up_on)) for each in with_members(error))
 
     def decide(self, run: int, error: BaseException, chance: float) -> float | None:
         """
         Return the seconds to wait after run number *run* ended with *error*; ``None`` to give up.
 
-        The delay of a :class:`RetryLater` is used as long as runs are left; an invalid delay is ignored.
+        The delay of a :class:`RetryLater` is used as long as runs are left; an invalid delay is ignored. Of a group of
+        them it is the longest.
         """
         if run >= self.runs or self.is_final(error):
             return None
-        if isinstance(error, RetryLater) and error.delay is not None:
-            with suppress(Exception):  # a listener may pass anything, even an object whose repr fails
-                return seconds(error.delay)
-        return self.wait(run, chance)
+        delays = _delays(error) if is_retry_later(error) else ()
+        return max(delays) if delays else self.wait(run, chance)
 
 
 DEFAULT_RETRY = Retry()
+
+
+_members_of = vars(BaseExceptionGroup)["exceptions"].__get__  # a subclass cannot override this
+
+
+def with_members(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error*, and if it is an exception group, its members and theirs."""
+    found = [error]
+    while found:
+        each = found.pop()
+        yield each
+        if isinstance(each, BaseExceptionGroup):
+            found.extend(_members_of(each))
+
+
+def is_retry_later(error: BaseException) -> bool:
+    """Return whether *error* is a :class:`RetryLater`, or a group of nothing else."""
+    return all(isinstance(each, RetryLater | BaseExceptionGroup) for each in with_members(error))
+
+
+def _delays(error: BaseException) -> Sequence[float]:
+    """Return the valid delays of the :class:`RetryLater` in *error*, in seconds."""
+    found = []
+    for each in with_members(error):
+        if isinstance(each, RetryLater) and each.delay is not None:
+            with suppress(Exception):  # a listener may pass anything, even an object whose repr fails
+                found.append(seconds(each.delay))
+    return found

@@ -11,12 +11,13 @@ import attrs
 from relevo._clock import readable
 from relevo._event.codec import decoded
 from relevo._listener.listener import ListenerTable, defined_at
+from relevo._retry import is_retry_later
 from relevo._transport.delivery import Delivery, Failure, Nack
 from relevo._transport.envelope import Envelope
 from relevo._visible import visible
 from relevo._worker.decision import Reason
 from relevo._worker.progress import SUBJECT_PATIENCE, if_renamed, loaded
-from relevo.errors import DecodeError, RetryLater
+from relevo.errors import DecodeError
 
 _log = getLogger("relevo.listener")
 
@@ -56,7 +57,7 @@ def log_failure(
         ending = "gave up" if failure.reason == Reason.GAVE_UP else "the last"
     else:
         ending = f"again in {readable(max(0.0, failure.due - now))}"
-    is_planned = isinstance(error, RetryLater) and failure.due is not None
+    is_planned = is_retry_later(error) and failure.due is not None
     place = "" if is_planned else place_of(error, function)
     _log.log(
         INFO if is_planned else WARNING,

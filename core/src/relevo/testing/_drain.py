@@ -17,6 +17,7 @@ from relevo._hook import hookimpl
 from relevo._listener import process_loop
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.process_loop import awaited
+from relevo._retry import is_retry_later
 from relevo._transport.delivery import Delivery, Failure, Lost, Nack, Outcome, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Target, outbox_queue
@@ -25,7 +26,7 @@ from relevo._worker.decision import Reason
 from relevo._worker.executor import Handle, InlineExecutor
 from relevo._worker.progress import failures_of
 from relevo._worker.run import Report, RunOptions
-from relevo.errors import DecodeError, RetryLater, SubjectMissingError, described
+from relevo.errors import DecodeError, SubjectMissingError, described
 from relevo.testing._record import format_event
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _is_expected(listener: Listener, error: BaseException) -> bool:
     """Return whether *error* is ``RetryLater``, or a missing subject that *listener* handles."""
     if isinstance(error, SubjectMissingError):
         return listener.mark.missing != "fail"
-    return isinstance(error, RetryLater)
+    return is_retry_later(error)
 
 
 def format_raised(failure: RaisedError) -> str:

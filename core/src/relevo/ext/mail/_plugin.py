@@ -9,10 +9,10 @@ from typing import Self
 
 from relevo._clock import Clock, SystemClock
 from relevo._hook import hookimpl
+from relevo._retry import is_retry_later
 from relevo._runner.lock_path import own_file
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Failure, Lost, Nack, Settlement
 from relevo._transport.envelope import Envelope
-from relevo.errors import RetryLater
 from relevo.ext.mail._book import Shelf
 from relevo.ext.mail._incident import incidents_of, key_of_failure, location_of, loss, retried_incident
 from relevo.ext.mail._options import MailOptions
@@ -98,7 +98,7 @@ class Mail:
     @hookimpl
     def relevo_listener_failed(self, delivery: Delivery, error: BaseException, failure: Failure) -> None:
         """Mail a failure if the option is set; the last failure is mailed as a dead letter."""
-        if not self._options.failures or failure.due is None or isinstance(error, RetryLater):
+        if not self._options.failures or failure.due is None or is_retry_later(error):
             return
         frame = location_of(error)
         key = key_of_failure(failure, frame)
