@@ -90,6 +90,7 @@ STATE, TURN, STRAY = "relevo_event_state", "relevo_event_turn", "relevo_event_st
     ("name", "indexes"),
     [
         ("claim", {STATE, "PRIMARY"}),
+        ("claim_since", {STATE, "PRIMARY"}),
         ("promote", {STATE, "PRIMARY"}),
         ("reap", {STATE, "PRIMARY"}),
         ("reap_endless", {STATE, "PRIMARY"}),

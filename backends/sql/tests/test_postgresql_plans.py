@@ -53,6 +53,7 @@ def explain(postgresql_database: str) -> Iterator[Show]:
     [
         ("look", {"queues": ["default"]}),
         ("claim", {"now": 1, "until": 2, "claim": 3, "queue": "default", "bound": 250}),
+        ("claim_since", {"now": 1, "until": 2, "claim": 3, "queue": "default", "bound": 250, "urgency": 1, "since": 9}),
         ("promote", {"now": 1, "queue": "default", "bound": 1000}),
         ("reap", {"now": 1, "queue": "default", "bound": 1000}),
         ("strays", {"now": 1, "queue": "default", "bound": 250}),

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from relevo import Clock, Delivery
 from relevo_sql._database import Database
+from relevo_sql._front import URGENCIES, Fronts
 from relevo_sql._row import (
     FARTHEST,
     OrderingGroup,
@@ -17,6 +18,7 @@ from relevo_sql._row import (
     Stray,
     delivery_of,
     lease_end,
+    micros,
     place_of,
     stray_flaw,
     stray_of,
@@ -105,10 +107,14 @@ class Claimer:
         self._next_turns = 0.0
         self._looked_at: tuple[str, ...] = ()
         self._next_look = float("-inf")
+        self._fronts = Fronts(clock.monotonic)
+        self._leaves_deleted_rows = database.dialect.leaves_deleted_rows
         self._is_cut = False
         """Whether the last attempt left rows that had become ready, since there were too many at once."""
 
-    def claim(self, queues: Sequence[str], *, limit: int, lease: float, sent: bool = False) -> Claim:
+    def claim(
+        self, queues: Sequence[str], *, limit: int, lease: float, sent: bool = False, waits: bool = False
+    ) -> Claim:
         """
         Lease up to *limit* ready events for *lease* seconds.
 
@@ -120,7 +126,13 @@ class Claimer:
             lease: Seconds.
 
             sent: Something was just sent: it is leased without a look at the queues, where one statement does that.
+
+            waits: The caller tries again after :attr:`Claim.next_change` if nothing is found.
         """
+        if (left := self._fronts.left(queues)) > 0:
+            found = self._claim_from_fronts(queues, limit, lease)
+            if found or waits:
+                return Claim(found, None if found else self._now() + micros(left))
         if self._looked_at == tuple(queues) and self._clock.monotonic() < self._next_look:
             found = self._take_ready(queues[:1], limit, lease)  # something may be due in it, which comes before others
             if len(found) >= limit:
@@ -164,7 +176,47 @@ class Claimer:
     def _is_one_statement(self, queues: Sequence[str]) -> bool:
         return len(queues) == 1 and self._statements.claim.is_one and self._database.dialect.commits_statements
 
+    def _claim_from_fronts(self, queues: Sequence[str], limit: int, lease: float) -> list[Delivery]:
+        """Claim what became ready behind what was claimed before, without a look."""
+        began = self._clock.monotonic()
+        found = self._database.write(lambda connection: self._take_from_fronts(connection, queues, limit, lease))
+        self._fronts.note_claim(self._clock.monotonic() - began)
+        return found
+
+    def _take_from_fronts(
+        self, connection: sa.Connection, queues: Sequence[str], limit: int, lease: float
+    ) -> list[Delivery]:
+        now, token = self._now(connection), new_token()
+        until = lease_end(lease, now)
+        taken: list[Row] = []
+        for queue in queues:
+            front = self._fronts.of(queue)
+            for urgency in URGENCIES:
+                if len(taken) < limit:
+                    found = self._statements.claim_since.rows(
+                        connection,
+                        now=now,
+                        until=until,
+                        claim=token,
+                        queue=queue,
+                        urgency=urgency,
+                        since=front.since(urgency),
+                        bound=limit - len(taken),
+                    )
+                    rows = sorted(found, key=place_of)
+                    front.note(rows, now)
+                    taken += rows
+        return [delivery_of(row, token) for row in taken]
+
     def _look_and_claim(self, queues: Sequence[str], limit: int, lease: float) -> Claim:
+        """Look at the queues, and claim what is ready; note how long that took."""
+        began = self._clock.monotonic()
+        claim = self._claim_what_is_seen(queues, limit, lease)
+        if self._leaves_deleted_rows:
+            self._fronts.note_look(queues, self._clock.monotonic() - began)
+        return claim
+
+    def _claim_what_is_seen(self, queues: Sequence[str], limit: int, lease: float) -> Claim:
         changes, prospects = self._database.read(lambda connection: self._look(connection, queues))
         now = self._now()
         promising = [prospect for prospect in prospects if prospect.worthwhile(now)]
@@ -235,7 +287,10 @@ class Claimer:
                 queue=prospect.queue,
                 bound=limit - len(taken) - len(strays),
             )
-            taken.extend(sorted(rows, key=place_of))  # RETURNING has no order
+            rows = sorted(rows, key=place_of)  # RETURNING has no order
+            if self._leaves_deleted_rows:
+                self._fronts.of(prospect.queue).note(rows, now)
+            taken += rows
             if len(taken) + len(strays) >= limit:
                 break
         return [*strays, *(delivery_of(row, token) for row in taken)]

@@ -423,7 +423,7 @@ class SqlTransport(
             is_sent, sends = self._doorbell.sends != sends, self._doorbell.sends
             try:
                 self._require_settling()
-                claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=is_sent)
+                claim = self._claimer.claim(queues, limit=limit, lease=lease, sent=is_sent, waits=patience.left > 0)
             except ConfigurationError:
                 # If this transport created the tables, it creates them again in an empty database, and only there.
                 if not self._kept or not self._database.is_empty():

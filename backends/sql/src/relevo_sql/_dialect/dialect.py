@@ -100,6 +100,9 @@ class Dialect(ABC):
     It is committed at once and as durably, which saves two round trips.
     """
 
+    leaves_deleted_rows: ClassVar[bool] = False
+    """Whether its indexes keep deleted rows until no snapshot needs them and they are vacuumed or purged."""
+
     commits_statements: ClassVar[bool] = False
     """Whether a statement outside a transaction is committed at once, on a connection of relevo."""
 

@@ -121,6 +121,7 @@ class MariadbDialect(Dialect):
     stray_index = STRAYS
     max_autocommit_rows = 1  # the driver may split several into several statements
     commits_statements = True
+    leaves_deleted_rows = True
 
     def __init__(self) -> None:
         self.compiler = MySQLDialect_pymysql(paramstyle="format")

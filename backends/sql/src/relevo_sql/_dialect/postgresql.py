@@ -55,6 +55,7 @@ class PostgresqlDialect(Dialect):
     name = "postgresql"
     max_autocommit_rows = sys.maxsize
     commits_statements = True
+    leaves_deleted_rows = True
     holds_nul = False
     random_id = "replace(CAST(gen_random_uuid() AS text), '-', '')"
     stray, stray_index = STRAY, STRAYS
