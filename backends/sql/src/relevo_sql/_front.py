@@ -26,7 +26,7 @@ _TIMES_AS_LONG, _LONGEST = 10.0, 10.0
 """How many times as long as it took the next look may be late, and for how many seconds at most."""
 
 _WORTH, _CHANCES = 1.5, 3
-"""How many times as fast a claim from the front has to be, once in so many; or the server is far away, or busy."""
+"""How many times as fast one of that number of claims has to be; otherwise the server is far away, or busy."""
 
 _RETRIED = 5.0
 """Seconds until it is tried again if it was not."""
