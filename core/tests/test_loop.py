@@ -341,8 +341,7 @@ def test_a_patient_runner_waits_for_a_server_that_is_down_from_the_start(
     assert caplog.text.count("waiting until it is back") == 1
 
 
-@pytest.mark.parametrize("is_relay", [True, False])
-@pytest.mark.parametrize("down", ["main", "outbox"])
+@pytest.mark.parametrize("down, is_relay", [("main", True), ("main", False), ("outbox", True)])
 def test_the_end_of_an_outage_at_the_start_is_logged_too(
     app: MakeApp,
     transport: Any,
@@ -369,6 +368,55 @@ def test_the_end_of_an_outage_at_the_start_is_logged_too(
 
     ended = [record.getMessage() for record in caplog.records if " is back after " in record.getMessage()]
     assert [each.partition(" is back")[0] for each in ended] == [f'the transport "{down}"']
+
+
+def fail_until(store: Any, is_up: threading.Event) -> None:
+    """Let *store* be down until *is_up* is set."""
+    set_up = store.setup
+
+    def setup(*given: Any, **how: Any) -> Any:
+        if not is_up.is_set():
+            raise TransportUnavailableError(store.name, "no such host")
+        return set_up(*given, **how)
+
+    store.setup = setup
+
+
+def test_a_worker_begins_although_its_outbox_is_down(
+    app: MakeApp, outbox: MemoryTransport, put: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    is_up = threading.Event()
+    fail_until(outbox, is_up)
+    put("stored before")
+    handled: list[str] = []
+
+    def work(event: object, call: Any) -> None:
+        handled.append(call.event_id)
+        is_up.set()
+
+    made = app(work)
+    sent = made.dispatch("image.created").id
+
+    report = LoopRunner(patient=True).run(made, RunOptions(max_events=2))
+
+    assert handled == [sent, "stored before"]
+    assert report.done == 2
+    assert 'the transport "outbox" is unavailable: no such host; events that do not need it are handled' in caplog.text
+
+
+@pytest.mark.parametrize("options", [DRAIN, RunOptions(max_events=1)])
+def test_a_runner_that_is_not_patient_does_not_begin_without_the_outbox(
+    options: RunOptions, app: MakeApp, outbox: MemoryTransport
+) -> None:
+    fail_until(outbox, threading.Event())
+    handled: list[object] = []
+    made = app(lambda event: handled.append(event))  # noqa: PLW0108 - a list cannot be marked
+    made.dispatch("image.created")
+
+    with pytest.raises(TransportUnavailableError, match="no such host"):
+        LoopRunner().run(made, options)
+
+    assert handled == []
 
 
 @pytest.mark.parametrize("until_empty", [True, False])

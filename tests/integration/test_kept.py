@@ -27,7 +27,7 @@ from relevo import (
     hookimpl,
 )
 from relevo._transport.keeper import keep_elsewhere
-from relevo.errors import SendError, SettleError, TransportUnavailableError, UnsupportedError
+from relevo.errors import ConfigurationError, SendError, SettleError, TransportUnavailableError, UnsupportedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore
 from relevo_sql import SqlTransport
@@ -43,6 +43,10 @@ class Keeper(SqlTransport):
     is_down = False
     before: Callable[[str], object] = staticmethod(lambda _: None)
     """Called with the name of each of the two steps of a settlement, before it is taken."""
+
+    def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        self._require_up()
+        return super().setup(queues, dry_run=dry_run)
 
     def keep_dead_letters(self, letters: Sequence[DeadLetterEntry], *, dying: bool = False) -> Sequence[str]:
         self.before("keep")
@@ -432,6 +436,84 @@ def test_a_worker_goes_on_while_the_database_is_down_and_loses_nothing(
         assert len(pair.transport.dead_letters(["media"])) == 1
         assert observed == ["retries-exhausted"], "as a mail is sent: once, when it is stored"
     assert caplog.text.count("no such host") < 5
+
+
+@pytest.fixture(name="new")
+def _new(tmp_path: Path, clock: FakeClock) -> Iterator[Pair]:
+    """Make a pair whose database has no tables yet."""
+    keeper = Keeper(f"sqlite:///{tmp_path}/new.db", name="db", clock=clock)
+    yield Pair(LendingTransport(MemoryStore(), clock), keeper)
+    keeper.close()
+
+
+def helped(pair: Pair, clock: FakeClock, **more: Any) -> App:
+    transports = {"main": pair.transport, "db": pair.keeper}
+    return App(transports=transports, keepers={"main": "db"}, routes={"*": "main/media"}, clock=clock, **more)
+
+
+def test_a_worker_begins_without_the_database_and_sets_it_up_once_it_is_there(
+    new: Pair, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    new.keeper.is_down = True
+    done: list[int] = []
+
+    def work(event: Event) -> None:
+        done.append(event["number"])
+        if event["number"] == 0:
+            raise ValueError("broken")
+        if event["number"] == 2:
+            new.keeper.is_down = False
+
+    with helped(new, clock) as app:
+        app.add_listener("image.created", work, retry=Retry(1))
+        for number in range(3):
+            app.dispatch("image.created", {"number": number})
+
+        report = app.worker(RunOptions(transport="main", max_events=3), patient=True).run()
+
+        assert done == [0, 1, 2]
+        assert (report.done, report.dead, report.unsettled) == (2, 1, 0)
+        assert len(new.transport.dead_letters(["media"])) == 1
+    assert caplog.text.count("events that do not need it are handled meanwhile") == 1
+
+
+def test_a_worker_that_is_run_again_still_sets_up_what_was_down(new: Pair, clock: FakeClock) -> None:
+    new.keeper.is_down = True
+    objections = ["a deploy"]
+
+    class Pauses:
+        @hookimpl
+        def relevo_may_run(self) -> str | None:
+            return objections[0] if objections and worker.held() == 0 and began else None
+
+    began: list[int] = []
+
+    def work(event: Event) -> None:
+        began.append(event["number"])
+        raise ValueError("broken")
+
+    with helped(new, clock, plugins=[Pauses()]) as app:
+        app.add_listener("image.created", work, retry=Retry(1))
+        worker = app.worker(RunOptions(transport="main", max_events=1), patient=True)
+        app.dispatch("image.created", {"number": 0})
+        began.append(-1)
+        worker.prepare()
+        assert worker.run().stopped_by == "objection"
+        objections.clear()
+        new.keeper.is_down = False
+
+        assert worker.run().dead == 1
+
+    assert began == [-1, 0]
+
+
+def test_a_worker_does_not_begin_without_tables_that_it_may_not_create(new: Pair, clock: FakeClock) -> None:
+    with helped(new, clock, setup="explicit") as app:
+        app.add_listener("image.created", lambda event: None)
+        new.transport.setup(["media"])
+
+        with pytest.raises(ConfigurationError, match='the transport "db" is not set up'):
+            app.worker(RunOptions(transport="main", max_events=1), patient=True).run()
 
 
 # --- what every database can hold -----------------------------------------------------------------------

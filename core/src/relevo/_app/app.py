@@ -610,7 +610,7 @@ class App(Dispatcher):
             self._assembly.parts,
             outgoing=FollowUps(self._assembly.sender),
             recipe=self._recipe,
-            prepare=self._assembly.stores.prepare,
+            stores=self._assembly.stores,
         )
 
     def _recipe(self, transport: str, time_limit: float) -> Hello:

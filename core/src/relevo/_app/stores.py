@@ -80,14 +80,33 @@ class Stores:
 
             TransportUnavailableError: The server could not be reached.
         """
-        steps: list[Callable[[], object]] = [partial(self.set_up, name)]
+        raise_together(try_each(partial(self.set_up, name), *self._helpers(name)))
+
+    def prepare_helpers(self, name: str) -> Sequence[TransportUnavailableError]:
+        """
+        Set up what helps the transport *name*, unless that was done; return why some of it cannot be reached.
+
+        Raises:
+            ConfigurationError: As :meth:`prepare`.
+        """
+        errors = try_each(*self._helpers(name))
+        missed = [each for each in errors if isinstance(each, TransportUnavailableError)]
+        if len(missed) < len(errors):
+            raise_together(errors)
+        return missed
+
+    def prepare_relay(self, name: str) -> None:
+        """Set up the transport *name* and its outbox, all that a relay needs; raises as :meth:`prepare` does."""
+        raise_together(try_each(partial(self.set_up, name), partial(self.set_up_outbox, name)))
+
+    def _helpers(self, name: str) -> Iterable[Callable[[], object]]:
+        """Yield what sets up each of those that help the transport *name*."""
         if name in self._parts.outboxes:
-            steps.append(partial(self.set_up_outbox, name))
+            yield partial(self.set_up_outbox, name)
         if name in self._parts.coordinators:
-            steps.append(partial(self._set_up, f"coordinator/{name}", self._parts.coordinators[name], ()))
+            yield partial(self._set_up, f"coordinator/{name}", self._parts.coordinators[name], ())
         if name in self._parts.keepers:
-            steps.append(partial(self.set_up_keeper, name))
-        raise_together(try_each(*steps))
+            yield partial(self.set_up_keeper, name)
 
     def set_up_outbox(self, name: str) -> Transport:
         """Set up the outbox of the transport *name* once, and return it; raises as :meth:`prepare` does."""

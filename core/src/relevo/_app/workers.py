@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -18,6 +18,7 @@ from relevo._app.check import (
     warn_of_risks,
 )
 from relevo._app.parts import Parts
+from relevo._app.stores import Stores
 from relevo._event.subject import SubjectLoader
 from relevo._hook import names_where_listeners_run
 from relevo._listener.call import Outgoing
@@ -39,7 +40,7 @@ from relevo._worker.subjects_ahead import SubjectsAhead
 from relevo._worker.suspect import Suspects
 from relevo._worker.transaction import Transactions, exporter
 from relevo._worker.worker import Worker
-from relevo.errors import ConfigurationError, DecodeError, RouteNotFoundError
+from relevo.errors import ConfigurationError, DecodeError, RouteNotFoundError, TransportUnavailableError
 
 if TYPE_CHECKING:
     from relevo._execution.pipe import Hello
@@ -65,8 +66,8 @@ class WorkerFactory:
     recipe: Callable[[str, float], Hello]
     """Takes the name of a transport and a time limit, returns the first message to a child process."""
 
-    prepare: Callable[[str], object]
-    """Takes the name of a transport, and creates what it lacks if the application does that."""
+    stores: Stores
+    """Creates what transports lack if the application does that."""
 
     def worker(
         self,
@@ -131,7 +132,7 @@ class WorkerFactory:
             limit=limit,
             given=None if options.event_id is None else partial(self._take, transport, queues, options.event_id),
             where=where,
-            prepare=partial(self._prepare, transport, queues, outbox, listeners),
+            **self._preparing(transport, queues, listeners, begins_alone=patient and not options.until_empty),
             expect=None if ahead is None else ahead.expect,
             expect_nothing_more=(lambda: None) if ahead is None else ahead.end,
         )
@@ -145,11 +146,44 @@ class WorkerFactory:
         batches = 1 if isinstance(executor, InlineExecutor) else _BATCHES
         return SubjectsAhead(self.parts.subjects, self.parts.clock, batches)
 
-    def _prepare(
-        self, transport: Transport, queues: Sequence[str], outbox: Transport | None, listeners: ListenerTable
-    ) -> None:
-        self.prepare(transport.name)
-        check_inbox_of(transport, queues, outbox, listeners, self.parts.routes)
+    def _preparing(
+        self, transport: Transport, queues: Sequence[str], listeners: ListenerTable, *, begins_alone: bool
+    ) -> dict[str, Any]:
+        """
+        Return what sets up *transport* and what helps it, as arguments of a worker.
+
+        Args:
+            transport: The transport.
+
+            queues: The queues of the worker.
+
+            listeners: The listeners.
+
+            begins_alone: Whether it begins although what helps the transport cannot be reached.
+        """
+        name = transport.name
+        outbox = self.parts.outboxes.get(name)
+        check = partial(check_inbox_of, transport, queues, outbox, listeners, self.parts.routes)
+        if not begins_alone:
+            return {"prepare": partial(self._prepare_all, name, check)}
+        return {
+            "prepare": partial(self.stores.set_up, name),
+            "prepare_helpers": partial(self._prepare_helpers, name, check),
+        }
+
+    def _prepare_helpers(self, transport: str, check: Callable[[], None]) -> Sequence[TransportUnavailableError]:
+        """Set up what helps *transport*, and check its inbox; return why that cannot be reached."""
+        if missed := self.stores.prepare_helpers(transport):
+            return missed
+        try:
+            check()
+        except TransportUnavailableError as error:
+            return [error]
+        return ()
+
+    def _prepare_all(self, transport: str, check: Callable[[], None]) -> None:
+        self.stores.prepare(transport)
+        check()
 
     def relay(self, outbox: Transport, transport: Transport, options: RunOptions, *, patient: bool) -> Worker:
         """Return a worker that moves events from *outbox* to *transport*."""
@@ -174,7 +208,7 @@ class WorkerFactory:
             lease=self.parts.lease,
             patient=patient,
             limited=[transport],
-            prepare=partial(self.prepare, transport.name),
+            prepare=partial(self.stores.prepare_relay, transport.name),
         )
 
     def handle(

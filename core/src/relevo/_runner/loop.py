@@ -385,7 +385,7 @@ def _prepared(
         report()
         try:
             with _telling_of_new_files(app, name):
-                app.prepare(name)
+                worker.prepare()
         except TransportUnavailableError as error:
             worker.sit_out(error)
         else:

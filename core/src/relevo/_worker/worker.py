@@ -40,6 +40,7 @@ from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
 from relevo._worker.executor import Executor, Handle, InlineExecutor
 from relevo._worker.flusher import Flusher
 from relevo._worker.keeper import LeaseKeeper
+from relevo._worker.late_setup import LateSetup, Prepare
 from relevo._worker.ledger import Ledger, Reminder, worked_before
 from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.outage import Outage
@@ -139,6 +140,9 @@ class Worker:
 
         prepare: Creates what the transport lacks; called once, before the first receive.
 
+        prepare_helpers: Does the same for what helps the transport, then. It returns why that cannot be reached; it is
+            called again beside the loop until it returns nothing.
+
         expect: Called with each batch of deliveries before the first of them is handled, if it is given.
 
         expect_nothing_more: Called at the end of each run.
@@ -165,6 +169,7 @@ class Worker:
     _given: Callable[[float], Sequence[Delivery]] | None = None
     _where: str = ""
     _prepare: Callable[[], object] = lambda: None
+    _prepare_helpers: Prepare = tuple
     _expect: Callable[[Sequence[Delivery]], object] | None = None
     _expect_nothing_more: Callable[[], object] = lambda: None
     _is_unrecorded: Callable[[Delivery], bool] = attrs.field(default=lambda _: False, init=False)
@@ -220,6 +225,7 @@ class Worker:
             running=self._runs,
             announcer=self._announcer,
         )
+        self._late_setup = LateSetup(self._prepare_helpers, self._clock)
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
         # What is received over a connection is lost with it, and the ledger knows that of the last batch alone.
         reads_ahead = is_parallel and transport.capabilities.lease == "timed"
@@ -227,6 +233,8 @@ class Worker:
         self._most_pending = 2 * most
         self._pace = Pace(most)
         self._stopped = self._hurried = self._is_over = self._is_prepared = False
+        self._has_begun = False
+        """Whether a run has passed the preparation."""
         self._unsettled_since: float | None = None
         self._doubts = 0
         self._outage = Outage(transport.name, self._clock, self._chance)
@@ -321,6 +329,7 @@ class Worker:
             raise ConfigurationError("a worker that was stopped cannot be run again; make a new one, as app.worker()")
         self._objection = ""
         self._hurried = False
+        self._late_setup.begin()
         self._stalls.start()
         self._deferral.start()
         self._suspects.start()
@@ -346,6 +355,7 @@ class Worker:
                     self._put_back()
                     self._suspects.excuse()
         finally:
+            self._late_setup.end()
             if self._announcer is not None:
                 self._announcer.withdraw()
             self._executor.stop()
@@ -379,6 +389,23 @@ class Worker:
         )
         return report
 
+    def prepare(self) -> None:
+        """
+        Create what the transport lacks, unless that was done.
+
+        What helps it, such as its outbox, may be down: it is prepared while :meth:`run` handles events.
+
+        Raises:
+            ConfigurationError: Something is missing, or cannot be used.
+
+            TransportUnavailableError: The server could not be reached; or, if this worker is not patient, that of
+                what helps it.
+        """
+        if not self._is_prepared:
+            self._prepare()
+            self._late_setup.note(self._prepare_helpers())
+            self._is_prepared = True
+
     # --- the loop -----------------------------------------------------------------------------------
 
     def _loop(self, here: Neighbour) -> str:
@@ -387,11 +414,12 @@ class Worker:
             if ended:
                 return ended
             try:
-                if not self._is_prepared:
-                    self._prepare()
-                    self._is_prepared = True
+                if not self._has_begun:
+                    self.prepare()
+                    self._has_begun = True
                     self._outage.end_elsewhere()
                     self._deferral.start()  # the time of a slow start does not count
+                    self._late_setup.begin()
                     here.warn_of_others()
                 if self._backlog:
                     self._begin()
