@@ -59,9 +59,9 @@ REPORT = {
 FIGURES = {"ready", "leased", "scheduled", "dead", "oldest", "stuck", "lag", "workers"}
 STATUS = FIGURES | {"transport", "queue", "routed", "relays_to", "error"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
-WHOLE = LETTER | {"status", "listeners", "failures", "headers", "body", "size"}
+WHOLE = LETTER | {"status", "listeners", "failures", "problem", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
-LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "headers"} | {
+LIVING = WHOLE - {"ref", "reason", "died", "error", "failures", "problem", "headers"} | {
     "until",
     "ordering_key",
     "behind",

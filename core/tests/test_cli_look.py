@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -1089,6 +1090,63 @@ def test_an_event_that_is_done_is_shown_while_it_is_kept(shop: Shop) -> None:
     assert lines(nowhere) == [
         "relevo: no event has the id 1; events that are done are kept for 7.0 d, and found by a whole id"
     ]
+
+
+def change(shop: Shop, statement: str) -> None:
+    """Change rows by hand."""
+    with closing(sqlite3.connect(shop.folder / "shop.db")) as connection, connection:
+        assert connection.execute(statement).rowcount > 0
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_row_that_cannot_be_read_is_not_passed_over_silently(
+    shop: Shop, caplog: pytest.LogCaptureFixture, *, is_done: bool
+) -> None:
+    shop.write("relevo.toml", KEEPING)
+    sent = json.loads(shop.run("""dispatch mail.sent '{"to": "ann"}' --json""").stdout)["id"]
+    if is_done:
+        shop.run("drain")
+    change(shop, "UPDATE relevo_done SET body = 'text'" if is_done else "UPDATE relevo_event SET body = 'text'")
+
+    shown = shop.run(f"show {sent}")
+
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert (
+        f"'{sent}' in the queue 'default' is unreadable, so it is not shown: the column body holds text" in caplog.text
+    )
+
+
+def test_unreadable_dead_letters_are_counted_where_an_event_is_not_found(shop: Shop) -> None:
+    shop.run("""dispatch mail.sent '{"to": "ann"}'""")
+    change(shop, "UPDATE relevo_event SET body = 'text'")
+    shop.run("drain")
+
+    nowhere = shop.run("show 1")
+
+    assert nowhere.returncode == 1
+    assert lines(nowhere)[-1].endswith("; 1 unreadable dead letter has no id; see relevo dead list --reason unreadable")
+
+
+def test_an_event_that_was_changed_is_shown_as_one_that_no_worker_trusts(shop: Shop) -> None:
+    shop.write("relevo.toml", 'signing = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"\n' + CONFIGURATION)
+    shop.write("shop_listeners.py", FAILING)
+    sent = json.loads(shop.run("""dispatch image.created '{"bad": true}' --json""").stdout)["id"]
+    shop.run("drain")
+    sound = json.loads(shop.run(f"show {sent} --json").stdout)
+    change(shop, "UPDATE relevo_event SET name = 'image.deleted'")
+    change(shop, "UPDATE relevo_dead SET progress = replace(progress, 'gave-up', 'gave_up')")
+
+    changed = json.loads(shop.run(f"show {sent} --json").stdout)
+    text = shop.run("dead show 1").stdout
+    (full,) = json.loads(shop.run("dead list --json --full").stdout)
+
+    assert [row["problem"] for row in sound] == [None, None]
+    assert [(row["status"], row["problem"][:18]) for row in changed] == [
+        ("scheduled", "it may be forged: "),
+        ("dead", "it may be forged: "),
+    ]
+    assert "the state of the delivery was not signed" in full["problem"]
+    assert f"problem:     {full['problem']}\n" in text
 
 
 def test_an_event_that_is_done_and_kept_cannot_be_cancelled(shop: Shop) -> None:

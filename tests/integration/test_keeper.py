@@ -116,6 +116,15 @@ def test_a_text_that_no_row_can_hold_is_kept_in_another_form(keeper: SqlTranspor
     assert found.enqueued_at == found.died_at
 
 
+def test_a_number_that_no_column_can_hold_is_kept_as_the_largest_one(keeper: SqlTransport) -> None:
+    """A message of another program may hold any."""
+    keeper.keep_dead_letters([letter(attempt=2**31, lost_leases=2**70, enqueued_at=-1e300)])
+
+    (found,) = entries(keeper)
+    assert (found.attempt, found.lost_leases) == (2**31 - 1, 2**31 - 1)
+    assert found.enqueued_at < -1e12
+
+
 def test_earlier_copies_are_replaced_and_nothing_else(keeper: SqlTransport) -> None:
     other_body = Envelope(id="1", source="shop", name="image.created", queue="media", body=b"[]")
     bytes_ = Unreadable(raw=b"{}", why="")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from relevo import Clock, DoneEntry
 from relevo.errors import ConfigurationError
 from relevo_sql._database import Database
-from relevo_sql._row import done_of, micros
+from relevo_sql._row import Kept, done_of, micros, warn_if_unreadable
 from relevo_sql._schema import done
 
 _BOUND = 1000
@@ -66,6 +66,8 @@ class DoneTable:
         if not self._database.dialect.can_hold(event_id):
             return []
         rows: Any = self._database.read(lambda c: self._statements.find_done.run(c, id=event_id).all())
+        for row in rows:
+            warn_if_unreadable(self._database.name, event_id, row[: len(Kept._fields)])
         return [entry for entry in map(done_of, rows) if entry is not None]
 
     def forget(self) -> bool:

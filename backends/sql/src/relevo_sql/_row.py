@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import getLogger
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -18,7 +19,10 @@ import attrs
 
 from relevo import MAX_DEATHS, MAX_LEASE, DeadLetterEntry, Delivery, DoneEntry, Envelope, Found, Note, Unreadable
 from relevo.backend import made_delivery, made_envelope
+from relevo.errors import shown
 from relevo_sql._schema import CONTENT, HIGH, LEASED, NORMAL, READY, SCHEDULED, WAITING
+
+_log = getLogger("relevo.sql")
 
 LONGEST = 2**62
 """Microseconds that mean never: later times are reduced to this, so that every column can hold them."""
@@ -29,6 +33,9 @@ Microseconds from now within which every lease of relevo ends: twice the longest
 
 A lease that ends later was written by another program, and counts as over.
 """
+
+_MOST = 2**31 - 1
+"""The largest counter that every column can hold; larger ones are reduced to it."""
 
 LONGEST_EVIDENCE = 8192
 """Characters of a note, and of a list of deaths, that are read; twice as many as relevo writes."""
@@ -288,6 +295,19 @@ def found_of(row: Iterable[Any], now: int) -> Found | None:
     )
 
 
+def warn_if_unreadable(transport: str, event_id: str, kept: Row) -> None:
+    """Log that the columns :class:`Kept` of the event *event_id* of *transport* are not an envelope, if so."""
+    envelope = envelope_of(kept)
+    if isinstance(envelope, Unreadable):
+        _log.warning(
+            'the transport "%s": an event with the id %s in the queue %s is unreadable, so it is not shown: %s',
+            transport,
+            shown(event_id),
+            shown(_text(kept[0])),
+            envelope.why,
+        )
+
+
 def place_of(row: Row) -> tuple[int, int, int]:
     """Return the place of *row*, with the columns :data:`CLAIMED`, among the ready rows of its queue."""
     urgency, ready_at, seq = _place(row)
@@ -346,7 +366,8 @@ def row_of_entry(entry: DeadLetterEntry, holdable: Callable[[str], str]) -> dict
     """
     of = entry.envelope
     died_at = micros(entry.died_at)
-    enqueued_at = micros(entry.enqueued_at) if math.isfinite(entry.enqueued_at) else died_at
+    earliest = -LONGEST / 1_000_000
+    enqueued_at = micros(max(entry.enqueued_at, earliest)) if math.isfinite(entry.enqueued_at) else died_at
     if isinstance(of, Envelope):
         _, _, *columns = row_of(of, now=enqueued_at, due=0, outbox=entry.queue)
         kept = Kept._make(columns)
@@ -354,7 +375,8 @@ def row_of_entry(entry: DeadLetterEntry, holdable: Callable[[str], str]) -> dict
         nothing = (None,) * 3
         headers = _headers_text(of.headers) if of.headers else None
         kept = Kept(entry.queue, None, *nothing, NORMAL, None, None, 1, 0, enqueued_at, headers, b"", of.raw)
-    counted = kept._replace(attempt=entry.attempt, lost_leases=entry.lost_leases, progress=entry.state)
+    attempt, lost_leases = min(entry.attempt, _MOST), min(entry.lost_leases, _MOST)
+    counted = kept._replace(attempt=attempt, lost_leases=lost_leases, progress=entry.state)
     said = {"reason": holdable(entry.reason), "error": holdable(entry.error), "died_at": died_at}
     return counted._asdict() | said
 

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from relevo import Clock, Found, Stats
 from relevo_sql._database import Database
 from relevo_sql._prepared import Prepared
-from relevo_sql._row import Stray, found_of, stray_flaw
+from relevo_sql._row import FOUND, Kept, Stray, found_of, stray_flaw, warn_if_unreadable
 from relevo_sql._settle import advance
+
+_KEPT = slice(FOUND.index(Kept._fields[0]), FOUND.index(Kept._fields[-1]) + 1)
 
 _BOUND = 10_000
 """How many rows one transaction of a purge deletes, so that other writers do not wait for long."""
@@ -101,6 +103,8 @@ class Counter:
             return []
         now = self._now()
         rows: Any = self._database.read(lambda c: self._statements.find.run(c, id=event_id).all())
+        for row in rows:
+            warn_if_unreadable(self._database.name, event_id, row[_KEPT])
         found = (found_of(row, now) for row in rows)
         return [each for each in found if each is not None]
 

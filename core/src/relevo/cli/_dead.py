@@ -29,7 +29,7 @@ from relevo.cli._choice import (
     failed_listeners,
     keys_of,
 )
-from relevo.cli._event import body_of, dead_row, show_whole
+from relevo.cli._event import body_of, dead_row, show_whole, whole_dead_row
 from relevo.cli._filter import Tally, by_option, group_rows, limit_option, show_groups, show_listed
 from relevo.cli._handled import Handled, can_handle, code_of, handled, is_in_outbox, show_handled
 from relevo.cli._known import listeners_gone
@@ -97,7 +97,7 @@ def list_(
         return 0
     found = entries(app, transport, queues, chosen)
     cells = partial(_cells, now=time.time())
-    row = _whole_row if full else _row
+    row = partial(_whole_row, app=app) if full else _row
     show_listed(found, _COLUMNS, row=row, cells=cells, limit=limit, as_json=as_json, empty=empty)
     return 0
 
@@ -128,7 +128,7 @@ def show(*, app: App, ref: str, transport: str | None, raw: BinaryIO | None, as_
         for _, entry in chosen:
             raw.write(body_of(entry))
         return not_found(list(unknown.values()))
-    rows = [dead_row(store, entry) for store, entry in chosen]
+    rows = [whole_dead_row(app, store, entry) for store, entry in chosen]
     if as_json:
         show_json(rows[0] if rows else None)
     else:
@@ -461,16 +461,16 @@ def _row(found: Found) -> dict[str, Any]:
     """Return what was *found* as a row of a list."""
     store, entry = found
     row = dead_row(store, entry)
-    for key in ("status", "listeners", "failures", "headers", "body", "size"):
+    for key in ("status", "problem", "listeners", "failures", "headers", "body", "size"):
         del row[key]
     if not isinstance(entry.envelope, Envelope):
         row["error"] = first_line(entry.error)
     return {**row, "failed_listeners": failed_listeners(entry)}
 
 
-def _whole_row(found: Found) -> dict[str, Any]:
+def _whole_row(found: Found, *, app: App) -> dict[str, Any]:
     store, entry = found
-    return {**dead_row(store, entry), "failed_listeners": failed_listeners(entry)}
+    return {**whole_dead_row(app, store, entry), "failed_listeners": failed_listeners(entry)}
 
 
 def _cells(found: Found, *, now: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from relevo._process_identity import ProcessIdentity
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
 from relevo._transport.query import DoneEntry, Found, StuckKey, WaitingEntry
+from relevo._transport.route import RESERVED
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible, visible_lines
 from relevo._worker.announcement import HoldingWorker, holders
@@ -23,8 +24,15 @@ from relevo.cli._output import SHOWN, echo, shortened, when
 from relevo.errors import ConfigurationError, DecodeError, RelevoError
 
 
+def whole_dead_row(app: App, store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
+    """Return all details of the dead letter *entry* of *app*, and whether its signature is valid."""
+    of = entry.envelope
+    problem = _distrust(app, entry.queue, of, entry.state) if isinstance(of, Envelope) else None
+    return {**dead_row(store, entry), "problem": problem}
+
+
 def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
-    """Return all details of the dead letter *entry*."""
+    """Return all details of the dead letter *entry* that it has itself."""
     envelope = entry.envelope
     readable = isinstance(envelope, Envelope)
     return {
@@ -39,6 +47,7 @@ def dead_row(store: Transport, entry: DeadLetterEntry) -> dict[str, Any]:
         "lost_leases": entry.lost_leases,
         "sent": when(entry.enqueued_at),
         "died": when(entry.died_at),
+        "problem": None,
         "listeners": _listeners(entry.state) if readable else [],
         "headers": _headers(entry),
         **_body(body_of(entry)),
@@ -144,6 +153,7 @@ def living_row(
 ) -> dict[str, Any]:
     """Return all details of the stored event *found* of *app*; *known* are the holders in *store*."""
     holder = holder_of(found, known)
+    distrust = _distrust(app, found.queue, found.envelope, found.state)
     first = (lines or OrderingLines(store)).before(found)
     return {
         "status": str(found.status),
@@ -161,10 +171,35 @@ def living_row(
         "running": None if holder is None else holder.listener,
         "begun_by": None if found.begun is None else found.begun.by,
         "begun_in": None if found.begun is None else found.begun.listener or None,
-        "problem": _problem(app, found) or (None if first is None else waits_behind(first)),
+        "problem": distrust or _problem(app, found) or (None if first is None else waits_behind(first)),
         "listeners": _listeners(found.state),
         **_body(found.envelope.body),
     }
+
+
+def _distrust(app: App, queue: str, envelope: Envelope, state: bytes) -> str | None:
+    """
+    Return why no worker of *app* would trust what is shown of an event; ``None`` if it would.
+
+    Args:
+        app: The application.
+
+        queue: The queue of the event.
+
+        envelope: The event.
+
+        state: The progress of its listeners; that of an outbox is not signed.
+    """
+    signing, is_in_outbox = app.signing, queue.startswith(RESERVED)
+    if signing is None:
+        return None
+    try:
+        signing.verify(envelope, queue=envelope.queue if is_in_outbox else queue, source=app.source)
+        if not is_in_outbox:
+            signing.opened(state, envelope)
+    except DecodeError as error:
+        return f"it may be forged: {error}"
+    return None
 
 
 def show_whole(row: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import click
 from relevo._app.app import App
 from relevo._transport.envelope import Envelope
 from relevo.cli._dead import entries
-from relevo.cli._event import dead_row, done_row, holders_in, living_row, show_whole
+from relevo.cli._event import done_row, holders_in, living_row, show_whole, whole_dead_row
 from relevo.cli._event_id import done_events, how_long_kept, whole_id
 from relevo.cli._main import not_found
 from relevo.cli._option import id_argument, json_option, transport_option, with_app
@@ -36,11 +36,12 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     places = dict.fromkeys(store for store, _ in stores(app, transport))
     able = [store for store in places if store.capabilities.find]
     rows = [living_row(app, store, found, holders_in(app, store)) for store in able for found in store.find(event_id)]
-    rows += [
-        dead_row(store, entry)
-        for store, entry in entries(app, transport, ())
-        if isinstance(entry.envelope, Envelope) and entry.envelope.id == event_id
-    ]
+    unreadable = 0
+    for store, entry in entries(app, transport, ()):
+        if not isinstance(entry.envelope, Envelope):
+            unreadable += 1
+        elif entry.envelope.id == event_id:
+            rows.append(whole_dead_row(app, store, entry))
     rows += [done_row(store, entry) for store, entry in done_events(places, event_id)]
     if as_json:
         show_json(rows)
@@ -51,5 +52,8 @@ def show(*, app: App, event_id: str, transport: str | None, as_json: bool) -> in
     if not rows:
         unable = ", ".join(f'"{store.name}"' for store in places if store not in able)
         besides = f"; {unable} cannot search waiting events: the event may still wait there" if unable else ""
+        if unreadable:
+            letters = "dead letter has" if unreadable == 1 else "dead letters have"
+            besides += f"; {unreadable} unreadable {letters} no id; see relevo dead list --reason unreadable"
         return not_found([f"no event has the id {event_id}{besides or f'; {how_long_kept(places)}'}"])
     return 0
