@@ -351,3 +351,35 @@ def test_a_session_of_another_database_is_refused(opener: Opener, url: str, opti
         with pytest.raises(SessionError):
             sender.send_unique(lambda: [event("first")], key="key", within=0.0, decided=print)
     engine.dispose()
+
+
+@pytest.mark.parametrize("is_taken_over", [False, True], ids=["new key", "key of an event that is done"])
+@pytest.mark.parametrize("way", ["at once", "in a session", "in a session with another key"])
+def test_an_event_that_is_done_is_refused_within_its_time_although_the_clock_stands_still(
+    opener: Opener, url: str, options: dict[str, Any], clock: FakeClock, way: str, *, is_taken_over: bool
+) -> None:
+    transport = opener(clock, url=url, **options)
+    application = sa.create_engine(transport.url)
+    if is_taken_over:
+        assert transport.send_unique([event("before")], key="a") is None
+        clear(transport)
+
+    def send() -> str | None:
+        if way == "at once":
+            return transport.send_unique([event("first")], key="a", within=60.0)
+        decided: list[str | None] = []
+        with Session(application) as session:
+            sender = transport.bound_to(session)
+            assert isinstance(sender, UniqueSender)
+            sender.send_unique(lambda: [event("first")], key="a", within=60.0, decided=decided.append)
+            if way == "in a session with another key":
+                sender.send_unique(lambda: [event("second")], key="b", within=0.0, decided=lambda _: None)
+            session.commit()
+        return decided[-1]
+
+    assert send() is None
+    assert send() is None  # it lives, and is no duplicate of itself
+    clear(transport)
+
+    assert send() == "first"
+    application.dispose()

@@ -193,7 +193,8 @@ class Statements:
     def _claiming_keys(self, prepared: Preparer, dialect: Dialect) -> None:
         key = unique.c.key == _bind("which")
         held = {name: _bind(name) for name in ("source", "event_id", "until")}
-        self.take_key_first = prepared(dialect.insert_new(unique, {"key": _bind("which"), **held}, ["key"]))
+        self.take_key_first = prepared(dialect.insert_first(unique, {"key": _bind("which"), **held}, ["key"]))
+        self.has_inserted = dialect.has_inserted
         self.lock_key = prepared.lock(unique, (key,), "source", "event_id", "until")
         named = (dialect.same(_E.event_id, _bind("id")), dialect.same(_E.source, _bind("source")))
         waits, is_held = (*named, _E.state != _state(LEASED)), (*named, _in_state(LEASED))

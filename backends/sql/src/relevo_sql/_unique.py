@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 import attrs
 import sqlalchemy as sa
@@ -32,6 +33,16 @@ _TRIES = 5
 """How often the row of a key is looked for: it may be deleted after it was found to exist."""
 
 
+class _Holder(NamedTuple):
+    """The row of a key: the event that has it."""
+
+    source: str
+    event_id: str
+    until: int
+    is_first: bool
+    """Whether the row was written just now."""
+
+
 @attrs.define(eq=False)
 class SentClaim:
     """What the sender of an event asks for with a unique key."""
@@ -45,6 +56,9 @@ class SentClaim:
 
     living: str | None = attrs.field(default=None, init=False)
     """The id of the event that has the key, once it is decided."""
+
+    _is_first: bool = attrs.field(default=False, init=False)
+    """Whether :meth:`lock` has written the row of the key in the transaction in which it will be decided."""
 
     def is_granted(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> bool:
         """
@@ -70,25 +84,30 @@ class SentClaim:
         """Return what stands for the key of the application *source*."""
         return _digest(source, self.key)
 
-    def lock(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> tuple[str, str, int]:
-        """Lock the row of the key, which is new if there is none; return the source, the id and the time in it."""
+    def lock(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> None:
+        """Lock the row of the key before :meth:`is_granted` does, which takes the keys of other events too."""
+        self._is_first = self._locked(connection, statements, row, now).is_first
+
+    def _locked(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> _Holder:
+        """Lock the row of the key, which is written if there is none, and return what it says."""
         which = {"which": self.digest(row.source)}
         new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
         for _ in range(_TRIES):
-            statements.take_key_first.run(connection, **which, **new)
+            is_first = statements.has_inserted(statements.take_key_first.run(connection, **which, **new))
             for _, source, event_id, until in statements.lock_key.rows(connection, **which):
-                return str(source), str(event_id), int(until)
+                return _Holder(str(source), str(event_id), int(until), is_first)
             # It was deleted in between.
         raise sa.exc.OperationalError(None, None, RuntimeError("the row of a unique key cannot be read; try again"))
 
     def _looked_up(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> str | None:
-        source, event_id, until = self.lock(connection, statements, row, now)
-        if (event_id, until) == (row.event_id, now + self.within):
-            return None  # it was written just now: not every database tells
-        of = {"id": event_id, "source": source}
+        was_first, self._is_first = self._is_first, False
+        holder = self._locked(connection, statements, row, now)
+        if was_first or holder.is_first:
+            return None
+        event_id, of = holder.event_id, {"id": holder.event_id, "source": holder.source}
         # One that waits stays as it is until the commit: a worker that began it before would miss what commits with it.
         lives = bool(statements.waits.rows(connection, **of) or statements.is_held.rows(connection, **of))
-        if lives or now < until:
+        if lives or now < holder.until:
             return None if lives and event_id == row.event_id else event_id
         new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
         statements.take_key.run(connection, which=self.digest(row.source), **new)

@@ -474,6 +474,18 @@ class Dialect(ABC):
             where: The rows of other tables that the expressions refer to; by default they refer to no table.
         """
 
+    def insert_first(self, table: sa.Table, values: Mapping[str, Any], key: Sequence[str]) -> sa.Insert:
+        """
+        Return what :meth:`insert_new` returns for a table without a generated key, if its result has to tell more.
+
+        :meth:`has_inserted` takes that result.
+        """
+        return self.insert_new(table, values, key)
+
+    def has_inserted(self, result: sa.CursorResult[Any]) -> bool:
+        """Return whether :meth:`insert_first`, of which this is the *result*, has inserted a row."""
+        return result.rowcount > 0
+
     def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
         """
         Insert *rows* of new events.

@@ -356,6 +356,14 @@ class MariadbDialect(Dialect):
         # INSERT IGNORE would also ignore that a value is too long.
         return insert.on_duplicate_key_update({key[0]: table.c[key[0]]})
 
+    def insert_first(self, table: sa.Table, values: Mapping[str, Any], key: Sequence[str]) -> sa.Insert:
+        # The number of rows is 1 in both cases, since FOUND_ROWS counts a row that stays as it is.
+        is_there = sa.func.if_(sa.func.last_insert_id(sa.literal_column("1")), *[table.c[key[0]]] * 2)
+        return filled(mysql.insert(table), values, None).on_duplicate_key_update({key[0]: is_there})
+
+    def has_inserted(self, result: sa.CursorResult[Any]) -> bool:
+        return not result.lastrowid
+
     def lock_lines(self, connection: sa.Connection, lines: Iterable[Line]) -> None:
         # In one order, so that no two transactions wait for each other. An INSERT locks a row whether it is there or
         # not; the lock ends with the transaction, while one of GET_LOCK() would end before the commit or long after.

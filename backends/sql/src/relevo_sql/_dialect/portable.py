@@ -227,6 +227,9 @@ class PortableDialect(Dialect):
         new = sa.select(*filled.values()).where(~twin.exists(), *(() if where is None else (where,)))
         return sa.insert(there).from_select(list(filled), new)
 
+    def insert_first(self, table: sa.Table, values: Mapping[str, Any], key: Sequence[str]) -> sa.Insert:
+        return self.insert_new(table, values, key).execution_options(preserve_rowcount=True)
+
     def send(self, connection: sa.Connection, statement: Runnable, rows: Sequence[Sent]) -> None:
         statement.run_many(connection, [(*row, *self.derive(row._asdict()).values()) for row in rows])
 
