@@ -424,6 +424,33 @@ def test_an_upgrade_waits_for_another_writer_as_long_as_a_send_does(
     assert not isinstance(done[0], Exception)
 
 
+def lock_tables(connection: sa.Connection, name: str) -> None:
+    """Lock what an upgrade has to change, in a transaction that stays open."""
+    if name == "sqlite":
+        connection.exec_driver_sql("UPDATE relevo_meta SET value = value")
+    elif name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE relevo_event IN SHARE MODE")
+    else:
+        connection.exec_driver_sql("SELECT COUNT(*) FROM relevo_event")  # an ALTER waits for each transaction
+
+
+def test_an_upgrade_that_is_blocked_says_what_to_stop_and_names_no_dispatch(
+    opener: Opener, clock: FakeClock, url: str, kind: tuple[str, int]
+) -> None:
+    old = opener(clock, url=url, setup=False, busy_timeout=0.1)
+    writer = sa.create_engine(old.url)
+
+    with writer.connect() as connection, connection.begin():
+        lock_tables(connection, writer.dialect.name)
+        with pytest.raises(TransportUnavailableError, match="stop all programs") as caught:
+            old.upgrade([])
+    writer.dispose()
+
+    assert "dispatch" not in str(caught.value)
+    assert "this thread" not in str(caught.value)
+    assert old.upgrade([])
+
+
 # --- the command line ----------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar, cast
 
+import attrs
 import sqlalchemy as sa
 
 from relevo import Clock, SystemClock
@@ -81,12 +82,42 @@ _INTERRUPTED = (
 )
 
 
+@attrs.frozen
+class _Advice:
+    """What to do about a lock of another writer."""
+
+    own: str
+    """If a session of the caller has it."""
+
+    other: str = ""
+    """If that is not known."""
+
+
+_AFTER_WRITING = "or before it writes, or after it has committed"
+
 _OWN = (
     "is locked by a session of this thread or task, which has written to it and cannot commit while this dispatch "
     "waits; pass it with session=…, or dispatch before it writes, or after it has committed"
 )
 
-_LEFT_OPEN = (
+_SENDING = _Advice(
+    _OWN, f"if it is a session of this thread that has written: dispatch with session=…, {_AFTER_WRITING}"
+)
+
+# A dispatch does it too, at the first use.
+_CREATING = _Advice(
+    _OWN.replace("this dispatch", "this setup or dispatch"),
+    "if it is a session of this thread that has written: end it before the setup, or dispatch with session=…, "
+    f"{_AFTER_WRITING}",
+)
+
+_UPGRADING = _Advice(
+    "is locked by a session of this thread or task, which has written to it and cannot commit while this upgrade "
+    "waits; commit or close it first",
+    "stop all programs that use the tables, and run again: relevo setup --upgrade",
+)
+
+_HANDLING = _Advice(
     "is locked by a session of this thread, which has written to it and has not committed; a listener has to commit or "
     "close its session, and a scoped_session has to be removed after each listener"
 )
@@ -201,7 +232,7 @@ class Database(ForkAware):
 
             CommitUnknownError: It is not known whether anything was changed.
         """
-        return self._run(work, durable=durable, patience=patience, sends=sends)
+        return self._run(work, durable=durable, patience=patience, advice=_SENDING if sends else None)
 
     def insert(self, work: Callable[[sa.Connection], T], *, rows: int, patience: float | None = None) -> T:
         """
@@ -215,11 +246,11 @@ class Database(ForkAware):
             patience: Seconds to wait for other writers; ``None`` for the usual ones.
         """
         if rows > self.dialect.max_autocommit_rows:
-            return self._run(work, durable=True, patience=patience, sends=True)
-        return self._run_alone(work, patience, sends=True)
+            return self._run(work, durable=True, patience=patience, advice=_SENDING)
+        return self._run_alone(work, patience, advice=_SENDING)
 
     def _run_alone(
-        self, work: Callable[[sa.Connection], T], patience: float | None = None, *, sends: bool = False
+        self, work: Callable[[sa.Connection], T], patience: float | None = None, *, advice: _Advice | None = None
     ) -> T:
         """Return the result of *work*: one statement that is committed by itself, and not repeated if it is lost."""
 
@@ -235,7 +266,7 @@ class Database(ForkAware):
             self._require_same_file()
             return result
 
-        return self._run(commit, patience=patience, alone=True, sends=sends)
+        return self._run(commit, patience=patience, alone=True, advice=advice)
 
     def update(self, work: Callable[[sa.Connection], T], *, repeatable: bool = False) -> T:
         """
@@ -258,15 +289,20 @@ class Database(ForkAware):
 
     def upgrade(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database whose tables may be of another version."""
-        return self._run(work, durable=True, create=True, patience=self.patience)
+        return self._run(work, durable=True, create=True, patience=self.patience, advice=_UPGRADING)
 
     def is_empty(self) -> bool:
         """Return whether the database exists and is empty."""
         return self.inspect(lambda connection: not self.dialect.catalog(connection)) is True
 
-    def inspect(self, work: Callable[[sa.Connection], T]) -> T | None:
+    def inspect(self, work: Callable[[sa.Connection], T], *, upgrades: bool = False) -> T | None:
         """
         Return the result of *work* on a database that may lack tables; ``None`` if the database does not exist.
+
+        Args:
+            work: As for :meth:`read`.
+
+            upgrades: An upgrade needs the result.
 
         Raises:
             TransportUnavailableError: It could not be opened, or cannot be created at its path.
@@ -275,7 +311,7 @@ class Database(ForkAware):
             if unfit := self.location.unfit():
                 raise TransportUnavailableError(self.name, unfit)
             return None
-        return self._run(work, create=True)
+        return self._run(work, create=True, advice=_UPGRADING if upgrades else None)
 
     def now(self, clock: Clock, connection: sa.Connection | None = None) -> int:
         """
@@ -410,7 +446,7 @@ class Database(ForkAware):
         create: bool = False,
         patience: float | None = None,
         alone: bool = False,
-        sends: bool = False,
+        advice: _Advice | None = None,
     ) -> T:
         """
         Do *work*, and repeat it while other writers interfere, until the patience is used up.
@@ -426,8 +462,9 @@ class Database(ForkAware):
 
             alone: It commits by itself, outside a transaction.
 
-            sends: It writes new events, which the caller could have written in a session.
+            advice: What to do if another writer has the lock; by default that for a setup, or for a listener.
         """
+        advice = advice or (_CREATING if create else _HANDLING)
         if patience is None:
             patience = min(_SETTING_UP, self.patience) if create else self.patience
         patience = self._left(patience)
@@ -445,10 +482,10 @@ class Database(ForkAware):
                 if kind is ErrorKind.LOST and not was_lost:
                     was_lost = True  # nothing was committed, or it may be repeated; and a new connection may do
                     continue
-                if kind is ErrorKind.BUSY and (why := self._blocked(_OWN if sends or create else _LEFT_OPEN)):
+                if kind is ErrorKind.BUSY and (why := self._blocked(advice.own)):
                     raise LockedError(self.name, why) from getattr(error, "orig", None) or error
                 if kind not in LOCKED or time.monotonic() >= deadline:
-                    found = self._translated(error, patience, sends=sends, create=create)
+                    found = self._translated(error, patience, advice, create=create)
                     raise found from getattr(error, "orig", None) or error
             self._back_off()
 
@@ -473,17 +510,15 @@ class Database(ForkAware):
         if self._closing.wait(_BREATH):
             raise TransportClosedError(self.name)
 
-    def _translated(self, error: sa.exc.SQLAlchemyError, patience: float, *, sends: bool, create: bool) -> RelevoError:
+    def _translated(
+        self, error: sa.exc.SQLAlchemyError, patience: float, advice: _Advice, *, create: bool
+    ) -> RelevoError:
         found = relevo_error(self.dialect, error, self.name, self.place, patience=patience, file=self.location.file)
         if not isinstance(found, LockedError) or self.dialect.error_kind(error) is not ErrorKind.BUSY:
             return found
-        if create or (sends and self.dialect.is_file):
+        if create or (advice is _SENDING and self.dialect.is_file):
             kind = TransportUnavailableError if create else LockedError
-            return kind(
-                self.name,
-                f"{found.why}; if it is a session of this thread that has written: dispatch with "
-                f"session=…, or before it writes, or after it has committed",
-            )
+            return kind(self.name, f"{found.why}; {advice.other}")
         return found
 
     @contextmanager

@@ -76,7 +76,7 @@ def upgrade(database: Database, clock: Clock, *, dry_run: bool) -> Sequence[str]
 
         TransportUnavailableError: A worker of an older release holds an event.
     """
-    plan = database.inspect(partial(_plan, database))
+    plan = database.inspect(partial(_plan, database), upgrades=True)
     if plan is None:
         return set_up(database, dry_run=dry_run)
     if dry_run:
@@ -91,7 +91,11 @@ def upgrade_script_for(database: Database) -> str:
     Raises:
         ConfigurationError: As of :func:`upgrade`.
     """
-    plan, place, dialect = database.inspect(partial(_plan, database)), place_of(database), database.dialect
+    plan, place, dialect = (
+        database.inspect(partial(_plan, database), upgrades=True),
+        place_of(database),
+        database.dialect,
+    )
     if plan is not None:
         title = f"relevo's tables, from version {plan.version} to {SCHEMA}, for {place}"
         texts = [*as_script(_statements(database, plan), dialect), *texts_of(plan.missing, dialect)]
