@@ -157,6 +157,16 @@ def test_an_alias_is_remembered_too(transport: SqlTransport, shop: sa.Engine) ->
     assert [transport.remembered(key) for key in ("new", "old")] == [b"done", b"done"]
 
 
+def test_a_key_that_is_named_twice_is_recorded_once(transport: SqlTransport, shop: sa.Engine) -> None:
+    transaction = transport.handling_once("one", aliases=["one", "old", "old"], sessions=sessionmaker(shop))
+    ship(transaction.session)
+    transaction.commit(b"done")
+    transaction.close()
+
+    assert shipped(shop) == [1]
+    assert [transport.remembered(key) for key in ("one", "old")] == [b"done", b"done"]
+
+
 def test_of_two_at_the_same_time_one_commits(transport: SqlTransport, shop: sa.Engine) -> None:
     one, other = (transport.handling_once("one", sessions=sessionmaker(shop)) for _ in range(2))
 
@@ -267,7 +277,7 @@ def _made() -> list[Session]:
 
 
 @pytest.fixture(name="run")
-def _run(transport: SqlTransport, shop: sa.Engine, made: list[Session]) -> Run:
+def _run(request: pytest.FixtureRequest, transport: SqlTransport, shop: sa.Engine, made: list[Session]) -> Run:
     """Return what handles one event of a transport without transactions; it returns the call, and how it ended."""
 
     def session() -> Session:
@@ -275,7 +285,8 @@ def _run(transport: SqlTransport, shop: sa.Engine, made: list[Session]) -> Run:
         return made[-1]
 
     app = App(routes={"*": "now"})
-    app.add_listener("order.paid", lambda event, call: None, id="pay", transactional=session)
+    aliases = getattr(request, "param", ())
+    app.add_listener("order.paid", lambda event, call: None, id="pay", aliases=aliases, transactional=session)
     (listener,) = app.listeners
     envelope = Envelope(id="1", source="shop", name="order.paid", body=b"{}")
     delivery = Delivery(envelope=envelope, queue="default", attempt=1, lost_leases=0, receipt=object(), enqueued_at=0.0)
@@ -301,6 +312,14 @@ def test_a_listener_writes_with_the_sessions_that_it_names(run: Run, shop: sa.En
     run(work)
 
     assert used == made
+    assert shipped(shop) == [1]
+
+
+@pytest.mark.parametrize("run", [("pay",), ("old", "old")], ids=["its own id", "the same twice"], indirect=True)
+def test_an_id_that_is_named_twice_keeps_no_listener_from_its_commit(run: Run, shop: sa.Engine) -> None:
+    _, ended = run(lambda call: ship(call.session))
+
+    assert ended is None
     assert shipped(shop) == [1]
 
 

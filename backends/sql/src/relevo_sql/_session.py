@@ -233,7 +233,7 @@ class JoinedSessions(ForkAware):
         with self._translating():
             dialect = database.dialect.located(database.location.identity)
             try:
-                for key in keys:
+                for key in dict.fromkeys(keys):
                     statements_for(dialect, connection).remember.run(connection, which=key, kept=state, now=now)
             except sa.exc.DBAPIError as error:
                 # It is there; or two that insert the same met, and one of them has to try again.

@@ -213,7 +213,8 @@ class Inbox(ABC):
         Args:
             key: As for :meth:`remembered`.
 
-            aliases: Further keys that are committed with it: a worker of an earlier release looks for these.
+            aliases: Further keys that are committed with it: a worker of an earlier release looks for these. A key may
+                be named twice.
 
             sessions: Makes the session, inside :meth:`on_loop` an ``AsyncSession``; by default the transport does, with
                 the address of its own database.
