@@ -420,7 +420,7 @@ def test_without_the_table_nothing_is_handed_out(
     assert [each.attempt for each in received(earlier)] == [1]
 
 
-@pytest.mark.parametrize("keep", [0, -1, float("inf"), float("nan"), "7d"])
+@pytest.mark.parametrize("keep", [0, -1, True, float("inf"), float("nan"), "7d"])
 def test_a_time_that_is_no_number_is_refused(opener: Opener, keep: object) -> None:
     with pytest.raises(ConfigurationError, match=r"keep: expected a number of seconds above 0; got .*; omit it"):
         opener(keep=keep)

@@ -140,8 +140,8 @@ def test_an_address_is_masked_wherever_it_is_shown() -> None:
     assert options == SqlOptions(url=Secret("sqlite:///shop.db?key=hunter2"))
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["busy_timeout", "poll"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("name", ["busy_timeout", "poll", "inbox_keep"])
 def test_a_duration_that_is_none_is_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=name):
         opened("sqlite:///shop.db", **{name: value})

@@ -34,13 +34,18 @@ def _secret(url: str | Secret) -> Secret:
     return url if isinstance(url, Secret) else Secret(url)
 
 
+def _is_time(value: object) -> bool:
+    """Return whether *value* is a number of seconds above 0."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
 def _positive(_: object, attribute: attrs.Attribute[float], value: object) -> None:
-    if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+    if not _is_time(value):
         raise ConfigurationError(f"{attribute.name}: expected a number of seconds above 0; got {value!r}")
 
 
 def _kept(_: object, attribute: attrs.Attribute[float | None], value: object) -> None:
-    if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+    if value is not None and not _is_time(value):
         raise ConfigurationError(
             f"{attribute.name}: expected a number of seconds above 0; got {value!r}; omit it to delete each event as "
             f"soon as it is done"
