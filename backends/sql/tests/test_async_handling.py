@@ -564,6 +564,24 @@ def test_at_its_time_limit_a_listener_is_rolled_back_and_runs_again(
 
 
 @CANCELLING
+def test_a_listener_that_catches_its_cancellation_and_returns_has_finished(
+    app: App, shop: Any, sessions: Any, execution: str
+) -> None:
+    @app.listener("order.paid", transactional=sessions, time_limit=1.0, retry=relevo.Retry(5, first=0.0))
+    async def pay(event: Event, call: Call) -> None:
+        await ship(call.session, 1)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+        await ship(call.session, 2)
+
+    app.dispatch("order.paid")
+    report = drain(app, execution, concurrency=2)
+
+    assert shipped(shop) == [1, 2]
+    assert report.done == 1
+
+
+@CANCELLING
 def test_the_time_limit_holds_while_the_worker_waits_for_the_lock_of_the_listener(
     app: App, shop: Any, sessions: Any, execution: str
 ) -> None:
