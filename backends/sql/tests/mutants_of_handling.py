@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from relevo import MAX_STATE, Delivery
 from relevo.backend import HandlingTransaction
+from relevo.backend.session import ListenerSession
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
 from relevo_sql import SqlTransport, _handling, _session
@@ -192,3 +193,27 @@ def ignores_the_end_of_a_receipt() -> Patches:
         return Receipt(int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else None
 
     return {(_handling, "imported"): imported}
+
+
+# --- what the listener does with its transaction ---------------------------------------------------
+
+
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE,
+    "A listener can commit its session, before the state is written.",
+    by_chance=False,
+)
+def lets_a_listener_commit() -> Patches:
+    def note(self: ListenerSession, _connection: sa.Connection) -> None:
+        self.has_begun_commit = True
+
+    return {(ListenerSession, "_refuse"): lambda _self, _session: None, (ListenerSession, "_note"): note}
+
+
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE,
+    "What a listener writes after a rollback of its session commits with the state, without what it wrote before.",
+    by_chance=False,
+)
+def takes_any_transaction_of_a_session() -> Patches:
+    return {(ListenerSession, "require_transaction"): lambda _self: None}

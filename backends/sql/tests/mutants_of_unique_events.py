@@ -135,3 +135,21 @@ def writes_the_duplicate() -> Patches:
         return True
 
     return {(SentClaim, "is_granted"): grant}
+
+
+@planted(
+    promise.ONE_EVENT_OF_A_KEY_LIVES,
+    "A row of a key that says what would be written counts as new, although it was there.",
+    by_chance=False,
+)
+def takes_an_equal_row_for_a_new_one() -> Patches:
+    locked = SentClaim._locked
+
+    def lock(
+        self: SentClaim, connection: sa.Connection, statements: Statements, row: Sent, now: int
+    ) -> _unique._Holder:
+        found = locked(self, connection, statements, row, now)
+        is_equal = (found.event_id, found.until) == (row.event_id, now + self.within)
+        return found._replace(is_first=found.is_first or is_equal)
+
+    return {(SentClaim, "_locked"): lock}
