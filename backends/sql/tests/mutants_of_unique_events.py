@@ -147,7 +147,7 @@ def takes_an_equal_row_for_a_new_one() -> Patches:
 
     def lock(
         self: SentClaim, connection: sa.Connection, statements: Statements, row: Sent, now: int
-    ) -> _unique._Holder:
+    ) -> _unique._KeyRow:
         found = locked(self, connection, statements, row, now)
         is_equal = (found.event_id, found.until) == (row.event_id, now + self.within)
         return found._replace(is_first=found.is_first or is_equal)

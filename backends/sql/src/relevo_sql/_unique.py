@@ -33,7 +33,7 @@ _TRIES = 5
 """How often the row of a key is looked for: it may be deleted after it was found to exist."""
 
 
-class _Holder(NamedTuple):
+class _KeyRow(NamedTuple):
     """The row of a key: the event that has it."""
 
     source: str
@@ -88,14 +88,14 @@ class SentClaim:
         """Lock the row of the key before :meth:`is_granted` does, which takes the keys of other events too."""
         self._is_first = self._locked(connection, statements, row, now).is_first
 
-    def _locked(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> _Holder:
+    def _locked(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> _KeyRow:
         """Lock the row of the key, which is written if there is none, and return what it says."""
         which = {"which": self.digest(row.source)}
         new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
         for _ in range(_TRIES):
             is_first = statements.has_inserted(statements.take_key_first.run(connection, **which, **new))
             for _, source, event_id, until in statements.lock_key.rows(connection, **which):
-                return _Holder(str(source), str(event_id), int(until), is_first)
+                return _KeyRow(str(source), str(event_id), int(until), is_first)
             # It was deleted in between.
         raise sa.exc.OperationalError(None, None, RuntimeError("the row of a unique key cannot be read; try again"))
 
