@@ -15,7 +15,7 @@ from .planted_for_tests import BUGS, PLANTED
 FOLDER = Path(__file__).parent
 
 
-@pytest.mark.slow("starts a process for each bug")
+@pytest.mark.soak  # a process for each bug, which runs tests until one fails: minutes
 @pytest.mark.parametrize("name", BUGS)
 def test_the_test_that_a_bug_names_finds_it(name: str) -> None:
     ours = ("-m", "not postgresql and not mariadb")
