@@ -125,7 +125,7 @@ def test_a_transport_that_only_keeps_dead_letters_says_so(shop: Shop) -> None:
 
 def test_kept_dead_letters_are_reported_once_no_route_leads_to_their_queue(rabbit: Any, db: SqlTransport) -> None:
     db.setup([])
-    for queue in ("outbox/rabbit/media", "outbox/rabbit/former"):
+    for queue in ("outbox/rabbit/shop/media", "outbox/rabbit/shop/former"):
         envelope = Envelope(id="1", source="shop", name="image.created", queue="media", body=b"{}")
         db.keep_dead_letters(
             [
@@ -149,9 +149,25 @@ def test_kept_dead_letters_are_reported_once_no_route_leads_to_their_queue(rabbi
         (found,) = unrouted_queues(parts_of(app), [db], own=True)
 
     assert str(found) == (
-        '"db/outbox/rabbit/former" holds dead letters of "rabbit/former", to which no route leads, or which no longer '
-        'leaves them here; let it, with dead_letters = "db", and look at them: relevo dead list -t rabbit -q former'
+        '"db/outbox/rabbit/shop/former" holds dead letters of "rabbit/former", to which no route leads, or which '
+        'no longer leaves them here; let it, with dead_letters = "db", and look at them: relevo dead list -t rabbit '
+        "-q former"
     )
+
+
+@pytest.mark.parametrize("name", ["rabbit", "r" * 70, "r" * 300])
+def test_two_applications_with_one_database_have_queues_of_their_own_that_fit(name: str, db: SqlTransport) -> None:
+    amqp = pytest.importorskip("relevo_amqp")
+    queue = "q" * 128
+    found = set()
+    for source in ("shop", "Shop", "/a/shop", "s" * 200):
+        transports = {name: amqp.AmqpTransport("amqp://127.0.0.1:1"), "db": db}
+        app = App(transports=transports, keepers={name: "db"}, routes={"*": f"{name}/{queue}"}, source=source)
+        found.add(app.transports[name].kept.queue(queue))  # type: ignore[attr-defined]
+        app.transports[name].close()
+
+    assert len(found) == 4
+    assert all(each.startswith("outbox/") and len(each) <= 255 for each in found)
 
 
 def test_under_test_memory_keeps_its_own_dead_letters(rabbit: Any, db: SqlTransport) -> None:

@@ -101,6 +101,10 @@ class LendingTransport(Transport, DeadLetterOwner):
         self._require_open()
         return self._kept.discard(refs)
 
+    @property
+    def kept_under(self) -> str:
+        return self.source or "alone"
+
     def packed(self, envelope: Envelope | Unreadable, queue: str) -> bytes:
         if isinstance(envelope, Envelope):
             return b"e" + wire.pack(envelope)

@@ -162,6 +162,13 @@ def of_rabbitmq(helped: Helped) -> list[relevo.DeadLetterEntry]:
         transport.kept = kept
 
 
+def kept_queue(helped: Helped) -> str:
+    """Return the queue of the database that has the dead letters of RabbitMQ's queue "default"."""
+    transport = helped.app.transports["main"]
+    assert isinstance(transport, AmqpTransport)
+    return f"outbox/main/{transport._options.prefix}/default"
+
+
 def test_the_dead_letters_of_rabbitmq_are_in_the_database_and_each_command_finds_them(configured: Configure) -> None:
     helped = configured('dead_letters = "db"')
     (helped.folder / "shop_listeners.py").write_text(FAILING)
@@ -176,7 +183,7 @@ def test_the_dead_letters_of_rabbitmq_are_in_the_database_and_each_command_finds
         ("main", "default", "retries-exhausted")
     }
     assert of_rabbitmq(helped) == []
-    assert len(helped.app.transports["db"].dead_letters(["outbox/main/default"])) == 3
+    assert len(helped.app.transports["db"].dead_letters([kept_queue(helped)])) == 3
     number = found[0]["ref"].partition("@")[0]
     code, out, err = helped.run(f"dead show {number}")
     assert (code, err) == (0, "")
@@ -208,7 +215,7 @@ def test_dead_letters_that_rabbitmq_has_already_move_to_the_database(configured:
     assert (code, [each["dead"] for each in json.loads(out)]) == (0, [3])
     assert {each["id"] for each in dead_letters(helped)} == {*sent}, "RabbitMQ may list those of one batch in any order"
     assert of_rabbitmq(helped) == []
-    kept = helped.app.transports["db"].dead_letters(["outbox/main/default"])
+    kept = helped.app.transports["db"].dead_letters([kept_queue(helped)])
     assert [(each.reason, each.error, each.state) for each in kept] == [
         (each.reason, each.error, each.state) for each in before
     ]

@@ -305,6 +305,24 @@ def test_another_transports_dead_letters_are_not_found(pair: Pair) -> None:
     assert len(pair.keeper.dead_letters(["media"])) == 1
 
 
+def test_two_applications_with_one_database_do_not_see_the_dead_letters_of_each_other(
+    pair: Pair, clock: FakeClock
+) -> None:
+    other = Pair(LendingTransport(MemoryStore(), clock), pair.keeper)
+    keep_elsewhere(other.transport, other.keeper)
+    pair.transport.source, other.transport.source = "shop", "billing"
+    for each, event_id in ((pair, 1), (other, 2)):
+        each.send(event_id)
+        each.transport.settle([(delivery, DEAD) for delivery in each.held()])
+
+    assert (pair.dead(), other.dead()) == ([("1", "it failed")], [("2", "it failed")])
+    assert pair.transport.stats("media").dead == 1
+    (foreign,) = other.transport.dead_letters(["media"])
+    assert list(pair.transport.revive({foreign.ref: b""})) == [foreign.ref]
+    assert list(pair.transport.discard([foreign.ref])) == [foreign.ref]
+    assert other.dead() == [("2", "it failed")]
+
+
 # --- a database that is down ----------------------------------------------------------------------------
 
 

@@ -256,7 +256,11 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore, DeadLetterOwner):
 
     def _topology(self) -> Topology:
         options = self._options
-        return Topology(options.prefix or prefix_of(self.source), options.resolution, options.levels)
+        return Topology(self._prefix, options.resolution, options.levels)
+
+    @property
+    def _prefix(self) -> str:
+        return self._options.prefix or prefix_of(self.source)
 
     def _former(self, hub: Hub, queues: Sequence[str]) -> list[str]:
         """Return which of *queues* exist under the former default prefix: events of this application may wait there."""
@@ -731,6 +735,11 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore, DeadLetterOwner):
             return DeadLetterStore(hub, self._clock, self._page_cache).discard(list(refs))
 
     # --- dead letters that another transport keeps ----------------------------------------------------
+
+    @property
+    def kept_under(self) -> str:
+        """The prefix: another application has another one."""
+        return self._prefix
 
     def packed(self, envelope: Envelope | Unreadable, queue: str) -> bytes:
         return packed(written(MessageRecord(envelope=envelope, queue=queue, enqueued_at=0.0), exchange="", key=""))

@@ -9,9 +9,10 @@ import attrs
 
 from relevo._app.parts import Parts
 from relevo._transport.envelope import Envelope
+from relevo._transport.keeper import DeadLetterOwner
 from relevo._transport.optional import QueueCatalog
 from relevo._transport.query import WaitingEntry
-from relevo._transport.route import RESERVED, Target, kept_queue, outbox_queue
+from relevo._transport.route import RESERVED, Target, kept_origin, outbox_queue
 from relevo._transport.transport import Transport
 from relevo.errors import RelevoError, RouteNotFoundError, nearest
 
@@ -53,14 +54,14 @@ class UnroutedQueue:
         return attrs.evolve(self, is_dead=True)
 
     def __str__(self) -> str:
-        owner = self.queue.removeprefix(RESERVED)
-        if owner != self.queue and "/" in owner:
-            name, _, queue = owner.partition("/")
+        if (kept := kept_origin(self.queue)) is not None:
+            name, _, queue = kept
             return (
-                f'"{self.place}" holds dead letters of "{owner}", to which no route leads, or which no longer leaves '
-                f'them here; let it, with dead_letters = "{self.store.name}", and look at them: relevo dead list '
-                f"-t {name} -q {queue}"
+                f'"{self.place}" holds dead letters of "{name}/{queue}", to which no route leads, or which no longer '
+                f'leaves them here; let it, with dead_letters = "{self.store.name}", and look at them: relevo dead '
+                f"list -t {name} -q {queue}"
             )
+        owner = self.queue.removeprefix(RESERVED)
         if owner != self.queue:
             return (
                 f'"{self.place}" holds events of an outbox that "{owner}" no longer has; give it that outbox again, '
@@ -135,10 +136,10 @@ def _known(parts: Parts, store: Transport) -> set[str]:
     owners = (outbox_queue(owner) for owner, outbox in parts.outboxes.items() if outbox is store)
     routed = parts.routes.queues(store.name) if parts.transports.get(store.name) is store else ()
     kept = (
-        kept_queue(owner, queue)
-        for owner, keeper in parts.keepers.items()
-        if keeper is store
-        for queue in parts.queues(owner)
+        owner.kept.queue(queue)
+        for name, keeper in parts.keepers.items()
+        if keeper is store and isinstance(owner := parts.transports[name], DeadLetterOwner) and owner.kept is not None
+        for queue in parts.queues(name)
     )
     return {*routed, *owners, *kept}
 

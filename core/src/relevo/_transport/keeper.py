@@ -15,7 +15,7 @@ import attrs
 from relevo._clock import Clock
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Settlement, Unreadable
 from relevo._transport.envelope import Envelope
-from relevo._transport.route import kept_prefix, kept_queue
+from relevo._transport.route import kept_prefix
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo.errors import ConfigurationError, RelevoError, SendError, SettleError, TransportUnavailableError
 
@@ -109,6 +109,15 @@ class DeadLetterOwner(ABC):
 
     kept: KeptDeadLetters | None = None
     """The dead letters that another transport keeps; the application sets it before the first use."""
+
+    @property
+    @abstractmethod
+    def kept_under(self) -> str:
+        """
+        A word without a slash by which its dead letters are told from those of other applications in the same store.
+
+        It is the same in all processes that serve its queues.
+        """
 
     @abstractmethod
     def packed(self, envelope: Envelope | Unreadable, queue: str) -> bytes:
@@ -306,15 +315,19 @@ class KeptDeadLetters:
 
     # --- dead letters ---------------------------------------------------------------------------------
 
+    def queue(self, of: str) -> str:
+        """Return the queue of the store that has the dead letters of the owner's queue *of*."""
+        return f"{self._prefix}{of}"
+
     def entries(self, queues: Sequence[str], *, after: str | None, limit: int) -> list[DeadLetterEntry]:
         """Return dead letters as :meth:`Transport.dead_letters` does."""
-        names = [kept_queue(self._transport.name, queue) for queue in queues]
+        names = [self.queue(queue) for queue in queues]
         return [self._shown(each) for each in self.store.dead_letters(names, after=after, limit=limit)]
 
     def count(self, queue: str) -> int | None:
         """Return the number of dead letters of *queue*; ``None`` if the store does not tell."""
         try:
-            return self._asked(lambda: self.store.stats(kept_queue(self._transport.name, queue))).dead
+            return self._asked(lambda: self.store.stats(self.queue(queue))).dead
         except RelevoError as error:
             _log.info('the dead letters of "%s" are not counted: %s', self._transport.name, error)
             return None
@@ -374,13 +387,17 @@ class KeptDeadLetters:
                 after = page[-1].ref
 
     def _own(self, entries: Iterable[DeadLetterEntry]) -> Iterable[DeadLetterEntry]:
-        return (each for each in entries if each.queue.startswith(kept_prefix(self._transport.name)))
+        return (each for each in entries if each.queue.startswith(self._prefix))
+
+    @property
+    def _prefix(self) -> str:
+        return kept_prefix(self._transport.name, self._owner.kept_under)
 
     # --- the form in the store ------------------------------------------------------------------------
 
     def _stored(self, letter: DeadLetterEntry) -> DeadLetterEntry:
         """Return *letter* in a form that every database can hold, in the queue of the store."""
-        of, queue = letter.envelope, kept_queue(self._transport.name, letter.queue)
+        of, queue = letter.envelope, self.queue(letter.queue)
         if type(of) is Envelope and _is_plain(of):
             return attrs.evolve(letter, queue=queue)
         packed = self._owner.packed(of, letter.queue)
@@ -392,7 +409,7 @@ class KeptDeadLetters:
 
     def _shown(self, entry: DeadLetterEntry) -> DeadLetterEntry:
         """Return the dead letter that :meth:`_stored` has made *entry* of."""
-        of, queue = entry.envelope, entry.queue.removeprefix(kept_prefix(self._transport.name))
+        of, queue = entry.envelope, entry.queue.removeprefix(self._prefix)
         if of.headers == _PACKED:
             of = self._owner.unpacked(of.body if isinstance(of, Envelope) else of.raw, queue)
         return attrs.evolve(entry, queue=queue, envelope=of)

@@ -23,6 +23,11 @@ RESERVED = "outbox/"
 
 MAX_QUEUE = 128
 
+MAX_KEPT = 255
+"""The most characters of the reserved queue of kept dead letters, as every database holds them."""
+
+_LONGEST_OWNER = 50
+
 MOST_ROUTINGS = 1000
 """The largest number of event names whose routing is cached, in case a program generates names."""
 
@@ -81,14 +86,34 @@ def outbox_queue(transport: str) -> str:
     return f"{RESERVED}{transport}"
 
 
-def kept_prefix(transport: str) -> str:
-    """Return the beginning of the reserved queues in which another transport keeps the dead letters of *transport*."""
-    return f"{RESERVED}{transport}/"
+def kept_prefix(transport: str, owner: str) -> str:
+    """
+    Return the beginning of the reserved queues in which another transport keeps dead letters.
+
+    Args:
+        transport: The name of the transport that they are of.
+
+        owner: A word for it, since another application with the same database may call its own one so, too.
+    """
+    begin = f"{RESERVED}{transport}/{owner}/"
+    if len(begin) <= MAX_KEPT - MAX_QUEUE:
+        return begin
+    from hashlib import sha256  # noqa: PLC0415 - it loads OpenSSL, and few names are that long
+
+    return f"{RESERVED}{sha256(begin.encode()).hexdigest()}/{owner[:_LONGEST_OWNER]}/"
 
 
-def kept_queue(transport: str, queue: str) -> str:
-    """Return the reserved queue in which another transport keeps the dead letters of *queue* of *transport*."""
-    return f"{kept_prefix(transport)}{queue}"
+def kept_origin(queue: str) -> tuple[str, str, str] | None:
+    """
+    Return the transport, the word for it, and its queue whose dead letters are in the reserved *queue*.
+
+    The result is ``None`` for another queue.
+    """
+    transport, slash, rest = queue.removeprefix(RESERVED).partition("/")
+    if not queue.startswith(RESERVED) or not slash:
+        return None
+    owner, slash, own = rest.partition("/")
+    return (transport, owner, own) if slash else (transport, "", rest)
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
