@@ -404,6 +404,17 @@ def test_a_worker_begins_although_its_outbox_is_down(
     assert 'the transport "outbox" is unavailable: no such host; events that do not need it are handled' in caplog.text
 
 
+def test_a_relay_warns_of_the_event_of_another_application_that_it_moves(
+    app: MakeApp, put: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    put("1")
+    put("2")
+
+    LoopRunner().run(app(lambda event: None, source="another"), RunOptions(relay_only=True, max_events=2))
+
+    assert caplog.text.count("an event of the application") == 1
+
+
 @pytest.mark.parametrize("options", [DRAIN, RunOptions(max_events=1)])
 def test_a_runner_that_is_not_patient_does_not_begin_without_the_outbox(
     options: RunOptions, app: MakeApp, outbox: MemoryTransport

@@ -41,10 +41,12 @@ class Keeper(SqlTransport):
     """A database that can be down, that refuses what is called refused, and that can be watched."""
 
     is_down = False
+    set_ups = 0
     before: Callable[[str], object] = staticmethod(lambda _: None)
     """Called with the name of each of the two steps of a settlement, before it is taken."""
 
     def setup(self, queues: Sequence[str], *, dry_run: bool = False) -> Sequence[str]:
+        self.set_ups += 1
         self._require_up()
         return super().setup(queues, dry_run=dry_run)
 
@@ -523,6 +525,17 @@ def test_a_worker_that_is_run_again_still_sets_up_what_was_down(new: Pair, clock
         assert worker.run().dead == 1
 
     assert began == [-1, 0]
+
+
+def test_a_database_that_helps_in_several_ways_is_waited_for_once_at_the_start(new: Pair, clock: FakeClock) -> None:
+    new.keeper.is_down = True
+    with helped(new, clock, coordinators={"main": "db"}) as app:
+        app.add_listener("image.created", lambda event: None)
+        worker = app.worker(RunOptions(transport="main"), patient=True)
+
+        worker.prepare()
+
+        assert new.keeper.set_ups == 1
 
 
 def test_a_worker_does_not_begin_without_tables_that_it_may_not_create(new: Pair, clock: FakeClock) -> None:

@@ -80,7 +80,7 @@ class Stores:
 
             TransportUnavailableError: The server could not be reached.
         """
-        raise_together(try_each(partial(self.set_up, name), *self._helpers(name)))
+        raise_together(try_each(partial(self.set_up, name), *(step for _, step in self._helpers(name))))
 
     def prepare_helpers(self, name: str) -> Sequence[TransportUnavailableError]:
         """
@@ -89,24 +89,33 @@ class Stores:
         Raises:
             ConfigurationError: As :meth:`prepare`.
         """
-        errors = try_each(*self._helpers(name))
-        missed = [each for each in errors if isinstance(each, TransportUnavailableError)]
+        missed: dict[Transport, TransportUnavailableError] = {}
+        errors: list[RelevoError] = []
+        for store, step in self._helpers(name):
+            if store in missed:  # a server that does not answer would hold the worker up once more
+                continue
+            for error in try_each(step):
+                errors.append(error)
+                if isinstance(error, TransportUnavailableError):
+                    missed[store] = error
         if len(missed) < len(errors):
             raise_together(errors)
-        return missed
+        return list(missed.values())
 
     def prepare_relay(self, name: str) -> None:
         """Set up the transport *name* and its outbox, all that a relay needs; raises as :meth:`prepare` does."""
         raise_together(try_each(partial(self.set_up, name), partial(self.set_up_outbox, name)))
 
-    def _helpers(self, name: str) -> Iterable[Callable[[], object]]:
-        """Yield what sets up each of those that help the transport *name*."""
-        if name in self._parts.outboxes:
-            yield partial(self.set_up_outbox, name)
-        if name in self._parts.coordinators:
-            yield partial(self._set_up, f"coordinator/{name}", self._parts.coordinators[name], ())
-        if name in self._parts.keepers:
-            yield partial(self.set_up_keeper, name)
+    def _helpers(self, name: str) -> Iterable[tuple[Transport, Callable[[], object]]]:
+        """Yield those that help the transport *name*, each with what sets it up for that."""
+        parts = self._parts
+        if name in parts.outboxes:
+            yield parts.outboxes[name], partial(self.set_up_outbox, name)
+        if name in parts.coordinators:
+            coordinator = parts.coordinators[name]
+            yield coordinator, partial(self._set_up, f"coordinator/{name}", coordinator, ())
+        if name in parts.keepers:
+            yield parts.keepers[name], partial(self.set_up_keeper, name)
 
     def set_up_outbox(self, name: str) -> Transport:
         """Set up the outbox of the transport *name* once, and return it; raises as :meth:`prepare` does."""

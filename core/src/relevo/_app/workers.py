@@ -208,6 +208,7 @@ class WorkerFactory:
             lease=self.parts.lease,
             patient=patient,
             limited=[transport],
+            sources=expected_sources(self.parts.source, self.parts.signing),
             prepare=partial(self.stores.prepare_relay, transport.name),
         )
 
