@@ -114,7 +114,7 @@ class DeadLetterOwner(ABC):
     @abstractmethod
     def kept_under(self) -> str:
         """
-        A word without a slash by which its dead letters are told from those of other applications in the same store.
+        A word without a slash that distinguishes its dead letters from those of other applications in the store.
 
         It is the same in all processes that serve its queues.
         """
