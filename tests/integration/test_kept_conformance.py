@@ -15,8 +15,13 @@ from relevo import Transport
 from relevo._transport.keeper import keep_elsewhere
 from relevo_amqp.conformance import AmqpHarness
 from relevo_conformance import suite
+from relevo_conformance._contract_close import NameContract
+from relevo_conformance._contract_fault import FaultContract
+from relevo_conformance._contract_quantity import QuantityContract
+from relevo_conformance._contract_send import SendErrorContract
 from relevo_conformance.fault import Fault, engine
 from relevo_conformance.profile import PROFILES
+from relevo_conformance.suite import RandomContract
 from relevo_memory._store import Posting
 from relevo_memory.conformance import BreakableStore, MemoryHarness
 from relevo_sql import SqlTransport
@@ -122,7 +127,11 @@ class BrokenKeeperHarness(LentHarness):
             yield
 
 
-TestBrokenKeeper = suite(BrokenKeeperHarness, profile=QUICK)
+class TestBrokenKeeper(RandomContract, QuantityContract, FaultContract, NameContract, SendErrorContract):
+    """The tests that let the store fail; the others would be those of TestLent again."""
+
+    harness_type = BrokenKeeperHarness
+    profile = QUICK
 
 
 class LongHarness(BrokenKeeperHarness):
