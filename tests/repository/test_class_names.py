@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections import defaultdict
 from functools import cache
 
@@ -18,16 +18,18 @@ SAME_MEANING = {
     "_JoinedSession": "what each transport derives from relevo.backend's JoinedSession",
 }
 
+_CLASS = re.compile(r"class (\w+)")
+
 
 @cache
 def _definitions() -> dict[str, list[str]]:
-    """Return the places of every class in the sources by its name, without classes inside of functions."""
+    """Return the places of every class in the sources by its name, without those inside of functions and classes."""
     found = defaultdict(list)
     for folder in distributions().values():
         for path in sorted(sources(folder).rglob("*.py")):
-            for node in ast.parse(path.read_text()).body:
-                if isinstance(node, ast.ClassDef):
-                    found[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+            for number, line in enumerate(path.read_text().splitlines(), start=1):
+                if match := _CLASS.match(line):
+                    found[match[1]].append(f"{path.relative_to(ROOT)}:{number}")
     return found
 
 

@@ -19,8 +19,10 @@ def loggers() -> Iterator[tuple[str, str]]:
     for name in SHIPPED:
         package = sources(distributions()[name])
         for path in sorted(package.rglob("*.py")):
+            if "_log = " not in (text := path.read_text()):
+                continue
             module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
-            for node in ast.parse(path.read_text()).body:
+            for node in ast.parse(text).body:
                 match node:
                     case ast.Assign(targets=[ast.Name("_log")], value=ast.Call(args=[ast.Constant(str(logger))])):
                         yield module, logger

@@ -16,15 +16,16 @@ TESTS = [path for path in files() if path.suffix == ".py" and path.name.startswi
 
 def left_out_without_reason(tree: ast.AST) -> list[int]:
     """Return the lines with a mark ``slow`` or ``lengthy`` that is not called with a text."""
+    nodes = [*ast.walk(tree)]
     reasoned = {
         node.func
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Call)
         and [type(word) for word in node.args] == [ast.Constant]
         and isinstance(text := node.args[0].value, str)  # type: ignore[attr-defined]
         and text.strip()
     }
-    return [node.lineno for node in ast.walk(tree) if _leaves_out(node) and node not in reasoned]
+    return [node.lineno for node in nodes if _leaves_out(node) and node not in reasoned]
 
 
 def _leaves_out(node: ast.AST) -> TypeGuard[ast.Attribute]:
