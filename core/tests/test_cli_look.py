@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from relevo import Ack, Capabilities, DeadLetter, Envelope, Nack, QueueOptions, Retry, Secret, Signing, SystemClock
-from relevo._config.schema import KEYS, TransportConfig
+from relevo._config.schema import KEYS, ScheduleConfig, TransportConfig
 from relevo._config.table import keys_of
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened
@@ -96,6 +96,7 @@ def test_every_key_is_shown_with_the_value_that_was_given(shop: Shop) -> None:
         "transports": '{ main = "memory://" }',
         "retries": "{ main = 3 }",
         "queues": '{ default = { accept = ["*"] } }',
+        "schedules": '{ nightly = { cron = "0 3 * * *", event = "night.begun" } }',
         "routes": '{ "*" = "main" }',
     }
     shop.write("relevo.toml", "\n".join(f"{key} = {value}" for key, value in given.items()))
@@ -123,6 +124,12 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         'retries."main/feed".cap': '"5m"',
         'retries."main/feed".jitter': "0.5",
         "queues.feed.accept": '["image.*", "*"]',
+        "schedules.nightly.cron": '"0 3 * * *"',
+        "schedules.nightly.event": '"night.begun"',
+        "schedules.nightly.arguments": "{ full = true }",
+        "schedules.nightly.timezone": '"Europe/Madrid"',
+        "schedules.nightly.missed": '"skip"',
+        "schedules.nightly.grace": '"1h"',
         "transports.main.url": '"sqlite:///shop.db"',
         "transports.main.outbox": '"main"',
         "transports.main.coordinator": '"main"',
@@ -142,6 +149,7 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         "signing": Signing,
         'retries."main/feed"': Retry,
         "queues.feed": QueueOptions,
+        "schedules.nightly": ScheduleConfig,
         "transports.main": TransportConfig,
     }
     shop.write("relevo.toml", "\n".join(f"{key} = {value}" for key, value in given.items()))

@@ -555,7 +555,7 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ("messenger:failed:retry 3", 'it is called "relevo dead revive" here'),
         ("dead remove 3", 'dead: there is no command "remove"; it is called "relevo dead discard" here'),
         ("worker --limit 3", 'worker: there is no option --limit; it is called "--max-events" here; see relevo worker'),
-        ("beat -l info", 'no command "beat"; relevo has no schedules; let cron run "relevo dispatch NAME"; see relevo'),
+        ("beat -l info", 'no command "beat"; the workers fire schedules; "relevo schedules" lists them; see relevo'),
         ("call shop.mail", 'there is no command "call"; it is called "relevo dispatch" here'),
         ("stop", 'there is no command "stop"; relevo does not stop workers; use systemctl or supervisorctl'),
         ("inspect active", 'there is no command "inspect active"; it is called "relevo list" here'),
@@ -590,7 +590,7 @@ def test_bytes_that_a_shell_gives_are_told_as_they_are(shop: Shop) -> None:
         ),
         ("-z dead list", "relevo: there is no option -z; see relevo --help"),
         ("report", 'there is no command "report"; it is called "relevo config show" here'),
-        ("worker -B", "there is no option -B; relevo has no schedules"),
+        ("worker -B", "there is no option -B; the workers fire schedules"),
         (
             "worker async",
             'unexpected extra argument (async); a transport is chosen with "-t NAME", a queue with "-q NAME"; see',

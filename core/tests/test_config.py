@@ -436,7 +436,7 @@ def test_an_option_of_a_retry_policy_is_called_otherwise(write: Write, tmp_path:
         ("imports = ['shop']", 'unknown key "imports"; it is called "listeners" here'),
         ("worker_max_tasks_per_child = 9", 'unknown key "worker_max_tasks_per_child"; it is called "recycle_after"'),
         ("timezone = 'UTC'", 'unknown key "timezone"; leave it out; times are in UTC'),
-        ("beat_schedule = {}", 'unknown key "beat_schedule"; relevo has no schedules; let cron run: relevo dispatch'),
+        ("beat_schedule = {}", 'unknown key "beat_schedule"; schedules have a table of their own: [schedules]'),
         ("lease = { password = 'hunter2' }", "lease: expected seconds"),
         (
             "zzz = 1",

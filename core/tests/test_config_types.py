@@ -10,7 +10,7 @@ import pytest
 
 from relevo import ConfigurationError, QueueOptions, Retry, Signing
 from relevo._config.opening import draft_config
-from relevo._config.schema import KEYS, PluginConfig, TransportConfig
+from relevo._config.schema import KEYS, PluginConfig, ScheduleConfig, TransportConfig
 from relevo._config.table import keys_of
 from relevo._problem import Problems
 
@@ -49,6 +49,8 @@ class Place:
 
 KEY = "Vq3TnB7xZk9RwLf2HsJd8Mpy0123abcd"
 MAIN = '[transports]\nmain = "memory://"\n'
+NIGHTLY = 'schedules.nightly.event = "night.begun"'
+NIGHTLY_WHOLE = f'{NIGHTLY}\nschedules.nightly.cron = "0 3 * * *"'
 PLACES = {
     "source": Place("source = {}", TEXTS),
     "app": Place("app = {}", set()),
@@ -82,6 +84,15 @@ PLACES = {
     "queues": Place("queues = {}", {"table"}),
     "queues.default": Place("queues.default = {}", {"text", "digits", "list", "table"}),
     "queues.default.accept": Place("queues.default.accept = {}", {"text", "digits", "list"}),
+    "schedules": Place("schedules = {}", {"table"}),
+    "schedules.nightly.cron": Place("schedules.nightly.cron = {}", set(), NIGHTLY),
+    "schedules.nightly.event": Place(
+        "schedules.nightly.event = {}", {"text", "digits"}, 'schedules.nightly.cron = "0 3 * * *"'
+    ),
+    "schedules.nightly.arguments": Place("schedules.nightly.arguments = {}", {"table"}, NIGHTLY_WHOLE),
+    "schedules.nightly.timezone": Place("schedules.nightly.timezone = {}", set(), NIGHTLY_WHOLE),
+    "schedules.nightly.missed": Place("schedules.nightly.missed = {}", set(), NIGHTLY_WHOLE),
+    "schedules.nightly.grace": Place("schedules.nightly.grace = {}", DURATIONS, NIGHTLY_WHOLE),
     "transports": Place("transports = {}", {"table"}),
     "transports.main": Place("transports.main = {}", {*TEXTS, "empty text"}),
     "transports.main.url": Place("transports.main.url = {}", {*TEXTS, "empty text"}),
@@ -120,6 +131,7 @@ def test_every_key_of_the_schema_is_tried() -> None:
         "plugins.mail": PluginConfig,
         "retries.main": Retry,
         "queues.default": QueueOptions,
+        "schedules.nightly": ScheduleConfig,
         "signing": Signing,
     }
 

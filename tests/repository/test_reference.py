@@ -90,7 +90,7 @@ def test_every_key_of_a_table_of_configuration_is_told() -> None:
     page = (DOCS / "reference" / "configuration.md").read_text()
     tables = {key.name: key.table for key in keys_of(Settings).values() if key.table}
 
-    assert list(tables) == ["plugins", "signing", "retries", "queues", "transports"]
+    assert list(tables) == ["plugins", "signing", "retries", "queues", "schedules", "transports"]
     for name, cls in tables.items():
         section = page.partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
         keys = [key.name for key in keys_of(cls).values() if not key.code_only]

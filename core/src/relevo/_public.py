@@ -45,6 +45,7 @@ from relevo._worker.time_limit import TimeLimitExceededError
 from relevo._runner.runner import Runner
 from relevo._worker.run import Report, RunOptions
 from relevo._app.app import App
+from relevo._schedule.schedule import Schedule
 from relevo._runner.loop import LoopRunner
 from relevo._runner.systemd import SystemdRunner
 from relevo._hook import Hooks, hookimpl
@@ -85,7 +86,7 @@ __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", 
 __all__ += ["MAX_LEASE", "MAX_DEATHS", "MAX_ANNOUNCEMENT"]
 # running
 __all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
-__all__ += ["App", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]
+__all__ += ["App", "Schedule", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]
 # values that come in by argument
 __all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked", "masked_url", "Signing"]
 # errors: of the program, of the world, of the event

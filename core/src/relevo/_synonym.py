@@ -208,7 +208,7 @@ _SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         "accept_content": _NO_FORMAT,
         "backend": _NO_RESULTS,
-        "beat_schedule": "relevo has no schedules; let cron run: relevo dispatch NAME",
+        "beat_schedule": "schedules have a table of their own: [schedules]",
         "bus": "leave it out; the application, relevo.App, is the only bus",
         "buses": "leave it out; the application, relevo.App, is the only bus",
         "default_bus": "leave it out; the application, relevo.App, is the only bus",
@@ -305,7 +305,7 @@ _DATA = "write event.arguments"
 _STOPS = "write call.stop_propagation(); call is the second parameter of a listener"
 _CONFIGURES = "write App(…) with the settings, or App.from_config() to read relevo.toml"
 _RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo worker"
-_CRON = "relevo has no schedules; let cron run: relevo dispatch NAME"
+_CRON = 'write @app.schedule("0 8 * * *") above @app.deferred'
 
 _ENTRIES = "write main = app.transport(); main.{}(app.queues(main.name))"
 _NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"

@@ -1,10 +1,13 @@
-"""The coordinator: locks by name, each with an end."""
+"""The coordinator: locks by name, each with an end, and up to when schedules have fired."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import uuid4
 
 import attrs
+
+from relevo.backend import Firing
 
 
 @attrs.frozen
@@ -42,3 +45,20 @@ class Locks:
         held = self._held.get(name)
         if held is not None and held.receipt == receipt:
             del self._held[name]
+
+
+class FiredSchedules:
+    """Up to when the schedules of a store have fired; the caller holds the store."""
+
+    def __init__(self) -> None:
+        self._fired: dict[str, int] = {}
+
+    def of(self, names: Iterable[str]) -> dict[str, int]:
+        """Return up to when each of *names* has fired, without those that were never stored."""
+        return {name: self._fired[name] for name in names if name in self._fired}
+
+    def advance(self, firings: Iterable[Firing]) -> list[Firing]:
+        """Store the new times; return the firings whose schedules had fired up to the time that they expect."""
+        stored = [each for each in firings if self._fired.get(each.name) == each.fired]
+        self._fired.update((each.name, each.until) for each in stored)
+        return stored

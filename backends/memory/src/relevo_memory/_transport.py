@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
@@ -33,7 +33,7 @@ from relevo import (
     WaitingEntry,
     masked_url,
 )
-from relevo.backend import HandlingTransaction, TransactionalHandling
+from relevo.backend import Firing, HandlingTransaction, ScheduleStore, TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting, taken_over
 from relevo_memory._unique import PostedClaim
@@ -57,7 +57,7 @@ class MemoryOptions:
     url: str = "memory://"
 
 
-class MemoryTransport(Transport, Coordinator, TransactionalHandling):
+class MemoryTransport(Transport, Coordinator, ScheduleStore, TransactionalHandling):
     """
     Carries events within one process: for tests, and as the reference for all other transports.
 
@@ -357,6 +357,22 @@ class MemoryTransport(Transport, Coordinator, TransactionalHandling):
     def workers(self) -> Mapping[str, bytes]:
         with self._open() as now:
             return self.store.workers(now)
+
+    def fired(self, names: Sequence[str]) -> Mapping[str, int]:
+        with self._open():
+            return self.store.schedules.of(names)
+
+    def fire(self, firings: Sequence[Firing], *, relay_to: str | None = None) -> Collection[str]:
+        self._refuse_what_is_no_text([envelope for each in firings for envelope in each.envelopes])
+        outbox = None if relay_to is None else f"outbox/{relay_to}"
+        with self._open() as now:
+            stored = self.store.schedules.advance(firings)
+            postings = [
+                Posting(outbox or envelope.queue, envelope, now) for each in stored for envelope in each.envelopes
+            ]
+            if postings:
+                self.store.add(postings, now)
+            return {each.name for each in stored}
 
     def close(self) -> None:
         """

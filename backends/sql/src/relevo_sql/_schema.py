@@ -275,7 +275,11 @@ lock = sa.Table(
     sa.Column("receipt", sa.String(64), nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
 )
-"""Locks by name: the holder of each, and the time until which no other holder can take it."""
+"""
+Locks by name: the holder of each, and the time until which no other holder can take it.
+
+A schedule is one of the rows, whose time is the tick up to which it has fired; so rows are kept after their time.
+"""
 
 worker = sa.Table(
     "relevo_worker",

@@ -161,6 +161,16 @@ class Statements:
         self.lock = prepared(sa.update(lock).where(lock.c.name == _bind("which"), free).values(held))
         self.renew_lock = prepared(sa.update(lock).where(*mine).values(until=_bind("until")))
         self.unlock = prepared(sa.delete(lock).where(*mine))
+        self.fire_schedule = prepared(
+            sa.update(lock)
+            .where(lock.c.name == _bind("which"), lock.c.until == _bind("fired"))
+            .values(receipt=_bind("receipt"), until=_bind("until"))
+        )
+        self.fired_schedules = prepared(
+            sa.select(*(sa.column(name) for name in ("name", "until", "receipt")))
+            .select_from(lock)
+            .where(dialect.among(lock.c.name, "names"))
+        )
         first = {"worker": _bind("worker"), "beats": sa.literal_column("1"), "seen_at": _bind("now")}
         again = {"beats": worker.c.beats + sa.literal_column("1"), "seen_at": _bind("now")}
         self.appear_first = prepared(dialect.insert_new(worker, first, ["worker"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
@@ -41,11 +41,13 @@ from relevo.backend import (
     Archive,
     DeadLetterKeeper,
     FileStore,
+    Firing,
     ForkLock,
     HandlingTransaction,
     Inbox,
     ParallelSettlement,
     QueueCatalog,
+    ScheduleStore,
     SchemaUpgrade,
     SessionSetup,
     SetupScript,
@@ -69,6 +71,7 @@ from relevo_sql._own_session import watch_sessions
 from relevo_sql._pause import SELDOM, Doorbell, Patience
 from relevo_sql._query import Searcher
 from relevo_sql._row import Sent, micros, row_of
+from relevo_sql._schedules import Schedules
 from relevo_sql._schema import event
 from relevo_sql._settle import Settler
 from relevo_sql._setup import script_for, set_up
@@ -98,6 +101,7 @@ _IMPORT_PATIENCE = 10.0
 class SqlTransport(
     Transport,
     Coordinator,
+    ScheduleStore,
     SessionSetup,
     FileStore,
     ParallelSettlement,
@@ -270,6 +274,7 @@ class SqlTransport(
         self._counter = Counter(database, clock)
         self._query = Searcher(database, clock)
         self._locks = Locks(database, clock)
+        self._schedules = Schedules(database)
         self._heartbeats = Heartbeats(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
         self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
@@ -763,6 +768,25 @@ class SqlTransport(
     def unlock(self, name: str, receipt: str) -> None:
         self._require_open()
         self._locks.free(name, receipt)
+
+    def fired(self, names: Sequence[str]) -> Mapping[str, int]:
+        self._require_open()
+        return self._schedules.fired(names)
+
+    def fire(self, firings: Sequence[Firing], *, relay_to: str | None = None) -> Collection[str]:
+        self._require_open()
+        outbox = None if relay_to is None else f"outbox/{relay_to}"
+        number = sum(len(each.envelopes) for each in firings)
+        try:
+            stored = self._schedules.fire(
+                firings, lambda each: self._rows(each.envelopes, self._due(0.0), outbox=outbox)
+            )
+        except (RefusedError, UnicodeError, OverflowError) as error:
+            why = error.why if isinstance(error, RefusedError) else str(error)
+            raise SendError(self.name, refused=range(number), why=why) from error
+        if self._doorbell.is_heard:
+            self._doorbell.ring()
+        return stored
 
     def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
         self._require_open()

@@ -32,6 +32,7 @@ from relevo._config.check import (
     transport_problems,
 )
 from relevo._dispatch.batch import in_batches, placed
+from relevo._dispatch.deferred_function import DeferredFunction
 from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.dispatcher import Dispatcher
 from relevo._dispatch.follow_up import FollowUps
@@ -47,6 +48,8 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._problem import Problems
 from relevo._retry import Retry
+from relevo._schedule.schedule import GRACE, Missed, Schedule, checked_event
+from relevo._schedule.table import ScheduleTable
 from relevo._secret import masked_url, without_secrets
 from relevo._synonym import APP, CALLED_KEYS, STORES, missing_attribute
 from relevo._transport.acceptance import QueueOptions
@@ -71,12 +74,14 @@ if TYPE_CHECKING:
 
     from relevo._config.schema import Config
     from relevo._execution.pipe import Hello
+    from relevo._schedule.clockwork import Clockwork
     from relevo.testing import AppTesting
 
 
 T = TypeVar("T")
 P = TypeVar("P")
 A = TypeVar("A", bound="App")
+D = TypeVar("D", bound=DeferredFunction[..., Any])
 
 _log = getLogger("relevo.app")
 
@@ -146,6 +151,8 @@ class App(Dispatcher):
 
         queues: The options of queues, by a queue's name or ``transport/queue``.
 
+        schedules: The first schedules; :meth:`schedule` adds others.
+
         setup: ``auto`` creates missing tables and queues at first use; ``explicit`` only checks, and
             ``relevo setup`` creates them.
 
@@ -202,6 +209,7 @@ class App(Dispatcher):
         signing: Signing | str | Sequence[str] | None = None,
         retries: Mapping[str, Retry | int] | None = None,
         queues: Mapping[str, QueueOptions] | None = None,
+        schedules: Iterable[Schedule] = (),
         setup: str = "auto",
         patience: Duration = PATIENCE,
         lease: Duration = LEASE,
@@ -244,6 +252,7 @@ class App(Dispatcher):
             subjects=attempt("subjects", lambda: NoticingSubjects(argument.subject_types(subjects))),
             signing=attempt("signing", argument.signing, signing),
             execution=attempt("execution", argument.execution, execution),
+            schedules=attempt("schedules", argument.schedule_table, schedules, instead=ScheduleTable()),
             registry=Registry(attempt("listeners", argument.several, listeners, "listeners", instead=())),
             clock=own_clock,
             ids=attempt("ids", argument.function, ids, "ids"),
@@ -459,6 +468,107 @@ class App(Dispatcher):
 
     def _calls_listeners(self, events: Sequence[object]) -> bool:
         return self._assembly.sender.calls_listeners(events)
+
+    # --- schedules -----------------------------------------------------------------------------------
+
+    @overload
+    def schedule(
+        self,
+        cron: str,
+        /,
+        *,
+        name: str | None = None,
+        timezone: str = "UTC",
+        missed: Missed = "once",
+        grace: Duration = GRACE,
+    ) -> Callable[[D], D]: ...
+    @overload
+    def schedule(
+        self,
+        cron: str,
+        event: object,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        timezone: str = "UTC",
+        missed: Missed = "once",
+        grace: Duration = GRACE,
+    ) -> Schedule: ...
+    def schedule(
+        self,
+        cron: str,
+        event: Any = None,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        timezone: str = "UTC",
+        missed: Missed = "once",
+        grace: Duration = GRACE,
+    ) -> Any:
+        """
+        Dispatch *event* at each tick of *cron*; without an event, decorate a deferred function: it is called then.
+
+        The workers of the transport that the event is routed to fire it: once for each tick, however many there are. A
+        new schedule fires from the first start of a worker on.
+
+        Args:
+            cron: Minute, hour, day of the month, month and day of the week, as in ``"*/5 * * * *"``.
+
+            event: An :class:`Event`, an instance of a declared class, the name of an event, or a deferred function,
+                which is called without arguments.
+
+            arguments: With a name: the event's data.
+
+            name: Identifies the schedule; by default the name of the event. The time up to which it has fired is stored
+                under this name.
+
+            timezone: The name of the time zone in which *cron* is read, as in ``"Europe/Madrid"``.
+
+            missed: What happens with the ticks that passed while no worker ran: ``once`` fires the last of them,
+                ``all`` fires each, ``skip`` fires the last one if it is not older than *grace*, else none.
+
+            grace: Seconds, a timedelta, or text such as ``"5m"``.
+
+        Returns:
+            The schedule; or the decorator, which returns its function.
+
+        Raises:
+            ConfigurationError: An argument is invalid, or another schedule has the name.
+
+            TypeError: The deferred function needs arguments; pass ``function.event(…)`` as the event.
+        """
+
+        def add(given: Any) -> Schedule:
+            dispatched = given.event() if isinstance(given, DeferredFunction) else given
+            if arguments is not None:
+                dispatched = event_from(given, arguments, None)
+            made = Schedule(
+                name=name_of(checked_event(dispatched)) if name is None else name,
+                cron=cron,
+                event=dispatched,
+                timezone=timezone,
+                missed=missed,
+                grace=grace,
+            )
+            self._assembly.parts.schedules.add(made)
+            return made
+
+        def decorate(function: D) -> D:
+            if not isinstance(function, DeferredFunction):
+                raise ConfigurationError(
+                    f"schedule: expected a deferred function; got {shown(function)}; put @app.deferred between it and "
+                    f"@app.schedule(…)"
+                )
+            add(function)
+            return function
+
+        return decorate if event is None else add(event)
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules; modules with listeners that were given by name are imported now, since they may add some."""
+        _ = self.listeners
+        return tuple(self._assembly.parts.schedules)
 
     # --- running -------------------------------------------------------------------------------------
 
@@ -794,6 +904,7 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
         signing=config.signing,
         retries=config.retries,
         queues=config.queues,
+        schedules=[each.named(name) for name, each in config.schedules.items()],
         setup=config.setup,
         patience=config.patience,
         lease=config.lease,
@@ -814,6 +925,23 @@ def app_of(config: Config, kind: type[A], *, clock: Clock | None = None) -> A:
 def parts_of(app: App) -> Parts:
     """Return the parts of *app*."""
     return app._assembly.parts  # noqa: SLF001 - as above
+
+
+def clockwork_of(app: App, name: str) -> Clockwork | None:
+    """
+    Return what fires the schedules of the transport *name*; ``None`` if it has none.
+
+    Raises:
+        ConfigurationError: One of them cannot be fired.
+
+        EncodeError: The event of one of them has no exact form in JSON.
+    """
+    schedules = app.schedules
+    if not schedules:
+        return None
+    from relevo._app.schedules import clockwork  # noqa: PLC0415 - few applications have schedules
+
+    return clockwork(name, schedules, parts_of(app), app._assembly.sender)  # noqa: SLF001 - as above
 
 
 def stores_of(app: App) -> Stores:

@@ -14,6 +14,7 @@ from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks
 from relevo._identity import IdFactory
 from relevo._retry import Retry
+from relevo._schedule.table import ScheduleTable
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.envelope import DEFAULT_QUEUE
@@ -79,6 +80,8 @@ class Parts:
     execution: Execution
     registry: Registry
     """The listeners."""
+
+    schedules: ScheduleTable
 
     clock: Clock
     ids: IdFactory

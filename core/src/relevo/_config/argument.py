@@ -16,6 +16,8 @@ from relevo._event.subject import SubjectType
 from relevo._hook import Hooks
 from relevo._problem import Problems, dotted
 from relevo._retry import Retry
+from relevo._schedule.schedule import Schedule
+from relevo._schedule.table import ScheduleTable
 from relevo._transport.acceptance import QueueOptions, QueueTable
 from relevo._transport.route import Routes, parsed_targets
 from relevo._worker.execution import Execution
@@ -90,6 +92,15 @@ def queue_table(given: object, problems: Problems) -> QueueTable:
                     raise ConfigurationError(f"{where}: expected relevo.QueueOptions(…); got {shown(options)}")
                 good[key] = options
     return QueueTable(good, problems)
+
+
+def schedule_table(given: object) -> ScheduleTable:
+    """Return the table of the schedules that are *given*."""
+    found = several(given, "schedules")
+    for each in found:
+        if not isinstance(each, Schedule):
+            raise ConfigurationError(f"schedules: expected relevo.Schedule(…); got {shown(each)}")
+    return ScheduleTable(found)
 
 
 def plugins(given: object) -> Hooks:

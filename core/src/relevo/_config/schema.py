@@ -11,10 +11,13 @@ import attrs
 import msgspec
 
 from relevo._config.check import checked_app_name, checked_lease, checked_patience, checked_setup
-from relevo._config.table import REST
+from relevo._config.table import REST, wrong_type
 from relevo._event.codec import DEFAULT_SOURCE, checked_source
+from relevo._event.event import Event, checked_name
 from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
+from relevo._schedule.cron import checked_cron, checked_timezone
+from relevo._schedule.schedule import GRACE, Missed, Schedule, checked_grace
 from relevo._secret import Secret, masked
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.route import beside_helpers
@@ -22,6 +25,7 @@ from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import TIME_LIMIT, Execution, Kind
 from relevo._worker.signing import Signing
 from relevo._worker.worker import LEASE
+from relevo.errors import ConfigurationError, EventNameError, shown
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _EXECUTION = {field.name: field.converter for field in attrs.fields(Execution)}
@@ -59,6 +63,48 @@ class PluginConfig:
     """The class of the plugin defines them."""
 
 
+def _event_name(given: object) -> str:
+    try:
+        return checked_name(given)
+    except EventNameError:
+        raise ConfigurationError(
+            f"event: expected the name of an event, as in night.begun; got {shown(given)}"
+        ) from None
+
+
+def _arguments(given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, dict):
+        raise wrong_type("arguments", f"Expected `object`, got `{type(given).__name__}`", "{ full = true }")
+    return given
+
+
+@attrs.frozen(kw_only=True)
+class ScheduleConfig:
+    """One entry under ``[schedules]``; its key is the name of the schedule."""
+
+    cron: Annotated[str, checked_cron]
+    event: Annotated[str, _event_name]
+    """Its name."""
+
+    arguments: Annotated[Mapping[str, Any], _arguments] = _EMPTY
+    """Its data."""
+
+    timezone: Annotated[str, checked_timezone] = "UTC"
+    missed: Missed = "once"
+    grace: float = attrs.field(default=GRACE, converter=checked_grace)
+
+    def named(self, name: str) -> Schedule:
+        """Return the schedule *name*."""
+        return Schedule(
+            name=name,
+            cron=self.cron,
+            event=Event(self.event, self.arguments),
+            timezone=self.timezone,
+            missed=self.missed,
+            grace=self.grace,
+        )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
     All keys, in the order in which they are shown and documented.
@@ -88,6 +134,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     queues: Annotated[Mapping[str, QueueOptions], 'media = { accept = ["image.*"] }'] = _EMPTY
     """By the name of a queue, or as ``transport/queue``."""
+
+    schedules: Annotated[Mapping[str, ScheduleConfig], 'nightly = { cron = "0 3 * * *", event = "night.begun" }'] = (
+        _EMPTY
+    )
+    """By their names."""
 
     transports: Annotated[Mapping[str, TransportConfig], '[transports] main = "sqlite:///shop.db"'] = _EMPTY
     routes: Annotated[Mapping[str, tuple[str, ...]], '"*" = "main"'] = _EMPTY

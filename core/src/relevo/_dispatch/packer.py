@@ -163,6 +163,7 @@ class Packer:
         made_id: Callable[[bytes], str] | None = None,
         conditions: Conditions | None = None,
         version: int | None = None,
+        now: float | None = None,
     ) -> PackedEvent:
         """
         Validate *event* and its options, assign its id, and make its envelopes.
@@ -180,6 +181,8 @@ class Packer:
 
             version: The version of the class with which a named event was validated.
 
+            now: The time of the event, in seconds since the epoch; by default the clock's.
+
         Raises:
             EncodeError: A value of the event or its context has no exact form in JSON, or an option is invalid.
 
@@ -194,7 +197,7 @@ class Packer:
                 raise
             remedy = f"pass it as subject=, as it is a {kind}"
             raise EncodeError(error.event_name, error.path, f"{error.why}; {remedy}") from error
-        now = self._clock.now()
+        now = self._clock.now() if now is None else now
         if not FIRST_DATE <= now < END_OF_DATES:
             raise ConfigurationError(
                 f"clock: expected seconds since the epoch, before the year 10000; now() returned {shown(now)}"

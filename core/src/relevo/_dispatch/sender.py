@@ -153,6 +153,7 @@ class Sender:
         made_id: Callable[[bytes], str] | None = None,
         *,
         conditions: Conditions | None = None,
+        now: float | None = None,
     ) -> ReadyEvent:
         """
         Validate *event* and its *options*, and return it ready to be sent.
@@ -168,6 +169,8 @@ class Sender:
 
             conditions: The *options* if they were validated for an earlier event of the dispatch. All its events have
                 the same: with ``at`` each would have a wait of its own, and be sent in a call of its own.
+
+            now: As for :meth:`Packer.pack`.
         """
         name = event.name if isinstance(event, Event) else name_of(event)
         routing = self._routing(name)
@@ -195,7 +198,7 @@ class Sender:
             if version is None and name in imported.event_types:
                 version = imported.version_of(event)
         packed = self.packer.pack(
-            event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version
+            event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version, now=now
         )
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from relevo._app.app import App, parts_of
+from relevo._app.app import App, clockwork_of, parts_of
 from relevo._app.check import doubled_plugins, misnamed, shared_source, unenforced_limits, without_any
 from relevo._runner.command import command, unprintable_in
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
+from relevo._runner.schedules import firing
 from relevo._signal import take_ends
 from relevo._transport.optional import FileStore, QueueCatalog
 from relevo._transport.route import RESERVED, outbox_queue
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from relevo._runner.deploy import DeployGuard
     from relevo._runner.sd_notify import Notifier
     from relevo._runner.single_flight import SingleFlight
+    from relevo._schedule.clockwork import Clockwork
 
 _GRACE = 2.0
 """Seconds that a relay has to release its deliveries when its process has to end at once."""
@@ -236,6 +238,8 @@ class _Host:
             self._prepare()
             if self._worker.stopped:
                 self.stop()
+            if (clockwork := self._clockwork()) is not None and not self._is_over():
+                clockwork.turn(self._app.clock.now())
             if self._flight is None:
                 return self._empty()
             with self._flight.everywhere() as is_alone:
@@ -305,12 +309,16 @@ class _Host:
                     # It has the same limit: a call of its own thread to a silent server would hold up the end.
                     limit = RunOptions(max_seconds=self._left())
                     relay = self._app.relay(self._name, limit, patient=self._patient)
-                    with _run_beside(relay, self._worker) as reports:
+                    with firing(self._clockwork(), self._app.clock), _run_beside(relay, self._worker) as reports:
                         report = self._named(self._worker.run())
                     moved += reports
                     if report.stopped_by != "objection" or not self._guard.take_objection():
                         return _with_relayed(report, moved)
             self._wait_for_deploy()
+
+    def _clockwork(self) -> Clockwork | None:
+        """Return what fires the schedules of the transport, if it has any and this run is not for one event."""
+        return None if self._options.event_id is not None else clockwork_of(self._app, self._name)
 
     def _wait_for_deploy(self) -> None:
         """Wait for the end of a deploy, a limit or a signal."""

@@ -5,6 +5,7 @@ from relevo._event.context import awaiting_task
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
 from relevo._transport.keeper import DeadLetterKeeper, DeadLetterOwner, KeptDeadLetters
+from relevo._transport.schedule_store import Firing, ScheduleStore
 from relevo._transport.made import made_delivery, made_envelope
 from relevo._transport.optional import (
     INHERITED,
@@ -32,6 +33,8 @@ __all__ += ["SessionSetup", "FileStore", "ParallelSettlement", "IdentifiedStore"
 __all__ += ["SetupScript", "TransactionalHandling", "HandlingTransaction", "Inbox", "Archive", "INHERITED"]
 # dead letters that another transport keeps
 __all__ += ["DeadLetterOwner", "DeadLetterKeeper", "KeptDeadLetters"]
+# schedules
+__all__ += ["ScheduleStore", "Firing"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

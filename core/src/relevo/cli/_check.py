@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import click
 
-from relevo._app.app import App, parts_of
+from relevo._app.app import App, clockwork_of, parts_of
 from relevo._app.check import (
     check_inbox_of,
     check_listeners,
@@ -142,6 +142,8 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_advice("listeners", text, is_strict=False) for text in _without_any(app, live=live)]
         limits = unenforced_limits(app.listeners, app.execution)
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
+    if imported.error is None and app.schedules:
+        findings.append(_try("schedules", partial(_schedules, app)))
     # After the import of the listeners, whose modules may register plugins.
     findings += [_advice("plugins", text, is_strict=strict) for text in doubled_plugins(app.hooks)]
     for name, text in _not_kept(app):
@@ -220,6 +222,14 @@ def _routed(app: App, listeners: str) -> str:
     """Return the *listeners* in words if each runs where its event is routed to."""
     check_listeners(app.listeners, app.routes, parts_of(app).queue_table)
     return listeners
+
+
+def _schedules(app: App) -> str:
+    """Return the number of the schedules of *app* in words if all can be fired."""
+    number = len(app.schedules)
+    for name in app.transports:
+        clockwork_of(app, name)
+    return "1 schedule" if number == 1 else f"{number} schedules"
 
 
 def _not_kept(app: App) -> Iterator[tuple[str, str]]:

@@ -48,6 +48,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("relevo.cli._status", "Show how many events every queue holds."),
     "transports": ("relevo.cli._transports", "Show the transports and their capabilities."),
     "listeners": ("relevo.cli._listeners", "Show the listeners of each event."),
+    "schedules": ("relevo.cli._schedules", "Show the schedules, with their last and next tick."),
     "schema": ("relevo.cli._schema", "Print the schemas of declared events, and compare them."),
     "check": ("relevo.cli._check", "Check the configuration and the listeners before a worker starts."),
     "config": ("relevo.cli._config", "Show the configuration, and where each value comes from."),

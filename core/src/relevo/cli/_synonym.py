@@ -45,7 +45,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
 _PREFIXES = ("messenger:", "queue:", "rabbitmq:")
 """Some tools have commands of this form, as in ``messenger:consume``."""
 
-_SCHEDULE = "relevo has no schedules; let cron run `relevo dispatch NAME`"
+_SCHEDULE = "the workers fire schedules; `relevo schedules` lists them"
 _SUPERVISED = "use systemctl or supervisorctl"
 _NOT_REMOTE = f"relevo has no remote control of workers; {_SUPERVISED}"
 _NO_PAUSE = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from relevo._app.app import parts_of, using
+from relevo._app.app import clockwork_of, parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo._synonym import missing_attribute
 from relevo._transport.route import RESERVED
@@ -87,6 +87,7 @@ class AppTesting:
                         coordinators={name: memory[each] for name, each in app.coordinators.items()},
                         keepers={},  # memory keeps its own dead letters
                         registry=parts_of(app).registry.copy(),
+                        schedules=parts_of(app).schedules.copy(),
                         clock=self.clock,
                         chance=lambda: 0.0,
                     ),
@@ -326,7 +327,9 @@ class AppTesting:
 
     def travel(self, by: Duration | None = None, *, to: Moment | None = None) -> None:
         """
-        Move the clock forward; no event is handled.
+        Move the clock forward, and fire the schedules whose ticks it passes; no event is handled.
+
+        Each tick is fired, at its own time, as by a worker that runs all the time.
 
         Args:
             by: The distance: seconds, a timedelta, or text such as ``"1h"``.
@@ -346,7 +349,19 @@ class AppTesting:
             raise ConfigurationError(
                 f"travel: to= is {-distance:g} s ago, and the clock cannot go back; start earlier: app.testing(now=…)"
             )
-        self.clock.advance(distance)
+        self._fire_until(now + distance)
+        self.clock.advance(max(0.0, now + distance - self.clock.now()))
+
+    def _fire_until(self, end: float) -> None:
+        """Move the clock from tick to tick until *end*."""
+        found = [clockwork_of(self.app, name) for name in self.app.transports] if len(self.app.schedules) else []
+        clockworks = [each for each in found if each is not None]
+        for each in clockworks:
+            each.turn(self.clock.now())
+        while ticks := [each.next for each in clockworks if each.next is not None and each.next <= end]:
+            self.clock.advance(max(0.0, min(ticks) - self.clock.now()))
+            for each in clockworks:
+                each.turn(self.clock.now())
 
     if not TYPE_CHECKING:
 

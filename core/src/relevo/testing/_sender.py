@@ -45,8 +45,9 @@ class RecordingSender(Sender):
         made_id: Callable[[bytes], str] | None = None,
         *,
         conditions: Conditions | None = None,
+        now: float | None = None,
     ) -> ReadyEvent:
-        ready = super().check(event, options, session, made_id, conditions=conditions)
+        ready = super().check(event, options, session, made_id, conditions=conditions, now=now)
         if session is not None:
             self._record.add_joined(ready.dispatched.id)
         return ready

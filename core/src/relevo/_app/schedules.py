@@ -1,0 +1,239 @@
+"""Where the schedules of an application fire: its transports, and the coordinators that store up to when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from logging import getLogger
+
+import attrs
+
+from relevo._app.parts import Parts
+from relevo._dispatch.gathering import ReadyEvent
+from relevo._dispatch.sender import Sender
+from relevo._identity import IdFactory
+from relevo._schedule.clockwork import Clockwork, ScheduleStep
+from relevo._schedule.schedule import Due, Schedule
+from relevo._transport.coordinator import Coordinator
+from relevo._transport.schedule_store import Firing, ScheduleStore
+from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
+
+_log = getLogger("relevo.app")
+
+_OWN_FAULTS = (SendError, CodecError, ConfigurationError)
+"""What the event of one schedule may raise; what else is raised concerns all."""
+
+_LONGEST_KEY = 255
+"""Characters of the name under which a coordinator stores something."""
+
+_TTL = 30.0
+"""Seconds after which another worker fires the schedules if the one that was about to do so has died."""
+
+
+def home_of(schedule: Schedule, parts: Parts) -> str:
+    """
+    Return the name of the transport whose workers fire *schedule*: the one that its event is routed to.
+
+    Raises:
+        ConfigurationError: The event has no route, is called in process, or goes to several transports.
+    """
+    routing = parts.routes.routing(schedule.event_name)
+    if routing.is_now or len(routing.transports) != 1:
+        targets = " and ".join(map(str, routing.targets))
+        raise ConfigurationError(
+            f'the schedule "{schedule.name}": its event "{schedule.event_name}" is routed to {targets}; expected one '
+            f"transport, whose workers fire it"
+        )
+    return routing.transports[0]
+
+
+def clockwork(name: str, schedules: Iterable[Schedule], parts: Parts, sender: Sender) -> Clockwork | None:
+    """
+    Return what fires those of *schedules* that belong to the transport *name*; ``None`` if there are none.
+
+    Raises:
+        ConfigurationError: One of them cannot be fired, or the transport has no coordinator that stores up to when.
+
+        EncodeError: The event of one of them has no exact form in JSON.
+    """
+    own = [each for each in schedules if home_of(each, parts) == name]
+    if not own:
+        return None
+    for each in own:
+        sender.check(each.event, {}, None)
+    return Clockwork(own, ledger_of(name, parts, sender))
+
+
+def store_of(name: str, parts: Parts) -> ScheduleStore:
+    """
+    Return where it is stored up to when the schedules of the transport *name* have fired.
+
+    Raises:
+        ConfigurationError: It has no coordinator that stores that.
+    """
+    transport = parts.transports[name]
+    store: object = parts.coordinator(transport)
+    if isinstance(store, ScheduleStore):
+        return store
+    raise ConfigurationError(
+        f'schedules: the transport "{name}" ({type(transport).__name__}) cannot store up to when a schedule has '
+        f'fired; give it a coordinator in a database, as in coordinator = "sqlite:///shop.db"'
+    )
+
+
+def ledger_of(name: str, parts: Parts, sender: Sender) -> StoredLedger:
+    """Return where the schedules of the transport *name* fire; it raises what :func:`store_of` raises."""
+    store = store_of(name, parts)
+    own: Sequence[object] = (parts.transports[name], parts.outboxes.get(name))
+    if store is own[0]:
+        return StoredLedger(store, sender, parts.source)
+    if store is own[1]:
+        return StoredLedger(store, sender, parts.source, relay_to=name)
+    return ApartLedger(store, sender, parts.source, name=name, ids=parts.ids)
+
+
+@attrs.frozen(eq=False, repr=False)
+class StoredLedger:
+    """
+    Stores up to when a schedule has fired together with the events of its ticks, in one transaction.
+
+    Args:
+        store: Where both are stored.
+
+        sender: Makes the events.
+
+        source: The name of the application.
+
+        relay_to: The transport in whose outbox the events are stored, if any.
+    """
+
+    _store: ScheduleStore
+    _sender: Sender
+    _source: str
+    _relay_to: str | None = attrs.field(default=None, kw_only=True)
+
+    @contextmanager
+    def holding(self) -> Iterator[bool]:
+        yield True
+
+    def fired(self, names: Sequence[str]) -> Mapping[str, int]:
+        keys = {self._key(name): name for name in names}
+        return {keys[key]: moment for key, moment in self._store.fired([*keys]).items()}
+
+    def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
+        try:
+            return self._fire([(step, self._ready(step)) for step in steps])
+        except _OWN_FAULTS as error:
+            if len(steps) == 1:
+                _log.error('the schedule "%s" cannot fire: %s', steps[0].schedule.name, error)
+                return ()
+        return [name for step in steps for name in self.fire([step])]  # so that none keeps the others from firing
+
+    def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
+        firings = [self._firing(step, ready) for step, ready in steps]
+        stored = self._store.fire(firings, relay_to=self._relay_to)
+        fired = [each for each, firing in zip(steps, firings, strict=True) if firing.name in stored]
+        self._sender.note_sent([event for _, ready in fired for event in ready])
+        return [step.schedule.name for step, _ in fired]
+
+    def _ready(self, step: ScheduleStep) -> list[ReadyEvent]:
+        """Return the events of the ticks of *step*; the time of each event is that of its tick."""
+        schedule = step.schedule
+        return [
+            self._sender.check(schedule.event, {}, None, _given(schedule.event_id(self._source, tick)), now=tick)
+            for tick in step.due.ticks
+        ]
+
+    def _firing(self, step: ScheduleStep, ready: Sequence[ReadyEvent]) -> Firing:
+        envelopes = [
+            envelope
+            for each in ready
+            if each.packed is not None
+            for envelope in self._sender.packer.envelopes(each.packed)
+        ]
+        return Firing(
+            name=self._key(step.schedule.name), fired=step.fired, until=step.due.until, envelopes=tuple(envelopes)
+        )
+
+    def _key(self, name: str) -> str:
+        return key_of(self._source, name)
+
+
+@attrs.frozen(eq=False, repr=False)
+class ApartLedger(StoredLedger):
+    """
+    Sends the events to a transport, and then stores in another one up to when their schedules have fired.
+
+    One worker at a time does so. If it dies between the two, the next one sends the events again, with the same ids.
+
+    Args:
+        name: The name of the transport.
+
+        ids: Makes the name of this holder of the lock.
+    """
+
+    _name: str = attrs.field(kw_only=True)
+    _ids: IdFactory = attrs.field(kw_only=True)
+    _held: list[str] = attrs.field(factory=list, init=False)
+    """The receipt of the lock while it is held."""
+
+    @contextmanager
+    def holding(self) -> Iterator[bool]:
+        coordinator = self._coordinator
+        receipt = coordinator.lock(self._lock, holder=self._ids(0.0), ttl=_TTL)
+        if receipt is None:
+            yield False
+            return
+        self._held.append(receipt)
+        try:
+            yield True
+        finally:
+            self._held.clear()
+            with suppress(TransportError):  # it is free when it expires
+                coordinator.unlock(self._lock, receipt)
+
+    def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
+        if self._held and not self._coordinator.renew_lock(self._lock, self._held[0], ttl=_TTL):
+            raise TransportUnavailableError(self._name, "another worker has begun to fire the schedules")
+        one = super().fire
+        return [step.schedule.name for step in steps if all(map(one, _each_alone(step)))]
+
+    def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
+        ready = [event for _, events in steps for event in events]
+        if ready:
+            self._sender.send(ready, None)
+        firings = [self._firing(step, ()) for step, _ in steps]
+        stored = self._store.fire(firings)
+        return [step.schedule.name for (step, _), firing in zip(steps, firings, strict=True) if firing.name in stored]
+
+    @property
+    def _lock(self) -> str:
+        return key_of(self._source, self._name, kind="schedules")
+
+    @property
+    def _coordinator(self) -> Coordinator:
+        store: object = self._store
+        assert isinstance(store, Coordinator)  # noqa: S101 - see ledger_of()  # nosec B101
+        return store
+
+
+def _each_alone(step: ScheduleStep) -> Iterator[list[ScheduleStep]]:
+    """Yield the parts of *step*, of one tick each, so that a crash repeats one event at most."""
+    fired, ticks = step.fired, step.due.ticks
+    for tick in ticks[:-1]:
+        yield [ScheduleStep(step.schedule, fired, Due((tick,), tick))]
+        fired = tick
+    yield [ScheduleStep(step.schedule, fired, Due(ticks[-1:], step.due.until))]
+
+
+def _given(event_id: str) -> Callable[[bytes], str]:
+    return lambda _: event_id
+
+
+def key_of(source: str, name: str, *, kind: str = "schedule") -> str:
+    """Return the name under which a coordinator stores what belongs to the schedule *name* of *source*."""
+    key = f"{kind}/{source}/{name}"
+    if len(key) <= _LONGEST_KEY:
+        return key
+    return f"{kind}/{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"

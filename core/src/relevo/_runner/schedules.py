@@ -1,0 +1,89 @@
+"""Fire schedules beside a worker, in a thread that sleeps until the next tick."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import getLogger
+
+from relevo._clock import Clock
+from relevo._schedule.clockwork import Clockwork
+from relevo._worker.worker import GRACE
+from relevo.errors import RelevoError, TransportError
+
+_LONGEST = 30.0
+"""Seconds that the thread sleeps at most: the clock may be set forward meanwhile."""
+
+_BUSY = 1.0
+"""Seconds until the next look if another worker fires what is due."""
+
+_DOWN = 5.0
+"""Seconds until the next attempt if the server cannot be reached."""
+
+_QUIET = 60.0
+"""Seconds for which the same trouble is not logged again."""
+
+_log = getLogger("relevo.runner")
+
+
+@contextmanager
+def firing(clockwork: Clockwork | None, clock: Clock) -> Iterator[None]:
+    """Fire the schedules of *clockwork*, if there are any, while the block runs."""
+    if clockwork is None:
+        yield
+        return
+    thread = _Thread(clockwork, clock)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.end()
+
+
+class _Thread(threading.Thread):
+    """Turns *clockwork* at each tick, until it is ended."""
+
+    def __init__(self, clockwork: Clockwork, clock: Clock):
+        super().__init__(name="relevo-schedules", daemon=True)
+        self._clockwork = clockwork
+        self._clock = clock
+        self._ended = threading.Event()
+        self._logged = float("-inf")
+
+    def run(self) -> None:
+        pause = 0.0
+        while not self._ended.wait(pause):
+            pause = self._turn()
+
+    def end(self) -> None:
+        """End it after the ticks that it fires right now."""
+        self._ended.set()
+        self.join(GRACE)  # it may wait for a silent server
+
+    def _turn(self) -> float:
+        """Fire what is due; return the seconds until the next look."""
+        try:
+            self._clockwork.turn(self._clock.now())
+        except Exception as error:  # noqa: BLE001 - the thread goes on, since what is due must not be lost
+            self._log(error)
+            return _DOWN
+        following = self._clockwork.next
+        if following is None:
+            return _LONGEST
+        left = following - self._clock.now()
+        return min(left, _LONGEST) if left > 0 else _BUSY
+
+    def _log(self, error: Exception) -> None:
+        now = self._clock.monotonic()
+        if now - self._logged < _QUIET:
+            return
+        self._logged = now
+        if isinstance(error, TransportError):
+            _log.warning("the schedules cannot be fired, which is tried again: %s", error)
+        else:
+            _log.error(
+                "the schedules cannot be fired, which is tried again: %s",
+                error,
+                exc_info=None if isinstance(error, RelevoError) else error,
+            )

@@ -1,0 +1,1 @@
+"""Schedules: events that are dispatched at the times of a cron expression."""

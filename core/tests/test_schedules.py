@@ -1,0 +1,606 @@
+"""The schedules of an application: which worker fires a tick, and what a tick is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from relevo import App, Event, LoopRunner, RunOptions, Schedule, event as declared
+from relevo._app.app import clockwork_of
+from relevo._runner import schedules as beside
+from relevo._schedule.clockwork import Clockwork
+from relevo.backend import Firing
+from relevo.errors import ConfigurationError, TransportUnavailableError
+from relevo.testing import FakeClock
+from relevo_memory import MemoryStore, MemoryTransport
+from relevo_sql import SqlTransport
+
+from .shop import CONFIGURATION, Shop, opened
+from .test_coordinators import Plain
+
+START = 1_767_225_600.0
+"""Midnight, UTC."""
+
+EVERY_FIVE = "*/5 * * * *"
+
+
+def shop(store: MemoryStore | None = None, *, clock: FakeClock, **arguments: Any) -> App:
+    return App(transports={"main": MemoryTransport(store, clock=clock)}, source="shop", clock=clock, **arguments)
+
+
+def clockwork(app: App, name: str = "main") -> Clockwork:
+    found = clockwork_of(app, name)
+    assert found is not None
+    return found
+
+
+def times(app: App, name: str = "main") -> list[float]:
+    """Return the times of the events that wait, in minutes since the start."""
+    waiting = app.transports[name].waiting(["default"], limit=1000)
+    texts = [json.loads(each.envelope.body)["time"] for each in waiting]
+    return sorted((datetime.fromisoformat(text).timestamp() - START) / 60 for text in texts)
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock(START)
+
+
+# --- in a test ------------------------------------------------------------------------------------------
+
+
+def test_a_test_that_moves_the_clock_by_an_hour_sees_twelve_events(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    ran: list[float] = []
+
+    @app.schedule(EVERY_FIVE)
+    @app.deferred("feed.refresh")
+    def refresh() -> None:
+        ran.append(clock.now())
+
+    with app.testing() as t:
+        t.travel("1h")
+        assert t.dispatched(refresh.name, times=12)
+        assert times(app) == [5.0 * number for number in range(1, 13)]
+        t.drain()
+
+    assert len(ran) == 12
+
+
+def test_the_clock_of_a_test_ends_where_it_was_sent_to(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged")
+
+    with app.testing() as t:
+        t.travel("7m")
+        t.travel("7m")
+
+        assert t.clock.now() == START + 14 * 60
+        assert times(app) == [5.0, 10.0]
+
+
+# --- declaring ------------------------------------------------------------------------------------------
+
+
+@declared("report.requested")
+@attrs.frozen
+class Report:
+    full: bool = False
+
+
+def test_a_schedule_has_the_name_of_its_event_unless_it_has_one_of_its_own(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+
+    first = app.schedule(EVERY_FIVE, "feed.aged", {"full": True})
+    second = app.schedule("0 3 * * *", Event("feed.aged"), name="at night", timezone="Europe/Madrid", missed="all")
+    third = app.schedule("0 4 * * *", Report())
+
+    assert [each.name for each in app.schedules] == ["feed.aged", "at night", "report.requested"]
+    assert app.schedules == (first, second, third)
+    assert first.event == Event("feed.aged", {"full": True})
+    assert (second.timezone, second.missed) == ("Europe/Madrid", "all")
+
+
+def test_two_schedules_of_one_name_are_an_error_unless_they_say_the_same(clock: FakeClock) -> None:
+    app = shop(clock=clock, schedules=[Schedule(name="feed.aged", cron=EVERY_FIVE, event="feed.aged")])
+    app.schedule(EVERY_FIVE, "feed.aged")
+
+    with pytest.raises(ConfigurationError, match=r"'feed.aged' is the name of another one already, at .+; pass name="):
+        app.schedule("0 3 * * *", "feed.aged")
+
+    assert len(app.schedules) == 1
+
+
+def test_the_decorator_returns_the_deferred_function_and_takes_no_other(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+
+    @app.schedule(EVERY_FIVE)
+    @app.deferred("feed.refresh")
+    def refresh(*, full: bool = False) -> bool:
+        return full
+
+    assert refresh(full=True) is True
+    with pytest.raises(ConfigurationError, match=r"expected a deferred function; got .+; put @app.deferred between"):
+        app.schedule(EVERY_FIVE)(lambda: None)  # type: ignore[type-var]  # on purpose
+
+
+def test_a_function_that_needs_arguments_is_scheduled_with_its_event(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    ran: list[int] = []
+
+    @app.deferred("feed.refresh")
+    def refresh(feed: int) -> None:
+        ran.append(feed)
+
+    with pytest.raises(TypeError, match="missing a required argument: 'feed'"):
+        app.schedule(EVERY_FIVE, refresh)
+    app.schedule(EVERY_FIVE, refresh.event(7))
+
+    with app.testing() as t:
+        t.travel("5m")
+        t.drain()
+    assert ran == [7]
+
+
+@pytest.mark.parametrize(
+    ("routes", "error"),
+    [
+        ({"*": "now"}, 'its event "feed.aged" is routed to now; expected one transport, whose workers fire it'),
+        ({"*": ["main", "other"]}, "is routed to main/default and other/default; expected one transport"),
+        ({"image.*": "main"}, "feed.aged"),
+    ],
+)
+def test_a_schedule_whose_event_is_not_routed_to_one_transport_is_an_error_at_the_start(
+    clock: FakeClock, routes: dict[str, Any], error: str
+) -> None:
+    transports = {name: MemoryTransport(clock=clock) for name in ("main", "other")}
+    app = App(transports=transports, routes=routes, clock=clock, source="shop")
+    app.schedule(EVERY_FIVE, "feed.aged")
+
+    with pytest.raises(ConfigurationError, match=error):
+        LoopRunner().run(app, RunOptions(transport="main", until_empty=True))
+
+
+def test_only_the_workers_of_the_transport_that_the_event_goes_to_fire_it(clock: FakeClock) -> None:
+    transports = {name: MemoryTransport(clock=clock) for name in ("main", "other")}
+    app = App(transports=transports, routes={"feed.*": "other", "*": "main"}, clock=clock, source="shop")
+    app.schedule(EVERY_FIVE, "feed.aged")
+
+    assert clockwork_of(app, "main") is None
+    assert len(clockwork(app, "other")) == 1
+
+
+# --- firing ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_schedule_fires_no_tick_of_the_past(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged", missed="all")
+    turned = clockwork(app)
+
+    assert turned.turn(clock.now()) == 0
+    clock.advance(299)
+    assert turned.turn(clock.now()) == 0
+    clock.advance(1)
+    assert turned.turn(clock.now()) == 1
+    assert turned.turn(clock.now()) == 0
+    assert turned.next == START + 600
+
+
+def test_a_tick_fires_once_however_many_workers_there_are(clock: FakeClock) -> None:
+    store = MemoryStore()
+    apps = [shop(store, clock=clock) for _ in range(3)]
+    for app in apps:
+        app.schedule(EVERY_FIVE, "feed.aged")
+    turned = [clockwork(app) for app in apps]
+
+    for _ in range(20):
+        fired = sum(each.turn(clock.now()) for each in turned)
+        assert fired == (1 if clock.now() % 300 == 0 and clock.now() > START else 0)
+        clock.advance(60)
+
+    assert times(apps[0]) == [5.0, 10.0, 15.0]
+
+
+def test_a_tick_fires_once_while_workers_fire_at_the_same_time(clock: FakeClock) -> None:
+    store = MemoryStore()
+    apps = [shop(store, clock=clock) for _ in range(4)]
+    for app in apps:
+        for number in range(150):
+            app.schedule(EVERY_FIVE, "feed.aged", {"number": number}, name=f"feed {number}")
+    turned = [clockwork(app) for app in apps]
+    for each in turned:
+        each.turn(clock.now())
+    clock.advance(300)
+    together = threading.Barrier(len(turned))
+    fired: list[int] = []
+
+    def turn(each: Clockwork) -> None:
+        together.wait(60)
+        fired.append(each.turn(clock.now()))
+
+    threads = [threading.Thread(target=turn, args=(each,)) for each in turned]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert sum(fired) == 150
+    assert times(apps[0]) == [5.0] * 150
+
+
+@pytest.mark.parametrize(("missed", "fired"), [("once", [15.0]), ("all", [5.0, 10.0, 15.0]), ("skip", [])])
+def test_what_was_missed_while_no_worker_ran_follows_the_policy(
+    clock: FakeClock, missed: Any, fired: list[float]
+) -> None:
+    app = shop(clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged", missed=missed)
+    clockwork(app).turn(clock.now())
+    clock.advance(17 * 60)
+
+    assert clockwork(app).turn(clock.now()) == len(fired)
+    assert times(app) == fired
+
+
+def test_a_drain_from_cron_fires_what_is_due_and_handles_it(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    ran: list[str] = []
+    app.add_listener("feed.aged", lambda event: ran.append(event.name), id="age")
+    app.schedule(EVERY_FIVE, "feed.aged")
+
+    handled = []
+    for _ in range(4):
+        handled.append(app.drain().done)
+        clock.advance(5 * 60)
+
+    assert handled == [0, 1, 1, 1]
+
+
+def test_a_changed_expression_goes_on_from_the_last_tick_of_the_former_one(clock: FakeClock) -> None:
+    store = MemoryStore()
+    before, after = shop(store, clock=clock), shop(store, clock=clock)
+    before.schedule(EVERY_FIVE, "feed.aged", missed="all")
+    after.schedule("*/2 * * * *", "feed.aged", missed="all")
+    clockwork(before).turn(clock.now())
+    clock.advance(300)
+    clockwork(before).turn(clock.now())
+    clock.advance(300)
+
+    clockwork(after).turn(clock.now())
+
+    assert times(after) == [5.0, 6.0, 8.0, 10.0]
+
+
+def test_a_clock_that_was_ahead_is_reported_and_nothing_fires_twice(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    wrong = FakeClock(START + 7 * 86_400)
+    ahead, right = shop(store, clock=wrong), shop(store, clock=clock)
+    for app in (ahead, right):
+        app.schedule(EVERY_FIVE, "feed.aged")
+    clockwork(ahead).turn(wrong.now())
+    turned = clockwork(right)
+
+    assert turned.turn(clock.now()) == 0
+    assert turned.next == START + 7 * 86_400 + 300
+    assert (
+        "has fired up to a time that comes in 7 d: the clock of this host, or of another one, was wrong" in caplog.text
+    )
+
+
+def test_one_event_that_cannot_be_sent_keeps_no_other_schedule_from_firing(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = shop(clock=clock)
+    good, bad = {"ok": 1}, {"text": "fine"}
+    app.schedule(EVERY_FIVE, "feed.aged", good, name="a")
+    app.schedule(EVERY_FIVE, Event("feed.aged", bad), name="b")
+    app.schedule(EVERY_FIVE, "feed.aged", good, name="c")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    event: Any = app.schedules[1].event
+    event.arguments["text"] = object()
+    clock.advance(300)
+
+    assert turned.turn(clock.now()) == 2
+    assert 'the schedule "b" cannot fire: ' in caplog.text
+    event.arguments["text"] = "fine again"
+    clock.advance(60)
+    assert turned.turn(clock.now()) == 1
+    assert times(app) == [5.0, 5.0, 5.0]
+
+
+def test_a_second_event_of_a_tick_is_a_duplicate(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    one = app.schedule(EVERY_FIVE, "feed.aged")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    clock.advance(300)
+    turned.turn(clock.now())
+
+    (waiting,) = app.transports["main"].waiting(["default"])
+
+    assert waiting.envelope.id == one.event_id("shop", int(START) + 300)
+
+
+def test_a_listener_gets_the_arguments(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    got: list[object] = []
+    app.schedule(EVERY_FIVE, "feed.aged", {"full": True})
+
+    def take(event: Event) -> None:
+        got.append(event["full"])
+
+    app.add_listener("feed.aged", take, id="take")
+
+    with app.testing() as t:
+        t.travel("5m")
+        t.drain()
+
+    assert got == [True]
+
+
+# --- on a transport with a coordinator --------------------------------------------------------------------
+
+
+@pytest.fixture(name="db")
+def _db(tmp_path: Path, clock: FakeClock) -> SqlTransport:
+    transport = SqlTransport(f"sqlite:///{tmp_path}/shop.db", name="db", clock=clock)
+    transport.setup([])
+    return transport
+
+
+def lent(db: SqlTransport, rabbit: Plain, clock: FakeClock) -> App:
+    app = App(transports={"rabbit": rabbit, "db": db}, coordinators={"rabbit": "db"}, source="shop", clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged")
+    return app
+
+
+def test_a_coordinator_keeps_the_ticks_of_another_transport(db: SqlTransport, clock: FakeClock) -> None:
+    rabbit = Plain(clock)
+    turned = [clockwork(lent(db, rabbit, clock), "rabbit") for _ in range(2)]
+    fired = []
+    for _ in range(4):
+        fired.append([each.turn(clock.now()) for each in turned])
+        clock.advance(300)
+
+    assert fired == [[0, 0], [1, 0], [1, 0], [1, 0]]
+    assert rabbit.inner.stats("default").ready == 3
+    assert db.stats("default").ready == 0
+
+
+def test_each_missed_tick_of_another_transport_is_stored_by_itself(
+    db: SqlTransport, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rabbit = Plain(clock)
+    app = App(transports={"rabbit": rabbit, "db": db}, coordinators={"rabbit": "db"}, source="shop", clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged", missed="all")
+    turned = clockwork(app, "rabbit")
+    turned.turn(clock.now())
+    clock.advance(17 * 60)
+    stored: list[int] = []
+    fire = SqlTransport.fire
+
+    def watched(self: SqlTransport, firings: Sequence[Firing], *, relay_to: str | None = None) -> Any:
+        stored.extend(each.until for each in firings)
+        return fire(self, firings, relay_to=relay_to)
+
+    monkeypatch.setattr(SqlTransport, "fire", watched)
+
+    assert turned.turn(clock.now()) == 3
+    assert stored == [START + 300, START + 600, START + 900]
+    assert rabbit.inner.stats("default").ready == 3
+
+
+class Crash(BaseException):
+    pass
+
+
+def test_a_worker_that_dies_after_it_has_sent_is_followed_by_one_that_sends_the_same_event(
+    db: SqlTransport, clock: FakeClock
+) -> None:
+    rabbit = Plain(clock)
+    first, second = (clockwork(lent(db, rabbit, clock), "rabbit") for _ in range(2))
+    first.turn(clock.now())
+    clock.advance(300)
+
+    class Dying(SqlTransport):
+        def fire(self, firings: Sequence[Firing], *, relay_to: str | None = None) -> Any:
+            raise Crash
+
+        def unlock(self, name: str, receipt: str) -> None:
+            """Not done by a process that has died."""
+
+    db.__class__ = Dying
+    with pytest.raises(Crash):
+        first.turn(clock.now())
+    db.__class__ = SqlTransport
+
+    assert second.turn(clock.now()) == 0, "the lock is still that of the first"
+    clock.advance(31)
+    assert second.turn(clock.now()) == 1
+    assert rabbit.inner.stats("default").ready == 1, "the same event is there once"
+
+
+def test_an_outbox_has_the_tick_and_its_event_in_one_transaction(db: SqlTransport, clock: FakeClock) -> None:
+    rabbit = Plain(clock)
+    app = App(transports={"rabbit": rabbit}, outboxes={"rabbit": db}, source="shop", clock=clock)
+    ran: list[str] = []
+    app.add_listener("feed.aged", lambda event: ran.append(event.name), id="age")
+    app.schedule(EVERY_FIVE, "feed.aged")
+    turned = clockwork(app, "rabbit")
+    turned.turn(clock.now())
+    clock.advance(300)
+
+    assert turned.turn(clock.now()) == 1
+    assert (rabbit.inner.stats("default").ready, db.stats("outbox/rabbit").ready) == (0, 1)
+    app.drain()
+    assert ran == ["feed.aged"]
+
+
+def test_without_a_coordinator_a_worker_says_what_is_missing(clock: FakeClock) -> None:
+    app = App(transports={"rabbit": Plain(clock)}, source="shop", clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged")
+
+    with pytest.raises(ConfigurationError, match=r"\"rabbit\" \(Plain\) cannot store .+; give it a coordinator in a"):
+        LoopRunner().run(app, RunOptions(until_empty=True))
+
+
+# --- beside a worker --------------------------------------------------------------------------------------
+
+
+class Stepping(MemoryTransport):
+    """A transport whose server cannot be reached at first."""
+
+    failures = 2
+
+    def fired(self, names: Sequence[str]) -> Mapping[str, int]:
+        if self.failures:
+            self.failures -= 1
+            raise TransportUnavailableError(self.name, "it is down")
+        return super().fired(names)
+
+
+class Fast:
+    """A clock on which a minute takes a tenth of a second."""
+
+    speed = 600.0
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def now(self) -> float:
+        return START + self.monotonic()
+
+    def monotonic(self) -> float:
+        return (time.monotonic() - self._began) * self.speed
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds / self.speed)
+
+
+def test_a_worker_fires_ticks_beside_its_events_and_goes_on_after_an_outage(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "_DOWN", 0.01)
+    monkeypatch.setattr(beside, "_LONGEST", 0.01)
+    monkeypatch.setattr(beside, "_BUSY", 0.01)
+    clock = Fast()
+    app = App(transports={"main": Stepping(clock=clock)}, source="shop", clock=clock, lease="1d")
+    ran: list[str] = []
+    app.add_listener("feed.aged", lambda event: ran.append(event.name), id="age")
+    app.schedule("* * * * *", "feed.aged")
+
+    with caplog.at_level(logging.WARNING):
+        report = LoopRunner().run(app, RunOptions(max_events=3))
+
+    assert (report.done, ran) == (3, ["feed.aged"] * 3)
+    assert caplog.text.count("the schedules cannot be fired, which is tried again: ") == 1
+    assert not [each for each in threading.enumerate() if each.name == "relevo-schedules"]
+
+
+# --- in the configuration, and on the command line ----------------------------------------------------------
+
+SCHEDULES = """
+[schedules]
+nightly = { cron = "30 2 * * *", event = "mail.sent", arguments = { number = 7 }, timezone = "Europe/Madrid" }
+feed = { cron = "*/5 * * * *", event = "image.created", missed = "skip", grace = "1h" }
+"""
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Shop:
+    shop = opened(tmp_path)
+    shop.write("relevo.toml", CONFIGURATION + SCHEDULES)
+    return shop
+
+
+def test_the_configuration_has_schedules_by_their_names(folder: Shop) -> None:
+    app = App.from_config(folder.folder / "relevo.toml", environ={})
+
+    nightly, feed = app._assembly.parts.schedules
+    app.close()
+
+    assert (nightly.name, nightly.timezone, nightly.missed) == ("nightly", "Europe/Madrid", "once")
+    assert nightly.event == Event("mail.sent", {"number": 7})
+    assert (feed.name, feed.event, feed.missed, feed.grace) == ("feed", Event("image.created"), "skip", 3600.0)
+
+
+def test_the_schedules_are_listed_with_their_last_and_next_tick(folder: Shop) -> None:
+    drained = folder.run("drain")
+    rows = {row["name"]: row for row in json.loads(folder.run("schedules --json").stdout)}
+    assert (drained.returncode, rows["nightly"]["last"], rows["feed"]["last"]) == (0, None, None)
+    with sqlite3.connect(folder.folder / "shop.db") as database:
+        database.execute(
+            "UPDATE relevo_lock SET until = ? WHERE name = 'schedule/shop/feed'", (int(START) * 1_000_000,)
+        )
+    database.close()
+
+    rows = {row["name"]: row for row in json.loads(folder.run("schedules --json").stdout)}
+    table = folder.run("schedules")
+
+    assert rows["feed"] == {
+        "name": "feed",
+        "cron": "*/5 * * * *",
+        "timezone": "UTC",
+        "event": "image.created",
+        "arguments": {},
+        "missed": "skip",
+        "grace": 3600.0,
+        "transport": "main",
+        "last": int(START),
+        "next": int(START) + 300,
+        "error": None,
+    }
+    assert "2026-01-01 00:00:00Z  2026-01-01 00:05:00Z" in table.stdout
+    assert (table.returncode, table.stderr) == (0, "")
+
+
+def test_a_list_of_schedules_creates_no_database(folder: Shop) -> None:
+    done = folder.run("schedules")
+
+    assert done.returncode == 69
+    assert "nightly  30 2 * * *   Europe/Madrid  mail.sent" in done.stdout
+    assert "shop.db yet; the first dispatch, a worker or relevo setup creates it" in done.stderr
+    assert not (folder.folder / "shop.db").exists()
+
+
+def test_a_schedule_without_a_transport_is_listed_with_the_reason(folder: Shop) -> None:
+    folder.run("drain")
+    folder.write("relevo.toml", (folder.folder / "relevo.toml").read_text().replace('"*" = "main"', '"*" = "now"'))
+
+    done = folder.run("schedules --json")
+
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 78
+    assert rows["feed"]["error"] is None
+    assert 'the schedule "nightly": its event "mail.sent" is routed to now' in rows["nightly"]["error"]
+
+
+def test_an_application_without_schedules_says_so(tmp_path: Path) -> None:
+    done = opened(tmp_path).run("schedules")
+
+    assert (done.returncode, done.stdout) == (0, "no schedules\n")
+
+
+def test_the_check_reports_a_schedule_that_cannot_be_fired(folder: Shop) -> None:
+    good = folder.run("check")
+    folder.write("relevo.toml", (folder.folder / "relevo.toml").read_text().replace('"*" = "main"', '"*" = "now"'))
+
+    bad = folder.run("check")
+
+    assert good.returncode == 0
+    assert "2 schedules" in good.stdout
+    assert bad.returncode == 78
+    assert 'the schedule "nightly": its event "mail.sent" is routed to now; expected one transport' in bad.stderr
