@@ -118,7 +118,13 @@ def in_a_thread(work: Callable[[], object]) -> Iterator[list[object]]:
 
 @contextmanager
 def named_database(databases: DatabaseServer, variable: str) -> Iterator[str]:
-    """Name a new database in the environment, where the harness of the conformance suite looks; yield its URL."""
-    with databases.fresh_database() as url, pytest.MonkeyPatch.context() as patch:
+    """
+    Name a new database in the environment, where the harness of the conformance suite looks; yield its URL.
+
+    On MariaDB it is not encrypted: PyMySQL reads all certificates of the system for each connection, and the suite
+    opens tens of thousands. ``test_tls.py`` tests connections that are encrypted.
+    """
+    with databases.fresh_database() as fresh, pytest.MonkeyPatch.context() as patch:
+        url = f"{fresh}{'&' if '?' in fresh else '?'}ssl_disabled=true" if fresh.startswith("mariadb") else fresh
         patch.setenv(variable, url)
         yield url
