@@ -46,8 +46,15 @@ def with_driver(url: sa.URL | str) -> sa.URL:
 
 @contextmanager
 def an_engine(url: sa.URL | str, **arguments: Any) -> Iterator[sa.Engine]:
-    """Yield an engine as an application has one; if *url* names no driver, it is the one that relevo uses."""
-    engine = sa.create_engine(with_driver(url), **arguments)
+    """
+    Yield an engine as an application has one; if *url* names no driver, it is the one that relevo uses.
+
+    Connections of PyMySQL are not encrypted, unless the arguments say otherwise; see :func:`named_database`.
+    """
+    address = with_driver(url)
+    if address.get_driver_name() == "pymysql":
+        arguments.setdefault("connect_args", {"ssl_disabled": True})
+    engine = sa.create_engine(address, **arguments)
     try:
         yield engine
     finally:
