@@ -122,6 +122,12 @@ def test_a_change_of_the_clocks_is_handled_as_cron_does(
         assert ticks_of(cron, "2026-10-25") == autumn
 
 
+def test_after_the_second_of_two_equal_times_the_first_one_does_not_come_again() -> None:
+    ticks = Cron("30 2 * * *", "Europe/Madrid")
+
+    assert ticks.next(at("2026-10-25T02:15+01:00")) == at("2026-10-26T02:30+01:00")
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [

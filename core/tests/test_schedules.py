@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import App, Event, LoopRunner, RunOptions, Schedule, event as declared
+from relevo import App, Envelope, Event, LoopRunner, RunOptions, Schedule, event as declared
 from relevo._app.app import clockwork_of
 from relevo._runner import schedules as beside
 from relevo._schedule.clockwork import Clockwork
@@ -237,6 +237,37 @@ def test_a_tick_fires_once_while_workers_fire_at_the_same_time(clock: FakeClock)
 
     assert sum(fired) == 150
     assert times(apps[0]) == [5.0] * 150
+
+
+def test_of_two_that_expect_the_same_time_one_stores_its_events(clock: FakeClock) -> None:
+    transport = MemoryTransport(clock=clock)
+    new = Firing(name="feed", fired=None, until=60)
+    tick = Firing(
+        name="feed", fired=60, until=120, envelopes=(Envelope(id="1", source="shop", name="feed.aged", body=b"{}"),)
+    )
+
+    stored = [set(transport.fire([each])) for each in (new, new, tick, tick)]
+
+    assert stored == [{"feed"}, set(), {"feed"}, set()]
+    assert transport.fired(["feed", "other"]) == {"feed": 120}
+    assert transport.stats("default").ready == 1
+
+
+def test_what_is_due_in_an_outage_is_fired_after_it(clock: FakeClock) -> None:
+    transport = Stepping(clock=clock)
+    transport.failures = 0
+    app = App(transports={"main": transport}, source="shop", clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    clock.advance(300)
+    transport.failures = 1
+
+    with pytest.raises(TransportUnavailableError):
+        turned.turn(clock.now())
+
+    assert turned.turn(clock.now()) == 1
+    assert times(app) == [5.0]
 
 
 @pytest.mark.parametrize(("missed", "fired"), [("once", [15.0]), ("all", [5.0, 10.0, 15.0]), ("skip", [])])
