@@ -18,6 +18,10 @@ import pytest
 from relevo import App, Envelope, Event, LoopRunner, RunOptions, Schedule, event as declared
 from relevo._app.app import clockwork_of
 from relevo._runner import schedules as beside
+from relevo._runner.host_lock import HostLock
+from relevo._runner.host_schedules import HostScheduleStore
+from relevo._runner.lock_path import schedule_file
+from relevo._runner.schedules import firing_of
 from relevo._schedule.clockwork import Clockwork
 from relevo.backend import Firing
 from relevo.errors import ConfigurationError, TransportUnavailableError
@@ -480,12 +484,75 @@ def test_an_outbox_has_the_tick_and_its_event_in_one_transaction(db: SqlTranspor
     assert ran == ["feed.aged"]
 
 
-def test_without_a_coordinator_a_worker_says_what_is_missing(clock: FakeClock) -> None:
+def on_this_host(folder: Path, clock: FakeClock, rabbit: Plain | None = None) -> App:
+    app = App(transports={"rabbit": rabbit or Plain(clock)}, source="shop", clock=clock, lock=folder)
+    app.add_listener("feed.aged", lambda event: event, id="age")
+    app.schedule(EVERY_FIVE, "feed.aged", missed="all")
+    return app
+
+
+def test_without_a_coordinator_one_worker_of_the_host_fires_and_the_worker_says_so(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rabbit = Plain(clock)
+    apps = [on_this_host(tmp_path, clock, rabbit) for _ in range(2)]
+    turned = [firing_of(app, "rabbit") for app in apps]
+    fired = []
+    for _ in range(3):
+        fired.append([each.turn(clock.now()) for each in turned if each is not None])
+        clock.advance(300)
+
+    LoopRunner().run(apps[0], RunOptions(max_seconds=0))
+
+    assert fired == [[0, 0], [1, 0], [1, 0]]
+    assert caplog.text.count('the schedules of "rabbit" are fired by one worker of this host, and so by one of') == 1
+
+
+def test_what_a_host_has_fired_outlives_its_workers(tmp_path: Path, clock: FakeClock) -> None:
+    done = []
+    for _ in range(3):
+        done.append(on_this_host(tmp_path, clock).drain().done)
+        clock.advance(600)
+
+    assert done == [0, 2, 2]
+
+
+def test_while_a_worker_of_the_host_fires_no_other_does(tmp_path: Path, clock: FakeClock) -> None:
+    app = on_this_host(tmp_path, clock)
+    turned = firing_of(app, "rabbit")
+    assert turned is not None
+    turned.turn(clock.now())
+    clock.advance(300)
+    other = HostLock(schedule_file(app, "rabbit").with_suffix(".lock"))
+
+    assert other.acquire()
+    assert turned.turn(clock.now()) == 0
+    other.release()
+    assert turned.turn(clock.now()) == 1
+
+
+def test_of_two_that_expect_the_same_time_one_stores_it_on_the_host(tmp_path: Path) -> None:
+    store = HostScheduleStore("rabbit", tmp_path / "schedules.db")
+    new, tick = Firing(name="feed", fired=None, until=60), Firing(name="feed", fired=60, until=120)
+
+    assert [[*store.fire([each])] for each in (new, new, tick, tick)] == [["feed"], [], ["feed"], []]
+    assert store.fired(["feed", "other"]) == {"feed": 120}
+
+
+def test_a_file_of_the_host_that_cannot_be_used_is_an_outage(tmp_path: Path) -> None:
+    path = tmp_path / "schedules.db"
+    path.write_text("no database, but a text of some length" * 100)
+
+    with pytest.raises(TransportUnavailableError, match=r'"rabbit" .*the schedules in .*schedules.db: file is not a'):
+        HostScheduleStore("rabbit", path).fired(["feed"])
+
+
+def test_outside_of_a_runner_a_transport_without_a_coordinator_has_no_schedules(clock: FakeClock) -> None:
     app = App(transports={"rabbit": Plain(clock)}, source="shop", clock=clock)
     app.schedule(EVERY_FIVE, "feed.aged")
 
-    with pytest.raises(ConfigurationError, match=r"\"rabbit\" \(Plain\) cannot store .+; give it a coordinator in a"):
-        LoopRunner().run(app, RunOptions(until_empty=True))
+    with pytest.raises(ConfigurationError, match=r'"rabbit" cannot store up to when .+; give it a coordinator in a'):
+        clockwork_of(app, "rabbit")
 
 
 # --- beside a worker --------------------------------------------------------------------------------------

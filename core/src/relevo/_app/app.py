@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from logging import getLogger
 from os import PathLike
 from types import MappingProxyType, TracebackType
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
 
     from relevo._config.schema import Config
     from relevo._execution.pipe import Hello
-    from relevo._schedule.clockwork import Clockwork
+    from relevo._schedule.clockwork import Clockwork, FiringLedger
     from relevo.testing import AppTesting
 
 
@@ -927,9 +928,18 @@ def parts_of(app: App) -> Parts:
     return app._assembly.parts  # noqa: SLF001 - as above
 
 
-def clockwork_of(app: App, name: str) -> Clockwork | None:
+def clockwork_of(
+    app: App, name: str, instead: Callable[[App, str, Sender], FiringLedger] | None = None
+) -> Clockwork | None:
     """
     Return what fires the schedules of the transport *name*; ``None`` if it has none.
+
+    Args:
+        app: The application.
+
+        name: The name of the transport.
+
+        instead: Returns where they fire if the transport has no coordinator.
 
     Raises:
         ConfigurationError: One of them cannot be fired.
@@ -941,7 +951,8 @@ def clockwork_of(app: App, name: str) -> Clockwork | None:
         return None
     from relevo._app.schedules import clockwork  # noqa: PLC0415 - few applications have schedules
 
-    return clockwork(name, schedules, parts_of(app), app._assembly.sender)  # noqa: SLF001 - as above
+    ledger = None if instead is None else partial(instead, app, name)
+    return clockwork(name, schedules, parts_of(app), app._assembly.sender, ledger)  # noqa: SLF001 - as above
 
 
 def stores_of(app: App) -> Stores:

@@ -13,7 +13,7 @@ from relevo._app.parts import Parts
 from relevo._dispatch.gathering import ReadyEvent
 from relevo._dispatch.sender import Sender
 from relevo._identity import IdFactory
-from relevo._schedule.clockwork import Clockwork, ScheduleStep
+from relevo._schedule.clockwork import Clockwork, FiringLedger, ScheduleStep
 from relevo._schedule.schedule import Due, Schedule
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.schedule_store import Firing, ScheduleStore
@@ -48,12 +48,29 @@ def home_of(schedule: Schedule, parts: Parts) -> str:
     return routing.transports[0]
 
 
-def clockwork(name: str, schedules: Iterable[Schedule], parts: Parts, sender: Sender) -> Clockwork | None:
+def clockwork(
+    name: str,
+    schedules: Iterable[Schedule],
+    parts: Parts,
+    sender: Sender,
+    instead: Callable[[Sender], FiringLedger] | None,
+) -> Clockwork | None:
     """
     Return what fires those of *schedules* that belong to the transport *name*; ``None`` if there are none.
 
+    Args:
+        name: The name of the transport.
+
+        schedules: All schedules.
+
+        parts: The parts of the application.
+
+        sender: Makes and sends the events.
+
+        instead: Returns where they fire if the transport has no coordinator.
+
     Raises:
-        ConfigurationError: One of them cannot be fired, or the transport has no coordinator that stores up to when.
+        ConfigurationError: One of them cannot be fired.
 
         EncodeError: The event of one of them has no exact form in JSON.
     """
@@ -62,30 +79,27 @@ def clockwork(name: str, schedules: Iterable[Schedule], parts: Parts, sender: Se
         return None
     for each in own:
         sender.check(each.event, {}, None)
-    return Clockwork(own, ledger_of(name, parts, sender))
+    return Clockwork(own, _ledger_of(name, parts, sender, instead))
 
 
-def store_of(name: str, parts: Parts) -> ScheduleStore:
-    """
-    Return where it is stored up to when the schedules of the transport *name* have fired.
-
-    Raises:
-        ConfigurationError: It has no coordinator that stores that.
-    """
-    transport = parts.transports[name]
-    store: object = parts.coordinator(transport)
-    if isinstance(store, ScheduleStore):
-        return store
-    raise ConfigurationError(
-        f'schedules: the transport "{name}" ({type(transport).__name__}) cannot store up to when a schedule has '
-        f'fired; give it a coordinator in a database, as in coordinator = "sqlite:///shop.db"'
-    )
+def store_of(name: str, parts: Parts) -> ScheduleStore | None:
+    """Return the coordinator that stores up to when the schedules of the transport *name* have fired, if it has one."""
+    store: object = parts.coordinator(parts.transports[name])
+    return store if isinstance(store, ScheduleStore) else None
 
 
-def ledger_of(name: str, parts: Parts, sender: Sender) -> StoredLedger:
-    """Return where the schedules of the transport *name* fire; it raises what :func:`store_of` raises."""
+def _ledger_of(
+    name: str, parts: Parts, sender: Sender, instead: Callable[[Sender], FiringLedger] | None
+) -> FiringLedger:
     store = store_of(name, parts)
     own: Sequence[object] = (parts.transports[name], parts.outboxes.get(name))
+    if store is None:
+        if instead is None:
+            raise ConfigurationError(
+                f'schedules: the transport "{name}" cannot store up to when a schedule has fired; give it a '
+                f'coordinator in a database, as in coordinator = "sqlite:///shop.db"'
+            )
+        return instead(sender)
     if store is own[0]:
         return StoredLedger(store, sender, parts.source)
     if store is own[1]:
@@ -161,11 +175,30 @@ class StoredLedger:
 
 
 @attrs.frozen(eq=False, repr=False)
-class ApartLedger(StoredLedger):
+class AloneLedger(StoredLedger):
     """
-    Sends the events to a transport, and then stores in another one up to when their schedules have fired.
+    Sends the events to their transport, and then stores elsewhere up to when their schedules have fired.
 
-    One worker at a time does so. If it dies between the two, the next one sends the events again, with the same ids.
+    One worker at a time does so. If it dies between the two, the next one sends one event again, with the same id.
+    """
+
+    def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
+        one = super().fire
+        return [step.schedule.name for step in steps if all(map(one, _each_alone(step)))]
+
+    def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
+        ready = [event for _, events in steps for event in events]
+        if ready:
+            self._sender.send(ready, None)
+        firings = [self._firing(step, ()) for step, _ in steps]
+        stored = self._store.fire(firings)
+        return [step.schedule.name for (step, _), firing in zip(steps, firings, strict=True) if firing.name in stored]
+
+
+@attrs.frozen(eq=False, repr=False)
+class ApartLedger(AloneLedger):
+    """
+    Does so with the lock of the coordinator that stores the times.
 
     Args:
         name: The name of the transport.
@@ -196,16 +229,7 @@ class ApartLedger(StoredLedger):
     def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
         if self._held and not self._coordinator.renew_lock(self._lock, self._held[0], ttl=_TTL):
             raise TransportUnavailableError(self._name, "another worker has begun to fire the schedules")
-        one = super().fire
-        return [step.schedule.name for step in steps if all(map(one, _each_alone(step)))]
-
-    def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
-        ready = [event for _, events in steps for event in events]
-        if ready:
-            self._sender.send(ready, None)
-        firings = [self._firing(step, ()) for step, _ in steps]
-        stored = self._store.fire(firings)
-        return [step.schedule.name for (step, _), firing in zip(steps, firings, strict=True) if firing.name in stored]
+        return super().fire(steps)
 
     @property
     def _lock(self) -> str:
@@ -214,7 +238,7 @@ class ApartLedger(StoredLedger):
     @property
     def _coordinator(self) -> Coordinator:
         store: object = self._store
-        assert isinstance(store, Coordinator)  # noqa: S101 - see ledger_of()  # nosec B101
+        assert isinstance(store, Coordinator)  # noqa: S101 - a coordinator was chosen  # nosec B101
         return store
 
 

@@ -50,6 +50,17 @@ def single_flight(app: App, transport: str, queues: Sequence[str]) -> SingleFlig
     return SingleFlight(name, drain_lock(app, transport, queues), coordinator, app.clock)
 
 
+def schedule_file(app: App, transport: str) -> Path:
+    """
+    Return the file of this host that stores up to when the schedules of *transport* have fired.
+
+    Raises:
+        ConfigurationError: There is no folder for it.
+    """
+    names = ["schedules", _source(app), transport]
+    return _folder(app) / f"{_file_name('/'.join(names), _address(app, transport))}.db"
+
+
 def deploy_guard(app: App) -> DeployGuard:
     """
     Return the guard that keeps the workers of *app* from taking events during a deploy.

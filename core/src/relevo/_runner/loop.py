@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from relevo._app.app import App, clockwork_of, parts_of
+from relevo._app.app import App, parts_of
 from relevo._app.check import doubled_plugins, misnamed, shared_source, unenforced_limits, without_any
 from relevo._runner.command import command, unprintable_in
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
-from relevo._runner.schedules import firing
+from relevo._runner.schedules import firing, firing_of, note_host
 from relevo._signal import take_ends
 from relevo._transport.optional import FileStore, QueueCatalog
 from relevo._transport.route import RESERVED, outbox_queue
@@ -299,6 +299,7 @@ class _Host:
         """Handle events until a limit or a signal, but none during a deploy."""
         moved: list[Report] = []
         warn_at_start(self._app, self._options)
+        note_host(self._app, self._name)
         while True:
             with self._guard.working(self._is_over) as may_begin:
                 if not may_begin:
@@ -318,7 +319,7 @@ class _Host:
 
     def _clockwork(self) -> Clockwork | None:
         """Return what fires the schedules of the transport, if it has any and this run is not for one event."""
-        return None if self._options.event_id is not None else clockwork_of(self._app, self._name)
+        return None if self._options.event_id is not None else firing_of(self._app, self._name)
 
     def _wait_for_deploy(self) -> None:
         """Wait for the end of a deploy, a limit or a signal."""

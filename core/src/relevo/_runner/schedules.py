@@ -6,11 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import getLogger
+from typing import TYPE_CHECKING
 
+from relevo._app.app import clockwork_of
 from relevo._clock import Clock
 from relevo._schedule.clockwork import Clockwork
 from relevo._worker.worker import GRACE
 from relevo.errors import RelevoError, TransportError
+
+if TYPE_CHECKING:
+    from relevo._app.app import App
 
 _LONGEST = 30.0
 """Seconds that the thread sleeps at most: the clock may be set forward meanwhile."""
@@ -25,6 +30,25 @@ _QUIET = 60.0
 """Seconds for which the same trouble is not logged again."""
 
 _log = getLogger("relevo.runner")
+
+
+def firing_of(app: App, name: str) -> Clockwork | None:
+    """Return what fires the schedules of the transport *name*, with a coordinator or on this host; ``None`` if none."""
+    if not app.schedules:
+        return None
+    from relevo._runner.host_schedules import host_ledger  # noqa: PLC0415 - few applications have schedules
+
+    return clockwork_of(app, name, host_ledger)
+
+
+def note_host(app: App, name: str) -> None:
+    """Log that each host fires the schedules of the transport *name*, if that is so."""
+    if firing_of(app, name) is None:
+        return
+    from relevo._runner.host_schedules import fired_on_this_host  # noqa: PLC0415 - as above
+
+    if (why := fired_on_this_host(app, name)) is not None:
+        _log.warning("%s", why)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import click
 
-from relevo._app.app import App, clockwork_of, parts_of
+from relevo._app.app import App, parts_of
 from relevo._app.check import (
     check_inbox_of,
     check_listeners,
@@ -37,6 +37,8 @@ from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._listener.importing import unregistered_classes
 from relevo._problem import with_lines
+from relevo._runner.host_schedules import fired_on_this_host
+from relevo._runner.schedules import firing_of
 from relevo._transport.optional import IdentifiedStore, QueueCatalog
 from relevo._transport.route import outbox_queue
 from relevo._transport.transport import Transport
@@ -144,6 +146,9 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings += [_advice("time limits", text, is_strict=strict) for text in limits]
     if imported.error is None and app.schedules:
         findings.append(_try("schedules", partial(_schedules, app)))
+        if findings[-1].error is None:
+            hosts = [fired_on_this_host(app, name) for name in app.transports if firing_of(app, name)]
+            findings += [_advice("schedules", text, is_strict=strict) for text in filter(None, hosts)]
     # After the import of the listeners, whose modules may register plugins.
     findings += [_advice("plugins", text, is_strict=strict) for text in doubled_plugins(app.hooks)]
     for name, text in _not_kept(app):
@@ -228,7 +233,7 @@ def _schedules(app: App) -> str:
     """Return the number of the schedules of *app* in words if all can be fired."""
     number = len(app.schedules)
     for name in app.transports:
-        clockwork_of(app, name)
+        firing_of(app, name)
     return "1 schedule" if number == 1 else f"{number} schedules"
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from relevo._app.app import App, parts_of
-from relevo._app.schedules import home_of, key_of, store_of
+from relevo._app.schedules import home_of, key_of
 from relevo._app.stores import missing_file
 from relevo._event.event import Event
+from relevo._runner.host_schedules import HostScheduleStore, schedule_store
 from relevo._schedule.schedule import Schedule
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, transport_option, with_app
@@ -81,8 +82,11 @@ def _rows(
 
 def _fired(app: App, name: str, schedules: Sequence[Schedule]) -> Mapping[str, int]:
     """Return up to when each of *schedules* has fired, as far as it is stored; no file is created."""
-    store: Any = store_of(name, parts_of(app))
-    if missing := missing_file(store):
+    store: Any = schedule_store(app, name)
+    if isinstance(store, HostScheduleStore):
+        if not store.path.exists():
+            return {}
+    elif missing := missing_file(store):
         raise TransportUnavailableError(
             store.name, f"{missing} yet; the first dispatch, a worker or relevo setup creates it"
         )
