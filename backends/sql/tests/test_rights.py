@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from relevo import Ack, App, DeadLetter, Delivery, Envelope, Event, Nack, Note, Outcome
+from relevo.backend import Firing
 from relevo.errors import ConfigurationError
 from relevo_sql import SqlTransport
 
@@ -158,6 +159,10 @@ def work(transport: SqlTransport) -> None:
     assert receipt
     transport.renew_lock("drain", receipt, ttl=60)
     transport.unlock("drain", receipt)
+    for fired, until in ((None, 60), (60, 120)):
+        transport.fire([Firing(name="nightly", fired=fired, until=until, envelopes=tuple(envelopes))])
+    assert transport.fired(["nightly"]) == {"nightly": 120}
+    transport.purge("default")
     for n in range(2):
         transport.send_unique([attrs.evolve(envelopes[0], id=f"u-{n}")], key="key")
         transport.purge("default")

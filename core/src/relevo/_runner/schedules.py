@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from logging import getLogger
 from typing import TYPE_CHECKING
 
-from relevo._app.app import clockwork_of
+from relevo._app.app import clockwork_of, parts_of
 from relevo._clock import Clock
 from relevo._schedule.clockwork import Clockwork
 from relevo._worker.worker import GRACE
@@ -43,11 +43,13 @@ def firing_of(app: App, name: str) -> Clockwork | None:
 
 def note_host(app: App, name: str) -> None:
     """Log that each host fires the schedules of the transport *name*, if that is so."""
-    if firing_of(app, name) is None:
+    if not app.schedules:
         return
+    from relevo._app.schedules import home_of  # noqa: PLC0415 - few applications have schedules
     from relevo._runner.host_schedules import fired_on_this_host  # noqa: PLC0415 - as above
 
-    if (why := fired_on_this_host(app, name)) is not None:
+    is_home = any(home_of(each, parts_of(app)) == name for each in app.schedules)
+    if is_home and (why := fired_on_this_host(app, name)) is not None:
         _log.warning("%s", why)
 
 
