@@ -136,8 +136,9 @@ def test_each_tick_fires_once_whenever_a_worker_is_killed(
     )
     is_apart = "amqp" in main and "outbox" not in main
     moments = STORED | (SENT if is_apart else set())
-    with relevo.App.from_config("relevo.toml") as app:
+    with relevo.App.from_config("relevo.toml") as app, ExitStack() as last:
         app.setup()
+        last.callback(forget, app)
         fired = Counter[int]()
         with ExitStack() as stack:
             workers = [_worker(tmp_path, stack) for _ in range(WORKERS)]
@@ -154,7 +155,6 @@ def test_each_tick_fires_once_whenever_a_worker_is_killed(
             codes = [worker.wait(PATIENCE) for worker in workers]
         while taken := list(_taken(app)):
             fired.update(taken)
-        forget(app)
 
     assert set(codes) <= {0, -signal.SIGKILL, -signal.SIGTERM}, _errors(tmp_path)
     assert sorted(fired) == [*range(min(fired), max(fired) + 60, 60)]
