@@ -505,7 +505,7 @@ class WaitingContract(Contract):
             worker.dead_letter(bench.one(worker, queues=[dead]))
             worker.ack(bench.one(worker, queues=[done]))
 
-            ours = [queue for queue in catalog.held_queues() if queue.startswith(bench.queue)]
+            ours = [queue for queue in catalog.held_queues() if queue in bench.queues]
 
             wanted = {ready, held, dead, *([late] if bench.capabilities.delay is not None else [])}
             assert sorted(ours) == sorted(wanted), f"{ours} are said to hold events, and {sorted(wanted)} do"
