@@ -208,7 +208,7 @@ def does_not_commit_what_it_settles() -> Patches:
 @planted(promise.STALE_SETTLE_IS_REFUSED, "A leased row can also be settled by its earlier holder.")
 def settles_by_the_row_without_the_receipt() -> Patches:
     return reworded(
-        ["held", "ack", "ack_one", "release", "extend", "nack", "lose", "forget", "bury"],
+        ["held", "ack", "ack_all", "ack_one", "release", "extend", "nack", "lose", "forget", "bury"],
         ("relevo_event.token = ?", "(relevo_event.token = ? OR relevo_event.state = 1)"),
     )
 

@@ -133,7 +133,7 @@ class Settler:
             if len(chosen) == 1:
                 return self._ack_one(*chosen)
             if len({token for _, token in chosen}) == 1:  # what one claim has found
-                if self._statements.ack.is_one and self._database.dialect.commits_statements:
+                if self._statements.ack.is_one and not self._database.dialect.turns_at_send:
                     return self._database.update(lambda connection: self._settle(connection, chosen))
                 with suppress(_NotAllHeldError):  # rare, and undone: the general way finds out which ones are
                     return self._database.write(lambda connection: self._ack_all(connection, chosen))
