@@ -12,6 +12,8 @@ from relevo import Clock, Envelope, SystemClock
 from relevo.testing import FakeClock
 from relevo_sql import SqlOptions, SqlTransport
 
+from .on_server import DATABASES
+
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 
@@ -44,6 +46,21 @@ def opener(path: Path) -> Iterator[Opener]:
     yield open_one
     for transport in opened:
         transport.close()
+
+
+@pytest.fixture(params=DATABASES)
+def url(request: pytest.FixtureRequest) -> str:
+    """Give the URL of a new database on each server in turn, and "" for the SQLite file of :func:`opener`."""
+    engine: str = request.param
+    url: str = "" if engine == "sqlite" else request.getfixturevalue(f"{engine}_database")
+    return url
+
+
+@pytest.fixture(params=[{}, {"dialect": "portable"}], ids=["own dialect", "portable"])
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Give the options of a transport with the dialect of its database, and with the portable one."""
+    options: dict[str, Any] = request.param
+    return options
 
 
 @pytest.fixture

@@ -17,6 +17,12 @@ from relevo_sql import SqlTransport
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}
 
+SERVERS = [
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+DATABASES = ["sqlite", *SERVERS]
+"""For tests of each database."""
 
 ASYNC_ON_POSTGRESQL = [
     pytest.param("postgresql+psycopg", marks=pytest.mark.postgresql),

@@ -43,12 +43,6 @@ def _url(request: pytest.FixtureRequest, driver: str) -> str:
     return url
 
 
-@pytest.fixture(name="options", params=[{}, {"dialect": "portable"}], ids=["own dialect", "portable"])
-def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    options: dict[str, Any] = request.param
-    return options
-
-
 @pytest.fixture(name="transport")
 def _transport(opener: Opener, clock: FakeClock, url: str, options: dict[str, Any]) -> SqlTransport:
     return opener(clock, url=url, keep=KEEP, **options)

@@ -23,21 +23,14 @@ from relevo import Ack, DeadLetter, Delivery, Envelope, SystemClock
 from relevo_sql import SqlOptions, SqlTransport, event
 
 from .command_line import configure, relevo as run_relevo, run_script
-from .on_server import an_engine, with_driver
+from .on_server import DATABASES, an_engine, with_driver
 
 Opener = Callable[..., SqlTransport]
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "exchange-cloudevents.md"
 
 
-@pytest.fixture(
-    name="url",
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-)
+@pytest.fixture(name="url", params=DATABASES)
 def _url(request: pytest.FixtureRequest, path: Path) -> str:
     """Return the URL of an empty database."""
     if request.param == "sqlite":

@@ -13,7 +13,7 @@ from relevo_sql import SqlOptions, SqlTransport
 from relevo_sql._front import Front, Fronts
 from relevo_sql._schema import HIGH, NORMAL
 
-from .on_server import ids, ids_of, received
+from .on_server import SERVERS, ids, ids_of, received
 
 Maker = Callable[..., Envelope]
 
@@ -112,7 +112,7 @@ def test_what_was_never_claimed_has_its_front_at_the_beginning() -> None:
 # --- on servers ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
+@pytest.fixture(params=SERVERS)
 def url(request: pytest.FixtureRequest) -> str:
     found: str = request.getfixturevalue(f"{request.param}_database")
     return found

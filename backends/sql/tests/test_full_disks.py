@@ -22,7 +22,7 @@ from restarting import Server, restarting
 from small_disk import SmallDisk, small_disk
 
 from .command import UNAVAILABLE, configure, relevo
-from .on_server import an_engine, execute, query
+from .on_server import DATABASES, an_engine, execute, query
 from .test_outages import _running
 
 Opener = Callable[..., SqlTransport]
@@ -86,11 +86,7 @@ def on_mariadb(server: Server) -> Iterator[Place]:
 @pytest.fixture(
     name="place",
     scope="module",
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
+    params=DATABASES,
 )
 def _place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with ExitStack() as stack:

@@ -15,11 +15,13 @@ from relevo.testing import FakeClock
 from relevo_sql import SqlOptions, SqlTransport
 from relevo_sql._query_statement import NEXT
 
+from .on_server import DATABASES
+
 Maker = Callable[..., Envelope]
 Opened = Callable[..., SqlTransport]
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture(params=DATABASES)
 def url(request: pytest.FixtureRequest, path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{path}"

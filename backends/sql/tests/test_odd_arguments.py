@@ -14,13 +14,15 @@ from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 from relevo_sql import SqlOptions, SqlTransport
 
+from .on_server import DATABASES
+
 Maker = Callable[..., Envelope]
 HUGE = [2**31, 2**63 - 1, 2**63, 10**400]
 SURROGATE = "\ud800"
 NAN = float("nan")
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb", "memory"])
+@pytest.fixture(params=[*DATABASES, "memory"])
 def transport(request: pytest.FixtureRequest, path: Path, clock: FakeClock) -> Iterator[Transport]:
     if request.param == "memory":
         yield MemoryTransport(clock=clock)

@@ -20,7 +20,7 @@ from relevo_sql import SqlTransport
 from .command_line import run_script
 from .on_mariadb import execute as execute_on_mariadb
 from .on_postgresql import execute as execute_on_postgresql
-from .on_server import with_driver
+from .on_server import SERVERS, with_driver
 from .test_foreign_rows import with_values
 
 pytestmark = pytest.mark.slow("about the rights of a server's user")
@@ -87,13 +87,7 @@ class Server:
                 self.execute(self.url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
 
-@pytest.fixture(
-    name="server",
-    params=[
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-)
+@pytest.fixture(name="server", params=SERVERS)
 def _server(request: pytest.FixtureRequest) -> Iterator[Server]:
     engine = request.param
     url = request.getfixturevalue(f"{engine}_database")

@@ -22,26 +22,6 @@ NOON = 1_777_636_800
 WORKERS = 4
 
 
-@pytest.fixture(
-    name="url",
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-)
-def _url(request: pytest.FixtureRequest) -> str:
-    engine: str = request.param
-    url: str = "" if engine == "sqlite" else request.getfixturevalue(f"{engine}_database")
-    return url
-
-
-@pytest.fixture(name="options", params=[{}, {"dialect": "portable"}], ids=["own dialect", "portable"])
-def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    options: dict[str, Any] = request.param
-    return options
-
-
 @pytest.fixture(name="transport")
 def _transport(opener: Opener, url: str, options: dict[str, Any]) -> SqlTransport:
     return opener(url=url, **options)

@@ -19,7 +19,7 @@ from relevo import Ack, Envelope
 from relevo.errors import SendError, TransportUnavailableError
 from relevo_sql import SqlTransport
 
-from .on_server import an_engine, execute, ids, in_a_thread, query, scalar, wait_until
+from .on_server import SERVERS, an_engine, execute, ids, in_a_thread, query, scalar, wait_until
 
 Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
@@ -98,13 +98,7 @@ class MariadbSessions(Sessions):
         return int(driver.thread_id())
 
 
-@pytest.fixture(
-    name="sessions",
-    params=[
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-)
+@pytest.fixture(name="sessions", params=SERVERS)
 def _sessions(request: pytest.FixtureRequest) -> Sessions:
     cls = PostgresqlSessions if request.param == "postgresql" else MariadbSessions
     return cls(request.getfixturevalue(f"{request.param}_database"))

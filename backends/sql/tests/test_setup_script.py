@@ -11,6 +11,7 @@ from relevo import Envelope
 from relevo_sql import SqlTransport
 
 from .command_line import configure, relevo, run_script, tables_of
+from .on_server import DATABASES
 
 pytestmark = pytest.mark.slow("about the SQL of each database")
 
@@ -18,14 +19,7 @@ Opener = Callable[..., SqlTransport]
 Maker = Callable[..., Envelope]
 
 
-@pytest.fixture(
-    name="url",
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-)
+@pytest.fixture(name="url", params=DATABASES)
 def _url(request: pytest.FixtureRequest, path: Path) -> str:
     """Return the URL of an empty database."""
     if request.param == "sqlite":

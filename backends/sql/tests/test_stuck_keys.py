@@ -15,10 +15,12 @@ from relevo import DeadLetter, Envelope, Nack, SystemClock
 from relevo.testing import FakeClock
 from relevo_sql import SqlOptions, SqlTransport
 
+from .on_server import DATABASES
+
 Maker = Callable[..., Envelope]
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture(params=DATABASES)
 def url(request: pytest.FixtureRequest, path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{path}"

@@ -25,26 +25,6 @@ Opener = Callable[..., SqlTransport]
 THREADS = 6
 
 
-@pytest.fixture(
-    name="url",
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-)
-def _url(request: pytest.FixtureRequest) -> str:
-    engine: str = request.param
-    url: str = "" if engine == "sqlite" else request.getfixturevalue(f"{engine}_database")
-    return url
-
-
-@pytest.fixture(name="options", params=[{}, {"dialect": "portable"}], ids=["own dialect", "portable"])
-def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    options: dict[str, Any] = request.param
-    return options
-
-
 def event(event_id: str) -> Envelope:
     return Envelope(id=event_id, source="shop", name="feed.stale", body=b"{}")
 

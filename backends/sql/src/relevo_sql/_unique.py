@@ -89,7 +89,7 @@ class SentClaim:
         self._is_first = self._locked(connection, statements, row, now).is_first
 
     def _locked(self, connection: sa.Connection, statements: Statements, row: Sent, now: int) -> _KeyRow:
-        """Lock the row of the key, which is written if there is none, and return what it says."""
+        """Lock the row of the key, which is inserted if it is missing, and return its values."""
         which = {"which": self.digest(row.source)}
         new = {"source": row.source, "event_id": row.event_id, "until": now + self.within}
         for _ in range(_TRIES):
