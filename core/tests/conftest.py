@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,12 +16,20 @@ from relevo._worker.caller import Caller
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
 
+from .shop import Shop, opened
+
 T = TypeVar("T")
 
 
 @pytest.fixture(name="clock")
 def _clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture(name="shop")
+def _shop(tmp_path: Path) -> Shop:
+    """Make an application in a folder, whose commands are run."""
+    return opened(tmp_path)
 
 
 @pytest.fixture(name="store")
@@ -156,6 +165,16 @@ def _caller(table: ListenerTable, clock: FakeClock) -> Callable[..., Caller]:
         )
 
     return caller
+
+
+@pytest.fixture(name="send")
+def _send(transport: Any, envelope: Callable[..., Envelope]) -> Callable[..., None]:
+    """Send so many events, called 0, 1, 2 and so on."""
+
+    def send(number: int, *, delay: float = 0.0, **fields: Any) -> None:
+        transport.send([envelope(str(i), **fields) for i in range(number)], delay=delay)
+
+    return send
 
 
 @pytest.fixture(name="worker")

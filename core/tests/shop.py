@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import shlex
 import signal
@@ -140,3 +141,10 @@ def told_in_one_line(done: Done) -> str:
     assert CANARY not in done.stderr
     assert done.stdout == ""
     return done.stderr
+
+
+def kept(shop: Shop) -> dict[str, int]:
+    """Return how many living events every queue holds, without the empty ones."""
+    rows = json.loads(shop.run("status --json").stdout)
+    numbers = {f"{row['transport']}/{row['queue']}": row["ready"] + row["leased"] + row["scheduled"] for row in rows}
+    return {queue: number for queue, number in numbers.items() if number}

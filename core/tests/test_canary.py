@@ -21,7 +21,7 @@ from relevo.cli._main import group
 from relevo.ext.mail import Mail, MailOptions
 from relevo_memory import MemoryTransport
 
-from .shop import CONFIGURATION, Done, Shop, opened
+from .shop import CONFIGURATION, Done, Shop
 from .smtp import Inbox, serving
 
 CANARY = "c4n4ry"
@@ -64,11 +64,6 @@ SAMPLES = [
     )
     for what, text in TEXTS.items()
 ]
-
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
 
 
 def _commands(found: click.Command = group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

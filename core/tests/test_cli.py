@@ -29,13 +29,7 @@ from relevo.cli._main import group
 from relevo.cli._output import _plain_table, _show_folded, _width
 from relevo.cli._run import _summary
 
-from .shop import CONFIGURATION, LISTENERS, Done, Shop, lines, opened
-
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
-
+from .shop import CONFIGURATION, LISTENERS, Done, Shop, lines
 
 # --- the story ----------------------------------------------------------------------------------------
 

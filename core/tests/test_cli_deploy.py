@@ -15,7 +15,7 @@ import pytest
 
 from relevo._runner.host_lock import HostLock
 
-from .shop import CONFIGURATION, LISTENERS, Shop, lines, opened
+from .shop import CONFIGURATION, LISTENERS, Shop, lines
 
 PATIENCE = 300.0
 
@@ -32,11 +32,6 @@ def thumbnails(event):
 @relevo.listener("image.created", queue="feed")
 def feed(event): ...
 """
-
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
 
 
 def started(shop: Shop, *words: str) -> subprocess.Popen[str]:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -22,15 +21,10 @@ from relevo.cli._lines import CHUNK, Lines
 from relevo.cli._position import FirstLine, Ids
 from relevo.cli._progress import progress
 
-from .shop import Shop, lines, opened, told_in_one_line
+from .shop import Shop, lines, told_in_one_line
 
 KEY = "0193a5c0b0007000800000000000abcd"
 COMMAND = "dispatch row.imported --lines rows.jsonl"
-
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
 
 
 def numbered(numbers: Iterable[int]) -> str:

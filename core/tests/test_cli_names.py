@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from .shop import CONFIGURATION, Shop, lines, opened, told_in_one_line
+from .shop import CONFIGURATION, Shop, lines, told_in_one_line
 
 TWO = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = "sqlite:///shop.db"\nother = "sqlite:///other.db"')
 TWO += '"other.*" = ["other/feed", "other/own"]\n'
-
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
 
 
 def dead(shop: Shop, number: int = 1) -> list[str]:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from relevo import Delivery, Envelope, Lost, Nack, SystemClock
 from relevo_sql import SqlOptions, SqlTransport
 
-from .shop import Shop, opened
-
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
+from .shop import Shop
 
 
 def store(shop: Shop) -> SqlTransport:

@@ -459,11 +459,6 @@ def test_errors_of_the_command_show_no_content(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
-
-
 def test_check_says_what_is_wrong_and_ends_with_78(shop: Shop) -> None:
     shop.write("supervisord.conf", "[inet_http_server]\nport=*:9001\nusername=user\npassword=123\n")
 

@@ -32,11 +32,6 @@ transports.main = { url = "sqlite:///shop.db", outbox = "sqlite:///box.db" }
 """
 
 
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
-
-
 @pytest.fixture(name="crontab")
 def _crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the file of a crontab, and a command ``crontab`` that keeps it there."""

@@ -23,12 +23,6 @@ from relevo.cli._main import group
 
 from .shop import CANARY, CONFIGURATION, Shop, lines, opened, told_in_one_line
 
-
-@pytest.fixture(name="shop")
-def _shop(tmp_path: Path) -> Shop:
-    return opened(tmp_path)
-
-
 # --- what is wrong ------------------------------------------------------------------------------------
 
 CONFIGURATIONS: dict[str, tuple[str | bytes, str, str]] = {
