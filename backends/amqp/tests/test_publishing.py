@@ -404,12 +404,15 @@ from relevo import Ack
 def receive(number, wait):
     found = transport.receive([sys.argv[3]], limit=number, lease=60.0, wait=wait)
     transport.settle([(each, Ack()) for each in found])
+    return len(found)
 
 def recover(after):
-    transport.send([envelope("after")])
-    receive(1, 10.0)
-    transport.close()
-    after.append("closed")
+    try:
+        transport.send([envelope("after")])
+        after.append(receive(1, 10.0))
+        transport.close()
+    except Exception as error:
+        after.append(repr(error))
 
 number, whole, wrong = 0, 0, []
 while whole < 3:
@@ -428,8 +431,8 @@ while whole < 3:
     thread = threading.Thread(target=recover, args=[after], daemon=True)
     thread.start()
     thread.join(20.0)
-    if not after:
-        wrong.append([number, interrupt.done])
+    if after != [1] or thread.is_alive():
+        wrong.append([number, interrupt.done, after])
         break
     number += 5
     whole = 0 if interrupt.done else whole + 1
@@ -444,6 +447,67 @@ os._exit(0)  # a thread that waits for ever is no daemon of ours
     number, wrong = json.loads(answer)
     assert wrong == []
     assert number > 100
+
+
+@pytest.mark.slow("connects some hundreds of times")
+@pytest.mark.parametrize("within", ["Subscription.consume", "Subscription.get"])
+def test_the_next_receive_brings_events_after_an_interrupt_of_a_question_to_the_server(
+    server: Server, transport: AmqpTransport, queue: str, within: str
+) -> None:
+    process = started(
+        server,
+        queue,
+        server.url,
+        _INTERRUPT
+        + f"within = {within!r}\n"
+        + """
+from relevo import Ack
+
+def opened():
+    return AmqpTransport(AmqpOptions(url=sys.argv[1], prefix=sys.argv[2], levels=6, settle_in=0.0))
+
+def received(transport, wait):
+    found = transport.receive([sys.argv[3]], limit=1, lease=60.0, wait=wait)
+    transport.settle([(each, Ack()) for each in found])
+    return len(found)
+
+number, whole, wrong = 0, False, []
+while not whole and not wrong:
+    killed = opened()
+    killed.send([envelope("suspect")])
+    killed.receive([sys.argv[3]], limit=1, lease=60.0, wait=10.0)
+    killed._abort()
+    transport = opened()
+    transport.send([envelope(str(each)) for each in range(4)])
+    interrupt = Interrupt(number, within=within)
+    sys.settrace(interrupt.trace)
+    try:
+        for _ in range(3):
+            received(transport, 1.0)
+    except Interrupted:
+        pass
+    finally:
+        sys.settrace(None)
+    try:
+        if received(transport, 4.0) != 1:
+            wrong = [number, interrupt.done, "nothing came"]
+        transport.close()
+        with opened() as last:  # what the interrupt left behind is free again
+            while received(last, 0.2):
+                pass
+    except Exception as error:
+        wrong = [number, interrupt.done, repr(error)]
+    number += 3
+    whole = not interrupt.done
+print(json.dumps([number, wrong]), flush=True)
+""",
+    )
+
+    answer, errors = process.communicate(timeout=5 * PATIENCE)
+
+    assert process.returncode == 0, errors
+    number, wrong = json.loads(answer)
+    assert (wrong, number > 10) == ([], True)
 
 
 def test_a_handler_of_a_signal_sends_while_the_same_thread_waits(
@@ -558,12 +622,21 @@ def clause(code, place):
     return [each.target for each in entries(code) if each.start <= place < each.end]
 
 class Interrupt:
-    # Interrupts where a handler of a signal can run, at the point of this number in relevo's code, and in *more*.
-    def __init__(self, number, more="-"):
+    # Interrupts where a handler of a signal can run, at the point of this number in relevo's code, and in *more*;
+    # only below the function *within*, if it is given.
+    def __init__(self, number, more="-", within=""):
         self.more = more
+        self.within = within
         self.left = number
         self.done = ""
         self.before = {}
+
+    def inside(self, frame):
+        while self.within and frame is not None:
+            if frame.f_code.co_qualname == self.within:
+                return True
+            frame = frame.f_back
+        return not self.within
 
     def trace(self, frame, event, _):
         code = frame.f_code
@@ -581,6 +654,7 @@ class Interrupt:
                 not self.done
                 and before.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
                 and clause(code, place) == clause(code, at)  # the interrupt is raised by the one before
+                and self.inside(frame)
             ):
                 self.left -= 1
                 if self.left < 0:

@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -385,7 +386,8 @@ class Channel:
         self.on_cancel: Callable[[str], None] | None = None
         self.raw: Any = None
         self._waiting: set[Reply[Any]] = {opened}
-        self._getting: Reply[Any] | None = None
+        self._gets: deque[tuple[Reply[Any], Callable[[], None]]] = deque()
+        """The gets without an answer, in order; pika knows of one at a time, and an interrupt leaves one behind."""
         self._encoder: Encoder | None = None
 
     def adopt(self, raw: Any) -> None:
@@ -430,11 +432,15 @@ class Channel:
             ConnectionLostError: As :meth:`call`.
         """
 
-        def start(answer: Reply[Any]) -> None:
-            self._getting = answer
+        def ask() -> None:
             self.raw.basic_get(
                 queue, lambda _, method, properties, body: self._on_message(on_got, method, properties, body)
             )
+
+        def start(answer: Reply[Any]) -> None:
+            self._gets.append((answer, ask))
+            if len(self._gets) == 1:
+                ask()
 
         try:
             result: tuple[int, Any, bytes] | None = self._run(start, timeout)
@@ -442,19 +448,71 @@ class Channel:
             raise _of_queue(error, queue) from error
         return result
 
-    def cancel(self, tag: str, timeout: float) -> None:
+    def consume(
+        self,
+        queue: str,
+        receive: Callable[..., None],
+        *,
+        tag: str,
+        prefetch: int,
+        begun: Callable[[], None],
+        timeout: float,
+    ) -> None:
         """
-        Cancel a consumer; messages that are on their way still arrive; blocking.
+        Start a consumer; blocking.
+
+        Args:
+            queue: The server's name.
+
+            receive: Called by pika with each message, in a callback.
+
+            tag: The name of the consumer on this channel.
+
+            prefetch: How many of its messages may be unacked.
+
+            begun: Called in the callback that starts it. So the caller knows of it exactly if the server does, also
+                after an interrupt.
+
+            timeout: Seconds.
 
         Raises:
             ConnectionLostError: As :meth:`call`.
         """
 
         def start(answer: Reply[Any]) -> None:
+            self.raw.basic_qos(prefetch_count=prefetch)
+            self.raw.basic_consume(queue, receive, consumer_tag=tag, callback=lambda frame: self._answer(answer, frame))
+            begun()
+
+        try:
+            self._run(start, timeout)
+        except ConnectionLostError as error:
+            raise _of_queue(error, queue) from error
+
+    def cancel(self, tag: str, timeout: float, *, ended: Callable[[], None] = lambda: None) -> None:
+        """
+        Cancel a consumer; messages that are on their way still arrive; blocking.
+
+        Args:
+            tag: The name of the consumer on this channel.
+
+            timeout: Seconds.
+
+            ended: Called in the callback that learns of its end, see :meth:`consume`.
+
+        Raises:
+            ConnectionLostError: As :meth:`call`.
+        """
+
+        def on_answer(answer: Reply[Any], frame: Any) -> None:
+            ended()
+            self._answer(answer, frame)
+
+        def start(answer: Reply[Any]) -> None:
             if tag not in self.raw.consumer_tags:  # the server cancelled it, and pika would never call back
-                self._answer(answer, None)
+                on_answer(answer, None)
                 return
-            self.raw.basic_cancel(tag, callback=lambda frame: self._answer(answer, frame))
+            self.raw.basic_cancel(tag, callback=lambda frame: on_answer(answer, frame))
             # pika rejects messages that arrive before the answer to the cancel; the server would count a failure.
             getattr(self.raw, "_cancelled", set()).discard(tag)
 
@@ -553,14 +611,17 @@ class Channel:
 
     def _on_message(self, on_got: Callable[[int], None], method: Any, properties: Any, body: bytes) -> None:
         on_got(method.delivery_tag)
-        answer, self._getting = self._getting, None
-        if answer is not None:
-            self._answer(answer, (method.delivery_tag, properties, body))
+        self._got((method.delivery_tag, properties, body))
 
     def _on_empty(self, _: Any) -> None:
-        answer, self._getting = self._getting, None
-        if answer is not None:
-            self._answer(answer, None)
+        self._got(None)
+
+    def _got(self, message: tuple[int, Any, bytes] | None) -> None:
+        answer, _ = self._gets.popleft()
+        self._answer(answer, message)
+        if self._gets:
+            _, ask = self._gets[0]
+            ask()
 
     def _on_server_cancel(self, frame: Any) -> None:
         if self.on_cancel is not None:

@@ -203,6 +203,7 @@ class Receiver:
         elif self._is_consuming and subscription.worn and not subscription.held and not subscription.buffered:
             self.release()
             subscription = self._clean(subscription)
+        subscription.flush()
         if self._is_consuming:
             self._consume(subscription, queues, limit)
         return subscription
@@ -277,8 +278,8 @@ class Receiver:
         topology = self._hub.topology
         self._state = self._state.looked(time.monotonic())
         if any(subscription.count(topology.queue(queue, Role.SUSPECT)) for queue in queues):
-            self._change(Trigger.FOUND)
             self._gather(subscription, limit)
+            self._change(Trigger.FOUND)  # last: after an interrupt the next call starts the consumers that are missing
 
     def _end_turn(self, subscription: Subscription, queues: tuple[str, ...], limit: int) -> None:
         """End the suspects' turn: the consumers bring events again."""

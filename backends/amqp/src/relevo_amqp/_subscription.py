@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from relevo import Note
@@ -143,15 +144,20 @@ class Subscription:
         Raises:
             ConnectionLostError: The channel was lost.
         """
-        self._channel.call("basic_qos", prefetch_count=prefetch, timeout=self._timeout)
         self._numbers += 1
         tag = f"relevo-{self._numbers}"
         consumer = _Consumer(queue, name, prefetch)
         with self.lock:
             self._urgent.setdefault(queue, deque())
             self._normal.setdefault(queue, deque())
-            self._consumers[tag] = consumer
-        self._channel.call("basic_consume", name, self._receiver(consumer), consumer_tag=tag, timeout=self._timeout)
+        self._channel.consume(
+            name,
+            self._receiver(consumer),
+            tag=tag,
+            prefetch=prefetch,
+            begun=partial(self._begin, tag, consumer),
+            timeout=self._timeout,
+        )
 
     def pause(self, queues: Collection[str]) -> None:
         """
@@ -175,10 +181,8 @@ class Subscription:
             self._wait_for(sent)
             self._wait_for_calm(list(ending.values()))
             for tag in ending:
-                self._channel.cancel(tag, self._timeout)
                 self.worn = True
-                with self.lock:
-                    self._consumers.pop(tag, None)
+                self._channel.cancel(tag, self._timeout, ended=partial(self._end, tag))
         finally:
             self._acks_wait = False
             self.ack(())
@@ -362,6 +366,11 @@ class Subscription:
             self._schedule_flush()
             self.changed.notify_all()
 
+    def flush(self) -> None:
+        """Send soon what an :meth:`ack` that was interrupted did not send."""
+        with self.lock:
+            self._schedule_flush()
+
     def _schedule_flush(self) -> None:
         """Flush soon if something is done, unless that is scheduled; with the lock."""
         if self._done and not self._flush_scheduled and not self._acks_wait:
@@ -448,6 +457,15 @@ class Subscription:
         self._channel.loop.soon(give)
 
     # --- in the loop's thread ----------------------------------------------------------------------------
+
+    def _begin(self, tag: str, consumer: _Consumer) -> None:
+        with self.lock:
+            if self.lost is None:
+                self._consumers[tag] = consumer
+
+    def _end(self, tag: str) -> None:
+        with self.lock:
+            self._consumers.pop(tag, None)
 
     def _receiver(self, consumer: _Consumer) -> Callable[[Any, Any, Any, bytes], None]:
         queue = consumer.queue
