@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -165,9 +166,8 @@ def work(transport: SqlTransport) -> None:
     assert transport.remembered("key") is None
     transport._inbox._sweep._at = 0.0
     transport._inbox._sweep._delete()
-    transaction = transport.handling_once("key")
-    transaction.commit(b"done")
-    transaction.close()
+    with closing(transport.handling_once("key")) as transaction:
+        transaction.commit(b"done")
 
 
 def deploy(transport: SqlTransport) -> None:
