@@ -25,6 +25,7 @@ from relevo.errors import (
     SendError,
     SessionError,
     SettleError,
+    StepError,
     SubjectError,
     SubjectMissingError,
     TransportClosedError,
@@ -60,6 +61,7 @@ EVERY: list[RelevoError] = [
     ForbiddenTransitionError("ready", "ack"),
     NotAcceptedError("a.b", "main/media", ["image.*"], key="media"),
     SubjectMissingError(Subject("image", "7")),
+    StepError("process", "resize", "its name is taken"),
 ]
 
 

@@ -172,6 +172,19 @@ class SessionError(ConfigurationError):
     """Raised when a session cannot be joined: its database is not the transport's, or there is no outbox."""
 
 
+class StepError(ConfigurationError):
+    """
+    Raised in a listener by :meth:`Call.step` or :meth:`Call.cursor` that cannot go on.
+
+    Its name is taken, its result cannot be kept, or an earlier run finished a step that this release does not have.
+    """
+
+    def __init__(self, listener_id: str, step: str, why: str):
+        self.listener_id = listener_id
+        self.step = step
+        super().__init__(f'{listener_id}: the step "{step}": {why}')
+
+
 class SubjectError(ConfigurationError):
     """Raised when an object cannot be named as the subject of an event, or a subject cannot be loaded."""
 

@@ -690,6 +690,7 @@ class App(Dispatcher):
         checkpoint: Callable[[Delivery, bytes], None] | None,
         runs: Callable[[Delivery, str], None] | None = None,
         committing: Callable[[], None] = lambda: None,
+        stops: Callable[[str], bool] = lambda _: False,
     ) -> Handle:
         """
         Return a function that handles deliveries from *transport* by calling *listeners*.
@@ -704,8 +705,12 @@ class App(Dispatcher):
             runs: Notes which listener of a delivery with lost leases runs, if evidence of crashes is stored.
 
             committing: Called before the transaction of a listener commits with its progress.
+
+            stops: Returns whether a listener is to stop after its step of that name.
         """
-        return self._workers.handle(transport, listeners, checkpoint=checkpoint, runs=runs, committing=committing)
+        return self._workers.handle(
+            transport, listeners, checkpoint=checkpoint, runs=runs, committing=committing, stops=stops
+        )
 
     def relay(self, name: str, options: RunOptions | None = None, *, patient: bool = False) -> Worker | None:
         """Return a worker that moves events from the outbox of the transport *name* to it; ``None`` if it has none."""

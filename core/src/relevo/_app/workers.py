@@ -113,7 +113,13 @@ class WorkerFactory:
         worker = Worker(
             transport=transport,
             handle=self.handle(
-                transport.name, listeners, checkpoint=checkpoint, runs=runs, running=here, subjects=ahead
+                transport.name,
+                listeners,
+                checkpoint=checkpoint,
+                runs=runs,
+                running=here,
+                subjects=ahead,
+                stops=lambda step: worker.is_ending or executor.interrupts(step),
             ),
             queues=queues,
             clock=self.parts.clock,
@@ -222,13 +228,14 @@ class WorkerFactory:
         running: dict[int, tuple[Delivery, str]] | None = None,
         committing: Callable[[], None] = lambda: None,
         subjects: SubjectLoader | None = None,
+        stops: Callable[[str], bool] = lambda _: False,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
 
         *running* gets the listener that runs for each delivery, by the identity of that. *committing* is called before
         the transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default
-        each alone.
+        each alone. *stops* returns whether a listener is to stop after its step of that name.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -246,6 +253,7 @@ class WorkerFactory:
             outgoing=self.outgoing,
             runs=runs,
             running={} if running is None else running,
+            stops=stops,
             transactions=Transactions(
                 self.parts.transports[transport],
                 self.parts.outboxes.get(transport),

@@ -350,7 +350,7 @@ class Slot:
             except Exception as error:  # noqa: BLE001 - any error; the slot serves other deliveries too
                 problem = str(error) if isinstance(error, TransportError) else described(error)
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
-            child.pipe.send(Answer(is_held, problem))
+            child.pipe.send(Answer(is_held, problem, stops=self._host.is_stopping()))
 
     def _with_output(self, child: Spawned, outcome: Outcome, over: OverLimit | None) -> Outcome:
         """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from inspect import iscoroutinefunction
 from logging import getLogger
 from threading import Lock, RLock
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
 import attrs
 
@@ -15,10 +17,14 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectLoader
-from relevo._listener.process_loop import LOADS, in_thread, process_loop
+from relevo._listener.journal import Cursor, Journal, Rows, scope
+from relevo._listener.process_loop import LOADS, SMALL_WORK, in_thread, process_loop
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
-from relevo.errors import ConfigurationError, SubjectMissingError, shown
+from relevo.errors import ConfigurationError, StepError, SubjectMissingError, shown
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _log = getLogger("relevo.listener")
 
@@ -86,6 +92,10 @@ class Call:
     _event: Any = None
     _event_id: str = ""
     _session: Any = None
+    _open_journal: Callable[[Callable[[Sequence[Any]], None]], Journal] | None = None
+    """Returns the journal of the call, which sends events so; ``None`` without a delivery that keeps one."""
+
+    _journal: Journal | None = attrs.field(default=None, init=False)
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -274,9 +284,131 @@ class Call:
                     f"{self.listener_id}: the listener has ended, so call.dispatch() cannot send any more; "
                     f"use app.dispatch(…), which sends at once"
                 )
-            key = f"{self.source} {self.listener_id} {len(self._held)}"
-            self._held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
+            step = scope.get()
+            if step is None or step.journal is not self._journal:
+                held, key = self._held, f"{self.source} {self.listener_id} {len(self._held)}"
+            else:
+                held, key = step.held, f"{self.source} {self.listener_id} {step.name} {len(step.held)}"
+            held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
         return NOTHING
+
+    # --- steps -----------------------------------------------------------------------------------------
+
+    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Call *function*, and note under *name* that it is done; skip it if an earlier run of the listener did it.
+
+        An async listener awaits it: ``await call.step("resize", resize, image)`` with an ``async def``. The note is
+        stored at once where the transport claims ``checkpoint``, and with the settlement elsewhere. A crash in the
+        middle of *function*, or before the note is stored, runs it again. Events that it dispatches by the call are
+        sent before the note. When the worker is to end, the listener stops between two steps, and goes on at its next
+        run; that counts as no run.
+
+        Args:
+            name: The name of the step, which no other step of the listener has, of 1 to 100 characters.
+
+            function: What to do.
+
+            args: Its arguments, not stored: a later run may pass others.
+
+            kwargs: The same.
+
+        Returns:
+            What *function* returned, as JSON gives it back, in this run and in later ones: a tuple is a list.
+
+        Raises:
+            StepError: The name was used in this run, the result has no exact form in JSON or more than 2,000 bytes, or
+                an earlier run finished a step that has not come in this one.
+
+            ConfigurationError: The listener is transactional, or has ended.
+
+            LeaseLostError: The event is another worker's now.
+        """
+        journal = self._opened_journal()
+        is_async = iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+        if is_async:
+            return self._step_on_loop(journal, name, function, args, kwargs)  # type: ignore[return-value]
+        if journal is None:
+            return function(*args, **kwargs)
+        if process_loop.is_here():
+            why = "in an async listener a step is async: pass an async def, such as asyncio.to_thread"
+            raise StepError(self.listener_id, name, why)
+        if not journal.begin(name):
+            entered = journal.enter(name)
+            try:
+                value: object = function(*args, **kwargs)
+            finally:
+                journal.leave(entered)
+            value = None if value is NOTHING else value  # of call.dispatch()
+            self._refuse_awaitable(name, value)
+            journal.finish(name, value, held=entered.held)
+        result: T = journal.result(name)
+        return result
+
+    async def _step_on_loop(
+        self, journal: Journal | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        if journal is None:
+            return await function(*args, **kwargs)
+        if not journal.begin(name):
+            entered = journal.enter(name)
+            try:
+                value = await function(*args, **kwargs)
+            finally:
+                journal.leave(entered)
+            await in_thread(SMALL_WORK, partial(journal.finish, name, value, held=entered.held))
+        return journal.result(name)
+
+    def _refuse_awaitable(self, name: str, value: object) -> None:
+        if hasattr(value, "__await__"):
+            getattr(value, "close", int)()
+            why = "its function returned an awaitable; pass the async function itself, and its arguments"
+            raise StepError(self.listener_id, name, why)
+
+    def cursor(self, name: str, rows: Rows[T], *, every: int = 1) -> Cursor[T]:
+        """
+        Return *rows* for a loop that goes on after the last row that was handled: ``for row in call.cursor(…)``.
+
+        A row is handled when the loop asks for the next one. Then the events that were dispatched for it by the call
+        are sent, and the number of handled rows is stored. An async listener writes ``async for``. *rows* must have the
+        same order in each run.
+
+        Args:
+            name: The name of the cursor, as of a :meth:`step`.
+
+            rows: The rows, or a function that gets the number of those that are handled, and returns the others.
+
+            every: The rows from one note to the next. A crash repeats those after the last note; a stop and a failure
+                repeat none.
+
+        Raises:
+            StepError: As for :meth:`step`.
+
+            ConfigurationError: The same, or *every* is not positive.
+        """
+        if type(every) is not int or every < 1:
+            raise ConfigurationError(f"{self.listener_id}: call.cursor(every=…): expected 1 or more; got {every!r}")
+        return Cursor(name, rows, every, self._opened_journal())
+
+    def rename_step(self, earlier: str, *, to: str) -> None:
+        """Let the step *to* be the one that earlier releases of the listener called *earlier*; before that step."""
+        journal = self._opened_journal()
+        if journal is not None:
+            journal.rename(earlier, to)
+
+    def forget_steps(self, *names: str) -> None:
+        """Accept that earlier releases of the listener finished steps that it does not have any more."""
+        journal = self._opened_journal()
+        if journal is not None:
+            journal.forget(names)
+
+    def _opened_journal(self) -> Journal | None:
+        if self._over:
+            raise ConfigurationError(f"{self.listener_id}: the listener has ended, so it has no further step")
+        if self._journal is None and self._open_journal is not None:
+            outgoing = self._outgoing
+            self._journal = self._open_journal(outgoing.send_held if outgoing is not None else lambda _: None)
+        return self._journal
 
     if not TYPE_CHECKING:
 
@@ -317,7 +449,7 @@ class Call:
 
     def holds_events(self) -> bool:
         """Return whether :meth:`send_held` has events to send."""
-        return bool(self._held)
+        return bool(self._held) or (self._journal is not None and bool(self._journal.unsent()))
 
     def send_held(self) -> None:
         """
@@ -328,8 +460,9 @@ class Call:
         """
         with self._lock:
             self._over = True
-        if self._held and self._outgoing is not None:
-            self._outgoing.send_held(self._held, self._session)
+        held = self._held if self._journal is None else [*self._held, *self._journal.unsent()]
+        if held and self._outgoing is not None:
+            self._outgoing.send_held(held, self._session)
 
     def stop_propagation(self) -> None:
         """Never call the later listeners of this queue for this event, even if this listener raises."""

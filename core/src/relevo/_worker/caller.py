@@ -19,6 +19,7 @@ from relevo._event.context import NO_CONTEXT, Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing
+from relevo._listener.journal import Journal, is_interruption
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
 from relevo._retry import Retry
@@ -50,7 +51,14 @@ from relevo._worker.transaction import (
     after_unknown,
     finished,
 )
-from relevo.errors import DecodeError, LeaseLostError, RelevoError, SubjectMissingError, TransportClosedError
+from relevo.errors import (
+    ConfigurationError,
+    DecodeError,
+    LeaseLostError,
+    RelevoError,
+    SubjectMissingError,
+    TransportClosedError,
+)
 
 _log = getLogger("relevo.worker")
 _ACK = Ack()
@@ -117,6 +125,8 @@ class Caller:
         runs: Notes which listener of a delivery with lost leases runs; ``None`` if no evidence is kept.
 
         running: Gets the listener that runs for each delivery, by the identity of that.
+
+        stops: Returns whether a listener is to stop after its step of that name.
     """
 
     _listeners: ListenerTable
@@ -132,6 +142,7 @@ class Caller:
     _outgoing: Outgoing | None = None
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
+    _stops: Callable[[str], bool] = lambda _: False
     _reminder: Reminder = attrs.field(init=False)
     _transaction_reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
@@ -304,12 +315,35 @@ class Caller:
             subjects=self._subjects,
             outgoing=self._outgoing,
             body=delivery.envelope.body if isinstance(delivery.envelope, Envelope) else b"{}",
+            open_journal=partial(self._journal, listener, delivery, progress),
         )
         if isinstance(call, TransactionalCall):
             state = partial(finished, progress, listener, call, _after(listener, listeners))
             run = self._transactions.run_on_loop if listener.is_async else self._transactions.run
             call.within = partial(run, delivery=delivery, call=call, listener=listener, state=state)
         return call
+
+    def _journal(
+        self, listener: Listener, delivery: Delivery, progress: Progress, send: Callable[[Sequence[Any]], None]
+    ) -> Journal:
+        """Return the journal of a call of *listener*, which is part of *progress*."""
+        if listener.mark.transactional:
+            raise ConfigurationError(
+                f"{listener.id} is transactional, so all that it writes commits together, and it has no steps; take "
+                f"transactional=… away, or do with a listener of its own what is to commit alone"
+            )
+
+        def store() -> None:
+            if not self._keep(delivery, progress):
+                raise LeaseLostError(delivery.queue, delivery)
+
+        return Journal(
+            listener_id=listener.id,
+            finished=progress.finished_by(listener),
+            store=store,
+            stops=self._stops,
+            send=send,
+        )
 
     def _run(self, listener: Listener, call: Call | None, document: Document, progress: Progress) -> _Ended:
         """
@@ -376,6 +410,10 @@ class Caller:
         self, error: BaseException, listener: Listener, call: Call | None, progress: Progress
     ) -> _Ended | _Again:
         """Return how a call of *listener* ends that raised *error*: if its subject is missing, as it is marked."""
+        if is_interruption(error):
+            _log.info("%s stops between two steps, since the worker ends; its next run goes on there", listener.id)
+            progress.postpone(listener, 0.0)
+            return _Result.PUT_OFF
         if not isinstance(error, SubjectMissingError):
             return _Failed(error)
         if progress.put_off(listener, Reason.SUBJECT_MISSING, self._clock.now(), patience=self._patience):

@@ -50,6 +50,10 @@ class Executor(ABC):
     def stop_when(self, is_ending: Callable[[], bool]) -> None:  # noqa: B027 - most executors have nothing to give back
         """Give back what is submitted and not begun once *is_ending* returns true; by default do nothing."""
 
+    def interrupts(self, step: str) -> bool:
+        """Return whether a listener is to stop after its *step*, although the worker goes on; from any thread."""
+        return False
+
     @abstractmethod
     def start(self, handle: Handle) -> None:
         """Get ready to handle deliveries with *handle*."""

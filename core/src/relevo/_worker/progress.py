@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from relevo._clock import has_come
+from relevo._listener.journal import FinishedSteps
 from relevo._listener.listener import Listener
 from relevo._retry import Retry
 from relevo._transport.delivery import MAX_ERROR, MAX_STATE, Ack, DeadLetter, Delivery, Failure, Nack, Outcome
@@ -99,6 +100,9 @@ class Progress(msgspec.Struct, omit_defaults=True):
     pardoned: Annotated[int, msgspec.Meta(ge=0, le=_MOST_RUNS)] = 0
     """How many lost leases count no longer, since the event was put off; an older release leaves it out."""
 
+    finished: dict[str, FinishedSteps] = {}
+    """By listener id, what it has finished before it is done; an older release leaves it out."""
+
     # --- what waits ------------------------------------------------------------------------------------
 
     def wait_for(self, reason: str, now: float, *, patience: float) -> float | None:
@@ -141,11 +145,14 @@ class Progress(msgspec.Struct, omit_defaults=True):
             for alias in listener.aliases:
                 earlier = self.listeners.pop(alias, None)
                 raised = self.raised.pop(alias, None)
+                finished = self.finished.pop(alias, None)
                 # During a rolling deploy both ids may have run; a listener that is done under one of them is done.
                 if earlier and (listener.id not in self.listeners or earlier.status == "done"):
                     self.listeners[listener.id] = earlier
                     if raised is not None:
                         self.raised[listener.id] = raised
+                    if finished is not None:
+                        self.finished[listener.id] = finished
 
     def due(self, listeners: Sequence[Listener], now: float) -> Sequence[Listener]:
         """Return those of *listeners* that are due now."""
@@ -158,6 +165,16 @@ class Progress(msgspec.Struct, omit_defaults=True):
                 found.append(listener)
         return found
 
+    # --- while one runs --------------------------------------------------------------------------------
+
+    def finished_by(self, listener: Listener) -> FinishedSteps:
+        """Return what *listener* has finished; it is stored with the progress from now on."""
+        self._of(listener)  # so that a worker without this listener waits for one that has it
+        found = self.finished.get(listener.id)
+        if found is None:
+            found = self.finished[listener.id] = FinishedSteps()
+        return found
+
     # --- after one was called --------------------------------------------------------------------------
 
     def finish(self, listener: Listener) -> None:
@@ -165,6 +182,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
         mine = self._of(listener)
         mine.status, mine.runs, mine.error = "done", mine.runs + 1, ""
         self.raised.pop(listener.id, None)
+        self.finished.pop(listener.id, None)
 
     def stop(self, later: Sequence[Listener]) -> None:
         """Note that a listener stopped the propagation: *later* ones are skipped for good."""
@@ -437,7 +455,10 @@ def dumped(progress: Progress) -> bytes:
         brief = {key: msgspec.structs.replace(each, error="") for key, each in progress.listeners.items()}
         state = _encode(msgspec.structs.replace(progress, listeners=brief))
         if len(state) > _MOST:
-            raise StateTooLargeError(f"the progress of {len(progress.listeners)} listeners takes {len(state)} bytes")
+            what = f"the progress of {len(progress.listeners)} listeners"
+            steps = sum(len(each.steps) + len(each.rows) for each in progress.finished.values())
+            what += f", with {steps} finished steps," if steps else ""
+            raise StateTooLargeError(f"{what} takes {len(state):,} bytes; a state has at most {_MOST:,}")
     return state
 
 
@@ -538,7 +559,8 @@ def revived(state: bytes) -> bytes:
     again = {key: each if each.status == "done" else ListenerProgress() for key, each in progress.listeners.items()}
     if not again and not progress.stopped:
         return b""
-    return dumped(Progress(STATE_VERSION, listeners=again, stopped=progress.stopped))
+    finished = {key: each for key, each in progress.finished.items() if key in again and again[key].status == "due"}
+    return dumped(Progress(STATE_VERSION, listeners=again, stopped=progress.stopped, finished=finished))
 
 
 def resumed(state: bytes, *, lost_leases: int) -> bytes:

@@ -59,6 +59,7 @@ class AppTesting:
         self.clock: FakeClock = StandingClock(start if now is None else moment(now, now=start, what="now"))
         """The application's clock inside the block."""
         self._record = Record()
+        self._interrupted: set[str] = set()
         self._undo = ExitStack()
         self._configured: Mapping[str, Transport] = {}
         self._held_before: frozenset[str] = frozenset()
@@ -244,6 +245,16 @@ class AppTesting:
 
     # --- handling --------------------------------------------------------------------------------------
 
+    def interrupt(self, *, after: str) -> None:
+        """
+        Let the next :meth:`drain` stop the listener once after the step or the row of a cursor called *after*.
+
+        It stops as at the end of a worker, where its next step or row would begin; then the drain calls it again. The
+        report counts the event as retried, and then as done.
+        """
+        self._refuse_outside()
+        self._interrupted.add(after)
+
     def drain(self, *, raises: bool = True, twice: bool = False, limit: int = 10_000) -> Report:
         """
         Handle all ready events on every transport, and those that become ready; relay the events in outboxes.
@@ -265,7 +276,8 @@ class AppTesting:
             an outbox count there.
 
         Raises:
-            AssertionError: No listener raised, but an event died or has no listener here, or the limit was reached.
+            AssertionError: No listener raised, but an event died or has no listener here, the limit was reached, or
+                no listener came to the step of an :meth:`interrupt`.
 
             ConfigurationError: A listener is bound to a queue that its event is not routed to.
         """
@@ -275,7 +287,8 @@ class AppTesting:
         failures: list[RaisedError] = []
         given_back = Unheard()
         with given_back.watching(self.app), self._as_a_worker():
-            report = drain(self.app, twice=twice, failed=failures.append, limit=limit)
+            report = drain(self.app, twice=twice, failed=failures.append, limit=limit, interrupted=self._interrupted)
+        never, self._interrupted = sorted(self._interrupted), set()
         if not raises:
             return report
         if failures:
@@ -285,6 +298,11 @@ class AppTesting:
                 texts = "; ".join(map(format_raised, others[:5]))
                 first.error.add_note(f"relevo: {count} failed while draining: {texts}")
             raise first.error.with_traceback(first.traceback)
+        if never:
+            raise AssertionError(
+                f't.interrupt(after="{never[0]}"): no listener went on after a step of that name; a listener is '
+                f"interrupted where its next step or row would begin"
+            )
         if unheard := given_back.texts(self.app):
             raise AssertionError(
                 "events without a listener would be retried, then dead-lettered:"

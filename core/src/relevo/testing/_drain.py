@@ -15,6 +15,7 @@ from relevo._event.codec import decoded, generic
 from relevo._event.event import Event
 from relevo._hook import hookimpl
 from relevo._listener import process_loop
+from relevo._listener.journal import is_interruption
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.process_loop import awaited
 from relevo._retry import is_retry_later
@@ -122,7 +123,7 @@ def _event(envelope: Envelope) -> Event | None:
         return None
 
 
-def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit: int) -> Report:
+def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit: int, interrupted: set[str]) -> Report:
     """
     Handle ready events on every transport of *app* until none is left.
 
@@ -135,6 +136,8 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
 
         limit: The largest number of events.
 
+        interrupted: The steps after which a listener stops once; those that come are removed.
+
     Raises:
         AssertionError: The limit was reached.
     """
@@ -146,7 +149,7 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
         relays += [] if relay is None else [relay]
         options = RunOptions(transport=name, until_empty=True, max_events=limit + 1)
         workers.append(
-            app.worker(options, executor=_TwiceExecutor() if twice else InlineExecutor(), listeners=listeners)
+            app.worker(options, executor=(_TwiceExecutor if twice else _Executor)(interrupted), listeners=listeners)
         )
     before = -1
     while True:
@@ -199,7 +202,20 @@ def _of_relay(report: Report) -> Report:
     return attrs.evolve(report, handled=report.dead, done=0, retried=0, retry_reasons={})
 
 
-class _TwiceExecutor(InlineExecutor):
+class _Executor(InlineExecutor):
+    """Interrupts listeners after certain steps, once each."""
+
+    def __init__(self, interrupted: set[str]):
+        super().__init__()
+        self._interrupted = interrupted
+
+    def interrupts(self, step: str) -> bool:
+        is_asked = step in self._interrupted
+        self._interrupted.discard(step)
+        return is_asked
+
+
+class _TwiceExecutor(_Executor):
     """Handles every delivery twice; the first time the process seems to die before the settlement."""
 
     def start(self, handle: Handle) -> None:
@@ -252,7 +268,9 @@ def _from_listener(error: BaseException) -> TracebackType | None:
 
 
 def _is_expected(listener: Listener, error: BaseException) -> bool:
-    """Return whether *error* is ``RetryLater``, or a missing subject that *listener* handles."""
+    """Return whether *error* is ``RetryLater``, an interruption, or a missing subject that *listener* handles."""
+    if is_interruption(error):
+        return True
     if isinstance(error, SubjectMissingError):
         return listener.mark.missing != "fail"
     return is_retry_later(error)

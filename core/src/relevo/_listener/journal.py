@@ -1,0 +1,298 @@
+"""
+The journal of a call: which steps its listener has finished, and what they returned.
+
+It belongs to the progress of the event. So what was finished is known after a crash, a retry, a stop and a deploy, as
+far as the transport keeps that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from functools import partial
+from itertools import islice
+from threading import Lock
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+import attrs
+import msgspec
+
+from relevo._event.validation import json_of
+from relevo._listener.process_loop import SMALL_WORK, in_thread, process_loop
+from relevo.errors import EncodeError, StepError, shown
+
+T = TypeVar("T")
+
+Rows = Iterable[T] | AsyncIterable[T] | Callable[[int], Iterable[T] | AsyncIterable[T]]
+"""The rows of a cursor, or a function that returns them from the one of that number on."""
+
+MOST_OF_RESULT = 2000
+"""Bytes of the result of one step, as JSON; all results of an event share the 16 KiB of its state."""
+
+_MOST_OF_NAME = 100
+
+
+class FinishedSteps(msgspec.Struct, array_like=True):
+    """What one listener has finished."""
+
+    steps: dict[str, msgspec.Raw] = {}
+    """From the name of a finished step or cursor to what it returned, as JSON."""
+
+    rows: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    """From the name of a cursor to how many of its rows are handled."""
+
+
+class Interruption(BaseException):
+    """Raised between two steps when the worker ends: the listener goes on at its next run."""
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether *error* is an interruption, or a group of nothing else, as ``asyncio.TaskGroup`` raises it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Interruption)[1] is None
+    return isinstance(error, Interruption)
+
+
+@attrs.define(eq=False, repr=False)
+class Scope:
+    """The events that are dispatched while one step runs, or one row is handled: sent before that is noted."""
+
+    journal: Journal
+    name: str
+    held: list[Any] = attrs.field(factory=list)
+
+
+scope: Final[ContextVar[Scope | None]] = ContextVar("relevo_step", default=None)
+"""That of the step which runs in this thread or task."""
+
+
+@attrs.define(eq=False, repr=False, kw_only=True)
+class Journal:
+    """
+    The steps of one call.
+
+    Args:
+        listener_id: Of the listener that is called.
+
+        finished: What earlier runs finished; it is changed.
+
+        store: Stores what is finished.
+
+        stops: Returns whether the listener is to stop after the step of that name.
+
+        send: Sends what the call holds.
+    """
+
+    listener_id: str
+    finished: FinishedSteps
+    _store: Callable[[], None]
+    _stops: Callable[[str], bool]
+    _send: Callable[[Sequence[Any]], None]
+    _scopes: list[Scope] = attrs.field(factory=list, init=False)
+    _begun: set[str] = attrs.field(factory=set, init=False)
+    _last: str = attrs.field(default="", init=False)
+    _lock: Lock = attrs.field(factory=Lock, init=False)
+
+    def rename(self, earlier: str, name: str) -> None:
+        """Let *name* be what *earlier* was."""
+        with self._lock:
+            steps, rows = self.finished.steps, self.finished.rows
+            if earlier in steps:
+                steps[name] = steps.pop(earlier)
+            if earlier in rows:
+                rows[name] = rows.pop(earlier)
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Forget steps that this release of the listener does not have."""
+        with self._lock:
+            for name in names:
+                self.finished.steps.pop(name, None)
+                self.finished.rows.pop(name, None)
+
+    def begin(self, name: str) -> bool:
+        """
+        Begin the step *name*; return whether it was finished before, and is to be skipped.
+
+        Raises:
+            Interruption: The worker ends.
+
+            StepError: The name is invalid or was begun in this run already, or an earlier run finished a step that has
+                not come in this one.
+        """
+        if not 0 < len(name) <= _MOST_OF_NAME:
+            raise StepError(self.listener_id, shown(name), f"a step has a name of 1 to {_MOST_OF_NAME} characters")
+        with self._lock:
+            if name in self._begun:
+                raise StepError(
+                    self.listener_id,
+                    name,
+                    "it was begun already in this run; in a loop give each its own name, or use call.cursor()",
+                )
+            self._begun.add(name)
+            if name in self.finished.steps:
+                return True
+            unmet = [each for each in (*self.finished.steps, *self.finished.rows) if each not in self._begun]
+        if unmet:
+            raise StepError(
+                self.listener_id,
+                name,
+                f'an earlier run finished "{unmet[0]}", which has not come in this one; if it was renamed, write '
+                f'call.rename_step("{unmet[0]}", to=…) at the beginning, and if it was removed, '
+                f'call.forget_steps("{unmet[0]}")',
+            )
+        self.stop_here()
+        return False
+
+    def stop_here(self) -> None:
+        """Raise :class:`Interruption` if the worker ends."""
+        if self._stops(self._last):
+            raise Interruption
+
+    def result(self, name: str) -> Any:
+        """Return what the finished step *name* returned."""
+        return msgspec.json.decode(self.finished.steps[name])
+
+    def enter(self, name: str) -> Scope:
+        """Hold the events that this thread or task dispatches from now on in a scope of their own."""
+        entered = Scope(self, name)
+        self._scopes.append(entered)
+        scope.set(entered)
+        return entered
+
+    def leave(self, entered: Scope) -> None:
+        """End the scope without sending its events."""
+        scope.set(None)
+        self._scopes.remove(entered)
+
+    def unsent(self) -> Sequence[Any]:
+        """Return the events of rows that were not finished: the loop was left."""
+        return [event for each in self._scopes for event in each.held]
+
+    def finish(self, name: str, value: object, *, held: Sequence[Any] = ()) -> None:
+        """
+        Send *held*; then note and store that the step *name* returned *value*; blocking.
+
+        Raises:
+            StepError: *value* has no exact form in JSON, or is too large.
+
+            LeaseLostError: The event is another worker's now.
+        """
+        result = self._encoded(name, value)
+        self._send_all(held)
+        with self._lock:
+            self.finished.rows.pop(name, None)
+            self.finished.steps[name] = result
+            self._last = name
+            self._store()
+
+    def advance(self, name: str, rows: int, *, every: int, held: Sequence[Any] = ()) -> None:
+        """Send *held*; then note that *rows* rows of *name* are handled, and store each *every*-th time; blocking."""
+        self._send_all(held)
+        with self._lock:
+            self.finished.rows[name] = rows
+            self._last = name
+            if rows % every == 0:
+                self._store()
+
+    def _send_all(self, held: Sequence[Any]) -> None:
+        if held:
+            self._send(held)
+
+    def _encoded(self, name: str, value: object) -> msgspec.Raw:
+        try:
+            whole = json_of({"": value}, name)
+        except EncodeError as error:
+            path = error.path.replace("$", "", 1)
+            raise StepError(self.listener_id, name, f"its result cannot be kept: {path} {error.why}") from error
+        data = whole[len(b'{"":') : -1]
+        if len(data) > MOST_OF_RESULT:
+            raise StepError(
+                self.listener_id,
+                name,
+                f"its result has {len(data):,} bytes, and at most {MOST_OF_RESULT:,} are kept; store the data and "
+                f"return its key",
+            )
+        return msgspec.Raw(data)
+
+
+@attrs.define(eq=False, repr=False)
+class Cursor(Generic[T]):
+    """
+    Rows of which each is handled once: ``for row in cursor``, or ``async for`` in an async listener.
+
+    :meth:`Call.cursor` makes it.
+    """
+
+    _name: str
+    _rows: Rows[T]
+    _every: int
+    _journal: Journal | None
+
+    def __iter__(self) -> Iterator[T]:
+        """Give the rows that are left; each is handled when the next one is asked for."""
+        journal = self._journal
+        if journal is None:
+            yield from self._left(0)
+            return
+        if process_loop.is_here():
+            raise StepError(journal.listener_id, self._name, "an async listener writes async for … in call.cursor(…)")
+        if journal.begin(self._name):
+            return
+        count = journal.finished.rows.get(self._name, 0)
+        for row in self._left(count):
+            journal.stop_here()
+            entered = journal.enter(f"{self._name} {count}")
+            yield row
+            journal.leave(entered)
+            count += 1
+            journal.advance(self._name, count, every=self._every, held=entered.held)
+        journal.finish(self._name, None)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """Do the same in an async listener; what blocks is done in a thread."""
+        journal = self._journal
+        if journal is None:
+            async for row in _on_loop(self._given(0)):
+                yield row
+            return
+        if journal.begin(self._name):
+            return
+        count = journal.finished.rows.get(self._name, 0)
+        async for row in _on_loop(self._given(count)):
+            journal.stop_here()
+            entered = journal.enter(f"{self._name} {count}")
+            yield row
+            journal.leave(entered)
+            count += 1
+            note = partial(journal.advance, self._name, count, every=self._every, held=entered.held)
+            await in_thread(SMALL_WORK, note)
+        await in_thread(SMALL_WORK, journal.finish, self._name, None)
+
+    def _given(self, start: int) -> Iterable[T] | AsyncIterable[T]:
+        if callable(self._rows):
+            return self._rows(start)
+        return islice(self._rows, start, None) if isinstance(self._rows, Iterable) else _without(self._rows, start)
+
+    def _left(self, start: int) -> Iterable[T]:
+        rows = self._given(start)
+        if isinstance(rows, AsyncIterable):
+            raise TypeError(f'the rows of call.cursor("{self._name}", …) are async; write async for, in an async def')
+        return rows
+
+
+async def _on_loop(rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            yield row
+    else:
+        for row in rows:
+            yield row
+
+
+async def _without(rows: AsyncIterable[T], first: int) -> AsyncIterator[T]:
+    """Give *rows* without the *first* ones."""
+    number = 0
+    async for row in rows:
+        number += 1
+        if number > first:
+            yield row
