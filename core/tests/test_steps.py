@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from relevo import App, Call, Event, GiveUp, ListenerTable, RetryLater
+from relevo import App, Call, Event, GiveUp, ListenerTable, RetryLater, SubjectType
 from relevo.errors import ConfigurationError, LeaseLostError, StepError
 from relevo.testing import AppTesting, FakeClock, make_call
 from relevo_memory import MemoryTransport
@@ -275,6 +275,24 @@ def test_a_renamed_and_a_removed_step_are_refused_until_that_is_said(app: App, t
     t.drain()
 
     assert done == ["resize", "publish", "other", "end"]
+
+
+def test_a_listener_that_is_called_again_for_a_subject_that_is_gone_goes_on_too(
+    app: App, t: AppTesting, done: list[Any]
+) -> None:
+    app.add_subject(SubjectType(type="image", cls=dict, name=lambda _: "7", load=lambda _: None))
+
+    @app.listener("image.created", id="process", missing="tombstone")
+    def process(_: Event, call: Call) -> None:
+        call.step("resize", done.append, "resize")
+        done.append(type(call.subject).__name__)
+
+    app.dispatch(Event("image.created", subject={}))
+    t.drain()
+    t.travel("2h")
+    t.drain()
+
+    assert done == ["resize", "Gone"]
 
 
 def test_a_revived_dead_letter_goes_on_after_its_last_step(app: App, t: AppTesting, done: list[Any]) -> None:

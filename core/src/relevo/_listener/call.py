@@ -424,6 +424,7 @@ class Call:
         """Make :attr:`subject` a :class:`Gone` for the next call; return whether it was not one before."""
         gone, self._gone = self._gone, True
         self._held.clear()
+        self._journal = None  # its names may come again
         return not gone
 
     def end(self) -> bool:
