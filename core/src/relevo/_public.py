@@ -54,7 +54,7 @@ from relevo._secret import Secret, masked, masked_url
 from relevo._worker.signing import Signing
 from relevo.errors import RelevoError, GiveUp, RetryLater
 from relevo.errors import ConfigurationError, DuplicateEventError, DuplicateListenerError, EventNameError, PluginError
-from relevo.errors import NotAcceptedError, SubjectMissingError
+from relevo.errors import NotAcceptedError, StepError, SubjectMissingError
 from relevo.errors import RouteNotFoundError, SessionError, SubjectError, TransportNotFoundError, UnsupportedError
 from relevo.errors import LeaseLostError, SendError, SettleError, TransportClosedError, TransportError
 from relevo.errors import CommitUnknownError, TransportUnavailableError, CodecError, DecodeError, EncodeError
@@ -91,8 +91,8 @@ __all__ += ["App", "Schedule", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl
 __all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked", "masked_url", "Signing"]
 # errors: of the program, of the world, of the event
 __all__ += ["RelevoError", "ConfigurationError", "DuplicateEventError", "DuplicateListenerError", "EventNameError"]
-__all__ += ["PluginError", "RouteNotFoundError", "SessionError", "SubjectError", "TransportNotFoundError"]
-__all__ += ["NotAcceptedError"]
+__all__ += ["PluginError", "RouteNotFoundError", "SessionError", "StepError", "SubjectError"]
+__all__ += ["TransportNotFoundError", "NotAcceptedError"]
 __all__ += ["UnsupportedError", "TransportError", "LeaseLostError", "SendError", "SettleError"]
 __all__ += ["TransportClosedError", "TransportUnavailableError", "CommitUnknownError"]
 __all__ += ["CodecError", "DecodeError", "EncodeError"]
