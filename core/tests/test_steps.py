@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -250,6 +251,109 @@ def test_what_was_dispatched_for_the_row_at_which_a_loop_was_left_is_sent(
     assert sorted(done) == [0, 1, 10, 11]
 
 
+@pytest.mark.parametrize("fails_at", range(7))
+def test_steps_inside_a_step_and_for_a_row(app: App, t: AppTesting, done: list[Any], fails_at: int) -> None:
+    sent: list[int] = []
+    app.listener("row.seen", id="seen")(lambda event: sent.append(event.arguments["row"]))
+    points = iter(range(100))
+
+    @app.listener("rows.added", id="add")
+    def add(_: Event, call: Call) -> None:
+        def fail() -> None:
+            if next(points) == fails_at:
+                raise RetryLater(delay=1)
+
+        def outer() -> None:
+            call.step("one", done.append, "inner")
+            fail()
+            done.append("outer")
+
+        call.step("outer", outer)
+        fail()
+        for row in call.cursor("rows", range(2)):
+            call.step("one", done.append, row)  # the name is that of another step, and of another row
+            call.dispatch("row.seen", {"row": row})
+            fail()
+        call.step("one", done.append, "last")
+        fail()
+
+    app.dispatch(Event("rows.added"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert (done, sent) == (["inner", "outer", 0, 1, "last"], [0, 1])
+
+
+def test_a_loop_that_was_left_does_not_hold_what_comes_after_it(app: App, t: AppTesting, done: list[Any]) -> None:
+    @app.listener("rows.added", id="add")
+    def add(_: Event, call: Call) -> None:
+        for _row in call.cursor("rows", range(3)):
+            break
+        call.step("last", done.append, "last")
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+
+    app.dispatch(Event("rows.added"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert done == ["last"]
+
+
+def test_a_step_that_failed_beside_others_runs_again(app: App, t: AppTesting, done: list[Any]) -> None:
+    async def note(name: str, attempt: int) -> None:
+        if name == "one" and attempt == 1:
+            await asyncio.sleep(0.01)
+            raise RetryLater(delay=1)
+        done.append(name)
+
+    @app.listener("image.created", id="process")
+    async def process(_: Event, call: Call) -> None:
+        await asyncio.gather(*(call.step(name, note, name, call.attempt) for name in ("one", "two", "three")))
+
+    @app.listener("image.created", id="catch")
+    def catch(_: Event, call: Call) -> None:
+        with suppress(ZeroDivisionError):
+            call.step("fails", lambda: 1 // 0)
+        call.step("other", done.append, "other")
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert sorted(done) == ["one", "other", "three", "two"]
+
+
+def test_a_step_that_was_added_before_a_finished_one(app: App, t: AppTesting, done: list[Any]) -> None:
+    release = []
+
+    @app.listener("image.created", id="process", retry=9)
+    def process(_: Event, call: Call) -> None:
+        if release:
+            call.add_steps(*release[1:])
+            call.step("check", done.append, "check")
+        call.step("resize", done.append, "resize")
+        if len(release) < 2:
+            raise RetryLater(delay=1)
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    release.append("check")
+    t.travel("2s")
+    with pytest.raises(StepError, match=r'or call.add_steps\("check"\) if this one was added before it'):
+        t.drain()
+    release.append("check")
+    t.travel("1h")
+    t.drain()
+
+    assert done == ["resize", "check"]
+
+
 def test_a_renamed_and_a_removed_step_are_refused_until_that_is_said(app: App, t: AppTesting, done: list[Any]) -> None:
     release = ["resize", "publish"]
 
@@ -268,7 +372,7 @@ def test_a_renamed_and_a_removed_step_are_refused_until_that_is_said(app: App, t
     t.drain()
     release[:] = ["shrink", "other"]
     t.travel("2s")
-    with pytest.raises(StepError, match=r'process: the step "shrink": an earlier run finished "resize".*rename_step'):
+    with pytest.raises(StepError, match=r'process: the step "shrink": it is new, .* finished "resize".*rename_step'):
         t.drain()
     release.append("says")
     t.travel("1h")
@@ -371,7 +475,7 @@ def misused(call: Call, how: str) -> object:
     ("how", "error", "why"),
     [
         ("twice", StepError, "it was begun already in this run; in a loop give each its own name"),
-        ("empty", StepError, "a step has a name of 1 to 100 characters"),
+        ("empty", StepError, "a step has a name of 1 to 100 printable characters"),
         ("awaitable", StepError, "pass the async function itself"),
         ("every", ConfigurationError, "expected 1 or more; got 0"),
     ],

@@ -65,9 +65,6 @@ class Child:
         self._cell = cell
         self._links = (pipe.socket.fileno(), cell.fd, lifeline)
         self._work: Work | None = None
-        self._stops = False
-        """Whether the parent said that it ends."""
-
         self._running = ""
         """The listener whose changes to the process have not been checked yet."""
 
@@ -84,7 +81,7 @@ class Child:
                 checkpoint=self._store_progress,
                 runs=self._runs,
                 committing=self._note_commit,
-                stops=lambda _: self._stops,
+                stops=lambda _: self._cell.stops,
             )
         except BaseException as error:  # noqa: BLE001 - the parent reports it
             why = str(error) if isinstance(error, RelevoError) else described(error)
@@ -137,7 +134,6 @@ class Child:
         kept = self._hear()
         if not isinstance(kept, Answer):
             os._exit(CUT_OFF)
-        self._stops = kept.stops
         if not kept.is_held:
             raise LeaseLostError(delivery.queue, delivery)
         if kept.problem:

@@ -18,7 +18,7 @@ import attrs
 _SINCE = struct.Struct("=d")
 _WORK = struct.Struct("=Q")
 _ABOUT = struct.Struct("=dH")
-_AT_WORK, _AT_ABOUT, _AT_COMMIT, _AT_ID = 8, 16, 32, 40
+_AT_WORK, _AT_ABOUT, _AT_STOP, _AT_COMMIT, _AT_ID = 8, 16, 28, 32, 40
 _SIZE = 2048
 _LONGEST_TRACE = 64 * 1024
 
@@ -84,6 +84,15 @@ class Cell:
     def committed(self) -> int:
         """The number of the work for which a transaction was about to commit, and may have done so; 0 for none."""
         return int(_WORK.unpack_from(self._memory, _AT_COMMIT)[0])
+
+    def stop(self) -> None:
+        """Ask the listener to stop between two steps, since the worker ends."""
+        self._memory[_AT_STOP] = 1
+
+    @property
+    def stops(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return bool(self._memory[_AT_STOP])
 
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that a listener begins."""

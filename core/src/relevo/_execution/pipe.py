@@ -108,8 +108,6 @@ class Answer(msgspec.Struct, array_like=True, tag=True):
     """The worker still holds the delivery."""
 
     problem: str = ""
-    stops: bool = False
-    """The worker ends, so the listener is to stop between two steps."""
 
 
 class ProcessChange(msgspec.Struct, array_like=True, frozen=True):

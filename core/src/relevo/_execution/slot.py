@@ -262,6 +262,8 @@ class Slot:
         self._hear_first()
         task = self._task
         if task is not None:
+            if self._host.is_stopping():
+                child.cell.stop()
             if self._next is None and self._is_due(child.served + 1):
                 self._spawn()  # early, so that the next event does not wait for it
             self._hold_to_limits(child, task)
@@ -350,7 +352,7 @@ class Slot:
             except Exception as error:  # noqa: BLE001 - any error; the slot serves other deliveries too
                 problem = str(error) if isinstance(error, TransportError) else described(error)
         with contextlib.suppress(OSError):  # it is gone, which is seen in a moment
-            child.pipe.send(Answer(is_held, problem, stops=self._host.is_stopping()))
+            child.pipe.send(Answer(is_held, problem))
 
     def _with_output(self, child: Spawned, outcome: Outcome, over: OverLimit | None) -> Outcome:
         """

@@ -288,7 +288,7 @@ class Call:
             if step is None or step.journal is not self._journal:
                 held, key = self._held, f"{self.source} {self.listener_id} {len(self._held)}"
             else:
-                held, key = step.held, f"{self.source} {self.listener_id} {step.name} {len(step.held)}"
+                held, key = step.held, f"{self.source} {self.listener_id} {step.path} {len(step.held)}"
             held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
         return NOTHING
 
@@ -333,16 +333,17 @@ class Call:
         if process_loop.is_here():
             why = "in an async listener a step is async: pass an async def, such as asyncio.to_thread"
             raise StepError(self.listener_id, name, why)
-        if not journal.begin(name):
-            entered = journal.enter(name)
+        path = journal.path(name)
+        if journal.begin(name) is not None:
+            entered = journal.enter(path)
             try:
                 value: object = function(*args, **kwargs)
             finally:
                 journal.leave(entered)
             value = None if value is NOTHING else value  # of call.dispatch()
             self._refuse_awaitable(name, value)
-            journal.finish(name, value, held=entered.held)
-        result: T = journal.result(name)
+            journal.finish(path, value, held=entered.held)
+        result: T = journal.result(path)
         return result
 
     async def _step_on_loop(
@@ -350,14 +351,15 @@ class Call:
     ) -> Any:
         if journal is None:
             return await function(*args, **kwargs)
-        if not journal.begin(name):
-            entered = journal.enter(name)
+        path = journal.path(name)
+        if journal.begin(name) is not None:
+            entered = journal.enter(path)
             try:
                 value = await function(*args, **kwargs)
             finally:
                 journal.leave(entered)
-            await in_thread(SMALL_WORK, partial(journal.finish, name, value, held=entered.held))
-        return journal.result(name)
+            await in_thread(SMALL_WORK, partial(journal.finish, path, value, held=entered.held))
+        return journal.result(path)
 
     def _refuse_awaitable(self, name: str, value: object) -> None:
         if hasattr(value, "__await__"):
@@ -395,6 +397,12 @@ class Call:
         journal = self._opened_journal()
         if journal is not None:
             journal.rename(earlier, to)
+
+    def add_steps(self, *names: str) -> None:
+        """Let new steps come before those that earlier releases of the listener finished; before these steps."""
+        journal = self._opened_journal()
+        if journal is not None:
+            journal.expect(names)
 
     def forget_steps(self, *names: str) -> None:
         """Accept that earlier releases of the listener finished steps that it does not have any more."""
