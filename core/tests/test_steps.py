@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from relevo import App, Call, Event, GiveUp, ListenerTable, RetryLater, SubjectType
+from relevo._listener.journal import FinishedSteps, Journal
 from relevo.errors import ConfigurationError, LeaseLostError, StepError
 from relevo.testing import AppTesting, FakeClock, make_call
 from relevo_memory import MemoryTransport
@@ -330,7 +335,7 @@ def test_a_step_that_failed_beside_others_runs_again(app: App, t: AppTesting, do
 
 
 def test_a_step_that_was_added_before_a_finished_one(app: App, t: AppTesting, done: list[Any]) -> None:
-    release = []
+    release: list[str] = []
 
     @app.listener("image.created", id="process", retry=9)
     def process(_: Event, call: Call) -> None:
@@ -573,3 +578,302 @@ def test_each_row_and_step_is_done_once_however_often_it_fails(fails: list[int],
             t.travel("30d")
 
     assert done == ["first", 0, 1, 2, 3, 4, "last"]
+
+
+# --- a listener that catches what ends its steps -------------------------------------------------------
+
+
+def gathered(done: list[Any], number: int) -> Callable[[Event, Call], Any]:
+    async def pay(n: int) -> None:
+        await asyncio.sleep(0.001 * n)
+        done.append(n)
+
+    async def process(_: Event, call: Call) -> None:
+        turns = asyncio.Semaphore(2)
+
+        async def one(n: int) -> None:
+            async with turns:
+                await call.step(f"pay {n}", pay, n)
+
+        for each in await asyncio.gather(*map(one, range(number)), return_exceptions=True):
+            if isinstance(each, Exception):
+                raise each
+
+    return process
+
+
+def grouped(done: list[Any], number: int) -> Callable[[Event, Call], Any]:
+    async def pay(n: int) -> None:
+        await asyncio.sleep(0.002 * (n + 1))
+        done.append(n)
+
+    async def process(_: Event, call: Call) -> None:
+        async def some(first: int) -> None:
+            for n in range(first, number, 3):
+                await call.step(f"pay {n}", pay, n)
+
+        async with asyncio.TaskGroup() as group:
+            for first in range(3):
+                group.create_task(some(first))
+
+    return process
+
+
+def pooled(done: list[Any], number: int) -> Callable[[Event, Call], Any]:
+    def process(_: Event, call: Call) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(call.step, f"pay {n}", done.append, n) for n in range(number)]
+        for each in futures:
+            if isinstance(each.exception(), Exception):
+                raise RuntimeError("one failed")  # noqa: TRY004 - of a step
+
+    return process
+
+
+def swallowing(done: list[Any], number: int) -> Callable[[Event, Call], Any]:
+    def process(_: Event, call: Call) -> None:
+        for n in range(number):
+            try:
+                call.step(f"pay {n}", done.append, n)
+            except BaseException as error:
+                if n % 2:
+                    raise RuntimeError("wrapped") from error
+
+    return process
+
+
+@pytest.mark.parametrize("listener", [gathered, grouped, pooled, swallowing])
+def test_what_stopped_goes_on_however_the_listener_takes_it(
+    app: App, t: AppTesting, done: list[Any], listener: Callable[..., Any]
+) -> None:
+    app.listener("image.created", id="process", retry=1)(listener(done, 8))
+    app.dispatch(Event("image.created"))
+    for n in (0, 1, 4):
+        t.interrupt(after=f"pay {n}")
+        t.drain(raises=False)
+
+    t.drain()
+
+    assert sorted(done) == list(range(8))
+    assert t.dead == []
+
+
+@pytest.mark.parametrize("step", ["", "late"])
+def test_a_refusal_that_is_caught_fails_the_listener(app: App, t: AppTesting, step: str) -> None:
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        call.step("late", int)
+        with suppress(StepError):
+            call.step(step, int)
+
+    app.dispatch(Event("image.created"))
+
+    with pytest.raises(StepError):
+        t.drain()
+
+
+def test_no_step_runs_after_one_that_could_not_be_noted(clock: FakeClock, done: list[Any]) -> None:
+    transport = MemoryTransport(clock=clock)
+    app = App(source="shop", transports={"main": transport}, routes={"*": ["main"]}, clock=clock)
+
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        clock.advance(1000.0)
+        transport.receive(["default"], limit=1, lease=1.0, wait=0.0)
+        for n in range(3):
+            with suppress(LeaseLostError):
+                call.step(f"step {n}", done.append, n)
+
+    app.dispatch(Event("image.created"))
+    app.drain()
+
+    assert done == [0]
+
+
+def test_a_step_that_failed_may_be_tried_again_in_the_same_run(app: App, t: AppTesting, done: list[Any]) -> None:
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        def flaky() -> None:
+            done.append(len(done))
+            if len(done) < 3:
+                raise ConnectionError
+
+        for _attempt in range(3):
+            with suppress(ConnectionError):
+                call.step("fetch", flaky)
+                break
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+
+    assert done == [0, 1, 2]
+
+
+def test_a_result_that_cannot_be_kept_is_final(app: App, t: AppTesting, done: list[Any]) -> None:
+    def charge() -> datetime:
+        done.append("charged")
+        return datetime.now(UTC)
+
+    @app.listener("image.created", id="process", retry=5)
+    def process(_: Event, call: Call) -> None:
+        call.step("charge", charge)
+
+    app.dispatch(Event("image.created"))
+    t.drain(raises=False)
+    t.travel("30d")
+    t.drain(raises=False)
+
+    (dead,) = t.dead
+    assert (done, dead.reason) == (["charged"], "gave-up")
+    assert "its result cannot be kept: $: datetime.datetime is not JSON" in dead.entry.error
+
+
+def test_a_listener_waits_for_its_steps_in_other_tasks(app: App, t: AppTesting, done: list[Any]) -> None:
+    ended = asyncio.Event()
+
+    async def slow() -> None:
+        await ended.wait()
+        done.append("slow")
+
+    @app.listener("image.created", id="process")
+    async def process(_: Event, call: Call) -> None:
+        task = asyncio.ensure_future(call.step("slow", slow))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.05, ended.set)
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+        await task
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert done == ["slow"]
+
+
+def test_an_async_step_that_is_not_awaited_is_refused(app: App, t: AppTesting) -> None:
+    async def fetch() -> None:
+        pass
+
+    @app.listener("image.created", id="plain")
+    def plain(_: Event, call: Call) -> None:
+        call.step("fetch", fetch)  # type: ignore[unused-coroutine]  # as the type checker says
+
+    @app.listener("image.replaced", id="forgetful")
+    async def forgetful(_: Event, call: Call) -> None:
+        call.step("fetch", fetch)  # type: ignore[unused-coroutine]  # the same
+
+    app.dispatch(Event("image.created"))
+    with pytest.raises(StepError, match="its function is async, and this listener is not"):
+        t.drain()
+    app.dispatch(Event("image.replaced"))
+    with pytest.raises(StepError, match="it is async, and was not awaited"):
+        t.drain()
+
+
+def test_what_a_thread_of_a_step_dispatches_is_of_that_step(app: App, t: AppTesting, done: list[Any]) -> None:
+    app.listener("image.resized", id="resized")(lambda event: done.append(event.arguments["n"]))
+
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        def spread() -> None:
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda n: call.dispatch("image.resized", {"n": n}), range(3)))
+
+        call.step("spread", spread)
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_events_of_different_steps_have_different_ids(app: App, t: AppTesting) -> None:
+    @app.listener("image.created", id="a")
+    def one(_: Event, call: Call) -> None:
+        call.step("b 0", call.dispatch, "x")
+        for _row in call.cursor("b", range(1)):
+            call.dispatch("x")
+
+    @app.listener("image.created", id="a b")
+    def other(_: Event, call: Call) -> None:
+        call.dispatch("x")
+
+    app.listener("x", id="x")(lambda event: None)
+    app.dispatch(Event("image.created"))
+    t.drain()
+
+    assert len({each.id for each in t.dispatched("x")}) == 3
+
+
+@pytest.mark.parametrize("name", ["\ud800", ("t", "u"), b"bytes", 5, None, "a\x1fb", "x" * 101])
+def test_an_odd_name_is_refused(app: App, t: AppTesting, name: Any) -> None:
+    listen = app.listener("image.created", id="process")
+    listen(lambda event, call: call.step(name, int) and None)
+    app.dispatch(Event("image.created"))
+    with pytest.raises(StepError, match="a step has a name of 1 to 100 printable characters"):
+        t.drain()
+    with pytest.raises(StepError, match="a step has a name of 1 to 100 printable characters"):
+        make_call().rename_step("a", to=name)
+    with pytest.raises(StepError, match="a step has a name of 1 to 100 printable characters"):
+        make_call().add_steps(name)
+
+
+@pytest.mark.parametrize("change", ["rename", "onto", "forget"])
+def test_a_change_of_steps_that_comes_too_late_is_refused(app: App, t: AppTesting, change: str) -> None:
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        call.step("one", int)
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+        match change:
+            case "rename":
+                call.rename_step("one", to="two")
+            case "onto":
+                call.rename_step("two", to="one")
+            case _:
+                call.forget_steps("one")
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+
+    if change == "onto":
+        t.drain()  # no earlier run had that one
+    else:
+        with pytest.raises(StepError, match="too late"):
+            t.drain()
+
+
+@pytest.mark.parametrize("result", [b"1e999999", b'"\xff"', b"9" * 5000])
+def test_a_result_of_another_program_is_read_or_refused(result: bytes) -> None:
+    journal = Journal(listener_id="process", finished=FinishedSteps({"one": msgspec.Raw(result)}), send=print)
+
+    with pytest.raises(StepError, match="its kept result is not readable") as raised:
+        journal.result("one")
+
+    assert raised.value.is_final
+
+
+def test_steps_that_begin_in_threads_have_one_journal(app: App, t: AppTesting, done: list[Any]) -> None:
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            for each in [pool.submit(call.step, f"step {n}", done.append, n) for n in range(20)]:
+                each.result()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            app.dispatch(Event("image.created"))
+        t.drain()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert sorted(done) == sorted([*range(20)] * 20)

@@ -12,7 +12,7 @@ import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._synonym import RETRY, counted
-from relevo.errors import ConfigurationError, GiveUp, RetryLater, no_option, shown
+from relevo.errors import ConfigurationError, GiveUp, RetryLater, StepError, no_option, shown
 
 IS_FACTOR: Mapping[str, bool] = MappingProxyType({"is_factor": True})
 """Marks a number that is not a duration, so that configuration does not read text such as "2s"."""
@@ -142,7 +142,10 @@ class Retry:
 
         So is an exception group with such an error in it, as a task group raises it: the task would fail again.
         """
-        return any(isinstance(each, (GiveUp, *self.give_up_on)) for each in with_members(error))
+        return any(self._is_final(each) for each in with_members(error))
+
+    def _is_final(self, error: BaseException) -> bool:
+        return isinstance(error, (GiveUp, *self.give_up_on)) or (isinstance(error, StepError) and error.is_final)
 
     def decide(self, run: int, error: BaseException, chance: float) -> float | None:
         """

@@ -176,12 +176,14 @@ class StepError(ConfigurationError):
     """
     Raised in a listener by :meth:`Call.step` or :meth:`Call.cursor` that cannot go on.
 
-    Its name is taken, its result cannot be kept, or an earlier run finished a step that this release does not have.
+    Its name is taken, its result cannot be kept, or an earlier run finished a step that this release does not have. If
+    it *is_final*, the listener is not run again: its step would have its effect once more, and fail again.
     """
 
-    def __init__(self, listener_id: str, step: str, why: str):
+    def __init__(self, listener_id: str, step: str, why: str, *, is_final: bool = False):
         self.listener_id = listener_id
         self.step = step
+        self.is_final = is_final
         super().__init__(f'{listener_id}: the step "{step}": {why}')
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction
 from logging import getLogger
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
@@ -17,11 +17,11 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectLoader
-from relevo._listener.journal import Cursor, Journal, Rows, scope
-from relevo._listener.process_loop import LOADS, SMALL_WORK, in_thread, process_loop
+from relevo._listener.journal import IN, Cursor, Interruption, Journal, Rows
+from relevo._listener.process_loop import LOADS, SMALL_WORK, in_thread, is_in_loop, process_loop
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
-from relevo.errors import ConfigurationError, StepError, SubjectMissingError, shown
+from relevo.errors import ConfigurationError, SubjectMissingError, shown
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -252,6 +252,8 @@ class Call:
         """
         Dispatch *event* when this listener has returned without an error; if it raises, nothing is sent.
 
+        Inside a step it is sent when that has returned, and for a row of a cursor when that is handled.
+
         A transactional listener dispatches in its transaction, so the event is there if and only if its effect is. The
         event is validated now. It never waits for a server, so an async listener may await it or not: ``await
         call.dispatch(…)``. A thread, a task or a callback that outlives the listener must use ``app.dispatch(…)``.
@@ -284,11 +286,11 @@ class Call:
                     f"{self.listener_id}: the listener has ended, so call.dispatch() cannot send any more; "
                     f"use app.dispatch(…), which sends at once"
                 )
-            step = scope.get()
-            if step is None or step.journal is not self._journal:
+            step = None if self._journal is None else self._journal.scope_here()
+            if step is None:
                 held, key = self._held, f"{self.source} {self.listener_id} {len(self._held)}"
             else:
-                held, key = step.held, f"{self.source} {self.listener_id} {step.path} {len(step.held)}"
+                held, key = step.held, IN.join((self.source, self.listener_id, step.path, str(len(step.held))))
             held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
         return NOTHING
 
@@ -323,49 +325,56 @@ class Call:
             ConfigurationError: The listener is transactional, or has ended.
 
             LeaseLostError: The event is another worker's now.
+
+            CodecError: All results of the event together are too large, so it becomes a dead letter.
         """
         journal = self._opened_journal()
-        is_async = iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-        if is_async:
-            return self._step_on_loop(journal, name, function, args, kwargs)  # type: ignore[return-value]
-        if journal is None:
-            return function(*args, **kwargs)
-        if process_loop.is_here():
-            why = "in an async listener a step is async: pass an async def, such as asyncio.to_thread"
-            raise StepError(self.listener_id, name, why)
         path = journal.path(name)
-        if journal.begin(name) is not None:
+        if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+            if not is_in_loop():
+                raise journal.refusal(name, "its function is async, and this listener is not; write it as async def")
+            promised = self._step_on_loop(journal, path, partial(function, *args, **kwargs))
+            journal.promise(path, promised)
+            return promised  # type: ignore[return-value]  # it has what the coroutine of *function* has
+        if process_loop.is_here():
+            raise journal.refusal(name, "in an async listener a step is async: pass an async def, or asyncio.to_thread")
+        if journal.begin(path):
+            journal.stop_here()
             entered = journal.enter(path)
             try:
                 value: object = function(*args, **kwargs)
-            finally:
-                journal.leave(entered)
+            except BaseException:
+                journal.fail(path, entered)
+                raise
+            journal.leave(entered)
             value = None if value is NOTHING else value  # of call.dispatch()
-            self._refuse_awaitable(name, value)
+            self._refuse_awaitable(journal, name, value)
             journal.finish(path, value, held=entered.held)
         result: T = journal.result(path)
         return result
 
-    async def _step_on_loop(
-        self, journal: Journal | None, name: str, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
-        if journal is None:
-            return await function(*args, **kwargs)
-        path = journal.path(name)
-        if journal.begin(name) is not None:
+    async def _step_on_loop(self, journal: Journal, path: str, function: Callable[[], Any]) -> Any:
+        journal.await_begun(path)
+        if journal.begin(path):
+            await journal.stop_on_loop()
             entered = journal.enter(path)
             try:
-                value = await function(*args, **kwargs)
+                value = await function()
+            except BaseException:
+                journal.fail(path, entered)
+                raise
+            scope_ended = journal.leaving(entered)
+            try:
+                await in_thread(SMALL_WORK, partial(journal.finish, path, value, held=entered.held))
             finally:
-                journal.leave(entered)
-            await in_thread(SMALL_WORK, partial(journal.finish, path, value, held=entered.held))
+                scope_ended()
         return journal.result(path)
 
-    def _refuse_awaitable(self, name: str, value: object) -> None:
+    def _refuse_awaitable(self, journal: Journal, name: str, value: object) -> None:
         if hasattr(value, "__await__"):
             getattr(value, "close", int)()
             why = "its function returned an awaitable; pass the async function itself, and its arguments"
-            raise StepError(self.listener_id, name, why)
+            raise journal.refusal(name, why)
 
     def cursor(self, name: str, rows: Rows[T], *, every: int = 1) -> Cursor[T]:
         """
@@ -394,29 +403,42 @@ class Call:
 
     def rename_step(self, earlier: str, *, to: str) -> None:
         """Let the step *to* be the one that earlier releases of the listener called *earlier*; before that step."""
-        journal = self._opened_journal()
-        if journal is not None:
-            journal.rename(earlier, to)
+        self._opened_journal().rename(earlier, to)
 
     def add_steps(self, *names: str) -> None:
         """Let new steps come before those that earlier releases of the listener finished; before these steps."""
-        journal = self._opened_journal()
-        if journal is not None:
-            journal.expect(names)
+        self._opened_journal().expect(names)
 
     def forget_steps(self, *names: str) -> None:
         """Accept that earlier releases of the listener finished steps that it does not have any more."""
-        journal = self._opened_journal()
-        if journal is not None:
-            journal.forget(names)
+        self._opened_journal().forget(names)
 
-    def _opened_journal(self) -> Journal | None:
-        if self._over:
-            raise ConfigurationError(f"{self.listener_id}: the listener has ended, so it has no further step")
-        if self._journal is None and self._open_journal is not None:
-            outgoing = self._outgoing
-            self._journal = self._open_journal(outgoing.send_held if outgoing is not None else lambda _: None)
-        return self._journal
+    def _opened_journal(self) -> Journal:
+        with self._lock:  # several threads of the listener may begin steps
+            if self._over:
+                raise ConfigurationError(f"{self.listener_id}: the listener has ended, so it has no further step")
+            if self._journal is None:
+                hold = self._held.extend
+                if self._open_journal is None:  # in process, nothing is kept, and events are sent with the listener
+                    self._journal = Journal(listener_id=self.listener_id, send=hold)
+                else:
+                    self._journal = self._open_journal(hold if self._outgoing is None else self._outgoing.send_held)
+            return self._journal
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the listener stopped between two steps, since the worker ends."""
+        return self._journal is not None and self._journal.is_interrupted
+
+    def check_steps(self) -> None:
+        """Raise what ended the steps of the listener, if that has caught it; its caller calls it."""
+        if self._journal is not None:
+            self._journal.check_end()
+
+    async def steps_ended(self) -> None:
+        """Wait until no step of the listener runs in another task."""
+        if self._journal is not None:
+            await self._journal.settled()
 
     if not TYPE_CHECKING:
 
@@ -467,6 +489,7 @@ class Call:
         The caller of the listener calls it when the listener has returned, and :meth:`end` afterwards: the subject may
         belong to the transaction that is still to be committed.
         """
+        self.check_steps()
         with self._lock:
             self._over = True
         held = self._held if self._journal is None else [*self._held, *self._journal.unsent()]
@@ -476,3 +499,18 @@ class Call:
     def stop_propagation(self) -> None:
         """Never call the later listeners of this queue for this event, even if this listener raises."""
         self.stopped = True
+
+
+def with_steps(result: Any, call: Call | None) -> Any:
+    """Return *result* of a listener, or if it is a coroutine one that ends with the last step of *call*."""
+    return result if call is None or not iscoroutine(result) else _with_steps(result, call)
+
+
+async def _with_steps(result: Awaitable[Any], call: Call) -> Any:
+    try:
+        found = await result
+    except (Exception, Interruption, BaseExceptionGroup):  # not if it is cancelled: its time is over
+        await call.steps_ended()
+        raise
+    await call.steps_ended()
+    return found

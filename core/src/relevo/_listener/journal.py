@@ -7,11 +7,11 @@ far as the transport keeps that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from itertools import islice
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import attrs
@@ -19,7 +19,7 @@ import msgspec
 
 from relevo._event.validation import json_of
 from relevo._listener.process_loop import SMALL_WORK, in_thread, process_loop
-from relevo.errors import EncodeError, StepError, shown
+from relevo.errors import EncodeError, RelevoError, StepError, shown
 
 T = TypeVar("T")
 
@@ -31,17 +31,20 @@ MOST_OF_RESULT = 2000
 
 _MOST_OF_NAME = 100
 
-_IN = "\x1f"
+_LOOK_EVERY = 0.01
+"""Seconds between two looks whether the steps of other tasks have ended."""
+
+IN = "\x1f"
 """What separates the names in a path, the outer one first."""
 
 
 class FinishedSteps(msgspec.Struct, array_like=True):
-    """What one listener has finished; a step inside another one, or for a row, has a path, see :data:`_IN`."""
+    """What one listener has finished; a step inside another one, or for a row, has a path, see :data:`IN`."""
 
     steps: dict[str, msgspec.Raw] = {}
     """From the path of a finished step or cursor to what it returned, as JSON."""
 
-    rows: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    rows: dict[str, Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]] = {}
     """From the path of a cursor to how many of its rows are handled."""
 
     begun: list[str] = []
@@ -61,14 +64,26 @@ def is_interruption(error: BaseException) -> bool:
 
 @attrs.define(eq=False, repr=False)
 class Scope:
-    """The events that are dispatched while one step runs, or one row is handled: sent before that is noted."""
+    """A step that runs, or a row that is handled; its events are sent before that is noted."""
 
     journal: Journal
     path: str
     around: Scope | None
-    """That of the step or row around it."""
+    """The step or row around it."""
 
+    is_step: bool
+    thread: int = attrs.field(factory=get_ident)
     held: list[Any] = attrs.field(factory=list)
+    is_waiting: bool = False
+    """A step inside waits until the steps beside it have ended, to stop then."""
+
+    def line(self) -> list[Scope]:
+        """Return the steps and rows around it, the innermost first."""
+        found, around = [], self.around
+        while around is not None:
+            found.append(around)
+            around = around.around
+        return found
 
 
 scope: Final[ContextVar[Scope | None]] = ContextVar("relevo_step", default=None)
@@ -93,18 +108,35 @@ class Journal:
     """
 
     listener_id: str
-    finished: FinishedSteps
-    _store: Callable[[], None]
-    _stops: Callable[[str], bool]
+    finished: FinishedSteps = attrs.field(factory=FinishedSteps)
+    _store: Callable[[], None] = lambda: None
+    _stops: Callable[[str], bool] = lambda _: False
     _send: Callable[[Sequence[Any]], None]
     _scopes: list[Scope] = attrs.field(factory=list, init=False)
     _begun: set[str] = attrs.field(factory=set, init=False)
+    _unawaited: dict[str, Coroutine[Any, Any, Any]] = attrs.field(factory=dict, init=False)
     _last: str = attrs.field(default="", init=False)
     _lock: Lock = attrs.field(factory=Lock, init=False)
+    _storing: Lock = attrs.field(factory=Lock, init=False)
+    """Apart from the other one, which an event loop takes: the last state that is stored has all of the others."""
+
+    _failed: StepError | None = attrs.field(default=None, init=False)
+    end: BaseException | None = attrs.field(default=None, init=False)
+    """What ended the steps of this run. It ends the listener too, even if that catches it."""
+
+    # --- what an earlier release finished --------------------------------------------------------------
 
     def rename(self, earlier: str, name: str) -> None:
         """Let *name* be what *earlier* was."""
+        self._check_name(name)
         with self._lock:
+            kept = (*self.finished.steps, *self.finished.rows, *self.finished.begun)
+            if not any(_first(path) == earlier for path in kept):
+                return
+            if taken := next((each for each in (earlier, name) if each in self._begun), None):
+                raise self.refusal(taken, "it was begun already in this run, so it is too late to rename it")
+            if any(_first(path) == name for path in kept):
+                raise self.refusal(name, f'an earlier run had that one and "{earlier}"; rename it to another name')
             self.finished.steps = {_renamed(path, earlier, name): each for path, each in self.finished.steps.items()}
             self.finished.rows = {_renamed(path, earlier, name): each for path, each in self.finished.rows.items()}
             self.finished.begun = [_renamed(path, earlier, name) for path in self.finished.begun]
@@ -113,93 +145,214 @@ class Journal:
         """Forget steps that this release of the listener does not have."""
         with self._lock:
             for name in names:
+                if name in self._begun:
+                    raise self.refusal(name, "it was begun already in this run, so it is too late to forget it")
                 self._drop(name)
 
     def expect(self, names: Sequence[str]) -> None:
         """Let new steps come before those that earlier releases finished."""
+        for name in names:
+            self._check_name(name)
         with self._lock:
             self.finished.begun += [name for name in names if name not in self.finished.begun]
 
     def _drop(self, path: str) -> None:
         """Forget the step *path*, and those inside it."""
-        self.finished.begun = [each for each in self.finished.begun if each != path and not each.startswith(path + _IN)]
+        inside = path + IN
+        if path in self.finished.begun or any(each.startswith(inside) for each in self.finished.begun):
+            self.finished.begun = [each for each in self.finished.begun if each != path and not each.startswith(inside)]
         for kept in (self.finished.steps, self.finished.rows):
-            for each in [each for each in kept if each == path or each.startswith(path + _IN)]:
+            for each in [each for each in kept if each == path or each.startswith(inside)]:
                 del kept[each]
 
-    def path(self, name: str) -> str:
-        """Return the path of the step *name*: inside the step that runs in this thread or task, if there is one."""
-        around = scope.get()
-        return name if around is None or around.journal is not self else f"{around.path}{_IN}{name}"
+    # --- the beginning of a step -----------------------------------------------------------------------
 
-    def begin(self, name: str) -> str | None:
+    def scope_here(self) -> Scope | None:
         """
-        Begin the step *name*; return its path, or ``None`` if it was finished before, and is to be skipped.
+        Return the step or row that runs in this thread or task; ``None`` outside of all.
+
+        A thread that the step started has it too, unless several run.
 
         Raises:
-            Interruption: The worker ends.
-
-            StepError: The name is invalid or was begun in this run already, or an earlier run finished a step that has
-                not come in this one.
+            StepError: Several run, so it is not known which one started this thread.
         """
-        if not 0 < len(name) <= _MOST_OF_NAME or not name.isprintable():
-            why = f"a step has a name of 1 to {_MOST_OF_NAME} printable characters"
-            raise StepError(self.listener_id, shown(name), why)
-        path = self.path(name)
+        around = scope.get()
+        if around is not None and around.journal is self:
+            return around
+        with self._lock:
+            elsewhere = [each for each in self._scopes if each.thread != get_ident()]
+            if not elsewhere or len(elsewhere) < len(self._scopes):
+                return None
+            innermost = elsewhere[-1]
+            if any(each is not innermost and each not in innermost.line() for each in elsewhere):
+                raise self.refusal(
+                    innermost.path.rpartition(IN)[2],
+                    "several steps run, so it is not known to which one this thread belongs; dispatch in the function "
+                    "of the step itself",
+                )
+        return innermost
+
+    def begin(self, path: str) -> bool:
+        """
+        Begin the step *path*; return whether it is to be done: no earlier run finished it.
+
+        Raises:
+            Interruption: It stopped before.
+
+            StepError: It was begun in this run already, or an earlier run finished a step that has not come in this
+                one.
+
+            LeaseLostError: A step before could not be noted.
+        """
+        name = path.rpartition(IN)[2]
         around = path[: -len(name)]
+        if self.end is not None:
+            raise self.end
         with self._lock:
             if path in self._begun:
-                raise StepError(
-                    self.listener_id,
-                    name,
-                    "it was begun already in this run; in a loop give each its own name, or use call.cursor()",
+                raise self.refusal(
+                    name, "it was begun already in this run; in a loop give each its own name, or use call.cursor()"
                 )
             self._begun.add(path)
             if path in self.finished.steps:
-                return None
+                return False
             is_new = path not in self.finished.rows and path not in self.finished.begun
             unmet = self._unmet(around) if is_new else []
-            if is_new and not unmet:
+            if unmet:
+                raise self.refusal(
+                    name,
+                    f'it is new, and an earlier run finished "{unmet[0]}", which has not come in this one; write at '
+                    f'the beginning call.rename_step("{unmet[0]}", to="{name}") if that is its new name, '
+                    f'call.forget_steps("{unmet[0]}") if it was removed, or call.add_steps("{name}") if this one was '
+                    f"added before it",
+                )
+            if is_new:
                 self.finished.begun.append(path)
-        if unmet:
-            raise StepError(
-                self.listener_id,
-                name,
-                f'it is new, and an earlier run finished "{unmet[0]}", which has not come in this one; write at the '
-                f'beginning call.rename_step("{unmet[0]}", to="{name}") if that is its new name, '
-                f'call.forget_steps("{unmet[0]}") if it was removed, or call.add_steps("{name}") if this one was added '
-                f"before it",
-            )
-        self.stop_here()
-        return path
+        return True
+
+    def path(self, name: str) -> str:
+        """
+        Return the path of the step *name*: inside the step that runs in this thread or task, if there is one.
+
+        Raises:
+            StepError: The name is invalid.
+        """
+        self._check_name(name)
+        around = scope.get()
+        return name if around is None or around.journal is not self else f"{around.path}{IN}{name}"
+
+    def _check_name(self, name: object) -> None:
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_OF_NAME or not name.isprintable():
+            raise self.refusal(shown(name), f"a step has a name of 1 to {_MOST_OF_NAME} printable characters")
 
     def _unmet(self, around: str) -> list[str]:
         """Return the names of steps inside *around* of an earlier run that were not begun in this one."""
         first = len(around)
         earlier = (*self.finished.steps, *self.finished.rows)
-        names = dict.fromkeys(each[first:].partition(_IN)[0] for each in earlier if each.startswith(around))
+        names = dict.fromkeys(each[first:].partition(IN)[0] for each in earlier if each.startswith(around))
         return [name for name in names if around + name not in self._begun]
+
+    def refusal(self, name: str, why: str, *, is_final: bool = False) -> StepError:
+        """Return the error of the step *name*, which the listener raises in the end, even if it catches it."""
+        error = StepError(self.listener_id, name, why, is_final=is_final)
+        self._failed = self._failed or error
+        return error
+
+    # --- a stop ----------------------------------------------------------------------------------------
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it stopped between two steps."""
+        return isinstance(self.end, Interruption)
 
     def stop_here(self) -> None:
         """Raise :class:`Interruption` if the worker ends."""
-        if self._stops(self._last):
-            raise Interruption
+        if self.is_interrupted or self._stops(self._last):
+            self.end = Interruption()
+            raise self.end
+
+    async def stop_on_loop(self) -> None:
+        """Do the same when the steps beside this one have ended: an error now could cancel them in the middle."""
+        if self.is_interrupted or self._stops(self._last):
+            self.end = Interruption()
+            around = scope.get()
+            for each in () if around is None or around.journal is not self else (around, *around.line()):
+                each.is_waiting = True
+            await self.settled()
+            raise self.end
+
+    async def settled(self) -> None:
+        """Wait until no step runs in another task."""
+        from asyncio import sleep  # noqa: PLC0415 - only a listener that is async needs it
+
+        while any(each.is_step and not each.is_waiting for each in tuple(self._scopes)):  # noqa: ASYNC110 - in threads too
+            await sleep(_LOOK_EVERY)
+
+    @property
+    def runs_steps(self) -> bool:
+        """Whether a step runs."""
+        return any(each.is_step for each in tuple(self._scopes))
+
+    # --- while it runs, and its end --------------------------------------------------------------------
 
     def result(self, path: str) -> Any:
-        """Return what the finished step *path* returned."""
-        return msgspec.json.decode(self.finished.steps[path])
+        """
+        Return what the finished step *path* returned.
 
-    def enter(self, path: str) -> Scope:
+        Raises:
+            StepError: Something else than relevo wrote it.
+        """
+        try:
+            return msgspec.json.decode(self.finished.steps[path])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            why = f"its kept result is not readable: {error}"
+            raise self.refusal(path.rpartition(IN)[2], why, is_final=True) from error
+
+    def promise(self, path: str, step: Coroutine[Any, Any, Any]) -> None:
+        """Note that the async *step* was called, and has to be awaited."""
+        self._unawaited[path] = step
+
+    def await_begun(self, path: str) -> None:
+        """Note that an async step is awaited."""
+        self._unawaited.pop(path, None)
+
+    def enter(self, path: str, *, is_step: bool = True) -> Scope:
         """Hold the events that this thread or task dispatches from now on in a scope of their own."""
-        entered = Scope(self, path, scope.get())
+        around = scope.get()
+        entered = Scope(self, path, around if around is not None and around.journal is self else None, is_step)
         self._scopes.append(entered)
         scope.set(entered)
         return entered
 
     def leave(self, entered: Scope) -> None:
         """End the scope; its events are the caller's to send."""
+        self.leaving(entered)()
+
+    def leaving(self, entered: Scope) -> Callable[[], None]:
+        """End the scope for this thread or task; return what ends it for those that wait for the step."""
         scope.set(entered.around)
-        self._scopes.remove(entered)
+        return partial(self._scopes.remove, entered)
+
+    def fail(self, path: str, entered: Scope) -> None:
+        """End the scope of a step that failed, which may be begun again."""
+        self.leave(entered)
+        self._begun.discard(path)
+
+    def check_end(self) -> None:
+        """
+        Raise what ended the steps of this run, if the listener has caught it.
+
+        Raises:
+            StepError: A step was refused, or not awaited.
+        """
+        if self.end is not None:
+            raise self.end
+        if self._failed is not None:
+            raise self._failed
+        for path, step in self._unawaited.items():
+            step.close()
+            why = "it is async, and was not awaited before the listener returned"
+            raise self.refusal(path.rpartition(IN)[2], why)
 
     def unsent(self) -> Sequence[Any]:
         """Return the events of rows that were not finished: the loop was left."""
@@ -214,42 +367,48 @@ class Journal:
 
             LeaseLostError: The event is another worker's now.
         """
-        name = path.rpartition(_IN)[2]
+        name = path.rpartition(IN)[2]
         result = self._encoded(name, value)
-        self._send_all(held)
+        if held:
+            self._send(held)
         with self._lock:
             self._drop(path)
             self.finished.steps[path] = result
             self._last = name
-            self._store()
+        self._keep()
 
     def advance(self, path: str, rows: int, *, every: int, held: Sequence[Any] = ()) -> None:
         """Send *held*; then note that *rows* rows of *path* are handled, and store each *every*-th time; blocking."""
-        self._send_all(held)
+        if held:
+            self._send(held)
         with self._lock:
             self._drop(path)
             self.finished.rows[path] = rows
-            self._last = path.rpartition(_IN)[2]
-            if rows % every == 0:
-                self._store()
+            self._last = path.rpartition(IN)[2]
+        if rows % every == 0:
+            self._keep()
 
-    def _send_all(self, held: Sequence[Any]) -> None:
-        if held:
-            self._send(held)
+    def _keep(self) -> None:
+        with self._storing:
+            try:
+                self._store()
+            except RelevoError as error:  # the lease is lost, or the state too large: no later step would be kept
+                self.end = error
+                raise
 
     def _encoded(self, name: str, value: object) -> msgspec.Raw:
         try:
             whole = json_of({"": value}, name)
         except EncodeError as error:
-            path = error.path.replace("$", "", 1)
-            raise StepError(self.listener_id, name, f"its result cannot be kept: {path} {error.why}") from error
+            path, why = error.path.replace("['']", "", 1), error.why.partition(";")[0]
+            raise self.refusal(name, f"its result cannot be kept: {path}: {why}", is_final=True) from error
         data = whole[len(b'{"":') : -1]
         if len(data) > MOST_OF_RESULT:
-            raise StepError(
-                self.listener_id,
+            raise self.refusal(
                 name,
                 f"its result has {len(data):,} bytes, and at most {MOST_OF_RESULT:,} are kept; store the data and "
                 f"return its key",
+                is_final=True,
             )
         return msgspec.Raw(data)
 
@@ -265,22 +424,20 @@ class Cursor(Generic[T]):
     _name: str
     _rows: Rows[T]
     _every: int
-    _journal: Journal | None
+    _journal: Journal
 
     def __iter__(self) -> Iterator[T]:
         """Give the rows that are left; each is handled when the next one is asked for."""
         journal = self._journal
-        if journal is None:
-            yield from self._left(0)
-            return
         if process_loop.is_here():
-            raise StepError(journal.listener_id, self._name, "an async listener writes async for … in call.cursor(…)")
-        if (path := journal.begin(self._name)) is None:
+            raise journal.refusal(self._name, "an async listener writes async for … in call.cursor(…)")
+        path = journal.path(self._name)
+        if not journal.begin(path):
             return
         count = journal.finished.rows.get(path, 0)
         for row in self._left(count):
             journal.stop_here()
-            entered = journal.enter(f"{path}{_IN}{count}")
+            entered = journal.enter(f"{path}{IN}{count}", is_step=False)
             try:
                 yield row
             finally:
@@ -294,16 +451,13 @@ class Cursor(Generic[T]):
     async def __aiter__(self) -> AsyncIterator[T]:
         """Do the same in an async listener; what blocks is done in a thread."""
         journal = self._journal
-        if journal is None:
-            async for row in _on_loop(self._given(0)):
-                yield row
-            return
-        if (path := journal.begin(self._name)) is None:
+        path = journal.path(self._name)
+        if not journal.begin(path):
             return
         count = journal.finished.rows.get(path, 0)
         async for row in _on_loop(self._given(count)):
-            journal.stop_here()
-            entered = journal.enter(f"{path}{_IN}{count}")
+            await journal.stop_on_loop()
+            entered = journal.enter(f"{path}{IN}{count}", is_step=False)
             yield row
             journal.leave(entered)
             count += 1
@@ -323,9 +477,13 @@ class Cursor(Generic[T]):
         return rows
 
 
+def _first(path: str) -> str:
+    return path.partition(IN)[0]
+
+
 def _renamed(path: str, earlier: str, name: str) -> str:
     """Return *path* with *name* for *earlier*, if that is its first name."""
-    first, separator, rest = path.partition(_IN)
+    first, separator, rest = path.partition(IN)
     return f"{name}{separator}{rest}" if first == earlier else path
 
 

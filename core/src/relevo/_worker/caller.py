@@ -18,7 +18,7 @@ from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import NO_CONTEXT, Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
-from relevo._listener.call import Call, Outgoing
+from relevo._listener.call import Call, Outgoing, with_steps
 from relevo._listener.journal import Journal, is_interruption
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
@@ -410,7 +410,7 @@ class Caller:
         self, error: BaseException, listener: Listener, call: Call | None, progress: Progress
     ) -> _Ended | _Again:
         """Return how a call of *listener* ends that raised *error*: if its subject is missing, as it is marked."""
-        if is_interruption(error):
+        if is_interruption(error) or (call is not None and call.is_interrupted):
             _log.info("%s stops between two steps, since the worker ends; its next run goes on there", listener.id)
             progress.postpone(listener, 0.0)
             return _Result.PUT_OFF
@@ -486,7 +486,7 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
     result = listener.function(event) if call is None else listener.function(event, call)
     if result is not None:
         # A session that is not async is used by one thread; add() refuses what is seen to be async.
-        done = result if isinstance(call, TransactionalCall) else awaited(result, listener.id)
+        done = result if isinstance(call, TransactionalCall) else awaited(with_steps(result, call), listener.id)
         refuse_undone(done, "the listener")
     if call is not None:
         call.send_held()
@@ -495,7 +495,7 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
 async def _call_on_loop(listener: Listener, event: object, call: Call | None) -> None:
     """Do as :func:`_call` does for an async *listener*; its events are sent in a thread, unless it has a session."""
     result: Any = listener.function(event) if call is None else listener.function(event, call)
-    refuse_undone(await result, "the listener")
+    refuse_undone(await with_steps(result, call), "the listener")
     if call is not None:
         # With a session they are only enlisted, and that must not be used in another thread.
         if call.holds_events() and not isinstance(call, TransactionalCall):

@@ -253,6 +253,8 @@ class AppTesting:
         report counts the event as retried, and then as done.
         """
         self._refuse_outside()
+        if not after:
+            raise ConfigurationError("t.interrupt(after=…): expected the name of a step or a cursor; got ''")
         self._interrupted.add(after)
 
     def drain(self, *, raises: bool = True, twice: bool = False, limit: int = 10_000) -> Report:
