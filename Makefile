@@ -64,7 +64,7 @@ test-all: demo-cron demo-supervisor $(VENV)/.tox ## Run all tests on every Pytho
 	@PYTHONPATH=. $(VENV_PYTHON) benchmarks/mutants.py --check
 
 soak: $(VENV)/.dev ## Kill dispatchers, relays, workers, RabbitMQ and PostgreSQL 2,000 times, and count the effects
-	@$(VENV)/bin/pytest --quiet -m soak tests/integration/test_soak_exactly_once.py
+	@$(VENV)/bin/pytest --quiet -m soak tests/integration/test_soak_exactly_once.py tests/integration/test_steps.py
 
 test-fresh: $(VENV)/.workspace ## Run demo and test on a new Debian 13 in a folder, without and with CI=true; needs root
 	@PYTHONPATH=tests/servers $(VENV_PYTHON) tests/machine/fresh.py

@@ -59,8 +59,8 @@ FEW = ("after upload", "in row 2")
 EVERY = 7
 """Rows from one note to the next, of those that are stopped."""
 
-ROWS_OF_STOP = 300
-"""Rows that are stopped: those of a quarter of a minute."""
+ROWS_OF_STOP = 150
+"""Rows that are stopped: those of some seconds."""
 
 SHOP = '''
 import asyncio
