@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from threading import Barrier
 from typing import Any
 
 import msgspec
@@ -307,6 +308,133 @@ def test_a_loop_that_was_left_does_not_hold_what_comes_after_it(app: App, t: App
     assert done == ["last"]
 
 
+def test_an_async_loop_that_was_left_does_not_hold_what_comes_after_it(
+    app: App, t: AppTesting, done: list[Any]
+) -> None:
+    async def note(name: str) -> None:
+        done.append(name)
+
+    @app.listener("rows.added", id="add")
+    async def add(_: Event, call: Call) -> None:
+        async for row in call.cursor("rows", range(9)):
+            done.append(row)
+            if row == call.attempt:
+                break
+        await call.step("after", note, "after")
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+
+    app.dispatch(Event("rows.added"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert done == [0, 1, "after", 1, 2]
+
+
+@pytest.mark.parametrize("release", ["renamed", "removed", "added"])
+def test_a_step_inside_another_one_may_change_too(app: App, t: AppTesting, done: list[Any], release: str) -> None:
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        def outer() -> None:
+            if call.attempt == 1:
+                call.step("one", done.append, "one")
+                raise RetryLater(delay=1)
+            match release:
+                case "renamed":
+                    call.rename_step("one", to="two")
+                case "removed":
+                    call.forget_steps("one")
+                case _:
+                    call.add_steps("two")
+            call.step("two", done.append, "two")
+
+        call.step("outer", outer)
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert done == (["one"] if release == "renamed" else ["one", "two"])
+
+
+def test_what_threads_dispatch_between_their_steps_is_sent_with_the_listener(
+    app: App, t: AppTesting, done: list[Any]
+) -> None:
+    app.listener("image.resized", id="resized")(lambda event: done.append(event.arguments["n"]))
+
+    @app.listener("image.created", id="process")
+    def process(_: Event, call: Call) -> None:
+        both = Barrier(2)
+
+        def first() -> None:
+            call.step("first", int)
+            both.wait(10)  # the other one is in its step
+            call.dispatch("image.resized", {"n": 1})
+            both.wait(10)
+
+        def second() -> None:
+            def slow() -> None:
+                both.wait(10)
+                both.wait(10)
+
+            call.step("second", slow)
+
+        with ThreadPoolExecutor(2) as pool:
+            for each in (pool.submit(first), pool.submit(second)):
+                each.result()
+        if call.attempt == 1:
+            raise RetryLater(delay=1)
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+
+    assert done == []
+
+
+def test_a_new_step_beside_one_that_was_finished(app: App, t: AppTesting, done: list[Any]) -> None:
+    async def note(name: str) -> None:
+        done.append(name)
+
+    @app.listener("image.created", id="process")
+    async def process(_: Event, call: Call) -> None:
+        first = asyncio.ensure_future(call.step("first", note, "first"))
+        if call.attempt == 1:
+            await first
+            raise RetryLater(delay=1)
+        await call.step("second", note, "second")
+        await first
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+    t.drain()
+
+    assert done == ["first", "second"]
+
+
+def test_a_step_that_was_renamed_beside_others_is_refused_at_the_end(app: App, t: AppTesting, done: list[Any]) -> None:
+    async def note(name: str, attempt: int) -> None:
+        if name == "other" and attempt == 1:
+            await asyncio.sleep(0.01)
+            raise RetryLater(delay=1)
+        done.append(name)
+
+    @app.listener("image.created", id="process")
+    async def process(_: Event, call: Call) -> None:
+        names = ("one" if call.attempt == 1 else "renamed", "other")
+        await asyncio.gather(*(call.step(name, note, name, call.attempt) for name in names))
+
+    app.dispatch(Event("image.created"))
+    t.drain()
+    t.travel("2s")
+
+    with pytest.raises(StepError, match=r'"renamed": it is new, and an earlier run finished "one"'):
+        t.drain()
+    assert sorted(done) == ["one", "other", "renamed"]
+
+
 def test_a_step_that_failed_beside_others_runs_again(app: App, t: AppTesting, done: list[Any]) -> None:
     async def note(name: str, attempt: int) -> None:
         if name == "one" and attempt == 1:
@@ -479,8 +607,8 @@ def misused(call: Call, how: str) -> object:
 @pytest.mark.parametrize(
     ("how", "error", "why"),
     [
-        ("twice", StepError, "it was begun already in this run; in a loop give each its own name"),
-        ("empty", StepError, "a step has a name of 1 to 100 printable characters"),
+        ("twice", StepError, "it was begun already in this run; in a loop, give each step its own name"),
+        ("empty", StepError, "expected a name of 1 to 100 printable characters"),
         ("awaitable", StepError, "pass the async function itself"),
         ("every", ConfigurationError, "expected 1 or more; got 0"),
     ],
@@ -500,7 +628,7 @@ def test_an_async_listener_has_async_steps_alone(app: App, t: AppTesting) -> Non
 
     app.dispatch(Event("image.created"))
 
-    with pytest.raises(StepError, match="in an async listener a step is async"):
+    with pytest.raises(StepError, match="it is not async, and this listener is"):
         t.drain()
 
 
@@ -816,11 +944,11 @@ def test_an_odd_name_is_refused(app: App, t: AppTesting, name: Any) -> None:
     listen = app.listener("image.created", id="process")
     listen(lambda event, call: call.step(name, int) and None)
     app.dispatch(Event("image.created"))
-    with pytest.raises(StepError, match="a step has a name of 1 to 100 printable characters"):
+    with pytest.raises(StepError, match="expected a name of 1 to 100 printable characters"):
         t.drain()
-    with pytest.raises(StepError, match="a step has a name of 1 to 100 printable characters"):
+    with pytest.raises(StepError, match="expected a name of 1 to 100 printable characters"):
         make_call().rename_step("a", to=name)
-    with pytest.raises(StepError, match="a step has a name of 1 to 100 printable characters"):
+    with pytest.raises(StepError, match="expected a name of 1 to 100 printable characters"):
         make_call().add_steps(name)
 
 
@@ -854,7 +982,7 @@ def test_a_change_of_steps_that_comes_too_late_is_refused(app: App, t: AppTestin
 def test_a_result_of_another_program_is_read_or_refused(result: bytes) -> None:
     journal = Journal(listener_id="process", finished=FinishedSteps({"one": msgspec.Raw(result)}), send=print)
 
-    with pytest.raises(StepError, match="its kept result is not readable") as raised:
+    with pytest.raises(StepError, match="its stored result is invalid") as raised:
         journal.result("one")
 
     assert raised.value.is_final

@@ -174,10 +174,11 @@ class SessionError(ConfigurationError):
 
 class StepError(ConfigurationError):
     """
-    Raised in a listener by :meth:`Call.step` or :meth:`Call.cursor` that cannot go on.
+    Raised when a step or a cursor of a listener is used incorrectly, or its result cannot be stored.
 
-    Its name is taken, its result cannot be kept, or an earlier run finished a step that this release does not have. If
-    it *is_final*, the listener is not run again: its step would have its effect once more, and fail again.
+    For example, the name was used already, or a new step begins although a step that an earlier run finished has not
+    begun in this run. The listener fails with it even if it catches it. If *is_final*, the listener is not retried:
+    that would repeat the effect of the step, and fail again.
     """
 
     def __init__(self, listener_id: str, step: str, why: str, *, is_final: bool = False):

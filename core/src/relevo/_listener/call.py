@@ -96,6 +96,9 @@ class Call:
     """Returns the journal of the call, which sends events so; ``None`` without a delivery that keeps one."""
 
     _journal: Journal | None = attrs.field(default=None, init=False)
+    flow: object = attrs.field(default=None, init=False)
+    """The thread or the task in which the listener runs; its caller sets it."""
+
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -319,14 +322,16 @@ class Call:
             What *function* returned, as JSON gives it back, in this run and in later ones: a tuple is a list.
 
         Raises:
-            StepError: The name was used in this run, the result has no exact form in JSON or more than 2,000 bytes, or
-                an earlier run finished a step that has not come in this one.
+            StepError: The name is invalid, or was used in this run by a step that did not fail; the result has no exact
+                form in JSON or more than 2,000 bytes; the step is new, and an earlier run finished one that has not
+                begun in this one; or one of step and listener is async, and the other is not.
 
             ConfigurationError: The listener is transactional, or has ended.
 
             LeaseLostError: The event is another worker's now.
 
-            CodecError: All results of the event together are too large, so it becomes a dead letter.
+            CodecError: The results and names of all steps of the event exceed 16 KiB, and it becomes a dead letter.
+                Without ``checkpoint`` that is found at the settlement.
         """
         journal = self._opened_journal()
         path = journal.path(name)
@@ -334,10 +339,12 @@ class Call:
             if not is_in_loop():
                 raise journal.refusal(name, "its function is async, and this listener is not; write it as async def")
             promised = self._step_on_loop(journal, path, partial(function, *args, **kwargs))
-            journal.promise(path, promised)
+            journal.expect_await(path, promised)
             return promised  # type: ignore[return-value]  # it has what the coroutine of *function* has
         if process_loop.is_here():
-            raise journal.refusal(name, "in an async listener a step is async: pass an async def, or asyncio.to_thread")
+            raise journal.refusal(
+                name, "it is not async, and this listener is; pass an async def, or asyncio.to_thread and it"
+            )
         if journal.begin(path):
             journal.stop_here()
             entered = journal.enter(path)
@@ -354,7 +361,9 @@ class Call:
         return result
 
     async def _step_on_loop(self, journal: Journal, path: str, function: Callable[[], Any]) -> Any:
-        journal.await_begun(path)
+        journal.note_awaited(path)
+        if not journal.has_met(path):
+            await _a_turn()  # tasks that were started before this one begin their steps
         if journal.begin(path):
             await journal.stop_on_loop()
             entered = journal.enter(path)
@@ -378,51 +387,69 @@ class Call:
 
     def cursor(self, name: str, rows: Rows[T], *, every: int = 1) -> Cursor[T]:
         """
-        Return *rows* for a loop that goes on after the last row that was handled: ``for row in call.cursor(…)``.
+        Iterate over *rows*, and continue after the last handled row of an earlier run: ``for row in call.cursor(…)``.
 
         A row is handled when the loop asks for the next one. Then the events that were dispatched for it by the call
-        are sent, and the number of handled rows is stored. An async listener writes ``async for``. *rows* must have the
-        same order in each run.
+        are sent, and the number of handled rows is recorded. An async listener writes ``async for``. *rows* must have
+        the same order in each run.
 
         Args:
-            name: The name of the cursor, as of a :meth:`step`.
+            name: Unique among the steps and cursors of the listener, 1 to 100 characters.
 
-            rows: The rows, or a function that gets the number of those that are handled, and returns the others.
+            rows: The rows, or a function that takes the number of handled rows and returns the remaining ones.
 
-            every: The rows from one note to the next. A crash repeats those after the last note; a stop and a failure
+            every: Store the number after this many rows. A crash repeats the rows since then; a stop and a failure
                 repeat none.
 
         Raises:
-            StepError: As for :meth:`step`.
+            StepError: Raised by the loop, as for :meth:`step`.
 
-            ConfigurationError: The same, or *every* is not positive.
+            ConfigurationError: As for :meth:`step`, or *every* is not positive.
         """
         if type(every) is not int or every < 1:
             raise ConfigurationError(f"{self.listener_id}: call.cursor(every=…): expected 1 or more; got {every!r}")
         return Cursor(name, rows, every, self._opened_journal())
 
     def rename_step(self, earlier: str, *, to: str) -> None:
-        """Let the step *to* be the one that earlier releases of the listener called *earlier*; before that step."""
+        """
+        Use what earlier runs recorded for the step *earlier* as that of *to*.
+
+        Call it before either step begins, and for a step inside another one in the function of that.
+
+        Raises:
+            StepError: Such a step has begun in this run, or a name is invalid.
+        """
         self._opened_journal().rename(earlier, to)
 
     def add_steps(self, *names: str) -> None:
-        """Let new steps come before those that earlier releases of the listener finished; before these steps."""
-        self._opened_journal().expect(names)
+        """
+        Allow new steps to begin before steps that earlier runs finished. Call it before the new steps begin.
+
+        Raises:
+            StepError: A name is invalid.
+        """
+        self._opened_journal().add(names)
 
     def forget_steps(self, *names: str) -> None:
-        """Accept that earlier releases of the listener finished steps that it does not have any more."""
+        """
+        Delete what earlier runs recorded for steps that the listener no longer has.
+
+        Raises:
+            StepError: Such a step has begun in this run, or a name is invalid.
+        """
         self._opened_journal().forget(names)
 
     def _opened_journal(self) -> Journal:
         with self._lock:  # several threads of the listener may begin steps
             if self._over:
-                raise ConfigurationError(f"{self.listener_id}: the listener has ended, so it has no further step")
+                raise ConfigurationError(f"{self.listener_id}: the listener has ended, and begins no further step")
             if self._journal is None:
                 hold = self._held.extend
                 if self._open_journal is None:  # in process, nothing is kept, and events are sent with the listener
                     self._journal = Journal(listener_id=self.listener_id, send=hold)
                 else:
                     self._journal = self._open_journal(hold if self._outgoing is None else self._outgoing.send_held)
+                self._journal.flow = self.flow
             return self._journal
 
     @property
@@ -506,7 +533,16 @@ def with_steps(result: Any, call: Call | None) -> Any:
     return result if call is None or not iscoroutine(result) else _with_steps(result, call)
 
 
+async def _a_turn() -> None:
+    from asyncio import sleep  # noqa: PLC0415 - it is imported where there is a task
+
+    await sleep(0)
+
+
 async def _with_steps(result: Awaitable[Any], call: Call) -> Any:
+    import asyncio  # noqa: PLC0415 - it is imported where there is a coroutine
+
+    call.flow = asyncio.current_task()
     try:
         found = await result
     except (Exception, Interruption, BaseExceptionGroup):  # not if it is cancelled: its time is over

@@ -12,13 +12,13 @@ from contextvars import ContextVar
 from functools import partial
 from itertools import islice
 from threading import Lock, get_ident
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Self, TypeVar
 
 import attrs
 import msgspec
 
 from relevo._event.validation import json_of
-from relevo._listener.process_loop import SMALL_WORK, in_thread, process_loop
+from relevo._listener.process_loop import SMALL_WORK, in_thread, is_in_loop, process_loop
 from relevo.errors import EncodeError, RelevoError, StepError, shown
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ MOST_OF_RESULT = 2000
 _MOST_OF_NAME = 100
 
 _LOOK_EVERY = 0.01
-"""Seconds between two looks whether the steps of other tasks have ended."""
+"""Seconds between two checks whether the steps of other tasks have ended."""
 
 IN = "\x1f"
 """What separates the names in a path, the outer one first."""
@@ -64,7 +64,7 @@ def is_interruption(error: BaseException) -> bool:
 
 @attrs.define(eq=False, repr=False)
 class Scope:
-    """A step that runs, or a row that is handled; its events are sent before that is noted."""
+    """A running step or row. Its events are sent before it is recorded as finished."""
 
     journal: Journal
     path: str
@@ -72,7 +72,6 @@ class Scope:
     """The step or row around it."""
 
     is_step: bool
-    thread: int = attrs.field(factory=get_ident)
     held: list[Any] = attrs.field(factory=list)
     is_waiting: bool = False
     """A step inside waits until the steps beside it have ended, to stop then."""
@@ -87,7 +86,7 @@ class Scope:
 
 
 scope: Final[ContextVar[Scope | None]] = ContextVar("relevo_step", default=None)
-"""That of the step which runs in this thread or task."""
+"""The step or row that runs in this thread or task."""
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -96,15 +95,15 @@ class Journal:
     The steps of one call.
 
     Args:
-        listener_id: Of the listener that is called.
+        listener_id: The id of the called listener.
 
-        finished: What earlier runs finished; it is changed.
+        finished: What earlier runs finished; changed in place.
 
         store: Stores what is finished.
 
         stops: Returns whether the listener is to stop after the step of that name.
 
-        send: Sends what the call holds.
+        send: Dispatches the given held events.
     """
 
     listener_id: str
@@ -114,6 +113,9 @@ class Journal:
     _send: Callable[[Sequence[Any]], None]
     _scopes: list[Scope] = attrs.field(factory=list, init=False)
     _begun: set[str] = attrs.field(factory=set, init=False)
+    _threads: set[int] = attrs.field(factory=set, init=False)
+    """The threads that have begun a step or a row: none of these was started by a step."""
+
     _unawaited: dict[str, Coroutine[Any, Any, Any]] = attrs.field(factory=dict, init=False)
     _last: str = attrs.field(default="", init=False)
     _lock: Lock = attrs.field(factory=Lock, init=False)
@@ -121,48 +123,53 @@ class Journal:
     """Apart from the other one, which an event loop takes: the last state that is stored has all of the others."""
 
     _failed: StepError | None = attrs.field(default=None, init=False)
+    flow: object = attrs.field(default=None, init=False)
+    """The thread or the task in which the listener itself runs; there its steps come one after the other."""
+
+    _unordered: list[str] = attrs.field(factory=list, init=False)
+    """The new steps that were begun elsewhere, while finished ones had not begun: these may come yet."""
+
     end: BaseException | None = attrs.field(default=None, init=False)
     """What ended the steps of this run. It ends the listener too, even if that catches it."""
 
     # --- what an earlier release finished --------------------------------------------------------------
 
     def rename(self, earlier: str, name: str) -> None:
-        """Let *name* be what *earlier* was."""
-        self._check_name(name)
+        """Use what earlier runs recorded for the step *earlier* as that of *name*."""
+        old, new = self.path(earlier), self.path(name)
         with self._lock:
             kept = (*self.finished.steps, *self.finished.rows, *self.finished.begun)
-            if not any(_first(path) == earlier for path in kept):
+            if not any(_is_in(path, old) for path in kept):
                 return
-            if taken := next((each for each in (earlier, name) if each in self._begun), None):
+            if taken := next((name for path, name in ((old, earlier), (new, name)) if path in self._begun), None):
                 raise self.refusal(taken, "it was begun already in this run, so it is too late to rename it")
-            if any(_first(path) == name for path in kept):
-                raise self.refusal(name, f'an earlier run had that one and "{earlier}"; rename it to another name')
-            self.finished.steps = {_renamed(path, earlier, name): each for path, each in self.finished.steps.items()}
-            self.finished.rows = {_renamed(path, earlier, name): each for path, each in self.finished.rows.items()}
-            self.finished.begun = [_renamed(path, earlier, name) for path in self.finished.begun]
+            if any(_is_in(path, new) for path in kept):
+                raise self.refusal(name, f'earlier runs recorded both it and "{earlier}"; choose another new name')
+            self.finished.steps = {_moved(path, old, new): each for path, each in self.finished.steps.items()}
+            self.finished.rows = {_moved(path, old, new): each for path, each in self.finished.rows.items()}
+            self.finished.begun = [_moved(path, old, new) for path in self.finished.begun]
 
     def forget(self, names: Sequence[str]) -> None:
-        """Forget steps that this release of the listener does not have."""
-        with self._lock:
-            for name in names:
-                if name in self._begun:
-                    raise self.refusal(name, "it was begun already in this run, so it is too late to forget it")
-                self._drop(name)
-
-    def expect(self, names: Sequence[str]) -> None:
-        """Let new steps come before those that earlier releases finished."""
+        """Delete what earlier runs recorded for steps that this release of the listener does not have."""
         for name in names:
-            self._check_name(name)
-        with self._lock:
-            self.finished.begun += [name for name in names if name not in self.finished.begun]
+            path = self.path(name)
+            with self._lock:
+                if path in self._begun:
+                    raise self.refusal(name, "it was begun already in this run, so it is too late to forget it")
+                self._drop(path)
+
+    def add(self, names: Sequence[str]) -> None:
+        """Allow new steps to begin before steps that earlier runs finished."""
+        for path in map(self.path, names):
+            with self._lock:
+                if path not in self.finished.begun:
+                    self.finished.begun.append(path)
 
     def _drop(self, path: str) -> None:
         """Forget the step *path*, and those inside it."""
-        inside = path + IN
-        if path in self.finished.begun or any(each.startswith(inside) for each in self.finished.begun):
-            self.finished.begun = [each for each in self.finished.begun if each != path and not each.startswith(inside)]
+        self.finished.begun = [each for each in self.finished.begun if not _is_in(each, path)]
         for kept in (self.finished.steps, self.finished.rows):
-            for each in [each for each in kept if each == path or each.startswith(inside)]:
+            for each in [each for each in kept if _is_in(each, path)]:
                 del kept[each]
 
     # --- the beginning of a step -----------------------------------------------------------------------
@@ -179,27 +186,26 @@ class Journal:
         around = scope.get()
         if around is not None and around.journal is self:
             return around
-        with self._lock:
-            elsewhere = [each for each in self._scopes if each.thread != get_ident()]
-            if not elsewhere or len(elsewhere) < len(self._scopes):
-                return None
-            innermost = elsewhere[-1]
-            if any(each is not innermost and each not in innermost.line() for each in elsewhere):
-                raise self.refusal(
-                    innermost.path.rpartition(IN)[2],
-                    "several steps run, so it is not known to which one this thread belongs; dispatch in the function "
-                    "of the step itself",
-                )
+        open_ones = tuple(self._scopes)
+        if not open_ones or get_ident() in self._threads:
+            return None
+        innermost = open_ones[-1]
+        if any(each is not innermost and each not in innermost.line() for each in open_ones):
+            raise self.refusal(
+                innermost.path.rpartition(IN)[2],
+                "several steps run, so it is not known to which one this thread belongs; dispatch in the function of "
+                "the step itself",
+            )
         return innermost
 
     def begin(self, path: str) -> bool:
         """
-        Begin the step *path*; return whether it is to be done: no earlier run finished it.
+        Begin the step *path*; return whether it has to run, since no earlier run finished it.
 
         Raises:
-            Interruption: It stopped before.
+            Interruption: The listener was stopped earlier in this run.
 
-            StepError: It was begun in this run already, or an earlier run finished a step that has not come in this
+            StepError: It was begun in this run already, or an earlier run finished a step that has not begun in this
                 one.
 
             LeaseLostError: A step before could not be noted.
@@ -211,24 +217,43 @@ class Journal:
         with self._lock:
             if path in self._begun:
                 raise self.refusal(
-                    name, "it was begun already in this run; in a loop give each its own name, or use call.cursor()"
+                    name,
+                    "it was begun already in this run; in a loop, give each step its own name, or use call.cursor()",
                 )
             self._begun.add(path)
             if path in self.finished.steps:
                 return False
             is_new = path not in self.finished.rows and path not in self.finished.begun
             unmet = self._unmet(around) if is_new else []
+            if unmet and self._is_in_order():
+                raise self._out_of_order(name, unmet[0])
             if unmet:
-                raise self.refusal(
-                    name,
-                    f'it is new, and an earlier run finished "{unmet[0]}", which has not come in this one; write at '
-                    f'the beginning call.rename_step("{unmet[0]}", to="{name}") if that is its new name, '
-                    f'call.forget_steps("{unmet[0]}") if it was removed, or call.add_steps("{name}") if this one was '
-                    f"added before it",
-                )
-            if is_new:
+                self._unordered.append(path)
+            elif is_new:
                 self.finished.begun.append(path)
         return True
+
+    def has_met(self, path: str) -> bool:
+        """Return whether all that earlier runs finished has begun, so that a new step may be *path*."""
+        with self._lock:
+            is_known = any(path in kept for kept in (self.finished.steps, self.finished.rows, self.finished.begun))
+            return is_known or not self._unmet(path[: -len(path.rpartition(IN)[2])])
+
+    def _is_in_order(self) -> bool:
+        """Return whether the listener begins a step itself, and no thread or task that it has started."""
+        if self.flow is None or isinstance(self.flow, int):
+            return self.flow in (None, get_ident())
+        from asyncio import current_task  # noqa: PLC0415 - it is imported where there is a task
+
+        return is_in_loop() and current_task() is self.flow
+
+    def _out_of_order(self, name: str, earlier: str) -> StepError:
+        return self.refusal(
+            name,
+            f'it is new, and an earlier run finished "{earlier}", which has not begun in this one; write before it '
+            f'call.rename_step("{earlier}", to="{name}") if that is its new name, call.forget_steps("{earlier}") if it '
+            f'was removed, or call.add_steps("{name}") if this one was added before it',
+        )
 
     def path(self, name: str) -> str:
         """
@@ -243,7 +268,7 @@ class Journal:
 
     def _check_name(self, name: object) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= _MOST_OF_NAME or not name.isprintable():
-            raise self.refusal(shown(name), f"a step has a name of 1 to {_MOST_OF_NAME} printable characters")
+            raise self.refusal(shown(name), f"expected a name of 1 to {_MOST_OF_NAME} printable characters")
 
     def _unmet(self, around: str) -> list[str]:
         """Return the names of steps inside *around* of an earlier run that were not begun in this one."""
@@ -272,7 +297,7 @@ class Journal:
             raise self.end
 
     async def stop_on_loop(self) -> None:
-        """Do the same when the steps beside this one have ended: an error now could cancel them in the middle."""
+        """Do the same after the steps beside this one have ended: an error now could cancel them in the middle."""
         if self.is_interrupted or self._stops(self._last):
             self.end = Interruption()
             around = scope.get()
@@ -300,19 +325,19 @@ class Journal:
         Return what the finished step *path* returned.
 
         Raises:
-            StepError: Something else than relevo wrote it.
+            StepError: The stored result is invalid: relevo did not write it.
         """
         try:
             return msgspec.json.decode(self.finished.steps[path])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            why = f"its kept result is not readable: {error}"
+            why = f"its stored result is invalid: {error}"
             raise self.refusal(path.rpartition(IN)[2], why, is_final=True) from error
 
-    def promise(self, path: str, step: Coroutine[Any, Any, Any]) -> None:
+    def expect_await(self, path: str, step: Coroutine[Any, Any, Any]) -> None:
         """Note that the async *step* was called, and has to be awaited."""
         self._unawaited[path] = step
 
-    def await_begun(self, path: str) -> None:
+    def note_awaited(self, path: str) -> None:
         """Note that an async step is awaited."""
         self._unawaited.pop(path, None)
 
@@ -320,6 +345,7 @@ class Journal:
         """Hold the events that this thread or task dispatches from now on in a scope of their own."""
         around = scope.get()
         entered = Scope(self, path, around if around is not None and around.journal is self else None, is_step)
+        self._threads.add(get_ident())
         self._scopes.append(entered)
         scope.set(entered)
         return entered
@@ -349,6 +375,10 @@ class Journal:
             raise self.end
         if self._failed is not None:
             raise self._failed
+        for path in self._unordered:
+            name = path.rpartition(IN)[2]
+            for earlier in self._unmet(path[: -len(name)]):
+                raise self._out_of_order(name, earlier)
         for path, step in self._unawaited.items():
             step.close()
             why = "it is async, and was not awaited before the listener returned"
@@ -430,7 +460,7 @@ class Cursor(Generic[T]):
         """Give the rows that are left; each is handled when the next one is asked for."""
         journal = self._journal
         if process_loop.is_here():
-            raise journal.refusal(self._name, "an async listener writes async for … in call.cursor(…)")
+            raise journal.refusal(self._name, "this listener is async; write async for … in call.cursor(…)")
         path = journal.path(self._name)
         if not journal.begin(path):
             return
@@ -448,22 +478,9 @@ class Cursor(Generic[T]):
             journal.advance(path, count, every=self._every, held=entered.held)
         journal.finish(path, None)
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    def __aiter__(self) -> AsyncIterator[T]:
         """Do the same in an async listener; what blocks is done in a thread."""
-        journal = self._journal
-        path = journal.path(self._name)
-        if not journal.begin(path):
-            return
-        count = journal.finished.rows.get(path, 0)
-        async for row in _on_loop(self._given(count)):
-            await journal.stop_on_loop()
-            entered = journal.enter(f"{path}{IN}{count}", is_step=False)
-            yield row
-            journal.leave(entered)
-            count += 1
-            note = partial(journal.advance, path, count, every=self._every, held=entered.held)
-            await in_thread(SMALL_WORK, note)
-        await in_thread(SMALL_WORK, journal.finish, path, None)
+        return _AsyncRows(self._name, self._given, self._every, self._journal)
 
     def _given(self, start: int) -> Iterable[T] | AsyncIterable[T]:
         if callable(self._rows):
@@ -477,14 +494,62 @@ class Cursor(Generic[T]):
         return rows
 
 
-def _first(path: str) -> str:
-    return path.partition(IN)[0]
+@attrs.define(eq=False, repr=False)
+class _AsyncRows(Generic[T]):
+    """
+    The rows of a cursor on an event loop.
+
+    It is not a generator. Such a one would notice only after a while, and in another task, that the loop was left.
+    """
+
+    _name: str
+    _given: Callable[[int], Iterable[T] | AsyncIterable[T]]
+    _every: int
+    _journal: Journal
+    _path: str = attrs.field(default="", init=False)
+    _count: int = attrs.field(default=0, init=False)
+    _source: AsyncIterator[T] | None = attrs.field(default=None, init=False)
+    _entered: Scope | None = attrs.field(default=None, init=False)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        journal = self._journal
+        if self._source is None:
+            self._path = journal.path(self._name)
+            if not journal.begin(self._path):
+                raise StopAsyncIteration
+            self._count = journal.finished.rows.get(self._path, 0)
+            self._source = _on_loop(self._given(self._count))
+        if (handled := self._entered) is not None:
+            journal.leave(handled)
+            self._entered = None
+            self._count += 1
+            note = partial(journal.advance, self._path, self._count, every=self._every, held=handled.held)
+            await in_thread(SMALL_WORK, note)
+        try:
+            row = await anext(self._source)
+        except StopAsyncIteration:
+            await in_thread(SMALL_WORK, journal.finish, self._path, None)
+            raise
+        await journal.stop_on_loop()
+        self._entered = journal.enter(f"{self._path}{IN}{self._count}", is_step=False)
+        return row
+
+    def __del__(self) -> None:
+        if self._entered is not None and scope.get() is self._entered:  # the loop was left
+            scope.set(self._entered.around)
 
 
-def _renamed(path: str, earlier: str, name: str) -> str:
-    """Return *path* with *name* for *earlier*, if that is its first name."""
-    first, separator, rest = path.partition(IN)
-    return f"{name}{separator}{rest}" if first == earlier else path
+def _is_in(path: str, around: str) -> bool:
+    """Return whether *path* is *around* or inside it."""
+    return path == around or path.startswith(around + IN)
+
+
+def _moved(path: str, old: str, new: str) -> str:
+    """Return *path* with *new* for *old*, if it begins with that."""
+    return new + path[len(old) :] if _is_in(path, old) else path
 
 
 async def _on_loop(rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from functools import partial
 from logging import getLogger
 from math import inf
+from threading import get_ident
 from typing import Any, Final, Literal
 
 import attrs
@@ -329,8 +330,8 @@ class Caller:
         """Return the journal of a call of *listener*, which is part of *progress*."""
         if listener.mark.transactional:
             raise ConfigurationError(
-                f"{listener.id} is transactional, so all that it writes commits together, and it has no steps; take "
-                f"transactional=… away, or do with a listener of its own what is to commit alone"
+                f"{listener.id} is transactional, so all that it writes commits together, and it has no steps; remove "
+                f"transactional=…, or move each part that commits separately to its own listener"
             )
 
         def store() -> None:
@@ -411,7 +412,7 @@ class Caller:
     ) -> _Ended | _Again:
         """Return how a call of *listener* ends that raised *error*: if its subject is missing, as it is marked."""
         if is_interruption(error) or (call is not None and call.is_interrupted):
-            _log.info("%s stops between two steps, since the worker ends; its next run goes on there", listener.id)
+            _log.info("%s stops between two steps, since the worker ends; its next run continues there", listener.id)
             progress.postpone(listener, 0.0)
             return _Result.PUT_OFF
         if not isinstance(error, SubjectMissingError):
@@ -483,6 +484,8 @@ class Caller:
 
 def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
+    if call is not None:
+        call.flow = get_ident()
     result = listener.function(event) if call is None else listener.function(event, call)
     if result is not None:
         # A session that is not async is used by one thread; add() refuses what is seen to be async.

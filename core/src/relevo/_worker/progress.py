@@ -400,7 +400,7 @@ class NewerStateError(DecodeError):
 
 
 class StateTooLargeError(CodecError):
-    """Raised when the ids of an event's listeners alone are longer than a state may be."""
+    """Raised when the progress of an event is larger than a state may be."""
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

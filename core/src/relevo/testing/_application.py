@@ -279,7 +279,7 @@ class AppTesting:
 
         Raises:
             AssertionError: No listener raised, but an event died or has no listener here, the limit was reached, or
-                no listener came to the step of an :meth:`interrupt`.
+                no step or row began after the name passed to :meth:`interrupt`.
 
             ConfigurationError: A listener is bound to a queue that its event is not routed to.
         """
