@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from inspect import iscoroutine, iscoroutinefunction
+from inspect import iscoroutinefunction
 from logging import getLogger
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
@@ -17,8 +17,8 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectLoader
-from relevo._listener.journal import IN, Cursor, Interruption, Journal, Rows
-from relevo._listener.process_loop import LOADS, SMALL_WORK, in_thread, is_in_loop, process_loop
+from relevo._listener.journal import IN, Cursor, Journal, Rows
+from relevo._listener.process_loop import LOADS, in_thread, is_in_loop, process_loop
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, SubjectMissingError, shown
@@ -96,9 +96,6 @@ class Call:
     """Returns the journal of the call, which sends events so; ``None`` without a delivery that keeps one."""
 
     _journal: Journal | None = attrs.field(default=None, init=False)
-    flow: object = attrs.field(default=None, init=False)
-    """The thread or the task in which the listener runs; its caller sets it."""
-
     _loaded: Any = attrs.field(default=None, init=False)
     _held: list[object] = attrs.field(factory=list, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -356,27 +353,26 @@ class Call:
             journal.leave(entered)
             value = None if value is NOTHING else value  # of call.dispatch()
             self._refuse_awaitable(journal, name, value)
-            journal.finish(path, value, held=entered.held)
+            try:
+                journal.finish(path, value, held=entered.held)
+            except BaseException:
+                journal.retract(path)
+                raise
         result: T = journal.result(path)
         return result
 
     async def _step_on_loop(self, journal: Journal, path: str, function: Callable[[], Any]) -> Any:
         journal.note_awaited(path)
-        if not journal.has_met(path):
-            await _a_turn()  # tasks that were started before this one begin their steps
         if journal.begin(path):
-            await journal.stop_on_loop()
+            journal.stop_here()
             entered = journal.enter(path)
             try:
                 value = await function()
+                await journal.noted(partial(journal.finish, path, value, held=entered.held))
             except BaseException:
                 journal.fail(path, entered)
                 raise
-            scope_ended = journal.leaving(entered)
-            try:
-                await in_thread(SMALL_WORK, partial(journal.finish, path, value, held=entered.held))
-            finally:
-                scope_ended()
+            journal.leave(entered)
         return journal.result(path)
 
     def _refuse_awaitable(self, journal: Journal, name: str, value: object) -> None:
@@ -449,7 +445,6 @@ class Call:
                     self._journal = Journal(listener_id=self.listener_id, send=hold)
                 else:
                     self._journal = self._open_journal(hold if self._outgoing is None else self._outgoing.send_held)
-                self._journal.flow = self.flow
             return self._journal
 
     @property
@@ -461,11 +456,6 @@ class Call:
         """Raise what ended the steps of the listener, if that has caught it; its caller calls it."""
         if self._journal is not None:
             self._journal.check_end()
-
-    async def steps_ended(self) -> None:
-        """Wait until no step of the listener runs in another task."""
-        if self._journal is not None:
-            await self._journal.settled()
 
     if not TYPE_CHECKING:
 
@@ -490,6 +480,8 @@ class Call:
 
         The caller of the listener calls it when the listener has ended.
         """
+        if self._journal is not None:
+            self._journal.close()
         with self._lock:
             self._over = self._has_ended = True
         return self._loaded is not None
@@ -526,27 +518,3 @@ class Call:
     def stop_propagation(self) -> None:
         """Never call the later listeners of this queue for this event, even if this listener raises."""
         self.stopped = True
-
-
-def with_steps(result: Any, call: Call | None) -> Any:
-    """Return *result* of a listener, or if it is a coroutine one that ends with the last step of *call*."""
-    return result if call is None or not iscoroutine(result) else _with_steps(result, call)
-
-
-async def _a_turn() -> None:
-    from asyncio import sleep  # noqa: PLC0415 - it is imported where there is a task
-
-    await sleep(0)
-
-
-async def _with_steps(result: Awaitable[Any], call: Call) -> Any:
-    import asyncio  # noqa: PLC0415 - it is imported where there is a coroutine
-
-    call.flow = asyncio.current_task()
-    try:
-        found = await result
-    except (Exception, Interruption, BaseExceptionGroup):  # not if it is cancelled: its time is over
-        await call.steps_ended()
-        raise
-    await call.steps_ended()
-    return found

@@ -8,6 +8,7 @@ far as the transport keeps that.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from itertools import islice
@@ -18,7 +19,7 @@ import attrs
 import msgspec
 
 from relevo._event.validation import json_of
-from relevo._listener.process_loop import SMALL_WORK, in_thread, is_in_loop, process_loop
+from relevo._listener.process_loop import SMALL_WORK, in_thread, process_loop
 from relevo.errors import EncodeError, RelevoError, StepError, shown
 
 T = TypeVar("T")
@@ -30,9 +31,6 @@ MOST_OF_RESULT = 2000
 """Bytes of the result of one step, as JSON; all results of an event share the 16 KiB of its state."""
 
 _MOST_OF_NAME = 100
-
-_LOOK_EVERY = 0.01
-"""Seconds between two checks whether the steps of other tasks have ended."""
 
 IN = "\x1f"
 """What separates the names in a path, the outer one first."""
@@ -48,7 +46,7 @@ class FinishedSteps(msgspec.Struct, array_like=True):
     """From the path of a cursor to how many of its rows are handled."""
 
     begun: list[str] = []
-    """The paths of steps that were begun and are not finished: an error ended them, or they ran beside others."""
+    """The paths of steps that were begun and are not finished: an error ended them, or a stop came."""
 
 
 class Interruption(BaseException):
@@ -72,9 +70,8 @@ class Scope:
     """The step or row around it."""
 
     is_step: bool
+    thread: int = attrs.field(factory=get_ident)
     held: list[Any] = attrs.field(factory=list)
-    is_waiting: bool = False
-    """A step inside waits until the steps beside it have ended, to stop then."""
 
     def line(self) -> list[Scope]:
         """Return the steps and rows around it, the innermost first."""
@@ -109,26 +106,24 @@ class Journal:
     listener_id: str
     finished: FinishedSteps = attrs.field(factory=FinishedSteps)
     _store: Callable[[], None] = lambda: None
+    is_kept: bool = False
+    """Whether there is a delivery to keep it with, so that its notes may block."""
+
     _stops: Callable[[str], bool] = lambda _: False
     _send: Callable[[Sequence[Any]], None]
     _scopes: list[Scope] = attrs.field(factory=list, init=False)
     _begun: set[str] = attrs.field(factory=set, init=False)
-    _threads: set[int] = attrs.field(factory=set, init=False)
-    """The threads that have begun a step or a row: none of these was started by a step."""
+    _left: list[Any] = attrs.field(factory=list, init=False)
+    """The events of rows at which a loop was left."""
 
     _unawaited: dict[str, Coroutine[Any, Any, Any]] = attrs.field(factory=dict, init=False)
     _last: str = attrs.field(default="", init=False)
     _lock: Lock = attrs.field(factory=Lock, init=False)
     _storing: Lock = attrs.field(factory=Lock, init=False)
-    """Apart from the other one, which an event loop takes: the last state that is stored has all of the others."""
+    """Apart from the other one, which an event loop takes."""
 
     _failed: StepError | None = attrs.field(default=None, init=False)
-    flow: object = attrs.field(default=None, init=False)
-    """The thread or the task in which the listener itself runs; there its steps come one after the other."""
-
-    _unordered: list[str] = attrs.field(factory=list, init=False)
-    """The new steps that were begun elsewhere, while finished ones had not begun: these may come yet."""
-
+    _is_closed: bool = attrs.field(default=False, init=False)
     end: BaseException | None = attrs.field(default=None, init=False)
     """What ended the steps of this run. It ends the listener too, even if that catches it."""
 
@@ -178,25 +173,13 @@ class Journal:
         """
         Return the step or row that runs in this thread or task; ``None`` outside of all.
 
-        A thread that the step started has it too, unless several run.
-
-        Raises:
-            StepError: Several run, so it is not known which one started this thread.
+        A thread that the step or the row started has it too.
         """
         around = scope.get()
         if around is not None and around.journal is self:
             return around
-        open_ones = tuple(self._scopes)
-        if not open_ones or get_ident() in self._threads:
-            return None
-        innermost = open_ones[-1]
-        if any(each is not innermost and each not in innermost.line() for each in open_ones):
-            raise self.refusal(
-                innermost.path.rpartition(IN)[2],
-                "several steps run, so it is not known to which one this thread belongs; dispatch in the function of "
-                "the step itself",
-            )
-        return innermost
+        innermost = next(iter(self._scopes[-1:]), None)
+        return None if innermost is None or innermost.thread == get_ident() else innermost
 
     def begin(self, path: str) -> bool:
         """
@@ -212,9 +195,10 @@ class Journal:
         """
         name = path.rpartition(IN)[2]
         around = path[: -len(name)]
-        if self.end is not None:
-            raise self.end
+        self._require_open(name)
         with self._lock:
+            if beside := self._beside():
+                raise self.refusal(name, f'the step "{beside}" runs beside it; steps come one after the other')
             if path in self._begun:
                 raise self.refusal(
                     name,
@@ -225,35 +209,29 @@ class Journal:
                 return False
             is_new = path not in self.finished.rows and path not in self.finished.begun
             unmet = self._unmet(around) if is_new else []
-            if unmet and self._is_in_order():
-                raise self._out_of_order(name, unmet[0])
             if unmet:
-                self._unordered.append(path)
-            elif is_new:
+                raise self.refusal(
+                    name,
+                    f'it is new, and an earlier run finished "{unmet[0]}", which has not begun in this one; write '
+                    f'before it call.rename_step("{unmet[0]}", to="{name}") if that is its new name, '
+                    f'call.forget_steps("{unmet[0]}") if it was removed, or call.add_steps("{name}") if this one was '
+                    f"added before it",
+                )
+            if is_new:
                 self.finished.begun.append(path)
         return True
 
-    def has_met(self, path: str) -> bool:
-        """Return whether all that earlier runs finished has begun, so that a new step may be *path*."""
-        with self._lock:
-            is_known = any(path in kept for kept in (self.finished.steps, self.finished.rows, self.finished.begun))
-            return is_known or not self._unmet(path[: -len(path.rpartition(IN)[2])])
+    def _beside(self) -> str:
+        """Return the name of a step that runs in another thread or task; empty if there is none."""
+        around = scope.get()
+        own = [] if around is None or around.journal is not self else [around, *around.line()]
+        return next((each.path.rpartition(IN)[2] for each in self._scopes if each.is_step and each not in own), "")
 
-    def _is_in_order(self) -> bool:
-        """Return whether the listener begins a step itself, and no thread or task that it has started."""
-        if self.flow is None or isinstance(self.flow, int):
-            return self.flow in (None, get_ident())
-        from asyncio import current_task  # noqa: PLC0415 - it is imported where there is a task
-
-        return is_in_loop() and current_task() is self.flow
-
-    def _out_of_order(self, name: str, earlier: str) -> StepError:
-        return self.refusal(
-            name,
-            f'it is new, and an earlier run finished "{earlier}", which has not begun in this one; write before it '
-            f'call.rename_step("{earlier}", to="{name}") if that is its new name, call.forget_steps("{earlier}") if it '
-            f'was removed, or call.add_steps("{name}") if this one was added before it',
-        )
+    def _require_open(self, name: str) -> None:
+        if self.end is not None:
+            raise self.end
+        if self._is_closed:
+            raise StepError(self.listener_id, name, "the listener has ended")
 
     def path(self, name: str) -> str:
         """
@@ -296,28 +274,6 @@ class Journal:
             self.end = Interruption()
             raise self.end
 
-    async def stop_on_loop(self) -> None:
-        """Do the same after the steps beside this one have ended: an error now could cancel them in the middle."""
-        if self.is_interrupted or self._stops(self._last):
-            self.end = Interruption()
-            around = scope.get()
-            for each in () if around is None or around.journal is not self else (around, *around.line()):
-                each.is_waiting = True
-            await self.settled()
-            raise self.end
-
-    async def settled(self) -> None:
-        """Wait until no step runs in another task."""
-        from asyncio import sleep  # noqa: PLC0415 - only a listener that is async needs it
-
-        while any(each.is_step and not each.is_waiting for each in tuple(self._scopes)):  # noqa: ASYNC110 - in threads too
-            await sleep(_LOOK_EVERY)
-
-    @property
-    def runs_steps(self) -> bool:
-        """Whether a step runs."""
-        return any(each.is_step for each in tuple(self._scopes))
-
     # --- while it runs, and its end --------------------------------------------------------------------
 
     def result(self, path: str) -> Any:
@@ -345,24 +301,35 @@ class Journal:
         """Hold the events that this thread or task dispatches from now on in a scope of their own."""
         around = scope.get()
         entered = Scope(self, path, around if around is not None and around.journal is self else None, is_step)
-        self._threads.add(get_ident())
         self._scopes.append(entered)
         scope.set(entered)
         return entered
 
     def leave(self, entered: Scope) -> None:
         """End the scope; its events are the caller's to send."""
-        self.leaving(entered)()
+        if scope.get() is entered:  # else the collector ends a loop that was left, somewhere else
+            scope.set(entered.around)
+        self._scopes.remove(entered)
 
-    def leaving(self, entered: Scope) -> Callable[[], None]:
-        """End the scope for this thread or task; return what ends it for those that wait for the step."""
-        scope.set(entered.around)
-        return partial(self._scopes.remove, entered)
+    def abandon(self, entered: Scope) -> None:
+        """End the scope of a row at which the loop was left; its events are sent with the listener."""
+        self.leave(entered)
+        self._left += entered.held
 
     def fail(self, path: str, entered: Scope) -> None:
         """End the scope of a step that failed, which may be begun again."""
         self.leave(entered)
-        self._begun.discard(path)
+        self.retract(path)
+
+    def retract(self, path: str) -> None:
+        """Let the step *path*, which was not finished, be begun again in this run."""
+        with self._lock:
+            self._begun = {each for each in self._begun if not _is_in(each, path)}
+
+    def close(self) -> None:
+        """Refuse further steps and notes: the listener has ended."""
+        with self._storing:  # a note that is being stored is of this delivery
+            self._is_closed = True
 
     def check_end(self) -> None:
         """
@@ -375,56 +342,70 @@ class Journal:
             raise self.end
         if self._failed is not None:
             raise self._failed
-        for path in self._unordered:
-            name = path.rpartition(IN)[2]
-            for earlier in self._unmet(path[: -len(name)]):
-                raise self._out_of_order(name, earlier)
         for path, step in self._unawaited.items():
             step.close()
             why = "it is async, and was not awaited before the listener returned"
             raise self.refusal(path.rpartition(IN)[2], why)
 
     def unsent(self) -> Sequence[Any]:
-        """Return the events of rows that were not finished: the loop was left."""
-        return [event for each in self._scopes for event in each.held]
+        """Return the events of rows at which a loop was left."""
+        return tuple(self._left)
 
     def finish(self, path: str, value: object, *, held: Sequence[Any] = ()) -> None:
         """
         Send *held*; then note and store that the step *path* returned *value*; blocking.
 
         Raises:
-            StepError: *value* has no exact form in JSON, or is too large.
+            StepError: *value* has no exact form in JSON, or is too large, or the listener has ended.
 
             LeaseLostError: The event is another worker's now.
         """
         name = path.rpartition(IN)[2]
         result = self._encoded(name, value)
-        if held:
-            self._send(held)
-        with self._lock:
+        with self._noting(name, held):
             self._drop(path)
             self.finished.steps[path] = result
-            self._last = name
-        self._keep()
 
     def advance(self, path: str, rows: int, *, every: int, held: Sequence[Any] = ()) -> None:
         """Send *held*; then note that *rows* rows of *path* are handled, and store each *every*-th time; blocking."""
-        if held:
-            self._send(held)
-        with self._lock:
+        with self._noting(path.rpartition(IN)[2], held, is_stored=rows % every == 0):
             self._drop(path)
             self.finished.rows[path] = rows
-            self._last = path.rpartition(IN)[2]
-        if rows % every == 0:
-            self._keep()
 
-    def _keep(self) -> None:
+    @contextmanager
+    def _noting(self, name: str, held: Sequence[Any], *, is_stored: bool = True) -> Iterator[None]:
+        """Send *held*, then store what the block notes, unless the listener has ended."""
         with self._storing:
+            self._require_open(name)
+            if held:
+                self._send(held)
+            with self._lock:
+                yield
+                self._last = name
             try:
-                self._store()
+                if is_stored:
+                    self._store()
             except RelevoError as error:  # the lease is lost, or the state too large: no later step would be kept
                 self.end = error
                 raise
+
+    async def noted(self, note: Callable[[], None]) -> None:
+        """
+        Call *note* in a thread, if it may block, and await that to its end.
+
+        Raises:
+            CancelledError: The task was cancelled meanwhile; the note is complete.
+        """
+        if not self.is_kept:
+            note()
+            return
+        from asyncio import CancelledError, current_task  # noqa: PLC0415 - it is imported where there is a task
+
+        task = current_task()
+        before = 0 if task is None else task.cancelling()
+        await in_thread(SMALL_WORK, note)
+        if task is not None and task.cancelling() > before:
+            raise CancelledError
 
     def _encoded(self, name: str, value: object) -> msgspec.Raw:
         try:
@@ -470,9 +451,9 @@ class Cursor(Generic[T]):
             entered = journal.enter(f"{path}{IN}{count}", is_step=False)
             try:
                 yield row
-            finally:
-                if scope.get() is entered:  # else the loop was left, and the collector ends it somewhere else
-                    scope.set(entered.around)
+            except GeneratorExit:  # the loop was left
+                journal.abandon(entered)
+                raise
             journal.leave(entered)
             count += 1
             journal.advance(path, count, every=self._every, held=entered.held)
@@ -526,20 +507,20 @@ class _AsyncRows(Generic[T]):
             journal.leave(handled)
             self._entered = None
             self._count += 1
-            note = partial(journal.advance, self._path, self._count, every=self._every, held=handled.held)
-            await in_thread(SMALL_WORK, note)
+            held, count = handled.held, self._count
+            await journal.noted(partial(journal.advance, self._path, count, every=self._every, held=held))
         try:
             row = await anext(self._source)
         except StopAsyncIteration:
-            await in_thread(SMALL_WORK, journal.finish, self._path, None)
+            await journal.noted(partial(journal.finish, self._path, None))
             raise
-        await journal.stop_on_loop()
+        journal.stop_here()
         self._entered = journal.enter(f"{self._path}{IN}{self._count}", is_step=False)
         return row
 
     def __del__(self) -> None:
-        if self._entered is not None and scope.get() is self._entered:  # the loop was left
-            scope.set(self._entered.around)
+        if self._entered is not None:  # the loop was left
+            self._journal.abandon(self._entered)
 
 
 def _is_in(path: str, around: str) -> bool:

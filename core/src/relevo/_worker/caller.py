@@ -7,7 +7,6 @@ from enum import Enum, auto
 from functools import partial
 from logging import getLogger
 from math import inf
-from threading import get_ident
 from typing import Any, Final, Literal
 
 import attrs
@@ -19,7 +18,7 @@ from relevo._event.codec import Document, context_of, decoded, generic, typed
 from relevo._event.context import NO_CONTEXT, Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
-from relevo._listener.call import Call, Outgoing, with_steps
+from relevo._listener.call import Call, Outgoing
 from relevo._listener.journal import Journal, is_interruption
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
@@ -335,13 +334,16 @@ class Caller:
             )
 
         def store() -> None:
-            if not self._keep(delivery, progress):
+            if self._checkpoint is None:
+                dumped(progress)  # so that one that is too large fails now, and not at a stop
+            elif not self._keep(delivery, progress):
                 raise LeaseLostError(delivery.queue, delivery)
 
         return Journal(
             listener_id=listener.id,
             finished=progress.finished_by(listener),
             store=store,
+            is_kept=True,
             stops=self._stops,
             send=send,
         )
@@ -484,12 +486,10 @@ class Caller:
 
 def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
-    if call is not None:
-        call.flow = get_ident()
     result = listener.function(event) if call is None else listener.function(event, call)
     if result is not None:
         # A session that is not async is used by one thread; add() refuses what is seen to be async.
-        done = result if isinstance(call, TransactionalCall) else awaited(with_steps(result, call), listener.id)
+        done = result if isinstance(call, TransactionalCall) else awaited(result, listener.id)
         refuse_undone(done, "the listener")
     if call is not None:
         call.send_held()
@@ -498,7 +498,7 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
 async def _call_on_loop(listener: Listener, event: object, call: Call | None) -> None:
     """Do as :func:`_call` does for an async *listener*; its events are sent in a thread, unless it has a session."""
     result: Any = listener.function(event) if call is None else listener.function(event, call)
-    refuse_undone(await with_steps(result, call), "the listener")
+    refuse_undone(await result, "the listener")
     if call is not None:
         # With a session they are only enlisted, and that must not be used in another thread.
         if call.holds_events() and not isinstance(call, TransactionalCall):

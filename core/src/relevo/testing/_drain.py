@@ -15,7 +15,7 @@ from relevo._event.codec import decoded, generic
 from relevo._event.event import Event
 from relevo._hook import hookimpl
 from relevo._listener import process_loop
-from relevo._listener.call import Call, with_steps
+from relevo._listener.call import Call
 from relevo._listener.journal import is_interruption
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.process_loop import awaited
@@ -252,7 +252,7 @@ class _ReportingTable(ListenerTable):
         def function(*arguments: Any) -> object:
             try:
                 call: Call | None = arguments[1] if len(arguments) > 1 else None
-                result = awaited(with_steps(listener.function(*arguments), call), listener.id)
+                result = awaited(listener.function(*arguments), listener.id)
                 if call is not None:
                     call.check_steps()
                 return result  # noqa: TRY300 - what is caught may come from each of these
