@@ -303,8 +303,8 @@ class Call:
         An async listener awaits it: ``await call.step("resize", resize, image)`` with an ``async def``. The note is
         stored at once where the transport claims ``checkpoint``, and with the settlement elsewhere. A crash in the
         middle of *function*, or before the note is stored, runs it again. Events that it dispatches by the call are
-        sent before the note. When the worker is to end, the listener stops between two steps, and goes on at its next
-        run; that counts as no run.
+        sent before the note. When the worker is to end, the listener stops between two steps, and continues at its
+        next run; that counts as no run.
 
         Args:
             name: The name of the step, which no other step of the listener has, of 1 to 100 characters.
@@ -321,14 +321,14 @@ class Call:
         Raises:
             StepError: The name is invalid, or was used in this run by a step that did not fail; the result has no exact
                 form in JSON or more than 2,000 bytes; the step is new, and an earlier run finished one that has not
-                begun in this one; or one of step and listener is async, and the other is not.
+                begun in this one; another step runs beside it; or one of step and listener is async, and the other is
+                not.
 
             ConfigurationError: The listener is transactional, or has ended.
 
             LeaseLostError: The event is another worker's now.
 
             CodecError: The results and names of all steps of the event exceed 16 KiB, and it becomes a dead letter.
-                Without ``checkpoint`` that is found at the settlement.
         """
         journal = self._opened_journal()
         path = journal.path(name)

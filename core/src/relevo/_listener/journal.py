@@ -188,8 +188,8 @@ class Journal:
         Raises:
             Interruption: The listener was stopped earlier in this run.
 
-            StepError: It was begun in this run already, or an earlier run finished a step that has not begun in this
-                one.
+            StepError: It was begun in this run already, another one runs beside it, or an earlier run finished a step
+                that has not begun in this one.
 
             LeaseLostError: A step before could not be noted.
         """
