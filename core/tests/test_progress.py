@@ -761,3 +761,31 @@ def test_a_revived_event_has_raised_nothing_yet() -> None:
     _, outcome = _died(ValueError("one"))
 
     assert loaded(revived(outcome.state or b"")).raised == {}
+
+
+# --- steps ---------------------------------------------------------------------------------------------
+
+
+def test_a_renamed_listener_keeps_its_steps() -> None:
+    progress = Progress(STATE_VERSION)
+    progress.finished_by(_listener("old")).steps["resize"] = msgspec.Raw(b"null")
+    renamed = _listener("new", "old")
+
+    progress.adopt_aliases([renamed])
+
+    assert progress.finished_by(renamed).steps.keys() == {"resize"}
+    assert progress.finished.keys() == {"new"}
+
+
+def test_what_a_listener_finished_is_stored_until_it_is_done() -> None:
+    progress = Progress(STATE_VERSION)
+    progress.finished_by(A).steps["resize"] = msgspec.Raw(b'"small"')
+
+    back = loaded(dumped(progress))
+    missing = back.missing([])  # a worker without this listener waits for one that has it
+    steps = dict(back.finished_by(A).steps)
+    back.finish(A)
+
+    assert missing == ["a"]
+    assert steps == {"resize": msgspec.Raw(b'"small"')}
+    assert back.finished == {}

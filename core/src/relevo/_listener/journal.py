@@ -50,7 +50,7 @@ class FinishedSteps(msgspec.Struct, array_like=True):
 
 
 class Interruption(BaseException):
-    """Raised between two steps when the worker ends: the listener goes on at its next run."""
+    """Raised between two steps when the worker ends: the listener continues at its next run."""
 
 
 def is_interruption(error: BaseException) -> bool:
