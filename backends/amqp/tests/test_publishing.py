@@ -461,6 +461,7 @@ def test_the_next_receive_brings_events_after_an_interrupt_of_a_question_to_the_
         _INTERRUPT
         + f"within = {within!r}\n"
         + """
+import time
 from relevo import Ack
 
 def opened():
@@ -471,13 +472,16 @@ def received(transport, wait):
     transport.settle([(each, Ack()) for each in found])
     return len(found)
 
-number, whole, wrong = 0, False, []
-while not whole and not wrong:
+number, whole, wrong = 0, 0, []
+while whole < 3 and not wrong:
     killed = opened()
     killed.send([envelope("suspect")])
     killed.receive([sys.argv[3]], limit=1, lease=60.0, wait=10.0)
     killed._abort()
     transport = opened()
+    with opened() as idle:
+        while not idle.stats(sys.argv[3]).ready:  # the server notices a moment later that the connection is lost
+            time.sleep(0.01)
     transport.send([envelope(str(each)) for each in range(4)])
     interrupt = Interrupt(number, within=within)
     sys.settrace(interrupt.trace)
@@ -497,8 +501,10 @@ while not whole and not wrong:
                 pass
     except Exception as error:
         wrong = [number, interrupt.done, repr(error)]
-    number += 3
-    whole = not interrupt.done
+    if interrupt.done:
+        number, whole = number + 3, 0
+    elif interrupt.seen:
+        whole += 1
 print(json.dumps([number, wrong]), flush=True)
 """,
     )
@@ -628,6 +634,7 @@ class Interrupt:
         self.more = more
         self.within = within
         self.left = number
+        self.seen = False
         self.done = ""
         self.before = {}
 
@@ -656,6 +663,7 @@ class Interrupt:
                 and clause(code, place) == clause(code, at)  # the interrupt is raised by the one before
                 and self.inside(frame)
             ):
+                self.seen = True
                 self.left -= 1
                 if self.left < 0:
                     self.done = f"{code.co_qualname}, line {frame.f_lineno}"
