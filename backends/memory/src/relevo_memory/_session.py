@@ -117,6 +117,13 @@ class MemoryHandling(HandlingTransaction):
                 self._store.checkpoint(self._delivery, state, self._now())
             self._store.unpin(self._delivery, self._now())
 
+    def go_on(self) -> None:
+        self._own.go_on()
+
+    @property
+    def has_written(self) -> bool:
+        return self._own.has_written
+
     def close(self) -> None:
         self._own.close()
 

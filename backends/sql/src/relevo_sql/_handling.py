@@ -154,6 +154,13 @@ class SqlHandling(HandlingTransaction):
             or self._dialect.error_kind(error) in LOCKED
         )
 
+    def go_on(self) -> None:
+        self._own.go_on()
+
+    @property
+    def has_written(self) -> bool:
+        return self._own.has_written
+
     def close(self) -> None:
         self._own.close()
 

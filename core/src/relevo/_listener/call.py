@@ -17,7 +17,7 @@ from relevo._event.codec import Document, attributes_of, context_of, generic, ge
 from relevo._event.context import ambient
 from relevo._event.event import event_from
 from relevo._event.subject import Gone, Subject, SubjectLoader
-from relevo._listener.journal import IN, Cursor, Journal, Rows
+from relevo._listener.journal import IN, Cursor, Journal, Rows, StepTransaction
 from relevo._listener.process_loop import LOADS, in_thread, is_in_loop, process_loop
 from relevo._synonym import missing_attribute
 from relevo._transport.envelope import Urgency
@@ -92,8 +92,12 @@ class Call:
     _event: Any = None
     _event_id: str = ""
     _session: Any = None
-    _open_journal: Callable[[Callable[[Sequence[Any]], None]], Journal] | None = None
-    """Returns the journal of the call, which sends events so; ``None`` without a delivery that keeps one."""
+    _open_journal: Callable[[Callable[[Sequence[Any]], None], StepTransaction | None], Journal] | None = None
+    """
+    Returns the journal of the call, which sends events so and commits so; ``None`` without a delivery that keeps one.
+    """
+
+    _transaction: StepTransaction | None = attrs.field(default=None, init=False)
 
     _journal: Journal | None = attrs.field(default=None, init=False)
     _loaded: Any = attrs.field(default=None, init=False)
@@ -237,9 +241,13 @@ class Call:
             )
         return self._session
 
-    def use_session(self, session: Any) -> None:
-        """Make *session* that of the listener; ``None`` for none. The caller of the listener calls it."""
-        self._session = session
+    def use_session(self, session: Any, transaction: StepTransaction | None = None) -> None:
+        """
+        Make *session* that of the listener; ``None`` for none. The caller of the listener calls it.
+
+        With *transaction* each finished step commits what was written with it.
+        """
+        self._session, self._transaction = session, transaction
 
     def dispatch(
         self,
@@ -324,7 +332,7 @@ class Call:
                 begun in this one; another step runs beside it; or one of step and listener is async, and the other is
                 not.
 
-            ConfigurationError: The listener is transactional, or has ended.
+            ConfigurationError: The listener has ended.
 
             LeaseLostError: The event is another worker's now.
 
@@ -347,8 +355,8 @@ class Call:
             entered = journal.enter(path)
             try:
                 value: object = function(*args, **kwargs)
-            except BaseException:
-                journal.fail(path, entered)
+            except BaseException as error:
+                journal.fail(path, entered, error)
                 raise
             journal.leave(entered)
             value = None if value is NOTHING else value  # of call.dispatch()
@@ -369,8 +377,8 @@ class Call:
             try:
                 value = await function()
                 await journal.noted(partial(journal.finish, path, value, held=entered.held))
-            except BaseException:
-                journal.fail(path, entered)
+            except BaseException as error:
+                journal.fail(path, entered, error)
                 raise
             journal.leave(entered)
         return journal.result(path)
@@ -440,17 +448,24 @@ class Call:
             if self._over:
                 raise ConfigurationError(f"{self.listener_id}: the listener has ended, and begins no further step")
             if self._journal is None:
-                hold = self._held.extend
-                if self._open_journal is None:  # in process, nothing is kept, and events are sent with the listener
-                    self._journal = Journal(listener_id=self.listener_id, send=hold)
-                else:
-                    self._journal = self._open_journal(hold if self._outgoing is None else self._outgoing.send_held)
+                self._journal = self._made_journal(self._held.extend)
             return self._journal
+
+    def _made_journal(self, hold: Callable[[Sequence[Any]], None]) -> Journal:
+        if self._open_journal is None:  # in process, nothing is kept, and events are sent with the listener
+            return Journal(listener_id=self.listener_id, send=hold)
+        send = hold if self._outgoing is None else partial(self._outgoing.send_held, session=self._session)
+        return self._open_journal(send, self._transaction)
 
     @property
     def is_interrupted(self) -> bool:
         """Whether the listener stopped between two steps, since the worker ends."""
         return self._journal is not None and self._journal.is_interrupted
+
+    def roll_back_steps(self) -> None:
+        """Forget the steps that did not commit; the caller of a transactional listener calls it."""
+        if self._journal is not None:
+            self._journal.roll_back()
 
     def check_steps(self) -> None:
         """Raise what ended the steps of the listener, if that has caught it; its caller calls it."""

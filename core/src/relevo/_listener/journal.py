@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from functools import partial
 from itertools import islice
 from threading import Lock, get_ident
-from typing import Annotated, Any, Final, Generic, Self, TypeVar
+from typing import Annotated, Any, Final, Generic, Protocol, Self, TypeVar
 
 import attrs
 import msgspec
@@ -47,6 +47,28 @@ class FinishedSteps(msgspec.Struct, array_like=True):
 
     begun: list[str] = []
     """The paths of steps that were begun and are not finished: an error ended them, or a stop came."""
+
+    def copied(self) -> FinishedSteps:
+        """Return a copy, which does not change with this."""
+        return FinishedSteps({**self.steps}, {**self.rows}, [*self.begun])
+
+
+class StepTransaction(Protocol):
+    """The transaction of a listener, which commits with each finished step."""
+
+    @property
+    def finished(self) -> FinishedSteps | None:
+        """What earlier runs finished, if it is stored with what they wrote and not in the progress of the event."""
+
+    @property
+    def has_written(self) -> bool:
+        """Whether something was written since it began, or since the last commit."""
+
+    def commit(self) -> None:
+        """Commit what was written with what is noted, and begin again; blocking."""
+
+    async def on_loop(self, work: Callable[[], None]) -> None:
+        """Call *work* so that the event loop awaits what it does with the session."""
 
 
 class Interruption(BaseException):
@@ -101,6 +123,8 @@ class Journal:
         stops: Returns whether the listener is to stop after the step of that name.
 
         send: Dispatches the given held events.
+
+        transaction: Commits what is written with what is finished; ``None`` if the listener is not transactional.
     """
 
     listener_id: str
@@ -111,6 +135,10 @@ class Journal:
 
     _stops: Callable[[str], bool] = lambda _: False
     _send: Callable[[Sequence[Any]], None]
+    _transaction: StepTransaction | None = None
+    _committed: FinishedSteps = attrs.field(init=False)
+    """What is noted in the last commit of the transaction."""
+
     _scopes: list[Scope] = attrs.field(factory=list, init=False)
     _begun: set[str] = attrs.field(factory=set, init=False)
     _left: list[Any] = attrs.field(factory=list, init=False)
@@ -126,6 +154,9 @@ class Journal:
     _is_closed: bool = attrs.field(default=False, init=False)
     end: BaseException | None = attrs.field(default=None, init=False)
     """What ended the steps of this run. It ends the listener too, even if that catches it."""
+
+    def __attrs_post_init__(self) -> None:
+        self._committed = self.finished.copied()
 
     # --- what an earlier release finished --------------------------------------------------------------
 
@@ -204,6 +235,8 @@ class Journal:
                     name,
                     "it was begun already in this run; in a loop, give each step its own name, or use call.cursor()",
                 )
+            if path not in self.finished.steps:
+                self._require_nothing_written(name)
             self._begun.add(path)
             if path in self.finished.steps:
                 return False
@@ -220,6 +253,15 @@ class Journal:
             if is_new:
                 self.finished.begun.append(path)
         return True
+
+    def _require_nothing_written(self, name: str) -> None:
+        if self._transaction is not None and self._transaction.has_written:
+            raise self.refusal(
+                name,
+                "call.session has written something before it that no finished step has committed; that would commit "
+                "with this step, and a later run would write it again; move it into a step of its own, or behind the "
+                "last one; a step inside the row of a cursor needs every=1",
+            )
 
     def _beside(self) -> str:
         """Return the name of a step that runs in another thread or task; empty if there is none."""
@@ -316,15 +358,23 @@ class Journal:
         self.leave(entered)
         self._left += entered.held
 
-    def fail(self, path: str, entered: Scope) -> None:
-        """End the scope of a step that failed, which may be begun again."""
+    def fail(self, path: str, entered: Scope, error: BaseException) -> None:
+        """End the scope of a step that raised *error*; it may be begun again, unless it has written something."""
         self.leave(entered)
         self.retract(path)
+        if self._transaction is not None and self._transaction.has_written:
+            self.end = self.end or error
 
     def retract(self, path: str) -> None:
         """Let the step *path*, which was not finished, be begun again in this run."""
         with self._lock:
             self._begun = {each for each in self._begun if not _is_in(each, path)}
+
+    def roll_back(self) -> None:
+        """Forget what was noted since the last commit of the transaction: it was rolled back."""
+        with self._lock:
+            kept = self._committed.copied()
+            self.finished.steps, self.finished.rows, self.finished.begun = kept.steps, kept.rows, kept.begun
 
     def close(self) -> None:
         """Refuse further steps and notes: the listener has ended."""
@@ -385,9 +435,18 @@ class Journal:
             try:
                 if is_stored:
                     self._store()
+                    self._note_commit()
             except RelevoError as error:  # the lease is lost, or the state too large: no later step would be kept
                 self.end = error
                 raise
+            except BaseException as error:
+                if self._transaction is not None:  # it has ended
+                    self.end = error
+                raise
+
+    def _note_commit(self) -> None:
+        if self._transaction is not None:
+            self._committed = self.finished.copied()
 
     async def noted(self, note: Callable[[], None]) -> None:
         """
@@ -403,7 +462,10 @@ class Journal:
 
         task = current_task()
         before = 0 if task is None else task.cancelling()
-        await in_thread(SMALL_WORK, note)
+        if self._transaction is not None:
+            await self._transaction.on_loop(note)
+        else:
+            await in_thread(SMALL_WORK, note)
         if task is not None and task.cancelling() > before:
             raise CancelledError
 

@@ -77,7 +77,8 @@ class HandlingTransaction(ABC):
         """
         Store *state* with the delivery, in the same transaction, and commit that.
 
-        If it returns, the transaction has committed, even if a listener to the session's events raised afterwards.
+        If it returns, the transaction has committed, even if a listener to the session's events raised afterwards. Then
+        it ends by :meth:`close`, or begins again by :meth:`go_on`.
 
         Args:
             state: The state.
@@ -105,6 +106,15 @@ class HandlingTransaction(ABC):
     @abstractmethod
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
         """Implement :meth:`commit`; the size of *state* has been checked."""
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """Begin the next transaction of the same session after a :meth:`commit`, for a listener that has steps."""
+
+    @property
+    @abstractmethod
+    def has_written(self) -> bool:
+        """Whether something was written with the session since it began, or since :meth:`go_on`."""
 
     @abstractmethod
     def close(self) -> None:

@@ -19,7 +19,7 @@ from relevo._event.context import NO_CONTEXT, Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing
-from relevo._listener.journal import Journal, is_interruption
+from relevo._listener.journal import Journal, StepTransaction, is_interruption
 from relevo._listener.listener import Listener, ListenerTable, policy_of
 from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
 from relevo._retry import Retry
@@ -52,7 +52,6 @@ from relevo._worker.transaction import (
     finished,
 )
 from relevo.errors import (
-    ConfigurationError,
     DecodeError,
     LeaseLostError,
     RelevoError,
@@ -320,18 +319,19 @@ class Caller:
         if isinstance(call, TransactionalCall):
             state = partial(finished, progress, listener, call, _after(listener, listeners))
             run = self._transactions.run_on_loop if listener.is_async else self._transactions.run
-            call.within = partial(run, delivery=delivery, call=call, listener=listener, state=state)
+            noted = partial(dumped, progress)
+            call.within = partial(run, delivery=delivery, call=call, listener=listener, state=state, noted=noted)
         return call
 
     def _journal(
-        self, listener: Listener, delivery: Delivery, progress: Progress, send: Callable[[Sequence[Any]], None]
+        self,
+        listener: Listener,
+        delivery: Delivery,
+        progress: Progress,
+        send: Callable[[Sequence[Any]], None],
+        transaction: StepTransaction | None,
     ) -> Journal:
-        """Return the journal of a call of *listener*, which is part of *progress*."""
-        if listener.mark.transactional:
-            raise ConfigurationError(
-                f"{listener.id} is transactional, so all that it writes commits together, and it has no steps; remove "
-                f"transactional=…, or move each part that commits separately to its own listener"
-            )
+        """Return the journal of a call of *listener*, which is part of *progress*, or of what *transaction* records."""
 
         def store() -> None:
             if self._checkpoint is None:
@@ -339,13 +339,15 @@ class Caller:
             elif not self._keep(delivery, progress):
                 raise LeaseLostError(delivery.queue, delivery)
 
+        apart = None if transaction is None else transaction.finished
         return Journal(
             listener_id=listener.id,
-            finished=progress.finished_by(listener),
-            store=store,
+            finished=progress.finished_by(listener) if apart is None else apart,
+            store=store if transaction is None else transaction.commit,
             is_kept=True,
             stops=self._stops,
             send=send,
+            transaction=transaction,
         )
 
     def _run(self, listener: Listener, call: Call | None, document: Document, progress: Progress) -> _Ended:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from relevo._listener.call import Call
+from relevo._listener.journal import FinishedSteps
 from relevo._listener.listener import Listener
 from relevo._listener.process_loop import SMALL_WORK, in_thread
 from relevo._transport.delivery import Delivery, Nack
@@ -201,6 +202,93 @@ def _record_of(call: Call) -> bytes:
 
 
 @attrs.frozen(eq=False, repr=False)
+class _Record:
+    """What commits with the rows of a listener."""
+
+    opened: Callable[[], HandlingTransaction]
+    """Begins the transaction."""
+
+    done: Callable[[], bytes]
+    """Returns what is recorded when the listener has returned."""
+
+    noted: Callable[[], bytes]
+    """Returns what is recorded when it has finished a step."""
+
+    finished: FinishedSteps | None = None
+    """What earlier runs finished, if that is not part of the progress."""
+
+
+@attrs.define(eq=False, repr=False)
+class OpenTransaction:
+    """
+    The transaction of a listener while that runs. It commits with each finished step, and at the end.
+
+    Args:
+        handling: The transaction of the transport.
+
+        record: What commits with it.
+
+        call: The call of the listener.
+
+        committing: Called before each commit.
+
+        store: Awaits the session of an async listener.
+    """
+
+    _handling: HandlingTransaction
+    _record: _Record
+    _call: Call
+    _committing: Callable[[], None]
+    _store: TransactionalHandling | Inbox | None = None
+    ending: Uncommitted | None = None
+    """How it ended if a commit did not succeed, of which it is not known whether nothing was written."""
+
+    @property
+    def session(self) -> Any:
+        """The session that the listener writes with."""
+        return self._handling.session
+
+    @property
+    def finished(self) -> FinishedSteps | None:
+        """What earlier runs finished, if that is not part of the progress."""
+        return self._record.finished
+
+    @property
+    def has_written(self) -> bool:
+        """Whether something was written since it began, or since the last commit."""
+        return self._handling.has_written
+
+    def commit(self) -> None:
+        """Commit what was written with what is noted, and begin again."""
+        self._commit(self._record.noted())
+        self._handling.go_on()
+
+    def end(self) -> None:
+        """Commit what was written with the record that the listener is done."""
+        self._commit(self._record.done())
+
+    def _commit(self, state: bytes) -> None:
+        try:
+            self._handling.commit(state, self._committing)
+        except LeaseLostError:
+            self.ending = Uncommitted.LOST
+            raise
+        except CommitUnknownError as error:
+            _log.warning("%r: what is stored will show whether it is done: %s", self._call, error)
+            self.ending = Uncommitted.UNKNOWN
+            raise
+
+    async def on_loop(self, work: Callable[[], None]) -> None:
+        """Call *work* so that the event loop awaits what it does with the session."""
+        assert self._store is not None  # noqa: S101 - an async listener has one  # nosec B101
+        await self._store.on_loop(work)
+
+    def close(self) -> None:
+        """Roll back what is not committed."""
+        self._handling.close()
+
+
+@attrs.frozen(eq=False, repr=False)
 class Transactions:
     """
     The transactions of the listeners of one transport.
@@ -233,6 +321,7 @@ class Transactions:
         call: Call,
         listener: Listener,
         state: Callable[[], bytes],
+        noted: Callable[[], bytes],
     ) -> Ending:
         """
         Call *function* in a transaction; commit that together with the record that *listener* is done.
@@ -251,6 +340,8 @@ class Transactions:
 
             state: Returns the state of the delivery after a success.
 
+            noted: Returns it after a step of the listener.
+
         Returns:
             How it ended if it is not known to have committed.
 
@@ -262,16 +353,17 @@ class Transactions:
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
             opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
+            record = _Record(opened, *(partial(self._state_of, each, envelope) for each in (state, noted)))
             with around():
-                return self._run(function, opened, partial(self._state_of, state, envelope), call)
+                return self._run(function, record, call)
         try:
-            opened_once = self._opening_once(self._inbox(listener), envelope, delivery.queue, listener, call)
+            once = self._record_once(self._inbox(listener), envelope, delivery.queue, listener, call)
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
-        if opened_once is None:
+        if once is None:
             return None
         with around():
-            ending = self._run(function, opened_once, partial(_record_of, call), call)
+            ending = self._run(function, once, call)
         return Uncommitted.UNKNOWN_APART if ending is Uncommitted.UNKNOWN else ending
 
     async def run_on_loop(
@@ -283,6 +375,7 @@ class Transactions:
         call: Call,
         listener: Listener,
         state: Callable[[], bytes],
+        noted: Callable[[], bytes],
     ) -> Ending:
         """
         Do as :meth:`run` does for an async *listener*, on the loop of this thread.
@@ -294,19 +387,18 @@ class Transactions:
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
             opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
+            record = _Record(opened, *(partial(self._state_of, each, envelope) for each in (state, noted)))
             with around():
-                return await self._run_on_loop(store, function, opened, partial(self._state_of, state, envelope), call)
+                return await self._run_on_loop(store, function, record, call)
         try:
             inbox = self._inbox(listener)
-            opened_once = await in_thread(
-                SMALL_WORK, self._opening_once, inbox, envelope, delivery.queue, listener, call
-            )
+            once = await in_thread(SMALL_WORK, self._record_once, inbox, envelope, delivery.queue, listener, call)
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
-        if opened_once is None:
+        if once is None:
             return None
         with around():
-            ending = await self._run_on_loop(inbox, function, opened_once, partial(_record_of, call), call)
+            ending = await self._run_on_loop(inbox, function, once, call)
         return Uncommitted.UNKNOWN_APART if ending is Uncommitted.UNKNOWN else ending
 
     def _inbox(self, listener: Listener) -> Inbox:
@@ -315,14 +407,15 @@ class Transactions:
             raise _without_transactions(listener.id, self._transport)
         return inbox
 
-    def _opening_once(
+    def _record_once(
         self, inbox: Inbox, envelope: Envelope, queue: str, listener: Listener, call: Call
-    ) -> Callable[[], HandlingTransaction] | None:
-        """Return what begins a transaction that records in *inbox* that *listener* is done; ``None`` if it is."""
+    ) -> _Record | None:
+        """Return what records in *inbox* how far *listener* is; ``None`` if it is done."""
         keys = [key_of(self._service, envelope, queue, each) for each in (listener.id, *listener.aliases)]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
-            return partial(inbox.handling_once, keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
+            opened = partial(inbox.handling_once, keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
+            return _Record(opened, partial(_record_of, call), partial(_record_of, call))
         _log.info("%r: not called, since the inbox remembers that it is done", call)
         if done == _STOPPED:
             call.stop_propagation()
@@ -331,64 +424,59 @@ class Transactions:
     def _state_of(self, state: Callable[[], bytes], envelope: Envelope) -> bytes:
         return state() if self._sealed is None else self._sealed(state(), envelope)
 
-    def _run(
-        self,
-        function: Callable[[], object],
-        opened: Callable[[], HandlingTransaction],
-        recorded: Callable[[], bytes],
-        call: Call,
-    ) -> Ending:
-        """Call *function* in the transaction that *opened* returns, and commit it with what *recorded* then returns."""
+    def _run(self, function: Callable[[], object], record: _Record, call: Call) -> Ending:
+        """Call *function* in the transaction of *record*, and commit both."""
         try:
-            transaction = opened()
+            handling = record.opened()
         except LeaseLostError:
             return Uncommitted.LOST
         except SessionError:  # of the application's own sessions
             raise
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
+        transaction = OpenTransaction(handling, record, call, self._committing)
         try:
-            call.use_session(transaction.session)
+            call.use_session(transaction.session, transaction)
             function()
-            return self._commit(transaction, recorded(), call)
+            transaction.end()
+        except BaseException as error:
+            call.roll_back_steps()
+            if transaction.ending is None or isinstance(error, KeyboardInterrupt):
+                raise
         finally:
             call.use_session(None)
             transaction.close()
+        return transaction.ending
 
     async def _run_on_loop(
         self,
         store: TransactionalHandling | Inbox,
         function: Callable[[], Awaitable[object]],
-        opened: Callable[[], HandlingTransaction],
-        recorded: Callable[[], bytes],
+        record: _Record,
         call: Call,
     ) -> Ending:
         """Do as :meth:`_run` does, with a transaction of *store* whose session is awaited."""
         try:
-            transaction = await store.on_loop(opened)
+            handling = await store.on_loop(record.opened)
         except LeaseLostError:
             return Uncommitted.LOST
         except SessionError:  # as above
             raise
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
+        transaction = OpenTransaction(handling, record, call, self._committing, store)
         try:
-            call.use_session(transaction.session)
+            call.use_session(transaction.session, transaction)
             await function()
-            return await store.on_loop(partial(self._commit, transaction, recorded(), call))
+            await store.on_loop(transaction.end)
+        except BaseException as error:
+            call.roll_back_steps()
+            if transaction.ending is None or isinstance(error, KeyboardInterrupt):
+                raise
         finally:
             call.use_session(None)
             await _to_its_end(partial(store.on_loop, transaction.close))
-
-    def _commit(self, transaction: HandlingTransaction, state: bytes, call: Call) -> Uncommitted | None:
-        try:
-            transaction.commit(state, self._committing)
-        except LeaseLostError:
-            return Uncommitted.LOST
-        except CommitUnknownError as error:
-            _log.warning("%r: what is stored will show whether it is done: %s", call, error)
-            return Uncommitted.UNKNOWN
-        return None
+        return transaction.ending
 
 
 async def _to_its_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -6,6 +6,7 @@ The only module of the kit that needs SQLAlchemy. Import it when there is an SQL
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
@@ -303,7 +304,7 @@ class ListenerSession:
         self.has_committed = False
         """Whether the commit took effect, also if a listener to the session's events raised afterwards."""
 
-        self._is_ours = self._is_closed = False
+        self._is_ours = self._is_closed = self._has_executed = False
         self._connections: list[Connection] = []
         listen(self.session, "before_commit", self._refuse)
         listen(self.session, "after_begin", self._watch)
@@ -339,6 +340,24 @@ class ListenerSession:
         finally:
             self._is_ours = False
 
+    def go_on(self) -> None:
+        """Begin another transaction of the session, which has committed."""
+        self._forget_connections()
+        self.has_begun_commit = self.has_committed = self._has_executed = False
+        self._transaction = self.session.begin()
+
+    @property
+    def has_written(self) -> bool:
+        """
+        Whether the transaction has changed something, or will when it is flushed.
+
+        What a function of the database changes that a query calls is not noticed.
+        """
+        session = self.session
+        return (
+            self._has_executed or bool(session.new or session.deleted) or any(map(session.is_modified, session.dirty))
+        )
+
     def close(self) -> None:
         """
         Close the session, which rolls back what is not committed; a second time do nothing.
@@ -359,11 +378,16 @@ class ListenerSession:
                 raise
         finally:
             self._is_closed = True
-            for connection in self._connections:
-                event.remove(connection, "commit", self._note)
+            self._forget_connections()
             event.remove(self.session, "before_commit", self._refuse)
             event.remove(self.session, "after_begin", self._watch)
             event.remove(self.session, "after_commit", self._note_committed)
+
+    def _forget_connections(self) -> None:
+        for connection in self._connections:
+            event.remove(connection, "commit", self._note)
+            event.remove(connection, "before_cursor_execute", self._note_execution)
+        self._connections = []
 
     def _remove(self) -> None:
         if isinstance(self._sessions, scoped_session):
@@ -373,10 +397,14 @@ class ListenerSession:
         if connection not in self._connections:
             self._connections.append(connection)
             listen(connection, "commit", self._note)
+            listen(connection, "before_cursor_execute", self._note_execution)
             if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
                 raise SessionError(_AUTOCOMMIT)
             self._begun(connection)
             connection.dialect.do_savepoint(connection, _MARK)
+
+    def _note_execution(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+        self._has_executed = self._has_executed or not _is_query(statement)
 
     def _refuse(self, session: Session) -> None:
         if not self._is_ours and not session.in_nested_transaction():
@@ -395,6 +423,18 @@ class ListenerSession:
 
     def _note_committed(self, session: Session) -> None:
         self.has_committed = self.has_committed or not session.in_nested_transaction()
+
+
+_QUERY = re.compile(
+    r"[\s(]*(SELECT|VALUES|TABLE|SHOW|SET|PRAGMA|EXPLAIN|BEGIN|START|SAVEPOINT|RELEASE|ROLLBACK TO)\b"
+    r"|\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _is_query(statement: str) -> bool:
+    """Return whether *statement* changes nothing that is to be committed, as far as its words show it."""
+    return _QUERY.match(statement) is not None
 
 
 _MARK = "relevo_listener"
