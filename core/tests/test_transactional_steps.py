@@ -355,7 +355,7 @@ def test_a_step_after_its_lease_was_lost_leaves_nothing(engine: sa.Engine) -> No
         call.step("first", ship, call, "first")
         clock.advance(10_000.0)
         transport.receive(["default"], limit=1, lease=1.0, wait=0.0)
-        for _ in range(2):
+        for _again in range(2):
             try:
                 call.step("second", ship, call, "second")
             except LeaseLostError as error:

@@ -288,9 +288,8 @@ def _run(request: pytest.FixtureRequest, transport: SqlTransport, shop: sa.Engin
 
     def run(work: Callable[[Call], object]) -> tuple[Call, Uncommitted | NotCalled | None]:
         call = make_call(Event("order.paid"))
-        ended = transactions.run(
-            lambda: work(call), nullcontext, delivery=delivery, call=call, listener=listener, state=lambda: b"unused"
-        )
+        about: dict[str, Any] = {"delivery": delivery, "call": call, "listener": listener}
+        ended = transactions.run(lambda: work(call), nullcontext, **about, state=bytes, noted=bytes)
         return call, ended
 
     return run

@@ -35,6 +35,13 @@ class Begun(HandlingTransaction):
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
         self.transport.committed(self.inner, state, committing)
 
+    def _commit_step(self, state: bytes, committing: Callable[[], object]) -> None:
+        self.transport.committed_step(self.inner, state, committing)
+
+    @property
+    def has_written(self) -> bool:
+        return self.inner.has_written
+
     def close(self) -> None:
         self.transport.closed(self.inner)
 
@@ -50,6 +57,10 @@ class Handled(MemoryTransport):
     def committed(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
         """Commit *inner* together with *state*."""
         inner.commit(state, committing)
+
+    def committed_step(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
+        """Commit *inner* together with *state*, and go on."""
+        inner.commit_step(state, committing)
 
     def closed(self, inner: MemoryHandling) -> None:
         """Close *inner*."""

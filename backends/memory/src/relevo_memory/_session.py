@@ -117,7 +117,8 @@ class MemoryHandling(HandlingTransaction):
                 self._store.checkpoint(self._delivery, state, self._now())
             self._store.unpin(self._delivery, self._now())
 
-    def go_on(self) -> None:
+    def _commit_step(self, state: bytes, committing: Callable[[], object]) -> None:
+        self._commit(state, committing)
         self._own.go_on()
 
     @property

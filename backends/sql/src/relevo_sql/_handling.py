@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from logging import getLogger
 from typing import Any
@@ -17,7 +17,9 @@ from relevo.backend.session import ListenerSession, apart
 from relevo.errors import CommitUnknownError, LeaseLostError, RelevoError, SessionError, described
 from relevo_sql._database import LOCKED
 from relevo_sql._dialect import Dialect
+from relevo_sql._inbox import InboxTable, notes_key
 from relevo_sql._row import Receipt
+from relevo_sql._session import JoinedSessions
 from relevo_sql._settle import receipt_of
 
 _log = getLogger("relevo.sql")
@@ -81,6 +83,47 @@ class DoneRecord:
     is_there: Callable[[bytes], bool]
     """Returns whether a state was committed; it waits for a transaction that is still committing it."""
 
+    note: Callable[[Session, bytes], bool]
+    """Writes the state after a step, as *write* does."""
+
+    is_noted: Callable[[bytes], bool]
+    """Returns whether the state after a step was committed, as *is_there* does."""
+
+
+def record_of(
+    joined: JoinedSessions, delivery: Delivery, receipt: Receipt, is_there: Callable[[bytes], bool]
+) -> DoneRecord:
+    """Return what writes the state of *delivery*."""
+
+    def write(session: Session, state: bytes) -> bool:
+        return joined.checkpoint(session, receipt, state)
+
+    return DoneRecord(delivery, write=write, is_there=is_there, note=write, is_noted=is_there)
+
+
+def record_once(
+    joined: JoinedSessions, inbox: InboxTable, keys: Sequence[str], noted: Mapping[str, bytes]
+) -> DoneRecord:
+    """Return what writes *keys* into *inbox*, the first of them that of the listener; *noted* is there of its steps."""
+    before = {notes_key(key): state for key, state in noted.items() if key in keys}
+
+    def write(session: Session, state: bytes) -> bool:
+        return joined.forget(session, before) and joined.remember(session, keys, state)
+
+    def note(session: Session, state: bytes) -> bool:
+        after = dict.fromkeys(map(notes_key, keys), state)
+        is_wanted = joined.replace(session, before, after)
+        before.update(after)
+        return is_wanted
+
+    return DoneRecord(
+        keys[0],
+        write=write,
+        is_there=lambda _: inbox.has(keys[0]),
+        note=note,
+        is_noted=partial(inbox.has_state, notes_key(keys[0])),
+    )
+
 
 class SqlHandling(HandlingTransaction):
     """
@@ -107,11 +150,24 @@ class SqlHandling(HandlingTransaction):
         return self._own.for_listener
 
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
+        self._commit_with(self._record.write, self._record.is_there, state, committing)
+
+    def _commit_step(self, state: bytes, committing: Callable[[], object]) -> None:
+        self._commit_with(self._record.note, self._record.is_noted, state, committing)
+        self._own.go_on()
+
+    def _commit_with(
+        self,
+        write: Callable[[Session, bytes], bool],
+        is_there: Callable[[bytes], bool],
+        state: bytes,
+        committing: Callable[[], object],
+    ) -> None:
         self._own.require_transaction()
         # First: what it writes may take long, and the row of the event stays locked until the commit.
         self._own.session.flush()
         try:
-            is_wanted = self._record.write(self._own.session, state)
+            is_wanted = write(self._own.session, state)
         except RelevoError as error:
             if getattr(error.__cause__, "sqlstate", None) == _ABORTED:
                 raise SessionError(_WENT_ON) from error
@@ -124,11 +180,11 @@ class SqlHandling(HandlingTransaction):
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if not self._has_committed(error, state):
+            if not self._has_committed(error, partial(is_there, state)):
                 raise
             _log.warning("%s: raised although its transaction has committed: %s", self._record.about, described(error))
 
-    def _has_committed(self, error: BaseException, state: bytes) -> bool:
+    def _has_committed(self, error: BaseException, is_there: Callable[[], bool]) -> bool:
         """
         Return whether the transaction has committed although *error* was raised.
 
@@ -140,7 +196,7 @@ class SqlHandling(HandlingTransaction):
         if not self._own.has_begun_commit or self._is_refused(error):
             return False
         try:
-            return apart(partial(self._record.is_there, state))
+            return apart(is_there)
         except RelevoError as unknown:
             raise CommitUnknownError(self._name, f"the commit failed: {described(error)}; {unknown}") from error
 
@@ -153,9 +209,6 @@ class SqlHandling(HandlingTransaction):
             or self._dialect.is_refusal(error)
             or self._dialect.error_kind(error) in LOCKED
         )
-
-    def go_on(self) -> None:
-        self._own.go_on()
 
     @property
     def has_written(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,3 +59,19 @@ class InboxTable:
         except _IsNewError:
             return False
         return True
+
+    def has_state(self, key: str, state: bytes) -> bool:
+        """Return whether *key* is there with *state*; wait for a transaction that is about to write it."""
+        now = self._database.now(self._clock)
+        run = self._statements.note_again.run
+        if not self.has(key):
+            return False
+        changed: int = self._database.write(
+            lambda connection: run(connection, which=key, before=state, kept=state, now=now).rowcount
+        )
+        return changed > 0
+
+
+def notes_key(key: str) -> str:
+    """Return the key of the steps that the listener of *key* has finished, as long as it is not done."""
+    return sha256(f"steps {key}".encode()).hexdigest()

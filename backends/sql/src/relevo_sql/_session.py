@@ -9,7 +9,7 @@ database commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from relevo_sql._errors import relevo_error, translate_errors
 from relevo_sql._row import Receipt, Sent, micros
 from relevo_sql._schema import event
 from relevo_sql._setup import create_within, is_incomplete
-from relevo_sql._statement import statements_for
+from relevo_sql._statement import Statements, statements_for
 from relevo_sql._unique import SentClaim
 
 
@@ -216,7 +216,41 @@ class JoinedSessions(ForkAware):
         known = self._known.get(engine)
         return known is not None and known == self._database.location.identity
 
-    def remember(self, session: Session, keys: Sequence[str], state: bytes) -> bool:
+    def replace(self, session: Session, before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bool:
+        """
+        Store the states *after* in the inbox, in the transaction of *session*; return whether all were as *before*.
+
+        Raises:
+            SessionError: *session* is on another database.
+
+            ConfigurationError: There is no inbox.
+        """
+        now = apart(partial(self._database.now, self._clock))  # first, as in remember()
+        known = {key: state for key, state in after.items() if key in before}
+        new = [key for key in after if key not in before]
+        run = self._statements_of(session).note_again.run
+        connection = self.connection(session)
+        with self._translating():
+            for key, state in known.items():
+                if not run(connection, which=key, before=before[key], kept=state, now=now).rowcount:
+                    return False
+        return all(self.remember(session, [key], after[key]) for key in new)
+
+    def forget(self, session: Session, before: Mapping[str, bytes]) -> bool:
+        """Delete the keys of *before* from the inbox, as :meth:`replace` does; return whether they were as *before*."""
+        if not before:
+            return True
+        run = self._statements_of(session).forget_note.run
+        connection = self.connection(session)
+        with self._translating():
+            return all(run(connection, which=key, before=state).rowcount for key, state in before.items())
+
+    def _statements_of(self, session: Session) -> Statements:
+        connection = self.connection(session)
+        self.fit(connection, create=False)
+        return statements_for(self._database.dialect.located(self._database.location.identity), connection)
+
+    def remember(self, session: Session, keys: Iterable[str], state: bytes) -> bool:
         """
         Store each of *keys* with *state* in the inbox, in the transaction of *session*; return whether all are new.
 

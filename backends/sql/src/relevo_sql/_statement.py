@@ -189,6 +189,10 @@ class Statements:
         self.announcements = prepared(known)
         done = {"key": _bind("which"), "state": _bind("kept"), "handled_at": _bind("now")}
         self.remember = prepared(sa.insert(inbox).values(done).inline())
+        as_noted = (inbox.c.key == _bind("which"), inbox.c.state == _bind("before"))
+        further = {"state": _bind("kept"), "handled_at": _bind("now")}
+        self.note_again = prepared(sa.update(inbox).where(*as_noted).values(further))
+        self.forget_note = prepared(sa.delete(inbox).where(*as_noted))
         self.remembered = prepared(sa.select(inbox.c.state).where(inbox.c.key == _bind("which")))
         self.past_handled = _window(prepared, inbox.c.handled_at)
         self._claiming_keys(prepared, dialect)

@@ -63,7 +63,7 @@ from relevo_sql._dialect import dialect_of, separate_engine
 from relevo_sql._errors import RefusedError
 from relevo_sql._group_commit import GroupCommit
 from relevo_sql._heartbeats import Heartbeats
-from relevo_sql._inbox import InboxTable
+from relevo_sql._inbox import InboxTable, notes_key
 from relevo_sql._insert import insert_statement
 from relevo_sql._locks import Locks
 from relevo_sql._options import INBOX_KEEP, SqlOptions, engine_for, engine_for_sessions, risks_of
@@ -619,21 +619,21 @@ class SqlTransport(
             TransportUnavailableError: The database cannot be reached.
         """
         self._require_open()
-        from relevo_sql._handling import DoneRecord, receipt_in  # noqa: PLC0415 - see _joined_sessions()
+        from relevo_sql._handling import receipt_in, record_of  # noqa: PLC0415 - see _joined_sessions()
 
         receipt = receipt_in(delivery)
         if receipt is None:
             raise LeaseLostError(self.name, delivery)
-        joined = self._joined_sessions()
-        record = DoneRecord(
-            delivery,
-            write=lambda session, state: joined.checkpoint(session, receipt, state),
-            is_there=lambda state: self._settler.has_progress(receipt, state),
-        )
-        return self._handling(sessions, record)
+        is_there = partial(self._settler.has_progress, receipt)
+        return self._handling(sessions, record_of(self._joined_sessions(), delivery, receipt, is_there))
 
     def handling_once(
-        self, key: str, *, aliases: Sequence[str] = (), sessions: Callable[[], Any] | None = None
+        self,
+        key: str,
+        *,
+        aliases: Sequence[str] = (),
+        noted: Mapping[str, bytes] | None = None,
+        sessions: Callable[[], Any] | None = None,
     ) -> HandlingTransaction:
         """
         Return a transaction for the listener and the event of *key*, which another transport delivers.
@@ -644,19 +644,18 @@ class SqlTransport(
             TransportUnavailableError: The database cannot be reached.
         """
         self._require_open()
-        joined = self._joined_sessions()
-        from relevo_sql._handling import DoneRecord  # noqa: PLC0415 - see _joined_sessions()
+        from relevo_sql._handling import record_once  # noqa: PLC0415 - see _joined_sessions()
 
-        record = DoneRecord(
-            key,
-            write=lambda session, state: joined.remember(session, (key, *aliases), state),
-            is_there=lambda _: self._inbox.has(key),
-        )
+        record = record_once(self._joined_sessions(), self._inbox, (key, *aliases), noted or {})
         return self._handling(sessions, record)
 
     def remembered(self, key: str) -> bytes | None:
         self._require_open()
         return self._inbox.state_of(key)
+
+    def noted(self, key: str) -> bytes | None:
+        self._require_open()
+        return self._inbox.state_of(notes_key(key))
 
     def _handling(self, sessions: Callable[[], Any] | None, record: DoneRecord) -> HandlingTransaction:
         from relevo.backend.session import ListenerSession  # noqa: PLC0415 - see _joined_sessions()

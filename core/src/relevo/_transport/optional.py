@@ -60,6 +60,13 @@ class SessionSetup(ABC):
         """
 
 
+def _fitting(state: bytes) -> bytes:
+    """Return *state*, or raise :class:`ConfigurationError` if it is too long."""
+    if len(state) > MAX_STATE:
+        raise ConfigurationError(f"a state has at most {MAX_STATE} bytes, not {len(state)}")
+    return state
+
+
 class HandlingTransaction(ABC):
     """
     The transaction of one listener: what it writes, and the state of its delivery, commit together or not at all.
@@ -77,8 +84,7 @@ class HandlingTransaction(ABC):
         """
         Store *state* with the delivery, in the same transaction, and commit that.
 
-        If it returns, the transaction has committed, even if a listener to the session's events raised afterwards. Then
-        it ends by :meth:`close`, or begins again by :meth:`go_on`.
+        If it returns, the transaction has committed, even if a listener to the session's events raised afterwards.
 
         Args:
             state: The state.
@@ -99,22 +105,29 @@ class HandlingTransaction(ABC):
 
             BaseException: The session raised it; nothing was written.
         """
-        if len(state) > MAX_STATE:
-            raise ConfigurationError(f"a state has at most {MAX_STATE} bytes, not {len(state)}")
-        self._commit(state, committing)
+        self._commit(_fitting(state), committing)
+
+    def commit_step(self, state: bytes, committing: Callable[[], object] = lambda: None) -> None:
+        """
+        Do as :meth:`commit` does for a listener that goes on, and begin the next transaction of the session.
+
+        Raises:
+            BaseException: As :meth:`commit` does; then there is no further transaction.
+        """
+        self._commit_step(_fitting(state), committing)
 
     @abstractmethod
     def _commit(self, state: bytes, committing: Callable[[], object]) -> None:
         """Implement :meth:`commit`; the size of *state* has been checked."""
 
     @abstractmethod
-    def go_on(self) -> None:
-        """Begin the next transaction of the same session after a :meth:`commit`, for a listener that has steps."""
+    def _commit_step(self, state: bytes, committing: Callable[[], object]) -> None:
+        """Implement :meth:`commit_step`; the size of *state* has been checked."""
 
     @property
     @abstractmethod
     def has_written(self) -> bool:
-        """Whether something was written with the session since it began, or since :meth:`go_on`."""
+        """Whether something was written with the session since it began, or since the last commit."""
 
     @abstractmethod
     def close(self) -> None:
@@ -211,20 +224,40 @@ class Inbox(ABC):
         """
 
     @abstractmethod
+    def noted(self, key: str) -> bytes | None:
+        """
+        Return the state of the last :meth:`HandlingTransaction.commit_step` with *key*; ``None`` if there is none.
+
+        There is none either when it is no longer kept, and after the commit with *key*.
+
+        Raises:
+            ConfigurationError: As for :meth:`remembered`.
+
+            TransportUnavailableError: The same.
+        """
+
+    @abstractmethod
     def handling_once(
-        self, key: str, *, aliases: Sequence[str] = (), sessions: Callable[[], Any] | None = None
+        self,
+        key: str,
+        *,
+        aliases: Sequence[str] = (),
+        noted: Mapping[str, bytes] | None = None,
+        sessions: Callable[[], Any] | None = None,
     ) -> HandlingTransaction:
         """
         Return a transaction for the listener and the event of *key*.
 
-        Its commit raises :class:`LeaseLostError`, and nothing is written, if *key*, or one of *aliases*, was committed
-        before.
+        Its commits raise :class:`LeaseLostError`, and nothing is written, if *key*, or one of *aliases*, was committed
+        before, or if something else is noted for one of them than *noted* says.
 
         Args:
             key: As for :meth:`remembered`.
 
             aliases: Further keys that are committed with it: a worker of an earlier release looks for these. A key may
                 be named twice.
+
+            noted: What :meth:`noted` returned for the keys for which that is not ``None``.
 
             sessions: Makes the session, inside :meth:`on_loop` an ``AsyncSession``; by default the transport does, with
                 the address of its own database.

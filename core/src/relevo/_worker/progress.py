@@ -407,6 +407,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 """Leaves every value undecoded, so that values of a newer release are not validated."""
 _decode = msgspec.json.Decoder(Progress).decode
+_decode_steps = msgspec.json.Decoder(FinishedSteps).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -460,6 +461,33 @@ def dumped(progress: Progress) -> bytes:
             what += f", with {steps} finished steps," if steps else ""
             raise StateTooLargeError(f"{what} takes {len(state):,} bytes; a state has at most {_MOST:,}")
     return state
+
+
+def dumped_steps(steps: FinishedSteps) -> bytes:
+    """
+    Return *steps* as bytes, for a record of their own.
+
+    Raises:
+        StateTooLargeError: They are too many.
+    """
+    state = _encode(steps)
+    if len(state) > _MOST:
+        count = len(steps.steps) + len(steps.rows)
+        raise StateTooLargeError(f"{count} finished steps take {len(state):,} bytes; a record has at most {_MOST:,}")
+    return state
+
+
+def finished_in(record: bytes) -> FinishedSteps:
+    """
+    Return the steps that :func:`dumped_steps` made *record* of; none if it is empty.
+
+    Raises:
+        DecodeError: It is invalid.
+    """
+    try:
+        return _decode_steps(record) if record else FinishedSteps()
+    except _UNREADABLE as error:
+        raise DecodeError(f"the record of finished steps in the inbox is not readable: {error}") from error
 
 
 def _shortened(raised: Mapping[str, Raised], limit: int) -> dict[str, Raised]:

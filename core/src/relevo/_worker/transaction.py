@@ -20,7 +20,7 @@ from relevo._transport.envelope import Envelope
 from relevo._transport.optional import HandlingTransaction, Inbox, TransactionalHandling
 from relevo._transport.transport import Transport
 from relevo._worker.decision import Reason
-from relevo._worker.progress import Progress, dumped, loaded
+from relevo._worker.progress import Progress, dumped, dumped_steps, finished_in, loaded
 from relevo.errors import (
     CommitUnknownError,
     ConfigurationError,
@@ -260,16 +260,15 @@ class OpenTransaction:
 
     def commit(self) -> None:
         """Commit what was written with what is noted, and begin again."""
-        self._commit(self._record.noted())
-        self._handling.go_on()
+        self._commit(self._handling.commit_step, self._record.noted())
 
     def end(self) -> None:
         """Commit what was written with the record that the listener is done."""
-        self._commit(self._record.done())
+        self._commit(self._handling.commit, self._record.done())
 
-    def _commit(self, state: bytes) -> None:
+    def _commit(self, commit: Callable[[bytes, Callable[[], None]], None], state: bytes) -> None:
         try:
-            self._handling.commit(state, self._committing)
+            commit(state, self._committing)
         except LeaseLostError:
             self.ending = Uncommitted.LOST
             raise
@@ -353,11 +352,11 @@ class Transactions:
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
             opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
-            record = _Record(opened, *(partial(self._state_of, each, envelope) for each in (state, noted)))
+            record = _Record(opened, partial(self._state_of, state, envelope), partial(self._state_of, noted, envelope))
             with around():
                 return self._run(function, record, call)
         try:
-            once = self._record_once(self._inbox(listener), envelope, delivery.queue, listener, call)
+            once = self._record_once(self._inbox(listener), delivery, listener, call)
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
         if once is None:
@@ -387,12 +386,12 @@ class Transactions:
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
             opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
-            record = _Record(opened, *(partial(self._state_of, each, envelope) for each in (state, noted)))
+            record = _Record(opened, partial(self._state_of, state, envelope), partial(self._state_of, noted, envelope))
             with around():
                 return await self._run_on_loop(store, function, record, call)
         try:
             inbox = self._inbox(listener)
-            once = await in_thread(SMALL_WORK, self._record_once, inbox, envelope, delivery.queue, listener, call)
+            once = await in_thread(SMALL_WORK, self._record_once, inbox, delivery, listener, call)
         except (ConfigurationError, TransportError) as error:
             return NotCalled(error)
         if once is None:
@@ -407,15 +406,21 @@ class Transactions:
             raise _without_transactions(listener.id, self._transport)
         return inbox
 
-    def _record_once(
-        self, inbox: Inbox, envelope: Envelope, queue: str, listener: Listener, call: Call
-    ) -> _Record | None:
+    def _record_once(self, inbox: Inbox, delivery: Delivery, listener: Listener, call: Call) -> _Record | None:
         """Return what records in *inbox* how far *listener* is; ``None`` if it is done."""
-        keys = [key_of(self._service, envelope, queue, each) for each in (listener.id, *listener.aliases)]
+        assert isinstance(delivery.envelope, Envelope)  # noqa: S101 - as above  # nosec B101
+        ids = (listener.id, *listener.aliases)
+        keys = [key_of(self._service, delivery.envelope, delivery.queue, each) for each in ids]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
-            opened = partial(inbox.handling_once, keys[0], aliases=keys[1:], sessions=listener.mark.sessions)
-            return _Record(opened, partial(_record_of, call), partial(_record_of, call))
+            # If a first delivery is no first one, its commit meets what is noted, and the event is given back.
+            is_first = delivery.attempt == 1 and not delivery.lost_leases and not delivery.state
+            noted = {key: state for key in keys if not is_first and (state := inbox.noted(key)) is not None}
+            steps = finished_in(next(iter(noted.values()), b""))
+            opened = partial(
+                inbox.handling_once, keys[0], aliases=keys[1:], noted=noted, sessions=listener.mark.sessions
+            )
+            return _Record(opened, partial(_record_of, call), partial(dumped_steps, steps), steps)
         _log.info("%r: not called, since the inbox remembers that it is done", call)
         if done == _STOPPED:
             call.stop_propagation()

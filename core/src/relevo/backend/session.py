@@ -341,7 +341,14 @@ class ListenerSession:
             self._is_ours = False
 
     def go_on(self) -> None:
-        """Begin another transaction of the session, which has committed."""
+        """Begin another transaction of the session, which has committed, also if an error came after that."""
+        if self.session.get_transaction() is not None:
+            for connection in self._connections:
+                _roll_back(connection)
+            try:
+                self.session.rollback()
+            except Exception:  # noqa: BLE001 - the connection is lost
+                self.session.invalidate()
         self._forget_connections()
         self.has_begun_commit = self.has_committed = self._has_executed = False
         self._transaction = self.session.begin()
