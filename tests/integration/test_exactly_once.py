@@ -25,9 +25,26 @@ PLAIN = """
 @relevo.listener("order.paid", transactional=True, time_limit="2s")
 def pay(event, call):
     session, connection = call.session, call.session.connection()
-    session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']})"))
+    session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']}0)"))
     call.dispatch("order.shipped", {"number": event["number"]})
     prepare(event, session, connection, time.sleep)
+"""
+
+STEPS = """
+def ship(event, call, part):
+    session, connection = call.session, call.session.connection()
+    session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']}{part})"))
+    if part == 2:
+        call.dispatch("order.shipped", {"number": event["number"]})
+        prepare(event, session, connection, time.sleep)
+
+
+@relevo.listener("order.paid", transactional=True, time_limit="2s")
+def pay(event, call):
+    call.step("first", ship, event, call, 0)
+    for row in call.cursor("rows", range(1, 4)):
+        ship(event, call, row)
+    ship(event, call, 4)
 """
 
 ASYNC = """
@@ -40,11 +57,38 @@ sessions = async_sessionmaker(create_async_engine(os.environ["SHOP_DATABASE"]))
 @relevo.listener("order.paid", transactional=sessions, time_limit="2s")
 async def pay(event, call):
     connection = await call.session.connection()
-    await call.session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']})"))
+    await call.session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']}0)"))
     await call.dispatch("order.shipped", {"number": event["number"]})
     sleep = lambda seconds: await_only(asyncio.sleep(seconds))
     prepare(event, call.session.sync_session, connection.sync_connection, sleep)
 """
+
+ASYNC_STEPS = """
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only
+
+sessions = async_sessionmaker(create_async_engine(os.environ["SHOP_DATABASE"]), expire_on_commit=False)
+
+
+async def ship(event, call, part):
+    connection = await call.session.connection()
+    await call.session.execute(sa.text(f"INSERT INTO shipped VALUES ({event['number']}{part})"))
+    if part == 2:
+        await call.dispatch("order.shipped", {"number": event["number"]})
+        sleep = lambda seconds: await_only(asyncio.sleep(seconds))
+        prepare(event, call.session.sync_session, connection.sync_connection, sleep)
+
+
+@relevo.listener("order.paid", transactional=sessions, time_limit="2s")
+async def pay(event, call):
+    await call.step("first", ship, event, call, 0)
+    async for row in call.cursor("rows", range(1, 4)):
+        await ship(event, call, row)
+    await ship(event, call, 4)
+"""
+
+PARTS = {PLAIN: 1, ASYNC: 1, STEPS: 5, ASYNC_STEPS: 5}
+"""How many rows each writes for an event, with the digit of the part behind the number of the event."""
 
 SHOP = '''
 import asyncio
@@ -134,8 +178,16 @@ def _main(request: pytest.FixtureRequest) -> str:
 @pytest.mark.lengthy("starts processes and kills them")
 @pytest.mark.parametrize(
     ("listener", "execution"),
-    [(PLAIN, "inline"), (PLAIN, "process"), (ASYNC, "process"), (ASYNC, "async")],
-    ids=["plain-inline", "plain-process", "async-process", "async-loop"],
+    [
+        (PLAIN, "inline"),
+        (PLAIN, "process"),
+        (ASYNC, "process"),
+        (ASYNC, "async"),
+        (STEPS, "inline"),
+        (STEPS, "process"),
+        (ASYNC_STEPS, "async"),
+    ],
+    ids=["plain-inline", "plain-process", "async-process", "async-loop", "steps-inline", "steps-process", "steps-loop"],
 )
 def test_each_row_is_there_once_whenever_the_process_is_killed(
     tmp_path: Path,
@@ -156,7 +208,7 @@ def test_each_row_is_there_once_whenever_the_process_is_killed(
         engine = sa.create_engine(database_url(app))
         with engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE shipped (number INTEGER)"))
-        if listener is ASYNC:
+        if listener in {ASYNC, ASYNC_STEPS}:
             driver = usable(_ASYNC_DRIVERS[engine.dialect.name])
             monkeypatch.setenv("SHOP_DATABASE", engine.url.set(drivername=driver).render_as_string(hide_password=False))
         moments = MOMENTS if execution == "inline" else (*MOMENTS, *LATE)
@@ -175,7 +227,7 @@ def test_each_row_is_there_once_whenever_the_process_is_killed(
     killed = [code for code in codes if code < 0]
     assert len(killed) == (0 if execution == "process" else len(MOMENTS))
     assert len(list(tmp_path.glob("killed-*"))) == len(moments)
-    assert shipped == [*range(len(moments))]
+    assert shipped == [int(f"{number}{part}") for number in range(len(moments)) for part in range(PARTS[listener])]
     assert sorted((tmp_path / "delivered").read_text().split()) == [str(number) for number in range(len(moments))]
     assert (list(dead), left.ready, left.leased or 0, left.scheduled) == ([], 0, 0, 0)
 
