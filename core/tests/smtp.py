@@ -14,7 +14,7 @@ from ssl import SSLContext
 from typing import Any
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult, LoginPassword
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 PATIENCE = 300.0
 
@@ -68,7 +68,25 @@ class _Controller(Controller):
 
     def __init__(self, inbox: Inbox, **options: Any):
         self.socket = socket.create_server(("127.0.0.1", 0))
+        self.sessions: list[SMTP] = []
         super().__init__(inbox, hostname="127.0.0.1", port=self.socket.getsockname()[1], **options)
+
+    def factory(self) -> SMTP:
+        session: SMTP = super().factory()  # type: ignore[no-untyped-call]  # of aiosmtpd
+        self.sessions.append(session)
+        return session
+
+    def stop(self, no_assert: bool = False) -> None:  # noqa: FBT001, FBT002 - as aiosmtpd has it
+        """Close the connections too: the loop ends, and a client may only just have closed its side."""
+        asyncio.run_coroutine_threadsafe(self._abort(), self.loop).result(PATIENCE)
+        super().stop(no_assert)
+
+    async def _abort(self) -> None:
+        for session in self.sessions:
+            if isinstance(session.transport, asyncio.WriteTransport):
+                session.transport.abort()
+        for _ in range(3):  # the callbacks that this schedules
+            await asyncio.sleep(0)
 
     def _create_server(self) -> Any:
         return self.loop.create_server(self._factory_invoker, sock=self.socket, ssl=self.ssl_context)

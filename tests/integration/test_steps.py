@@ -139,6 +139,7 @@ PLAIN
 PLAIN = """
 @relevo.listener("image.created", id="process")
 def process(event, call):
+    note("lost", event["number"], call.lost_leases)
     reach(event, "at the beginning")
     for name in STEPS:
         assert call.step(name, act, event, call, name) == name.upper()
@@ -168,6 +169,7 @@ def share(event, call):
 ASYNC = """
 @relevo.listener("image.created", id="process")
 async def process(event, call):
+    note("lost", event["number"], call.lost_leases)
     reach(event, "at the beginning")
     for name in STEPS:
         assert await call.step(name, act_on_loop, event, call, name) == name.upper()
@@ -426,7 +428,13 @@ def _kill_at(moments: Sequence[str], place: Place, where: str) -> None:
     assert {*uploaded.values()} == {*place.lines("uploaded")}, "the same ids"
     # Where the transport has no checkpoint, the worker keeps the notes of its child; those of its own end with it.
     if "process" in where or place.app.transport().capabilities.checkpoint:
-        assert done == once + again
+        # On a machine that stands still for a second a lease ends too, and the step that ran is repeated.
+        late = {n for n, lost in map(str.split, place.lines("lost")) if int(lost) > len(plan[int(n)])}
+        assert {each: done[each] for each in done | once if each.split()[0] not in late} == {
+            each: number for each, number in (once + again).items() if each.split()[0] not in late
+        }
+        assert done >= once
+        assert len(late) < len(plan)
     else:
         assert done.keys() == once.keys()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from relevo.backend import HandlingTransaction
 from relevo.errors import LeaseLostError
 from relevo_conformance import promise
-from relevo_sql import SqlTransport
+from relevo_sql import SqlTransport, _handling, _transport
 from relevo_sql._handling import SqlHandling
 from relevo_sql._inbox import InboxTable
 from relevo_sql._session import JoinedSessions
@@ -19,6 +19,7 @@ from relevo_sql._session import JoinedSessions
 from .planting import Patches, commit, planted
 
 Sessions = Callable[[], Any] | None
+Noted = Mapping[str, bytes] | None
 
 
 def storing(those: Callable[[Sequence[str]], Sequence[str]]) -> Patches:
@@ -69,9 +70,9 @@ def looks_a_key_up_when_a_listener_begins() -> Patches:
     handling_once, remember = SqlTransport.handling_once, JoinedSessions.remember
 
     def begin(
-        self: SqlTransport, key: str, *, aliases: Sequence[str] = (), sessions: Sessions = None
+        self: SqlTransport, key: str, *, aliases: Sequence[str] = (), noted: Noted = None, sessions: Sessions = None
     ) -> HandlingTransaction:
-        begun = handling_once(self, key, aliases=aliases, sessions=sessions)
+        begun = handling_once(self, key, aliases=aliases, noted=noted, sessions=sessions)
         begun.session.info["new"] = all(self.remembered(each) is None for each in (key, *aliases))
         return begun
 
@@ -210,12 +211,86 @@ def remembers_its_own_keys() -> Patches:
     handling_once, state_of = SqlTransport.handling_once, InboxTable.state_of
 
     def note(
-        self: SqlTransport, key: str, *, aliases: Sequence[str] = (), sessions: Sessions = None
+        self: SqlTransport, key: str, *, aliases: Sequence[str] = (), noted: Noted = None, sessions: Sessions = None
     ) -> HandlingTransaction:
         vars(self._inbox).setdefault("own", set()).update([key, *aliases])
-        return handling_once(self, key, aliases=aliases, sessions=sessions)
+        return handling_once(self, key, aliases=aliases, noted=noted, sessions=sessions)
 
     def state_of_own(self: InboxTable, key: str) -> bytes | None:
         return state_of(self, key) if key in vars(self).get("own", ()) else None
 
     return {(SqlTransport, "handling_once"): note, (InboxTable, "state_of"): state_of_own}
+
+
+# --- the steps ---------------------------------------------------------------------------------------
+
+
+@planted(
+    promise.EFFECT_HAPPENS_ONCE,
+    "A step replaces the note that is there, whatever it says.",
+    by_chance=False,
+)
+def replaces_any_note() -> Patches:
+    def replace(
+        self: JoinedSessions, session: Session, _before: Mapping[str, bytes], after: Mapping[str, bytes]
+    ) -> bool:
+        connection = self.connection(session)
+        for key in after:
+            connection.exec_driver_sql('DELETE FROM relevo_inbox WHERE "key" = ?', (key,))
+        return all(self.remember(session, [key], state) for key, state in after.items())
+
+    return {(JoinedSessions, "replace"): replace}
+
+
+@planted(
+    promise.EFFECT_HAPPENS_ONCE,
+    "The end of a listener leaves its last note, and does not look whether it is still the last one.",
+    by_chance=False,
+)
+def leaves_the_note_of_a_listener_that_is_done() -> Patches:
+    return {(JoinedSessions, "forget"): lambda *_: True}
+
+
+@planted(
+    promise.EFFECT_HAPPENS_ONCE,
+    "A note is stored with the key of the listener alone, and not with its aliases.",
+    by_chance=False,
+)
+def notes_no_alias() -> Patches:
+    replace = JoinedSessions.replace
+
+    def replace_one(
+        self: JoinedSessions, session: Session, before: Mapping[str, bytes], after: Mapping[str, bytes]
+    ) -> bool:
+        key = next(iter(after))
+        return replace(self, session, before, {key: after[key]})
+
+    return {(JoinedSessions, "replace"): replace_one}
+
+
+@planted(
+    promise.EFFECT_HAPPENS_ONCE,
+    "A note is stored with the key itself, so that a listener with one finished step counts as done.",
+    by_chance=False,
+)
+def takes_a_note_for_the_end() -> Patches:
+    return {(_handling, "notes_key"): str, (_transport, "notes_key"): str}
+
+
+@planted(
+    promise.EFFECT_HAPPENS_ONCE,
+    "The note of a step commits in a transaction of its own, before the rows.",
+    by_chance=False,
+)
+def commits_a_note_before_its_rows() -> Patches:
+    replace = JoinedSessions.replace
+
+    def replace_at_once(
+        self: JoinedSessions, session: Session, before: Mapping[str, bytes], after: Mapping[str, bytes]
+    ) -> bool:
+        is_wanted = replace(self, session, before, after)
+        if is_wanted:
+            commit(self.connection(session))
+        return is_wanted
+
+    return {(JoinedSessions, "replace"): replace_at_once}

@@ -122,6 +122,64 @@ class HoldsForEverWhatWasCommitted(BreakableStore):
             event.unpinned_until = None
 
 
+# --- the steps -------------------------------------------------------------------------------------
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class CommitsAStepWithoutItsState(Handled):
+    """A step commits its rows, and the state stays that of the step before."""
+
+    def committed_step(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
+        inner.session.flush()
+        committing()
+        inner._own.commit()
+        inner._own.go_on()
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class StoresTheStateOfAStepBeforeItsRows(Handled):
+    """The state of a step is stored at once, and its rows commit with the next step or at the end."""
+
+    def committed_step(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
+        inner.session.flush()
+        committing()
+        self.checkpoint(inner._delivery, state)
+
+
+@planted(promise.EFFECT_IS_THERE_IF_DONE, by_chance=False)
+class ChecksTheLeaseAtTheFirstStep(Handled):
+    """Whether a delivery is held is checked at the first step, and not at the later ones."""
+
+    def committed_step(self, inner: MemoryHandling, state: bytes, committing: Callable[[], object]) -> None:
+        if "stepped" not in inner.session.info:
+            inner.commit_step(state, committing)
+            inner.session.info["stepped"] = True
+            return
+        inner.session.flush()
+        committing()
+        inner._own.commit()
+        self.store.checkpoint(inner._delivery, state, self._clock.now())
+        inner._own.go_on()
+
+
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE,
+    by_chance=False,
+    patches={(ListenerSession, "has_written"): property(lambda self: self._has_executed)},
+)
+class NoticesOnlyWhatIsFlushed(MemoryTransport):
+    """Objects that wait for a flush do not count as written."""
+
+
+@planted(
+    promise.EFFECT_IS_THERE_IF_DONE,
+    by_chance=False,
+    patches={(ListenerSession, "_note_execution"): lambda self, *_: None},
+)
+class NoticesOnlyWhatIsPending(MemoryTransport):
+    """Rows that were flushed do not count as written."""
+
+
 # --- the session -----------------------------------------------------------------------------------
 
 

@@ -164,12 +164,12 @@ class SqlHarness(Harness):
 
     @contextmanager
     def handling_once(
-        self, transport: Transport, key: str, aliases: Sequence[str]
+        self, transport: Transport, key: str, aliases: Sequence[str], noted: Mapping[str, bytes]
     ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
         self._prepare_objects()
         assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
         sessions = sessionmaker(self.engine)
-        with closing(transport.handling_once(key, aliases=aliases, sessions=sessions)) as transaction:
+        with closing(transport.handling_once(key, aliases=aliases, noted=noted, sessions=sessions)) as transaction:
             yield transaction, OrmTransaction(transaction.session)
 
     @contextmanager

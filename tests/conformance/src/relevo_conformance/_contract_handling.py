@@ -14,7 +14,14 @@ from relevo import MAX_STATE, Ack, Delivery, Envelope, Nack, Release, Settlement
 from relevo.backend import TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, RelevoError, SessionError, TransportClosedError, shown
 from relevo_conformance import promise
-from relevo_conformance._listener import BegunListener, begun, failed, having_written
+from relevo_conformance._listener import (
+    BegunListener,
+    begun,
+    failed,
+    having_written,
+    require_failure,
+    require_notice,
+)
 from relevo_conformance.bench import Bench, Thread
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import HookMissing
@@ -28,6 +35,7 @@ _AT_MOST = 0.5
 """Seconds of real time for which a commit waits for another thread, if that does not wait for the commit."""
 
 _STATE = b"\x00 done, in bytes that are not text: \xff"
+_STEP = b"\x00 a step, in bytes that are not text: \xff"
 
 
 class HandlingContract(Contract):
@@ -346,6 +354,69 @@ class HandlingContract(Contract):
                 f"an exported receipt must not outlive its delivery, but with it there was {error_text(error)}"
             )
             assert self._again(bench, other, again).state == b""
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_step_commits_with_its_state_and_what_follows_does_not(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench)
+            with self._listener(transport, delivery) as listener:
+                listener.transaction.commit_step(_STEP)
+                rows = listener.written()
+                listener.writes.add_pending()
+                listener.transaction.session.flush()
+
+            assert (rows, listener.written()) == (1, 1), "the rows are not those of the step alone"
+            assert self._again(bench, transport, delivery).state == _STEP
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_listener_with_steps_commits_at_its_end_too(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench)
+            with self._listener(transport, delivery) as listener:
+                for number in range(2):
+                    listener.transaction.commit_step(b"%d" % number)
+                    listener.writes.add_pending()
+                listener.transaction.commit(_STATE)
+
+            assert listener.written() == 3, "a row of two steps and the end is missing after commit()"
+            assert self._again(bench, transport, delivery).state == _STATE
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_step_that_fails_leaves_the_state_of_the_last_one(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench)
+            with self._listener(transport, delivery) as listener:
+                listener.transaction.commit_step(_STEP)
+                listener.writes.add_pending()
+                require_failure(listener, listener.transaction.commit_step)
+
+            assert listener.written() == 1, "the rows are not those of the first step alone"
+            assert self._again(bench, transport, delivery).state == _STEP
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_a_step_after_the_next_hand_over_commits_nothing(self) -> None:
+        for ends in (False, True):
+            with self.bench() as bench:
+                transport, delivery = self._leased(bench)
+                with self._listener(transport, delivery) as listener:
+                    listener.transaction.commit_step(_STEP)
+                    again = self._again(bench, transport, delivery)
+                    listener.writes.add_pending()
+                    transaction = listener.transaction
+                    error = raised_by(partial(transaction.commit if ends else transaction.commit_step, _STATE))
+
+                assert isinstance(error, LeaseLostError), (
+                    f"a step after the next hand-over must raise LeaseLostError, not {error_text(error)}"
+                )
+                assert (listener.written(), again.state) == (1, _STEP)
+
+    @proves(promise.EFFECT_IS_THERE_IF_DONE)
+    def test_what_was_written_since_the_last_step_is_noticed(self) -> None:
+        with self.bench() as bench:
+            transport, delivery = self._leased(bench)
+            with self._begun(transport, delivery) as listener:
+                require_notice(listener)
+            transport.settle([(delivery, Ack())])
 
     @proves(promise.EFFECT_IS_THERE_IF_DONE)
     def test_another_receipt_is_none(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from threading import Barrier
@@ -15,7 +15,14 @@ from relevo import MAX_STATE, Transport
 from relevo.backend import Inbox
 from relevo.errors import ConfigurationError, LeaseLostError, SessionError, TransportClosedError, shown
 from relevo_conformance import promise
-from relevo_conformance._listener import BegunListener, begun, failed, having_written
+from relevo_conformance._listener import (
+    BegunListener,
+    begun,
+    failed,
+    having_written,
+    require_failure,
+    require_notice,
+)
 from relevo_conformance.bench import Bench, Thread, finish_all
 from relevo_conformance.contract import Contract, proves, raised_by
 from relevo_conformance.harness import HookMissing
@@ -24,6 +31,7 @@ from relevo_conformance.verdict import error_text
 _HOOK = "handling_once"
 
 _STATE = b"\x00 done, in bytes that are not text: \xff"
+_STEP = b"\x00 a step, in bytes that are not text: \xff"
 
 _LONGEST = 64
 """Characters of the longest key."""
@@ -263,6 +271,106 @@ class InboxContract(Contract):
                 assert (listener.written(), _remembered(transport, key)) == (0, None)
 
     @proves(promise.EFFECT_HAPPENS_ONCE)
+    def test_a_step_commits_with_its_note_and_what_follows_does_not(self) -> None:
+        with self._inbox() as bench:
+            transport, key = bench.worker().transport, _key()
+            before = _inbox(transport).noted(key)
+            with self._listener_once(transport, key) as listener:
+                listener.transaction.commit_step(_STEP)
+                rows = listener.written()
+                listener.writes.add_pending()
+                listener.transaction.session.flush()
+
+            assert (rows, listener.written()) == (1, 1), "the rows are not those of the step alone"
+            for asked in (transport, bench.worker().transport):
+                assert (before, _inbox(asked).noted(key)) == (None, _STEP)
+            assert _remembered(transport, key) is None, "a key is remembered after a step"
+
+    @proves(promise.EFFECT_HAPPENS_ONCE)
+    def test_the_next_listener_goes_on_with_the_note_and_its_end_forgets_that(self) -> None:
+        with self._inbox() as bench:
+            transport, key, aliases = bench.worker().transport, _key(), [_key(), _key()]
+            with self._listener_once(transport, key, aliases=aliases) as first:
+                first.transaction.commit_step(_STEP)
+            noted = [_inbox(transport).noted(each) for each in (key, *aliases)]
+            known = dict.fromkeys((key, *aliases), _STEP)
+            with self._listener_once(transport, key, aliases=aliases, noted=known) as second:
+                for state in (b"", _STEP):
+                    second.transaction.commit_step(state)
+                    second.writes.add_pending()
+                second.transaction.commit(_STATE)
+
+            assert noted == [_STEP] * 3, "a note is not there for each key and alias"
+            assert (first.written(), second.written()) == (1, 3)
+            assert [_inbox(transport).noted(each) for each in (key, *aliases)] == [None] * 3
+            assert [_remembered(transport, each) for each in (key, *aliases)] == [_STATE] * 3
+
+    @proves(promise.EFFECT_HAPPENS_ONCE)
+    def test_a_note_that_is_found_under_an_alias_counts_for_the_key(self) -> None:
+        with self._inbox() as bench:
+            transport, key, alias = bench.worker().transport, _key(), _key()
+            with self._listener_once(transport, alias) as earlier:
+                earlier.transaction.commit_step(_STEP)
+            with self._listener_once(transport, key, aliases=[alias], noted={alias: _STEP}) as renamed:
+                renamed.transaction.commit_step(_STATE)
+
+            assert (earlier.written(), renamed.written()) == (1, 1)
+            assert [_inbox(transport).noted(each) for each in (key, alias)] == [_STATE, _STATE]
+
+    @proves(promise.EFFECT_HAPPENS_ONCE)
+    def test_a_step_that_does_not_know_the_note_commits_nothing(self) -> None:
+        with self._inbox() as bench:
+            transport = bench.worker().transport
+            for is_known in (False, True):
+                key = _key()
+                with self._listener_once(transport, key) as first:
+                    first.transaction.commit_step(_STEP)
+                known = {key: b"another one"} if is_known else {}
+                with self._listener_once(transport, key, noted=known) as late:
+                    error = raised_by(partial(late.transaction.commit_step, b"late"))
+
+                _require_refusal(error, "a note that the listener does not know")
+                assert (first.written(), late.written()) == (1, 0)
+                assert _inbox(transport).noted(key) == _STEP
+
+    @proves(promise.EFFECT_HAPPENS_ONCE)
+    def test_after_a_further_step_of_another_listener_nothing_is_committed(self) -> None:
+        with self._inbox() as bench:
+            transport = bench.worker().transport
+            for ends in (False, True):
+                for is_done in (False, True):
+                    key = _key()
+                    with self._listener_once(transport, key) as late:
+                        late.transaction.commit_step(_STEP)
+                        with self._listener_once(transport, key, noted={key: _STEP}) as other:
+                            if is_done:
+                                other.transaction.commit(_STATE)
+                            else:
+                                other.transaction.commit_step(_STATE)
+                        late.writes.add_pending()
+                        error = raised_by(
+                            partial(late.transaction.commit if ends else late.transaction.commit_step, b"late")
+                        )
+
+                    _require_refusal(error, "a further step of another listener")
+                    assert (late.written(), other.written()) == (1, 1)
+                    found = (_inbox(transport).noted(key), _remembered(transport, key))
+                    assert found == ((None, _STATE) if is_done else (_STATE, None))
+
+    @proves(promise.EFFECT_HAPPENS_ONCE)
+    def test_a_step_with_a_key_that_fails_leaves_the_note_of_the_last_one(self) -> None:
+        with self._inbox() as bench:
+            transport, key = bench.worker().transport, _key()
+            with self._listener_once(transport, key) as listener:
+                listener.transaction.commit_step(_STEP)
+                listener.writes.add_pending()
+                require_failure(listener, listener.transaction.commit_step)
+
+            assert (listener.written(), _inbox(transport).noted(key)) == (1, _STEP)
+            with self._begun_once(transport, _key()) as noticed:
+                require_notice(noticed)
+
+    @proves(promise.EFFECT_HAPPENS_ONCE)
     def test_what_makes_no_session_gets_no_transaction(self) -> None:
         with self._inbox() as bench:
             transport = bench.worker().transport
@@ -299,18 +407,20 @@ class InboxContract(Contract):
             bench.recorder.hooks[_HOOK] += 1  # not as other hooks: an error in it is the transport's
             yield bench
 
-    def _opened_once(self, transport: Transport, key: str, *, aliases: Sequence[str] = ()) -> Any:
-        return self.harness.handling_once(transport, key, aliases)
+    def _opened_once(
+        self, transport: Transport, key: str, *, aliases: Sequence[str] = (), noted: Mapping[str, bytes] | None = None
+    ) -> Any:
+        return self.harness.handling_once(transport, key, aliases, noted or {})
 
     def _begun_once(self, transport: Transport, key: str) -> AbstractContextManager[BegunListener]:
         """Return a listener that has written nothing yet."""
         return begun(self._opened_once(transport, key), hook=_HOOK)
 
     def _listener_once(
-        self, transport: Transport, key: str, *, aliases: Sequence[str] = ()
+        self, transport: Transport, key: str, *, aliases: Sequence[str] = (), noted: Mapping[str, bytes] | None = None
     ) -> AbstractContextManager[BegunListener]:
         """Return a listener that has written something."""
-        return having_written(self._opened_once(transport, key, aliases=aliases), hook=_HOOK)
+        return having_written(self._opened_once(transport, key, aliases=aliases, noted=noted), hook=_HOOK)
 
     def _refused_once(
         self, transport: Transport, key: str, *, aliases: Sequence[str] = (), state: bytes

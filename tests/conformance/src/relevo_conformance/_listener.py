@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -52,11 +53,33 @@ def having_written(opened: Opened, *, hook: str) -> Iterator[BegunListener]:
 def failed(opened: Opened, *, hook: str, committing: Callable[[], object] = lambda: None) -> BegunListener:
     """Return a listener whose commit has failed."""
     with having_written(opened, hook=hook) as listener:
-        if not hasattr(listener.writes, "fail_commit"):
-            pytest.skip("its Transaction has no fail_commit()")
-        listener.writes.fail_commit()
-        try:
-            listener.transaction.commit(b"failed", committing)
-        except CommitFailedError:
-            return listener
-    raise AssertionError("commit() returned, although that of the session had failed")
+        require_failure(listener, partial(listener.transaction.commit, committing=committing))
+    return listener
+
+
+def require_failure(listener: BegunListener, commit: Callable[[bytes], object]) -> None:
+    """Let the session of *listener* fail when *commit* commits it, and require the error of that."""
+    if not hasattr(listener.writes, "fail_commit"):
+        pytest.skip("its Transaction has no fail_commit()")
+    listener.writes.fail_commit()
+    try:
+        commit(b"failed")
+    except CommitFailedError:
+        return
+    raise AssertionError("a commit returned, although that of the session had failed")
+
+
+def require_notice(listener: BegunListener) -> None:
+    """Require of *listener*, which has written nothing yet, that it is noticed when it has."""
+    transaction = listener.transaction
+    fresh = transaction.has_written
+    for _ in range(2):
+        listener.writes.add_pending()
+        pending = transaction.has_written
+        transaction.session.flush()
+        flushed = transaction.has_written
+        transaction.commit_step(b"")
+
+        assert (fresh, pending, flushed, transaction.has_written) == (False, True, True, False), (
+            "has_written is not whether something was written since the beginning, or the last step"
+        )

@@ -423,7 +423,7 @@ class Harness(ABC):
         raise HookMissing("handling")
 
     def handling_once(
-        self, transport: Transport, key: str, aliases: Sequence[str]
+        self, transport: Transport, key: str, aliases: Sequence[str], noted: Mapping[str, bytes]
     ) -> AbstractContextManager[tuple[HandlingTransaction, Transaction]]:
         """
         Call ``handling_once`` of *transport* with sessions of the application, and close the result at the end.
@@ -436,6 +436,8 @@ class Harness(ABC):
             key: Identifies the listener and its event.
 
             aliases: Further keys that are committed with it.
+
+            noted: The notes that the listener knows, by key.
         """
         raise HookMissing("handling_once")
 
