@@ -413,7 +413,7 @@ class Transactions:
         keys = [key_of(self._service, delivery.envelope, delivery.queue, each) for each in ids]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)
         if done is None:
-            # If a first delivery is no first one, its commit meets what is noted, and the event is given back.
+            # One that was handed out before without a trace meets a note at its first commit, and is given back.
             is_first = delivery.attempt == 1 and not delivery.lost_leases and not delivery.state
             noted = {key: state for key in keys if not is_first and (state := inbox.noted(key)) is not None}
             steps = finished_in(next(iter(noted.values()), b""))
