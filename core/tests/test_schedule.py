@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relevo import Event, Schedule
-from relevo._schedule.cron import Cron
+from relevo._schedule.cron import NICKNAMES, Cron
 from relevo._schedule.schedule import Due, Missed
 from relevo.errors import ConfigurationError
 
@@ -122,6 +122,32 @@ def test_a_change_of_the_clocks_is_handled_as_cron_does(
         assert ticks_of(cron, "2026-10-25") == autumn
 
 
+@pytest.mark.parametrize(
+    ("cron", "day", "ticks"),
+    [
+        ("30 * * * *", "2026-10-04", ["00:30+1030", "01:30+1030", "02:30+1100", "03:30+1100"]),
+        ("30 * * * *", "2026-04-05", ["00:30+1100", "01:30+1100", "01:30+1030", "02:30+1030", "03:30+1030"]),
+        ("0 */2 * * *", "2026-04-05", ["02:00+1030", "04:00+1030"]),
+        ("15 2 * * *", "2026-10-04", ["02:30+1100"]),
+    ],
+)
+def test_clocks_that_are_changed_by_half_an_hour_lose_no_tick(cron: str, day: str, ticks: list[str]) -> None:
+    zone = ZoneInfo("Australia/Lord_Howe")
+    start, end = at(f"{day}T00:00", zone), at(f"{day}T04:00", zone)
+
+    found = takewhile(lambda tick: tick <= end, Cron(cron, zone.key).after(start))
+
+    assert [datetime.fromtimestamp(tick, zone).strftime("%H:%M%z") for tick in found] == ticks
+
+
+@pytest.mark.parametrize("nickname", NICKNAMES)
+def test_a_nickname_of_crontab_is_its_expression(nickname: str) -> None:
+    named = schedule(nickname, timezone="Europe/Madrid")
+
+    assert named.cron == nickname
+    assert named.next(NOON) == schedule(NICKNAMES[nickname], timezone="Europe/Madrid").next(NOON)
+
+
 def test_after_the_second_of_two_equal_times_the_first_one_does_not_come_again() -> None:
     ticks = Cron("30 2 * * *", "Europe/Madrid")
 
@@ -135,6 +161,8 @@ def test_after_the_second_of_two_equal_times_the_first_one_does_not_come_again()
         ({"cron": "* * * * * *"}, r"cron: expected minute, hour, .+; got '\* \* \* \* \* \*'$"),
         ({"cron": "61 * * * *"}, r"cron: expected minute, hour, .+; got '61 \* \* \* \*', with an invalid minute"),
         ({"cron": "0 0 31 2 *"}, "cron: expected minute, .+with an invalid day-of-month"),
+        ({"cron": "@reboot"}, "cron: expected @hourly or @daily or .+; got '@reboot'"),
+        ({"cron": "9" * 5000 + " * * * *"}, "cron: expected minute, hour, .+; got '9999"),
         ({"cron": 5}, "cron: expected minute, hour, .+; got 5"),
         ({"timezone": "Europe/Atlantis"}, "timezone: expected a name such as Europe/Madrid or UTC; got 'Europe/Atlan"),
         ({"timezone": "../etc/passwd"}, "timezone: expected a name such as Europe/Madrid or UTC"),

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, tzinfo
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from types import MappingProxyType
 
 from relevo.errors import ConfigurationError, shown
 
 _FIELDS = 5
+
+_LONGEST = 255
+"""Characters; Python refuses to read a number of thousands of digits."""
+
+NICKNAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "@hourly": "0 * * * *",
+        "@daily": "0 0 * * *",
+        "@midnight": "0 0 * * *",
+        "@weekly": "0 0 * * 0",
+        "@monthly": "0 0 1 * *",
+        "@yearly": "0 0 1 1 *",
+        "@annually": "0 0 1 1 *",
+    }
+)
+"""The names that crontab has for some expressions; cronsim has none."""
+
+_HOUR = 3600
 
 _WINDOWS = (60, 3600, 86_400, 32 * 86_400, 367 * 86_400)
 """Seconds in which the latest tick is looked for, so that a long outage costs no walk through all of its ticks."""
@@ -20,7 +39,7 @@ class Cron:
     Ticks are strictly increasing, also when the clocks of the zone change.
 
     Args:
-        expression: Minute, hour, day of the month, month, day of the week.
+        expression: Minute, hour, day of the month, month, day of the week; or a nickname such as ``@daily``.
 
         timezone: The name of a time zone.
 
@@ -28,23 +47,53 @@ class Cron:
         ConfigurationError: One of them is invalid, or the expression has no tick.
     """
 
-    __slots__ = ("_expression", "_zone")
+    __slots__ = ("_expression", "_is_interval", "_zone")
 
     def __init__(self, expression: str, timezone: str):
-        self._expression = checked_cron(expression)
+        checked = checked_cron(expression)
+        self._expression = NICKNAMES.get(checked, checked)
+        self._is_interval = any(field.startswith("*") for field in self._expression.split()[:2])
         self._zone = _zone(timezone)
 
     def after(self, moment: int) -> Iterator[int]:
         """Return an iterator over the ticks after *moment*, without an end as a rule."""
-        from cronsim import CronSim  # noqa: PLC0415 - only a program with schedules needs it
-
         last = moment
-        for tick in CronSim(self._expression, datetime.fromtimestamp(moment, self._zone)):
+        for tick in self._walk(moment, self._zone):
             # If the clock is set back, a time of day comes twice. After the second one, the library returns ticks
             # before it; if the clock is set forward, it returns the same tick for several times that are left out.
-            if (seconds := int(tick.timestamp())) > last:
-                last = seconds
-                yield seconds
+            if tick <= last:
+                continue
+            if self._is_interval and (change := self._odd_change(last, tick)) is not None:
+                for found in self._walk(change - 1, timezone(timedelta(seconds=self._offset(change)))):
+                    if found >= tick:
+                        break
+                    yield found
+            last = tick
+            yield tick
+
+    def _walk(self, moment: int, zone: tzinfo) -> Iterator[int]:
+        """Return an iterator over the ticks after *moment* in *zone* as the library finds them."""
+        from cronsim import CronSim  # noqa: PLC0415 - only a program with schedules needs it
+
+        return (int(tick.timestamp()) for tick in CronSim(self._expression, datetime.fromtimestamp(moment, zone)))
+
+    def _odd_change(self, start: int, end: int) -> int | None:
+        """
+        Return when the clock is changed between *start* and *end* by other than whole hours; ``None`` if it is not.
+
+        The library goes on by whole hours, and so past ticks after the change. Lord Howe Island has such changes.
+        """
+        before = self._offset(start)
+        if (before - self._offset(end)) % _HOUR == 0:
+            return None
+        while end - start > 1:
+            middle = (start + end) // 2
+            start, end = (middle, end) if self._offset(middle) == before else (start, middle)
+        return end
+
+    def _offset(self, moment: int) -> int:
+        offset = datetime.fromtimestamp(moment, self._zone).utcoffset()
+        return 0 if offset is None else int(offset.total_seconds())
 
     def next(self, moment: int) -> int | None:
         """Return the first tick after *moment*; ``None`` if there is none within 50 years."""
@@ -82,7 +131,11 @@ def checked_cron(given: object) -> str:
     from cronsim import CronSim, CronSimError  # noqa: PLC0415 - as above
 
     expected = "expected minute, hour, day of the month, month and day of the week, as in */5 * * * *"
-    if not isinstance(given, str) or len(given.split()) != _FIELDS:
+    if isinstance(given, str) and given.startswith("@"):
+        if given not in NICKNAMES:
+            raise ConfigurationError(f"cron: expected {' or '.join(NICKNAMES)}; got {shown(given)}")
+        return given
+    if not isinstance(given, str) or len(given) > _LONGEST or len(given.split()) != _FIELDS:
         raise ConfigurationError(f"cron: {expected}; got {shown(given)}")
     try:
         next(CronSim(given, datetime(2000, 1, 1, tzinfo=UTC)))
