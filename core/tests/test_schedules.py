@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from relevo import App, Envelope, Event, LoopRunner, RunOptions, Schedule, event as declared
+from relevo import App, Envelope, Event, LoopRunner, RunOptions, Schedule, event as declared, hookimpl
 from relevo._app.app import clockwork_of
 from relevo._runner import schedules as beside
 from relevo._runner.host_lock import HostLock
@@ -301,6 +301,26 @@ def test_a_drain_from_cron_fires_what_is_due_and_handles_it(clock: FakeClock) ->
     assert handled == [0, 1, 1, 1]
 
 
+def test_a_drain_fires_all_that_was_missed_within_its_time_limit(clock: FakeClock) -> None:
+    class Slow(MemoryTransport):
+        def fire(self, firings: Sequence[Firing], *, relay_to: str | None = None) -> Any:
+            clock.advance(10 if firings[0].envelopes else 0)
+            return super().fire(firings, relay_to=relay_to)
+
+    app = App(transports={"main": Slow(clock=clock)}, source="shop", clock=clock)
+    app.schedule("* * * * *", "feed.aged", missed="all")
+    drain = LoopRunner(signals=False)
+    drain.run(app, RunOptions(until_empty=True))
+    clock.advance(2 * 86_400)
+
+    drain.run(app, RunOptions(until_empty=True, max_seconds=5.0))
+    first = len(app.transports["main"].waiting(["default"], limit=5000))
+    drain.run(app, RunOptions(until_empty=True, max_seconds=600.0, max_events=1))
+
+    assert first == 1000
+    assert len(app.transports["main"].waiting(["default"], limit=5000)) == 2880
+
+
 def test_a_changed_expression_goes_on_from_the_last_tick_of_the_former_one(clock: FakeClock) -> None:
     store = MemoryStore()
     before, after = shop(store, clock=clock), shop(store, clock=clock)
@@ -354,6 +374,114 @@ def test_one_event_that_cannot_be_sent_keeps_no_other_schedule_from_firing(
     clock.advance(60)
     assert turned.turn(clock.now()) == 1
     assert times(app) == [5.0, 5.0, 5.0]
+
+
+def test_a_plugin_that_fails_for_one_event_keeps_no_other_schedule_from_firing(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        fails = False
+
+        @hookimpl
+        def relevo_enrich(self, event: object) -> Mapping[str, Any] | None:
+            if self.fails and isinstance(event, Event) and event.name == "feed.aged":
+                raise ValueError("no user here")
+            return None
+
+    plugin = Failing()
+    app = shop(clock=clock, plugins=[plugin])
+    app.schedule(EVERY_FIVE, "feed.aged")
+    app.schedule(EVERY_FIVE, "feed.renewed")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    plugin.fails = True
+    clock.advance(300)
+
+    assert turned.turn(clock.now()) == 1
+    assert 'the schedule "feed.aged" cannot fire: no user here' in caplog.text
+    plugin.fails = False
+    clock.advance(60)
+    assert turned.turn(clock.now()) == 1
+
+
+@pytest.mark.parametrize("stored", [-1, 9_223_372_036_854, 253_402_300_800])
+def test_an_impossible_time_keeps_its_schedule_from_firing_and_no_other(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture, stored: int
+) -> None:
+    store = MemoryStore()
+    app = shop(store, clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged")
+    app.schedule(EVERY_FIVE, "feed.renewed")
+    clockwork(app).turn(clock.now())
+    app.transports["main"].fire([Firing(name="schedule/shop/feed.aged", fired=int(START), until=stored)])  # type: ignore[attr-defined]
+    clock.advance(300)
+    turned = clockwork(app)
+
+    assert turned.turn(clock.now()) == 1
+    assert (
+        f'the schedule "feed.aged" cannot fire: the stored time up to which it has fired is impossible ({stored}'
+        in (caplog.text)
+    )
+    app.transports["main"].fire([Firing(name="schedule/shop/feed.aged", fired=stored, until=int(START))])  # type: ignore[attr-defined]
+    clock.advance(60)
+    assert turned.turn(clock.now()) == 1
+
+
+def test_many_missed_ticks_of_one_schedule_do_not_hold_up_the_others(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    app.schedule("* * * * *", "feed.aged", missed="all")
+    app.schedule("* * * * *", "feed.renewed")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    clock.advance(86_400)
+
+    fired = [turned.turn(clock.now())]
+
+    assert {each.envelope.name for each in app.transports["main"].waiting(["default"], limit=1000)} == {
+        "feed.aged",
+        "feed.renewed",
+    }
+    while more := turned.turn(clock.now()):
+        fired.append(more)
+    assert (sum(fired), len(fired) > 1) == (1441, True)
+
+
+def test_firing_ends_between_two_transactions_when_it_may_not_go_on(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    for number in range(250):
+        app.schedule(EVERY_FIVE, "feed.aged", {"number": number}, name=f"feed {number}")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    clock.advance(300)
+    answers = iter([True, False])
+
+    assert turned.turn(clock.now(), may_go_on=lambda: next(answers)) == 100
+    assert turned.turn(clock.now()) == 150
+
+
+def test_a_worker_that_is_stopped_leaves_missed_ticks_to_the_next_one(clock: FakeClock) -> None:
+    ended = threading.Event()
+
+    class Slow(MemoryTransport):
+        def fire(self, firings: Sequence[Firing], *, relay_to: str | None = None) -> Any:
+            if any(each.envelopes for each in firings):
+                ended.wait(60)
+            return super().fire(firings, relay_to=relay_to)
+
+    app = App(transports={"main": Slow(clock=clock)}, source="shop", clock=clock)
+    app.schedule("* * * * *", "feed.aged", missed="all")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    clock.advance(86_400)
+
+    thread = beside._Thread(turned, clock)
+    thread.start()
+    thread._ended.set()
+    ended.set()
+    thread.join(60)
+
+    assert not thread.is_alive()
+    assert len(app.transports["main"].waiting(["default"], limit=2000)) <= 1000
 
 
 def test_a_second_event_of_a_tick_is_a_duplicate(clock: FakeClock) -> None:
@@ -436,6 +564,70 @@ def test_each_missed_tick_of_another_transport_is_stored_by_itself(
     assert turned.turn(clock.now()) == 3
     assert stored == [START + 300, START + 600, START + 900]
     assert rabbit.inner.stats("default").ready == 3
+
+
+def test_an_outage_of_another_transport_fires_no_later_tick_twice(
+    db: SqlTransport, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rabbit = Plain(clock)
+    app = App(transports={"rabbit": rabbit, "db": db}, coordinators={"rabbit": "db"}, source="shop", clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged")
+    app.schedule(EVERY_FIVE, "feed.renewed")
+    turned = clockwork(app, "rabbit")
+    turned.turn(clock.now())
+    clock.advance(300)
+    sent: list[str] = []
+    send, is_down = Plain.send, True
+
+    def sending(self: Plain, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        if is_down and envelopes[0].name == "feed.renewed":
+            raise TransportUnavailableError(self.name, "it is down")
+        sent.extend(each.name for each in envelopes)
+        send(self, envelopes, delay=delay)
+
+    monkeypatch.setattr(Plain, "send", sending)
+    for _ in range(5):
+        with pytest.raises(TransportUnavailableError):
+            turned.turn(clock.now())
+        clock.advance(5)
+    is_down = False
+    turned.turn(clock.now())
+    assert sorted(sent) == ["feed.aged", "feed.renewed"]
+
+    clock.advance(300)
+
+    assert turned.turn(clock.now()) == 2
+    assert sorted(sent) == ["feed.aged", "feed.aged", "feed.renewed", "feed.renewed"]
+
+
+def test_the_lock_is_renewed_while_many_missed_ticks_are_sent(
+    db: SqlTransport, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rabbit = Plain(clock)
+    apps = [
+        App(transports={"rabbit": rabbit, "db": db}, coordinators={"rabbit": "db"}, source="shop", clock=clock)
+        for _ in range(2)
+    ]
+    for app in apps:
+        app.schedule(EVERY_FIVE, "feed.aged", missed="all")
+    one, other = (clockwork(app, "rabbit") for app in apps)
+    one.turn(clock.now())
+    other.turn(clock.now())
+    clock.advance(90 * 300)
+    sent: list[str] = []
+    send = Plain.send
+
+    def slowly(self: Plain, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+        sent.extend(each.id for each in envelopes)
+        clock.advance(1)
+        if len(sent) == 60:
+            assert other.turn(clock.now()) == 0
+        send(self, envelopes, delay=delay)
+
+    monkeypatch.setattr(Plain, "send", slowly)
+
+    assert one.turn(clock.now()) == 90
+    assert len(sent) == len(set(sent)) == 90
 
 
 class Crash(BaseException):
@@ -537,6 +729,16 @@ def test_of_two_that_expect_the_same_time_one_stores_it_on_the_host(tmp_path: Pa
 
     assert [[*store.fire([each])] for each in (new, new, tick, tick)] == [["feed"], [], ["feed"], []]
     assert store.fired(["feed", "other"]) == {"feed": 120}
+
+
+def test_what_is_no_time_in_the_file_of_the_host_is_an_impossible_one(tmp_path: Path) -> None:
+    store = HostScheduleStore("rabbit", tmp_path / "fired")
+    store.fire([Firing(name="a", fired=None, until=60), Firing(name="b", fired=None, until=60)])
+    with sqlite3.connect(store.path) as database:
+        database.execute("UPDATE fired SET until = 'soon' WHERE name = 'a'")
+    database.close()
+
+    assert store.fired(["a", "b"]) == {"a": -1, "b": 60}
 
 
 def test_a_file_of_the_host_that_cannot_be_used_is_an_outage(tmp_path: Path) -> None:
@@ -663,6 +865,31 @@ def test_the_schedules_are_listed_with_their_last_and_next_tick(folder: Shop) ->
     }
     assert "2026-01-01 00:00:00Z  2026-01-01 00:05:00Z" in table.stdout
     assert (table.returncode, table.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("stored", [2**63 - 1, -(2**63), "soon", b"\xff", 1e300])
+def test_an_impossible_time_in_the_database_is_reported_and_the_others_fire(
+    folder: Shop, stored: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.run("drain")
+    with sqlite3.connect(folder.folder / "shop.db") as database:
+        database.execute("UPDATE relevo_lock SET until = ? WHERE name = 'schedule/shop/feed'", (stored,))
+        past = (int(START) * 1_000_000,)
+        database.execute("UPDATE relevo_lock SET until = ? WHERE name = 'schedule/shop/nightly'", past)
+    database.close()
+
+    listed = folder.run("schedules --json")
+    drained = folder.run("drain")
+
+    rows = {row["name"]: row for row in json.loads(listed.stdout)}
+    assert listed.returncode == 78
+    assert 'the schedule "feed": the stored time up to which it has fired is impossible' in rows["feed"]["error"]
+    assert (rows["nightly"]["last"], rows["nightly"]["error"]) == (None, None)
+    assert rows["nightly"]["next"] is not None
+    assert drained.returncode == 0, drained.stderr
+    assert 'the schedule "feed" cannot fire: the stored time up to which it has fired is impossible' in caplog.text
+    after = {row["name"]: row["last"] for row in json.loads(folder.run("schedules --json").stdout)}
+    assert after["nightly"] > START
 
 
 def test_a_list_of_schedules_creates_no_database(folder: Shop) -> None:

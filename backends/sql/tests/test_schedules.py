@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from relevo import Envelope
 from relevo.backend import Firing
@@ -59,6 +60,15 @@ def test_a_schedule_that_another_worker_has_fired_stores_nothing_and_the_others_
     assert set(transport.fire(again)) == set()
     assert transport.fired(["a", "b", "b2"]) == {"a": NOON + 60, "b": NOON + 60}
     assert waiting(transport) == ["1", "3"]
+
+
+def test_a_time_with_a_part_of_a_second_is_that_second(transport: SqlTransport, url: str) -> None:
+    transport.fire([firing("a", None, NOON)])
+    with transport._database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE relevo_lock SET until = until + 250000 WHERE name = 'a'"))
+
+    assert transport.fired(["a"]) == {"a": NOON}
+    assert set(transport.fire([firing("a", NOON, NOON + 60, "1")])) == {"a"}
 
 
 def test_names_are_different_if_any_character_is(transport: SqlTransport) -> None:

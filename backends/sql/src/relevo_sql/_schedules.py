@@ -35,7 +35,7 @@ class Schedules:
         """Return up to when each of *names* has fired, without those that were never stored."""
         stored = {exactly(name): name for name in names}
         rows = self._database.read(lambda connection: self._rows(connection, [*stored]))
-        return {stored[name]: until // _SECOND for name, (until, _) in rows.items() if name in stored}
+        return {stored[name]: _seconds(until) for name, (until, _) in rows.items() if name in stored}
 
     def fire(self, firings: Sequence[Firing], rows: Callable[[Firing], Sequence[Sent]]) -> Collection[str]:
         """
@@ -59,15 +59,22 @@ class Schedules:
 
     def _advance(self, connection: sa.Connection, firing: Firing, receipt: str) -> bool:
         """Store the new time of *firing* if the stored one is as it expects; return whether it was."""
-        which, terms = exactly(firing.name), {"receipt": receipt, "until": firing.until * _SECOND}
+        which = exactly(firing.name)
+        terms: dict[str, str | int] = {"receipt": receipt, "until": firing.until * _SECOND}
         if firing.fired is not None:
             fired = firing.fired * _SECOND
-            return self._statements.fire_schedule.run(connection, which=which, fired=fired, **terms).rowcount > 0
+            terms |= {"fired": fired, "following": fired + _SECOND}
+            return self._statements.fire_schedule.run(connection, which=which, **terms).rowcount > 0
         self._statements.lock_first.run(connection, which=which, holder=_HOLDER, **terms)
         # Not every database tells whether that has written the row.
         return self._rows(connection, [which]).get(which, (0, ""))[1] == receipt
 
-    def _rows(self, connection: sa.Connection, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    def _rows(self, connection: sa.Connection, names: Sequence[str]) -> dict[str, tuple[object, str]]:
         listed = self._database.dialect.listed(names)
         found = self._statements.fired_schedules.rows(connection, names=listed) if names else ()
-        return {str(name): (int(until), str(receipt)) for name, until, receipt in found}
+        return {str(name): (until, str(receipt)) for name, until, receipt in found}
+
+
+def _seconds(until: object) -> int:
+    """Return the time *until* in seconds; an impossible one if it is no number, which SQLite stores too."""
+    return until // _SECOND if isinstance(until, int) else -1

@@ -163,7 +163,8 @@ class Statements:
         self.unlock = prepared(sa.delete(lock).where(*mine))
         self.fire_schedule = prepared(
             sa.update(lock)
-            .where(lock.c.name == _bind("which"), lock.c.until == _bind("fired"))
+            # A time that was set by hand may have a part of a second.
+            .where(lock.c.name == _bind("which"), lock.c.until >= _bind("fired"), lock.c.until < _bind("following"))
             .values(receipt=_bind("receipt"), until=_bind("until"))
         )
         self.fired_schedules = prepared(

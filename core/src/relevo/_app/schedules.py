@@ -10,6 +10,7 @@ from logging import getLogger
 import attrs
 
 from relevo._app.parts import Parts
+from relevo._clock import Clock
 from relevo._dispatch.gathering import ReadyEvent
 from relevo._dispatch.sender import Sender
 from relevo._identity import IdFactory
@@ -17,12 +18,19 @@ from relevo._schedule.clockwork import Clockwork, FiringLedger, ScheduleStep
 from relevo._schedule.schedule import Due, Schedule
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.schedule_store import Firing, ScheduleStore
-from relevo.errors import CodecError, ConfigurationError, SendError, TransportError, TransportUnavailableError
+from relevo.errors import (
+    CodecError,
+    ConfigurationError,
+    RelevoError,
+    SendError,
+    TransportError,
+    TransportUnavailableError,
+)
 
 _log = getLogger("relevo.app")
 
 _OWN_FAULTS = (SendError, CodecError, ConfigurationError)
-"""What the event of one schedule may raise; what else is raised concerns all."""
+"""What storing the event of one schedule may raise; what else is raised concerns all."""
 
 _LONGEST_KEY = 255
 """Characters of the name under which a coordinator stores something."""
@@ -38,7 +46,8 @@ def home_of(schedule: Schedule, parts: Parts) -> str:
     Raises:
         ConfigurationError: The event has no route, is called in process, or goes to several transports.
     """
-    routing = parts.routes.routing(schedule.event_name)
+    with _naming(schedule):
+        routing = parts.routes.routing(schedule.event_name)
     if routing.is_now or len(routing.transports) != 1:
         targets = " and ".join(map(str, routing.targets))
         raise ConfigurationError(
@@ -71,14 +80,13 @@ def clockwork(
 
     Raises:
         ConfigurationError: One of them cannot be fired.
-
-        EncodeError: The event of one of them has no exact form in JSON.
     """
     own = [each for each in schedules if home_of(each, parts) == name]
     if not own:
         return None
     for each in own:
-        sender.check(each.event, {}, None)
+        with _naming(each):
+            sender.check(each.event, {}, None)
     return Clockwork(own, _ledger_of(name, parts, sender, instead))
 
 
@@ -101,10 +109,10 @@ def _ledger_of(
             )
         return instead(sender)
     if store is own[0]:
-        return StoredLedger(store, sender, parts.source)
+        return StoredLedger(store, sender, parts.source, parts.clock)
     if store is own[1]:
-        return StoredLedger(store, sender, parts.source, relay_to=name)
-    return ApartLedger(store, sender, parts.source, name=name, ids=parts.ids)
+        return StoredLedger(store, sender, parts.source, parts.clock, relay_to=name)
+    return ApartLedger(store, sender, parts.source, parts.clock, name=name, ids=parts.ids)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -119,12 +127,15 @@ class StoredLedger:
 
         source: The name of the application.
 
+        clock: The source of time.
+
         relay_to: The transport in whose outbox the events are stored, if any.
     """
 
     _store: ScheduleStore
     _sender: Sender
     _source: str
+    _clock: Clock
     _relay_to: str | None = attrs.field(default=None, kw_only=True)
 
     @contextmanager
@@ -135,14 +146,21 @@ class StoredLedger:
         keys = {self._key(name): name for name in names}
         return {keys[key]: moment for key, moment in self._store.fired([*keys]).items()}
 
-    def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
+    def fire(self, steps: Sequence[ScheduleStep], may_go_on: Callable[[], bool]) -> Collection[str]:
+        ready = []
+        for step in steps:
+            try:
+                ready.append((step, self._ready(step)))
+            except Exception as error:  # noqa: BLE001 - a plugin, or a class of the application, may raise anything
+                _cannot_fire(step, error)
         try:
-            return self._fire([(step, self._ready(step)) for step in steps])
+            return self._fire(ready) if ready else ()
         except _OWN_FAULTS as error:
-            if len(steps) == 1:
-                _log.error('the schedule "%s" cannot fire: %s', steps[0].schedule.name, error)
+            if len(ready) == 1:
+                _cannot_fire(ready[0][0], error)
                 return ()
-        return [name for step in steps for name in self.fire([step])]  # so that none keeps the others from firing
+        # One by one, so that none keeps the others from firing.
+        return [name for step, _ in ready if may_go_on() for name in self.fire([step], may_go_on)]
 
     def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
         firings = [self._firing(step, ready) for step, ready in steps]
@@ -182,9 +200,13 @@ class AloneLedger(StoredLedger):
     One worker at a time does so. If it dies between the two, the next one sends one event again, with the same id.
     """
 
-    def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
+    def fire(self, steps: Sequence[ScheduleStep], may_go_on: Callable[[], bool]) -> Collection[str]:
         one = super().fire
-        return [step.schedule.name for step in steps if all(map(one, _each_alone(step)))]
+        return [
+            step.schedule.name
+            for step in steps
+            if all(may_go_on() and one(part, may_go_on) for part in _each_alone(step))
+        ]
 
     def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
         ready = [event for _, events in steps for event in events]
@@ -208,17 +230,18 @@ class ApartLedger(AloneLedger):
 
     _name: str = attrs.field(kw_only=True)
     _ids: IdFactory = attrs.field(kw_only=True)
-    _held: list[str] = attrs.field(factory=list, init=False)
-    """The receipt of the lock while it is held."""
+    _held: dict[str, float] = attrs.field(factory=dict, init=False)
+    """The receipt of the lock while it is held, and when it was last renewed, in seconds of a clock that only grows."""
 
     @contextmanager
     def holding(self) -> Iterator[bool]:
         coordinator = self._coordinator
+        now = self._clock.monotonic()
         receipt = coordinator.lock(self._lock, holder=self._ids(0.0), ttl=_TTL)
         if receipt is None:
             yield False
             return
-        self._held.append(receipt)
+        self._held[receipt] = now
         try:
             yield True
         finally:
@@ -226,10 +249,19 @@ class ApartLedger(AloneLedger):
             with suppress(TransportError):  # it is free when it expires
                 coordinator.unlock(self._lock, receipt)
 
-    def fire(self, steps: Sequence[ScheduleStep]) -> Collection[str]:
-        if self._held and not self._coordinator.renew_lock(self._lock, self._held[0], ttl=_TTL):
-            raise TransportUnavailableError(self._name, "another worker has begun to fire the schedules")
-        return super().fire(steps)
+    def _fire(self, steps: Sequence[tuple[ScheduleStep, Sequence[ReadyEvent]]]) -> Collection[str]:
+        self._renew()
+        return super()._fire(steps)
+
+    def _renew(self) -> None:
+        """Renew the lock in time; a new schedule is stored without it."""
+        now = self._clock.monotonic()
+        for receipt, renewed in self._held.items():
+            if now - renewed < _TTL / 3:
+                continue
+            if not self._coordinator.renew_lock(self._lock, receipt, ttl=_TTL):
+                raise TransportUnavailableError(self._name, "another worker has begun to fire the schedules")
+            self._held[receipt] = now
 
     @property
     def _lock(self) -> str:
@@ -249,6 +281,24 @@ def _each_alone(step: ScheduleStep) -> Iterator[list[ScheduleStep]]:
         yield [ScheduleStep(step.schedule, fired, Due((tick,), tick))]
         fired = tick
     yield [ScheduleStep(step.schedule, fired, Due(ticks[-1:], step.due.until))]
+
+
+@contextmanager
+def _naming(schedule: Schedule) -> Iterator[None]:
+    """Name *schedule* in an error of the block."""
+    try:
+        yield
+    except RelevoError as error:
+        raise ConfigurationError(f'the schedule "{schedule.name}": {error}') from error
+
+
+def _cannot_fire(step: ScheduleStep, error: Exception) -> None:
+    _log.error(
+        'the schedule "%s" cannot fire: %s',
+        step.schedule.name,
+        error,
+        exc_info=None if isinstance(error, RelevoError) else error,
+    )
 
 
 def _given(event_id: str) -> Callable[[bytes], str]:

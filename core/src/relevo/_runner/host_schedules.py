@@ -46,7 +46,8 @@ class HostScheduleStore(ScheduleStore):
     def fired(self, names: Sequence[str]) -> Mapping[str, int]:
         from json import dumps  # noqa: PLC0415 - few have such a store
 
-        return dict(self._run(lambda connection: connection.execute(_READ, (dumps([*names]),)).fetchall()))
+        found = self._run(lambda connection: connection.execute(_READ, (dumps([*names]),)).fetchall())
+        return {name: until if isinstance(until, int) else -1 for name, until in found}  # it may be no number
 
     def fire(self, firings: Sequence[Firing], *, relay_to: str | None = None) -> Collection[str]:
         def fire(connection: sqlite3.Connection) -> list[str]:
@@ -98,7 +99,9 @@ class HostLedger(AloneLedger):
 def host_ledger(app: App, name: str, sender: Sender) -> HostLedger:
     """Return where the schedules of the transport *name* fire if it has no coordinator."""
     path = schedule_file(app, name)
-    return HostLedger(HostScheduleStore(name, path), sender, app.source, lock=HostLock(path.with_suffix(".lock")))
+    return HostLedger(
+        HostScheduleStore(name, path), sender, app.source, app.clock, lock=HostLock(path.with_suffix(".lock"))
+    )
 
 
 def schedule_store(app: App, name: str) -> ScheduleStore:

@@ -238,8 +238,10 @@ class _Host:
             self._prepare()
             if self._worker.stopped:
                 self.stop()
-            if (clockwork := self._clockwork()) is not None and not self._is_over():
-                clockwork.turn(self._app.clock.now())
+            if (clockwork := self._clockwork()) is not None:
+                now = self._app.clock.now()
+                while not self._is_over() and clockwork.turn(now, may_go_on=lambda: not self._is_over()):
+                    pass
             if self._flight is None:
                 return self._empty()
             with self._flight.everywhere() as is_alone:

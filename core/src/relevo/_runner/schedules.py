@@ -90,7 +90,7 @@ class _Thread(threading.Thread):
     def _turn(self) -> float:
         """Fire what is due; return the seconds until the next look."""
         try:
-            self._clockwork.turn(self._clock.now())
+            fired = self._clockwork.turn(self._clock.now(), may_go_on=self._may_go_on)
         except Exception as error:  # noqa: BLE001 - the thread goes on, since what is due must not be lost
             self._log(error)
             return _DOWN
@@ -98,7 +98,12 @@ class _Thread(threading.Thread):
         if following is None:
             return _LONGEST
         left = following - self._clock.now()
-        return min(left, _LONGEST) if left > 0 else _BUSY
+        if left > 0:
+            return min(left, _LONGEST)
+        return 0.0 if fired else _BUSY
+
+    def _may_go_on(self) -> bool:
+        return not self._ended.is_set()
 
     def _log(self, error: Exception) -> None:
         now = self._clock.monotonic()

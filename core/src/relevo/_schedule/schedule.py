@@ -23,7 +23,7 @@ GRACE = 60.0
 """Seconds; the default of the age up to which ``skip`` fires a tick."""
 
 _MOST_TICKS = 100
-"""Ticks of one schedule that are fired together; the next ones follow at once."""
+"""Ticks of one schedule that are fired together as a rule; the next ones follow at once."""
 
 
 @attrs.frozen
@@ -131,14 +131,14 @@ class Schedule:
         """Return the first tick after *moment*, both in seconds since the epoch; ``None`` if there is none."""
         return self._ticks.next(moment)
 
-    def due(self, fired: int, now: int) -> Due | None:
+    def due(self, fired: int, now: int, *, most: int = _MOST_TICKS) -> Due | None:
         """
         Return what is to be done at *now* if the schedule has fired up to *fired*; ``None`` if no tick has passed.
 
-        Both are seconds since the epoch. If ``all`` fires many ticks, it returns the first of them.
+        Both are seconds since the epoch. If ``all`` fires more than *most* ticks, it returns the first of them.
         """
         if self.missed == "all":
-            ticks = tuple(islice(takewhile(lambda tick: tick <= now, self._ticks.after(fired)), _MOST_TICKS))
+            ticks = tuple(islice(takewhile(lambda tick: tick <= now, self._ticks.after(fired)), most))
             return Due(ticks, ticks[-1]) if ticks else None
         last = self._ticks.latest(fired, now)
         if last is None:

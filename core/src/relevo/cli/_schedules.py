@@ -12,11 +12,12 @@ from relevo._app.schedules import home_of, key_of
 from relevo._app.stores import missing_file
 from relevo._event.event import Event
 from relevo._runner.host_schedules import HostScheduleStore, schedule_store
+from relevo._schedule.clockwork import impossible, is_possible
 from relevo._schedule.schedule import Schedule
 from relevo.cli._main import exit_code, tell
 from relevo.cli._option import json_option, transport_option, with_app
 from relevo.cli._output import show_json, show_table, when
-from relevo.errors import RelevoError, TransportUnavailableError
+from relevo.errors import ConfigurationError, RelevoError, TransportUnavailableError
 
 _COLUMNS = ("name", "cron", "timezone", "event", "missed", "transport", "last", "next")
 _TIMES = ("last", "next")
@@ -33,8 +34,8 @@ def schedules(*, app: App, transport: str | None, as_json: bool) -> int:
     Last is the last tick that was fired, or left out since it was missed; a - means that there was none yet. Next is
     the first tick after that. If it lies in the past, no worker has fired it yet; then missed says what happens.
 
-    Times are in UTC. With --json they are seconds since the epoch, each schedule has the "arguments" and the "grace" of
-    its configuration, and "error" says why its ticks are not known; it is null otherwise.
+    Times are in UTC. With --json they are seconds since the epoch, each schedule has the options of its
+    configuration, and "error" says why its ticks are not known; it is null otherwise.
 
     If a server cannot be reached, the others are shown, the error is reported, and the exit code is 69, or 78 if
     something must be changed.
@@ -77,7 +78,15 @@ def _rows(
         fired = _fired(app, transport, schedules)
     except RelevoError as error:
         errors[str(error)], fault = error, str(error)
-    return [_row(each, transport, fired.get(each.name), now=int(app.clock.now()), fault=fault) for each in schedules]
+    now = int(app.clock.now())
+    rows = []
+    for each in schedules:
+        known, why = fired.get(each.name), fault
+        if known is not None and not is_possible(known):
+            why = f'the schedule "{each.name}": {impossible(known)}'
+            errors[why], known = ConfigurationError(why), None
+        rows.append(_row(each, transport, known, now=now, fault=why))
+    return rows
 
 
 def _fired(app: App, name: str, schedules: Sequence[Schedule]) -> Mapping[str, int]:
