@@ -125,6 +125,68 @@ def test_two_schedules_of_one_name_are_an_error_unless_they_say_the_same(clock: 
     assert len(app.schedules) == 1
 
 
+def test_a_second_schedule_with_other_data_does_not_replace_the_first(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    app.schedule(EVERY_FIVE, "backup.due", {"of": "mail"})
+    app.schedule(EVERY_FIVE, Report(), name="report")
+    app.schedule(EVERY_FIVE, Report(), name="report")
+
+    for name, event in (("backup.due", Event("backup.due", {"of": "shop"})), ("report", Report(full=True))):
+        with pytest.raises(ConfigurationError, match="is the name of another one already"):
+            app.schedule(EVERY_FIVE, event, name=name)
+
+
+def test_the_options_of_a_schedule_are_those_of_its_events(clock: FakeClock) -> None:
+    app = shop(clock=clock)
+    app.schedule("@hourly", "feed.aged", urgency="high", ordering_key="feed 7", expires="10m", missed="once")
+    turned = clockwork(app)
+    turned.turn(clock.now())
+    clock.advance(5400)
+
+    assert turned.turn(clock.now()) == 1
+    (waiting,) = app.transports["main"].waiting(["default"])
+    assert (waiting.envelope.urgency, waiting.envelope.ordering_key) == ("high", "feed 7")
+    assert waiting.envelope.expires == clock.now() + 600, "from the moment at which it was fired, not from its tick"
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"urgency": "urgent"}, 'urgency: expected "normal" or "high"; got'),
+        ({"ordering_key": ""}, "ordering_key: expected 1 to 255 printable characters; got ''"),
+        ({"ordering_key": 7}, "ordering_key: expected 1 to 255 printable characters"),
+        ({"expires": 0}, "expires: expected more than 0 s; got 0"),
+        ({"expires": "soon"}, "expires: expected seconds"),
+    ],
+)
+def test_an_invalid_option_of_a_schedule_is_an_error(clock: FakeClock, option: dict[str, Any], error: str) -> None:
+    app = shop(clock=clock)
+
+    with pytest.raises(ConfigurationError, match=error):
+        app.schedule(EVERY_FIVE, "feed.aged", **option)
+
+
+def test_an_option_that_the_transport_does_not_claim_is_an_error_at_the_start(
+    db: SqlTransport, clock: FakeClock
+) -> None:
+    app = App(transports={"rabbit": Plain(clock), "db": db}, coordinators={"rabbit": "db"}, source="shop", clock=clock)
+    app.schedule(EVERY_FIVE, "feed.aged", urgency="high")
+
+    with pytest.raises(ConfigurationError, match=r'the schedule "feed.aged": the transport "rabbit" .+ urgency'):
+        clockwork_of(app, "rabbit")
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("tz", "it is called timezone= here"), ("delay", "the expression says when"), ("timezon", 'mean "timezone"')],
+)
+def test_a_schedule_has_no_other_option(clock: FakeClock, option: str, hint: str) -> None:
+    given: Any = {option: "5m"}
+
+    with pytest.raises(TypeError, match=f"a schedule has no option {option}=….+{hint}"):
+        shop(clock=clock).schedule(EVERY_FIVE, "feed.aged", **given)
+
+
 def test_the_decorator_returns_the_deferred_function_and_takes_no_other(clock: FakeClock) -> None:
     app = shop(clock=clock)
 
@@ -815,7 +877,7 @@ def test_a_worker_fires_ticks_beside_its_events_and_goes_on_after_an_outage(
 SCHEDULES = """
 [schedules]
 nightly = { cron = "30 2 * * *", event = "mail.sent", arguments = { number = 7 }, timezone = "Europe/Madrid" }
-feed = { cron = "*/5 * * * *", event = "image.created", missed = "skip", grace = "1h" }
+feed = { cron = "*/5 * * * *", event = "image.created", missed = "skip", grace = "1h", expires = "10m" }
 """
 
 
@@ -858,6 +920,9 @@ def test_the_schedules_are_listed_with_their_last_and_next_tick(folder: Shop) ->
         "arguments": {},
         "missed": "skip",
         "grace": 3600.0,
+        "urgency": "normal",
+        "ordering_key": None,
+        "expires": 600.0,
         "transport": "main",
         "last": int(START),
         "next": int(START) + 300,

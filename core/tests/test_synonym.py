@@ -27,6 +27,7 @@ from relevo._synonym import (
     RETRY,
     RETRY_LATER,
     RUN_OPTIONS,
+    SCHEDULE,
 )
 from relevo.errors import ConfigurationError
 from relevo.testing import AppTesting, make_call
@@ -267,7 +268,7 @@ def test_an_import_of_another_tool_is_answered() -> None:
 def test_an_answer_names_attributes_that_there_are() -> None:
     things = {"app": App, "call": Call, "relevo": relevo, "t": AppTesting}
 
-    for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, GIVE_UP, LISTENER, RETRY, RETRY_LATER]:
+    for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, GIVE_UP, LISTENER, RETRY, RETRY_LATER, SCHEDULE]:
         for answer in answers.values():
             for thing, name in re.findall(r"\b(app|call|relevo|t)\.([A-Za-z_]+)", answer):
                 assert name == "toml" or hasattr(things[thing], name), answer
@@ -312,9 +313,10 @@ def test_an_answer_names_arguments_that_there_are() -> None:
         (GIVE_UP, GiveUp.__init__),
         (APP, App.__init__),
         (RUN_OPTIONS, RunOptions.__init__),
+        (SCHEDULE, App.schedule),
     ]
     dispatch = {"delay", "at", "urgency", "expires"}
-    elsewhere = {"routes", "transports", "id", "retry", "time_limit", "version", *dispatch}
+    elsewhere = {"routes", "transports", "id", "subject", "retry", "time_limit", "version", *dispatch}
     elsewhere |= {*Retry.__init__.__annotations__, *relevo.Execution.__init__.__annotations__}
 
     for answers, owner in owners:

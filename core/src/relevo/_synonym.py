@@ -54,6 +54,31 @@ DISPATCH: Mapping[str, str] = MappingProxyType(
 )
 """By the arguments of a dispatch."""
 
+SCHEDULE: Mapping[str, str] = MappingProxyType(
+    {
+        "args": "the data is one mapping after the name of the event",
+        "at": "leave it out; the expression says when",
+        "catchup": 'write missed="all" or missed="skip"',
+        "coalesce": 'write missed="once" or missed="all"',
+        "delay": "leave it out; the expression says when",
+        "id": "it is called name= here",
+        "key": "it is called ordering_key= here",
+        "kwargs": "the data is one mapping after the name of the event",
+        "misfire_grace_time": 'write missed="skip" and grace=',
+        "priority": 'write urgency="high" for an event that overtakes others',
+        "queue": _ROUTED,
+        "relative": "leave it out; the expression says when",
+        "session": "leave it out; a worker fires it, in a transaction of its own",
+        "subject": 'pass an event: relevo.Event("image.created", {…}, subject=…)',
+        "tz": "it is called timezone= here",
+        "unique": "leave it out; a tick fires once, but also while the event of an earlier one still waits",
+        "urgent": 'write urgency="high"',
+        "within": "leave it out; a tick fires once",
+        "zone": "it is called timezone= here",
+    }
+)
+"""By the arguments of a schedule."""
+
 EVENT: Mapping[str, str] = MappingProxyType(
     {
         "args": "it is called arguments= here",

@@ -52,7 +52,7 @@ from relevo._retry import Retry
 from relevo._schedule.schedule import GRACE, Missed, Schedule, checked_event
 from relevo._schedule.table import ScheduleTable
 from relevo._secret import masked_url, without_secrets
-from relevo._synonym import APP, CALLED_KEYS, STORES, missing_attribute
+from relevo._synonym import APP, CALLED_KEYS, SCHEDULE, STORES, missing_attribute
 from relevo._transport.acceptance import QueueOptions
 from relevo._transport.delivery import Delivery, Failure
 from relevo._transport.envelope import Envelope, Urgency
@@ -482,6 +482,9 @@ class App(Dispatcher):
         timezone: str = "UTC",
         missed: Missed = "once",
         grace: Duration = GRACE,
+        urgency: Urgency = "normal",
+        ordering_key: str | None = None,
+        expires: Duration | None = None,
     ) -> Callable[[D], D]: ...
     @overload
     def schedule(
@@ -494,6 +497,9 @@ class App(Dispatcher):
         timezone: str = "UTC",
         missed: Missed = "once",
         grace: Duration = GRACE,
+        urgency: Urgency = "normal",
+        ordering_key: str | None = None,
+        expires: Duration | None = None,
     ) -> Schedule: ...
     def schedule(
         self,
@@ -505,6 +511,10 @@ class App(Dispatcher):
         timezone: str = "UTC",
         missed: Missed = "once",
         grace: Duration = GRACE,
+        urgency: Urgency = "normal",
+        ordering_key: str | None = None,
+        expires: Duration | None = None,
+        **unknown: Never,
     ) -> Any:
         """
         Dispatch *event* at each tick of *cron*; without an event, decorate a deferred function: it is called then.
@@ -513,7 +523,8 @@ class App(Dispatcher):
         new schedule fires from the first start of a worker on.
 
         Args:
-            cron: Minute, hour, day of the month, month and day of the week, as in ``"*/5 * * * *"``.
+            cron: Minute, hour, day of the month, month and day of the week, as in ``"*/5 * * * *"``; or ``@hourly``,
+                ``@daily``, ``@weekly``, ``@monthly`` or ``@yearly``.
 
             event: An :class:`Event`, an instance of a declared class, the name of an event, or a deferred function,
                 which is called without arguments.
@@ -530,14 +541,27 @@ class App(Dispatcher):
 
             grace: Seconds, a timedelta, or text such as ``"5m"``.
 
+            urgency: As for :meth:`dispatch`.
+
+            ordering_key: As for :meth:`dispatch`.
+
+            expires: The time after which the event of a tick is dead-lettered instead of handled, from the moment at
+                which it is fired: seconds, a timedelta, or text such as ``"5m"``.
+
+            unknown: None.
+
         Returns:
             The schedule; or the decorator, which returns its function.
 
         Raises:
             ConfigurationError: An argument is invalid, or another schedule has the name.
 
-            TypeError: The deferred function needs arguments; pass ``function.event(…)`` as the event.
+            TypeError: The deferred function needs arguments; pass ``function.event(…)`` as the event. Or there is no
+                such option.
         """
+        if unknown:
+            known = ("name", "timezone", "missed", "grace", "urgency", "ordering_key", "expires")
+            raise no_option("a schedule", next(iter(unknown)), known, SCHEDULE)
 
         def add(given: Any) -> Schedule:
             dispatched = given.event() if isinstance(given, DeferredFunction) else given
@@ -550,6 +574,9 @@ class App(Dispatcher):
                 timezone=timezone,
                 missed=missed,
                 grace=grace,
+                urgency=urgency,
+                ordering_key=ordering_key,
+                expires=expires,
             )
             self._assembly.parts.schedules.add(made)
             return made

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from logging import getLogger
+from typing import cast
 
 import attrs
 
@@ -14,6 +15,7 @@ from relevo._clock import Clock
 from relevo._dispatch.gathering import ReadyEvent
 from relevo._dispatch.sender import Sender
 from relevo._identity import IdFactory
+from relevo._listener.call import DispatchOptions
 from relevo._schedule.clockwork import Clockwork, FiringLedger, ScheduleStep
 from relevo._schedule.schedule import Due, Schedule
 from relevo._transport.coordinator import Coordinator
@@ -84,9 +86,10 @@ def clockwork(
     own = [each for each in schedules if home_of(each, parts) == name]
     if not own:
         return None
+    now = parts.clock.now()
     for each in own:
         with _naming(each):
-            sender.check(each.event, {}, None)
+            sender.check(each.event, options_of(each, now), None)
     return Clockwork(own, _ledger_of(name, parts, sender, instead))
 
 
@@ -172,8 +175,9 @@ class StoredLedger:
     def _ready(self, step: ScheduleStep) -> list[ReadyEvent]:
         """Return the events of the ticks of *step*; the time of each event is that of its tick."""
         schedule = step.schedule
+        options = options_of(schedule, self._clock.now())
         return [
-            self._sender.check(schedule.event, {}, None, _given(schedule.event_id(self._source, tick)), now=tick)
+            self._sender.check(schedule.event, options, None, _given(schedule.event_id(self._source, tick)), now=tick)
             for tick in step.due.ticks
         ]
 
@@ -290,6 +294,11 @@ def _naming(schedule: Schedule) -> Iterator[None]:
         yield
     except RelevoError as error:
         raise ConfigurationError(f'the schedule "{schedule.name}": {error}') from error
+
+
+def options_of(schedule: Schedule, now: float) -> DispatchOptions:
+    """Return the options with which the event of *schedule* is dispatched at *now*, in seconds since the epoch."""
+    return cast("DispatchOptions", schedule.options(now))
 
 
 def _cannot_fire(step: ScheduleStep, error: Exception) -> None:

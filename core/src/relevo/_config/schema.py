@@ -17,9 +17,10 @@ from relevo._event.event import Event, checked_name
 from relevo._problem import Origin, Origins, Problem
 from relevo._retry import Retry
 from relevo._schedule.cron import checked_cron, checked_timezone
-from relevo._schedule.schedule import GRACE, Missed, Schedule, checked_grace
+from relevo._schedule.schedule import GRACE, Missed, Schedule, checked_expiry, checked_grace, checked_ordering_key
 from relevo._secret import Secret, masked
 from relevo._transport.acceptance import QueueOptions
+from relevo._transport.envelope import Urgency
 from relevo._transport.route import beside_helpers
 from relevo._worker.decision import PATIENCE
 from relevo._worker.execution import TIME_LIMIT, Execution, Kind
@@ -92,6 +93,9 @@ class ScheduleConfig:
     timezone: Annotated[str, checked_timezone] = "UTC"
     missed: Missed = "once"
     grace: float = attrs.field(default=GRACE, converter=checked_grace)
+    urgency: Urgency = "normal"
+    ordering_key: str | None = attrs.field(default=None, converter=checked_ordering_key)
+    expires: float | None = attrs.field(default=None, converter=checked_expiry)
 
     def named(self, name: str) -> Schedule:
         """Return the schedule *name*."""
@@ -102,6 +106,9 @@ class ScheduleConfig:
             timezone=self.timezone,
             missed=self.missed,
             grace=self.grace,
+            urgency=self.urgency,
+            ordering_key=self.ordering_key,
+            expires=self.expires,
         )
 
 

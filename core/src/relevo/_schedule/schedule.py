@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import sha256
 from itertools import islice, takewhile
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -12,12 +13,16 @@ from relevo._clock import Duration, seconds
 from relevo._event.event import Event, name_of
 from relevo._identity import made
 from relevo._schedule.cron import Cron, checked_cron, checked_timezone
+from relevo._transport.envelope import Urgency
 from relevo.errors import ConfigurationError, shown
 
 Missed = Literal["once", "all", "skip"]
 
 MAX_NAME = 100
 """The longest name of a schedule."""
+
+MAX_KEY = 255
+"""The longest ordering key."""
 
 GRACE = 60.0
 """Seconds; the default of the age up to which ``skip`` fires a tick."""
@@ -73,6 +78,43 @@ def checked_grace(given: Duration) -> float:
     return seconds(given, what="grace")
 
 
+def checked_expiry(given: Duration | None) -> float | None:
+    """
+    Return *given* in seconds.
+
+    Raises:
+        ConfigurationError: It is neither a duration of more than 0 s nor ``None``.
+    """
+    found = None if given is None else seconds(given, what="expires")
+    if found == 0:
+        raise ConfigurationError(f"expires: expected more than 0 s; got {shown(given)}")
+    return found
+
+
+def checked_urgency(given: Urgency) -> Urgency:
+    """
+    Return *given* if it is an urgency.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if given not in get_args(Urgency):
+        raise ConfigurationError(f'urgency: expected "normal" or "high"; got {shown(given)}')
+    return given
+
+
+def checked_ordering_key(given: Any) -> str | None:
+    """
+    Return *given* if it can be an ordering key, or is ``None``.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if given is None or (isinstance(given, str) and 0 < len(given) <= MAX_KEY and given.isprintable()):
+        return given
+    raise ConfigurationError(f"ordering_key: expected 1 to {MAX_KEY} printable characters; got {shown(given)}")
+
+
 def checked_schedule_name(given: object) -> str:
     """
     Return *given* if it can be the name of a schedule.
@@ -95,7 +137,7 @@ class Schedule:
     Args:
         name: Identifies it; the time up to which it has fired is stored under this name.
 
-        cron: Minute, hour, day of the month, month and day of the week.
+        cron: Minute, hour, day of the month, month and day of the week, or ``@hourly``, ``@daily`` and so on.
 
         event: An :class:`Event`, an instance of a declared class, or the name of an event.
 
@@ -105,6 +147,13 @@ class Schedule:
             fires each, ``skip`` fires the last one if it is not older than *grace*, else none.
 
         grace: Seconds, a timedelta, or text such as ``"5m"``.
+
+        urgency: As for :meth:`App.dispatch`.
+
+        ordering_key: As for :meth:`App.dispatch`.
+
+        expires: The time after which the event of a tick is dead-lettered instead of handled, from the moment at which
+            it is fired: seconds, a timedelta, or text such as ``"5m"``.
 
     Raises:
         ConfigurationError: One of them is invalid.
@@ -116,6 +165,9 @@ class Schedule:
     timezone: str = attrs.field(default="UTC", converter=checked_timezone)
     missed: Missed = attrs.field(default="once", converter=checked_missed)
     grace: float = attrs.field(default=GRACE, converter=checked_grace)
+    urgency: Urgency = attrs.field(default="normal", converter=checked_urgency)
+    ordering_key: str | None = attrs.field(default=None, converter=checked_ordering_key)
+    expires: float | None = attrs.field(default=None, converter=checked_expiry)
     _ticks: Cron = attrs.field(init=False, eq=False, repr=False)
 
     @_ticks.default
@@ -126,6 +178,11 @@ class Schedule:
     def event_name(self) -> str:
         """The name of its event."""
         return name_of(self.event)
+
+    def options(self, now: float) -> Mapping[str, Any]:
+        """Return the options with which its event is dispatched at *now*, in seconds since the epoch."""
+        found: dict[str, Any] = {"urgency": self.urgency, "ordering_key": self.ordering_key}
+        return found if self.expires is None else {**found, "expires": now + self.expires}
 
     def next(self, moment: int) -> int | None:
         """Return the first tick after *moment*, both in seconds since the epoch; ``None`` if there is none."""

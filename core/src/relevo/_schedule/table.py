@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from relevo._event.event import Event
 from relevo._schedule.schedule import Schedule
 from relevo.errors import ConfigurationError, shown
 
@@ -51,4 +52,8 @@ class ScheduleTable:
 
 
 def _said(schedule: Schedule) -> tuple[object, ...]:
-    return schedule.cron, schedule.event_name, schedule.timezone, schedule.missed, schedule.grace
+    event = schedule.event
+    # Values of a class that was defined again are not equal, but look the same.
+    data = event.arguments if isinstance(event, Event) else repr(event)
+    options = schedule.urgency, schedule.ordering_key, schedule.expires
+    return schedule.cron, schedule.event_name, data, schedule.timezone, schedule.missed, schedule.grace, options
