@@ -793,7 +793,7 @@ def test_of_two_that_expect_the_same_time_one_stores_it_on_the_host(tmp_path: Pa
     assert store.fired(["feed", "other"]) == {"feed": 120}
 
 
-def test_what_is_no_time_in_the_file_of_the_host_is_an_impossible_one(tmp_path: Path) -> None:
+def test_text_in_the_file_of_the_host_is_an_impossible_time(tmp_path: Path) -> None:
     store = HostScheduleStore("rabbit", tmp_path / "fired")
     store.fire([Firing(name="a", fired=None, until=60), Firing(name="b", fired=None, until=60)])
     with sqlite3.connect(store.path) as database:

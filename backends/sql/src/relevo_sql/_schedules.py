@@ -76,5 +76,5 @@ class Schedules:
 
 
 def _seconds(until: object) -> int:
-    """Return the time *until* in seconds; an impossible one if it is no number, which SQLite stores too."""
+    """Return the time *until* in seconds; an impossible one if it is text, which SQLite stores too."""
     return until // _SECOND if isinstance(until, int) else -1
