@@ -46,7 +46,12 @@ def test_every_hook_says_whether_it_observes_or_decides() -> None:
     says = {name: (each.__doc__ or "").split()[0] for name, each in specs.items()}
 
     assert set(says.values()) == {"Observe", "Decide"}
-    assert {name for name, word in says.items() if word == "Decide"} == {"relevo_enrich", "relevo_may_run"}
+    assert {name for name, word in says.items() if word == "Decide"} == {
+        "relevo_enrich",
+        "relevo_may_run",
+        "relevo_around_listener",
+        "relevo_around_async_listener",
+    }
 
 
 def test_observers_are_entered_in_the_order_of_pluggy_the_last_registered_first_and_left_in_reverse() -> None:
@@ -210,8 +215,8 @@ def test_a_function_whose_body_would_never_run_is_refused_with_the_remedy() -> N
     for plugin, fault in [
         (Bare(), f"relevo_around_call {generator}put @contextlib.contextmanager above it"),
         (Late(), f"relevo_dead_lettered {generator}return instead of yield"),
-        (Waiting(), "relevo_around_send is async, and no hook is awaited; expected a plain function"),
-        (Streaming(), "relevo_enrich is async, and no hook is awaited; expected a plain function"),
+        (Waiting(), "relevo_around_send is async, and this hook is not awaited; expected a plain function"),
+        (Streaming(), "relevo_enrich is async, and this hook is not awaited; expected a plain function"),
     ]:
         with pytest.raises(PluginError, match=f"{type(plugin).__name__}: {fault}$"):
             hooks.add(plugin)

@@ -2,8 +2,8 @@
 Hooks: most of them observe, a few decide. The only module that uses pluggy.
 
 An observing hook returns a context manager, which is entered before and left after the observed call, or
-nothing. An exception that it raises is logged and changes nothing. Deciding hooks are called by pluggy's
-rules, and their exceptions reach the caller.
+nothing. An exception that it raises is logged and changes nothing. The exceptions of deciding hooks reach the
+caller. pluggy calls these, except those around listeners: :mod:`relevo._listener.wrapper` calls one inside the other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache, partial
-from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature, unwrap
 from logging import getLogger
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,8 @@ from relevo.errors import PluginError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from relevo._event.event import Event
+    from relevo._listener.call import Call
+    from relevo._listener.wrapper import AsyncProceed, Proceed
     from relevo._transport.delivery import DeadLetter, Delivery, Failure, Settlement
     from relevo._transport.envelope import Envelope
 
@@ -38,8 +40,19 @@ _log = getLogger("relevo.hook")
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
+_WRAPPING = "relevo_around_listener"
+_WRAPPING_ASYNC = "relevo_around_async_listener"
+_WRAPPERS = {
+    _WRAPPING: "def relevo_around_listener(self, proceed): return proceed()",
+    _WRAPPING_ASYNC: "async def relevo_around_async_listener(self, proceed): return await proceed()",
+}
+"""The hooks that wrap listeners, each as a plugin writes it that only calls the listener."""
+
 _WHERE_LISTENERS_RUN = frozenset(
-    f"{PROJECT}_{name}" for name in ("enrich", "around_send", "around_handle", "around_call", "listener_failed")
+    {
+        *(f"{PROJECT}_{name}" for name in ("enrich", "around_send", "around_handle", "around_call", "listener_failed")),
+        *_WRAPPERS,
+    }
 )
 """The hooks that are called in a child process, if listeners run in one: those of a dispatch, and of the handling."""
 
@@ -61,6 +74,24 @@ class HookSpecs:
     @hookspec(firstresult=True)
     def relevo_may_run(self) -> str | None:
         """Decide whether a runner may take further events; return why not, such as ``deploy``, or ``None``."""
+
+    @hookspec
+    def relevo_around_listener(self, event: object, call: Call, proceed: Proceed) -> object:
+        """
+        Decide how a listener is called: ``proceed()`` calls it and returns its result.
+
+        An exception counts as one of the listener, and names the plugin. It is called in the thread of the listener,
+        in its transaction and within its time limit. *event* is what the listener is called with. The result is for
+        the plugins around this one. Async listeners have a hook of their own.
+        """
+
+    @hookspec
+    async def relevo_around_async_listener(self, event: object, call: Call, proceed: AsyncProceed) -> object:
+        """
+        Decide how an async listener is called, as ``relevo_around_listener`` does: ``await proceed()`` calls it.
+
+        It is called in the task of the listener.
+        """
 
     # --- observing ----------------------------------------------------------------------------------
 
@@ -214,6 +245,10 @@ class Hooks:
                 if wrong:
                     takes = f"takes only {', '.join(known)}" if known else "takes no arguments"
                     yield f"{hook} has no argument {', '.join(wrong)}; it {takes}"
+                elif hook in _WRAPPERS:
+                    is_pluggys = options["wrapper"] or options["hookwrapper"]
+                    if why := _unable(hook, getattr(plugin, name), is_pluggys=is_pluggys):
+                        yield f"{hook} {why}; write {_WRAPPERS[hook]}"
                 elif not (options["wrapper"] or options["hookwrapper"]) and (why := _idle(hook, getattr(plugin, name))):
                     yield f"{hook} {why}"
             elif not options.get("optionalhook"):
@@ -235,6 +270,10 @@ class Hooks:
         """Have the implementations looked up again; done once, since each dispatch asks for them."""
         self.enriches = bool(self._manager.hook.relevo_enrich.get_hookimpls())
         """Whether a plugin adds to the context of events."""
+        self.wraps = any(getattr(self._manager.hook, name).get_hookimpls() for name in _WRAPPERS)
+        """Whether a plugin wraps listeners."""
+        self.wrappers = cache(self._wrappers)
+        """Takes whether a listener is async, returns what plugins put around it, the outermost first."""
         self.observers = cache(self._resolved)
         """Takes the name of an observing hook, returns its implementations."""
 
@@ -253,6 +292,22 @@ class Hooks:
             warn = partial(self._warn_of_result, where) if name.startswith(_AROUND) else None
             found.append(_observer(implementation.function, frozenset(implementation.argnames), warn))
         return tuple(found)
+
+    def _wrappers(self, is_async: bool) -> tuple[Wrapper, ...]:  # noqa: FBT001 - cached by position
+        name = _WRAPPING_ASYNC if is_async else _WRAPPING
+        return tuple(
+            Wrapper(_named(each.plugin), name, each.function, tuple(each.argnames))
+            for each in reversed(getattr(self._manager.hook, name).get_hookimpls())
+        )
+
+    def without_wrapper(self, *, is_async: bool) -> str | None:
+        """Return which plugin wraps only listeners of the other kind, with the remedy; ``None`` if none does."""
+        name, other = (_WRAPPING_ASYNC, _WRAPPING) if is_async else (_WRAPPING, _WRAPPING_ASYNC)
+        here = {each.plugin for each in self.wrappers(is_async)}
+        for each in self.wrappers(not is_async):
+            if each.plugin not in here:
+                return f"the plugin {each.plugin} has only {other}; add {_WRAPPERS[name]}"
+        return None
 
     def _warn_of_result(self, where: str, result: object) -> None:
         """Log once that the hook *where* returned *result*, which has no effect."""
@@ -321,6 +376,24 @@ def doubled(hooks: Hooks) -> list[tuple[str, Sequence[str]]]:
     return [(_named(first.plugin), places) for first, places in groups if len(places) > 1]
 
 
+@attrs.frozen
+class Wrapper:
+    """What a plugin puts around each call of a listener."""
+
+    plugin: str
+    """Its name."""
+
+    hook: str
+    function: Callable[..., Any]
+    """Takes those of *names* as arguments."""
+
+    names: tuple[str, ...]
+
+    def called(self, **arguments: object) -> Any:
+        """Call it with those of *arguments* that it takes; return what it returns, for an async one a coroutine."""
+        return self.function(**{name: arguments[name] for name in self.names})
+
+
 @attrs.frozen(repr=False)  # the options may have secrets
 class _Passed:
     """A plugin that was passed to an application."""
@@ -362,11 +435,27 @@ def _named(plugin: object) -> str:
 def _idle(hook: str, function: Callable[..., object]) -> str | None:
     """Return why a call of *function* as *hook* would not run its body, with the remedy; ``None`` if it would."""
     if iscoroutinefunction(function) or isasyncgenfunction(function):
-        return "is async, and no hook is awaited; expected a plain function"
+        return "is async, and this hook is not awaited; expected a plain function"
     if not isgeneratorfunction(function):  # one below contextmanager is not
         return None
     remedy = "put @contextlib.contextmanager above it" if hook.startswith(_AROUND) else "return instead of yield"
     return f"is a generator function, and a call would not run it; {remedy}"
+
+
+def _unable(hook: str, function: Callable[..., object], *, is_pluggys: bool) -> str | None:
+    """Return why *function* cannot wrap listeners as *hook*; ``None`` if it can."""
+    if is_pluggys:
+        return "cannot be a wrapper of pluggy's"
+    inner = unwrap(function)
+    if isgeneratorfunction(inner) or isasyncgenfunction(inner):
+        return "has a yield; it calls the listener by proceed instead"
+    if iscoroutinefunction(function) and hook == _WRAPPING:
+        return f"is async; {_WRAPPING_ASYNC} is for async listeners"
+    if not iscoroutinefunction(function) and hook == _WRAPPING_ASYNC:
+        return f"is not async; {_WRAPPING} is for listeners that are not"
+    if "proceed" not in _required(function):
+        return "does not take proceed, which calls the listener"
+    return None
 
 
 def _required(function: Callable[..., object]) -> list[str]:

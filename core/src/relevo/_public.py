@@ -5,6 +5,7 @@ from relevo._listener.decorator import event, listener
 from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.call import Call, DispatchOptions
+from relevo._listener.wrapper import AsyncProceed, Proceed
 from relevo._dispatch.deferred import DeferredDispatcher
 from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.dispatcher import Dispatcher
@@ -86,7 +87,7 @@ __all__ += ["State", "Action", "Counters", "TRANSITIONS", "after", "action_of", 
 __all__ += ["MAX_LEASE", "MAX_DEATHS", "MAX_ANNOUNCEMENT"]
 # running
 __all__ += ["Worker", "Executor", "InlineExecutor", "Execution", "Runner", "RunOptions", "Report"]
-__all__ += ["App", "Schedule", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl"]
+__all__ += ["App", "Schedule", "LoopRunner", "SystemdRunner", "Hooks", "hookimpl", "Proceed", "AsyncProceed"]
 # values that come in by argument
 __all__ += ["Clock", "SystemClock", "Duration", "Moment", "Secret", "masked", "masked_url", "Signing"]
 # errors: of the program, of the world, of the event

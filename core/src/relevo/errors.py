@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Never
 
 from relevo._secret import abridged, masked, without_secrets
@@ -445,13 +446,33 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+_PLUGIN = "__relevo_plugin__"
+"""The attribute of an error that has the name of the plugin which raised it."""
+
+_attributes_of = vars(BaseException)["__dict__"].__get__  # a subclass cannot override this
+
+
+def blame(error: BaseException, plugin: str) -> None:
+    """Note that *plugin* raised *error*, for :func:`described` and the traceback."""
+    if (attributes := _attributes_of(error)).get(_PLUGIN) != plugin:  # it may be raised several times
+        attributes[_PLUGIN] = plugin
+        with suppress(Exception):  # a hostile class
+            error.add_note(f"raised by the plugin {plugin}")
+
+
 def described(error: BaseException) -> str:
-    """Return *error* in one line without passwords, even if its ``__str__`` fails; a group with its first errors."""
+    """
+    Return *error* in one line without passwords, even if its ``__str__`` fails; a group with its first errors.
+
+    It names the plugin that raised it, if that is known.
+    """
     name = vars(type)["__name__"].__get__(type(error))  # a metaclass cannot override this
     try:
         text = f"{name}: {error}"
         if isinstance(error, BaseExceptionGroup):
             text += ": " + "; ".join(map(described, error.exceptions[:3]))
+        if plugin := _attributes_of(error).get(_PLUGIN):
+            text += f" (raised by the plugin {plugin})"
         return " ".join(masked(abridged(text)).split())
     except BaseException:  # noqa: BLE001 - a hostile __str__ must neither hide which error it was nor end the worker
         return f"{name}: its text cannot be shown"

@@ -40,6 +40,7 @@ from relevo._execution.pipe import (
 )
 from relevo._execution.surroundings import Keeper
 from relevo._hook import names_where_listeners_run
+from relevo._listener.wrapper import with_wrappers
 from relevo._log_line import log_to_stderr
 from relevo._signal import take_ends
 from relevo._transport.delivery import Delivery
@@ -74,7 +75,7 @@ class Child:
         """Make the application that *hello* describes, and work until the parent closes its end."""
         try:
             app = self._make_app(hello)
-            listeners = WatchedTable(app.listeners, self, time_limit=hello.time_limit)
+            listeners = WatchedTable(with_wrappers(app.listeners, app.hooks), self, time_limit=hello.time_limit)
             handle = app.handle(
                 app.transport(hello.transport).name,
                 listeners,
@@ -97,7 +98,7 @@ class Child:
         with app:
             # A hook around the listeners may change something and undo it itself; that is not blamed on a listener.
             around = map(app.hooks.observers, ("relevo_around_handle", "relevo_around_call"))
-            self._is_observed = any(around)
+            self._is_observed = any(around) or app.hooks.wraps
             self._keeper = Keeper(self._links)
             self._serve(handle)
 

@@ -23,6 +23,7 @@ from relevo._event.subject import SubjectLoader
 from relevo._hook import names_where_listeners_run
 from relevo._listener.call import Outgoing
 from relevo._listener.listener import ListenerTable
+from relevo._listener.wrapper import check_wrapped, with_wrappers
 from relevo._transport.delivery import Delivery, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Routes, Target, outbox_queue
@@ -87,6 +88,7 @@ class WorkerFactory:
         queues = options.queues or self.parts.queues(transport.name)
         outbox = self.parts.outboxes.get(transport.name)
         check_listeners(listeners, self.parts.routes, self.parts.queue_table)
+        check_wrapped(listeners, self.parts.hooks)
         first_queue = self._first_queue_on(transport.name)
         check_queues(listeners, self.parts.routes, transport, queues, first_queue, outbox=outbox)
         warn_of_risks(transport)
@@ -106,7 +108,7 @@ class WorkerFactory:
             if execution.chosen == "inline":
                 limit = partial(_time_limit, listeners, default=execution.time_limit)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
-        listeners = executor.watch(listeners)
+        listeners = executor.watch(with_wrappers(listeners, self.parts.hooks))
         here: dict[int, tuple[Delivery, str]] = {}
         places = partial(places_of, listeners=listeners, routes=self.parts.routes)
         ahead = self._subjects_ahead(executor)
@@ -241,7 +243,7 @@ class WorkerFactory:
         if checkpoint is not None and signing is not None:
             checkpoint = signing.keeping(checkpoint)
         caller = Caller(
-            listeners=listeners,
+            listeners=with_wrappers(listeners, self.parts.hooks),
             first_queue=self._first_queue_on(transport),
             subjects=self.parts.subjects if subjects is None else subjects,
             clock=self.parts.clock,

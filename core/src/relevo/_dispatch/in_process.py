@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from logging import DEBUG, getLogger
 from typing import Any, Unpack
 
@@ -22,6 +23,7 @@ from relevo._hook import Hooks, Observer, hooks_of, observe
 from relevo._listener.call import Call, DispatchOptions, Outgoing
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.process_loop import awaited, is_awaitable, is_in_loop
+from relevo._listener.wrapper import check_wrapped, wrapped
 from relevo._transport.route import NOW, Target
 from relevo.errors import ConfigurationError, SubjectMissingError, described
 
@@ -134,6 +136,9 @@ class LocalDispatcher(Dispatcher):
         if event_id and isinstance(event, Event) and event.id is None:
             event = with_id(event, event_id)
         forms: _Forms | None = None
+        if self._hooks.wraps:
+            check_wrapped(listeners, self._hooks)
+            listeners = [wrapped(each, self._hooks, partial(_completed, session)) for each in listeners]
         for listener in listeners:
             form = event
             if by_name is not (listener.event_type is None):
@@ -229,8 +234,12 @@ def _run(listener: Listener, event: object, call: Call | None, session: object) 
 
 def _complete(result: object, listener: Listener, session: object) -> None:
     """Complete *result*, which *listener* returned, if it is awaitable; raise if it is work that is not done."""
-    if result is None:
-        return
+    if result is not None:
+        refuse_undone(_completed(session, result, listener), listener.id)
+
+
+def _completed(session: object, result: object, listener: Listener) -> object:
+    """Return *result*, which *listener* returned in a dispatch with *session*; if it is awaitable, once it is done."""
     if session is not None and is_awaitable(result) and is_in_loop():
         getattr(result, "close", int)()
         raise ConfigurationError(
@@ -238,7 +247,7 @@ def _complete(result: object, listener: Listener, session: object) -> None:
             f"session on another event loop than yours; route its event to a transport, leave the session out, or "
             f"write it as def"
         )
-    refuse_undone(awaited(result, listener.id), listener.id)
+    return awaited(result, listener.id)
 
 
 @contextmanager

@@ -156,20 +156,14 @@ class _WatchedTable(WatchedTable):
         super().__init__(listeners, executor, time_limit=time_limit)
         self._executor = executor
 
-    def _one(self, listener: Listener) -> Listener:
+    def _derived(self, listener: Listener) -> Listener:
         if not listener.is_async:
-            return super()._one(listener)
-        found = self._watched.get(listener)
-        if found is None:
-            limit = listener.mark.time_limit or self._time_limit
-            if listener.mark.transactional:
-                watched = _watched_on_loop(_called, listener.id, limit, self._executor, is_timed=True)
-                found = attrs.evolve(listener, watched=watched)
-            else:
-                watched = _watched_on_loop(listener.function, listener.id, limit, self._executor)
-                found = attrs.evolve(listener, function=watched)
-            self._watched[listener] = found
-        return found
+            return super()._derived(listener)
+        limit = listener.mark.time_limit or self._time_limit
+        if listener.mark.transactional:
+            watched = _watched_on_loop(_called, listener.id, limit, self._executor, is_timed=True)
+            return attrs.evolve(listener, watched=watched)
+        return attrs.evolve(listener, function=_watched_on_loop(listener.function, listener.id, limit, self._executor))
 
 
 async def _called(run: Callable[[], Awaitable[object]]) -> object:

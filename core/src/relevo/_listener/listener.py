@@ -148,6 +148,9 @@ class Listener:
     watched: Callable[[Callable[[], Any]], Any] | None = None
     """Calls a function within the time limit; ``None`` if *function* does that itself, or if there is no limit."""
 
+    is_wrapped: bool = False
+    """Whether *function* calls it inside the plugins that wrap listeners."""
+
     def __repr__(self) -> str:
         return f"<Listener {self.id} of {self.event_name}>"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import update_wrapper
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
+from relevo._listener.derived import DerivedTable
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.process_loop import Owner, awaited
 from relevo.errors import RelevoError
@@ -100,7 +101,7 @@ class CancellingWatch(Protocol):
         ...
 
 
-class WatchedTable(ListenerTable):
+class WatchedTable(DerivedTable):
     """
     The listeners of another table, each recorded by *watch* while it runs.
 
@@ -117,45 +118,20 @@ class WatchedTable(ListenerTable):
     """
 
     def __init__(self, listeners: ListenerTable, watch: Watch, *, time_limit: float):
-        super().__init__(listeners.event_types)
-        self._listeners = listeners
+        super().__init__(listeners)
         self._watch = watch
         self._time_limit = time_limit
-        self._watched: dict[Listener, Listener] = {}
-        self._found: dict[tuple[Listener, ...], tuple[Listener, ...]] = {}
 
-    def of(self, event_name: str) -> tuple[Listener, ...]:
-        return self._all(self._listeners.of(event_name))
-
-    def in_queue(self, event_name: str, queue: str, first: str) -> tuple[Listener, ...]:
-        return self._all(self._listeners.in_queue(event_name, queue, first))
-
-    def __iter__(self) -> Iterator[Listener]:
-        return iter(self._all(tuple(self._listeners)))
-
-    def __len__(self) -> int:
-        return len(self._listeners)
-
-    def _all(self, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
-        found = self._found.get(listeners)
-        if found is None:
-            found = self._found[listeners] = tuple(map(self._one, listeners))
-        return found
-
-    def _one(self, listener: Listener) -> Listener:
-        found = self._watched.get(listener)
-        if found is None:
-            limit = listener.mark.time_limit or self._time_limit
-            # Of a transactional one, the flush and the commit, which may wait for others, are part of the run.
-            is_whole = bool(listener.mark.transactional)
-            function = _called if is_whole else listener.function
-            if listener.is_async and isinstance(self._watch, CancellingWatch):
-                watched = _watched_on_loop(function, listener.id, limit, self._watch, is_timed=is_whole)
-            else:
-                watched = _watched(function, listener.id, limit, self._watch)
-            found = attrs.evolve(listener, watched=watched) if is_whole else attrs.evolve(listener, function=watched)
-            self._watched[listener] = found
-        return found
+    def _derived(self, listener: Listener) -> Listener:
+        limit = listener.mark.time_limit or self._time_limit
+        # Of a transactional one, the flush and the commit, which may wait for others, are part of the run.
+        is_whole = bool(listener.mark.transactional)
+        function = _called if is_whole else listener.function
+        if listener.is_async and isinstance(self._watch, CancellingWatch):
+            watched = _watched_on_loop(function, listener.id, limit, self._watch, is_timed=is_whole)
+        else:
+            watched = _watched(function, listener.id, limit, self._watch)
+        return attrs.evolve(listener, watched=watched) if is_whole else attrs.evolve(listener, function=watched)
 
 
 def _called(function: Callable[[], Any]) -> Any:

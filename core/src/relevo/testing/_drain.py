@@ -19,6 +19,7 @@ from relevo._listener.call import Call
 from relevo._listener.journal import is_interruption
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.process_loop import awaited
+from relevo._listener.wrapper import with_wrappers
 from relevo._retry import is_retry_later
 from relevo._transport.delivery import Delivery, Failure, Lost, Nack, Outcome, Settlement
 from relevo._transport.envelope import Envelope
@@ -142,7 +143,7 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
     Raises:
         AssertionError: The limit was reached.
     """
-    listeners = _ReportingTable(app.listeners, failed)
+    listeners = _ReportingTable(with_wrappers(app.listeners, app.hooks), failed)
     workers: list[Worker] = []
     relays: list[Worker] = []
     for name in app.transports:
