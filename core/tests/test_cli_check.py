@@ -307,3 +307,23 @@ def test_a_setup_that_reaches_no_server_claims_nothing(shop: Shop) -> None:
 
         assert (done.returncode, done.stdout) == (69, "")
         assert len(lines(done)) == 1
+
+
+@pytest.mark.lengthy("runs a command")
+def test_a_check_tells_which_listener_a_plugin_cannot_wrap(shop: Shop) -> None:
+    shop.write(
+        "shop_listeners.py",
+        "import relevo\n\n"
+        '@relevo.listener("mail.sent")\nasync def count(event): ...\n\n'
+        "class Tenants:\n"
+        "    @relevo.hookimpl\n    def relevo_around_listener(self, proceed): return proceed()\n",
+    )
+    shop.write("relevo.toml", f'plugins = ["shop_listeners:Tenants"]\n{CONFIGURATION}')
+
+    done = shop.run("check")
+
+    assert done.returncode == 78
+    assert (
+        "shop_listeners:count is async, and the plugin shop_listeners.Tenants has only relevo_around_listener; add "
+        "async def relevo_around_async_listener(self, proceed): return await proceed()"
+    ) in done.stderr

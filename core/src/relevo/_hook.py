@@ -9,7 +9,7 @@ caller. pluggy calls these, except those around listeners: :mod:`relevo._listene
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache, partial
 from inspect import Parameter, isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature, unwrap
@@ -24,8 +24,6 @@ from relevo.errors import PluginError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from relevo._event.event import Event
-    from relevo._listener.call import Call
-    from relevo._listener.wrapper import AsyncProceed, Proceed
     from relevo._transport.delivery import DeadLetter, Delivery, Failure, Settlement
     from relevo._transport.envelope import Envelope
 
@@ -76,21 +74,23 @@ class HookSpecs:
         """Decide whether a runner may take further events; return why not, such as ``deploy``, or ``None``."""
 
     @hookspec
-    def relevo_around_listener(self, event: object, call: Call, proceed: Proceed) -> object:
+    def relevo_around_listener(self, event: object, call: object, proceed: Callable[[], object]) -> object:
         """
-        Decide how a listener is called: ``proceed()`` calls it and returns its result.
+        Decide how a listener is called: ``proceed()``, a ``relevo.Proceed``, calls it and returns its result.
 
         An exception counts as one of the listener, and names the plugin. It is called in the thread of the listener,
-        in its transaction and within its time limit. *event* is what the listener is called with. The result is for
-        the plugins around this one. Async listeners have a hook of their own.
+        in its transaction and within its time limit. *event* is what the listener is called with, *call* its
+        ``relevo.Call``. The result is for the plugins around this one. Async listeners have a hook of their own.
         """
 
     @hookspec
-    async def relevo_around_async_listener(self, event: object, call: Call, proceed: AsyncProceed) -> object:
+    async def relevo_around_async_listener(
+        self, event: object, call: object, proceed: Callable[[], Awaitable[object]]
+    ) -> object:
         """
-        Decide how an async listener is called, as ``relevo_around_listener`` does: ``await proceed()`` calls it.
+        Decide how an async listener is called, as ``relevo_around_listener`` does; ``await proceed()`` calls it.
 
-        It is called in the task of the listener.
+        *proceed* is a ``relevo.AsyncProceed``. It is called in the task of the listener.
         """
 
     # --- observing ----------------------------------------------------------------------------------

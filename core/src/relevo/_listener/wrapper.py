@@ -27,7 +27,7 @@ Complete = Callable[[object, Listener], object]
 """Takes what a plain listener returned, and the listener; returns its result, once its work is done."""
 
 
-class _State(Enum):
+class _UseOfCall(Enum):
     UNUSED = auto()
     BEGUN = auto()
     RETURNED = auto()
@@ -42,13 +42,13 @@ class _Turn:
     def __init__(self, wrapper: Wrapper, call: Call):
         self._wrapper = wrapper
         self._call = call
-        self._state = _State.UNUSED
+        self._state = _UseOfCall.UNUSED
         self._error: BaseException | None = None
         """What the listener raised, or what a second use was refused with."""
 
         self._lock = Lock()
 
-    def use(self, state: _State) -> None:
+    def use(self, state: _UseOfCall) -> None:
         """
         Make *state* the present one.
 
@@ -56,7 +56,7 @@ class _Turn:
             PluginError: It is not the first use, or the wrapper has returned.
         """
         with self._lock:  # a plugin may have threads
-            is_first = self._state is _State.UNUSED
+            is_first = self._state is _UseOfCall.UNUSED
             if is_first:
                 self._state = state
         if not is_first:
@@ -68,16 +68,16 @@ class _Turn:
 
     def skip(self, why: str) -> None:
         """Skip the listener, and log *why*."""
-        self.use(_State.SKIPPED)
+        self.use(_UseOfCall.SKIPPED)
         _log.info("%r: not called, since the plugin %s skips it: %s", self._call, self._wrapper.plugin, visible(why))
 
     def note_returned(self) -> None:
         """Note that the listener has returned."""
-        self._state = _State.RETURNED
+        self._state = _UseOfCall.RETURNED
 
     def note_raised(self, error: BaseException) -> None:
         """Note that the listener has raised *error*."""
-        self._error, self._state = error, _State.RAISED
+        self._error, self._state = error, _UseOfCall.RAISED
 
     def blame(self, error: BaseException) -> None:
         """Note in *error*, which the wrapper raised, whose it is, unless it is the listener's."""
@@ -94,12 +94,12 @@ class _Turn:
             BaseException: It raised that, and the wrapper has caught it.
         """
         with self._lock:
-            state, self._state = self._state, _State.OVER
-        if state in (_State.RETURNED, _State.SKIPPED):
+            state, self._state = self._state, _UseOfCall.OVER
+        if state in (_UseOfCall.RETURNED, _UseOfCall.SKIPPED):
             return
         error = self._error
         self.forget()
-        if state is _State.RAISED and error is not None:
+        if state is _UseOfCall.RAISED and error is not None:
             try:
                 raise error
             finally:
@@ -112,7 +112,7 @@ class _Turn:
         is_on_loop = is_awaitable(result)
         if is_on_loop:
             getattr(result, "close", int)()  # so that Python does not warn of it too
-        when = "while the listener still runs" if state is _State.BEGUN else "without calling the listener"
+        when = "while the listener still runs" if state is _UseOfCall.BEGUN else "without calling the listener"
         raise PluginError(
             f"{self._place()} returned {when}; write return {'await ' if is_on_loop else ''}proceed(), raise an error, "
             f'or write return proceed.skip("why")'
@@ -157,7 +157,7 @@ class Proceed(_Proceeding):
 
             BaseException: The listener raised it.
         """
-        self._turn.use(_State.BEGUN)
+        self._turn.use(_UseOfCall.BEGUN)
         try:
             result: object = self._inner()
         except BaseException as error:
@@ -179,7 +179,7 @@ class AsyncProceed(_Proceeding):
 
             BaseException: The listener raised it.
         """
-        self._turn.use(_State.BEGUN)
+        self._turn.use(_UseOfCall.BEGUN)
         try:
             result: object = await self._inner()
         except BaseException as error:
