@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from relevo import (
     RetryLater,
     RunOptions,
 )
+from relevo._hook import names_where_listeners_run
+from relevo._listener.listener import defined_at
 from relevo._listener.wrapper import with_wrappers
 from relevo._worker.progress import failures_of
 from relevo.errors import PluginError, blame, described
@@ -532,6 +535,36 @@ def test_a_stop_between_two_steps_passes_through(plugin: object, is_async: bool)
     assert report.dead + again.dead == 0
 
 
+@BOTH_KINDS
+def test_a_listener_that_swallows_a_stop_has_not_succeeded_for_the_plugin(is_async: bool) -> None:  # noqa: FBT001 - by pytest
+    seen: list[Any] = []
+    app = app_with(Wrapping("it", seen))
+
+    def feed(event: Event, call: Call) -> None:
+        call.step("one", int)
+        try:
+            call.step("two", int)
+        except BaseException:  # noqa: BLE001 - the purpose of this listener
+            return
+
+    async def nothing() -> None: ...
+
+    async def feed_on_loop(event: Event, call: Call) -> None:
+        await call.step("one", nothing)
+        try:
+            await call.step("two", nothing)
+        except BaseException:  # noqa: BLE001 - as above
+            return
+
+    app.add_listener("image.created", feed_on_loop if is_async else feed, id="feed")
+    with app.testing() as t:
+        app.dispatch("image.created")
+        t.interrupt(after="one")
+        t.drain()
+
+    assert seen == ["it before feed", "it before feed", "it after None"]
+
+
 # --- exactly one call -------------------------------------------------------------------------------------
 
 
@@ -649,6 +682,17 @@ def test_proceed_is_refused_after_the_plugin_has_returned() -> None:
         kept[0].skip("too late")
 
     assert len(called) == 1
+
+
+def test_proceed_that_was_kept_and_not_used_calls_nothing_later() -> None:
+    kept: list[Proceed] = []
+    app = app_with(Acting(before=lambda _, proceed: noted(kept, proceed, None)))
+
+    error = failing(app, raises(AssertionError("it is not called")), is_async=False)
+
+    assert "returned without calling the listener" in error
+    with pytest.raises(PluginError, match="after its return"):
+        kept[0]()
 
 
 # --- skipping ---------------------------------------------------------------------------------------------
@@ -935,6 +979,51 @@ def test_without_a_plugin_listeners_stay_as_they_are() -> None:
     app = app_with()
 
     assert with_wrappers(app.listeners, app.hooks) is app.listeners
+
+
+def test_a_wrapped_listener_leads_to_its_function_and_is_wrapped_once() -> None:
+    app = app_with(Wrapping("it", []))
+    listen(app, "image.created", print, is_async=False)
+
+    ((plain,), (once,)) = app.listeners, with_wrappers(app.listeners, app.hooks)
+    (twice,) = with_wrappers(with_wrappers(app.listeners, app.hooks), app.hooks)
+
+    assert once.function is not plain.function
+    assert defined_at(once.function) == defined_at(plain.function)
+    assert inspect.unwrap(twice.function) is plain.function
+    assert inspect.unwrap(twice.function, stop=lambda each: each is not twice.function) is plain.function
+
+
+def test_a_child_process_needs_a_plugin_that_wraps_listeners() -> None:
+    assert names_where_listeners_run(Hooks([PlainOnly()])) == ["PlainOnly"]
+    assert names_where_listeners_run(Hooks([AsyncOnly()])) == ["AsyncOnly"]
+
+
+def test_a_delivery_that_is_handled_without_a_worker_is_wrapped_too() -> None:
+    seen: list[Any] = []
+    app = app_with(Wrapping("it", seen))
+    listen(app, "image.created", lambda _: 7, is_async=False)
+    app.dispatch("image.created")
+    (delivery,) = app.transport().receive(["default"], limit=1, lease=60, wait=0)
+
+    app.handle("main", app.listeners, checkpoint=None)(delivery)
+
+    assert seen == ["it before feed", "it after 7"]
+
+
+def test_in_process_a_session_of_another_loop_is_refused_inside_the_plugin() -> None:
+    app = app_with(Wrapping("it", []))
+
+    async def work() -> None:
+        raise AssertionError("it is not called")
+
+    app.add_listener("now.image.created", lambda event, call: work(), id="feed")
+
+    async def main() -> None:
+        await app.adispatch("now.image.created", session=object())
+
+    with pytest.raises(relevo.ConfigurationError, match="on another event loop than yours"):
+        asyncio.run(main())
 
 
 def test_a_plugin_that_is_removed_wraps_nothing_any_more() -> None:

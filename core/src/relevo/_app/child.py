@@ -98,7 +98,7 @@ class Child:
         with app:
             # A hook around the listeners may change something and undo it itself; that is not blamed on a listener.
             around = map(app.hooks.observers, ("relevo_around_handle", "relevo_around_call"))
-            self._is_observed = any(around) or app.hooks.wraps
+            self._is_observed = any(around)
             self._keeper = Keeper(self._links)
             self._serve(handle)
 

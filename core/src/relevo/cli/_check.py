@@ -36,7 +36,6 @@ from relevo._app.stores import FEW, missing_file, some_of
 from relevo._app.unrouted import UnroutedQueue, unrouted_queues
 from relevo._config.key_file import key_file_advice
 from relevo._listener.importing import unregistered_classes
-from relevo._listener.wrapper import check_wrapped
 from relevo._problem import with_lines
 from relevo._runner.host_schedules import fired_on_this_host
 from relevo._runner.schedules import firing_of
@@ -227,7 +226,6 @@ def _listeners(app: App) -> str:
 def _routed(app: App, listeners: str) -> str:
     """Return the *listeners* in words if each runs where its event is routed to."""
     check_listeners(app.listeners, app.routes, parts_of(app).queue_table)
-    check_wrapped(app.listeners, app.hooks)
     return listeners
 
 
