@@ -132,6 +132,49 @@ def test_an_event_has_the_terms_that_the_command_line_says(shop: Shop) -> None:
     assert done.stdout.startswith("high k 4600.0 5.0\n")
 
 
+def test_an_event_is_sent_to_the_targets_that_the_command_line_names(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION + '"fast.*" = "main/fast"\n')
+
+    done = shop.run("dispatch mail.sent --to main/fast")
+    both = shop.run("dispatch image.created --to main/media --to main/feed --json")
+    now = shop.run("dispatch mail.sent --to now")
+
+    assert (done.returncode, done.stdout.split()[1:], done.stderr) == (0, ["→", "main/fast"], "")
+    assert json.loads(both.stdout)["targets"] == ["main/media", "main/feed"]
+    assert now.stdout.split()[1:] == ["→", "now"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("mail.sent --to main/fats", 78, 'the queue \'fats\' of "main", so no worker serves it; did you mean "fast"?'),
+        ("mail.sent --to ''", 2, "--to"),
+        ("image.created --to main/feed", 78, "shop_listeners:thumbnails ("),
+        ("mail.snet --to main/fast", 0, 'no listener here for "mail.snet" in main/fast; a worker retries it for 1 h'),
+    ],
+)
+def test_what_cannot_be_sent_to_a_target_is_told(shop: Shop, command: str, code: int, told: str) -> None:
+    shop.write("relevo.toml", CONFIGURATION + '"fast.*" = "main/fast"\n')
+
+    done = shop.run(f"dispatch {command}")
+
+    assert done.returncode == code
+    assert told in done.stderr
+
+
+def test_the_lines_of_a_file_are_sent_to_a_target_and_continued_only_there(shop: Shop) -> None:
+    shop.write("relevo.toml", CONFIGURATION + '"fast.*" = "main/fast"\n')
+    shop.write("rows.jsonl", "{}\n{}\n")
+
+    done = shop.run("dispatch mail.sent --lines rows.jsonl --resume position --to main/fast")
+    elsewhere = shop.run("dispatch mail.sent --lines rows.jsonl --resume position")
+
+    assert done.returncode == 0
+    assert shop.run("status").stdout.split("fast")[1].split()[0] == "2"
+    assert elsewhere.returncode == 2
+    assert "main/fast" in elsewhere.stderr
+
+
 # --- what is probably not meant ---------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from relevo._event.codec import decoded
 from relevo._runner.loop import LoopRunner
 from relevo.backend import SessionSetup
 from relevo.errors import ConfigurationError, EncodeError, SendError, SessionError, SubjectError
-from relevo_memory import MemoryTransport
+from relevo_memory import ManualRunner, MemoryTransport
 
 sa = pytest.importorskip("sqlalchemy")
 orm = pytest.importorskip("sqlalchemy.orm")
@@ -246,6 +246,28 @@ def test_a_session_that_an_error_has_ended_takes_events_again_after_its_rollback
         session.commit()
 
     assert {each.name for each in received(app)} == {"in.time"}
+
+
+def test_an_event_goes_with_its_row_to_the_target_that_the_dispatch_chose(app: App, engine: Any) -> None:
+    ran: list[tuple[str, object]] = []
+
+    def note(event: Event, call: Call) -> None:
+        ran.append((call.queue, call.subject.name))
+
+    app.add_listener("image.created", note)
+    with orm.Session(engine) as session:
+        image = Image(name="cat")
+        session.add(image)
+        app.dispatch(Event("image.created", subject=image), session=session, to="main/feed")
+        assert ran == []
+        session.commit()
+    with orm.Session(engine) as session:
+        session.add(Image(name="dog"))
+        app.dispatch("image.created", session=session, to="main/feed")
+
+    ManualRunner().run(app)
+
+    assert ran == [("feed", "cat")]
 
 
 def test_an_object_that_never_gets_an_id_fails_the_commit_and_not_the_next_one(app: App, engine: Any) -> None:

@@ -92,7 +92,7 @@ _NO_TRANSPORT = (
     "listeners in process"
 )
 _NO_OPTIONS: DispatchOptions = {}
-_NO_OTHERS = (None, "normal", None, None, None, 0.0)
+_NO_OTHERS = (None, "normal", None, None, None, 0.0, None)
 
 
 class _Part(Generic[P]):
@@ -387,6 +387,7 @@ class App(Dispatcher):
         expires: Moment | None = None,
         unique: str | None = None,
         within: Duration = 0.0,
+        to: str | Sequence[str] | None = None,
         **unknown: Never,
     ) -> Dispatched:
         """
@@ -428,6 +429,10 @@ class App(Dispatcher):
             within: Time from the dispatch for which the key stays taken, even if the event is handled earlier: seconds,
                 a timedelta, or text such as ``"10m"``. Only with *unique*.
 
+            to: The targets in place of those of the route: ``transport``, ``transport/queue`` or ``now``, or several.
+                A listener without a queue runs in the first of them. If a listener that is known here names a queue
+                that is not among them, it is an error.
+
             unknown: There are no others; the error names the one that is meant.
 
         Raises:
@@ -448,7 +453,7 @@ class App(Dispatcher):
         if unknown:
             refuse_unknown(name_of(event), unknown)
         options = _NO_OPTIONS
-        others = (at, urgency, ordering_key, expires, unique, within)
+        others = (at, urgency, ordering_key, expires, unique, within, to)
         if others != _NO_OTHERS or type(delay) is not float or delay:
             options = DispatchOptions(
                 delay=delay,
@@ -458,6 +463,7 @@ class App(Dispatcher):
                 expires=expires,
                 unique=unique,
                 within=within,
+                to=to,
             )
         return self._assembly.sender.dispatch((event,), options, session)[0]
 
@@ -467,8 +473,8 @@ class App(Dispatcher):
             return placed(events, lambda every: self._assembly.sender.dispatch(every, options, session))
         return in_batches(events, lambda batch: self._assembly.sender.dispatch(batch, options, None))
 
-    def _calls_listeners(self, events: Sequence[object]) -> bool:
-        return self._assembly.sender.calls_listeners(events)
+    def _calls_listeners(self, events: Sequence[object], options: DispatchOptions) -> bool:
+        return self._assembly.sender.calls_listeners(events, options)
 
     # --- schedules -----------------------------------------------------------------------------------
 

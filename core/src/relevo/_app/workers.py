@@ -27,6 +27,7 @@ from relevo._listener.wrapper import check_wrapped, with_wrappers
 from relevo._transport.delivery import Delivery, Release
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import Routes, Target, outbox_queue
+from relevo._transport.sent_to import sent_to
 from relevo._transport.transport import Transport
 from relevo._worker.acceptance import accepting
 from relevo._worker.caller import Caller
@@ -248,6 +249,7 @@ class WorkerFactory:
             subjects=self.parts.subjects if subjects is None else subjects,
             clock=self.parts.clock,
             chance=self.parts.chance,
+            source=self.parts.source,
             checkpoint=checkpoint,
             hooks=self.parts.hooks,
             queue_retry=lambda queue: self.parts.retries.get(Target(transport, queue)),
@@ -296,7 +298,12 @@ class WorkerFactory:
             envelope = delivery.envelope
             if not isinstance(envelope, Envelope):
                 return ()
-            found = listeners.in_queue(envelope.name, delivery.queue, first_queue(envelope.name))
+            try:
+                to = sent_to(envelope, source=self.parts.source)
+            except DecodeError:  # it will be dead-lettered before a listener is called
+                return ()
+            first = first_queue(envelope.name) if to is None else to.first_queue(delivery.queue)
+            found = listeners.in_queue(envelope.name, delivery.queue, first)
             return [each.id for each in found]
 
         return here

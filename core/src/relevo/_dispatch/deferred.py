@@ -9,7 +9,7 @@ from relevo._clock import Clock, SystemClock
 from relevo._dispatch.batch import in_batches, placed
 from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.dispatcher import Dispatcher
-from relevo._dispatch.packer import Conditions, PackedEvent, Packer
+from relevo._dispatch.packer import Conditions, PackedEvent, Packer, refuse_to
 from relevo._dispatch.sender import enlist, send_envelopes
 from relevo._dispatch.unique import dispatched
 from relevo._event.codec import DEFAULT_SOURCE
@@ -80,6 +80,7 @@ class DeferredDispatcher(Dispatcher):
 
     def _send(self, events: Iterable[object], options: DispatchOptions) -> list[Dispatched]:
         """Validate all *events*, then send them together."""
+        refuse_to(options)
         targets = (Target(self.transport.name, self.queue),)
         conditions: Conditions | None = None
         packed_events: list[PackedEvent] = []

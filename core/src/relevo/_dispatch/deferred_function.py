@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from functools import update_wrapper, wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, get_type_hints
@@ -31,6 +31,9 @@ PREFIX = "deferred."
 """The beginning of the default name of an event; the module and the name of the function follow."""
 
 _OPTIONS = frozenset(DispatchOptions.__annotations__)
+
+_YIELDING = frozenset({"to"})
+"""The options that are an argument of a function with a parameter of that name, such as ``send_mail(to, text)``."""
 
 
 class Dispatching(Protocol):
@@ -74,6 +77,7 @@ class DeferredFunction(Generic[P, R]):
         self._function = function
         self._signature = inspect.signature(function)
         self._event_type = event_type
+        self._options = _OPTIONS - (_YIELDING & self._signature.parameters.keys())
         self.name = name
         vars(self)[MARKS], vars(self)[CALLED] = marks_of(called), called
         if sys.version_info >= (3, 12) and is_async(function):
@@ -136,7 +140,7 @@ class DeferredFunction(Generic[P, R]):
                 args: The arguments of the function, by position.
 
                 kwargs: The arguments of the function, by name, and the options of :meth:`Dispatcher.dispatch`, such as
-                    ``session=`` and ``delay=``.
+                    ``session=`` and ``delay=``. If the function has a parameter ``to``, ``to=`` is its argument.
 
             Raises:
                 TypeError: The function does not take these arguments.
@@ -146,12 +150,12 @@ class DeferredFunction(Generic[P, R]):
 
                 RelevoError: Any other error of :meth:`Dispatcher.dispatch`.
             """
-            options, arguments = _split(kwargs)
+            options, arguments = _split(kwargs, self._options)
             return self._dispatcher.dispatch(self._event(args, arguments), **options)
 
         async def adefer(self, /, *args: Any, **kwargs: Any) -> Dispatched:
             """Do what :meth:`defer` does without blocking the event loop; see :meth:`Dispatcher.adispatch`."""
-            options, arguments = _split(kwargs)
+            options, arguments = _split(kwargs, self._options)
             return await self._dispatcher.adispatch(self._event(args, arguments), **options)
 
     def map(self, items: Iterable[Any], **options: Unpack[DispatchOptions]) -> list[Dispatched]:
@@ -175,10 +179,10 @@ class DeferredFunction(Generic[P, R]):
         return self._dispatcher.dispatch_many(batch, **options)
 
 
-def _split(kwargs: dict[str, Any]) -> tuple[DispatchOptions, dict[str, Any]]:
-    """Return the options of a dispatch among *kwargs*, and the others."""
-    options: Any = {name: value for name, value in kwargs.items() if name in _OPTIONS}
-    return options, {name: value for name, value in kwargs.items() if name not in _OPTIONS}
+def _split(kwargs: dict[str, Any], names: Container[str]) -> tuple[DispatchOptions, dict[str, Any]]:
+    """Return the options of a dispatch among *kwargs*, those with one of *names*, and the others."""
+    options: Any = {name: value for name, value in kwargs.items() if name in names}
+    return options, {name: value for name, value in kwargs.items() if name not in names}
 
 
 def deferred_function(
@@ -262,7 +266,7 @@ def _fields(
             raise ConfigurationError(
                 f"{place} cannot be deferred: it is a method, and its instance is not sent; write a function"
             )
-        if name in _OPTIONS:
+        if name in _OPTIONS - _YIELDING:
             raise ConfigurationError(
                 f"{place} cannot be deferred: rename its parameter {name}, since {name}= is an option of the dispatch"
             )

@@ -111,6 +111,9 @@ class Dispatcher(ABC):
             within: Time from the dispatch for which the key stays taken, also if the event is handled before: seconds,
                 a timedelta, or text such as ``"10m"``. Only with *unique*.
 
+            to: The targets in place of those of the route, see :meth:`App.dispatch`; other dispatchers have no routes
+                and refuse it.
+
         Raises:
             EncodeError: A value has no exact form in JSON; nothing was written.
 
@@ -151,12 +154,12 @@ class Dispatcher(ABC):
         # Not a task: the end of the loop would cancel that too, but it waits for its threads.
         run = copy_context().run
         run(enter_awaited, current_task())
-        calls = isinstance(events, Sequence) and self._calls_listeners(events)  # an iterator is for the thread
+        calls = isinstance(events, Sequence) and self._calls_listeners(events, options)  # an iterator is for the thread
         return await shield(
             in_dispatch_thread(lambda: run(self.dispatch_many, events, **options), calls_listeners=calls)
         )
 
-    def _calls_listeners(self, events: Sequence[object]) -> bool:
+    def _calls_listeners(self, events: Sequence[object], options: DispatchOptions) -> bool:
         """Return whether the dispatch of *events* calls listeners in process."""
         return False
 

@@ -14,7 +14,7 @@ from relevo._awaited import refuse_undone
 from relevo._clock import Clock, SystemClock
 from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.dispatcher import Dispatcher
-from relevo._dispatch.packer import check_options, checked_expires, surroundings
+from relevo._dispatch.packer import check_options, checked_expires, refuse_to, surroundings
 from relevo._event.codec import generic_from, subject_of, typed_from, with_id
 from relevo._event.context import ambient, within
 from relevo._event.event import Event, EventType, event_from, name_of, own_values
@@ -99,7 +99,7 @@ class LocalDispatcher(Dispatcher):
             self._checked(event, options)
         return [self.dispatch(event, **options) for event in events]
 
-    def _calls_listeners(self, events: Sequence[object]) -> bool:
+    def _calls_listeners(self, events: Sequence[object], options: DispatchOptions) -> bool:
         return True
 
     def call(
@@ -172,6 +172,7 @@ class LocalDispatcher(Dispatcher):
         """Return the name of *event*, after validating it and its *options*."""
         name = event.name if isinstance(event, Event) else name_of(event)
         if options:
+            refuse_to(options)
             check_in_process(name, options)
             checked_expires(options.get("expires"), now=self._clock.now())
         return name

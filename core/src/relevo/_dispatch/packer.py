@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import get_args
 
 import attrs
@@ -19,7 +20,7 @@ from relevo._hook import Hooks
 from relevo._identity import IdFactory, uuid7
 from relevo._listener.call import DispatchOptions
 from relevo._synonym import DISPATCH
-from relevo._transport.envelope import Envelope, Urgency
+from relevo._transport.envelope import NO_HEADERS, Envelope, Urgency
 from relevo._transport.made import made_envelope
 from relevo._transport.route import Target
 from relevo._transport.transport import Transport
@@ -87,6 +88,12 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONDITIONS = Conditions()
 
 
+Headers = Mapping[Target, Mapping[str, str]]
+"""The headers of the envelope for each target; empty if it has none."""
+
+_NO_HEADERS: Headers = MappingProxyType({})
+
+
 class Unnamed(msgspec.Struct, frozen=True):
     """An event whose subject has no id yet."""
 
@@ -94,6 +101,7 @@ class Unnamed(msgspec.Struct, frozen=True):
     now: float
     subject: object
     targets: Sequence[Target]
+    headers: Headers
 
 
 # One is made for each dispatch, while the caller waits: a Struct takes a fifth of the time of an attrs class.
@@ -164,6 +172,7 @@ class Packer:
         conditions: Conditions | None = None,
         version: int | None = None,
         now: float | None = None,
+        headers: Headers = _NO_HEADERS,
     ) -> PackedEvent:
         """
         Validate *event* and its options, assign its id, and make its envelopes.
@@ -182,6 +191,8 @@ class Packer:
             version: The version of the class with which a named event was validated.
 
             now: The time of the event, in seconds since the epoch; by default the clock's.
+
+            headers: Those of the envelope for each target.
 
         Raises:
             EncodeError: A value of the event or its context has no exact form in JSON, or an option is invalid.
@@ -216,12 +227,12 @@ class Packer:
         around = surroundings(event, self._hooks)
         if subject is None or about is not None:
             body = encoded(content, event_id=event_id, source=self._source, now=now, subject=about, around=around)
-            envelopes = self._made(event_id, content.name, body, conditions, targets)
+            envelopes = self._made(event_id, content.name, body, conditions, targets, headers=headers)
             return PackedEvent(event_id, conditions, around, envelopes)
         # A subject without an id is named at the commit; everything else is validated now.
         longest = Subject(self._subjects.of(subject).type, _LONGEST_ID)
         encoded(content, event_id=event_id, source=self._source, now=now, subject=longest, around=around)
-        return PackedEvent(event_id, conditions, around, None, Unnamed(content, now, subject, targets))
+        return PackedEvent(event_id, conditions, around, None, Unnamed(content, now, subject, targets, headers))
 
     def check(self, event: object, options: DispatchOptions) -> None:
         """
@@ -263,10 +274,19 @@ class Packer:
             subject=self.name(unnamed.subject),
             around=packed.around,
         )
-        return self._made(packed.id, unnamed.content.name, body, packed.conditions, unnamed.targets)
+        return self._made(
+            packed.id, unnamed.content.name, body, packed.conditions, unnamed.targets, headers=unnamed.headers
+        )
 
     def _made(
-        self, event_id: str, name: str, body: bytes, conditions: Conditions, targets: Sequence[Target]
+        self,
+        event_id: str,
+        name: str,
+        body: bytes,
+        conditions: Conditions,
+        targets: Sequence[Target],
+        *,
+        headers: Headers,
     ) -> Sequence[Envelope]:
         made = []
         for target in targets:
@@ -276,6 +296,7 @@ class Packer:
                 name=name,
                 queue=target.queue,
                 body=body,
+                headers=headers[target] if headers else NO_HEADERS,
                 urgency=conditions.urgency,
                 ordering_key=conditions.ordering_key,
                 expires=conditions.expires,
@@ -331,6 +352,12 @@ def check_options(event_name: str, options: DispatchOptions) -> None:
         _check_key(event_name, option, options.get(option))
     if options.get("within") and options.get("unique") is None:
         raise ConfigurationError('within: it needs a unique key; pass unique="…" too')
+
+
+def refuse_to(options: DispatchOptions) -> None:
+    """Raise :class:`ConfigurationError` if *options* choose targets, for a dispatcher that has none to choose from."""
+    if (to := options.get("to")) is not None:
+        raise ConfigurationError(f"to: only relevo.App has targets to choose from; got {shown(to)}; leave it out")
 
 
 def _check_key(event_name: str, option: str, key: object) -> None:

@@ -7,6 +7,7 @@ function, and one with an option only at run time. ``app.dispatch(send_receipt.e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from relevo._clock import Duration, Moment
@@ -35,3 +36,5 @@ class Deferring(Protocol[P, R_co]):
     def __call__(self, *args: Any, expires: Moment | None, **others: Any) -> R_co: ...
     @overload
     def __call__(self, *args: Any, unique: str | None, **others: Any) -> R_co: ...
+    @overload
+    def __call__(self, *args: Any, to: str | Sequence[str] | None, **others: Any) -> R_co: ...

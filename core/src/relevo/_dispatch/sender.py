@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from relevo._clock import Clock
+from relevo._dispatch.chosen import check_reached, chosen_routing, texts_of
 from relevo._dispatch.dispatched import Dispatched
 from relevo._dispatch.gathering import Gathering, ReadyEvent
 from relevo._dispatch.in_process import LocalDispatcher, check_in_process
@@ -29,7 +30,7 @@ from relevo._hook import Hooks, observe
 from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.acceptance import QueueTable
-from relevo._transport.envelope import Envelope
+from relevo._transport.envelope import DEFAULT_QUEUE, Envelope
 from relevo._transport.route import MOST_ROUTINGS, NOW, Routes, Routing, fan_out
 from relevo._transport.transport import BoundSender, Transport, UniqueSender
 from relevo.errors import ConfigurationError, RelevoError, SendError, TransportError, UnsupportedError, shown
@@ -121,6 +122,8 @@ class Sender:
             return routing
 
         self._routing = lru_cache(MOST_ROUTINGS)(noticed)
+        self._routes = routes
+        self._queues = queues
         self._listeners = listeners
         self._local = local
         self._hooks = hooks
@@ -139,9 +142,11 @@ class Sender:
         self.send(ready, session)
         return results
 
-    def calls_listeners(self, events: Sequence[object]) -> bool:
-        """Return whether a route of *events* calls listeners in process; what is not an event does not."""
+    def calls_listeners(self, events: Sequence[object], options: DispatchOptions) -> bool:
+        """Return whether a target of *events* calls listeners in process; what is not an event does not."""
         with suppress(RelevoError):
+            if (to := options.get("to")) is not None:
+                return self._routing_to(to).is_now
             return any(self._routing(each.name if isinstance(each, Event) else name_of(each)).is_now for each in events)
         return False
 
@@ -173,7 +178,8 @@ class Sender:
             now: As for :meth:`Packer.pack`.
         """
         name = event.name if isinstance(event, Event) else name_of(event)
-        routing = self._routing(name)
+        to = options.get("to") if options else None
+        routing = self._routing(name) if to is None else self._chosen(name, to)
         if not isinstance(event, Event):
             self._refuse_other_class(name, event)
         listeners: Sequence[Listener] = ()
@@ -198,7 +204,14 @@ class Sender:
             if version is None and name in imported.event_types:
                 version = imported.version_of(event)
         packed = self.packer.pack(
-            event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version, now=now
+            event,
+            options,
+            routing.deferred,
+            made_id=made_id,
+            conditions=conditions,
+            version=version,
+            now=now,
+            headers=routing.headers,
         )
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:
@@ -207,6 +220,30 @@ class Sender:
         if claim is not None:
             self._check_unique(name, routing, session)
         return ReadyEvent(event, packed, routing, listeners, dispatched(packed.id, routing.targets, claim))
+
+    def _chosen(self, name: str, to: str | Sequence[str]) -> Routing:
+        """
+        Return the routing to the targets *to* for the event *name*.
+
+        Raises:
+            ConfigurationError: It is not one, or a listener that is known here would not get the event.
+        """
+        routing = self._routing_to(to)
+        for target in routing.deferred:
+            self._queues.check(name, target)
+        if routing.is_now:
+            found = self._listeners.table.of(name)
+        else:
+            imported, known = self._listeners.imported, self._listeners.known  # in this order: both change meanwhile
+            found = (*imported.of(name), *known.of(name))
+        check_reached(found, routing, {each: self._served(each) for each in self.destinations.transports})
+        return routing
+
+    def _routing_to(self, to: object) -> Routing:
+        return chosen_routing(texts_of(to), transports=self.destinations.transports, routes=self._routes)
+
+    def _served(self, transport: str) -> Sequence[str]:
+        return self._routes.queues(transport) or (DEFAULT_QUEUE,)
 
     def _check_unique(self, name: str, routing: Routing, session: Any) -> None:
         """

@@ -43,6 +43,7 @@ class DispatchOptions(TypedDict, total=False):
     expires: Moment | None
     unique: str | None
     within: Duration
+    to: str | Sequence[str] | None
 
 
 class Outgoing(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import attrs
@@ -14,6 +15,8 @@ from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
 T = TypeVar("T")
+
+_NO_HEADERS: Mapping[Any, Any] = MappingProxyType({})
 
 NOW = "now"
 """The target that calls listeners in process, during the dispatch."""
@@ -130,9 +133,12 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     first: str
     """``now`` if that is the first target, so that listeners without a queue are called in process."""
 
+    headers: Mapping[Target, Mapping[str, str]] = _NO_HEADERS
+    """The headers of the envelope for each target, if the dispatch chose the targets."""
+
     @classmethod
-    def of(cls, targets: tuple[Target, ...]) -> Self:
-        """Return the routing to *targets*."""
+    def of(cls, targets: tuple[Target, ...], *, headers: Mapping[Target, Mapping[str, str]] = _NO_HEADERS) -> Self:
+        """Return the routing to *targets*, whose envelopes have the *headers*."""
         deferred = tuple(target for target in targets if target.transport != NOW)
         return cls(
             targets=targets,
@@ -140,6 +146,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             transports=tuple(dict.fromkeys(target.transport for target in deferred)),
             is_now=any(target.transport == NOW for target in targets),
             first=NOW if targets[0].transport == NOW else "",
+            headers=headers,
         )
 
     def of_transport(self, transport: str, values: Iterable[T]) -> list[T]:

@@ -14,7 +14,7 @@ import msgspec
 
 from relevo._awaited import refuse_undone
 from relevo._clock import Clock
-from relevo._event.codec import Document, context_of, decoded, generic, typed
+from relevo._event.codec import DEFAULT_SOURCE, Document, context_of, decoded, generic, typed
 from relevo._event.context import NO_CONTEXT, Ambient, enter, leave
 from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
@@ -25,6 +25,7 @@ from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
 from relevo._retry import Retry
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._transport.envelope import Envelope
+from relevo._transport.sent_to import SentTo, sent_to
 from relevo._worker import decision
 from relevo._worker.decision import Reason
 from relevo._worker.executor import Flow, Steps, carried_out, followed
@@ -109,6 +110,8 @@ class Caller:
 
         chance: Returns random numbers from 0 to 1, for the jitter of retries.
 
+        source: The name of the application.
+
         transactions: Those of transactional listeners.
 
         checkpoint: Stores progress in the middle of a delivery; ``None`` if the transport does not claim that.
@@ -133,6 +136,7 @@ class Caller:
     _subjects: SubjectLoader
     _clock: Clock
     _chance: Callable[[], float]
+    _source: str = DEFAULT_SOURCE
     _transactions: Transactions = attrs.field(factory=Transactions)
     _checkpoint: Callable[[Delivery, bytes], None] | None = None
     _hooks: Hooks = attrs.field(factory=Hooks)
@@ -183,14 +187,18 @@ class Caller:
             document = decoded(envelope.body)
             if (document.id, document.type, document.source) != (envelope.id, envelope.name, envelope.source):
                 return DeadLetter(reason=Reason.MALFORMED, error=decision.sanitised(_two_names(document, envelope)))
-            listeners = self._listeners.in_queue(envelope.name, delivery.queue, self._first_queue(envelope.name))
-            if not listeners or document.dataversion is not None:
-                obstacle = self._obstacle(listeners, document, delivery.queue)
+            to = sent_to(envelope, source=self._source) if envelope.headers else None
+            first = self._first_queue(envelope.name) if to is None else to.first_queue(delivery.queue)
+            listeners = self._listeners.in_queue(envelope.name, delivery.queue, first)
+            if not listeners or document.dataversion is not None or to is not None:
+                obstacle = self._bypassed(document.type, delivery.queue, to, progress) or self._obstacle(
+                    listeners, document, delivery.queue
+                )
                 if obstacle is not None:
                     reason, detail = obstacle
                     return progress.give_back(reason, now, detail=detail, patience=self._patience)
             if delivery.state:
-                progress.overcome(Reason.UNKNOWN_EVENT, Reason.NEWER_VERSION)
+                progress.overcome(Reason.UNKNOWN_EVENT, Reason.LISTENER_BYPASSED, Reason.NEWER_VERSION)
                 progress.adopt_aliases(listeners)
         except NewerStateError as error:
             return give_back_unread(delivery, now, detail=str(error), patience=self._patience)
@@ -468,6 +476,22 @@ class Caller:
                     "progress of %s could not be stored; a crash now would run listeners again: %s", delivery, error
                 )
         return True
+
+    def _bypassed(
+        self, event_name: str, queue: str, to: SentTo | None, progress: Progress
+    ) -> tuple[Reason, str] | None:
+        """Return that a listener would never get the event, which was sent *to* chosen targets; ``None`` if none is."""
+        if to is None or progress.stopped:
+            return None
+        for listener in self._listeners.of(event_name):
+            if to.leaves_out(listener.queue, queue) and progress.listeners.keys().isdisjoint(
+                (listener.id, *listener.aliases)
+            ):
+                return Reason.LISTENER_BYPASSED, (
+                    f'{listener.id} runs only in the queue "{listener.queue}", which the dispatch left out with to=; '
+                    f"dispatch it to that queue too, or remove queue= from the listener and revive this"
+                )
+        return None
 
     def _obstacle(self, listeners: Sequence[Listener], document: Document, queue: str) -> tuple[Reason, str] | None:
         """Return why this process cannot handle *document*, as a code and in words, if it cannot."""

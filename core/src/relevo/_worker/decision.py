@@ -39,6 +39,9 @@ class Reason(StrEnum):
     UNKNOWN_EVENT = "unknown-event"
     """No worker of this queue has had a listener for it."""
 
+    LISTENER_BYPASSED = "listener-bypassed"
+    """A listener names a queue that the targets which its dispatch chose leave out."""
+
     NEWER_VERSION = "newer-version"
     LISTENER_MISSING = "listener-missing"
     """No worker has a certain listener that still had to run."""

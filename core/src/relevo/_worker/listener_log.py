@@ -79,6 +79,7 @@ _MOST_NAMES = 100
 
 _OBSTACLES = {
     Reason.UNKNOWN_EVENT: 'no listener here for "{name}" in the queue "{queue}"',
+    Reason.LISTENER_BYPASSED: '"{name}" was sent to "{queue}" by to=, which leaves out the queue of a listener',
     Reason.NEWER_VERSION: 'no listener here for this version of "{name}" in the queue "{queue}", which is newer',
     Reason.LISTENER_MISSING: '{missing} of "{name}" has begun in the queue "{queue}" and is not here',
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,13 +13,14 @@ import click
 from relevo._app.app import App, parts_of
 from relevo._app.check import unheard, unheard_text
 from relevo._clock import readable
+from relevo._dispatch.chosen import chosen_routing
 from relevo._dispatch.dispatched import Dispatched
 from relevo._event.codec import typed_from
 from relevo._event.event import Event, EventType, VersionedEvent, checked_name
 from relevo._event.subject import Subject
 from relevo._listener.call import DispatchOptions
 from relevo._transport.envelope import Urgency
-from relevo._transport.route import NOW
+from relevo._transport.route import NOW, Routing
 from relevo._visible import visible
 from relevo.cli._arguments import ArgumentParser, arguments_of
 from relevo.cli._known import misspelt
@@ -72,6 +73,13 @@ def _first_line(text: str) -> FirstLine:
     "--within", type=duration, default="0s", metavar="DURATION", help="With --unique: keep the key at least this long."
 )
 @click.option(
+    "--to",
+    metavar="TARGET",
+    multiple=True,
+    callback=refuse_invalid,
+    help="Send it here, not along its route, as in main/fast or now; may be repeated.",
+)
+@click.option(
     "--lines",
     "path",
     metavar="FILE",
@@ -113,6 +121,7 @@ def dispatch(
     expires: float | None,
     unique: str | None,
     within: float,
+    to: Sequence[str],
     path: str | None,
     rejects: Path | None,
     resume: Path | None,
@@ -145,7 +154,13 @@ def dispatch(
     def options() -> DispatchOptions:
         until = None if expires is None else app.clock.now() + expires
         return DispatchOptions(
-            delay=delay, urgency=urgency, ordering_key=ordering_key, expires=until, unique=unique, within=within
+            delay=delay,
+            urgency=urgency,
+            ordering_key=ordering_key,
+            expires=until,
+            unique=unique,
+            within=within,
+            to=to or None,
         )
 
     blank = VersionedEvent(name, subject=_subject_of(subject))
@@ -157,9 +172,9 @@ def dispatch(
 
         hint = misspelt(app, name)
         if not hint:
-            _warn_if_unknown(app, name)
+            _warn_if_unknown(app, name, to)
         source = Source(path=path, rejects=rejects, resume=resume, first=first)
-        template = _template(app, blank, options, _misspelt_error(name, hint) if hint else None)
+        template = _template(app, blank, to, options, _misspelt_error(name, hint) if hint else None)
         return dispatch_lines(app, source, template, as_json=as_json)
     for option, value in (("--rejects", rejects), ("--resume", resume), ("--from-line", first)):
         if value is not None:
@@ -167,7 +182,7 @@ def dispatch(
     event = attrs.evolve(blank, arguments=_given_arguments(name, "{}" if arguments is None else arguments))
     done = app.dispatch(_checked(event, _declared(app, name)), **options())
     _show(done, delay, unique, as_json=as_json)
-    _warn_if_unknown(app, name)
+    _warn_if_unknown(app, name, to)
     for transport in dict.fromkeys(target.transport for target in done.targets if target.transport != NOW):
         tell_private(app.transports[transport], "so the event is lost when this command ends; use another transport")
     return 0
@@ -233,7 +248,11 @@ def _misspelt_error(name: str, hint: str) -> ConfigurationError:
 
 
 def _template(
-    app: App, blank: VersionedEvent, options: Callable[[], DispatchOptions], misspelt: ConfigurationError | None
+    app: App,
+    blank: VersionedEvent,
+    to: Sequence[str],
+    options: Callable[[], DispatchOptions],
+    misspelt: ConfigurationError | None,
 ) -> Template:
     """Return what makes an event of a line: *blank*, with the arguments in the line."""
     from relevo.cli._bulk import Template  # noqa: PLC0415 - as above
@@ -243,16 +262,25 @@ def _template(
     def made(line: bytes, event_id: str) -> Event:
         return _checked(VersionedEvent(name, parser.of_line(line), subject=about, id=event_id), kind)
 
-    return Template(name=name, routing=app.routes.routing(name), made=made, options=options, misspelt=misspelt)
+    routing = _chosen(app, to) if to else app.routes.routing(name)
+    return Template(name=name, routing=routing, made=made, options=options, misspelt=misspelt)
 
 
-def _warn_if_unknown(app: App, name: str) -> None:
-    """Report that no listener here handles the event *name*: it may be misspelt."""
+def _chosen(app: App, to: Sequence[str]) -> Routing:
+    return chosen_routing(to, transports=app.transports, routes=app.routes)
+
+
+def _warn_if_unknown(app: App, name: str, to: Sequence[str]) -> None:
+    """Report that no listener here handles the event *name*, sent *to* its route or to targets: it may be misspelt."""
     try:
         listeners = app.listeners
     except ConfigurationError:  # reported already
         return
-    if targets := unheard(name, listeners, app.routes):
+    if not to:
+        targets = unheard(name, listeners, app.routes)
+    else:  # a listener that would not get it was refused at the dispatch
+        targets = () if listeners.of(name) or not len(listeners) else _chosen(app, to).targets
+    if targets:
         patience = readable(parts_of(app).patience)
         waits = any(target.transport != NOW for target in targets)
         then = f"; a worker retries it for {patience}, then it is a dead letter" if waits else ""

@@ -264,6 +264,8 @@ def _problem(app: App, found: Found) -> str | None:
                 return f"no listener {_hint(app, found)}; a dead letter at {end}"
             case Reason.LISTENER_MISSING:
                 return f"the worker that had it last lacks {_lacking(app, found, progress)}; a dead letter at {end}"
+            case Reason.LISTENER_BYPASSED:
+                return f"it was dispatched with to=, which leaves out the queue of a listener; a dead letter at {end}"
             case Reason.NEWER_VERSION:
                 return f"its version is newer than that of its listener; a dead letter at {end}"
     return None

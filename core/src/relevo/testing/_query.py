@@ -15,8 +15,16 @@ from relevo._event.codec import built_in, content_of, typed_from
 from relevo._event.event import Event, EventType, checked_name, declared, name_of
 from relevo._event.subject import Subject
 from relevo._listener.listener import is_function
-from relevo._transport.route import NOW, Target, parsed_target
-from relevo.errors import ConfigurationError, DecodeError, EncodeError, SubjectError, did_you_mean, shown
+from relevo._transport.route import NOW, Routes, Target, parsed_target
+from relevo.errors import (
+    ConfigurationError,
+    DecodeError,
+    EncodeError,
+    RouteNotFoundError,
+    SubjectError,
+    did_you_mean,
+    shown,
+)
 from relevo.testing._record import DispatchedEvent, Record, format_dispatched, format_event, format_subject
 
 if TYPE_CHECKING:
@@ -153,8 +161,9 @@ def query_for(
     __tracebackhide__ = True
     event, predicate = _asked(event, predicate)
     name, kind, whole = _parts(event)
+    routed: Sequence[Target] = ()
     if name is not None:
-        _refuse_unless_routed(name, app.routes.targets(name), queue=queue, target=target)
+        _refuse_unreachable(name, routed := _targets_of(app, name, known), app.routes, queue=queue, target=target)
         own = whole.arguments if isinstance(whole, Event) else {}
         fields = _fields(app, name, kind, known)
         _refuse_unknown_fields(name, fields, {**own, **arguments})
@@ -168,7 +177,7 @@ def query_for(
         checks.append(_has(key, value) if kind is None else _has_attribute(kind, key, value))
         words.append(f"{key}={shown(value)}")
     if subject is not None:
-        is_now = name is None or any(each.transport == NOW for each in app.routes.targets(name))
+        is_now = name is None or any(each.transport == NOW for each in routed)
         about = _name_in_process(app, subject) if is_now else _named(app, subject)
         checks.append(lambda each: each.event.subject is subject or _is_about(app, each, about))
         words.append(f"subject={format_subject(subject if about is None else about)}")
@@ -287,11 +296,25 @@ def _parts(event: object) -> tuple[str | None, EventType | None, object]:
     return name_of(event), None if isinstance(event, Event) else declared(type(event)), event
 
 
-def _refuse_unless_routed(name: str, targets: Sequence[Target], *, queue: str | None, target: str | None) -> None:
+def _targets_of(app: App, name: str, known: Sequence[Event]) -> Sequence[Target]:
+    """Return the targets of the route of *name*; none if it has no route, but was dispatched with ``to=``."""
+    try:
+        return app.routes.targets(name)
+    except RouteNotFoundError:
+        if all(each.name != name for each in known):
+            raise
+        return ()
+
+
+def _refuse_unreachable(
+    name: str, targets: Sequence[Target], routes: Routes, *, queue: str | None, target: str | None
+) -> None:
+    """Refuse a queue or a target that *name* gets to neither by its *targets*, those of its route, nor with ``to=``."""
+    every = [Target(NOW), *(each for found in routes.table.values() for each in found)]
     queues = [_queue(each) for each in targets]
-    if queue is not None and queue not in queues:
+    if queue is not None and queue not in map(_queue, every):
         raise _elsewhere(name, targets, f'in the queue "{queue}"{did_you_mean(queue, queues)}')
-    if target is not None and parsed_target(target, where="target") not in targets:
+    if target is not None and parsed_target(target, where="target") not in every:
         raise _elsewhere(name, targets, f'to "{target}"{did_you_mean(target, map(str, targets))}')
 
 
