@@ -19,7 +19,6 @@ from relevo import (
     Delivery,
     Envelope,
     Event,
-    EventFilter,
     ListenerTable,
     LocalDispatcher,
     Nack,
@@ -250,25 +249,6 @@ def test_an_event_that_leaves_a_listener_out_is_logged_with_the_places_of_its_li
         '"image.created" was sent to "fast" by to=, which leaves out the queue of a listener; 1 is retried until '
     )
     assert caplog.messages[0].endswith("; its listeners are in main/feed")
-
-
-@pytest.mark.parametrize(("to", "name"), [("main/fast", "resize"), (["main/feed", "main/fast"], "")])
-def test_a_crash_names_the_listener_that_runs_where_the_event_was_sent(make: Make, to: Any, name: str) -> None:
-    noted: list[str] = []
-
-    @listener("image.created", id="resize")
-    def resize(event: Event) -> None:
-        [entry] = app.transport().waiting(["feed" if name == "" else "fast"], where=EventFilter(), limit=5)
-        noted.append(entry.begun.listener if entry.begun else "?")
-
-    app = make(resize, routes=ROUTES)
-    app.dispatch("image.created", to=to)
-    app.transport().receive(["fast", "feed"], limit=2, lease=0.001, wait=0)
-    app.clock.advance(1)  # type: ignore[attr-defined]  # it is the fake one
-
-    run(app)
-
-    assert noted == ["resize"]
 
 
 def test_a_header_of_an_unknown_form_makes_a_dead_letter(

@@ -175,15 +175,20 @@ def test_a_first_lost_lease_is_a_warning_too(world: World, host: Host, caplog: p
     )
 
 
-def test_the_listener_of_a_crash_loop_is_a_failure_of_the_dead_letter(world: World, host: Host) -> None:
+@pytest.mark.parametrize(("routes", "to"), [({"*": "main"}, None), ({"image.*": "main/media", "*": "main"}, "main")])
+def test_the_listener_of_a_crash_loop_is_a_failure_of_the_dead_letter(
+    world: World, host: Host, routes: dict[str, str], to: str | None
+) -> None:
     @listener("image.created", id="crash")
     def crash(event: Event) -> None: ...
 
     transport = world.transport()
-    app = App(transports={"main": transport}, listeners=[crash], clock=world.clock, source="shop", signing=KEY)
+    app = App(
+        transports={"main": transport}, listeners=[crash], routes=routes, clock=world.clock, source="shop", signing=KEY
+    )
     (unsigned,) = transport.receive(["default"], limit=1, lease=60, wait=0)
     transport.ack(unsigned)
-    app.dispatch(Event("image.created"))
+    app.dispatch(Event("image.created"), to=to)
     world.lost()
     for _ in range(3):
         world.killed(host, listener="crash")

@@ -101,7 +101,7 @@ class EventNameError(ConfigurationError):
 def _is_class(pattern: str) -> bool:
     """Return whether *pattern* looks like the path of a class, as in Symfony's routes."""
     module, _, name = pattern.replace("\\", ".").rpartition(".")
-    return bool(module) and name[:1].isupper()
+    return bool(module) and " " not in pattern and name[:1].isupper()
 
 
 class RouteNotFoundError(ConfigurationError):
@@ -122,6 +122,8 @@ class RouteNotFoundError(ConfigurationError):
         known = ", ".join(f'"{pattern}"' for pattern in self.patterns) or "none"
         classes = any(_is_class(pattern) for pattern in self.patterns) and event_name.islower()
         hint = "; routes take the event's name, not its class" if classes else ""
+        if any(pattern.startswith("class ") for pattern in self.patterns):
+            hint = "; an event that is dispatched by its name is of a class if the module of that is imported"
         super().__init__(
             f'no route for "{event_name}"; routes: {known}{hint}; add one under [routes], for example "*" = "{example}"'
         )

@@ -58,7 +58,7 @@ from relevo._transport.delivery import Delivery, Failure
 from relevo._transport.envelope import Envelope, Urgency
 from relevo._transport.keeper import keep_elsewhere
 from relevo._transport.query import WaitingEntry
-from relevo._transport.route import RESERVED, Routes, Target, beside_helpers
+from relevo._transport.route import RESERVED, Routes, RouteTable, Target, beside_helpers
 from relevo._transport.transport import DeadLetterEntry, Transport
 from relevo._visible import visible
 from relevo._worker.decision import PATIENCE
@@ -125,8 +125,9 @@ class App(Dispatcher):
         transports: The transports, by the names that routes use: each an address, such as ``sqlite:///shop.db``,
             or an object.
 
-        routes: From an event name or pattern to one or several targets: ``transport``, ``transport/queue`` or
-            ``now``. By default every event goes to the first transport.
+        routes: From an event's name, a pattern or a class to one or several targets: ``transport``,
+            ``transport/queue`` or ``now``. A class covers its subclasses too. By default every event goes to the first
+            transport.
 
         listeners: Marked functions, subscribers, modules, or the names of modules, which are imported
             at first use.
@@ -199,7 +200,7 @@ class App(Dispatcher):
         self,
         *names: Never,
         transports: Mapping[str, Transport | str] = _NONE,
-        routes: Mapping[str, str | Sequence[str]] | None = None,
+        routes: RouteTable | None = None,
         listeners: Iterable[object] = (),
         source: str = DEFAULT_SOURCE,
         outboxes: Mapping[str, Transport | str] | None = None,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from relevo._clock import Clock, SystemClock, readable
 from relevo._event.codec import DEFAULT_SOURCE
-from relevo._event.event import MARK
 from relevo._event.subject import Subject, SubjectType, SubjectTypes
 from relevo._hook import Hooks, doubled
 from relevo._listener.listener import Listener, ListenerTable, defined_at, marked
+from relevo._mark import MARK
 from relevo._problem import with_lines
 from relevo._secret import masked, without_secrets
 from relevo._transport.acceptance import QueueTable

@@ -19,6 +19,7 @@ from relevo._retry import Retry
 from relevo._schedule.schedule import Schedule
 from relevo._schedule.table import ScheduleTable
 from relevo._transport.acceptance import QueueOptions, QueueTable
+from relevo._transport.class_route import doubled, label
 from relevo._transport.route import Routes, parsed_targets
 from relevo._worker.execution import Execution
 from relevo._worker.run import RunOptions
@@ -56,6 +57,9 @@ def routes(table: object, problems: Problems) -> Routes:
             problems.extend(found)
             if not found:
                 good[pattern] = targets
+    for cls, why in doubled(good).items():
+        problems.add(("routes", label(cls)), f"routes: {why}")
+        del good[cls]
     return Routes(good)
 
 

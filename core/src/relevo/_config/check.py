@@ -13,6 +13,7 @@ from relevo._retry import Retry
 from relevo._secret import without_secrets
 from relevo._synonym import key_answer
 from relevo._transport.acceptance import QueueTable
+from relevo._transport.class_route import declared_below, label
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import MAX_LEASE
 from relevo._transport.envelope import DEFAULT_QUEUE
@@ -198,7 +199,7 @@ _UNABLE: Mapping[str, Callable[[Transport, str, object], str | None]] = {
 def target_problems(routes: Routes, transports: Iterable[str]) -> Iterator[Problem]:
     """Yield the targets whose transport is not among *transports*."""
     known = [*transports, NOW]
-    for pattern, targets in routes.table.items():
+    for pattern, targets in routes.entries.items():
         for target in targets:
             if target.transport not in known:
                 instead = f'; write "{NOW}"' if target.transport == "sync" else known_names(target.transport, known)
@@ -266,7 +267,8 @@ def queue_problems(queues: QueueTable, routes: Routes | None, transports: Collec
     """
     if routes is None or not queues:
         return
-    routed = dict.fromkeys(target for targets in routes.table.values() for target in targets if target.transport != NOW)
+    every = (target for targets in routes.entries.values() for target in targets)
+    routed = dict.fromkeys(target for target in every if target.transport != NOW)
     known = [*map(str, routed), *dict.fromkeys(target.queue for target in routed)]
     used = {queues.key(target) for target in routed}
     for key in queues.options:
@@ -274,10 +276,11 @@ def queue_problems(queues: QueueTable, routes: Routes | None, transports: Collec
             keys = ("queues", key)
             own = f'; for the queue of that transport write "{key}/{DEFAULT_QUEUE}"' if key in transports else None
             yield _problem(keys, f"{dotted(keys)}: nothing is routed to that queue{own or known_names(key, known)}")
-    for pattern, targets in routes.table.items():
+    fitting = {label(cls): tuple(declared_below((cls,))) for cls in routes.classes}
+    for pattern, targets in routes.entries.items():
         for target in targets:
             options = queues.of(target)
-            if target.transport != NOW and not options.accepts_some(pattern):
+            if target.transport != NOW and not any(map(options.accepts_some, fitting.get(pattern, (pattern,)))):
                 accepted = ", ".join(f'"{each}"' for each in options.accept)
                 keys = ("routes", pattern)
                 yield _problem(
@@ -309,7 +312,7 @@ def known_names(wanted: str, known: Collection[str]) -> str:
 
 def fan_out_problems(routes: Routes, joins_sessions: Mapping[str, bool]) -> Iterator[Problem]:
     """Yield the routes whose targets can never be written in one transaction; unknown transports are left out."""
-    for pattern, targets in routes.table.items():
+    for pattern, targets in routes.entries.items():
         names = Routing.of(targets).transports
         known = [joins_sessions[name] for name in names if name in joins_sessions]
         if len(names) > 1 and len(known) == len(names) and not all(known):

@@ -31,7 +31,8 @@ from relevo._listener.call import DispatchOptions
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._transport.acceptance import QueueTable
 from relevo._transport.envelope import DEFAULT_QUEUE, Envelope
-from relevo._transport.route import MOST_ROUTINGS, NOW, Routes, Routing, fan_out
+from relevo._transport.route import MOST_ROUTINGS, NOW, Routes, Routing, Target, fan_out
+from relevo._transport.sent_to import headers_for
 from relevo._transport.transport import BoundSender, Transport, UniqueSender
 from relevo.errors import ConfigurationError, RelevoError, SendError, TransportError, UnsupportedError, shown
 
@@ -123,7 +124,17 @@ class Sender:
 
         self._routing = lru_cache(MOST_ROUTINGS)(noticed)
         self._routes = routes
+        self._classes = bool(routes.classes)
         self._queues = queues
+
+        def sent(name: str, targets: tuple[Target, ...]) -> Routing:
+            routing = Routing.of(targets, headers=headers_for(targets))
+            for target in routing.deferred:
+                queues.check(name, target)
+            notice(name, routing)
+            return routing
+
+        self._sent = lru_cache(MOST_ROUTINGS)(sent)
         self._listeners = listeners
         self._local = local
         self._hooks = hooks
@@ -147,7 +158,10 @@ class Sender:
         with suppress(RelevoError):
             if (to := options.get("to")) is not None:
                 return self._routing_to(to).is_now
-            return any(self._routing(each.name if isinstance(each, Event) else name_of(each)).is_now for each in events)
+            for event in events:
+                name = event.name if isinstance(event, Event) else name_of(event)
+                if self._routing_of(name, event, {}).is_now:
+                    return True
         return False
 
     def check(
@@ -178,8 +192,7 @@ class Sender:
             now: As for :meth:`Packer.pack`.
         """
         name = event.name if isinstance(event, Event) else name_of(event)
-        to = options.get("to") if options else None
-        routing = self._routing(name) if to is None else self._chosen(name, to)
+        routing = self._routing_of(name, event, options) if options or self._classes else self._routing(name)
         if not isinstance(event, Event):
             self._refuse_other_class(name, event)
         listeners: Sequence[Listener] = ()
@@ -220,6 +233,22 @@ class Sender:
         if claim is not None:
             self._check_unique(name, routing, session)
         return ReadyEvent(event, packed, routing, listeners, dispatched(packed.id, routing.targets, claim))
+
+    def _routing_of(self, name: str, event: object, options: DispatchOptions) -> Routing:
+        """
+        Return where *event* goes: to the targets in *options*, else along the route of its *name* or its class.
+
+        A worker may know the name alone, and not the class. So if there are routes by class, the envelopes say where
+        they were sent, unless the name has a route of its own.
+
+        Raises:
+            ConfigurationError: There is no such target, or no route.
+        """
+        if (to := options.get("to")) is not None:
+            return self._chosen(name, to)
+        if not self._classes or name in self._routes.table:
+            return self._routing(name)
+        return self._sent(name, self._routes.targets(name, None if isinstance(event, Event) else type(event)))
 
     def _chosen(self, name: str, to: str | Sequence[str]) -> Routing:
         """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Never, get_type_hints
 import attrs
 import msgspec
 
+from relevo._mark import MARK
 from relevo._synonym import EVENT, missing_attribute
 from relevo.errors import ConfigurationError, DuplicateEventError, EncodeError, EventNameError, no_option, shown
 
@@ -25,8 +26,6 @@ MAX_VERSION = 2**31 - 1
 """The largest integer in CloudEvents."""
 
 _NAME = r"[A-Za-z0-9_-]+(?:[./:][A-Za-z0-9_-]+)*"
-MARK = "__relevo_event__"
-"""The attribute of a class that holds its :class:`EventType`."""
 
 
 def checked_name(name: object) -> str:

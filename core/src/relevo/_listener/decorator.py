@@ -12,7 +12,6 @@ import attrs
 
 from relevo._clock import Duration
 from relevo._event.event import (
-    MARK,
     MAX_VERSION,
     Event,
     EventType,
@@ -34,6 +33,7 @@ from relevo._listener.listener import (
     marks_of,
 )
 from relevo._listener.namesake import HIDES, Definition, are_different, hidden, in_one_cell, note_replaced
+from relevo._mark import MARK
 from relevo._retry import Retry
 from relevo._synonym import LISTENER, counted
 from relevo.errors import ConfigurationError, did_you_mean, no_option, shown

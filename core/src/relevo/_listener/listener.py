@@ -17,9 +17,10 @@ import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._event.codec import version_of
-from relevo._event.event import MARK, Event, EventType, EventTypes, checked_name, declared, fields_of, name_of
+from relevo._event.event import Event, EventType, EventTypes, checked_name, declared, fields_of, name_of
 from relevo._listener.call import Call
 from relevo._listener.namesake import Definition, are_different, generation, hidden, hidden_by, latest
+from relevo._mark import MARK
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
 from relevo._transport.route import checked_queue

@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from relevo._problem import Problems, dotted
+from relevo._transport.class_route import covering, declared_below, doubled, label, unfit
 from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
@@ -163,55 +164,92 @@ def fan_out(event_name: str, transports: Iterable[str]) -> ConfigurationError:
     )
 
 
+RouteTable = Mapping[Any, str | Sequence[str]]
+"""From the names, patterns and classes of events to their targets; a union would fit no mapping with other keys."""
+
+
 class Routes:
     """
     The routing table of an application.
 
-    An exact name wins, then the longest matching pattern: ``image.*`` matches every name that begins
-    with ``image.``, ``*`` matches all.
+    An exact name wins, then the class of the event or the nearest of its base classes, then the longest matching
+    pattern: ``image.*`` matches every name that begins with ``image.``, ``*`` matches all.
 
     Args:
-        table: From a name or pattern to one or several targets.
+        table: From a name, a pattern or a class to one or several targets. A class covers the events that it and the
+            classes derived from it declare, also those that are dispatched by their name.
 
     Raises:
-        ConfigurationError: A pattern or a target is invalid; it reports all problems at once.
+        ConfigurationError: A pattern, a class or a target is invalid, or an event has two routes of its own; it
+            reports all problems at once.
     """
 
-    def __init__(self, table: Mapping[str, str | Sequence[str]]):
+    def __init__(self, table: RouteTable):
         problems = Problems()
-        self.table: Mapping[str, tuple[Target, ...]] = {
-            pattern: parsed_targets(pattern, targets, problems) for pattern, targets in table.items()
-        }
+        parsed = {key: parsed_targets(key, targets, problems) for key, targets in table.items()}
+        for cls, why in doubled(parsed).items():
+            problems.add(("routes", label(cls)), f"routes: {why}")
         problems.raise_any()
+        self.table: Mapping[str, tuple[Target, ...]] = {
+            key: targets for key, targets in parsed.items() if isinstance(key, str)
+        }
+        """The routes by name and pattern."""
+        self.classes: Mapping[type, tuple[Target, ...]] = {
+            key: targets for key, targets in parsed.items() if isinstance(key, type)
+        }
+        """The routes by class."""
+        self.entries: Mapping[str, tuple[Target, ...]] = {key_text(key): targets for key, targets in parsed.items()}
+        """All routes in the order of the table; a class is named as in ``class shop.events.ImageCreated``."""
         prefixes = [pattern for pattern in self.table if pattern.endswith("*")]
         self._prefixes = sorted(prefixes, key=len, reverse=True)
-        self.routing = lru_cache(MOST_ROUTINGS)(lambda name: Routing.of(self.targets(name)))
+        cached = lru_cache(MOST_ROUTINGS if not self.classes else 0)  # a class may be imported later
+        self.routing = cached(lambda name: Routing.of(self.targets(name)))
         """Takes the name of an event, returns its routing; raises as :meth:`targets` does."""
 
     def __repr__(self) -> str:
-        found = (f"{pattern}: {', '.join(map(str, targets))}" for pattern, targets in self.table.items())
+        found = (f"{pattern}: {', '.join(map(str, targets))}" for pattern, targets in self.entries.items())
         return f"<Routes {'; '.join(found)}>"
 
-    def targets(self, name: str) -> tuple[Target, ...]:
+    def targets(self, name: str, cls: type | None = None) -> tuple[Target, ...]:
         """
         Return the targets of the event *name*, in order.
 
+        Args:
+            name: The name.
+
+            cls: The class of the event; by default the imported class that declares the name, if a route covers it.
+
         Raises:
-            RouteNotFoundError: No pattern matches.
+            RouteNotFoundError: No route fits.
         """
         found = self.table.get(name)
         if found is not None:
             return found
+        if self.classes:
+            cls = declared_below(self.classes).get(name) if cls is None else cls
+            key = None if cls is None else covering(cls, self.classes)
+            if key is not None:
+                return self.classes[key]
         for pattern in self._prefixes:
             if name.startswith(pattern[:-1]):
                 return self.table[pattern]
-        example = next((each.transport for targets in self.table.values() for each in targets), "main")
-        raise RouteNotFoundError(name, self.table, example=example)
+        example = next((each.transport for targets in self.entries.values() for each in targets), "main")
+        raise RouteNotFoundError(name, self.entries, example=example)
+
+    def names(self) -> set[str]:
+        """Return the names of the events with a route of their own, or by their class as far as that is imported."""
+        exact = {name for name in self.table if not name.endswith("*")}
+        return exact | declared_below(self.classes).keys()
 
     def queues(self, transport: str) -> tuple[str, ...]:
         """Return the queues of *transport* that events are routed to, in the order of the table."""
-        found = (each.queue for targets in self.table.values() for each in targets if each.transport == transport)
+        found = (each.queue for targets in self.entries.values() for each in targets if each.transport == transport)
         return tuple(dict.fromkeys(found))
+
+
+def key_text(key: str | type) -> str:
+    """Return the *key* of a route as text."""
+    return label(key) if isinstance(key, type) else key
 
 
 def beside_helpers(transports: Iterable[str], helpers: Iterable[str], routes: Routes | None = None) -> list[str]:
@@ -232,14 +270,25 @@ def beside_helpers(transports: Iterable[str], helpers: Iterable[str], routes: Ro
 
 def parsed_targets(pattern: object, targets: object, problems: Problems) -> tuple[Target, ...]:
     """Return the valid targets of *pattern*; note in *problems* what is invalid."""
-    keys: Any = ("routes", pattern)
+    if isinstance(pattern, type):
+        keys: Any = ("routes", label(pattern))
+        if why := unfit(pattern):
+            problems.add(keys, f"routes: {why}")
+            return ()
+        return _parsed(keys, targets, problems)
+    keys = ("routes", pattern)
     if not isinstance(pattern, str) or not is_word(pattern):
         what = f"{shown(pattern)} cannot match an event"
         problems.add(keys, f'routes: {what}; write a name, or a prefix and *, as in "image.*"')
         return ()
-    where = dotted(("routes", pattern))
     if "*" in pattern[:-1]:
-        problems.add(keys, f"{where}: a * is only allowed at the end")
+        problems.add(keys, f"{dotted(keys)}: a * is only allowed at the end")
+    return _parsed(keys, targets, problems)
+
+
+def _parsed(keys: Any, targets: object, problems: Problems) -> tuple[Target, ...]:
+    """Return the valid targets of the route at *keys*; note in *problems* what is invalid."""
+    where = dotted(keys)
     if isinstance(targets, str | bytes) or not isinstance(targets, Sequence):
         targets = (targets,)
     parsed: list[Target] = []

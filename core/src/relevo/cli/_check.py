@@ -259,7 +259,7 @@ def _unregistered(app: App) -> list[str]:
 
 def _unheard(app: App, *, live: bool) -> list[str]:
     """Return which events no listener here handles, of those that have a route of their own, or wait in a queue."""
-    names = {name for name in app.routes.table if not name.endswith("*")}
+    names = app.routes.names()
     stores = [(name, each) for name, each in app.transports.items() if live and each.capabilities.waiting]
     for name, store in stores:
         with suppress(RelevoError):  # reported by the check of the server

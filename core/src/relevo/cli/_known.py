@@ -103,7 +103,7 @@ def _events(app: App) -> list[str]:
     except ConfigurationError:  # they cannot be imported here
         return []
     heard = {listener.event_name for listener in listeners}
-    routed = app.routes.table.keys() - {"*"}
+    routed = (app.routes.table.keys() - {"*"}) | app.routes.names()
     return sorted(heard | routed | {*listeners.event_types}) if heard else []
 
 

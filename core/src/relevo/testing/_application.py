@@ -235,12 +235,12 @@ class AppTesting:
     def _meant(self, query: Query) -> str | None:
         """Return the suggestion of a known name if that of *query* may be misspelt; ``None`` if it is known."""
         name = query.name
-        if name is None or not query.by_name or name in self.app.routes.table:
+        if name is None or not query.by_name or name in self.app.routes.names():
             return None
         known = {each.name for each in self._known()}
         if name in known or self.app.has_listeners(name):
             return None
-        known |= {each.event_name for each in self.app.listeners} | set(self.app.routes.table)
+        known |= {each.event_name for each in self.app.listeners} | set(self.app.routes.table) | self.app.routes.names()
         return did_you_mean(name, known)
 
     # --- handling --------------------------------------------------------------------------------------

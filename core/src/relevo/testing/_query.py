@@ -310,7 +310,7 @@ def _refuse_unreachable(
     name: str, targets: Sequence[Target], routes: Routes, *, queue: str | None, target: str | None
 ) -> None:
     """Refuse a queue or a target that *name* gets to neither by its *targets*, those of its route, nor with ``to=``."""
-    every = [Target(NOW), *(each for found in routes.table.values() for each in found)]
+    every = [Target(NOW), *(each for found in routes.entries.values() for each in found)]
     queues = [_queue(each) for each in targets]
     if queue is not None and queue not in map(_queue, every):
         raise _elsewhere(name, targets, f'in the queue "{queue}"{did_you_mean(queue, queues)}')
