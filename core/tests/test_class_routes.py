@@ -14,12 +14,13 @@ from hypothesis import given, settings, strategies as st
 import relevo
 from relevo import App, Call, Envelope, Event, QueueOptions, RouteNotFoundError, Routes, Target, listener
 from relevo._event.event import declared
+from relevo._transport.class_route import declared_below
 from relevo._transport.sent_to import HEADER
 from relevo.errors import ConfigurationError, NotAcceptedError
 from relevo.testing import FakeClock
 from relevo_memory import ManualRunner, MemoryTransport
 
-from .application import Make, waiting
+from .application import Make, Plain, waiting
 from .shop import Shop
 
 
@@ -123,15 +124,26 @@ def _by_the_rules(keys: list[Any], cls: type, name: str) -> object:
 def test_a_class_that_is_defined_later_is_covered_from_then_on(make: Make) -> None:
     app = make(routes={Media: "main/media", "*": "main/rest"})
     before = app.dispatch("video.created")
+    routed = app.routes.routing("video.created")
 
     @relevo.event("video.created")
     @attrs.frozen
     class VideoCreated(Media): ...
 
     assert [str(each) for each in before.targets] == ["main/rest"]
-    assert [str(each) for each in app.dispatch("video.created").targets] == ["main/media"]
-    assert [str(each) for each in app.dispatch(VideoCreated()).targets] == ["main/media"]
+    media = (Target("main", "media"),)
+    assert app.dispatch("video.created").targets == app.dispatch(VideoCreated()).targets == media
     assert "video.created" in app.routes.names()
+    assert (routed.targets, app.routes.routing("video.created").targets) == ((Target("main", "rest"),), media)
+
+
+def test_classes_with_many_ways_to_a_base_are_looked_at_once() -> None:
+    lowest: tuple[type, ...] = (root := type("Root", (), {}),)
+    for _ in range(50):
+        lowest = (type("Left", lowest, {}), type("Right", lowest, {}))
+    relevo.event("far.below")(attrs.frozen(type("FarBelow", lowest, {})))
+
+    assert declared_below([root]).keys() == {"far.below"}
 
 
 class Old: ...
@@ -225,10 +237,13 @@ def test_the_queues_of_classes_are_served_and_have_options(make: Make) -> None:
 
     assert app.queues("main") == ("media", "feed")
     assert repr(app.routes) == f"<Routes class {__name__}.Media: main/media, main/feed>"
-    with pytest.raises(ConfigurationError, match="several transports"):
-        make(
-            transports={"main": MemoryTransport(), "other": MemoryTransport()}, routes={Media: ["main", "other"]}
-        ).dispatch(ImageStored(""))
+
+
+def test_a_class_that_cannot_be_sent_to_all_its_targets_together_is_refused(make: Make) -> None:
+    transports = {"main": Plain(), "other": Plain()}
+
+    with pytest.raises(ConfigurationError, match=r'"class .*Media" is routed to several transports'):
+        make(transports=transports, routes={Media: ["main", "other"]})
 
 
 # --- where listeners run ---------------------------------------------------------------------------------

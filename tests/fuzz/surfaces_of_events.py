@@ -304,6 +304,7 @@ def _handles() -> tuple[Handle, ...]:
     table.add(_named, Mark(event="image.created", id="named", aliases=("renamed",)))
     table.add(_take, Mark(event=ImageCreated, id="take"))
     table.add(_subject, Mark(event="image.created", id="subject"))
+    table.add(_named, Mark(event="image.created", id="elsewhere", queue="feed"))
     clock = FakeClock(NOW)
     caller = Caller(
         listeners=table,
@@ -311,6 +312,7 @@ def _handles() -> tuple[Handle, ...]:
         subjects=SubjectTypes([SubjectType(type="image", cls=int, name=str, load=_loaded)]),
         clock=clock,
         chance=lambda: 0.5,
+        source="shop",
         transactions=Transactions(MemoryTransport()),
     )
     queues = QueueTable({"default": QueueOptions(accept=["image.created", "mail.*"])})
@@ -569,9 +571,13 @@ SURFACES = (
             "sent at no time": _fields(enqueued_at=float("nan"), state=b'{"v":2}'),
             "a sealed state": _fields(state=_SEALED),
             "another event's name": _fields(name="mail.sent"),
+            "sent to this queue alone": _fields(headers={"relevo-to": "first"}),
+            "sent to another queue too": _fields(headers={"relevo-to": "first feed"}),
+            "sent to another queue first": _fields(headers={"relevo-to": "other"}),
         },
         weight=2.0,
         oversized={
+            "sent to 80,000 queues": lambda: _fields(headers={"relevo-to": "first" + " feed" * MANY}),
             "80,000 headers": lambda: _fields(headers=_headers()),
             "a body of 80,000 keys": lambda: _fields(body=_body(data={f"k{each}": each for each in range(MANY)})),
             "a state of 80,000 keys": lambda: _fields(state=b'{"v":1,"listeners":' + keys() + b"}"),

@@ -101,7 +101,7 @@ class EventNameError(ConfigurationError):
 def _is_class(pattern: str) -> bool:
     """Return whether *pattern* looks like the path of a class, as in Symfony's routes."""
     module, _, name = pattern.replace("\\", ".").rpartition(".")
-    return bool(module) and " " not in pattern and name[:1].isupper()
+    return bool(module) and name[:1].isupper()
 
 
 class RouteNotFoundError(ConfigurationError):
