@@ -153,13 +153,18 @@ class New: ...
 
 
 @pytest.mark.parametrize("bases", [(Old, New), (New, Old)])
-def test_of_two_classes_with_one_name_the_later_one_gives_a_named_event_its_route(bases: tuple[type, type]) -> None:
+def test_of_two_classes_with_one_name_the_later_one_gives_a_named_event_its_route(
+    make: Make, bases: tuple[type, type]
+) -> None:
     first, second = [relevo.event("twice.declared")(attrs.frozen(type("Twice", (base,), {}))) for base in bases]
     routes = Routes({base: at(base) for base in bases})
 
     assert [str(each) for each in routes.targets("twice.declared")] == [at(bases[1])]
     assert [str(each) for each in routes.targets("twice.declared", first)] == [at(bases[0])]
     assert [str(each) for each in routes.targets("twice.declared", second)] == [at(bases[1])]
+    app = make(routes={base: at(base) for base in bases})
+    results = [app.dispatch(event) for event in (first(), second(), "twice.declared")]
+    assert [str(each.targets[0]) for each in results] == [at(bases[0]), at(bases[1]), at(bases[1])]
 
 
 # --- what is refused -------------------------------------------------------------------------------------
@@ -383,6 +388,8 @@ def test_the_event_of_a_class_is_known_to_a_test(make: Make) -> None:
 
     with app.testing() as t:
         t.refute_dispatched("image.created")
+        with pytest.raises(ConfigurationError, match=r'did you mean "image.deleted"'):
+            t.refute_dispatched("image.deletd")
         app.dispatch(ImageCreated("sea"))
         t.dispatched(ImageCreated, path="sea", queue="media")
         with pytest.raises(ConfigurationError, match=r'did you mean "image.created"'):

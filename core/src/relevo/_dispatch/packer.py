@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import get_args
 
 import attrs
@@ -88,10 +87,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONDITIONS = Conditions()
 
 
-Headers = Mapping[Target, Mapping[str, str]]
-"""The headers of the envelope for each target; empty if it has none."""
-
-_NO_HEADERS: Headers = MappingProxyType({})
+Headers = Mapping[Target, Mapping[str, str]] | None
+"""The headers of the envelope for each target, if it has any."""
 
 
 class Unnamed(msgspec.Struct, frozen=True):
@@ -172,7 +169,7 @@ class Packer:
         conditions: Conditions | None = None,
         version: int | None = None,
         now: float | None = None,
-        headers: Headers = _NO_HEADERS,
+        headers: Headers = None,
     ) -> PackedEvent:
         """
         Validate *event* and its options, assign its id, and make its envelopes.
@@ -296,7 +293,7 @@ class Packer:
                 name=name,
                 queue=target.queue,
                 body=body,
-                headers=headers[target] if headers else NO_HEADERS,
+                headers=NO_HEADERS if headers is None else headers[target],
                 urgency=conditions.urgency,
                 ordering_key=conditions.ordering_key,
                 expires=conditions.expires,

@@ -216,15 +216,9 @@ class Sender:
                 version = known.version_of(event)
             if version is None and name in imported.event_types:
                 version = imported.version_of(event)
-        packed = self.packer.pack(
-            event,
-            options,
-            routing.deferred,
-            made_id=made_id,
-            conditions=conditions,
-            version=version,
-            now=now,
-            headers=routing.headers,
+        pack = self.packer.pack if routing.headers is None else partial(self.packer.pack, headers=routing.headers)
+        packed = pack(
+            event, options, routing.deferred, made_id=made_id, conditions=conditions, version=version, now=now
         )
         if packed.conditions is not NO_CONDITIONS:
             for transport in routing.transports:

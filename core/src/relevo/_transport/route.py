@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import attrs
@@ -16,8 +15,6 @@ from relevo._transport.envelope import DEFAULT_QUEUE
 from relevo.errors import ConfigurationError, RouteNotFoundError, shown
 
 T = TypeVar("T")
-
-_NO_HEADERS: Mapping[Any, Any] = MappingProxyType({})
 
 NOW = "now"
 """The target that calls listeners in process, during the dispatch."""
@@ -134,11 +131,11 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     first: str
     """``now`` if that is the first target, so that listeners without a queue are called in process."""
 
-    headers: Mapping[Target, Mapping[str, str]] = _NO_HEADERS
+    headers: Mapping[Target, Mapping[str, str]] | None = None
     """The headers of the envelope for each target, if the dispatch chose the targets."""
 
     @classmethod
-    def of(cls, targets: tuple[Target, ...], *, headers: Mapping[Target, Mapping[str, str]] = _NO_HEADERS) -> Self:
+    def of(cls, targets: tuple[Target, ...], *, headers: Mapping[Target, Mapping[str, str]] | None = None) -> Self:
         """Return the routing to *targets*, whose envelopes have the *headers*."""
         deferred = tuple(target for target in targets if target.transport != NOW)
         return cls(
