@@ -130,6 +130,32 @@ def feed(event): raise ValueError("later")
 """
 
 
+STEPS = """
+import relevo
+
+@relevo.listener("mail.sent", id="mail")
+def mail(event, call):
+    call.step("render", lambda: call.step("fetch", int))
+    for row in call.cursor("rows", range(5)):
+        call.step("add", int)
+        if row == 3:
+            raise relevo.RetryLater("1h")
+"""
+
+
+def test_the_finished_steps_of_a_listener_are_shown(shop: Shop) -> None:
+    shop.write("shop_listeners.py", STEPS)
+    sent = json.loads(shop.run("""dispatch mail.sent '{"to": "ann"}' --json""").stdout)["id"]
+    shop.run("drain")
+
+    (row,) = json.loads(shop.run(f"show {sent} --json").stdout)
+    text = shop.run(f"show {sent}").stdout
+
+    (listener,) = row["listeners"]
+    assert (listener["steps"], listener["rows"]) == (["render", "rows / 3 / add"], {"rows": 3})
+    assert "finished:    render, rows / 3 / add, 3 rows of rows\n" in text
+
+
 KEEPING = CONFIGURATION.replace('main = "sqlite:///shop.db"', 'main = { url = "sqlite:///shop.db", keep = "7d" }')
 
 

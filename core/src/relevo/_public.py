@@ -5,6 +5,7 @@ from relevo._listener.decorator import event, listener
 from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.call import Call, DispatchOptions
+from relevo._listener.journal import Cursor
 from relevo._listener.wrapper import AsyncProceed, Proceed
 from relevo._dispatch.deferred import DeferredDispatcher
 from relevo._dispatch.dispatched import Dispatched
@@ -63,7 +64,7 @@ from relevo.errors import CommitUnknownError, TransportUnavailableError, CodecEr
 # events and their subjects
 __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 # listeners
-__all__ += ["Listener", "ListenerTable", "listener", "Call", "RetryLater", "GiveUp", "Retry"]
+__all__ += ["Listener", "ListenerTable", "listener", "Call", "Cursor", "RetryLater", "GiveUp", "Retry"]
 # dispatchers
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
 __all__ += ["DeferredFunction", "context", "QueueOptions"]

@@ -9,6 +9,7 @@ import click
 
 from relevo._app.app import App, parts_of
 from relevo._event.codec import decoded
+from relevo._listener.journal import IN, FinishedSteps
 from relevo._process_identity import ProcessIdentity
 from relevo._transport.delivery import MAX_STATE, Failure
 from relevo._transport.envelope import Envelope, ForeignEnvelope
@@ -213,6 +214,9 @@ def show_whole(row: Mapping[str, Any]) -> None:
         runs = f"{each['runs']} run{'s' if each['runs'] != 1 else ''}"
         parts = [f"{each['status']} after {runs}", each["why"], each["error"], each["due"] and f"due {each['due']}"]
         echo(visible(f"listener:    {each['listener']}: {', '.join(filter(None, parts))}"))
+        finished = [*each["steps"], *(f"{count} rows of {name}" for name, count in each["rows"].items())]
+        if finished:
+            echo(visible(shortened(f"{'finished:':<13}{', '.join(finished)}", SHOWN)))
     if row.get("error"):
         echo("error:")
         echo(visible_lines(row["error"].rstrip()))
@@ -243,9 +247,20 @@ def _listeners(state: bytes) -> list[dict[str, Any]]:
             "due": when(each.due) if each.status == "due" and each.due else None,
             "why": each.why,
             "error": each.error,
+            "steps": [_step(path) for path in _finished(progress, name).steps],
+            "rows": {_step(path): count for path, count in _finished(progress, name).rows.items()},
         }
         for name, each in progress.listeners.items()
     ]
+
+
+def _finished(progress: Progress, listener_id: str) -> FinishedSteps:
+    return progress.finished.get(listener_id) or FinishedSteps()
+
+
+def _step(path: str) -> str:
+    """Return the name of a step with those around it, as in ``orders / 3 / bill``."""
+    return path.replace(IN, " / ")
 
 
 def _problem(app: App, found: Found) -> str | None:
