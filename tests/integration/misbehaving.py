@@ -24,6 +24,8 @@ _LOG = os.environ.get("CRASH_LOG", os.devnull)
 _FOREVER = 300.0
 _PATIENCE = 300.0
 
+Listen = Callable[[relevo.Event], None]
+
 
 def note(*words: object) -> None:
     """Write *words* as one line that survives whatever follows."""
@@ -53,19 +55,25 @@ def _lines(word: str) -> list[str]:
     return [line for line in Path(_LOG).read_text().splitlines() if line.startswith(word)]
 
 
-@relevo.listener("thing.hung-async", priority=10)
-@relevo.listener("thing.went-wrong-async", priority=10)
-@relevo.listener("thing.hung", priority=10)
-@relevo.listener("thing.went-wrong", priority=10)
+def each_kind(priority: int) -> Callable[[Listen], Listen]:
+    """Return a decorator that lets a function listen to all that goes wrong."""
+
+    def listening(function: Listen) -> Listen:
+        for name in ("thing.went-wrong", "thing.hung"):
+            for kind in ("", "-async", "-in-step", "-async-in-step"):
+                function = relevo.listener(f"{name}{kind}", priority=priority)(function)
+        return function
+
+    return listening
+
+
+@each_kind(priority=10)
 def come_before(event: relevo.Event) -> None:
     """Come before the one that misbehaves."""
     note("before", event["how"])
 
 
-@relevo.listener("thing.hung-async", priority=-10)
-@relevo.listener("thing.went-wrong-async", priority=-10)
-@relevo.listener("thing.hung", priority=-10)
-@relevo.listener("thing.went-wrong", priority=-10)
+@each_kind(priority=-10)
 def come_after(event: relevo.Event) -> None:
     """Come after the one that misbehaves."""
     note("after", event["how"])
@@ -98,6 +106,36 @@ async def misbehave_async(event: relevo.Event) -> object:
 async def hang_async(event: relevo.Event) -> object:
     """Do what does not end."""
     return await misbehave_async(event)
+
+
+@relevo.listener("thing.went-wrong-in-step", retry=1)
+def misbehave_in_step(event: relevo.Event, call: relevo.Call) -> object:
+    """Finish a step, and do as the event says in the next one."""
+    note("wrong", event["how"], os.getpid())
+    print(f"about to {event['how']}")
+    call.step("prepare", note, "prepared", event["how"])
+    return call.step("misbehave", MISBEHAVIOURS[event["how"].removeprefix("step-")])
+
+
+@relevo.listener("thing.hung-in-step", retry=1, time_limit="1s")
+def hang_in_step(event: relevo.Event, call: relevo.Call) -> object:
+    """Do in a step what does not end."""
+    return misbehave_in_step(event, call)
+
+
+@relevo.listener("thing.went-wrong-async-in-step", retry=1)
+async def misbehave_in_async_step(event: relevo.Event, call: relevo.Call) -> object:
+    """Finish a step, and do as the event says in the next one, on the event loop."""
+    note("wrong", event["how"], os.getpid())
+    print(f"about to {event['how']}")
+    await call.step("prepare", asyncio.to_thread, note, "prepared", event["how"])
+    return await call.step("misbehave", ASYNC_MISBEHAVIOURS[event["how"].replace("-step", "")])
+
+
+@relevo.listener("thing.hung-async-in-step", retry=1, time_limit="1s")
+async def hang_in_async_step(event: relevo.Event, call: relevo.Call) -> object:
+    """Do in a step what does not end."""
+    return await misbehave_in_async_step(event, call)
 
 
 def _raise() -> None:
@@ -211,6 +249,10 @@ async def _cancel_all() -> None:
     await asyncio.sleep(_FOREVER)
 
 
+async def _wait() -> None:
+    await asyncio.sleep(_FOREVER)
+
+
 async def _cancelled() -> None:
     raise asyncio.CancelledError("no")
 
@@ -253,7 +295,7 @@ ASYNC_MISBEHAVIOURS: dict[str, Callable[[], Awaitable[object]]] = {
     **{f"async-{how}": _asynchronously(MISBEHAVIOURS[how]) for how in ("raise", "sys.exit", "interrupt", "os._exit")},
     "async-cancel": _cancelled,
     "async-cancel-all": _cancel_all,
-    "async-wait": lambda: asyncio.sleep(_FOREVER),
+    "async-wait": _wait,
     "async-block": _block_the_loop,
     "async-tasks": _leave_tasks,
     "async-run": _nest,

@@ -28,10 +28,11 @@ DIED = "3 processes died while they held it"
 CANNOT_TELL = "this transport cannot tell"
 
 PLACES = 2
-HANGING = {"loop", "sleep", "block", "lock", "async-wait", "async-block"}
+HANGING = {"loop", "sleep", "block", "lock", "async-wait", "async-block", "step-sleep", "async-step-wait"}
 
 DONE = ""
 FAILED, CRASHED = relevo.Reason.RETRIES_EXHAUSTED, relevo.Reason.CRASH_LOOP
+GAVE_UP = relevo.Reason.GAVE_UP
 
 ASYNC_IN_BOTH = {
     "async-raise": (FAILED, "ValueError: no"),
@@ -43,6 +44,15 @@ ASYNC_IN_BOTH = {
     "async-stop": (DONE, ""),
 }
 """What an async listener does that ends in the same way wherever it runs."""
+
+STEPS_IN_BOTH = {
+    "step-raise": (FAILED, "ValueError: no"),
+    "step-sys.exit": (FAILED, "SystemExit: 3"),
+    "step-garbage": (GAVE_UP, "its result cannot be kept"),
+    "async-step-raise": (FAILED, "ValueError: no"),
+    "async-step-cancel-all": (FAILED, "CancelledError"),
+}
+"""What a listener does in its second step that ends in the same way wherever it runs."""
 
 IN_PROCESSES: dict[str, tuple[str, str]] = {
     "raise": (FAILED, "ValueError: no"),
@@ -69,6 +79,10 @@ IN_PROCESSES: dict[str, tuple[str, str]] = {
     "async-os._exit": (CRASHED, "exited with status 3 while misbehaving:misbehave_async ran"),
     "async-wait": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
     "async-block": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    **STEPS_IN_BOTH,
+    "step-os._exit": (CRASHED, "exited with status 3 while misbehaving:misbehave_in_step ran"),
+    "step-sleep": (FAILED, "misbehaving:hang_in_step ran for longer than its time limit of 1 s"),
+    "async-step-wait": (FAILED, "misbehaving:hang_in_async_step ran for longer than its time limit of 1 s"),
 }
 """What each is to end as in a child process, and what the dead letter says."""
 
@@ -93,6 +107,10 @@ IN_THREADS = {
     "async-os._exit": (CRASHED, DIED),
     "async-wait": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
     "async-block": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    **STEPS_IN_BOTH,
+    "step-os._exit": (CRASHED, DIED),
+    "step-sleep": (CRASHED, "misbehaving:hang_in_step ran for longer than its time limit of 1 s"),
+    "async-step-wait": (FAILED, "misbehaving:hang_in_async_step ran for longer than its time limit of 1 s"),
 }
 INLINE = {
     "raise": (FAILED, "ValueError: no"),
@@ -110,6 +128,9 @@ INLINE = {
     **ASYNC_IN_BOTH,
     "async-interrupt": (CRASHED, DIED),
     "async-os._exit": (CRASHED, DIED),
+    **STEPS_IN_BOTH,
+    "step-interrupt": (CRASHED, DIED),
+    "step-os._exit": (CRASHED, DIED),
 }
 ON_A_LOOP = {
     **{how: IN_THREADS[how] for how in ("raise", "sys.exit", "interrupt", "sleep", "os._exit", "print", "threads")},
@@ -118,6 +139,10 @@ ON_A_LOOP = {
     "async-os._exit": (CRASHED, DIED),
     "async-wait": (FAILED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
     "async-block": (CRASHED, "misbehaving:hang_async ran for longer than its time limit of 1 s"),
+    "step-os._exit": (CRASHED, DIED),
+    "async-step-raise": (FAILED, "ValueError: no"),
+    "async-step-cancel-all": (FAILED, "CancelledError"),
+    "async-step-wait": (FAILED, "misbehaving:hang_in_async_step ran for longer than its time limit of 1 s"),
 }
 IN_ONE_PROCESS = [
     *(("async", how, *expected) for how, expected in ON_A_LOOP.items()),
@@ -125,7 +150,7 @@ IN_ONE_PROCESS = [
     *(("inline", how, *expected) for how, expected in INLINE.items()),
 ]
 
-ON_RABBITMQ = {"raise", "print", "sleep", "os._exit", "block", "memory"}
+ON_RABBITMQ = {"raise", "print", "sleep", "os._exit", "block", "memory", "step-os._exit"}
 """One of each kind, by how the listener and its process end."""
 
 
@@ -172,6 +197,7 @@ class Theatre:
             if number == NEIGHBOURS // 2:
                 name = "thing.hung" if how in HANGING else "thing.went-wrong"
                 name += "-async" if how.startswith("async") else ""
+                name += "-in-step" if "step-" in how else ""
                 self.app.dispatch(relevo.Event(name, {"how": how}))
             self.app.dispatch(relevo.Event("thing.went-well", {"number": number}))
 
@@ -303,6 +329,7 @@ def test_in_child_processes_only_the_event_of_the_one_that_misbehaves_pays(
         f"well {number}" for number in range(NEIGHBOURS)
     )
     assert lines.count(f"before {how}") == 1  # what was done before a process died is not done again
+    assert lines.count(f"prepared {how}") == ("step-" in how)
     assert sum(line.startswith("wrong") for line in lines) == (3 if reason == CRASHED else 1)
     assert [(each.reason, told in each.error) for each in theatre.dead()] == ([(reason, True)] if reason else [])
     if reason == CRASHED:
@@ -342,5 +369,6 @@ def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how
     if theatre.app.transport().capabilities.checkpoint:
         first = next(place for place, line in enumerate(lines) if line.startswith("wrong"))
         assert f"before {how}" not in lines[first:]  # what was done before a process died is not done again
+        assert lines.count(f"prepared {how}") == ("step-" in how)
     assert [(each.reason, told in each.error) for each in theatre.dead()] == ([(reason, True)] if reason else [])
     assert theatre.processes() == {}
