@@ -481,7 +481,7 @@ def _run(transport: SqlTransport, sessions: Any) -> Run:
 
     def run(work: Callable[[Call], Any]) -> tuple[Call, object]:
         call = make_call(Event("order.paid"))
-        about: Any = {"delivery": delivery, "call": call, "listener": listener, "state": lambda: b"unused"}
+        about: Any = {"delivery": delivery, "call": call, "listener": listener, "state": bytes, "noted": bytes}
         return call, awaited(transactions.run_on_loop(lambda: work(call), contextlib.nullcontext, **about))
 
     return run

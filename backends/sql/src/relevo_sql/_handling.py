@@ -20,7 +20,7 @@ from relevo_sql._dialect import Dialect
 from relevo_sql._inbox import InboxTable, notes_key
 from relevo_sql._row import Receipt
 from relevo_sql._session import JoinedSessions
-from relevo_sql._settle import receipt_of
+from relevo_sql._settle import Settler, receipt_of
 
 _log = getLogger("relevo.sql")
 
@@ -90,13 +90,14 @@ class DoneRecord:
     """Returns whether the state after a step was committed, as *is_there* does."""
 
 
-def record_of(
-    joined: JoinedSessions, delivery: Delivery, receipt: Receipt, is_there: Callable[[bytes], bool]
-) -> DoneRecord:
+def record_of(joined: JoinedSessions, settler: Settler, delivery: Delivery, receipt: Receipt) -> DoneRecord:
     """Return what writes the state of *delivery*."""
 
     def write(session: Session, state: bytes) -> bool:
         return joined.checkpoint(session, receipt, state)
+
+    def is_there(state: bytes) -> bool:
+        return settler.has_progress(receipt, state)
 
     return DoneRecord(delivery, write=write, is_there=is_there, note=write, is_noted=is_there)
 

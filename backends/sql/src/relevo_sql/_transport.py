@@ -624,8 +624,8 @@ class SqlTransport(
         receipt = receipt_in(delivery)
         if receipt is None:
             raise LeaseLostError(self.name, delivery)
-        is_there = partial(self._settler.has_progress, receipt)
-        return self._handling(sessions, record_of(self._joined_sessions(), delivery, receipt, is_there))
+        joined, settler = self._joined_sessions(), self._settler
+        return self._handling(sessions, record_of(joined, settler, delivery, receipt))
 
     def handling_once(
         self,

@@ -358,7 +358,7 @@ class InboxContract(Contract):
                     assert found == ((None, _STATE) if is_done else (_STATE, None))
 
     @proves(promise.EFFECT_HAPPENS_ONCE)
-    def test_a_step_with_a_key_that_fails_leaves_the_note_of_the_last_one(self) -> None:
+    def test_after_a_step_with_a_key_that_failed_the_last_note_stays(self) -> None:
         with self._inbox() as bench:
             transport, key = bench.worker().transport, _key()
             with self._listener_once(transport, key) as listener:
