@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from relevo import App, Call, Event, ListenerTable, RetryLater
+from relevo.backend.session import _is_query
 from relevo.errors import LeaseLostError, StepError
 from relevo.testing import AppTesting, FakeClock
 from relevo_memory import MemoryTransport
@@ -221,6 +222,30 @@ def test_a_changed_and_a_deleted_object_are_writes_and_a_query_is_none(
 
     assert shipped(engine) == ["one", "two"]
     assert len(errors) == 4
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_query"),
+    [
+        ("SELECT 1", True),
+        ("\n  ( select 1)", True),
+        ("/* insert */ -- update\n SELECT 1", True),
+        ("WITH x AS (SELECT 1) SELECT * FROM x", True),
+        ("WITH x AS (SELECT 1 FOR UPDATE) SELECT * FROM x", True),
+        ("WITH x AS (SELECT 1 FOR NO KEY UPDATE) SELECT update_time FROM x", True),
+        ("ROLLBACK TO SAVEPOINT one", True),
+        ("INSERT INTO shipment VALUES (1)", False),
+        ("/* SELECT */ DELETE FROM shipment", False),
+        ("WITH x AS (SELECT 1)\nDELETE FROM shipment", False),
+        ("WITH x AS (DELETE FROM shipment RETURNING id) SELECT * FROM x", False),
+        ("WITH x AS (SELECT 1) UPDATE shipment SET name = 'x'", False),
+        ("with x as (select 1) insert  into shipment select * from x", False),
+        ("CALL ship()", False),
+        ("SELECTED", False),
+    ],
+)
+def test_a_statement_is_a_query_by_its_words(statement: str, *, is_query: bool) -> None:
+    assert _is_query(statement) is is_query
 
 
 def test_an_object_is_used_in_several_steps(app: App, t: AppTesting, engine: sa.Engine) -> None:

@@ -433,8 +433,9 @@ class ListenerSession:
 
 
 _QUERY = re.compile(
-    r"[\s(]*(SELECT|VALUES|TABLE|SHOW|SET|PRAGMA|EXPLAIN|BEGIN|START|SAVEPOINT|RELEASE|ROLLBACK TO)\b"
-    r"|\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)",
+    r"(?:[\s(]|/\*.*?\*/|--[^\n]*\n)*"
+    r"(?:(?:SELECT|VALUES|TABLE|SHOW|SET|PRAGMA|EXPLAIN|BEGIN|START|SAVEPOINT|RELEASE|ROLLBACK\s+TO)\b"
+    r"|WITH\b(?!.*\b(?:INSERT\s+INTO|DELETE\s+FROM|MERGE\s+INTO|(?<!FOR )(?<!KEY )UPDATE)\b))",
     re.IGNORECASE | re.DOTALL,
 )
 
