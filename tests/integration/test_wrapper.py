@@ -153,7 +153,7 @@ def _place(
     yield Place(tmp_path, app, rows)
     forget(app)
     app.close()
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    sys.modules.pop("shop", None)  # monkeypatch would put it back
 
 
 SERVERS = [

@@ -167,6 +167,8 @@ def work(transport: SqlTransport) -> None:
     transport._inbox._sweep._at = 0.0
     transport._inbox._sweep._delete()
     with closing(transport.handling_once("key")) as transaction:
+        transaction.commit_step(b"first")
+        transaction.commit_step(b"second")
         transaction.commit(b"done")
 
 
