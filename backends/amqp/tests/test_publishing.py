@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -9,14 +10,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from relevo import Envelope, SendError
 from relevo.errors import TransportClosedError, TransportError, TransportUnavailableError
-from relevo_amqp import AmqpTransport
+from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_amqp._connection import Connection
 from relevo_amqp._loop import CallerLoop, _Waiter
 from relevo_amqp._publisher import Publisher
@@ -447,6 +450,26 @@ os._exit(0)  # a thread that waits for ever is no daemon of ours
     number, wrong = json.loads(answer)
     assert wrong == []
     assert number > 100
+
+
+def test_an_attempt_to_connect_that_is_cut_leaves_no_socket_open(envelope: Make) -> None:
+    def send(transport: AmqpTransport) -> None:
+        with suppress(SendError, TransportError):
+            transport.send([envelope(1)])
+
+    with socket.socket() as taken, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        for number in range(40):
+            transport = AmqpTransport(AmqpOptions(url=f"amqp://127.0.0.1:{taken.getsockname()[1]}/", settle_in=0.0))
+            thread = threading.Thread(target=send, args=[transport])
+            thread.start()
+            time.sleep(number / 10_000)
+            transport._abort()
+            thread.join()
+        gc.collect()
+
+    assert [str(each.message) for each in caught if each.category is ResourceWarning] == []
 
 
 @pytest.mark.slow("connects some hundreds of times")

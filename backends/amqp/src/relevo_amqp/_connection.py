@@ -15,7 +15,7 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, NamedTuple, TypeVar
@@ -352,8 +352,7 @@ class Connection:
         raw, self._raw = self._raw, None
         self.lose(error)
         self._closed.set(None)
-        stream = getattr(getattr(raw, "_transport", None), "_sock", None)  # else the garbage collector closes it
-        if stream is not None:
+        for stream in _sockets_of(raw):  # else the garbage collector closes them
             stream.close()
 
     def lose(self, error: ConnectionLostError) -> None:
@@ -362,6 +361,16 @@ class Connection:
             self.lost = error
         self._opened.fail(error)
         self.loop.forget(self)  # last: after an interrupt the loop does the rest
+
+
+def _sockets_of(raw: Any) -> Iterator[socket.socket]:
+    """Yield the socket of the driver's connection *raw*: its own, or that of an attempt to connect."""
+    connector = getattr(getattr(raw, "_connection_workflow", None), "_connector", None)
+    attempt = getattr(getattr(connector, "_task_ref", None), "_cancel", None)  # a method of what has the socket
+    for owner in (getattr(raw, "_transport", None), connector, getattr(attempt, "__self__", None)):
+        stream = getattr(owner, "_sock", None)
+        if isinstance(stream, socket.socket):
+            yield stream
 
 
 class Encoded(NamedTuple):
