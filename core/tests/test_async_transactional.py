@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -456,3 +457,61 @@ def test_a_transport_without_async_sessions_refuses_it_at_the_start(sessions: An
 
     with pytest.raises(ConfigurationError, match=r"OfOldTransport, .* takes no AsyncSession"):
         app.worker()
+
+
+# --- steps ------------------------------------------------------------------------------------------------
+
+
+@ALL_WAYS
+@pytest.mark.parametrize("failing", ["step", "after the step", "row 0", "row 2", "end", ""])
+def test_each_step_and_row_commits_once(
+    app: App, sessions: Any, engine: sa.Engine, execution: Any, failing: str
+) -> None:
+    between: list[list[int]] = []
+
+    @app.listener("order.paid", transactional=sessions, retry=relevo.Retry(2, first=0.0))
+    async def pay(event: Event, call: Call) -> None:
+        def fail_at(point: str) -> None:
+            if call.attempt == 1 and point == failing:
+                raise ValueError(point)
+
+        async def add(number: int, point: str) -> None:
+            await ship(call.session, number)
+            await call.dispatch("order.shipped", {"number": number})
+            fail_at(point)
+
+        await call.step("first", add, 1, "step")
+        between.append(shipped(engine))
+        fail_at("after the step")
+        async for row in call.cursor("rows", range(3)):
+            await add(10 + row, f"row {row}")
+        await add(20, "end")
+
+    seen: list[int] = []
+    app.add_listener("order.shipped", lambda event: seen.append(event["number"]), id="see")
+    app.dispatch("order.paid")
+    drain(app, execution)
+
+    assert between[0] == [1]
+    assert shipped(engine) == sorted(seen) == [1, 10, 11, 12, 20]
+
+
+@ALL_WAYS
+def test_a_step_that_is_cancelled_after_a_write_ends_the_listener(
+    app: App, sessions: Any, engine: sa.Engine, execution: Any
+) -> None:
+    @app.listener("order.paid", transactional=sessions, retry=relevo.Retry(2, first=0.0))
+    async def pay(event: Event, call: Call) -> None:
+        async def half() -> None:
+            await ship(call.session, 2)
+            if call.attempt == 1:
+                raise asyncio.CancelledError
+
+        await call.step("first", ship, call.session, 1)
+        with suppress(asyncio.CancelledError):
+            await call.step("half", half)
+
+    app.dispatch("order.paid")
+    report = drain(app, execution)
+
+    assert (report.done, shipped(engine)) == (1, [1, 2])

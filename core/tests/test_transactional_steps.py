@@ -369,6 +369,24 @@ def test_a_step_whose_rows_the_database_refuses_is_not_finished(app: App, t: App
     assert (between, shipped(engine), done) == (["first"], ["first", "twice"], ["twice", "twice"])
 
 
+def test_a_step_that_did_not_commit_ends_the_listener_though_that_catches_its_error(
+    app: App, t: AppTesting, engine: sa.Engine
+) -> None:
+    with Session(engine) as session, session.begin():
+        session.add(Shipment(id=1, name="before"))
+
+    @app.listener("order.paid", id="pay", transactional=sessionmaker(engine), retry=1)
+    def pay(_: Event, call: Call) -> None:
+        with suppress(sa.exc.IntegrityError):
+            call.step("twice", lambda: call.session.add(Shipment(id=1, name="again")))
+
+    app.dispatch("order.paid")
+    with pytest.raises(sa.exc.IntegrityError):
+        t.drain()
+
+    assert shipped(engine) == ["before"]
+
+
 def test_a_step_after_its_lease_was_lost_leaves_nothing(engine: sa.Engine) -> None:
     clock = FakeClock()
     transport = MemoryTransport(clock=clock)

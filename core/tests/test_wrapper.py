@@ -835,6 +835,43 @@ def test_what_a_plugin_writes_commits_with_a_transactional_listener(
     assert len(app.transport().dead_letters(["default"], limit=2)) == (error is not None)
 
 
+def test_what_a_step_has_committed_stays_though_the_plugin_fails_afterwards(engine: sa.Engine) -> None:
+    def bill(call: Call) -> int:
+        call.step("bill", lambda: call.session.execute(sa.insert(RESULTS).values(event="step", result=1)) and None)
+        return 7
+
+    results = Results(ValueError("too late"))
+    app = app_with(results)
+    listen(
+        app, "image.created", bill, is_async=False, transactional=sessionmaker(engine), retry=relevo.Retry(2, first=0)
+    )
+    app.dispatch("image.created")
+    app.drain(RunOptions(max_events=1, until_empty=True))
+    between = stored(engine)
+    results.error = None
+    app.drain(RunOptions(until_empty=True, settle=5))
+
+    assert (between, stored(engine)) == ([1], [1, 7])
+
+
+def test_a_step_is_refused_after_a_plugin_has_written_in_the_transaction(engine: sa.Engine) -> None:
+    class Early:
+        @relevo.hookimpl
+        def relevo_around_listener(self, call: Call, proceed: Proceed) -> object:
+            call.session.execute(sa.insert(RESULTS).values(event="early", result=1))
+            return proceed()
+
+    app = app_with(Early())
+    step: Callable[[Call], object] = lambda call: call.step("bill", int)  # noqa: E731 - one line of a listener
+    listen(app, "image.created", step, is_async=False, transactional=sessionmaker(engine), retry=1)
+
+    run(app, "inline")
+
+    (letter,) = app.transport().dead_letters(["default"], limit=2)
+    assert 'feed: the step "bill": call.session has written something before it' in letter.error
+    assert stored(engine) == []
+
+
 def test_in_process_the_session_is_that_of_the_dispatch(engine: sa.Engine) -> None:
     app = app_with(Results())
     listen(app, "now.image.created", lambda call: 7, is_async=False)
