@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 import relevo
 from relevo import Ack, App, Call, ConfigurationError, Delivery, Event, Nack, RunOptions, SystemClock
+from relevo._worker.progress import hastened
 from relevo.errors import TransportUnavailableError
 from relevo_amqp import AmqpOptions, AmqpTransport
 from relevo_memory import MemoryTransport
@@ -189,6 +191,43 @@ def test_each_listener_and_each_queue_is_remembered_by_itself(app: App, engine: 
 
     assert [type(each) for each in outcomes] == [Nack, Ack]
     assert ran == ["first", "second", "second"]
+
+
+@pytest.mark.parametrize("trace", [{"attempt": 2}, {"lost_leases": 1}, {"state": True}, {}], ids=str)
+def test_an_event_that_comes_again_goes_on_after_its_last_step(
+    app: App, engine: sa.Engine, trace: dict[str, Any]
+) -> None:
+    ran: list[int] = []
+    errors = [ValueError("not yet")]
+
+    @app.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None:
+        def add(number: int) -> None:
+            ran.append(number)
+            call.session.execute(sa.insert(SHIPPED).values(number=number))
+
+        call.step("first", add, 1)
+        if errors:
+            raise errors.pop()
+        call.step("second", add, 2)
+
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    app.dispatch("order.paid")
+    delivery = one(app)
+    failed = handle(delivery)
+    assert isinstance(failed, Nack)
+    if "state" in trace:
+        trace = {"state": hastened(failed.state or b"")}
+
+    outcome = handle(attrs.evolve(delivery, **trace))
+    if not trace:  # it meets the note at its first commit, and is given back
+        assert isinstance(outcome, Nack)
+        outcome = handle(attrs.evolve(delivery, state=hastened(outcome.state or b"")))
+
+    assert isinstance(outcome, Ack)
+    assert ran == ([1, 2] if trace else [1, 1, 2])
+    assert shipped(engine) == [1, 2]
+    app.transport().settle([(delivery, Ack())])
 
 
 def test_an_outbox_that_is_no_inbox_is_refused(rabbitmq_url: str) -> None:

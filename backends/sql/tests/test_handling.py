@@ -792,6 +792,58 @@ def test_after_a_commit_of_which_nothing_is_known_the_listener_is_not_called_aga
     assert (report.done, report.retry_reasons) == (1, {"commit-unknown": 1})
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("execution", ["inline", "threads"])
+def test_after_a_step_of_which_nothing_is_known_the_next_run_goes_by_what_is_stored(
+    app: App, transport: SqlTransport, shop: sa.Engine, execution: Any, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    ran: list[int] = []
+
+    def unreachable(*_: object) -> bool:
+        raise TransportUnavailableError("main", "unreachable")
+
+    @app.listener("order.paid", transactional=sessionmaker(shop))
+    def pay(event: Event, call: Call) -> None:
+        def add(number: int) -> None:
+            ran.append(number)
+            ship(call.session, number)
+            if ran == [1, 2]:
+                lose_the_answer(shop, monkeypatch, after=after)
+                monkeypatch.setattr(transport._settler, "has_progress", unreachable)
+
+        for number in (1, 2, 3):
+            with contextlib.suppress(CommitUnknownError):
+                call.step(f"{number}", add, number)
+
+    app.dispatch("order.paid")
+    report = app.drain(relevo.RunOptions(until_empty=True, settle=10, execution=execution))
+
+    assert ran == ([1, 2, 3] if after else [1, 2, 2, 3])
+    assert shipped(shop) == [1, 2, 3]
+    assert (report.done, report.retry_reasons) == (1, {"commit-unknown": 1})
+
+
+def test_a_step_whose_event_was_handed_out_again_gives_it_back(
+    app: App, transport: SqlTransport, shop: sa.Engine
+) -> None:
+    taken: list[Delivery] = []
+
+    @app.listener("order.paid", transactional=sessionmaker(shop))
+    def pay(event: Event, call: Call) -> None:
+        call.step("first", ship, call.session, 1)
+        time.sleep(0.1)
+        taken.extend(received(transport, lease=60))
+        call.step("second", ship, call.session, 2)
+
+    handle = app.handle("main", app.listeners, checkpoint=None)
+    app.dispatch("order.paid")
+    outcome = handle(one(transport, lease=0.05))
+
+    assert isinstance(outcome, Nack)
+    assert (outcome.reason, len(taken)) == ("", 1)
+    assert shipped(shop) == [1]
+
+
 def test_what_other_functions_write_with_a_scoped_session_is_part_of_it(app: App, shop: sa.Engine) -> None:
     scoped = scoped_session(sessionmaker(shop))
 
