@@ -349,11 +349,14 @@ def test_a_stop_between_steps_keeps_what_has_committed(app: App, t: AppTesting, 
 
 def test_a_step_whose_rows_the_database_refuses_is_not_finished(app: App, t: AppTesting, engine: sa.Engine) -> None:
     done = []
+    sent: list[int] = []
+    app.add_listener("order.shipped", lambda event: sent.append(event["attempt"]), id="note")
 
     @app.listener("order.paid", id="pay", transactional=sessionmaker(engine))
     def pay(_: Event, call: Call) -> None:
         def twice() -> None:
             done.append("twice")
+            call.dispatch("order.shipped", {"attempt": call.attempt})
             call.session.add(Shipment(id=1 if call.attempt == 1 else 2, name="twice"))
 
         call.step("first", ship, call, "first")
@@ -367,6 +370,7 @@ def test_a_step_whose_rows_the_database_refuses_is_not_finished(app: App, t: App
     t.drain()
 
     assert (between, shipped(engine), done) == (["first"], ["first", "twice"], ["twice", "twice"])
+    assert sent == [2]
 
 
 def test_a_step_that_did_not_commit_ends_the_listener_though_that_catches_its_error(

@@ -230,6 +230,36 @@ def test_an_event_that_comes_again_goes_on_after_its_last_step(
     app.transport().settle([(delivery, Ack())])
 
 
+def test_too_many_finished_steps_make_a_dead_letter(app: App) -> None:
+    @app.listener("order.paid", transactional=True)
+    def pay(event: Event, call: Call) -> None:
+        for number in range(20):
+            call.step(f"{number}", lambda: "x" * 1900)
+
+    app.dispatch("order.paid")
+    app.drain(RunOptions(until_empty=True, settle=10))
+
+    (letter,) = app.transport().dead_letters(["default"])
+    assert letter.reason == "state-too-large"
+    assert "finished steps take" in letter.error
+
+
+@pytest.mark.parametrize("note", ["'nonsense'", "x'ff'", "'\"steps\"'", "1000000000000", "0.5"])
+def test_a_note_that_was_changed_by_hand_is_an_error_that_says_where(app: App, engine: sa.Engine, note: str) -> None:
+    @app.listener("order.paid", transactional=True, retry=relevo.Retry(2, first=0.0))
+    def pay(event: Event, call: Call) -> None:
+        call.step("first", int)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE relevo_inbox SET state = {note}")  # noqa: S608 - of this test
+        raise ValueError("not yet")
+
+    app.dispatch("order.paid")
+    app.drain(RunOptions(until_empty=True, settle=10))
+
+    (letter,) = app.transport().dead_letters(["default"])
+    assert "the record of finished steps in the inbox is not readable" in letter.error
+
+
 def test_an_outbox_that_is_no_inbox_is_refused(rabbitmq_url: str) -> None:
     broker = AmqpTransport(rabbitmq_url)
     app = App(transports={"main": broker}, outboxes={"main": MemoryTransport()}, routes={"*": "main"}, source="shop")

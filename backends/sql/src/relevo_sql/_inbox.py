@@ -41,7 +41,10 @@ class InboxTable:
         self._upkeep.run()
         run = self._statements.remembered.run
         found: Any = self._database.read(lambda connection: run(connection, which=key).scalar())
-        return None if found is None else bytes(found)
+        if found is None:
+            return None
+        # By hand a value of any type can be stored on SQLite; a number is not as many bytes.
+        return bytes(found) if isinstance(found, (bytes, bytearray, memoryview)) else str(found).encode()
 
     def has(self, key: str) -> bool:
         """Return whether *key* is there; wait for a transaction that is about to write it."""
