@@ -159,12 +159,13 @@ def on_each(*cases: tuple[str, ...]) -> list[object]:
     Return *cases*, on each transport.
 
     What a transport knows of a process does not depend on the listener that ended it. So on RabbitMQ most are left to
-    ``make test-all``.
+    ``make test-all``, and so is what ends a step in the same way inline, in threads, and in a child process.
     """
 
     def on(transport: str, case: tuple[str, ...]) -> object:
         marks = [pytest.mark.amqp] if transport == "amqp" else []
-        if transport == "amqp" and not ON_RABBITMQ & {*case}:
+        is_like_others = case[0] in ("inline", "threads") and case[1] in STEPS_IN_BOTH
+        if is_like_others or (transport == "amqp" and not ON_RABBITMQ & {*case}):
             marks.append(pytest.mark.soak)
         return pytest.param(transport, *case, marks=marks, id="-".join((transport, *case[:-2])))
 
