@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -144,32 +145,56 @@ ON_A_LOOP = {
     "async-step-cancel-all": (FAILED, "CancelledError"),
     "async-step-wait": (FAILED, "misbehaving:hang_in_async_step ran for longer than its time limit of 1 s"),
 }
-IN_ONE_PROCESS = [
-    *(("async", how, *expected) for how, expected in ON_A_LOOP.items()),
-    *(("threads", how, *expected) for how, expected in IN_THREADS.items()),
-    *(("inline", how, *expected) for how, expected in INLINE.items()),
-]
+IN_ONE_PROCESS = {"async": ON_A_LOOP, "threads": IN_THREADS, "inline": INLINE}
 
 ON_RABBITMQ = {"raise", "print", "sleep", "os._exit", "block", "memory", "step-os._exit"}
-"""One of each kind, by how the listener and its process end."""
+"""One of each kind, by how the listener and its process end: what a transport knows of a process depends on no more."""
+
+ENDING_THE_PROCESS = {
+    "async": {"sleep", "async-os._exit", "async-block"},
+    "threads": {"sleep", "os._exit", "async-block"},
+    "inline": {"interrupt", "segfault", "step-os._exit"},
+}
+"""One of each kind, by how the only process ends; the others are left to ``make test-all``."""
 
 
-def on_each(*cases: tuple[str, ...]) -> list[object]:
+def is_over(expected: tuple[str, str]) -> bool:
+    """Return whether it ends its process, if the listener shares that with others."""
+    return expected[0] == CRASHED
+
+
+def case(transport: str, *words: str, hows: Iterable[str], is_rare: bool = False) -> object:
+    """Return a case of a test; one that *is_rare* is left to ``make test-all``."""
+    marks = [pytest.mark.amqp] * (transport == "amqp") + [pytest.mark.soak] * is_rare
+    listed = tuple(hows)
+    name = listed[0] if len(listed) == 1 else "all"
+    return pytest.param(transport, *words, listed, marks=marks, id="-".join((transport, *words, name)))
+
+
+def in_child_processes() -> Iterator[object]:
+    """Yield what misbehaves in child processes: all at once, and each alone."""
+    yield case("sqlite", hows=IN_PROCESSES)
+    yield case("amqp", hows=[how for how in IN_PROCESSES if how in ON_RABBITMQ])
+    for transport in ("sqlite", "amqp"):
+        for how in IN_PROCESSES:
+            yield case(transport, hows=[how], is_rare=True)
+
+
+def in_one_process() -> Iterator[object]:
     """
-    Return *cases*, on each transport.
+    Yield what misbehaves in the process of the worker: those that leave it alive at once, and each alone.
 
-    What a transport knows of a process does not depend on the listener that ended it. So on RabbitMQ most are left to
-    ``make test-all``, and so is what ends a step in the same way inline, in threads, and in a child process.
+    One that cancels all tasks of a loop does not leave the others on it alone.
     """
-
-    def on(transport: str, case: tuple[str, ...]) -> object:
-        marks = [pytest.mark.amqp] if transport == "amqp" else []
-        is_like_others = case[0] in ("inline", "threads") and case[1] in STEPS_IN_BOTH
-        if is_like_others or (transport == "amqp" and not ON_RABBITMQ & {*case}):
-            marks.append(pytest.mark.soak)
-        return pytest.param(transport, *case, marks=marks, id="-".join((transport, *case[:-2])))
-
-    return [on(transport, case) for transport in ("sqlite", "amqp") for case in cases]
+    for kind, found in IN_ONE_PROCESS.items():
+        alive = [how for how, each in found.items() if not is_over(each) and "cancel-all" not in how]
+        yield case("sqlite", kind, hows=alive)
+        yield case("amqp", kind, hows=[how for how in alive if how in ON_RABBITMQ])
+        for transport in ("sqlite", "amqp"):
+            for how, each in found.items():
+                is_usual = how in ENDING_THE_PROCESS[kind] if is_over(each) else how.endswith("cancel-all")
+                usual = is_usual and (transport == "sqlite" or (how in ON_RABBITMQ and is_over(each)))
+                yield case(transport, kind, hows=[how], is_rare=not usual)
 
 
 @attrs.frozen
@@ -192,15 +217,11 @@ class Theatre:
                 stderr=printed,
             )
 
-    def dispatch(self, how: str) -> None:
-        """Dispatch one event that goes wrong among others that do not."""
-        for number in range(NEIGHBOURS):
-            if number == NEIGHBOURS // 2:
-                name = "thing.hung" if how in HANGING else "thing.went-wrong"
-                name += "-async" if how.startswith("async") else ""
-                name += "-in-step" if "step-" in how else ""
-                self.app.dispatch(relevo.Event(name, {"how": how}))
-            self.app.dispatch(relevo.Event("thing.went-well", {"number": number}))
+    def dispatch(self, *hows: str) -> None:
+        """Dispatch an event that goes wrong for each of *hows*, among others that do not."""
+        well = [relevo.Event("thing.went-well", {"number": number}) for number in range(NEIGHBOURS)]
+        wrong = [relevo.Event(name_of(how), {"how": how}) for how in hows]
+        self.app.dispatch_many([*well[: NEIGHBOURS // 2], *wrong, *well[NEIGHBOURS // 2 :]])
 
     def dispatch_meeting(self) -> None:
         """Dispatch events that are done only if as many are handled at once as there are places."""
@@ -223,6 +244,14 @@ class Theatre:
         """Return the dead letters."""
         return list(self.app.transport().dead_letters(["default"], limit=99))
 
+    def dead_by_how(self) -> dict[str, relevo.DeadLetterEntry]:
+        """Return the dead letter of each that misbehaved."""
+        found = {}
+        for each in self.dead():
+            assert isinstance(each.envelope, relevo.Envelope)
+            found[json.loads(each.envelope.body)["data"]["how"]] = each
+        return found
+
     def processes(self) -> dict[int, str]:
         """Return the processes that are left, with their states."""
         found = {}
@@ -233,6 +262,12 @@ class Theatre:
             except (OSError, IndexError):
                 continue
         return found
+
+
+def name_of(how: str) -> str:
+    """Return the event whose listener misbehaves as *how* says."""
+    name = "thing.hung" if how in HANGING else "thing.went-wrong"
+    return name + ("-async" if how.startswith("async") else "") + ("-in-step" if "step-" in how else "")
 
 
 def state_of(folder: Path) -> str:
@@ -304,17 +339,15 @@ main = {main}
         app.close()
 
 
-@pytest.mark.parametrize(
-    "transport, how, reason, told", on_each(*((how, *expected) for how, expected in IN_PROCESSES.items()))
-)
-def test_in_child_processes_only_the_event_of_the_one_that_misbehaves_pays(
-    theatre: Theatre, how: str, reason: str, told: str
-) -> None:
-    theatre.dispatch(how)
+@pytest.mark.parametrize("transport, hows", list(in_child_processes()))
+def test_in_child_processes_only_the_events_of_those_that_misbehave_pay(theatre: Theatre, hows: Sequence[str]) -> None:
+    theatre.dispatch(*hows)
     worker = theatre.start("worker", "--execution", "process", "-c", str(PLACES))
+    dying = [how for how in hows if IN_PROCESSES[how][0]]
+    ending = {f"after {how}" for how in hows if IN_PROCESSES[how][0] != CRASHED}
 
     wait_for(lambda: sum(line.startswith("well") for line in theatre.lines()) >= NEIGHBOURS, theatre)
-    wait_for(lambda: bool(theatre.dead()) if reason else f"after {how}" in theatre.lines(), theatre)
+    wait_for(lambda: len(theatre.dead()) == len(dying) and ending <= {*theatre.lines()}, theatre)
     theatre.dispatch_meeting()
     wait_for(lambda: len(theatre.met()) == PLACES, theatre)
     wait_for(lambda: len(children_of(worker.pid)) == PLACES, theatre)
@@ -322,54 +355,64 @@ def test_in_child_processes_only_the_event_of_the_one_that_misbehaves_pays(
     worker.send_signal(signal.SIGTERM)
     code = worker.wait(PATIENCE)
 
-    lines = theatre.lines()
+    lines, dead = theatre.lines(), theatre.dead_by_how()
     assert code == 0, theatre.printed()
     assert "Z" not in states
     assert theatre.processes() == {}
     assert sorted(line for line in lines if line.startswith("well")) == sorted(
         f"well {number}" for number in range(NEIGHBOURS)
     )
-    assert lines.count(f"before {how}") == 1  # what was done before a process died is not done again
-    assert lines.count(f"prepared {how}") == ("step-" in how)
-    assert sum(line.startswith("wrong") for line in lines) == (3 if reason == CRASHED else 1)
-    assert [(each.reason, told in each.error) for each in theatre.dead()] == ([(reason, True)] if reason else [])
-    if reason == CRASHED:
-        assert how == "close" or f"about to {how}" in theatre.dead()[0].error
-    else:
-        assert lines.count(f"after {how}") == 1
+    assert sorted(dead) == sorted(dying)
+    for how in hows:
+        reason, told = IN_PROCESSES[how]
+        assert lines.count(f"before {how}") == 1, how  # what was done before a process died is not done again
+        assert lines.count(f"prepared {how}") == ("step-" in how), how
+        assert sum(line.startswith(f"wrong {how} ") for line in lines) == (3 if reason == CRASHED else 1), how
+        assert lines.count(f"after {how}") == (reason != CRASHED), how
+        if reason:
+            assert (dead[how].reason, told in dead[how].error) == (reason, True), how
+        if reason == CRASHED:
+            assert how == "close" or f"about to {how}" in dead[how].error
 
 
-@pytest.mark.parametrize("transport, kind, how, reason, told", on_each(*IN_ONE_PROCESS))
-def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, how: str, reason: str, told: str) -> None:
+@pytest.mark.parametrize("transport, kind, hows", list(in_one_process()))
+def test_in_one_process_the_others_are_done_too(theatre: Theatre, kind: str, hows: Sequence[str]) -> None:
+    expected = {how: IN_ONE_PROCESS[kind][how] for how in hows}
+    ends = [how for how in hows if is_over(expected[how])]
+    told = expected[ends[0]][1] if ends else ""
     if told == DIED and not theatre.app.transport().capabilities.presence:
         told = CANNOT_TELL
-    theatre.dispatch(how)
+    theatre.dispatch(*hows)
     places = {"inline": 1, "threads": PLACES, "async": PLACES}[kind]
-    is_over = reason == CRASHED  # and its process with it; else whoever handled it is to be there for the next
-    if not is_over and places == PLACES:
+    if not ends and places == PLACES:  # whoever handled it is to be there for the next
         theatre.dispatch_meeting()
-    is_killed = is_over and not how.endswith("interrupt") and "time limit" not in told
-    lease = {"RELEVO_LEASE": "2s"} if is_killed else {}  # events of a killed worker return when their lease ends
+    is_interrupted = any(how.endswith("interrupt") for how in ends)
+    is_limited = bool(ends) and "time limit" in told
+    # Events of a killed worker return when their lease ends.
+    lease = {"RELEVO_LEASE": "2s"} if ends and not is_interrupted and not is_limited else {}
 
     codes: list[int] = []
     while len(codes) < 8 and (not codes or codes[-1] not in (0, 1)):
         worker = theatre.start("drain", "--settle", "15s", "--execution", kind, "-c", str(places), **lease)
         codes.append(ended_by_its_host(worker, theatre))
 
-    lines = theatre.lines()
-    if is_over and "time limit" in told:
+    lines, dead = theatre.lines(), theatre.dead_by_how()
+    if is_limited:
         assert codes == [70, 70, 70, 0]
-    elif is_over and how.endswith("interrupt"):
+    elif is_interrupted:
         assert codes == [130, 130, 130, 0]  # the third sees that it is the third
     else:
-        assert codes[-1] == (1 if reason else 0), (codes, theatre.printed()[-3000:])
+        assert codes[-1] == (1 if dead else 0), (codes, theatre.printed()[-3000:])
     assert {line for line in lines if line.startswith("well")} == {f"well {number}" for number in range(NEIGHBOURS)}
-    assert len(theatre.met()) == (0 if is_over or places == 1 else PLACES)
-    assert lines.count(f"after {how}") == (0 if is_over else 1)
-    assert is_over or lines.count(f"before {how}") == 1
-    if theatre.app.transport().capabilities.checkpoint:
-        first = next(place for place, line in enumerate(lines) if line.startswith("wrong"))
-        assert f"before {how}" not in lines[first:]  # what was done before a process died is not done again
-        assert lines.count(f"prepared {how}") == ("step-" in how)
-    assert [(each.reason, told in each.error) for each in theatre.dead()] == ([(reason, True)] if reason else [])
+    assert len(theatre.met()) == (0 if ends or places == 1 else PLACES)
+    assert sorted(dead) == sorted(how for how in hows if expected[how][0])
+    for how, (reason, error) in expected.items():
+        assert lines.count(f"after {how}") == (0 if how in ends else 1), how
+        assert ends or lines.count(f"before {how}") == 1, how
+        if theatre.app.transport().capabilities.checkpoint:
+            first = next(place for place, line in enumerate(lines) if line.startswith(f"wrong {how} "))
+            assert f"before {how}" not in lines[first:], how  # what was done before a process died is not done again
+            assert lines.count(f"prepared {how}") == ("step-" in how), how
+        if reason:
+            assert (dead[how].reason, (told if how in ends else error) in dead[how].error) == (reason, True), how
     assert theatre.processes() == {}
