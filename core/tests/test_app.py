@@ -612,6 +612,7 @@ UNWANTED = [
 ]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_importing_relevo_and_dispatching_in_memory_loads_nothing_that_is_not_needed() -> None:
     program = """
 import sys

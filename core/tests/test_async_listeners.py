@@ -700,6 +700,7 @@ LoopRunner().run(app, RunOptions(execution="{execution}"))
         assert worker.stdout.read() == "cancelled\n"
 
 
+@pytest.mark.lengthy("starts processes")
 def test_there_is_no_loop_without_an_async_listener(tmp_path: Path) -> None:
     program = """
 app.add_listener("e.f", print)

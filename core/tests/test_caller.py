@@ -723,6 +723,7 @@ def test_an_error_in_the_constructor_of_an_event_is_the_failure_of_its_listener(
     assert "ZeroDivisionError" in outcome.error
 
 
+@pytest.mark.lengthy("calls many listeners")
 def test_more_listeners_than_a_state_can_remember_are_a_dead_letter_not_the_end_of_the_worker(
     listen: Listen, caller: MakeCaller, delivery: Make
 ) -> None:
@@ -1108,6 +1109,7 @@ def test_the_reason_of_a_dead_letter_out_of_a_state_is_text_that_every_store_kee
     assert len(outcome.reason) <= 200
 
 
+@pytest.mark.lengthy("tries many cases")
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     state=st.binary(max_size=80)

@@ -87,6 +87,7 @@ def test_a_name_comes_first_then_the_nearest_class_then_the_longest_pattern(keys
 KEYS = (Media, Audited, *EVENTS, *NAMES.values(), "image.*", "image.c*", "mail.*", "*")
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(st.lists(st.sampled_from(KEYS), unique=True), st.sampled_from(EVENTS))
 @settings(max_examples=500)
 def test_the_route_is_the_one_of_the_plain_rules(keys: list[Any], cls: type) -> None:

@@ -34,6 +34,7 @@ from .shop import CONFIGURATION, LISTENERS, Done, Shop, lines
 # --- the story ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy("starts processes")
 def test_the_program_is_there_by_its_name_and_as_a_module(shop: Shop) -> None:
     by_module = shop.process("relevo --version")
     by_name = subprocess.run(

@@ -469,6 +469,7 @@ def test_a_check_warns_of_a_transport_that_no_other_process_sees(shop: Shop) -> 
     assert "events of main" in strict.stderr
 
 
+@pytest.mark.lengthy("runs commands")
 @pytest.mark.parametrize("how", ["order.placed", "order.placed --lines rows.jsonl"])
 def test_an_event_that_its_route_does_not_bring_to_a_listener_is_sent_with_a_warning(how: str, shop: Shop) -> None:
     routes = CONFIGURATION.partition("[routes]")[0] + '[routes]\n"ordr.*" = ["main", "main/search"]\n"*" = "main"\n'

@@ -309,6 +309,7 @@ def test_an_event_that_is_done_is_said_to_be_done(shop: Shop) -> None:
     assert done.stderr.startswith(f"relevo: the event {sent} was done at 20")
 
 
+@pytest.mark.lengthy("starts processes")
 def test_an_event_is_named_before_its_listener_which_may_end_the_process(shop: Shop) -> None:
     shop.write("shop_listeners.py", LISTENERS.replace('raise ValueError("a corrupt file")', "raise relevo.GiveUp('x')"))
     mine = dispatched(shop, """image.created '{"image_id": 7, "bad": true}'""")

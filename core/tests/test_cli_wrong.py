@@ -752,6 +752,7 @@ def test_nothing_found_says_where_it_was_looked_for(tmp_path: Path) -> None:
     assert f"there is no relevo.toml in {tmp_path} or above: no transport; add one" in done.stderr
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_folder_that_is_gone_is_told(shop: Shop) -> None:
     done = shop.process("mkdir gone && cd gone && rmdir ../gone && relevo status")
 

@@ -76,6 +76,7 @@ TARGETS = ("now", *(f"{transport}/{queue}" for transport in ("main", "other") fo
 chosen = st.lists(st.sampled_from(TARGETS), min_size=1, max_size=3, unique=True)
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(to=chosen, homes=st.lists(st.sampled_from((None, "now", *QUEUES)), max_size=4), routed=chosen)
 @settings(max_examples=200, deadline=None)
 def test_each_listener_runs_once_or_the_dispatch_is_refused(

@@ -234,6 +234,7 @@ def test_binary_data_is_read_back_exactly(data: bytes) -> None:
     assert arguments(envelope) == {"data": data}
 
 
+@pytest.mark.lengthy("tries many cases")
 @given(st.text(min_size=1))
 def test_text_is_read_back_exactly(data: str) -> None:
     raw = data.encode("utf-8", "replace")

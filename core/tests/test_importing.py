@@ -293,6 +293,7 @@ def run(directory: Path, *arguments: str) -> tuple[list[str], str]:
     return done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("arguments", ["shop.py", "-m shop", "./shop.py"])
 def test_a_file_that_is_run_itself_may_name_itself_as_the_module_of_its_listeners(
     tmp_path: Path, arguments: str
@@ -307,6 +308,7 @@ def test_a_file_that_is_run_itself_may_name_itself_as_the_module_of_its_listener
     assert (printed, error) == (["['shop:typed', 'shop:by_name']", "typed a.jpg", "by name a.jpg", "1"], "")
 
 
+@pytest.mark.lengthy("starts processes")
 def test_another_file_of_its_name_is_not_taken_for_the_one_that_is_run(tmp_path: Path) -> None:
     (tmp_path / "apart").mkdir()
     (tmp_path / "shop.py").write_text("what = 'the other one'\n")
@@ -318,6 +320,7 @@ def test_another_file_of_its_name_is_not_taken_for_the_one_that_is_run(tmp_path:
     assert run(tmp_path / "apart", "shop.py") == (["the other one"], "")
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize(
     "then, told",
     [

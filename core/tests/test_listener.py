@@ -503,6 +503,7 @@ def test_a_listener_may_be_async(function: Any) -> None:
     assert not registered(event_only).is_async
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("how", ["script.py", "-m script"])
 def test_a_listener_in_a_script_is_called_as_whoever_imports_it_calls_it(how: str, tmp_path: Path) -> None:
     tmp_path.joinpath("script.py").write_text(

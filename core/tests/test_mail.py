@@ -547,6 +547,7 @@ def test_what_failed_in_a_child_that_dies_at_the_next_event_is_told_by_its_paren
     assert "image.created is dead: crash-loop" in text
 
 
+@pytest.mark.lengthy("starts processes")
 def test_the_child_of_a_fork_mails_what_it_meets_itself(made: Made, inbox: Inbox) -> None:
     app = made(inbox.port, make_thumbnail)
     drained(app, Event("image.created", {"path": "1"}))
@@ -890,6 +891,7 @@ def test_what_leaves_the_machine_is_encrypted(url: str, starttls: bool) -> None:
     assert MailOptions(to="a@b.org", server=url).parsed_server().starttls == starttls
 
 
+@pytest.mark.lengthy("starts processes")
 def test_nothing_of_it_is_imported_unless_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "relevo.toml").write_text('[transports]\nmain = "memory://"\n')
     program = "import sys, relevo; relevo.App.from_config(); print(*sys.modules)"

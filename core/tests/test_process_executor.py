@@ -186,6 +186,7 @@ def _hanging(tmp_path: Path) -> Iterator[ProcessExecutor]:
     executor.stop()
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_child_that_lacks_listeners_which_an_earlier_one_had_is_of_a_changed_program() -> None:
     hello = Hello(path=[], app="shop:app", config=None, transport="main", time_limit=PATIENCE, log_levels={})
     execution = Execution("process", 1, PATIENCE)

@@ -586,6 +586,7 @@ def test_a_lost_lease_ends_the_listener_at_its_step(clock: FakeClock, done: list
     assert done == ["one", "lost"]
 
 
+@pytest.mark.lengthy("tries many cases")
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 6), max_size=8), st.integers(1, 3))
 def test_each_row_and_step_is_done_once_however_often_it_fails(fails: list[int], every: int) -> None:

@@ -432,6 +432,7 @@ def expected(plan: Plan) -> list[str]:
     return [*found, "end.0", "end.1"]
 
 
+@pytest.mark.lengthy("tries many cases")
 @settings(max_examples=60)
 @given(
     plan=st.lists(st.tuples(st.sampled_from(["step", "step of two", "rows"]), st.integers(1, 3)), max_size=5),

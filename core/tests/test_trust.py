@@ -319,6 +319,7 @@ def test_a_link_to_a_package_is_followed(project: Path) -> None:
     assert f"since {project.parent / 'inner-3'} can be written by every user" in refused(project)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_module_that_the_command_line_names_is_judged_too(project: Path) -> None:
     (project / "relevo.toml").write_text("")
     (project / "named.py").chmod(0o666)

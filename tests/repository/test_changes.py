@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 from .workspace import ROOT
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]
@@ -14,6 +16,7 @@ KINDS = {each["directory"]: each["name"] for each in SETTINGS["type"]}
 FRAGMENTS = [path for path in (ROOT / SETTINGS["directory"]).iterdir() if path.name not in SETTINGS["ignore"]]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_a_release_groups_every_fragment_under_its_kind() -> None:
     command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "next", "--date", "today"]
     draft = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

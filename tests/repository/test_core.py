@@ -12,6 +12,7 @@ import relevo
 HEAVY = ["asyncio", "click", "hypothesis", "pika", "pytest", "rich", "sqlalchemy", "stevedore"]
 
 
+@pytest.mark.lengthy("starts processes")
 def test_importing_relevo_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import relevo, sys; relevo.App; print(*sys.modules)"],
@@ -23,6 +24,7 @@ def test_importing_relevo_loads_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in done.stdout.split()] == []
 
 
+@pytest.mark.lengthy("starts processes")
 def test_what_is_public_is_imported_when_it_is_used() -> None:
     program = (
         "import relevo, sys; before = 'relevo._event.event' in sys.modules; print(before, relevo.Event.__name__)\n"

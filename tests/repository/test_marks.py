@@ -49,6 +49,7 @@ def test_a_mark_with_a_reason_is_not() -> None:
     assert left_out_without_reason(ast.parse("x = [pytest.mark.amqp, pytest.mark.slow('starts RabbitMQ')]")) == []
 
 
+@pytest.mark.lengthy("reads all tests")
 def test_every_test_that_is_left_out_says_why() -> None:
     found = {
         f"{path.relative_to(ROOT)}:{line}"

@@ -78,9 +78,10 @@ def _server(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 
 def marked(path: Path) -> object:
-    """Return *path*, marked as slow unless it is the README."""
+    """Return *path*, marked as slow, the README as lengthy."""
     slow = pytest.mark.slow("starts many processes, alike on every Python")
-    return path if path == ROOT / "README.md" else pytest.param(path, marks=slow)
+    lengthy = pytest.mark.lengthy("starts processes")
+    return pytest.param(path, marks=lengthy if path == ROOT / "README.md" else slow)
 
 
 @pytest.mark.parametrize("path", [marked(path) for path in PAGES if path not in WITH_RABBITMQ], ids=relative)

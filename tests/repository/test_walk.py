@@ -27,6 +27,7 @@ def _walks() -> list[list[str]]:
     return [walk.splitlines() for walk in done.stdout.strip().split("\n\n")]
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.parametrize("number", [0, 1], ids=["dispatch", "delivery"])
 def test_an_event_passes_the_modules_that_the_page_lists(walks: list[list[str]], number: int) -> None:
     listed = written(PAGE.read_text(), HEADINGS[number])

@@ -265,6 +265,7 @@ def test_the_plugin_is_announced_once_and_can_be_left_out(shop: Shop) -> None:
     project.runpytest_subprocess(*ALONE, "-p", "no:relevo").assert_outcomes(errors=2)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_pytest_is_needed_by_the_plugin_alone() -> None:
     program = "import relevo_memory, relevo.testing, sys; sys.exit('pytest' in sys.modules)"
 

@@ -361,6 +361,7 @@ def test_what_a_closed_transport_held_comes_back_as_a_loss_when_its_lease_is_pas
     assert (delivery.attempt, delivery.lost_leases) == (2, 1)
 
 
+@pytest.mark.lengthy("starts processes")
 def test_importing_it_loads_no_sqlalchemy() -> None:
     program = "import sys, relevo_memory; relevo_memory.MemoryTransport(); assert 'sqlalchemy' not in sys.modules"
 

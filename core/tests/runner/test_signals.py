@@ -39,6 +39,7 @@ def test_handlers_of_signals_are_put_back(app: MakeApp) -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+@pytest.mark.lengthy("starts processes")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads that other tests left
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_child_of_a_fork_ends_as_it_did_before_even_the_moment_it_is_there(number: signal.Signals) -> None:
