@@ -126,6 +126,26 @@ def test_what_a_listener_changes_in_its_event_reaches_no_other(
     assert seen == [["sea"]]
 
 
+@pytest.mark.parametrize("level", ["INFO", "WARNING"])
+def test_each_listener_that_is_done_is_logged_with_its_time_from_info_on(
+    listen: Listen, caller: MakeCaller, delivery: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture, level: str
+) -> None:
+    caplog.set_level(level, "relevo.listener")
+
+    def fail(event: Event) -> None:
+        raise ValueError("no")
+
+    listen(lambda _: clock.advance(0.25), id="slow", priority=2)
+    listen(fail, id="fail", priority=1)
+    listen(lambda _: None, id="quick")
+
+    caller().outcome(delivery(event_id="17"))
+
+    done = [record.getMessage() for record in caplog.records if " done on " in record.getMessage()]
+    place = "image.created 17 in default"
+    assert done == ([f"slow done on {place} (250.0 ms)", f"quick done on {place} (0.0 ms)"] if level == "INFO" else [])
+
+
 def test_only_the_listeners_of_the_queue_are_called(listen: Listen, caller: MakeCaller, delivery: Make) -> None:
     called: list[str] = []
     listen(lambda _: called.append("first"), id="first")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
-from logging import getLogger
+from logging import INFO, getLogger
 from math import inf
 from typing import Any, Final, Literal
 
@@ -30,7 +30,7 @@ from relevo._worker import decision
 from relevo._worker.decision import Reason
 from relevo._worker.executor import Flow, Steps, carried_out, followed
 from relevo._worker.ledger import Reminder
-from relevo._worker.listener_log import log_failure
+from relevo._worker.listener_log import log_done, log_failure
 from relevo._worker.progress import (
     STATE_VERSION,
     NewerStateError,
@@ -61,6 +61,7 @@ from relevo.errors import (
 )
 
 _log = getLogger("relevo.worker")
+_listener_log = getLogger("relevo.listener")
 _ACK = Ack()
 
 
@@ -219,6 +220,7 @@ class Caller:
         context = context_of(document) if document.relevocontext else NO_CONTEXT
         around = Ambient(context, document.correlationid or document.id, document.id)
         token = enter(around)  # not a block: a context manager costs a tenth of the call
+        is_logged = _listener_log.isEnabledFor(INFO)
         try:
             due = progress.due(listeners, now)
             for listener in due:
@@ -229,11 +231,15 @@ class Caller:
                     break
                 self._running[id(delivery)] = delivery, listener.id
                 call = self._call(listener, delivery, document, progress, listeners) if listener.takes_call else None
-                if on_loop:
-                    arguments = (listener, call, document, progress)
-                    result = yield self._run, arguments, self._run_on_loop if listener.is_async else None
-                else:
-                    result = self._run(listener, call, document, progress)
+                began = self._clock.monotonic() if is_logged else 0.0
+                arguments = (listener, call, document, progress)
+                result = (
+                    (yield self._run, arguments, self._run_on_loop if listener.is_async else None)
+                    if on_loop
+                    else self._run(*arguments)
+                )
+                if is_logged and result is _DONE:
+                    log_done(delivery, listener.id, seconds=self._clock.monotonic() - began)
                 if call is not None and call.end():
                     yield call.release
                     progress.overcome(Reason.SUBJECT_MISSING)

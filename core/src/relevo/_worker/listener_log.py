@@ -1,4 +1,4 @@
-"""Log lines about retries: of failed listeners, and of events that no listener here can handle yet."""
+"""Log lines about listeners: which are done, which failed, and which events no listener here can handle yet."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ _log_of_needed = getLogger("relevo.worker")
 
 _RELEVO = __file__.rpartition("_worker")[0]
 """The folder of this package, whose frames do not show where a listener was."""
+
+
+def log_done(delivery: Delivery, listener_id: str, *, seconds: float) -> None:
+    """Log that the listener *listener_id* is done with *delivery*, after *seconds*."""
+    _log.info("%s done on %s (%.1f ms)", listener_id, delivery, 1000 * seconds)
 
 
 def log_failure(

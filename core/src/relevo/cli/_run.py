@@ -28,6 +28,7 @@ from relevo.cli._option import is_given, json_option, queue_option, transport_op
 from relevo.cli._output import at_terminal, echo, show_json
 from relevo.cli._parameter import Choice, Whole
 from relevo.cli._place import of_one_transport, private_to_process, tell_private
+from relevo.cli._reload import reloadable
 from relevo.cli._terminal import announce, show_progress
 from relevo.errors import ConfigurationError, RelevoError
 
@@ -148,6 +149,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
 @run_options(until_empty=False)
 @click.option("--fail-fast", is_flag=True, help="Exit with 69 if the server is down, instead of waiting for it.")
 @json_option
+@reloadable
 @with_app
 def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     """
