@@ -17,6 +17,7 @@ from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome, Release
 from relevo._worker.execution import TIME_LIMIT
 from relevo._worker.executor import Flow, Handle, Handling, Work
+from relevo._worker.stack import Frame, frames_of
 from relevo._worker.time_limit import WatchedTable, raise_if_ended
 
 if TYPE_CHECKING:
@@ -95,6 +96,10 @@ class AsyncExecutor(LimitedExecutor):
         self._inbox.append(run)
         if len(self._inbox) == 1:  # else the loop is awake, and takes this one too
             self._loop.call_soon_threadsafe(self._begin, self._loop, self._inbox, self._ended)
+
+    def frames(self, delivery: Delivery) -> Sequence[Frame]:
+        run = self._runs.get(delivery)
+        return frames_of(run.task.get_coro()) if run is not None and run.task is not None else ()
 
     def stalled(self) -> Sequence[Delivery]:
         return ()

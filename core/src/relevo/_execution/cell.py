@@ -130,6 +130,11 @@ class Cell:
         os.lseek(self.fd, _SIZE, os.SEEK_SET)
         faulthandler.register(TRACE_SIGNAL, file=self.fd, all_threads=False)
 
+    def forget_frames(self) -> None:
+        """Let the next signal write where the last one did; both processes share the position in the file."""
+        os.ftruncate(self.fd, _SIZE)
+        os.lseek(self.fd, _SIZE, os.SEEK_SET)
+
     def frames(self) -> list[tuple[str, int, str]]:
         """Return where the process was when it got the signal: file, line and function, the innermost last."""
         found = _FRAME.findall(os.pread(self.fd, _LONGEST_TRACE, _SIZE).decode("utf-8", "replace"))

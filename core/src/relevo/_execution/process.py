@@ -210,6 +210,10 @@ class ProcessExecutor(Executor):
     def listening(self) -> Sequence[tuple[Delivery, str]]:
         return [running for slot in self._slots if (running := slot.listening()) is not None]
 
+    def log_children(self) -> None:
+        for slot in self._slots:
+            slot.log_run_soon()
+
     def stalled(self) -> Sequence[Delivery]:
         at_work = {slot.at_work() for slot in self._slots}
         return [delivery for delivery in self._submitted if delivery not in at_work]

@@ -30,6 +30,7 @@ from relevo._execution.pipe import (
 from relevo._execution.spawned import Spawned
 from relevo._transport.delivery import DeadLetter, Delivery, Failure, Lost, Outcome, Release
 from relevo._worker.decision import sanitised
+from relevo._worker.stack import log_run
 from relevo._worker.transaction import after_unknown
 from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedError, TransportError, described
 
@@ -148,6 +149,8 @@ class Slot:
         self._is_abandoned = False
         self._is_held_back = False
         """Whether the child has finished an event and takes no other, since it has grown too much."""
+        self._is_to_log = False
+        """Whether its thread is to log what runs; only that knows that the child is not being ended."""
         self._stopping_since = 0.0
         self._thread = threading.Thread(target=self._run, name=f"relevo-slot-{number}", daemon=True)
 
@@ -172,6 +175,10 @@ class Slot:
             child, task = self._child, self._task
             running = None if child is None else child.cell.running()
         return None if task is None or running is None else (task.delivery, running.listener_id)
+
+    def log_run_soon(self) -> None:
+        """Log within a moment which listener runs, since when and where it is; from any thread."""
+        self._is_to_log = True
 
     def hand_over(self) -> None:
         """Send the current delivery to the child, unless the child has it already, or has ended."""
@@ -395,6 +402,10 @@ class Slot:
         running = child.cell.running()
         if running is not None:
             task.moved = now
+            if self._is_to_log:
+                self._is_to_log = False
+                frames = child.frames()
+                log_run(_log, running.listener_id, task.delivery, now - running.since, child.pid, frames)
         if running is not None and now - running.since > running.limit:
             frames = child.frames()
             child.kill()

@@ -148,6 +148,7 @@ class Spawned:
 
     def frames(self) -> list[tuple[str, int, str]]:
         """Return where it is: file, line and function, the innermost last; empty if it does not answer."""
+        self.cell.forget_frames()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, TRACE_SIGNAL)
         deadline = time.monotonic() + _TRACE_PATIENCE

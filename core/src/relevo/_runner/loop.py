@@ -18,6 +18,7 @@ import attrs
 from relevo._app.app import App, parts_of
 from relevo._app.check import doubled_plugins, misnamed, shared_source, unenforced_limits, without_any
 from relevo._runner.command import command, unprintable_in
+from relevo._runner.dump import dumps_on_signal
 from relevo._runner.process_limit import Limits
 from relevo._runner.runner import Runner
 from relevo._runner.schedules import firing, firing_of, note_host
@@ -222,6 +223,12 @@ class _Host:
     def log_interrupted(self) -> None:
         """Log what a second signal ends."""
         self._worker.log_interrupted()
+
+    def log_running(self) -> None:
+        """Log what runs."""
+        self._worker.log_running()
+        if self._relay is not None:
+            self._relay.log_running()
 
     def drain(self) -> Report:
         """Drain the outbox and the queues in turn until both are empty; do nothing during a deploy."""
@@ -525,6 +532,10 @@ class Stoppable(Protocol):
         """Log what ran then, which a second signal ends; called from another thread."""
         ...
 
+    def log_running(self) -> None:
+        """Log what runs, since when and where it is; called from another thread."""
+        ...
+
 
 _AT_ONCE = 3.0
 """Seconds after a second signal for what is under way, such as a call to a server that does not answer."""
@@ -533,7 +544,9 @@ _AT_ONCE = 3.0
 @contextmanager
 def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
     """
-    Let TERM and INT stop *workers*, and a second signal end the process at once; has no effect in other threads.
+    Let TERM and INT stop *workers*, and a second signal end the process at once; USR1 lets them log what runs.
+
+    It has no effect in other threads.
 
     Raises:
         SystemExit: With 128 plus the number of the second signal.
@@ -570,7 +583,8 @@ def stop_on_signals(*workers: Stoppable | None) -> Iterator[None]:
 
     give_back = take_ends(stop)
     try:
-        yield
+        with dumps_on_signal(running):
+            yield
     except SecondSignal as second:
         logged.wait(_AT_ONCE)
         raise SystemExit(128 + second.args[0]) from None

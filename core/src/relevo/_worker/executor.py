@@ -19,6 +19,7 @@ from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery, Lost, Outcome
 from relevo._transport.envelope import Envelope
 from relevo._worker import decision
+from relevo._worker.stack import Frame
 
 _log = getLogger("relevo.worker")
 
@@ -87,6 +88,13 @@ class Executor(ABC):
         It may be called from any thread.
         """
         return ()
+
+    def frames(self, delivery: Delivery) -> Sequence[Frame]:
+        """Return where the listener of *delivery* waits, if it is async and runs on a loop of this process."""
+        return ()
+
+    def log_children(self) -> None:  # noqa: B027 - most executors have none
+        """Log soon what runs in child processes, since when and where it is; from any thread; by default nothing."""
 
     def passed_on(self, event: Envelope) -> Delivery | None:
         """

@@ -9,6 +9,7 @@ from relevo._clock import Clock, readable
 from relevo._process_identity import this_process
 from relevo._transport.delivery import Delivery
 from relevo._visible import visible
+from relevo._worker.stack import Frame, log_run
 
 _log = getLogger("relevo.worker")
 
@@ -104,6 +105,11 @@ class RunningListeners:
                 delivery,
                 readable(self._age(run)),
             )
+
+    def log_all(self, frames: Callable[[Delivery], Sequence[Frame]]) -> None:
+        """Log what runs in this process, and since when; *frames* returns where it is, if that is known."""
+        for run in self._here():
+            log_run(_log, run[1], run[0], self._age(run), this_process().pid, frames(run[0]))
 
     def _age(self, run: Run) -> float:
         """Return for how many seconds *run* has run, to the second in which it was first seen; from any thread."""

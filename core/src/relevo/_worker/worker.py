@@ -301,6 +301,12 @@ class Worker:
         """Log which listeners a second signal ends; not in its handler."""
         self._runs.log_interrupted()
 
+    def log_running(self) -> None:
+        """Log what runs, since when and where it is, also in child processes; not in a signal handler."""
+        _log.warning("%s: %d held, %d handled", self, self.held(), self._ledger.handled())
+        self._runs.log_all(self._executor.frames)
+        self._executor.log_children()
+
     @property
     def is_ending(self) -> bool:
         """Whether no further delivery is begun, since :meth:`stop` was called or the time limit is reached."""

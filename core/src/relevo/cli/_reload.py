@@ -141,7 +141,7 @@ def _watching(folders: Sequence[Path]) -> Iterator[Callable[[], Collection[str]]
     """
     Watch *folders*, and yield what returns which files have changed since the last call.
 
-    A thread watches: the files of a database beside the program change all the time, and hold up who waits for others.
+    A thread watches: files of a database beside the program change all the time, and a wait for others would not end.
     """
     try:
         from watchfiles import PythonFilter, watch  # noqa: PLC0415 - only development needs it
