@@ -123,6 +123,7 @@ class WorkerFactory:
                 running=here,
                 subjects=ahead,
                 stops=lambda step: worker.is_ending or executor.interrupts(step),
+                passed=executor.passed,
             ),
             queues=queues,
             clock=self.parts.clock,
@@ -232,13 +233,15 @@ class WorkerFactory:
         committing: Callable[[], None] = lambda: None,
         subjects: SubjectLoader | None = None,
         stops: Callable[[str], bool] = lambda _: False,
+        passed: Callable[[str], None] = lambda _: None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
 
         *running* gets the listener that runs for each delivery, by the identity of that. *committing* is called before
         the transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default
-        each alone. *stops* returns whether a listener is to stop after its step of that name.
+        each alone. *stops* returns whether a listener is to stop after its step of that name. *passed* is called
+        with what a listener has finished or dispatched.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -258,6 +261,7 @@ class WorkerFactory:
             runs=runs,
             running={} if running is None else running,
             stops=stops,
+            passed=passed,
             transactions=Transactions(
                 self.parts.transports[transport],
                 self.parts.outboxes.get(transport),

@@ -98,6 +98,9 @@ class Call:
     Returns the journal of the call, which sends events so and commits so; ``None`` without a delivery that keeps one.
     """
 
+    _passed: Callable[[str], None] = lambda _: None
+    """Called with what the listener has dispatched, in words."""
+
     _transaction: StepTransaction | None = attrs.field(default=None, init=False)
 
     _journal: Journal | None = attrs.field(default=None, init=False)
@@ -301,6 +304,7 @@ class Call:
             else:
                 held, key = step.held, IN.join((self.source, self.listener_id, step.path, str(len(step.held))))
             held.append(self._outgoing.hold(event, key=key, options=options, session=self._session))
+        self._passed("call.dispatch")
         return NOTHING
 
     # --- steps -----------------------------------------------------------------------------------------

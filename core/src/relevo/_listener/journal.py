@@ -124,6 +124,8 @@ class Journal:
 
         send: Dispatches the given held events.
 
+        passed: Called with what is finished, in words, after that is stored.
+
         transaction: Commits what is written with what is finished; ``None`` if the listener is not transactional.
     """
 
@@ -135,6 +137,7 @@ class Journal:
 
     _stops: Callable[[str], bool] = lambda _: False
     _send: Callable[[Sequence[Any]], None]
+    _passed: Callable[[str], None] = lambda _: None
     _transaction: StepTransaction | None = None
     _committed: FinishedSteps = attrs.field(init=False)
     """What is noted in the last commit of the transaction."""
@@ -415,12 +418,15 @@ class Journal:
         with self._noting(name, held):
             self._drop(path)
             self.finished.steps[path] = result
+        self._passed(f'step "{name}"')
 
     def advance(self, path: str, rows: int, *, every: int, held: Sequence[Any] = ()) -> None:
         """Send *held*; then note that *rows* rows of *path* are handled, and store each *every*-th time; blocking."""
         with self._noting(path.rpartition(IN)[2], held, is_stored=rows % every == 0):
             self._drop(path)
             self.finished.rows[path] = rows
+        if rows % every == 0:
+            self._passed(f'row {rows} of "{path.rpartition(IN)[2]}"')
 
     @contextmanager
     def _noting(self, name: str, held: Sequence[Any], *, is_stored: bool = True) -> Iterator[None]:

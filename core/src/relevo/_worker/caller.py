@@ -130,6 +130,8 @@ class Caller:
         running: Gets the listener that runs for each delivery, by the identity of that.
 
         stops: Returns whether a listener is to stop after its step of that name.
+
+        passed: Called with what a listener has finished or dispatched, in words.
     """
 
     _listeners: ListenerTable
@@ -147,6 +149,7 @@ class Caller:
     _runs: Callable[[Delivery, str], None] | None = None
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
     _stops: Callable[[str], bool] = lambda _: False
+    _passed: Callable[[str], None] = lambda _: None
     _reminder: Reminder = attrs.field(init=False)
     _transaction_reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
@@ -329,6 +332,7 @@ class Caller:
             outgoing=self._outgoing,
             body=delivery.envelope.body if isinstance(delivery.envelope, Envelope) else b"{}",
             open_journal=partial(self._journal, listener, delivery, progress),
+            passed=self._passed,
         )
         if isinstance(call, TransactionalCall):
             state = partial(finished, progress, listener, call, _after(listener, listeners))
@@ -361,6 +365,7 @@ class Caller:
             is_kept=True,
             stops=self._stops,
             send=send,
+            passed=self._passed,
             transaction=transaction,
         )
 

@@ -55,6 +55,9 @@ class Executor(ABC):
         """Return whether a listener is to stop after its *step*, although the worker goes on; from any thread."""
         return False
 
+    def passed(self, what: str) -> None:  # noqa: B027 - only a test that ends listeners there needs to know
+        """Note that a listener has finished or dispatched *what*, in words; from any thread; by default do nothing."""
+
     @abstractmethod
     def start(self, handle: Handle) -> None:
         """Get ready to handle deliveries with *handle*."""

@@ -8,6 +8,7 @@ restored afterwards. To test a listener alone, call it with ``make_call()``.
 from relevo.testing._clock import FakeClock
 from relevo.testing._record import DispatchedEvent
 from relevo.testing._drain import DeadEvent
+from relevo.testing._effect import RepeatedEffect, RepeatedEffectError
 from relevo.testing._application import AppTesting
 from relevo.testing._call import RecordedCall, make_call
 from relevo.testing._project import project_app
@@ -18,6 +19,9 @@ __all__ = [
     "DispatchedEvent",
     "DeadEvent",
     "project_app",
+    # crashes
+    "RepeatedEffectError",
+    "RepeatedEffect",
     # a listener alone
     "make_call",
     "RecordedCall",

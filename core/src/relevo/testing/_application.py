@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
 from relevo._app.app import clockwork_of, parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
 from relevo._synonym import missing_attribute
-from relevo._transport.route import RESERVED
+from relevo._transport.route import RESERVED, Target
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo.testing._clock import FakeClock, StandingClock
+from relevo.testing._crash import Crashes
 from relevo.testing._drain import DeadEvent, RaisedError, Unheard, dead_events, drain, format_dead, format_raised
+from relevo.testing._effect import RepeatedEffectError
 from relevo.testing._query import Predicate, Query, absence, listing, query_for
 from relevo.testing._record import DispatchedEvent, Record
 from relevo.testing._sender import RecordingSender
@@ -26,6 +28,8 @@ from relevo.testing._stand_in import stand_ins
 if TYPE_CHECKING:
     from relevo._app.app import App
     from relevo._event.event import Event
+    from relevo._transport.delivery import Delivery
+    from relevo._transport.envelope import Envelope
     from relevo._transport.transport import Transport
     from relevo._worker.run import Report
 
@@ -60,6 +64,7 @@ class AppTesting:
         """The application's clock inside the block."""
         self._record = Record()
         self._interrupted: set[str] = set()
+        self._crashes: Crashes | None = None
         self._undo = ExitStack()
         self._configured: Mapping[str, Transport] = {}
         self._held_before: frozenset[str] = frozenset()
@@ -76,7 +81,7 @@ class AppTesting:
         app = self.app
         former = parts_of(app).stores()
         self._configured = app.transports
-        memory = stand_ins(former, clock=self.clock, sent=self._record.add_sent)
+        memory = stand_ins(former, clock=self.clock, sent=self._note_sent, stored=self._note_state)
         with ExitStack() as undo:
             undo.enter_context(
                 using(
@@ -108,8 +113,44 @@ class AppTesting:
         self._inside = None
         self._undo.close()
 
+    @contextmanager
+    def _crashing(self, crashes: Crashes | None) -> Iterator[None]:
+        """Pass what happens to *crashes* while the block runs."""
+        self._crashes = crashes
+        try:
+            with nullcontext() if crashes is None else crashes.watching():
+                yield
+        finally:
+            self._crashes = None
+
+    def _note_sent(self, envelope: Envelope, target: Target, delay: float) -> None:
+        self._record.add_sent(envelope, target, delay)
+        if self._crashes is not None:
+            self._crashes.note_sent(envelope)
+
+    def _note_state(self, delivery: Delivery, state: bytes) -> None:
+        if self._crashes is not None:
+            self._crashes.note_state(delivery, state)
+
+    def record_effect(self, name: str, *values: object) -> None:
+        """
+        Report an effect outside of a database, such as a mail, from what stands in for it in the test.
+
+        With ``t.drain(crash="everywhere")`` it is an error if an effect with the same name and equal values happens
+        again after a crash. Otherwise nothing is done.
+
+        Args:
+            name: Its name.
+
+            values: What distinguishes it from another one, such as the recipient and the number of the order.
+        """
+        if self._crashes is not None:
+            self._crashes.record(name, values)
+
     def _blocked_send(self, transport: str) -> str | None:
         """Return why a send would block on the configured *transport*; the stand-in would not wait."""
+        if self._crashes is not None:
+            self._crashes.refuse_if_dead()
         return None if transport in self._held_before else self._configured[transport].blocked_send()
 
     @contextmanager
@@ -257,7 +298,15 @@ class AppTesting:
             raise ConfigurationError("t.interrupt(after=…): expected the name of a step or a cursor; got ''")
         self._interrupted.add(after)
 
-    def drain(self, *, raises: bool = True, twice: bool = False, limit: int = 10_000) -> Report:
+    def drain(
+        self,
+        *,
+        raises: bool = True,
+        twice: bool = False,
+        crash: Literal["everywhere"] | None = None,
+        repeatable: Collection[str] = (),
+        limit: int = 10_000,
+    ) -> Report:
         """
         Handle all ready events on every transport, and those that become ready; relay the events in outboxes.
 
@@ -270,6 +319,14 @@ class AppTesting:
             twice: Handle every delivery twice, the first time as if the process had died before the settlement,
                 so that each listener runs again; it shows whether they are idempotent.
 
+            crash: With ``"everywhere"`` each delivery runs repeatedly. One run after the other is killed: after each
+                step and row that is stored, each commit with SQLAlchemy that writes, each ``call.dispatch()``, each
+                listener that has returned, and before the ack. An effect that happens again in a later run is an
+                error: a change of the tables written to, an event sent with another id, or one that
+                :meth:`record_effect` reports.
+
+            repeatable: The names of tables, columns (``table.column``), events and effects that may happen again.
+
             limit: Fail after this number of events.
 
         Returns:
@@ -279,17 +336,29 @@ class AppTesting:
 
         Raises:
             AssertionError: No listener raised, but an event died or has no listener here, the limit was reached, or
-                no step or row began after the name passed to :meth:`interrupt`.
+                no step or row began after the name passed to :meth:`interrupt`; or a delivery has more than 100 points
+                at which it can be killed.
 
-            ConfigurationError: A listener is bound to a queue that its event is not routed to.
+            RepeatedEffectError: No listener raised, but an effect happened twice.
+
+            ConfigurationError: A listener is bound to a queue that its event is not routed to, or *crash*, *twice* and
+                *repeatable* do not go together.
         """
         __tracebackhide__ = True
         self._refuse_outside()
+        crashes = _crashes(crash, twice=twice, repeatable=repeatable)
         before = {(each.transport, each.entry.ref) for each in self.dead}
         failures: list[RaisedError] = []
         given_back = Unheard()
-        with given_back.watching(self.app), self._as_a_worker():
-            report = drain(self.app, twice=twice, failed=failures.append, limit=limit, interrupted=self._interrupted)
+        with given_back.watching(self.app), self._as_a_worker(), self._crashing(crashes):
+            report = drain(
+                self.app,
+                twice=twice,
+                failed=failures.append,
+                limit=limit,
+                interrupted=self._interrupted,
+                crashes=crashes,
+            )
         never, self._interrupted = sorted(self._interrupted), set()
         if not raises:
             return report
@@ -300,6 +369,10 @@ class AppTesting:
                 texts = "; ".join(map(format_raised, others[:5]))
                 first.error.add_note(f"relevo: {count} failed while draining: {texts}")
             raise first.error.with_traceback(first.traceback)
+        if crashes is not None and crashes.too_many:
+            raise AssertionError(crashes.too_many)
+        if crashes is not None and crashes.found:
+            raise RepeatedEffectError(crashes.found)
         if never:
             raise AssertionError(
                 f't.interrupt(after="{never[0]}"): no listener went on after a step of that name; a listener is '
@@ -395,6 +468,20 @@ class AppTesting:
             raise ConfigurationError("app.testing() has ended or was not entered; call this inside its with block")
         if self.app.transports is not self._inside:
             raise ConfigurationError("another app.testing() block is active inside this one; use its object")
+
+
+def _crashes(crash: object, *, twice: bool, repeatable: Collection[str]) -> Crashes | None:
+    if crash is None:
+        if repeatable:
+            raise ConfigurationError('t.drain(repeatable=…): it is for t.drain(crash="everywhere")')
+        return None
+    if crash != "everywhere":
+        raise ConfigurationError(f't.drain(crash=…): expected "everywhere"; got {shown(crash)}')
+    if twice:
+        raise ConfigurationError('t.drain(crash="everywhere") handles every delivery repeatedly; leave out twice=True')
+    if isinstance(repeatable, str):
+        raise ConfigurationError(f"t.drain(repeatable=…): expected a list of names; got {shown(repeatable)}")
+    return Crashes(repeatable)
 
 
 def _refuse_other(given: object) -> None:

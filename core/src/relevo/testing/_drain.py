@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ from relevo._worker.executor import Handle, InlineExecutor
 from relevo._worker.progress import failures_of
 from relevo._worker.run import Report, RunOptions
 from relevo.errors import DecodeError, SubjectMissingError, described
+from relevo.testing import _crash
+from relevo.testing._crash import Crashes
 from relevo.testing._record import format_event
 
 if TYPE_CHECKING:
@@ -125,7 +128,15 @@ def _event(envelope: Envelope) -> Event | None:
         return None
 
 
-def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit: int, interrupted: set[str]) -> Report:
+def drain(
+    app: App,
+    *,
+    twice: bool,
+    failed: Callable[[RaisedError], None],
+    limit: int,
+    interrupted: set[str],
+    crashes: Crashes | None = None,
+) -> Report:
     """
     Handle ready events on every transport of *app* until none is left.
 
@@ -140,19 +151,23 @@ def drain(app: App, *, twice: bool, failed: Callable[[RaisedError], None], limit
 
         interrupted: The steps after which a listener stops once; those that come are removed.
 
+        crashes: Ends deliveries at their points; ``None`` to let them come to their end.
+
     Raises:
         AssertionError: The limit was reached.
     """
-    listeners = _ReportingTable(with_wrappers(app.listeners, app.hooks), failed)
+    listeners = _ReportingTable(with_wrappers(app.listeners, app.hooks), failed, crashes)
     workers: list[Worker] = []
     relays: list[Worker] = []
     for name in app.transports:
         relay = app.relay(name, RunOptions(until_empty=True))
         relays += [] if relay is None else [relay]
         options = RunOptions(transport=name, until_empty=True, max_events=limit + 1)
-        workers.append(
-            app.worker(options, executor=(_TwiceExecutor if twice else _Executor)(interrupted), listeners=listeners)
-        )
+        if crashes is not None:
+            executor: _Executor = _CrashExecutor(interrupted, crashes)
+        else:
+            executor = (_TwiceExecutor if twice else _Executor)(interrupted)
+        workers.append(app.worker(options, executor=executor, listeners=listeners))
     before = -1
     while True:
         moved = [_of_relay(relay.run()) for relay in relays]
@@ -231,13 +246,32 @@ class _TwiceExecutor(_Executor):
         super().start(twice)
 
 
-class _ReportingTable(ListenerTable):
-    """Listeners whose exceptions are reported as objects; a worker keeps only their text."""
+class _CrashExecutor(_Executor):
+    """Handles every delivery until the process seems to die, at each of its points in turn."""
 
-    def __init__(self, listeners: ListenerTable, failed: Callable[[RaisedError], None]):
+    def __init__(self, interrupted: set[str], crashes: Crashes):
+        super().__init__(interrupted)
+        self._crashes = crashes
+
+    def start(self, handle: Handle) -> None:
+        super().start(lambda delivery: self._crashes.handle(delivery, handle))
+
+    def passed(self, what: str) -> None:
+        self._crashes.pass_point(what)
+
+
+class _ReportingTable(ListenerTable):
+    """
+    Listeners whose exceptions are reported as objects; a worker keeps only their text.
+
+    With *crashes* they are killed too.
+    """
+
+    def __init__(self, listeners: ListenerTable, failed: Callable[[RaisedError], None], crashes: Crashes | None = None):
         super().__init__(listeners.event_types)
         self._listeners = listeners
         self._failed = failed
+        self._crashes = crashes
 
     def of(self, event_name: str) -> tuple[Listener, ...]:
         return tuple(self._reporting(each) for each in self._listeners.of(event_name))
@@ -251,26 +285,40 @@ class _ReportingTable(ListenerTable):
     def _reporting(self, listener: Listener) -> Listener:
         @wraps(listener.function)  # so that errors name its place
         def function(*arguments: Any) -> object:
-            try:
-                call: Call | None = arguments[1] if len(arguments) > 1 else None
-                result = awaited(listener.function(*arguments), listener.id)
+            with self._watched(listener, *arguments[1:]):
+                return awaited(listener.function(*arguments), listener.id)
+
+        @wraps(listener.function)
+        async def on_loop(*arguments: Any) -> object:
+            with self._watched(listener, *arguments[1:]):
+                result: Any = listener.function(*arguments)
+                return await result
+
+        is_on_loop = listener.is_async and listener.mark.transactional  # where its transaction is
+        return attrs.evolve(listener, function=on_loop if is_on_loop else function)
+
+    @contextmanager
+    def _watched(self, listener: Listener, call: Call | None = None) -> Iterator[None]:
+        try:
+            with nullcontext() if self._crashes is None else self._crashes.calling(listener):
+                yield
                 if call is not None:
                     call.check_steps()
-                return result  # noqa: TRY300 - what is caught may come from each of these
-            except BaseException as error:
-                if not _is_expected(listener, error):
-                    self._failed(RaisedError(listener=listener, error=error, traceback=_from_listener(error)))
-                raise
+        except BaseException as error:
+            if not _is_expected(listener, error):
+                self._failed(RaisedError(listener=listener, error=error, traceback=_from_listener(error)))
+            raise
 
-        return attrs.evolve(listener, function=function)
+
+_BEFORE_LISTENER = frozenset({__file__, contextlib.__file__, _crash.__file__, process_loop.__file__})
 
 
 def _from_listener(error: BaseException) -> TracebackType | None:
     """Return the traceback of *error* from the listener on, whose coroutine may have run in another thread."""
-    trace = found = error.__traceback__ and error.__traceback__.tb_next
-    while found is not None and found.tb_frame.f_code.co_filename == process_loop.__file__:
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename in _BEFORE_LISTENER:
         found = found.tb_next
-    return found or trace
+    return found or error.__traceback__
 
 
 def _is_expected(listener: Listener, error: BaseException) -> bool:
