@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ class Image(_Base):
     __tablename__ = "image"
     path: Mapped[str] = mapped_column(primary_key=True)
     views: Mapped[int] = mapped_column(server_default="0")
+    seen: Mapped[datetime | None]
     token: Mapped[str] = mapped_column(default=lambda: str(uuid4()))
 
 
@@ -80,6 +82,14 @@ def t(app: App) -> Iterator[AppTesting]:
 def mails(engine: sa.Engine) -> list[str]:
     with engine.connect() as connection:
         return list(connection.scalars(sa.select(Mail.to).order_by(Mail.id)))
+
+
+def forgetful() -> AppTesting:
+    """Return the test of an application whose transport does not claim ``checkpoint``."""
+    transport = MemoryTransport()
+    transport.capabilities = attrs.evolve(transport.capabilities, checkpoint=False)
+    app = App(source="shop", transports={"main": transport}, routes={"*": ["main"]}, listeners=ListenerTable())
+    return app.testing()
 
 
 def crash(t: AppTesting, listener: Callable[..., Any], **options: Any) -> None:
@@ -181,6 +191,61 @@ def test_what_catches_everything_is_killed_nevertheless(app: App, t: AppTesting,
     assert ends == [0, 1, 2, 3, 4]
     assert counts == ends  # nothing was written after the first kill
     t.dispatched("image.shown", times=4)
+
+
+def test_what_is_stored_after_the_kill_does_not_count(app: App, t: AppTesting) -> None:
+    runs: list[list[int]] = []
+
+    def listener(_: Event, call: Call) -> None:
+        runs.append([])
+        for number in call.cursor("rows", range(4), every=2):
+            runs[-1].append(number)
+            if number == 3:
+                call.dispatch("image.shown")
+
+    app.add_listener("image.shown", lambda _: None, id="shown")
+    app.add_listener("image.created", lambda _: None, id="later")
+    app.add_listener("image.created", listener, id="listener", priority=1)
+    app.dispatch("image.created")
+    t.drain(crash="everywhere")
+
+    assert runs[:4] == [[0, 1], [2, 3], [2, 3], []]
+
+
+def test_another_error_instead_of_the_kill_is_no_failure(t: AppTesting) -> None:
+    def listener(_: Event, call: Call) -> None:
+        try:
+            call.step("first", lambda: None)
+        except BaseException:  # noqa: BLE001 - what a listener should not do
+            raise ValueError("the step was ended") from None
+
+    crash(t, listener)
+
+
+def test_the_end_of_a_savepoint_is_no_commit(t: AppTesting, engine: sa.Engine) -> None:
+    left = []
+
+    def listener(_: Event, call: Call) -> None:
+        with Session(engine) as session, session.begin():
+            with session.begin_nested():
+                session.get_one(Image, "sea.jpg").views = 7
+            left.append(call.lost_leases)
+
+    crash(t, listener)
+
+    assert left[0] == 0
+
+
+def test_a_block_is_left_as_after_its_commit(t: AppTesting, engine: sa.Engine) -> None:
+    def listener(_: Event) -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.update(Image).values(views=7))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        crash(t, listener)
+
+    assert [str(each.message) for each in caught] == []
 
 
 def test_a_listener_with_too_many_points_is_refused(app: App, t: AppTesting) -> None:
@@ -319,13 +384,9 @@ def test_an_event_that_is_sent_with_another_id_is_found(app: App, t: AppTesting)
     assert "use call.dispatch()" in text
 
 
-def test_a_step_is_repeated_where_the_transport_keeps_no_notes(t: AppTesting) -> None:
-    transport = MemoryTransport()
-    transport.capabilities = attrs.evolve(transport.capabilities, checkpoint=False)
-    app = App(source="shop", transports={"main": transport}, routes={"*": ["main"]}, listeners=ListenerTable())
-
-    with app.testing() as forgetful:
-        text = found(forgetful, lambda _, call: call.step("mail", forgetful.record_effect, "mail", "ann"))
+def test_a_step_is_repeated_where_the_transport_keeps_no_notes() -> None:
+    with forgetful() as t:
+        text = found(t, lambda _, call: call.step("mail", t.record_effect, "mail", "ann"))
 
     assert "mail('ann') happened again" in text
 
@@ -459,6 +520,27 @@ def test_an_async_transactional_listener_is_right(t: AppTesting, sessions: Any, 
     engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db")
     assert mails(engine) == ["ann", "bob"]
     engine.dispose()
+
+
+def test_an_event_with_the_same_id_is_the_same_event() -> None:
+    with forgetful() as t:
+
+        def listener(_: Event, call: Call) -> None:
+            call.step("announce", call.dispatch, "image.shown")
+
+        t.app.add_listener("image.shown", lambda _: None, id="shown")
+        t.app.add_listener("image.created", listener, id="listener")
+        t.app.dispatch("image.created")
+        t.drain(crash="everywhere")
+
+
+def test_times_may_differ_in_each_run(t: AppTesting, engine: sa.Engine) -> None:
+    def listener(_: Event) -> None:
+        with Session(engine) as session:
+            session.get_one(Image, "sea.jpg").seen = datetime.now(UTC)
+            session.commit()
+
+    crash(t, listener)
 
 
 def test_an_event_in_the_session_of_its_effect_is_sent_with_it(app: App, t: AppTesting, engine: sa.Engine) -> None:
