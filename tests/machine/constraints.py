@@ -32,6 +32,7 @@ WANTED = [
     *("--group", "dev"),
     *("--group", "bench"),
     *("--group", "fuzz"),
+    *("--group", "judge"),
     "pip>=25.1",
 ]
 

@@ -115,7 +115,8 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
     Args:
         versions: Minor versions, the oldest first.
 
-        everything: Run every test on each Python, the soaks, and the SQL backend with older libraries.
+        everything: Run every test on each Python, the soaks, the outside judge, and the SQL backend with older
+            libraries.
     """
     yield Part("checks", python=versions[-1])
     for place, version in enumerate(reversed(versions)):
@@ -128,6 +129,7 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
         measures: Literal["", "lines", "branches"] = "" if not is_newest else "branches" if everything else "lines"
         yield Part(f"py{version.replace('.', '')}{types}", marks, measures=measures)
     if everything:
+        yield Part("judge")
         yield Part("sqlalchemy20", OLDER)
         yield Part("oldest", OLDER)
         yield Part("soak", "soak")

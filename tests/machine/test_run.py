@@ -89,6 +89,11 @@ def test_older_libraries_are_a_part_of_everything() -> None:
     assert "sqlalchemy20" not in marks_run(["3.13"])
 
 
+def test_the_outside_judge_is_a_part_of_everything() -> None:
+    assert "judge" in [part.environment for part in run.parts(["3.13"], everything=True)]
+    assert "judge" not in [part.environment for part in run.parts(["3.13"])]
+
+
 @pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.12", "3.13"]])
 @pytest.mark.parametrize("everything", [False, True])
 def test_one_python_measures_coverage(versions: list[str], *, everything: bool) -> None:

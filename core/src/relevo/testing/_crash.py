@@ -52,7 +52,7 @@ class _Point:
 
 
 @attrs.define(eq=False, repr=False)
-class _Run:
+class _CrashedRun:
     """One run of a delivery."""
 
     passed: Counter[_Point] = attrs.field(factory=Counter)
@@ -81,7 +81,7 @@ class _History:
     effects: set[tuple[str, int]] = attrs.field(factory=set)
     """The effects of earlier runs, each with its number among equal ones of a run."""
 
-    run: _Run = attrs.field(factory=_Run)
+    run: _CrashedRun = attrs.field(factory=_CrashedRun)
 
 
 class Crashes:
@@ -132,7 +132,7 @@ class Crashes:
                 self._databases.abandon()
                 delivery = self._next(delivery)
                 history.effects |= {(key, n) for key, count in history.run.effects.items() for n in range(count)}
-                history.run = _Run()
+                history.run = _CrashedRun()
         finally:
             self._history = self._listener = None
 
