@@ -426,7 +426,7 @@ def with_dependency(event: object, session: Annotated[ListenerTable, "injected"]
     ],
 )
 def test_a_second_parameter_that_is_annotated_as_no_call_is_refused(function: Any, annotation: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{annotation}; annotate it as relevo.Call, and create what"):
+    with pytest.raises(ConfigurationError, match=rf"{annotation}; annotate it as relevo.Call, and let what a lifes"):
         registered(function)
 
 

@@ -510,7 +510,8 @@ def test_a_running_worker_follows_a_reload_and_logs_an_invalid_one(
             thread.join(PATIENCE)
 
     (warning,) = (record.message for record in caplog.records if "earlier function" in record.message)
-    assert "hear cannot be a listener: it must take (event) or (event, call); until that is corrected" in warning
+    assert "hear cannot be a listener: it must take (event) or (event, call): annotate other" in warning
+    assert "; until that is corrected" in warning
 
 
 def test_a_local_dispatcher_calls_what_a_reload_defined(module: Path) -> None:

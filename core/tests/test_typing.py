@@ -7,7 +7,7 @@ is a mistake that it finds, and everything else here is right. When it runs, mar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, assert_type
 
 import attrs
@@ -15,6 +15,7 @@ import pytest
 
 import relevo
 from relevo import Call, Event
+from relevo.testing import make_call
 
 
 @relevo.event("image.created")
@@ -261,17 +262,74 @@ def test_a_marked_method_keeps_its_own_type() -> None:
 def test_a_method_for_another_class_is_a_mistake() -> None:
     class Mistaken:
         @relevo.listener(ImageCreated)  # type: ignore[arg-type]
-        def on(self, event: ImageRated) -> None: ...  # type: ignore[misc]
+        def on(self, event: ImageRated) -> None: ...
 
         @relevo.listener(ImageCreated)  # type: ignore[arg-type]
-        def on_with_call(self, event: ImageRated, call: Call) -> None: ...  # type: ignore[misc]
+        def on_with_call(self, event: ImageRated, call: Call) -> None: ...
 
         @relevo.listener("image.created")  # type: ignore[arg-type]
-        def on_name(self, event: ImageCreated) -> None: ...  # type: ignore[misc]
+        def on_name(self, event: ImageCreated) -> None: ...
 
         @relevo.listener(ImageCreated)  # type: ignore[arg-type]
         @staticmethod
         def without_self(event: ImageRated) -> None: ...
+
+
+# --- what lifespans yield -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Engine:
+    name: str = "real"
+
+
+@relevo.lifespan
+def engine() -> Iterator[Engine]:
+    yield Engine()
+
+
+@relevo.lifespan
+async def other_engine(engine: Engine) -> AsyncIterator[ImageRated]:
+    yield ImageRated()
+
+
+@relevo.listener(ImageCreated)
+def with_engine(event: ImageCreated, call: Call, engine: Engine, *, size: int = 3) -> str:
+    return engine.name
+
+
+@relevo.listener("image.created")
+async def with_engine_by_name(event: Event, call: Call, *, engine: Engine) -> int:
+    return 3
+
+
+class WithEngine:
+    @relevo.listener(ImageCreated)
+    def on(self, event: ImageCreated, call: Call, engine: Engine) -> str:
+        return engine.name
+
+
+def test_a_lifespan_and_a_listener_that_gets_its_value_keep_their_types() -> None:
+    assert_type(next(engine()), Engine)
+    assert_type(with_engine(ImageCreated(), make_call(), engine=Engine()), str)
+    assert_type(WithEngine().on(ImageCreated(), make_call(), Engine()), str)
+    with_engine_by_name(Event("image.created"), make_call(), engine=Engine()).close()
+    with pytest.raises(AttributeError):
+        with_engine(ImageCreated(), make_call(), 3)  # type: ignore[arg-type]
+
+
+def test_values_come_after_the_call_and_a_lifespan_yields() -> None:
+    @relevo.listener(ImageCreated)  # type: ignore[arg-type]
+    def without_call(event: ImageCreated, size: int, engine: Engine) -> None: ...
+
+    @relevo.listener(ImageCreated)  # type: ignore[arg-type]
+    def of_another_class(event: ImageRated, call: Call, engine: Engine) -> None: ...
+
+    with pytest.raises(relevo.ConfigurationError):
+
+        @relevo.lifespan  # type: ignore[type-var]
+        def returning() -> Engine:
+            return Engine()
 
 
 # --- what is only known when it runs ------------------------------------------------------------------------

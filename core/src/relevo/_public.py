@@ -1,7 +1,7 @@
 """The public names, in the order in which an event meets them."""
 
 from relevo._event.event import Event
-from relevo._listener.decorator import event, listener
+from relevo._listener.decorator import event, lifespan, listener
 from relevo._event.subject import Gone, Subject, SubjectType, SubjectTypes
 from relevo._listener.listener import Listener, ListenerTable
 from relevo._listener.call import Call, DispatchOptions
@@ -64,7 +64,7 @@ from relevo.errors import CommitUnknownError, TransportUnavailableError, CodecEr
 # events and their subjects
 __all__ = ["Event", "event", "Subject", "SubjectType", "SubjectTypes", "Gone"]
 # listeners
-__all__ += ["Listener", "ListenerTable", "listener", "Call", "Cursor", "RetryLater", "GiveUp", "Retry"]
+__all__ += ["Listener", "ListenerTable", "listener", "lifespan", "Call", "Cursor", "RetryLater", "GiveUp", "Retry"]
 # dispatchers
 __all__ += ["Dispatcher", "Dispatched", "LocalDispatcher", "DeferredDispatcher", "DispatchOptions", "Routes", "Target"]
 __all__ += ["DeferredFunction", "context", "QueueOptions"]

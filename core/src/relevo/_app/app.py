@@ -321,7 +321,7 @@ class App(Dispatcher):
 
     def listen(self, thing: T, *others: object) -> T:
         """
-        Register marked functions, subscribers, modules, or names of modules; these are imported at first use.
+        Register marked functions, lifespans, subscribers, modules, or names of modules, imported at first use.
 
         Returns:
             *thing*, so that it can be used as a decorator above the mark: ``@app.listen``.
@@ -859,18 +859,30 @@ class App(Dispatcher):
         """
         self._assembly.stores.prepare(name)
 
-    def testing(self, *, now: Moment | None = None) -> AppTesting:
-        """Return this application under test: ``with app.testing() as t:``; its clock stands at *now*."""
+    def testing(self, *, now: Moment | None = None, provide: Mapping[Any, object] = _NONE) -> AppTesting:
+        """
+        Return this application under test: ``with app.testing() as t:``.
+
+        Args:
+            now: Where its clock stands; by default at the present time.
+
+            provide: What listeners get in place of what a lifespan yields, by that type: ``{Engine: fake}``.
+        """
         from relevo.testing import AppTesting  # noqa: PLC0415 - only tests need it
 
-        return AppTesting(self, now=now)
+        return AppTesting(self, now=now, provide=provide)
 
     def close(self) -> None:
-        """Close the transports, and let plugins free their resources; may be called again."""
+        """
+        Close what lifespans have opened and the transports, and let plugins free their resources.
+
+        It may be called again.
+        """
         self._is_closed = True
         with ExitStack() as stack:  # so that an error of a transport or a plugin does not keep the others open
             for transport in self._assembly.parts.stores():
                 stack.callback(transport.close)
+            stack.callback(self._assembly.parts.opened.close)  # the first, since what it closes may dispatch
             with observe(self.hooks.observers("relevo_around_close")):
                 stack.close()
 
@@ -901,7 +913,13 @@ class _Assembly:
             destinations=stores,
             packer=Packer(parts.source, parts.clock, parts.ids, parts.subjects, parts.hooks, sign),
             listeners=parts.registry,
-            local=LocalDispatcher(parts.registry.known, subjects=parts.subjects, clock=parts.clock, hooks=parts.hooks),
+            local=LocalDispatcher(
+                parts.registry.known,
+                subjects=parts.subjects,
+                clock=parts.clock,
+                hooks=parts.hooks,
+                opened=parts.opened,
+            ),
             hooks=parts.hooks,
             clock=parts.clock,
             queues=parts.queue_table,

@@ -20,7 +20,7 @@ import threading
 from traceback import StackSummary
 from typing import Any
 
-from relevo._app.app import App
+from relevo._app.app import App, parts_of
 from relevo._app.load import app_named
 from relevo._execution.cell import Cell
 from relevo._execution.pipe import (
@@ -70,11 +70,14 @@ class Child:
         """The listener whose changes to the process have not been checked yet."""
 
         self._changes: list[ProcessChange] = []
+        self._times_opened = 0
 
     def run(self, hello: Hello) -> None:
         """Make the application that *hello* describes, and work until the parent closes its end."""
         try:
             app = self._make_app(hello)
+            self._opened = parts_of(app).opened
+            self._opened.check(app.listeners)
             listeners = WatchedTable(with_wrappers(app.listeners, app.hooks), self, time_limit=hello.time_limit)
             handle = app.handle(
                 app.transport(hello.transport).name,
@@ -159,6 +162,9 @@ class Child:
         self._look()
         if self._is_observed:
             self._keeper.renew()
+        if self._times_opened != self._opened.times:  # that changed the process for all listeners
+            self._times_opened = self._opened.times
+            self._keeper.adopt()
         self._running = listener_id
         self._cell.begin(listener_id, limit)
 

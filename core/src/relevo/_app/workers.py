@@ -90,6 +90,7 @@ class WorkerFactory:
         outbox = self.parts.outboxes.get(transport.name)
         check_listeners(listeners, self.parts.routes, self.parts.queue_table)
         check_wrapped(listeners, self.parts.hooks)
+        self.parts.opened.check(listeners)
         first_queue = self._first_queue_on(transport.name)
         check_queues(listeners, self.parts.routes, transport, queues, first_queue, outbox=outbox)
         warn_of_risks(transport)
@@ -262,6 +263,7 @@ class WorkerFactory:
             running={} if running is None else running,
             stops=stops,
             passed=passed,
+            opened=self.parts.opened,
             transactions=Transactions(
                 self.parts.transports[transport],
                 self.parts.outboxes.get(transport),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack, overload
 
@@ -13,7 +13,7 @@ from relevo._dispatch.dispatched import Dispatched
 from relevo._event.context import enter_awaited
 from relevo._event.event import Event, event_from
 from relevo._listener.call import DispatchOptions
-from relevo._listener.decorator import marking, refuse_functions, refuse_unknown
+from relevo._listener.decorator import marked_lifespan, marking, refuse_functions, refuse_unknown
 from relevo._listener.listener import Listener, ListenerTable, Mark, marks_of, takes_call
 from relevo._listener.process_loop import in_dispatch_thread
 from relevo._synonym import LISTENER
@@ -22,6 +22,7 @@ from relevo.errors import ConfigurationError, no_option, shown
 if TYPE_CHECKING:
     from relevo._listener.protocol import DeferredOptions, E, ListenerOptions, Listening
 
+L = TypeVar("L", bound=Callable[..., Iterator[Any] | AsyncIterator[Any]])
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -251,9 +252,21 @@ class Dispatcher(ABC):
             return lambda function: deferred_function(self, function, given, options, sys._getframe(1))  # noqa: SLF001
         return deferred_function(self, given, None, options, sys._getframe(1))  # noqa: SLF001 - for local classes
 
+    def lifespan(self, function: L, /) -> L:
+        """
+        Mark the decorated function as :func:`relevo.lifespan` does, and register it as :meth:`listen` does.
+
+        Args:
+            function: A generator function, or an async one, that is annotated with the type of what it yields.
+
+        Raises:
+            ConfigurationError: It is not, or another lifespan yields the same type.
+        """
+        return self.listen(marked_lifespan(function, sys._getframe(1)))  # noqa: SLF001 - for local classes
+
     def listen(self, thing: T, *others: object) -> T:
         """
-        Register marked functions and subscribers; registering them again does nothing.
+        Register marked functions, lifespans and subscribers; registering them again does nothing.
 
         Returns:
             *thing*, so that it can be used as a decorator above the mark: ``@dispatcher.listen``.

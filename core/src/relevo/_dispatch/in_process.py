@@ -22,6 +22,7 @@ from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks, Observer, hooks_of, observe
 from relevo._listener.call import Call, DispatchOptions, Outgoing
 from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.opened import Opened
 from relevo._listener.process_loop import awaited, is_awaitable, is_in_loop
 from relevo._listener.wrapper import check_wrapped, wrapped
 from relevo._transport.route import NOW, Target
@@ -49,6 +50,9 @@ class LocalDispatcher(Dispatcher):
 
         hooks: Plugins that add to the context of an event, and observe: a :class:`Hooks`, or a list of plugins.
 
+        opened: What lifespans have opened, for the listeners that need it; by default those of *listeners* are opened
+            at the first call that needs them, and closed at the end of the process.
+
     Raises:
         PluginError: A plugin is invalid, see :class:`Hooks`.
     """
@@ -60,10 +64,12 @@ class LocalDispatcher(Dispatcher):
         subjects: SubjectTypes | None = None,
         clock: Clock | None = None,
         hooks: Hooks | Iterable[object] | None = None,
+        opened: Opened | None = None,
     ):
         super().__init__(ListenerTable(unique=False) if listeners is None else listeners)
         self._clock = clock or SystemClock()
         self._hooks = hooks_of(hooks)
+        self._opened = Opened(self._table.lifespans) if opened is None else opened
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 
@@ -145,6 +151,8 @@ class LocalDispatcher(Dispatcher):
                 forms = forms or _Forms(event, self._subjects, event_id)
                 form = forms.of(listener.event_type)
             call = self._call_of(listener, event, outgoing or self, event_id, session) if listener.takes_call else None
+            if listener.needs and call is not None:
+                call.given = self._opened.values(listener) or self._opened.open(listener)
             if not (observers or logs):
                 _run(listener, form, call, session)
             else:
@@ -219,14 +227,14 @@ def _run(listener: Listener, event: object, call: Call | None, session: object) 
         _complete(listener.function(event), listener, None)
         return
     try:
-        _complete(listener.function(event, call), listener, session)
+        _complete(listener.function(event, call, **call.given), listener, session)
     except SubjectMissingError:
         # No waiting, unlike in a worker: the caller of the dispatch waits too, maybe inside a transaction.
         if listener.mark.missing == "fail":
             raise
         call.give_subject_up()
         if listener.mark.missing == "tombstone":
-            _complete(listener.function(event, call), listener, session)
+            _complete(listener.function(event, call, **call.given), listener, session)
     finally:
         if call.end():
             call.release()

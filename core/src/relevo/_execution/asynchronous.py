@@ -181,10 +181,10 @@ def _watched_on_loop(
 ) -> Callable[..., Awaitable[object]]:
     from asyncio import CancelledError  # noqa: PLC0415 - only this executor needs it
 
-    async def call(*arguments: object) -> object:
+    async def call(*arguments: object, **given: object) -> object:
         run = executor.begin_on_loop(listener_id, limit)
         try:
-            result = function(*arguments)
+            result = function(*arguments, **given)
             return await (run.timed(result) if is_timed else result)
         except CancelledError as error:
             raise_if_ended(run, error)

@@ -265,6 +265,11 @@ class Keeper:
         """Keep the surroundings as they are now."""
         self._before = observe(self._links)
 
+    def adopt(self) -> None:
+        """Keep the surroundings, and the threads, as they are now."""
+        self.renew()
+        self._threads = set(threading.enumerate())
+
     def look(self) -> list[tuple[Difference, Fate]]:
         """Restore what was changed; return each change and its consequence."""
         found: list[tuple[Difference, Fate]] = []

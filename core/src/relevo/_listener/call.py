@@ -28,6 +28,8 @@ P = ParamSpec("P")
 
 _log = getLogger("relevo.listener")
 
+_NOTHING: Mapping[str, Any] = {}
+
 _blocking: set[str] = set()
 """The ids of listeners of which it was logged that they load their subject on the event loop."""
 
@@ -84,6 +86,9 @@ class Call:
 
     stopped: bool = attrs.field(default=False, init=False)
     """Whether :meth:`stop_propagation` was called."""
+
+    given: Mapping[str, Any] = attrs.field(default=_NOTHING, init=False)
+    """What the listener gets after the call, by parameter: what lifespans yield."""
 
     _document: Document | None
     _subject: Any

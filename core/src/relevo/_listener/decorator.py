@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, get_type_hints, overload
 
@@ -21,6 +21,7 @@ from relevo._event.event import (
     fields_of,
     is_model,
 )
+from relevo._listener.lifespan import LIFESPAN, lifespan_for
 from relevo._listener.listener import (
     CALLED,
     MARKS,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=type)
 F = TypeVar("F", bound=Callable[..., Any])
+L = TypeVar("L", bound=Callable[..., Iterator[Any] | AsyncIterator[Any]])
 
 
 def event(
@@ -224,6 +226,37 @@ def listener(
         "transactional": transactional,
     }
     return marking(event, options, frame=sys._getframe(1))  # noqa: SLF001 - only the frame shows what is replaced
+
+
+def lifespan(function: L, /) -> L:
+    """
+    Mark a generator function that opens, once in a process, what listeners need, and closes it at the end.
+
+    A listener gets what it yields by its type, as a parameter after the call: ``def update(event, call, engine:
+    Engine)``. It is opened in each process before the first call of such a listener: a worker, a child process, a
+    program whose dispatch calls listeners. If that fails, the listener is not called, and its event is given back to be
+    handled later; this is not a run. It is closed by :meth:`App.close`, which the command line calls, or at the end of
+    the process, the last one first.
+
+    An async generator function runs on the event loop of async listeners, and only these can get its value. A marked
+    function is registered like a listener: when its module is listed under ``listeners``, or when it is passed to
+    ``App(listeners=…)``.
+
+    Args:
+        function: A function with one ``yield`` that is annotated with the type of what it yields, such as
+            ``Iterator[Engine]`` or ``AsyncIterator[AsyncClient]``. Its parameters get what other lifespans yield.
+
+    Raises:
+        ConfigurationError: It is not such a function.
+    """
+    return marked_lifespan(function, sys._getframe(1))  # noqa: SLF001 - for local classes
+
+
+def marked_lifespan(function: L, frame: FrameType) -> L:
+    """Mark *function* as :func:`lifespan` does; *frame* is that of its definition."""
+    made = lifespan_for(function, id=default_id(function), names=frame.f_locals)
+    vars(function)[LIFESPAN] = made
+    return function
 
 
 def refuse_functions(event: object, functions: Sequence[object]) -> None:

@@ -18,6 +18,7 @@ class DerivedTable(ListenerTable):
 
     def __init__(self, listeners: ListenerTable):
         super().__init__(listeners.event_types)
+        self.lifespans = listeners.lifespans
         self._listeners = listeners
         self._made: dict[Listener, Listener] = {}
         self._found: dict[tuple[Listener, ...], tuple[Listener, ...]] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import FunctionType, ModuleType, TracebackType
 
+from relevo._listener.lifespan import lifespan_of
 from relevo._listener.listener import Listener, defined_at, marked_methods, marks_of
 from relevo._listener.namesake import hidden, hidden_by
 from relevo.errors import ConfigurationError, RelevoError, TransportError, described, did_you_mean, shown
@@ -118,11 +119,12 @@ def marked_in(thing: object) -> list[object]:
     """
     Return the objects with listeners in *thing*: a module, the name of a module, ``module:name``, or an object.
 
-    In a module these are its own marked functions, and its global subscribers: instances of classes with
-    marked methods.
+    In a module these are its own marked functions, its own lifespans, and its global subscribers: instances of classes
+    with marked methods.
 
     Raises:
-        ConfigurationError: A module cannot be imported, has no listener, or has two listeners of the same name.
+        ConfigurationError: A module cannot be imported, has no listener and no lifespan, or has two listeners of the
+            same name.
     """
     if isinstance(thing, str):
         thing = import_object(thing, where="listeners")
@@ -132,7 +134,8 @@ def marked_in(thing: object) -> list[object]:
     found = [
         each
         for each in tuple(vars(thing).values())  # at once, since another thread may be importing it
-        if (marks_of(each) and f"{_module_of(each)}.".startswith(inside)) or marked_methods(type(each))
+        if ((marks_of(each) or lifespan_of(each)) and f"{_module_of(each)}.".startswith(inside))
+        or marked_methods(type(each))
     ]
     if not found:
         place = defined_at(thing)

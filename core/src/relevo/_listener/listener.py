@@ -11,14 +11,16 @@ from functools import partial
 from logging import getLogger
 from threading import Lock
 from types import CodeType, ModuleType, NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
 from relevo._clock import Duration, seconds
 from relevo._event.codec import version_of
 from relevo._event.event import Event, EventType, EventTypes, checked_name, declared, fields_of, name_of
+from relevo._listener.annotation import evaluated
 from relevo._listener.call import Call
+from relevo._listener.lifespan import LifespanTable, Needs, lifespan_of, needed_type
 from relevo._listener.namesake import Definition, are_different, generation, hidden, hidden_by, latest
 from relevo._mark import MARK
 from relevo._retry import DEFAULT_RETRY, Retry
@@ -149,6 +151,9 @@ class Listener:
     watched: Callable[[Callable[[], Any]], Any] | None = None
     """Calls a function within the time limit; ``None`` if *function* does that itself, or if there is no limit."""
 
+    needs: Needs = attrs.field(factory=dict)
+    """The values of lifespans that it gets, after the call: from the name of a parameter to a type."""
+
     is_wrapped: bool = False
     """Whether *function* calls it inside the plugins that wrap listeners."""
 
@@ -173,12 +178,14 @@ def marked_methods(cls: type) -> list[str]:
 
 def marked(things: Iterable[object]) -> Iterator[tuple[Callable[..., object], Mark]]:
     """
-    Yield the marked functions among *things*, and the marked methods of the subscribers.
+    Yield the marked functions among *things*, and the marked methods of the subscribers; leave out lifespans.
 
     Raises:
         ConfigurationError: One of them has no mark.
     """
     for thing in things:
+        if lifespan_of(thing) is not None:
+            continue
         holders: list[Any] = [getattr(thing, CALLED, thing)]
         if not (callable(thing) and marks_of(thing)):
             holders = [] if inspect.isclass(thing) else [getattr(thing, name) for name in marked_methods(type(thing))]
@@ -208,6 +215,9 @@ class ListenerTable:
 
     def __init__(self, event_types: EventTypes | None = None, *, unique: bool = True):
         self.event_types = EventTypes() if event_types is None else event_types
+        self.lifespans = LifespanTable()
+        """What a process opens once, for the listeners that ask for it."""
+
         self._unique = unique
         self._by_name: dict[str, list[Listener]] = {}
         self._ordered: dict[str, tuple[Listener, ...]] = {}
@@ -269,6 +279,7 @@ class ListenerTable:
             mark=mark,
             takes_call=has_call,
             is_async=is_async(function),
+            needs=_needs_of(function),
             priority=mark.priority,
             queue=mark.queue,
             retry=mark.retry,
@@ -393,8 +404,15 @@ class ListenerTable:
             self._following.release()
 
     def extend(self, things: Iterable[object]) -> None:
-        """Register the marked functions and subscribers among *things*; none of them if one cannot be registered."""
+        """
+        Register the marked functions and subscribers among *things*, and the lifespans.
+
+        None of them is registered if one cannot be registered.
+        """
+        things = list(things)
         with self._all_or_nothing():
+            for lifespan in filter(None, map(lifespan_of, things)):
+                self.lifespans.add(lifespan)
             for function, mark in marked(things):
                 self.add(function, mark)
 
@@ -407,6 +425,7 @@ class ListenerTable:
         except BaseException:
             self._by_name, self._definitions = before._by_name, before._definitions  # noqa: SLF001 - of this class
             self._at, self._ousted = before._at, ousted  # noqa: SLF001 - as above
+            self.lifespans.restore(before.lifespans)
             self.event_types.clear()  # others have it
             self.event_types.update(before.event_types)
             self._forget()
@@ -431,18 +450,21 @@ class ListenerTable:
         made = ListenerTable(EventTypes(self.event_types), unique=self._unique)
         made._by_name = {name: [*siblings] for name, siblings in self._by_name.items()}
         made._definitions, made._at = {**self._definitions}, {**self._at}
+        made.lifespans = self.lifespans.copy()
         made._generation = self._generation
         return made
 
     def withdraw(self, things: Iterable[object]) -> None:
         """
-        Remove functions and subscribers; ignore those that are not registered.
+        Remove functions, subscribers and lifespans; ignore those that are not registered.
 
         Raises:
             ConfigurationError: One of them has no mark and is not registered.
         """
         for thing in things:
-            if not self.remove_function(thing):
+            if (lifespan := lifespan_of(thing)) is not None:
+                self.lifespans.remove(lifespan)
+            elif not self.remove_function(thing):
                 for function, _ in marked((thing,)):
                     self.remove_function(function)
 
@@ -630,19 +652,10 @@ def _annotated_as_data(parameters: Sequence[inspect.Parameter]) -> str:
     return text if _DATA.fullmatch(text) else ""
 
 
-def _evaluated(function: Callable[..., object], parameter: inspect.Parameter) -> Any:
-    """Return the annotation of *parameter* of *function*; raise any error if it cannot be evaluated."""
-
-    def alone() -> None: ...  # the other annotations may be of modules that are only imported for type checkers
-
-    alone.__annotations__ = {"it": parameter.annotation}
-    return get_type_hints(alone, getattr(inspect.unwrap(function), "__globals__", None))["it"]
-
-
 def _annotated_as_class(function: Callable[..., object], parameters: Sequence[inspect.Parameter]) -> type | None:
     """Return the class with fields that annotates the first of *parameters*, alone or in a union without an event."""
     try:
-        found = _evaluated(function, parameters[0])
+        found = evaluated(function, parameters[0].annotation)
         members = get_args(found) if isinstance(found, UnionType) or get_origin(found) is Union else (found,)
         classes = [each for each in members if each is not NoneType]
         has_fields = all(isinstance(each, type) and fields_of(each) is not None for each in classes)
@@ -656,7 +669,7 @@ def _annotated_as_class(function: Callable[..., object], parameters: Sequence[in
 def _annotated_as_other(function: Callable[..., object], parameter: inspect.Parameter) -> str:
     """Return the class that annotates *parameter* of *function* if a call is not of it; empty if it may be."""
     try:
-        found = _evaluated(function, parameter)
+        found = evaluated(function, parameter.annotation)
         may_be = found in (Any, parameter.empty) or getattr(found, "_is_protocol", False)
         return "" if may_be or issubclass(Call, found) or issubclass(found, Call) else str(found.__qualname__)
     except Exception:  # noqa: BLE001 - a call may be what cannot be evaluated, or what is not a class
@@ -695,7 +708,8 @@ def _refuse_parameters(
     if len(needed) == 2 and (annotation := _annotated_as_other(function, needed[1])):
         raise ConfigurationError(
             f"{name} cannot be a listener: it is called with (event, call), and {needed[1].name} is annotated as "
-            f"{annotation}; annotate it as relevo.Call, and create what else the function needs inside it"
+            f"{annotation}; annotate it as relevo.Call, and let what a lifespan yields come after it: (event, call, "
+            f"{needed[1].name}: {annotation})"
         )
 
 
@@ -711,7 +725,7 @@ def _is_a(function: Callable[..., object], *checks: Callable[[object], bool]) ->
 
 def takes_call(function: Callable[..., object], event: str | type | None = None) -> bool:
     """
-    Return whether *function* takes an event and a call, instead of an event alone.
+    Return whether *function* takes an event and a call, and maybe what lifespans yield, instead of an event alone.
 
     Args:
         function: The function.
@@ -719,7 +733,8 @@ def takes_call(function: Callable[..., object], event: str | type | None = None)
         event: The name or the declared class that it listens to, if that is known.
 
     Raises:
-        ConfigurationError: It has other parameters, or is a generator, or a method without its instance.
+        ConfigurationError: It has parameters that nothing is passed for, or is a generator, or a method without its
+            instance.
     """
     name = default_id(function)
     if _is_a(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
@@ -728,11 +743,9 @@ def takes_call(function: Callable[..., object], event: str | type | None = None)
             f"yield, and call the generator inside, as in: for _ in steps(event): pass"
         )
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+        positional, needed = _parameters(function)
+    except (TypeError, ValueError):  # it is written in C
         return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if any(p.kind is p.VAR_POSITIONAL for p in needed):
         return True
     first = positional[0].name if positional else "call"
@@ -741,8 +754,37 @@ def takes_call(function: Callable[..., object], event: str | type | None = None)
             f"{name} is a method and cannot be a listener without its instance; pass an instance, or write a function "
             f"that takes (event) or (event, call)"
         )
-    if first == "call" or len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY for p in needed):
-        raise ConfigurationError(f"{name} cannot be a listener: it must take (event) or (event, call)")
+    more = [each for each in needed if each not in positional[:2]]
+    needed = needed[: len(needed) - len(more)]
+    where = f"{name} cannot be a listener: it must take (event) or (event, call)"
+    if first == "call":
+        raise ConfigurationError(where)
+    for each in more:
+        needed_type(where, function, each)
     if inspect.unwrap(function) is function:  # else a decorator may pass other arguments on
         _refuse_parameters(name, function, event, positional, needed)
-    return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")
+    has_call = len(needed) == 2 or (len(positional) > 1 and positional[1].name == "call")
+    if more and not has_call:
+        raise ConfigurationError(f"{where}; write (event, call, {more[0].name}) to get what a lifespan yields")
+    return has_call
+
+
+def _parameters(function: Callable[..., object]) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
+    """Return the parameters of *function* that may be passed by position, and those that need an argument."""
+    parameters = inspect.signature(function).parameters.values()
+    return (
+        [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)],
+        [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD],
+    )
+
+
+def _needs_of(function: Callable[..., object]) -> Needs:
+    """Return the values of lifespans that *function* gets, which :func:`takes_call` has accepted."""
+    try:
+        positional, needed = _parameters(function)
+    except (TypeError, ValueError):  # it is written in C
+        return {}
+    if any(each.kind is each.VAR_POSITIONAL for each in needed):
+        return {}
+    name = default_id(function)
+    return {each.name: needed_type(name, function, each) for each in needed if each not in positional[:2]}

@@ -136,6 +136,10 @@ class ProcessLoop(ForkAware):
                 self._loop = self._started()
             return self._loop
 
+    def of_listeners(self) -> AbstractEventLoop:
+        """Return the loop that :meth:`run` uses here: that of the task which awaits the dispatch, if there is one."""
+        return _loop_of(awaiting_task()) or self.loop()
+
     def is_here(self) -> bool:
         """Return whether this thread runs the loop."""
         return self._thread is threading.current_thread()
@@ -221,7 +225,7 @@ class ProcessLoop(ForkAware):
         import asyncio  # noqa: PLC0415 - as above
         from concurrent.futures import CancelledError  # noqa: PLC0415 - as above
 
-        loop = _loop_of(awaiting_task()) or self.loop()
+        loop = self.of_listeners()
         if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the public function raises if there is none
             _close(awaitable)
             raise ConfigurationError(

@@ -2,16 +2,17 @@
 The types by which type checkers check a marked listener; nothing here is imported at run time.
 
 A listener for a class takes an instance of it, or of a base class, and may take a :class:`Call` as the second
-parameter; methods do so after their ``self``. A marked function keeps its own type. Python has no intersection
-types, but an implementation of an overloaded protocol matches every overload: the first states the parameters that
-a listener must take, the second captures its own parameters and result, which are returned. mypy captures them by
-parameter names, so simpler overloads follow for functions whose parameters have no names.
+parameter, and after that what lifespans yield; methods do so after their ``self``. A marked function keeps its own
+type. Python has no intersection types, but an implementation of an overloaded protocol matches every overload: the
+first states the parameters that a listener must take, the second captures its own parameters and result, which are
+returned. mypy captures them by parameter names, so simpler overloads follow for functions whose parameters have no
+names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from relevo._clock import Duration
 from relevo._listener.call import Call
@@ -23,6 +24,7 @@ Me = TypeVar("Me")
 R_co = TypeVar("R_co", covariant=True)
 Needed = ParamSpec("Needed")
 Own = ParamSpec("Own")
+Given = ParamSpec("Given")
 
 
 class Fits(Protocol[Needed, Own, R_co]):
@@ -42,9 +44,13 @@ class Listening(Protocol[E]):
     @overload
     def __call__(self, function: Fits[[E, Call], Own, R_co], /) -> Callable[Own, R_co]: ...
     @overload
+    def __call__(self, function: Fits[Concatenate[E, Call, Given], Own, R_co], /) -> Callable[Own, R_co]: ...
+    @overload
     def __call__(self, function: Fits[[Any, E], Own, R_co], /) -> Callable[Own, R_co]: ...
     @overload
     def __call__(self, function: Fits[[Any, E, Call], Own, R_co], /) -> Callable[Own, R_co]: ...
+    @overload
+    def __call__(self, function: Fits[Concatenate[Any, E, Call, Given], Own, R_co], /) -> Callable[Own, R_co]: ...
     @overload
     def __call__(self, function: Callable[[E], R_co], /) -> Callable[[E], R_co]: ...
     @overload

@@ -235,25 +235,25 @@ def wrapped(listener: Listener, hooks: Hooks, complete: Complete = _completed) -
         call.check_steps()
         return result
 
-    async def innermost_on_loop(event: object, call: Call) -> object:
-        result: Any = listener.function(*arguments(event, call))
+    async def innermost_on_loop(event: object, call: Call, **given: object) -> object:
+        result: Any = listener.function(*arguments(event, call), **given)
         return ended(await result, call)
 
-    async def on_loop(event: object, call: Call) -> None:
+    async def on_loop(event: object, call: Call, **given: object) -> None:
         if misfit:
             raise PluginError(misfit)
-        inner: Callable[[], Awaitable[object]] = partial(innermost_on_loop, event, call)
+        inner: Callable[[], Awaitable[object]] = partial(innermost_on_loop, event, call, **given)
         for wrapper in wrappers:
             inner = partial(_run_on_loop, wrapper, event, call, inner)
         await inner()
 
-    def innermost(event: object, call: Call) -> object:
-        return ended(complete(listener.function(*arguments(event, call)), listener), call)
+    def innermost(event: object, call: Call, **given: object) -> object:
+        return ended(complete(listener.function(*arguments(event, call), **given), listener), call)
 
-    def plain(event: object, call: Call) -> None:
+    def plain(event: object, call: Call, **given: object) -> None:
         if misfit:
             raise PluginError(misfit)
-        inner: Callable[[], object] = partial(innermost, event, call)
+        inner: Callable[[], object] = partial(innermost, event, call, **given)
         for wrapper in wrappers:
             inner = partial(_run, wrapper, event, call, inner)
         inner()

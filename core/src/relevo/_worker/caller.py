@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from enum import Enum, auto
 from functools import partial
 from logging import INFO, getLogger
@@ -20,15 +20,18 @@ from relevo._event.subject import Subject, SubjectLoader
 from relevo._hook import Hooks, Observer, notify, observe
 from relevo._listener.call import Call, Outgoing
 from relevo._listener.journal import Journal, StepTransaction, is_interruption
+from relevo._listener.lifespan import LifespanTable
 from relevo._listener.listener import Listener, ListenerTable, policy_of
+from relevo._listener.opened import Opened
 from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
 from relevo._retry import Retry
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
 from relevo._transport.envelope import Envelope
 from relevo._transport.sent_to import SentTo, sent_to
+from relevo._visible import visible
 from relevo._worker import decision
 from relevo._worker.decision import Reason
-from relevo._worker.executor import Flow, Steps, carried_out, followed
+from relevo._worker.executor import Flow, Steps, Work, carried_out, followed
 from relevo._worker.ledger import Reminder
 from relevo._worker.listener_log import log_done, log_failure
 from relevo._worker.progress import (
@@ -44,6 +47,7 @@ from relevo._worker.transaction import (
     COMMIT_UNKNOWN,
     FIRST,
     NO_TRANSACTION,
+    NOT_OPENED,
     Ending,
     NotCalled,
     TransactionalCall,
@@ -58,6 +62,7 @@ from relevo.errors import (
     RelevoError,
     SubjectMissingError,
     TransportClosedError,
+    described,
 )
 
 _log = getLogger("relevo.worker")
@@ -88,9 +93,15 @@ class _Unfit(msgspec.Struct, frozen=True):
     error: str
 
 
+class _NotGiven(msgspec.Struct, frozen=True):
+    """The listener was not called, since a lifespan that it needs could not be opened."""
+
+    error: BaseException
+
+
 _DONE: Final = _Result.DONE  # until Python 3.12 a member of an enum is slow to get
 _Again = Literal[_Result.AGAIN]
-_Noted = Literal[_Result.DONE, _Result.PUT_OFF] | NotCalled | _Failed | _Unfit
+_Noted = Literal[_Result.DONE, _Result.PUT_OFF] | NotCalled | _NotGiven | _Failed | _Unfit
 _Ended = _Noted | Uncommitted
 
 
@@ -132,6 +143,7 @@ class Caller:
         stops: Returns whether a listener is to stop after its step of that name.
 
         passed: Called with what a listener has finished or dispatched, in words.
+        opened: What lifespans have opened, for the listeners that need it.
     """
 
     _listeners: ListenerTable
@@ -150,8 +162,10 @@ class Caller:
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
     _stops: Callable[[str], bool] = lambda _: False
     _passed: Callable[[str], None] = lambda _: None
+    _opened: Opened = attrs.field(factory=lambda: Opened(LifespanTable()))
     _reminder: Reminder = attrs.field(init=False)
     _transaction_reminder: Reminder = attrs.field(init=False)
+    _opening_reminder: Reminder = attrs.field(init=False)
     _around: Sequence[Observer] = attrs.field(init=False)
     _around_call: Sequence[Observer] = attrs.field(init=False)
     _failure_observers: Sequence[Observer] = attrs.field(init=False)
@@ -160,6 +174,7 @@ class Caller:
 
     def __attrs_post_init__(self) -> None:
         self._reminder, self._transaction_reminder = Reminder(self._clock), Reminder(self._clock)
+        self._opening_reminder = Reminder(self._clock)
         self._around = self._hooks.observers("relevo_around_handle")
         self._around_call = self._hooks.observers("relevo_around_call")
         self._failure_observers = self._hooks.observers("relevo_listener_failed")
@@ -236,10 +251,11 @@ class Caller:
                 call = self._call(listener, delivery, document, progress, listeners) if listener.takes_call else None
                 began = self._clock.monotonic() if is_logged else 0.0
                 arguments = (listener, call, document, progress)
+                not_given = (yield from self._give(listener, call)) if listener.needs else None
                 result = (
                     (yield self._run, arguments, self._run_on_loop if listener.is_async else None)
-                    if on_loop
-                    else self._run(*arguments)
+                    if on_loop and not_given is None
+                    else not_given or self._run(*arguments)
                 )
                 if is_logged and result is _DONE:
                     log_done(delivery, listener.id, seconds=self._clock.monotonic() - began)
@@ -265,6 +281,26 @@ class Caller:
             leave(token)
             self._running.pop(id(delivery), None)
 
+    def _give(self, listener: Listener, call: Call | None) -> Generator[Work, Any, _NotGiven | None]:
+        """Give *call* what *listener* needs, and open it in a thread if it is not open; return why that failed."""
+        given: Any = self._opened.values(listener)
+        if given is None:
+            given = yield self._open, (listener,), None
+        if isinstance(given, _NotGiven):
+            return given
+        if call is not None:
+            call.given = given
+        return None
+
+    def _open(self, listener: Listener) -> Mapping[str, object] | _NotGiven:
+        """Open what *listener* needs, and return it by parameter, or why that failed."""
+        try:
+            return self._opened.open(listener)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a lifespan must not end the worker
+            return _NotGiven(error)
+
     def _note(
         self,
         delivery: Delivery,
@@ -276,6 +312,8 @@ class Caller:
         """Note in *progress* how the call of *listener* ended."""
         if listener.mark.transactional and not isinstance(result, NotCalled):
             progress.overcome(NO_TRANSACTION, COMMIT_UNKNOWN)
+        if listener.needs and not isinstance(result, _NotGiven):
+            progress.overcome(NOT_OPENED)
         match result:
             case _Result.DONE:
                 progress.finish(listener)
@@ -285,6 +323,8 @@ class Caller:
                 progress.give_up(listener, reason, error)
             case NotCalled(error):
                 self._wait_for_transaction(delivery, listener, progress, error)
+            case _NotGiven(error):
+                self._wait_for_lifespan(delivery, listener, progress, error)
 
     def _give_back(
         self,
@@ -311,6 +351,20 @@ class Caller:
         progress.put_off(listener, NO_TRANSACTION, self._clock.now(), patience=inf)
         if self._transaction_reminder.take_turn():
             _log.warning("%s waits, since the transaction of %s cannot begin: %s", delivery, listener.id, error)
+
+    def _wait_for_lifespan(
+        self, delivery: Delivery, listener: Listener, progress: Progress, error: BaseException
+    ) -> None:
+        """Note in *progress* that *listener* was not called; the waits grow, and do not count as runs."""
+        progress.put_off(listener, NOT_OPENED, self._clock.now(), patience=inf)
+        if self._opening_reminder.take_turn():
+            _log.warning(
+                "%s waits, since what %s needs cannot be opened: %s",
+                delivery,
+                listener.id,
+                visible(described(error)),
+                exc_info=error,
+            )
 
     def _call(
         self,
@@ -523,7 +577,7 @@ class Caller:
 
 def _call(listener: Listener, event: object, call: Call | None) -> None:
     """Call *listener*, and send the events of its *call*."""
-    result = listener.function(event) if call is None else listener.function(event, call)
+    result = listener.function(event) if call is None else listener.function(event, call, **call.given)
     if result is not None:
         # A session that is not async is used by one thread; add() refuses what is seen to be async.
         done = result if isinstance(call, TransactionalCall) else awaited(result, listener.id)
@@ -534,7 +588,7 @@ def _call(listener: Listener, event: object, call: Call | None) -> None:
 
 async def _call_on_loop(listener: Listener, event: object, call: Call | None) -> None:
     """Do as :func:`_call` does for an async *listener*; its events are sent in a thread, unless it has a session."""
-    result: Any = listener.function(event) if call is None else listener.function(event, call)
+    result: Any = listener.function(event) if call is None else listener.function(event, call, **call.given)
     refuse_undone(await result, "the listener")
     if call is not None:
         # With a session they are only enlisted, and that must not be used in another thread.

@@ -140,10 +140,10 @@ def _called(function: Callable[[], Any]) -> Any:
 
 
 def _watched(function: Callable[..., object], listener_id: str, limit: float, watch: Watch) -> Callable[..., object]:
-    def call(*arguments: object) -> object:
+    def call(*arguments: object, **given: object) -> object:
         watch.begin(listener_id, limit)
         try:
-            return awaited(function(*arguments), listener_id)
+            return awaited(function(*arguments, **given), listener_id)
         except KeyboardInterrupt as error:
             raise RuntimeError("the listener raised KeyboardInterrupt") from error
         finally:
@@ -157,10 +157,10 @@ def _watched_on_loop(
 ) -> Callable[..., object]:
     from asyncio import CancelledError  # noqa: PLC0415 - only a listener that is async needs it
 
-    def call(*arguments: object) -> object:
+    def call(*arguments: object, **given: object) -> object:
         run = watch.begin_on_loop(listener_id, limit)
         try:
-            result = function(*arguments)
+            result = function(*arguments, **given)
             return awaited(run.timed(result) if is_timed else result, listener_id, run)
         except CancelledError as error:
             raise_if_ended(run, error)

@@ -38,6 +38,9 @@ COMMIT_UNKNOWN = "commit-unknown"
 NO_TRANSACTION = "transaction-unavailable"
 """The reason of a retry if the transaction of a listener could not begin."""
 
+NOT_OPENED = "not-opened"
+"""The reason of a retry if a lifespan that a listener needs could not be opened."""
+
 _MOST_CLOSES = 3
 """The largest number of times that a transaction is closed whose end is cancelled."""
 
@@ -104,7 +107,7 @@ def finished(progress: Progress, listener: Listener, call: Call, after: Sequence
     done = loaded(dumped(progress))
     if call.subject_found:
         done.overcome(Reason.SUBJECT_MISSING)
-    done.overcome(NO_TRANSACTION)
+    done.overcome(NO_TRANSACTION, NOT_OPENED)
     done.finish(listener)
     if call.stopped:
         done.stop(after)

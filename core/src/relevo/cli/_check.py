@@ -226,6 +226,7 @@ def _listeners(app: App) -> str:
 def _routed(app: App, listeners: str) -> str:
     """Return the *listeners* in words if each runs where its event is routed to."""
     check_listeners(app.listeners, app.routes, parts_of(app).queue_table)
+    parts_of(app).opened.check(app.listeners)
     return listeners
 
 

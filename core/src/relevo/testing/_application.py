@@ -6,19 +6,29 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
 from relevo._app.app import clockwork_of, parts_of, using
 from relevo._clock import Duration, Moment, moment, seconds
+from relevo._listener.annotation import type_name
 from relevo._synonym import missing_attribute
 from relevo._transport.route import RESERVED, Target
 from relevo.errors import ConfigurationError, did_you_mean, shown
 from relevo.testing._clock import FakeClock, StandingClock
 from relevo.testing._crash import Crashes
-from relevo.testing._drain import DeadEvent, RaisedError, Unheard, dead_events, drain, format_dead, format_raised
+from relevo.testing._drain import (
+    DeadEvent,
+    OpenedForTest,
+    RaisedError,
+    Unheard,
+    dead_events,
+    drain,
+    format_dead,
+    format_raised,
+)
 from relevo.testing._effect import RepeatedEffectError
 from relevo.testing._query import Predicate, Query, absence, listing, query_for
 from relevo.testing._record import DispatchedEvent, Record
@@ -28,11 +38,13 @@ from relevo.testing._stand_in import stand_ins
 if TYPE_CHECKING:
     from relevo._app.app import App
     from relevo._event.event import Event
+    from relevo._listener.listener import ListenerTable
     from relevo._transport.delivery import Delivery
     from relevo._transport.envelope import Envelope
     from relevo._transport.transport import Transport
     from relevo._worker.run import Report
 
+_NONE: Mapping[Any, object] = MappingProxyType({})
 _LONGEST_DEAD = 600
 """The largest length of a dead letter in an error: its cause names the field at the end."""
 
@@ -52,16 +64,20 @@ class AppTesting:
         now: The time at the start: a datetime with a zone, or seconds since the epoch; by default the time of the
             application's clock.
 
+        provide: What listeners get in place of what a lifespan yields, by that type; these lifespans are not opened.
+            The others are opened at their first use in the block, and closed at its end.
+
     Raises:
         ConfigurationError: relevo-memory is not installed.
     """
 
-    def __init__(self, app: App, *, now: Moment | None = None):
+    def __init__(self, app: App, *, now: Moment | None = None, provide: Mapping[Any, object] = _NONE):
         self.app = app
         """The application."""
         start = app.clock.now()
         self.clock: FakeClock = StandingClock(start if now is None else moment(now, now=start, what="now"))
         """The application's clock inside the block."""
+        self._provided = provide
         self._record = Record()
         self._interrupted: set[str] = set()
         self._crashes: Crashes | None = None
@@ -82,6 +98,9 @@ class AppTesting:
         former = parts_of(app).stores()
         self._configured = app.transports
         memory = stand_ins(former, clock=self.clock, sent=self._note_sent, stored=self._note_state)
+        registry = parts_of(app).registry.copy()
+        opened = self._opened = OpenedForTest(registry.known.lifespans, self._provided)
+        _check_provided(self._provided, registry.known)
         with ExitStack() as undo:
             undo.enter_context(
                 using(
@@ -92,7 +111,8 @@ class AppTesting:
                         outboxes={name: memory[each] for name, each in app.outboxes.items()},
                         coordinators={name: memory[each] for name, each in app.coordinators.items()},
                         keepers={},  # memory keeps its own dead letters
-                        registry=parts_of(app).registry.copy(),
+                        registry=registry,
+                        opened=opened,
                         schedules=parts_of(app).schedules.copy(),
                         clock=self.clock,
                         chance=lambda: 0.0,
@@ -102,6 +122,7 @@ class AppTesting:
             )
             for each in memory.values():
                 undo.callback(each.close)
+            undo.callback(opened.close)
             app.setup()
             self._undo = undo.pop_all()
         self._inside, self._entered = app.transports, True
@@ -313,8 +334,8 @@ class AppTesting:
         The clock does not move: events that are due later, including retries, need :meth:`travel` first.
 
         Args:
-            raises: Raise the first error of a listener, unchanged, at the end; the event is retried by a later call
-                as usual. ``RetryLater`` is not an error.
+            raises: Raise the first error of a listener, or of a lifespan that does not open, unchanged, at the end; the
+                event is retried by a later call as usual. ``RetryLater`` is not an error.
 
             twice: Handle every delivery twice, the first time as if the process had died before the settlement,
                 so that each listener runs again; it shows whether they are idempotent.
@@ -349,6 +370,7 @@ class AppTesting:
         crashes = _crashes(crash, twice=twice, repeatable=repeatable)
         before = {(each.transport, each.entry.ref) for each in self.dead}
         failures: list[RaisedError] = []
+        self._opened.failures.clear()
         given_back = Unheard()
         with given_back.watching(self.app), self._as_a_worker(), self._crashing(crashes):
             report = drain(
@@ -362,6 +384,8 @@ class AppTesting:
         never, self._interrupted = sorted(self._interrupted), set()
         if not raises:
             return report
+        if self._opened.failures:
+            raise self._opened.failures[0]
         if failures:
             first, *others = failures
             if others:
@@ -488,6 +512,18 @@ def _refuse_other(given: object) -> None:
     if not isinstance(given, DeadEvent):
         hint = "; pass a list as t.revive(*…)" if isinstance(given, (list, tuple)) else ""
         raise ConfigurationError(f"revive: expected some of t.dead; got {shown(given)}{hint}")
+
+
+def _check_provided(provided: Mapping[Any, object], listeners: ListenerTable) -> None:
+    """Refuse a value of a type that no lifespan yields and no listener asks for."""
+    known = {each.kind for each in listeners.lifespans}.union(*(each.needs.values() for each in listeners))
+    for kind in provided:
+        if kind not in known:
+            there = ", ".join(sorted(map(type_name, known))) or "none"
+            raise ConfigurationError(
+                f"testing: provide: no lifespan yields {type_name(kind)}, and no listener asks for it; there are: "
+                f"{there}"
+            )
 
 
 def _times(number: int) -> str:

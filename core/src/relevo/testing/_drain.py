@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from types import TracebackType
@@ -18,7 +18,9 @@ from relevo._hook import hookimpl
 from relevo._listener import process_loop
 from relevo._listener.call import Call
 from relevo._listener.journal import is_interruption
+from relevo._listener.lifespan import Asking, LifespanTable
 from relevo._listener.listener import Listener, ListenerTable
+from relevo._listener.opened import Opened
 from relevo._listener.process_loop import awaited
 from relevo._listener.wrapper import with_wrappers
 from relevo._retry import is_retry_later
@@ -51,6 +53,29 @@ class RaisedError:
     error: BaseException
     traceback: TracebackType | None
     """The traceback from the listener on."""
+
+
+class OpenedForTest(Opened):
+    """
+    What lifespans open inside the block of a test.
+
+    Args:
+        lifespans: The lifespans.
+
+        provided: Values in place of what lifespans yield, by type.
+    """
+
+    def __init__(self, lifespans: LifespanTable, provided: Mapping[Any, object]):
+        super().__init__(lifespans, provided)
+        self.failures: list[BaseException] = []
+        """What lifespans have raised instead of opening, since the last drain began."""
+
+    def open(self, asking: Asking) -> Mapping[str, object]:
+        try:
+            return super().open(asking)
+        except BaseException as error:
+            self.failures.append(error)
+            raise
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -269,6 +294,7 @@ class _ReportingTable(ListenerTable):
 
     def __init__(self, listeners: ListenerTable, failed: Callable[[RaisedError], None], crashes: Crashes | None = None):
         super().__init__(listeners.event_types)
+        self.lifespans = listeners.lifespans
         self._listeners = listeners
         self._failed = failed
         self._crashes = crashes
@@ -284,14 +310,14 @@ class _ReportingTable(ListenerTable):
 
     def _reporting(self, listener: Listener) -> Listener:
         @wraps(listener.function)  # so that errors name its place
-        def function(*arguments: Any) -> object:
-            with self._watched(listener, *arguments[1:]):
-                return awaited(listener.function(*arguments), listener.id)
+        def function(*arguments: Any, **given: Any) -> object:
+            with self._watched(listener, *arguments[1:2]):
+                return awaited(listener.function(*arguments, **given), listener.id)
 
         @wraps(listener.function)
-        async def on_loop(*arguments: Any) -> object:
-            with self._watched(listener, *arguments[1:]):
-                result: Any = listener.function(*arguments)
+        async def on_loop(*arguments: Any, **given: Any) -> object:
+            with self._watched(listener, *arguments[1:2]):
+                result: Any = listener.function(*arguments, **given)
                 return await result
 
         is_on_loop = listener.is_async and listener.mark.transactional  # where its transaction is
