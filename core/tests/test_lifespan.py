@@ -35,7 +35,7 @@ from relevo import (
 )
 from relevo._listener.lifespan import LIFESPAN, LifespanTable
 from relevo._listener.listener import Mark
-from relevo._listener.opened import Opened
+from relevo._listener.open_values import OpenValues
 from relevo._listener.process_loop import process_loop
 from relevo.testing import AppTesting, FakeClock
 from relevo_memory import MemoryTransport
@@ -1124,7 +1124,7 @@ def test_the_child_of_a_fork_opens_its_own(seen: list[Any]) -> None:
 
     table.extend([engine])
     listener = table.add(update, Mark(event="a.done"))
-    opened = Opened(table.lifespans)
+    opened = OpenValues(table.lifespans)
     mine = opened.open(listener)["engine"]
     reader, writer = os.pipe()
 

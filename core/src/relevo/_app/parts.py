@@ -13,7 +13,7 @@ from relevo._clock import Clock
 from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks
 from relevo._identity import IdFactory
-from relevo._listener.opened import Opened
+from relevo._listener.open_values import OpenValues
 from relevo._retry import Retry
 from relevo._schedule.table import ScheduleTable
 from relevo._transport.acceptance import QueueTable
@@ -82,8 +82,8 @@ class Parts:
     registry: Registry
     """The listeners."""
 
-    opened: Opened = attrs.field(
-        default=attrs.Factory(lambda parts: Opened(parts.registry.known.lifespans), takes_self=True)
+    opened: OpenValues = attrs.field(
+        default=attrs.Factory(lambda parts: OpenValues(parts.registry.known.lifespans), takes_self=True)
     )
     """What their lifespans have opened in this process."""
 

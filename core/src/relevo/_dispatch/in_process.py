@@ -22,7 +22,7 @@ from relevo._event.subject import SubjectTypes
 from relevo._hook import Hooks, Observer, hooks_of, observe
 from relevo._listener.call import Call, DispatchOptions, Outgoing
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._listener.opened import Opened
+from relevo._listener.open_values import OpenValues
 from relevo._listener.process_loop import awaited, is_awaitable, is_in_loop
 from relevo._listener.wrapper import check_wrapped, wrapped
 from relevo._transport.route import NOW, Target
@@ -64,12 +64,12 @@ class LocalDispatcher(Dispatcher):
         subjects: SubjectTypes | None = None,
         clock: Clock | None = None,
         hooks: Hooks | Iterable[object] | None = None,
-        opened: Opened | None = None,
+        opened: OpenValues | None = None,
     ):
         super().__init__(ListenerTable(unique=False) if listeners is None else listeners)
         self._clock = clock or SystemClock()
         self._hooks = hooks_of(hooks)
-        self._opened = Opened(self._table.lifespans) if opened is None else opened
+        self._opened = OpenValues(self._table.lifespans) if opened is None else opened
         self._subjects = SubjectTypes() if subjects is None else subjects
         self._done = Dispatched(id="", targets=(Target(NOW),))
 

@@ -85,7 +85,7 @@ def lifespan_for(function: Any, *, id: str, names: Mapping[str, Any]) -> Lifespa
         names: Local names where it is defined.
 
     Raises:
-        ConfigurationError: It is no generator function, or its annotations do not say what it yields or takes.
+        ConfigurationError: It is not a generator function, or its annotations do not say what it yields or takes.
     """
     if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
         raise ConfigurationError(

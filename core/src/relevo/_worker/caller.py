@@ -22,7 +22,7 @@ from relevo._listener.call import Call, Outgoing
 from relevo._listener.journal import Journal, StepTransaction, is_interruption
 from relevo._listener.lifespan import LifespanTable
 from relevo._listener.listener import Listener, ListenerTable, policy_of
-from relevo._listener.opened import Opened
+from relevo._listener.open_values import OpenValues
 from relevo._listener.process_loop import SMALL_WORK, awaited, in_thread
 from relevo._retry import Retry
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Outcome
@@ -162,7 +162,7 @@ class Caller:
     _running: dict[int, tuple[Delivery, str]] = attrs.field(factory=dict)
     _stops: Callable[[str], bool] = lambda _: False
     _passed: Callable[[str], None] = lambda _: None
-    _opened: Opened = attrs.field(factory=lambda: Opened(LifespanTable()))
+    _opened: OpenValues = attrs.field(factory=lambda: OpenValues(LifespanTable()))
     _reminder: Reminder = attrs.field(init=False)
     _transaction_reminder: Reminder = attrs.field(init=False)
     _opening_reminder: Reminder = attrs.field(init=False)

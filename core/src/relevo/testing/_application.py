@@ -21,7 +21,7 @@ from relevo.testing._clock import FakeClock, StandingClock
 from relevo.testing._crash import Crashes
 from relevo.testing._drain import (
     DeadEvent,
-    OpenedForTest,
+    OpenValuesForTest,
     RaisedError,
     Unheard,
     dead_events,
@@ -99,7 +99,7 @@ class AppTesting:
         self._configured = app.transports
         memory = stand_ins(former, clock=self.clock, sent=self._note_sent, stored=self._note_state)
         registry = parts_of(app).registry.copy()
-        opened = self._opened = OpenedForTest(registry.known.lifespans, self._provided)
+        opened = self._opened = OpenValuesForTest(registry.known.lifespans, self._provided)
         _check_provided(self._provided, registry.known)
         with ExitStack() as undo:
             undo.enter_context(

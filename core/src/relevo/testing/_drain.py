@@ -20,7 +20,7 @@ from relevo._listener.call import Call
 from relevo._listener.journal import is_interruption
 from relevo._listener.lifespan import Asking, LifespanTable
 from relevo._listener.listener import Listener, ListenerTable
-from relevo._listener.opened import Opened
+from relevo._listener.open_values import OpenValues
 from relevo._listener.process_loop import awaited
 from relevo._listener.wrapper import with_wrappers
 from relevo._retry import is_retry_later
@@ -55,7 +55,7 @@ class RaisedError:
     """The traceback from the listener on."""
 
 
-class OpenedForTest(Opened):
+class OpenValuesForTest(OpenValues):
     """
     What lifespans open inside the block of a test.
 

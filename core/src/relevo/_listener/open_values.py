@@ -30,7 +30,7 @@ _Key = tuple[Lifespan, object]
 """A lifespan, and the loop on which it runs if it is async: a client of one loop cannot be used on another."""
 
 
-class _Value:
+class _PlainValue:
     """
     What a lifespan that is not async has opened.
 
@@ -126,7 +126,7 @@ def log_close(lifespan: Lifespan, error: BaseException) -> None:
     _log.error("%s could not be closed", lifespan.id, exc_info=error)
 
 
-class Opened(ForkAware):
+class OpenValues(ForkAware):
     """
     What the lifespans of an application have opened in this process.
 
@@ -148,7 +148,7 @@ class Opened(ForkAware):
         super().__init__()
 
     def _reset(self) -> None:
-        self._live: dict[_Key, _Value | _ValueOnLoop] = {}
+        self._live: dict[_Key, _PlainValue | _ValueOnLoop] = {}
         self._opening: set[_Key] = set()
         self._turn = Lock()
         self._locks: defaultdict[_Key, RLock] = defaultdict(RLock)
@@ -234,15 +234,15 @@ class Opened(ForkAware):
         atexit.register(self.close)  # the last one, so that the event loop ends later
         _log.debug("%s is open", lifespan.id)
 
-    def _made(self, key: _Key, given: Mapping[str, object]) -> _Value | _ValueOnLoop:
+    def _made(self, key: _Key, given: Mapping[str, object]) -> _PlainValue | _ValueOnLoop:
         lifespan = key[0]
         if not lifespan.is_async:
-            return _Value(lifespan, given)
+            return _PlainValue(lifespan, given)
         made = _ValueOnLoop(lifespan, given, lambda: self._forget(key, made))
         awaited(made.open(), lifespan.id)
         return made
 
-    def _forget(self, key: _Key, opened: _Value | _ValueOnLoop) -> None:
+    def _forget(self, key: _Key, opened: _PlainValue | _ValueOnLoop) -> None:
         if self._live.get(key) is opened:
             self._live.pop(key, None)
 
