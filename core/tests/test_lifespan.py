@@ -33,6 +33,7 @@ from relevo import (
     Report,
     RunOptions,
 )
+from relevo._listener import open_values
 from relevo._listener.lifespan import LIFESPAN, LifespanTable
 from relevo._listener.listener import Mark
 from relevo._listener.open_values import OpenValues
@@ -271,19 +272,26 @@ def test_a_lifespan_has_a_context_of_its_own(app: App, seen: list[Any]) -> None:
 
     @app.lifespan
     def engine() -> Iterator[Engine]:
+        seen.append(variable.get())
         token = variable.set("set")
         yield Engine()
         seen.append(variable.get())
         variable.reset(token)
 
+    @app.lifespan
+    async def client() -> AsyncIterator[Client]:
+        seen.append(variable.get())
+        yield Client()
+
     @app.listener("now.done")
-    def update(event: Event, call: Call, engine: Engine) -> None:
+    async def update(event: Event, call: Call, engine: Engine, client: Client) -> None:
         seen.append(variable.get())
 
+    variable.set("of the dispatch")
     app.dispatch(Event("now.done"))
     app.close()
 
-    assert seen == ["nothing", "set"]
+    assert seen == ["nothing", "nothing", "of the dispatch", "set"]
 
 
 def test_each_loop_has_async_values_of_its_own_which_end_with_it(app: App, seen: list[Any]) -> None:
@@ -298,13 +306,16 @@ def test_each_loop_has_async_values_of_its_own_which_end_with_it(app: App, seen:
         await app.adispatch(Event("now.done"))
         await app.adispatch(Event("now.done"))
 
+    app.dispatch(Event("now.done"))  # on the loop of the process, which goes on
     asyncio.run(program())
     asyncio.run(program())
 
-    assert seen == ["open client", "done", "done", "close client"] * 2
+    assert seen == ["open client", "done"] + ["open client", "done", "done", "close client"] * 2
 
 
-def test_closing_on_the_loop_of_a_value_does_not_wait_for_that_loop(app: App, seen: list[Any]) -> None:
+def test_closing_on_the_loop_of_a_value_does_not_wait_for_that_loop(
+    app: App, seen: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     _client_of(app, seen)
 
     @app.listener("now.done")
@@ -319,6 +330,57 @@ def test_closing_on_the_loop_of_a_value_does_not_wait_for_that_loop(app: App, se
     asyncio.run(program())
 
     assert seen == ["open client", "close client"]
+    assert "has not closed" not in caplog.text
+
+
+def test_an_async_value_that_does_not_close_is_left_behind(
+    app: App, seen: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_values, "_CLOSE_WITHIN", 0.05)
+    goes_on = asyncio.Event()
+
+    @app.lifespan
+    async def client() -> AsyncIterator[Client]:
+        yield Client()
+        await goes_on.wait()
+        seen.append("closed")
+
+    @app.listener("now.done")
+    async def update(event: Event, call: Call, client: Client) -> None: ...
+
+    app.dispatch(Event("now.done"))
+    app.close()
+
+    assert "client has not closed within 0.05 s" in caplog.text
+    assert not seen
+    process_loop.loop().call_soon_threadsafe(goes_on.set)
+
+
+def test_a_value_that_ends_while_it_is_opened_is_not_given_to_a_listener(
+    app: App, seen: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def failing() -> None:
+        raise ValueError("lost at once")
+
+    @app.lifespan
+    async def client() -> AsyncIterator[Client]:
+        async with asyncio.TaskGroup() as group:
+            if not seen:
+                group.create_task(failing())
+            yield Client()
+
+    @app.listener("a.done")
+    async def update(event: Event, call: Call, client: Client) -> None:
+        seen.append("update")
+
+    app.dispatch(Event("a.done"))
+    app.drain()
+    seen.append("repaired")
+    app.drain(RunOptions(until_empty=True, settle=60.0))
+    app.dispatch(Event("a.done"))
+    app.drain()
+
+    assert seen[-1] == "update"
 
 
 def test_a_value_whose_background_task_fails_is_opened_again(
@@ -1144,6 +1206,61 @@ def test_the_child_of_a_fork_opens_its_own(seen: list[Any]) -> None:
     assert opened.values(listener) == {"engine": mine}
     opened.close()
     assert seen == [os.getpid()]
+
+
+FORKING = """
+import os, sys, warnings
+from collections.abc import AsyncIterator, Iterator
+import relevo
+
+warnings.simplefilter("ignore")  # of a fork beside threads
+app, parent = relevo.App(routes={"*": "now"}, source="shop"), os.getpid()
+def tell(what): print(what, "in the", "parent" if os.getpid() == parent else "child", flush=True)
+class Engine: pass
+class Client: pass
+
+@app.lifespan
+def engine() -> Iterator[Engine]:
+    try:
+        yield Engine()
+    finally:
+        tell("engine closed")
+
+@app.lifespan
+async def client(engine: Engine) -> AsyncIterator[Client]:
+    try:
+        yield Client()
+    finally:
+        tell("client closed")
+
+@app.listener("a.done")
+async def update(event, call, client: Client): pass
+
+app.dispatch("a.done")
+if (child := os.fork()) == 0:
+    if len(sys.argv) > 1:
+        app.dispatch("a.done")
+    sys.exit()
+os.waitpid(child, 0)
+tell("waited")
+"""
+
+
+@pytest.mark.lengthy("starts processes")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("dispatches", [False, True])
+def test_the_child_of_a_fork_never_closes_what_its_parent_has_opened(
+    program: Shop,
+    dispatches: bool,  # noqa: FBT001
+) -> None:
+    program.write("forking.py", FORKING)
+
+    done = program.process(shlex.join([sys.executable, "forking.py", *["dispatch"][: int(dispatches)]]))
+
+    closed = ["client closed in the", "engine closed in the"]
+    child = [f"{each} child" for each in closed] if dispatches else []
+    assert done.stdout.splitlines() == [*child, "waited in the parent", *[f"{each} parent" for each in closed]]
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("kind", ["inline", "threads", "async"])

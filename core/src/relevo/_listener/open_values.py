@@ -60,6 +60,8 @@ class _ValueOnLoop:
         self._forget = forget
         self._over = Event()
         self.value: object = None
+        self.is_ending = False
+        """Whether it closes, or is closed."""
 
     async def open(self) -> None:
         """Open it, on the loop on which it lives."""
@@ -90,7 +92,6 @@ class _ValueOnLoop:
                 raise  # the loop ends
         finally:
             self._over.set()
-            self._forget()
 
     async def _wait(self) -> None:
         """Wait for the end; the end of the loop, which cancels this task, is one too."""
@@ -100,7 +101,9 @@ class _ValueOnLoop:
             await self._ending.wait()
         except asyncio.CancelledError:
             self._task.uncancel()
-        self._forget()
+        finally:
+            self.is_ending = True
+            self._forget()
 
     def close(self) -> None:
         """Close it, and wait for that, unless this thread runs its loop."""
@@ -142,8 +145,6 @@ class OpenValues(ForkAware):
     def __init__(self, lifespans: LifespanTable, provided: Mapping[Any, object] | None = None):
         self._lifespans = lifespans
         self._provided = dict(provided or {})
-        self._inherited: list[object] = []
-        """What parents have opened. If it were forgotten, its generator would close it, for the parent too."""
         self._reset()
         super().__init__()
 
@@ -157,7 +158,8 @@ class OpenValues(ForkAware):
         """How many were opened so far in this process."""
 
     def after_fork_in_child(self) -> None:
-        self._inherited.append(self._live)
+        for each in self._live.values():
+            _keep_for_ever(each)
         self._reset()
 
     def check(self, asking: Iterable[Asking]) -> None:
@@ -226,8 +228,10 @@ class OpenValues(ForkAware):
                 given = self._found(lifespan.needs)
                 if given is None:
                     raise RuntimeError(f"{lifespan.id}: what it needs was closed meanwhile")
-                self._live[key] = self._made(key, given)
+                self._live[key] = made = self._made(key, given)
                 self.times += 1
+                if isinstance(made, _ValueOnLoop) and made.is_ending:  # it ended before it was in the table
+                    self._forget(key, made)
             finally:
                 self._opening.discard(key)
         atexit.unregister(self.close)
@@ -256,6 +260,19 @@ class OpenValues(ForkAware):
                     opened.close()
                 except (Exception, SystemExit) as error:  # noqa: BLE001 - of the program; the others are closed too
                     log_close(key[0], error)
+
+
+def _keep_for_ever(thing: object) -> None:
+    """
+    Keep *thing*, which a parent has opened, even when the interpreter of this process ends.
+
+    Python resumes a generator that it forgets. Its ``finally`` would close what the parent still uses: a connection
+    that both have is closed for both.
+    """
+    with suppress(ImportError, AttributeError):
+        import ctypes  # noqa: PLC0415 - only the child of a fork needs it
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _key(lifespan: Lifespan) -> _Key:
