@@ -408,6 +408,7 @@ def test_a_value_whose_background_task_fails_is_opened_again(
         threading.Event().wait(0.01)
     fail.clear()
     app.dispatch(Event("now.done"))
+    process_loop.loop().call_soon_threadsafe(fail.set)
 
     assert seen == ["open", "open"]
 
@@ -1129,7 +1130,7 @@ def test_the_check_reports_what_nothing_yields(program: Shop) -> None:
 
 @pytest.mark.lengthy("starts child processes")
 def test_each_child_process_opens_its_own_and_closes_it_when_it_is_replaced(program: Shop) -> None:
-    program.write("relevo.toml", CONFIGURATION.format(more='execution = "process"\nconcurrency = 2\nrecycle_after = 2'))
+    program.write("relevo.toml", CONFIGURATION.format(more='execution = "process"\nconcurrency = 1\nrecycle_after = 2'))
     program.run("dispatch a.done")
     program.run("dispatch a.done")
     program.run("dispatch a.done")
@@ -1142,6 +1143,7 @@ def test_each_child_process_opens_its_own_and_closes_it_when_it_is_replaced(prog
     assert len(updates) == 3
     assert all(pid == engine and opened == "yes" for _, pid, engine, opened in updates)
     used = {pid for _, pid, *_ in updates}
+    assert len(used) == 2
     assert str(os.getpid()) not in used
     for pid in used:
         own = [words[0] for words in found if words[1] == pid]
