@@ -38,6 +38,7 @@ from relevo._listener.lifespan import LIFESPAN, LifespanTable
 from relevo._listener.listener import Mark
 from relevo._listener.open_values import OpenValues
 from relevo._listener.process_loop import process_loop
+from relevo._worker.progress import loaded
 from relevo.testing import AppTesting, FakeClock
 from relevo_memory import MemoryTransport
 
@@ -498,6 +499,31 @@ def test_while_it_cannot_be_opened_the_events_of_others_are_handled_and_one_warn
     assert seen == ["other"]
     assert (report.done, report.retried, report.retry_reasons) == (1, 2, {"not-opened": 2})
     assert caplog.text.count("cannot be opened: OSError: down") == 1
+
+
+def test_a_wait_that_is_over_is_forgotten_so_that_the_next_one_begins_short(make: Make, clock: FakeClock) -> None:
+    app = make()
+    failing = [OSError("down")]
+
+    @app.lifespan
+    def engine() -> Iterator[Engine]:
+        if failing:
+            raise failing.pop()
+        yield Engine()
+
+    @app.listener("a.done")
+    def update(event: Event, call: Call, engine: Engine) -> None:
+        raise relevo.RetryLater(delay=600)
+
+    app.dispatch(Event("a.done"))
+    waits = []
+    for _ in range(2):
+        app.drain()
+        (entry,) = app.transport().waiting(["default"])
+        waits.append(set(loaded(entry.state).waiting))
+        clock.advance(60)
+
+    assert waits == [{"not-opened"}, set()]
 
 
 def test_a_dispatch_that_calls_listeners_raises_what_a_lifespan_raises(app: App) -> None:
