@@ -127,8 +127,7 @@ def _cron() -> Iterator[cron_daemon.Cron]:
 # Cron is the same everywhere; what keeps the ticks apart, and what a killed one leaves, is not.
 DATABASES = [
     pytest.param("sqlite"),
-    pytest.param("mariadb", marks=pytest.mark.mariadb),
-    pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.soak]),
+    *(pytest.param(name, marks=[getattr(pytest.mark, name), pytest.mark.soak]) for name in ("postgresql", "mariadb")),
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from _pytest.mark import ParameterSet
 
 import relevo
 from relevo_sql import database_url
@@ -156,16 +157,32 @@ def deliver(event):
 '''
 
 
-@pytest.fixture(
-    name="main",
-    params=[
-        "sqlite",
-        *(
-            pytest.param(name, marks=[getattr(pytest.mark, name), pytest.mark.slow("about a server, not Python")])
-            for name in ("postgresql", "mariadb", "amqp")
-        ),
-    ],
-)
+SERVERS = ("postgresql", "mariadb", "amqp")
+CASES = {
+    "plain-inline": (PLAIN, "inline"),
+    "plain-process": (PLAIN, "process"),
+    "async-process": (ASYNC, "process"),
+    "async-loop": (ASYNC, "async"),
+    "steps-inline": (STEPS, "inline"),
+    "steps-process": (STEPS, "process"),
+    "steps-loop": (ASYNC_STEPS, "async"),
+}
+ON_EACH_SERVER = {"plain-inline", "steps-process", "async-loop"}
+"""Each listener and each execution once; the other pairs are left to ``make test-all``."""
+
+
+def cases() -> Iterator[ParameterSet]:
+    """Yield the transports, each with listeners and where they run."""
+    for name, case in CASES.items():
+        yield pytest.param("sqlite", *case, id=f"sqlite-{name}")
+        for server in SERVERS:
+            marks = [getattr(pytest.mark, server), pytest.mark.slow("about a server, not Python")]
+            if name not in ON_EACH_SERVER:
+                marks.append(pytest.mark.soak)
+            yield pytest.param(server, *case, marks=marks, id=f"{server}-{name}")
+
+
+@pytest.fixture(name="main")
 def _main(request: pytest.FixtureRequest) -> str:
     """Return the transport of the events: a database, or RabbitMQ with an inbox in one."""
     name: str = request.param
@@ -176,19 +193,7 @@ def _main(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.lengthy("starts processes and kills them")
-@pytest.mark.parametrize(
-    ("listener", "execution"),
-    [
-        (PLAIN, "inline"),
-        (PLAIN, "process"),
-        (ASYNC, "process"),
-        (ASYNC, "async"),
-        (STEPS, "inline"),
-        (STEPS, "process"),
-        (ASYNC_STEPS, "async"),
-    ],
-    ids=["plain-inline", "plain-process", "async-process", "async-loop", "steps-inline", "steps-process", "steps-loop"],
-)
+@pytest.mark.parametrize(("main", "listener", "execution"), list(cases()), indirect=["main"])
 def test_each_row_is_there_once_whenever_the_process_is_killed(
     tmp_path: Path,
     main: str,

@@ -17,8 +17,13 @@ from relevo_amqp.conformance import AmqpHarness
 from relevo_conformance import suite
 from relevo_conformance._contract_close import NameContract
 from relevo_conformance._contract_fault import FaultContract
+from relevo_conformance._contract_foreign import ForeignContract
+from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._contract_quantity import QuantityContract
+from relevo_conformance._contract_receive import UnreadableContract
 from relevo_conformance._contract_send import SendErrorContract
+from relevo_conformance._contract_settle import SettleContract, StateContract
+from relevo_conformance._contract_store import DeadLetterContract, FindContract, StatsContract, TakeOutContract
 from relevo_conformance.fault import Fault, engine
 from relevo_conformance.profile import PROFILES
 from relevo_conformance.suite import RandomContract
@@ -63,7 +68,32 @@ QUICK = attrs.evolve(
 )
 """With fewer pairs of features, schedules and histories: each of the two transports is proven alone."""
 
-TestKept = pytest.mark.slow("about a server, not Python")(pytest.mark.amqp(suite(KeptHarness, profile=QUICK)))
+
+@pytest.mark.slow("about a server, not Python")
+@pytest.mark.amqp
+class TestKept(
+    RandomContract,
+    PairContract,
+    QuantityContract,
+    FaultContract,
+    NameContract,
+    FindContract,
+    TakeOutContract,
+    StatsContract,
+    DeadLetterContract,
+    StateContract,
+    SettleContract,
+    ForeignContract,
+    UnreadableContract,
+    SendErrorContract,
+):
+    """The tests in which events become dead letters; the others would be those of RabbitMQ alone again."""
+
+    harness_type = KeptHarness
+    profile = QUICK
+
+
+TestKeptWhole = pytest.mark.soak(pytest.mark.amqp(suite(KeptHarness, profile=QUICK)))
 
 
 class MicrosecondStore(BreakableStore):

@@ -143,6 +143,7 @@ class Caller:
         stops: Returns whether a listener is to stop after its step of that name.
 
         passed: Called with what a listener has finished or dispatched, in words.
+
         opened: What lifespans have opened, for the listeners that need it.
     """
 
