@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from relevo import Coordinator, Transport
+from relevo.backend import ControlStore
 from relevo.errors import TransportClosedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -181,9 +182,30 @@ def test_what_a_worker_announces_is_seen_until_it_expires(another: Open, clock: 
     assert other.workers() == {}
 
 
+def test_what_an_operator_asks_is_kept_apart_from_what_workers_announce(another: Open, clock: FakeClock) -> None:
+    one, other = another(), another()
+    assert isinstance(one, ControlStore)
+    assert isinstance(other, ControlStore)
+    what = bytes(range(256)) * 128
+
+    one.set_control("a1", b"old", ttl=20.0)
+    one.set_control("a1", what, ttl=100 * 365 * 86_400.0)
+    other.set_control("a2", b"", ttl=20.0)
+    one.announce("a1", b"said", ttl=20.0)
+
+    assert one.controls() == other.controls() == {"a1": what, "a2": b""}
+    assert one.workers() == {"a1": b"said"}
+    clock.advance(50 * 365 * 86_400.0)
+    one.announce("a3", b"", ttl=20.0)  # which removes what has expired
+    assert other.controls() == {"a1": what}
+    one.set_control("a1", b"", ttl=0.0)
+    assert other.controls() == {}
+
+
 def test_a_closed_coordinator_says_so(another: Open) -> None:
     coordinator = another()
     assert isinstance(coordinator, Transport)
+    assert isinstance(coordinator, ControlStore)
     coordinator.close()
 
     for call in (
@@ -192,6 +214,8 @@ def test_a_closed_coordinator_says_so(another: Open) -> None:
         lambda: coordinator.unlock(NAME, "receipt"),
         lambda: coordinator.announce("a1", b"", ttl=20.0),
         coordinator.workers,
+        lambda: coordinator.set_control("a1", b"", ttl=20.0),
+        coordinator.controls,
     ):
         with pytest.raises(TransportClosedError):
             call()

@@ -1,4 +1,4 @@
-"""The coordinator: locks by name, each with an end, and up to when schedules have fired."""
+"""The coordinator: locks by name, each with an end, up to when schedules have fired, and what operators ask for."""
 
 from __future__ import annotations
 
@@ -62,3 +62,20 @@ class FiredSchedules:
         stored = [each for each in firings if self._fired.get(each.name) == each.fired]
         self._fired.update((each.name, each.until) for each in stored)
         return stored
+
+
+class KeptControls:
+    """The controls of a store, each with an end; the caller holds the store and passes the time."""
+
+    def __init__(self) -> None:
+        self._set: dict[str, tuple[bytes, float]] = {}
+
+    def set(self, key: str, what: bytes, *, until: float, now: float) -> None:
+        """Store the control *key* in place of the earlier one."""
+        self._set[key] = what, until
+        self.at(now)
+
+    def at(self, now: float) -> dict[str, bytes]:
+        """Return the controls that have not expired, and forget the others: the clock may be set back."""
+        self._set = {key: entry for key, entry in self._set.items() if entry[1] > now}
+        return {key: what for key, (what, _) in self._set.items()}

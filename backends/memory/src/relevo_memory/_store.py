@@ -42,7 +42,7 @@ from relevo import (
 )
 from relevo.errors import ConfigurationError, shown
 from relevo_memory._dead_letter import MANY_DIGITS, DeadLetters
-from relevo_memory._locks import FiredSchedules, Locks
+from relevo_memory._locks import FiredSchedules, KeptControls, Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 from relevo_memory._unique import PostedClaim, UniqueKeys
 
@@ -140,6 +140,7 @@ class MemoryStore:
         self._announcements: dict[str, tuple[bytes, float]] = {}
         self.locks = Locks()
         self.schedules = FiredSchedules()
+        self.controls = KeptControls()
         self._unique = UniqueKeys(self._lives)
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:

@@ -33,7 +33,7 @@ from relevo import (
     WaitingEntry,
     masked_url,
 )
-from relevo.backend import Firing, HandlingTransaction, ScheduleStore, TransactionalHandling
+from relevo.backend import ControlStore, Firing, HandlingTransaction, ScheduleStore, TransactionalHandling
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting, taken_over
 from relevo_memory._unique import PostedClaim
@@ -57,7 +57,7 @@ class MemoryOptions:
     url: str = "memory://"
 
 
-class MemoryTransport(Transport, Coordinator, ScheduleStore, TransactionalHandling):
+class MemoryTransport(Transport, Coordinator, ScheduleStore, ControlStore, TransactionalHandling):
     """
     Carries events within one process: for tests, and as the reference for all other transports.
 
@@ -357,6 +357,14 @@ class MemoryTransport(Transport, Coordinator, ScheduleStore, TransactionalHandli
     def workers(self) -> Mapping[str, bytes]:
         with self._open() as now:
             return self.store.workers(now)
+
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        with self._open() as now:
+            self.store.controls.set(key, what, until=now + ttl, now=now)
+
+    def controls(self) -> Mapping[str, bytes]:
+        with self._open() as now:
+            return self.store.controls.at(now)
 
     def fired(self, names: Sequence[str]) -> Mapping[str, int]:
         with self._open():

@@ -39,10 +39,7 @@ class Heartbeats:
 
         def keep(connection: sa.Connection) -> None:
             now = self._database.now(self._clock, connection)
-            kept = {"about": about, "until": now + micros(ttl)}
-            if not self._statements.announce.run(connection, which=worker, **kept).rowcount:
-                self._statements.announce_first.run(connection, worker=worker, **kept)
-            self._statements.forget_announcements.rows(connection, now=now)
+            self._statements.announce_for(connection, worker, about, until=now + micros(ttl), now=now)
 
         self._database.write(keep)
 

@@ -298,10 +298,12 @@ announcement = sa.Table(
     sa.Column("until", sa.BigInteger, nullable=False),
 )
 """
-What workers announce about themselves, and when that expires.
+What workers announce about themselves, and when that expires. Rows whose key begins with :data:`CONTROL` are not of
+workers: they are what operators ask of all workers, such as to pause a queue.
 
-An earlier release did not create it, and workers do without it: it only tells people who holds an event.
+An earlier release did not create it, and workers do without it: it tells people who holds an event.
 """
+CONTROL = "control/"
 
 inbox = sa.Table(
     "relevo_inbox",

@@ -26,6 +26,7 @@ from relevo_sql._schema import (
     BY_STATE,
     BY_TURN,
     CONTENT,
+    CONTROL,
     DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
     DONE_BY_ID,
@@ -153,6 +154,13 @@ class Statements:
                 rows = [row if row.ordering_key is None else _to_be_put_in_line(row) for row in rows]
         self._dialect.send(connection, send, rows)
 
+    def announce_for(self, connection: sa.Connection, worker: str, about: bytes, *, until: int, now: int) -> None:
+        """Keep the announcement of *worker*, or a control, until that time, and delete what has expired."""
+        kept = {"about": about, "until": until}
+        if not self.announce.run(connection, which=worker, **kept).rowcount:
+            self.announce_first.run(connection, worker=worker, **kept)
+        self.forget_announcements.rows(connection, now=now)
+
     def _meeting(self, prepared: Preparer, dialect: Dialect) -> None:
         held = {name: _bind(name) for name in ("holder", "receipt", "until")}
         mine = (lock.c.name == _bind("which"), lock.c.receipt == _bind("mine"))
@@ -187,7 +195,9 @@ class Statements:
         )
         shown: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("about")]
         known = sa.select(*shown).select_from(announcement).where(announcement.c.until > _bind("now"))
-        self.announcements = prepared(known)
+        is_control = sa.func.substr(announcement.c.worker, 1, len(CONTROL)) == sa.literal_column(f"'{CONTROL}'")
+        self.announcements = prepared(known.where(~is_control))
+        self.controls = prepared(known.where(is_control))
         done = {"key": _bind("which"), "state": _bind("kept"), "handled_at": _bind("now")}
         self.remember = prepared(sa.insert(inbox).values(done).inline())
         as_noted = (inbox.c.key == _bind("which"), inbox.c.state == _bind("before"))

@@ -39,6 +39,7 @@ from relevo import (
 )
 from relevo.backend import (
     Archive,
+    ControlStore,
     DeadLetterKeeper,
     FileStore,
     Firing,
@@ -57,6 +58,7 @@ from relevo.backend import (
 from relevo.errors import CommitUnknownError, ConfigurationError, LeaseLostError, SendError, TransportClosedError
 from relevo_sql._archive import DoneTable
 from relevo_sql._claim import Claimer
+from relevo_sql._controls import ControlRows
 from relevo_sql._database import Database
 from relevo_sql._dead_letters import DeadLetterStore
 from relevo_sql._dialect import dialect_of, separate_engine
@@ -102,6 +104,7 @@ class SqlTransport(
     Transport,
     Coordinator,
     ScheduleStore,
+    ControlStore,
     SessionSetup,
     FileStore,
     ParallelSettlement,
@@ -276,6 +279,7 @@ class SqlTransport(
         self._locks = Locks(database, clock)
         self._schedules = Schedules(database)
         self._heartbeats = Heartbeats(database, clock)
+        self._controls = ControlRows(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
         self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
         if self._notifications is not None:
@@ -794,6 +798,14 @@ class SqlTransport(
     def workers(self) -> Mapping[str, bytes]:
         self._require_open()
         return self._heartbeats.workers()
+
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        self._require_open()
+        self._controls.set(key, what, ttl=ttl)
+
+    def controls(self) -> Mapping[str, bytes]:
+        self._require_open()
+        return self._controls.all()
 
     def hurry(self, seconds: float | None) -> None:
         for database in self._databases:

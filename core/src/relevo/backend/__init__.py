@@ -4,6 +4,7 @@ from relevo._event.codec import DEFAULT_SOURCE
 from relevo._event.context import awaiting_task
 from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
+from relevo._transport.control_store import ControlStore
 from relevo._transport.keeper import DeadLetterKeeper, DeadLetterOwner, KeptDeadLetters
 from relevo._transport.schedule_store import Firing, ScheduleStore
 from relevo._transport.made import made_delivery, made_envelope
@@ -35,6 +36,8 @@ __all__ += ["SetupScript", "TransactionalHandling", "HandlingTransaction", "Inbo
 __all__ += ["DeadLetterOwner", "DeadLetterKeeper", "KeptDeadLetters"]
 # schedules
 __all__ += ["ScheduleStore", "Firing"]
+# what operators ask of workers
+__all__ += ["ControlStore"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time
