@@ -83,6 +83,9 @@ class HoldsLocksForAMomentLonger(MemoryTransport):
     def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
         super().announce(worker, about, ttl=ttl + 0.001 if ttl > 0.0 else ttl)
 
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        super().set_control(key, what, ttl=ttl + 0.001 if ttl > 0.0 else ttl)
+
 
 class NamedReceipts(Locks):
     """Locks whose receipts are long texts with the name of the lock and of the holder."""

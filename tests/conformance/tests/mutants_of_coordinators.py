@@ -9,7 +9,7 @@ import attrs
 
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
-from relevo_memory._locks import Locks, _Held
+from relevo_memory._locks import KeptControls, Locks, _Held
 
 from .memory import BreakableStore
 from .planting import planted
@@ -410,3 +410,105 @@ class ShowsItsOwnAnnouncements(MemoryTransport):
 
     def workers(self) -> Mapping[str, bytes]:
         return {who: about for who, about in super().workers().items() if who in self.own}
+
+
+# --- controls --------------------------------------------------------------------------------------
+
+
+def with_controls(controls: type[KeptControls]) -> Callable[[type[BreakableStore]], type[BreakableStore]]:
+    """Let a store have *controls*."""
+
+    def change(store: type[BreakableStore]) -> type[BreakableStore]:
+        before = store.__init__
+
+        def init(self: BreakableStore) -> None:
+            before(self)
+            self.controls = controls()
+
+        store.__init__ = init  # type: ignore[method-assign]
+        return store
+
+    return change
+
+
+class _Forgetful(KeptControls):
+    def set(self, key: str, what: bytes, *, until: float, now: float) -> None:
+        super().set(key, what, until=min(until, now + 86_400.0), now=now)
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+@with_controls(_Forgetful)
+class ControlsForADayAtMost(BreakableStore):
+    """A control expires after a day, whatever lifetime it was given: a paused queue goes on overnight."""
+
+
+class _Lasting(KeptControls):
+    def set(self, key: str, what: bytes, *, until: float, now: float) -> None:
+        if until > now:
+            super().set(key, what, until=until, now=now)
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+@with_controls(_Lasting)
+class RemovesNoControl(BreakableStore):
+    """A control whose lifetime is not positive is ignored instead of removing the earlier one."""
+
+
+class _First(KeptControls):
+    def set(self, key: str, what: bytes, *, until: float, now: float) -> None:
+        super().set(key, self.at(now).get(key, what), until=until, now=now)
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+@with_controls(_First)
+class KeepsTheFirstControl(BreakableStore):
+    """A control that replaces another has the text of that one."""
+
+
+class _Short(KeptControls):
+    def set(self, key: str, what: bytes, *, until: float, now: float) -> None:
+        super().set(key[:39], what, until=until, now=now)
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+@with_controls(_Short)
+class CutsTheKeysOfControls(BreakableStore):
+    """Controls are told apart by 39 digits only."""
+
+
+class _Stale(KeptControls):
+    def at(self, now: float) -> dict[str, bytes]:
+        return super().at(now - 3600.0)
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+@with_controls(_Stale)
+class ShowsExpiredControls(BreakableStore):
+    """A control is shown for an hour after it has expired."""
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+class KeepsControlsInTheProcess(MemoryTransport):
+    """A transport shows only the controls that it set itself."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.own: set[str] = set()
+
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        super().set_control(key, what, ttl=ttl)
+        self.own.add(key)
+
+    def controls(self) -> Mapping[str, bytes]:
+        return {key: what for key, what in super().controls().items() if key in self.own}
+
+
+@planted(promise.CONTROL_IS_SEEN, by_chance=False)
+class AnnouncesItsControls(MemoryTransport):
+    """Controls and announcements of workers are one table with one key."""
+
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        self.announce(key, what, ttl=ttl)
+
+    def controls(self) -> Mapping[str, bytes]:
+        return self.workers()

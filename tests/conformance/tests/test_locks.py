@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relevo import Coordinator, Transport
+from relevo.backend import ControlStore
 from relevo_conformance import PROMISES, Promise, examine, history
 from relevo_conformance.card import Examination, card
 from relevo_conformance.harness import Observed
@@ -82,6 +83,9 @@ class InMilliseconds(MemoryTransport):
     def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
         super().announce(worker, about, ttl=ttl / 1000)
 
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        super().set_control(key, what, ttl=ttl / 1000)
+
 
 class TooEarly(MemoryTransport):
     """Ends what ends within a minute after a quarter of the time."""
@@ -92,6 +96,9 @@ class TooEarly(MemoryTransport):
     def announce(self, worker: str, about: bytes, *, ttl: float) -> None:
         super().announce(worker, about, ttl=ttl / 4 if ttl < 60 else ttl)
 
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        super().set_control(key, what, ttl=ttl / 4 if ttl < 60 else ttl)
+
 
 @pytest.mark.parametrize("transport", [InMilliseconds, TooEarly])
 @pytest.mark.parametrize(
@@ -99,6 +106,7 @@ class TooEarly(MemoryTransport):
     [
         ("test_a_lock_stays_with_its_holder_almost_until_it_expires_and_is_free_then", "lock-has-one-holder"),
         ("test_an_announcement_expires_and_no_other_with_it", "announced-is-seen"),
+        ("test_a_control_expires_and_no_other_with_it", "control-is-seen"),
     ],
 )
 def test_by_a_clock_that_runs_an_early_end_is_seen(transport: type[MemoryTransport], test: str, promise: str) -> None:
@@ -200,5 +208,6 @@ def test_the_promises_of_a_coordinator_name_it() -> None:
         "lock-is-kept-by-its-receipt",
         "announced-is-seen",
     ]
+    assert [one.id for one in PROMISES.values() if one.interface is ControlStore] == ["control-is-seen"]
     assert Promise("a", "A.").is_made_by(PlainTransport)
     assert not OF_COORDINATORS[0].is_made_by(PlainTransport)

@@ -10,6 +10,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from relevo import App, Capabilities, Coordinator, DeadLetterFilter, Delivery, Envelope, Event, Note
+from relevo.backend import ControlStore
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -379,6 +380,11 @@ class CloseContract(Contract):
                 (True, lambda: worker.unlock("none", "none")),
                 (True, lambda: worker.announce("a1", b"", ttl=60.0)),
                 (True, worker.workers),
+            ]
+        if issubclass(self.harness_type.transport, ControlStore):
+            operations += [
+                (True, lambda: worker.set_control("a1", b"", ttl=60.0)),
+                (True, worker.controls),
             ]
         return [operation for is_claimed, operation in operations if is_claimed]
 

@@ -27,6 +27,12 @@ In milliseconds they would be shorter than what expires during one by a clock th
 SHORT, SHORT_IF_REAL = 60.0, 1.5
 """The seconds of one that expires, by a clock that is moved and by one that runs."""
 
+LIFE = 100 * 365 * 86_400.0
+"""The longest lifetime of a control in seconds."""
+
+LONGEST_KEY = 40
+"""The largest number of digits of the key of a control."""
+
 LONGEST = 255
 """The largest number of characters of the name of a lock, and of a holder."""
 
@@ -413,6 +419,80 @@ class CoordinatorContract(Contract):
         for who in names:
             worker.announce(f"{bench.token}{who}", b"", ttl=0.0)
         assert self.announced(bench, worker) == {}
+
+    # --- controls -----------------------------------------------------------------------------------
+
+    def controlled(self, bench: Bench, worker: RecordedWorker) -> Mapping[str, bytes]:
+        """Return the controls that *worker* sees of *bench*, without the number of the bench."""
+        found = worker.controls()
+        return {key.removeprefix(bench.token): what for key, what in found.items() if key.startswith(bench.token)}
+
+    def lift(self, bench: Bench, worker: RecordedWorker, keys: Iterable[str]) -> None:
+        """Remove the controls *keys*: other benches may share the store."""
+        for key in keys:
+            worker.set_control(f"{bench.token}{key}", b"", ttl=0.0)
+        assert self.controlled(bench, worker) == {}
+
+    @proves(promise.CONTROL_IS_SEEN)
+    def test_a_control_is_seen_unchanged_by_every_instance(self) -> None:
+        longest = secrets.token_bytes(MAX_ANNOUNCEMENT)
+        texts = {"0": bytes(range(256)), "00": b"", "1": longest, "1e1": b"\xff\x00 \n"}
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            last = "f" * (LONGEST_KEY - len(bench.token) - 1)
+            texts |= {f"{last}e": b"1", f"{last}f": b"0"}
+            for key, what in texts.items():
+                for earlier in (b"before", longest, what):
+                    worker.set_control(f"{bench.token}{key}", earlier, ttl=LONG)
+
+            before = {**worker.controls()}
+            other.set_control(f"{bench.token}0", b"changed", ttl=LONG)
+            seen = self.controlled(bench, worker)
+            assert seen == {**texts, "0": b"changed"}, "a control did not replace the earlier one, and no other"
+            assert before.get(f"{bench.token}0") == texts["0"], "what was returned before changed with a control"
+
+            worker.close()
+            other.recorder.kill(other)
+            assert self.controlled(bench, bench.worker()) == seen, "a control ended with its instance"
+            self.lift(bench, bench.worker(), texts)
+
+    @proves(promise.CONTROL_IS_SEEN)
+    def test_a_control_is_no_announcement_and_an_announcement_is_no_control(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            worker.announce(f"{bench.token}a", b"said", ttl=LONG)
+            worker.set_control(f"{bench.token}a", b"asked", ttl=LONG)
+            worker.set_control(f"{bench.token}b", b"asked", ttl=LONG)
+            worker.announce(f"{bench.token}b", b"", ttl=0.0)
+
+            assert self.announced(bench, other) == {"a": b"said"}, "a control is shown as a worker"
+            assert self.controlled(bench, other) == {"a": b"asked", "b": b"asked"}, "a worker changed a control"
+            self.lift(bench, other, "ab")
+            assert self.announced(bench, worker) == {"a": b"said"}, "a control that was removed took a worker with it"
+            self.remove(bench, worker, "a")
+
+    @proves(promise.CONTROL_IS_SEEN)
+    def test_a_control_expires_and_no_other_with_it(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            began = self.harness.clock.now()
+            lifetimes = {"a": (self.short,), "b": (LIFE,), "c": (self.short, LIFE), "d": (LIFE, self.short)}
+            lifetimes |= {"e": (LIFE, 0.0), "f": (LIFE, -LONG), "0": (-1.0,)}
+            for key, each in lifetimes.items():
+                for ttl in each:
+                    worker.set_control(f"{bench.token}{key}", key.encode(), ttl=ttl)
+
+            assert {*self.controlled(bench, other)} == {*"abcd"} or not self.is_alive(began), "one expired early"
+            self.almost_expired(bench, began)
+            early = {*self.controlled(bench, other)}
+            assert early == {*"abcd"} or not self.is_alive(began), "a control expired early"
+            self.let_it_expire(bench)
+            if self.harness.fake:
+                bench.advance(0.9 * LIFE)
+
+            for asking in (other, worker):
+                assert {*self.controlled(bench, asking)} == {*"bc"}, "the last one decides when a control expires"
+            self.lift(bench, worker, "bc")
 
 
 # --- names -----------------------------------------------------------------------------------------

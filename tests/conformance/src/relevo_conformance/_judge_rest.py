@@ -22,6 +22,7 @@ NEVER_JUDGED = frozenset(
         promise.WOKEN_BY_A_SEND,  # the same
         promise.PRESENCE_IS_SEEN,  # heartbeats are of workers, and a history is of events
         promise.ANNOUNCED_IS_SEEN,  # the same
+        promise.CONTROL_IS_SEEN,  # the same
         promise.ONE_EVENT_OF_A_KEY_LIVES,  # a history knows nothing of keys
         promise.EFFECT_IS_THERE_IF_DONE,  # a history knows nothing of the rows of an application
         promise.EFFECT_HAPPENS_ONCE,  # the same
@@ -48,6 +49,8 @@ _LOOKS = (
     history.Unlock,
     history.Announce,
     history.ListWorkers,
+    history.SetControl,
+    history.ListControls,
     history.Remark,
 )
 """The calls that leave drained queues empty."""

@@ -40,6 +40,8 @@ _OF_CALLS: Mapping[type[Any], Promise] = {
     history.Unlock: promise.LOCK_IS_KEPT_BY_ITS_RECEIPT,
     history.Announce: promise.ANNOUNCED_IS_SEEN,
     history.ListWorkers: promise.ANNOUNCED_IS_SEEN,
+    history.SetControl: promise.CONTROL_IS_SEEN,
+    history.ListControls: promise.CONTROL_IS_SEEN,
     history.Close: promise.CLOSE_IS_IDEMPOTENT,
 }
 

@@ -189,6 +189,13 @@ def _announced(call: history.Call, answer: object, asked: Sequence[Delivery]) ->
         _is(about, bytes, "bytes", " as an announcement")
 
 
+def _controls(call: history.Call, answer: object, asked: Sequence[Delivery]) -> None:
+    _is(answer, Mapping, "a mapping of keys to bytes")
+    for key, what in dict(answer).items():  # type: ignore[call-overload]  # it is a mapping
+        _is(key, str, "a text", " as a key")
+        _is(what, bytes, "bytes", " as a control")
+
+
 Look = Callable[[Any, object, Sequence[Delivery]], None]
 
 _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
@@ -219,6 +226,8 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.Unlock: ("unlock", _nothing),
     history.Announce: ("announce", _nothing),
     history.ListWorkers: ("workers", _announced),
+    history.SetControl: ("set_control", _nothing),
+    history.ListControls: ("controls", _controls),
     history.Close: ("close", _nothing),
 }
 """By call: the name of its method, and the function that checks its result."""

@@ -368,6 +368,20 @@ class ListWorkers:
     """List what workers announced."""
 
 
+@attrs.frozen(kw_only=True)
+class SetControl:
+    """Store what an operator asks of workers."""
+
+    key: str
+    what: bytes
+    ttl: float
+
+
+@attrs.frozen
+class ListControls:
+    """List what operators ask of workers."""
+
+
 @attrs.frozen
 class Drain:
     """Close the other workers, let all delays and leases end, and ack the rest; *done* if the queues became empty."""
@@ -418,6 +432,8 @@ Call = (
     | Unlock
     | Announce
     | ListWorkers
+    | SetControl
+    | ListControls
     | Drain
     | Remark
 )
@@ -544,6 +560,13 @@ class Announced:
 
 
 @attrs.frozen
+class Controls:
+    """The result of listing what operators ask of workers: the controls by key."""
+
+    controls: Mapping[str, bytes]
+
+
+@attrs.frozen
 class Words:
     """The result of a setup: what was, or would be, created."""
 
@@ -565,6 +588,7 @@ Value = (
     | Locked
     | Renewed
     | Announced
+    | Controls
     | Words
 )
 

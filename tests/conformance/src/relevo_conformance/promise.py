@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 from relevo import Capabilities, Coordinator
-from relevo.backend import Inbox, TransactionalHandling
+from relevo.backend import ControlStore, Inbox, TransactionalHandling
 
 Level = Literal["core", "must", "optional"]
 
@@ -332,6 +332,12 @@ ANNOUNCED_IS_SEEN = _optional(
     "Every instance sees the last announcement of each worker, unchanged, until it expires or is removed.",
     floors={"announce done": 10, "listworkers done": 10},
     interface=Coordinator,
+)
+CONTROL_IS_SEEN = _optional(
+    "control-is-seen",
+    "Every instance sees the last control of each key, unchanged, until it expires or is removed.",
+    floors={"setcontrol done": 10, "listcontrols done": 10},
+    interface=ControlStore,
 )
 SETUP_IS_IDEMPOTENT = Promise(
     "setup-is-idempotent",

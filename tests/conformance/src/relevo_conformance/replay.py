@@ -474,6 +474,12 @@ class _Player:
     def list_workers(self, record: history.Invoked, call: history.ListWorkers) -> None:
         self.worker(record.worker).workers()
 
+    def set_control(self, record: history.Invoked, call: history.SetControl) -> None:
+        self.worker(record.worker).set_control(call.key, call.what, ttl=call.ttl)
+
+    def list_controls(self, record: history.Invoked, call: history.ListControls) -> None:
+        self.worker(record.worker).controls()
+
     def send_bound(self, record: history.Invoked, call: history.SendBound) -> None:
         relay_to = None if call.relay_to is None else self.names.new(call.relay_to)
         self._transaction(record, call.transaction).send(
@@ -600,6 +606,8 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.Unlock: _Player.unlock,
     history.Announce: _Player.announce,
     history.ListWorkers: _Player.list_workers,
+    history.SetControl: _Player.set_control,
+    history.ListControls: _Player.list_controls,
     history.Drain: _Player.drain,
 }
 """By call: the method that runs it again."""

@@ -36,7 +36,7 @@ from relevo import (
     Unreadable,
     WaitingEntry,
 )
-from relevo.backend import SessionSetup
+from relevo.backend import ControlStore, SessionSetup
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -355,11 +355,26 @@ class RecordedWorker:
             HarnessError: Its class is one, and it is not.
         """
         if not isinstance(self.transport, Coordinator):
-            harness = type(self.recorder.harness)
-            claimed = harness.transport.__name__
-            why = f"returned {shown(self.transport)}, which is not a Coordinator, while {claimed} is one"
-            raise HarnessError(harness.__name__, "open", why)
+            raise self._is_no("Coordinator")
         return self.transport
+
+    @property
+    def control_store(self) -> ControlStore:
+        """
+        The transport as a store of controls.
+
+        Raises:
+            HarnessError: Its class is one, and it is not.
+        """
+        if not isinstance(self.transport, ControlStore):
+            raise self._is_no("ControlStore")
+        return self.transport
+
+    def _is_no(self, interface: str) -> HarnessError:
+        """Return the error for a transport that lacks an *interface* which its class has."""
+        harness = type(self.recorder.harness)
+        why = f"returned {shown(self.transport)}, which is not a {interface}, while {harness.transport.__name__} is one"
+        return HarnessError(harness.__name__, "open", why)
 
     def lock(self, name: str, *, holder: str, ttl: float) -> str | None:
         """Take the lock *name*; return its receipt, or ``None`` if another holder has it."""
@@ -384,6 +399,16 @@ class RecordedWorker:
     def workers(self) -> Mapping[str, bytes]:
         """Return what workers announced."""
         return self._note(history.ListWorkers(), self.coordinator.workers, lambda found: history.Announced({**found}))
+
+    def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
+        """Store the control *key*."""
+        act = partial(self.control_store.set_control, key, what, ttl=ttl)
+        self._note(history.SetControl(key=key, what=what, ttl=ttl), act, lambda _: None)
+
+    def controls(self) -> Mapping[str, bytes]:
+        """Return the controls."""
+        act = self.control_store.controls
+        return self._note(history.ListControls(), act, lambda found: history.Controls({**found}))
 
     def close(self) -> None:
         """Close the transport."""
