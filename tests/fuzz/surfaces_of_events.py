@@ -45,6 +45,7 @@ from relevo._transport.transport import DeadLetterEntry
 from relevo._worker.acceptance import accepting
 from relevo._worker.announcement import Announcement, HeldEvent, holders
 from relevo._worker.caller import Caller
+from relevo._worker.control import Pause, Stop, controls_in, packed as packed_control
 from relevo._worker.decision import sanitised
 from relevo._worker.executor import Handle, Steps, carried_out
 from relevo._worker.progress import dumped, failures_of, give_back_unread, loaded, revived
@@ -417,6 +418,15 @@ def announced(data: bytes) -> None:
             raise DifferentError(read)
 
 
+def controlled(data: bytes) -> None:
+    """Read what an operator asks of workers; it can be shown, and one that is read can be stored again."""
+    for each in controls_in([data]):
+        if len(each.key) != 40 or [*controls_in([packed_control(each)])] != [each]:
+            raise DifferentError(each)
+        if isinstance(each, Pause):
+            str(each.in_words)
+
+
 def _fields(**changes: Any) -> bytes:
     base = Envelope(id=BODY["id"], source="shop", name="image.created", body=_body(), expires=4e9)
     fields = {
@@ -611,6 +621,19 @@ SURFACES = (
             "a context of 80,000 keys": lambda: _mailed(body=_body(relevocontext=keys().decode())),
             **of_texts(lambda text: _mailed(error=text, output=text, body=_body(data={text: text}))),
         },
+    ),
+    Surface(
+        name="control",
+        target=controlled,
+        shape="json",
+        seeds={
+            "a pause": packed_control(Pause(transport="", queue="media", since=NOW, by="ann@web-1", reason="down")),
+            "a request to stop": packed_control(Stop(transport="rabbit", worker="web1:4711", request="a1", since=NOW)),
+            "of a newer release": b'{"is":"slow","v":2,"transport":"","queue":"media"}',
+            "a time beyond all dates": b'{"is":"pause","transport":"","queue":"q","since":1e308}',
+        },
+        weight=0.5,
+        oversized=of_json(),
     ),
     Surface(
         name="announcement",

@@ -113,7 +113,7 @@ class Stores:
             yield parts.outboxes[name], partial(self.set_up_outbox, name)
         if name in parts.coordinators:
             coordinator = parts.coordinators[name]
-            yield coordinator, partial(self._set_up, f"coordinator/{name}", coordinator, ())
+            yield coordinator, partial(self.set_up_coordinator, name, coordinator)
         if name in parts.keepers:
             yield parts.keepers[name], partial(self.set_up_keeper, name)
 
@@ -121,6 +121,10 @@ class Stores:
         """Set up the outbox of the transport *name* once, and return it; raises as :meth:`prepare` does."""
         queue = outbox_queue(name)
         return self._set_up(queue, self._parts.outboxes[name], [queue])
+
+    def set_up_coordinator(self, name: str, coordinator: Transport) -> None:
+        """Set up the *coordinator* of the transport *name* once; raises as :meth:`prepare` does."""
+        self._set_up(f"coordinator/{name}", coordinator, ())
 
     def set_up_keeper(self, name: str) -> None:
         """Set up what keeps the dead letters of the transport *name* once; raises as :meth:`prepare` does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from relevo._transport.sent_to import sent_to
 from relevo._transport.transport import Transport
 from relevo._worker.acceptance import accepting
 from relevo._worker.caller import Caller
+from relevo._worker.control import unless_paused
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, Handling, InlineExecutor, Steps
 from relevo._worker.listener_log import ObstacleLog
@@ -125,6 +126,7 @@ class WorkerFactory:
                 subjects=ahead,
                 stops=lambda step: worker.is_ending or executor.interrupts(step),
                 passed=executor.passed,
+                paused=None if isinstance(executor, InlineExecutor) else lambda: worker.paused,
             ),
             queues=queues,
             clock=self.parts.clock,
@@ -216,6 +218,8 @@ class WorkerFactory:
                     queues=self.parts.queue_table,
                 ),
             ),
+            coordinator=self.parts.coordinator(outbox),
+            stops_on_request=options.relay_only,  # else it runs beside a worker, which is asked
             lease=self.parts.lease,
             patient=patient,
             limited=[transport],
@@ -235,14 +239,16 @@ class WorkerFactory:
         subjects: SubjectLoader | None = None,
         stops: Callable[[str], bool] = lambda _: False,
         passed: Callable[[str], None] = lambda _: None,
+        paused: Callable[[], Collection[str]] | None = None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
 
         *running* gets the listener that runs for each delivery, by the identity of that. *committing* is called before
         the transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default
-        each alone. *stops* returns whether a listener is to stop after its step of that name. *passed* is called
-        with what a listener has finished or dispatched.
+        each alone. *stops* returns whether a listener is to stop after its step of that name. *passed* is called with
+        what a listener has finished or dispatched. *paused* returns the paused queues, for an executor that begins
+        some time after the submission.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -279,7 +285,7 @@ class WorkerFactory:
             steps = signing.verifying(
                 steps, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
             )
-        return Handling(steps)
+        return Handling(steps if paused is None else unless_paused(steps, paused))
 
     def _take(self, transport: Transport, queues: Sequence[str], event_id: str, lease: float) -> Sequence[Delivery]:
         """Lease the events with the id *event_id*; each of their listeners that still has to run is due."""

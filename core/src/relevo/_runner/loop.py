@@ -131,7 +131,7 @@ class LoopRunner(Runner):
             stack.enter_context(stop_on_signals(host) if self._signals else nullcontext())
             if self._notifier is not None:  # after the limits and the guard, so that it is called before they object
                 stack.enter_context(_plug_in(app, self._notifier))
-                stack.enter_context(self._notifier.reporting(worker.held))
+                stack.enter_context(self._notifier.reporting(worker.held, lambda: _status(worker)))
             return host.drain() if options.until_empty else host.serve()
 
     def _relay(self, app: App, name: str, options: RunOptions) -> Report:
@@ -291,6 +291,8 @@ class _Host:
             Whether they have to run again.
         """
         outbox, queue = self._app.outboxes[self._name], outbox_queue(self._name)
+        if queue in relay.paused:
+            return False
         while (left := self._options.settle - self._worker.lingered - relay.lingered - self._waited) > 0:
             stats = outbox.stats(queue) if outbox.capabilities.stats != "none" else None
             if self._is_over() or self._app.hooks.objection() is not None or (stats and stats.ready):
@@ -341,7 +343,7 @@ class _Host:
             self._guard.warn_if_stale()
             self._report()
             self._app.clock.sleep(_LOOK)
-        self._report("STATUS=handling events")
+        self._report(f"STATUS={_status(self._worker)}")
         if self._tell is not None and notice is not None and not self._is_over():
             self._tell("the deploy is over; events are handled again")
 
@@ -372,6 +374,12 @@ class _Host:
             return report
         own = self._limits.objection or (self._flight and self._flight.objection)
         return attrs.evolve(report, stopped_by=own, objection="") if own else report
+
+
+def _status(worker: Worker) -> str:
+    """Return what *worker* does, for the service manager."""
+    paused = ", ".join(sorted(worker.paused))
+    return f"paused: {paused}" if paused else "handling events"
 
 
 def warn_at_start(app: App, options: RunOptions) -> None:

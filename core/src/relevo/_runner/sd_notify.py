@@ -12,6 +12,9 @@ from logging import getLogger
 from typing import Self
 
 from relevo._hook import hookimpl
+from relevo._visible import visible
+
+_HANDLING = "handling events"
 
 _log = getLogger("relevo.runner")
 
@@ -36,6 +39,8 @@ class Notifier:
         self._watchdog = watchdog
         self._monotonic = monotonic
         self._turned = monotonic()
+        self._status: Callable[[], str] = lambda: _HANDLING
+        self._reported = _HANDLING
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self | None:
@@ -61,16 +66,20 @@ class Notifier:
 
     @hookimpl
     def relevo_may_run(self) -> None:
-        """Note that the worker's loop turns, since it calls this; never object."""
+        """Note that the worker's loop turns, since it calls this, and report a change of its status; never object."""
         self.turn()
+        if (status := self._status()) != self._reported:
+            self._reported = status
+            self.send(f"STATUS={visible(status)}")
 
     def is_alive(self, held: Callable[[], int]) -> bool:
         """Return whether there is progress; *held* returns the number of unfinished deliveries."""
         return self._watchdog is None or self._monotonic() - self._turned < self._watchdog or held() > 0
 
     @contextmanager
-    def reporting(self, held: Callable[[], int]) -> Iterator[None]:
-        """Report that the service is ready, then that it is alive, and finally that it stops."""
+    def reporting(self, held: Callable[[], int], status: Callable[[], str] = lambda: _HANDLING) -> Iterator[None]:
+        """Report that the service is ready and its *status*, then that it is alive, and finally that it stops."""
+        self._status = status
         ended = threading.Event()
 
         def keep(period: float) -> None:
@@ -79,7 +88,7 @@ class Notifier:
                     self.send("WATCHDOG=1")
 
         self.turn()
-        self.send("READY=1", "STATUS=handling events")
+        self.send("READY=1", f"STATUS={_HANDLING}")
         thread = None
         if self._watchdog is not None:
             period = self._watchdog / 3

@@ -301,6 +301,8 @@ class Report(Finished):
 
         retry_reasons: The number of retries, by reason: ``listener-failed``, or the :class:`Reason` for which an event
             waits.
+
+        paused: The queues that were paused, so that their events wait.
     """
 
     handled: int = 0
@@ -313,6 +315,7 @@ class Report(Finished):
     objection: str = ""
     reasons: Mapping[str, int] = attrs.field(factory=dict)
     retry_reasons: Mapping[str, int] = attrs.field(factory=dict)
+    paused: Sequence[str] = ()
 
     def __repr__(self) -> str:
         """Return the fields that say something; the seconds in milliseconds."""
@@ -338,6 +341,7 @@ class Report(Finished):
             objection=ended.objection,
             reasons=dict(sum((Counter(report.reasons) for report in reports), Counter())),
             retry_reasons=dict(sum((Counter(report.retry_reasons) for report in reports), Counter())),
+            paused=tuple(dict.fromkeys(queue for report in reports for queue in report.paused)),
         )
 
 

@@ -17,7 +17,7 @@ for ever takes them as they come, since it is restarted at once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from logging import INFO, WARNING, getLogger
 
@@ -26,6 +26,7 @@ import attrs
 from relevo._clock import Clock
 from relevo._hook import Hooks, notify, observe
 from relevo._process_identity import this_process
+from relevo._transport.control_store import ControlStore
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
 from relevo._transport.envelope import Envelope
@@ -34,6 +35,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
+from relevo._worker.control import ControlWatch, Pause
 from relevo._worker.decision import SHARED_QUEUE
 from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
@@ -82,6 +84,9 @@ _WAIT_OTHERS = 0.5
 _FEW_SUSPECTS = 20
 """Suspects that are held, one of which is begun last, while others may be on their way behind them."""
 
+_WAIT_PAUSED = 0.25
+"""Seconds between two looks whether a queue was resumed, if all are paused."""
+
 _ASK_EVERY = 0.1
 """Seconds after which hooks are asked whether to go on, even if there still is something to begin."""
 
@@ -110,7 +115,10 @@ class Worker:
 
         hooks: Plugins that observe the worker, and may pause it.
 
-        coordinator: Keeps what the worker announces; by default the transport, if it is a coordinator.
+        coordinator: Keeps what the worker announces, and what operators ask of it; by default the transport, if it is a
+            coordinator.
+
+        stops_on_request: Whether ``relevo stop`` may end it; otherwise another worker of the process is asked.
 
         lease: Seconds for which deliveries are hidden; renewed every third of it if the transport claims that.
 
@@ -157,6 +165,7 @@ class Worker:
     _executor: Executor = attrs.field(factory=InlineExecutor)
     _hooks: Hooks = attrs.field(factory=Hooks)
     _coordinator: Coordinator | None = attrs.field()
+    _stops_on_request: bool = True
     _lease: float = LEASE
     _patient: bool = False
     _limited: Sequence[Transport] = ()
@@ -214,6 +223,10 @@ class Worker:
             held=self._ledger.held,
         )
         self._announcer = self._own_announcer()
+        self._control = self._own_control()
+        self._open_queues = self._queues
+        self._heeded: Mapping[str, Pause] = self._control.paused
+        """The pauses according to which it receives, and holds what it holds."""
         self._keeper = LeaseKeeper(
             ledger=self._ledger,
             clock=self._clock,
@@ -275,15 +288,36 @@ class Worker:
     def _own_announcer(self) -> Announcer | None:
         if self._coordinator is None:
             return None
-        own: object = self._transport
         return Announcer(
             self._coordinator,
             self._clock,
             self._suspects.identity,
             held=self._ledger.held_now,
             running=self._runs.all,
-            transport="" if self._coordinator is own else self._transport.name,
+            transport=self._name_there(),
         )
+
+    def _own_control(self) -> ControlWatch:
+        """Return what looks at the controls; a run for one event, which an operator chose, heeds none."""
+        coordinator: object = self._coordinator
+        return ControlWatch(
+            coordinator if isinstance(coordinator, ControlStore) and self._given is None else None,
+            self._clock,
+            transport=self._name_there(),
+            queues=self._queues,
+            stop=self.stop if self._stops_on_request else None,
+            background=self._background,
+        )
+
+    def _name_there(self) -> str:
+        """Return the name of the transport for its coordinator; empty if they are the same."""
+        own: object = self._transport
+        return "" if self._coordinator is own else self._transport.name
+
+    @property
+    def paused(self) -> Mapping[str, Pause]:
+        """The queues of the worker that operators have paused; from any thread."""
+        return self._control.paused
 
     def stop(self) -> None:
         """
@@ -348,6 +382,7 @@ class Worker:
             with self._keeper if self._background else nullcontext():
                 try:
                     with (
+                        self._control,
                         self._flusher or nullcontext(),
                         self._ahead or nullcontext(),
                         observe(around, **about),
@@ -384,6 +419,7 @@ class Worker:
             objection=self._objection,
             reasons={str(reason): number for reason, number in self._ledger.reasons.items()},
             retry_reasons={str(reason): number for reason, number in self._ledger.retry_reasons.items()},
+            paused=tuple(queue for queue in self._queues if queue in self._heeded),
         )
         _log.info(
             "stopped serving %s (%s): %d done, %s, %d dead",
@@ -420,13 +456,8 @@ class Worker:
             if ended:
                 return ended
             try:
-                if not self._has_begun:
-                    self.prepare()
-                    self._has_begun = True
-                    self._outage.end_elsewhere()
-                    self._deferral.start()  # the time of a slow start does not count
-                    self._late_setup.begin()
-                    here.warn_of_others()
+                if not self._has_begun or self._control.paused is not self._heeded:
+                    self._make_ready(here)
                 if self._backlog:
                     self._begin()
                 elif self._executor.room() and not self._fetch() and self._options.until_empty and self._is_drained():
@@ -446,6 +477,19 @@ class Worker:
                 if not self._patient:  # otherwise it is tried again, while everything else continues
                     raise
 
+    def _make_ready(self, here: Neighbour) -> None:
+        """Prepare the transport, begin what needs that, and heed what is paused."""
+        if not self._has_begun:
+            self.prepare()
+            self._has_begun = True
+            self._outage.end_elsewhere()
+            self._deferral.start()  # the time of a slow start does not count
+            self._late_setup.begin()
+            self._control.begin()
+            here.warn_of_others()
+        if self._control.paused is not self._heeded:
+            self._heed_pauses()
+
     def _begin(self) -> None:
         """Submit as much of the backlog as there is room for; a suspect only once it is alone, and alone."""
         backlog, executor, ledger = self._backlog, self._executor, self._ledger
@@ -456,6 +500,8 @@ class Worker:
             suspect = backlog[0].lost_leases > 0
             if suspect and not self._finish_others():
                 return
+            if self._control.paused is not self._heeded:  # since what was submitted before may have taken a while
+                return
             if self._suspects.notes:  # the transport may not have taken the outcome of an earlier suspect
                 self._suspects.excuse_handled()
             delivery = backlog.popleft()
@@ -464,6 +510,29 @@ class Worker:
                 self._finish()
             elif ledger.holds(delivery):
                 self._submit(delivery)
+
+    def _heed_pauses(self) -> None:
+        """Give back what is held of queues that were paused, and receive only from the others."""
+        before, paused = self._heeded, self._control.paused
+        self._heeded = paused
+        self._open_queues = tuple(queue for queue in self._queues if queue not in paused)
+        level = INFO if self._options.until_empty else WARNING  # a drain from cron would warn each minute
+        for queue in before.keys() - paused.keys():
+            _log.log(level, "the queue %s of %s is handled again", queue, self._transport.name)
+        for queue in paused.keys() - before.keys():
+            pause = visible(paused[queue].in_words)
+            _log.log(level, "the queue %s of %s is paused %s; its events wait", queue, self._transport.name, pause)
+        kept = self._without_paused(self._backlog)
+        self._backlog.clear()
+        self._backlog.extend(kept)
+
+    def _without_paused(self, batch: Iterable[Delivery]) -> Sequence[Delivery]:
+        """Give back the deliveries of *batch* whose queue is paused; return the others."""
+        batch = list(batch)
+        kept = [each for each in batch if each.queue not in self._heeded]
+        if len(kept) < len(batch):
+            self._ledger.release(each for each in batch if each.queue in self._heeded)
+        return kept
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, the only one that is held, unless it ends without being handled."""
@@ -593,6 +662,10 @@ class Worker:
     def _fetch(self) -> bool:
         """Receive further events into the backlog; return ``False`` if there were none."""
         batch, limit = self._take_ahead()
+        if not batch and not self._open_queues:
+            self._flush()
+            self._pause(_WAIT_BUSY if self._executor.running() or self._options.until_empty else _WAIT_PAUSED)
+            return False
         if not batch:
             limit = self._room()
             if limit < 1:
@@ -604,6 +677,8 @@ class Worker:
             batch = self._receive(limit, self._wait())
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
+        if self._heeded and batch and not (batch := self._without_paused(batch)):  # received before the pause
+            return True
         batch, is_aside = self._set_aside(batch, limit)
         if self._expect is not None:
             self._expect(batch)
@@ -670,7 +745,7 @@ class Worker:
         if self._transport.capabilities.stats == "none":
             return False
         with worked_before(self._transport.name):
-            return any(self._transport.stats(queue).ready != 0 for queue in self._queues)
+            return any(self._transport.stats(queue).ready != 0 for queue in self._open_queues)
 
     def _room(self) -> int:
         """Return how many events to receive; less than one if no further event may be begun."""
@@ -685,7 +760,7 @@ class Worker:
             batch = () if self._received else self._given(self._lease)
         else:
             with worked_before(self._transport.name) if self._received else nullcontext():
-                batch = self._transport.receive(self._queues, limit=limit, lease=self._lease, wait=wait)
+                batch = self._transport.receive(self._open_queues, limit=limit, lease=self._lease, wait=wait)
         self._received, self._ledger.cut_off = True, 0
         # While settlements fail, the outage goes on, although events may be received.
         if not (self._ledger.pending() or self._ledger.waiting()):
@@ -732,11 +807,11 @@ class Worker:
         if self._ledger.held():
             self._pause(_WAIT_BUSY)
             return False
-        if self._given is not None:
+        if self._given is not None or not self._open_queues:
             return True
         known = self._transport.capabilities.stats != "none"
         with worked_before(self._transport.name):
-            stats = [self._transport.stats(queue) for queue in self._queues] if known else []
+            stats = [self._transport.stats(queue) for queue in self._open_queues] if known else []
         if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
             # In transit, or behind an earlier event of its key, or just taken by another worker.
             self._doubts += 1
@@ -762,6 +837,7 @@ class Worker:
             return "time"
         if not self._backlog or now - self._asked >= _ASK_EVERY:
             self._asked = now
+            self._control.look_if_due()
             if (objection := self._hooks.objection()) is not None:
                 _log.info("taking no further events: %s", visible(objection))
                 self._objection = objection
