@@ -55,9 +55,11 @@ REPORT = {
     "objection",
     "reasons",
     "retry_reasons",
+    "paused",
 }
-FIGURES = {"ready", "leased", "scheduled", "dead", "oldest", "stuck", "lag", "workers"}
+FIGURES = {"ready", "leased", "scheduled", "dead", "oldest", "stuck", "lag", "workers", "paused"}
 STATUS = FIGURES | {"transport", "queue", "routed", "relays_to", "error"}
+PAUSED = {"transport", "queue", "since", "by", "reason"}
 LETTER = {"ref", "transport", "queue", "event", "id", "reason", "attempt", "lost_leases", "sent", "died", "error"}
 WHOLE = LETTER | {"status", "listeners", "failures", "problem", "headers", "body", "size"}
 LISTENER = {"event", "priority", "target", "listener", "runs", "declared"}
@@ -81,6 +83,9 @@ DOCUMENTS: dict[str, tuple[int, type, set[str]]] = {
     "worker --max-events 1 --json": (0, dict, REPORT),
     "relay --until-empty --json": (0, dict, REPORT),
     "status --json": (0, list, STATUS),
+    "pause -q default --json": (0, list, PAUSED | {"new"}),
+    "resume --all --json": (0, list, PAUSED),
+    "stop --all --json": (0, list, {"transport", "worker"}),
     "dead list --json": (0, list, LETTER | {"failed_listeners"}),
     "dead list --full --json": (0, list, WHOLE | {"failed_listeners"}),
     "dead show 1 --json": (0, dict, WHOLE),

@@ -45,12 +45,13 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.put_off import unkept
 from relevo._worker.run import RunOptions
+from relevo.cli._controls import every_pause, notice as notice_of_pause
 from relevo.cli._deploy import deploy_notice
 from relevo.cli._hardening import PAGE, Verdict, examined
 from relevo.cli._main import exit_code, refuse_blank, tell
 from relevo.cli._option import json_option, with_app
 from relevo.cli._output import echo, show_json, show_table
-from relevo.cli._place import lists_queues, short_lived
+from relevo.cli._place import lists_queues, places, short_lived
 from relevo.cli._program import ProgramCheck
 from relevo.cli._supervisor import examine, has_worker
 from relevo.errors import ConfigurationError, RelevoError, did_you_mean
@@ -111,6 +112,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
     other applications that wait in queues which this one handles, and of two transports that are one store although
     their addresses differ. It looks at up to 1,000 events and 1,000 dead letters of each queue, and warns of listeners
     that they need and that are not here, such as renamed ones. RabbitMQ cannot list its events, so they are left out.
+    It also warns of paused queues.
 
     With --supervisor, it reports relevo commands that do not start, stop times that are too short for a worker,
     commands that do not say which of several transports a worker serves, ports that are open to others, and a file
@@ -158,6 +160,7 @@ def check(*, app: App, live: bool, strict: bool, supervisor: str | None, as_json
         findings.append(_advice(f"transports {names}", text, is_strict=strict))
     for each in _unrouted(app) if live else ():
         findings.append(_advice(f"queue {each.place}", str(each), is_strict=strict))
+    findings += _paused(app) if live else ()
     if live and imported.error is None:
         findings += _missing(app, is_strict=strict)
         findings += _foreign(app)
@@ -236,6 +239,13 @@ def _schedules(app: App) -> str:
     for name in app.transports:
         firing_of(app, name)
     return "1 schedule" if number == 1 else f"{number} schedules"
+
+
+def _paused(app: App) -> Iterator[_Finding]:
+    """Yield which queues are paused; an operator wants that, so it is not strict."""
+    for place, pause in every_pause(app, places(app, None)):
+        where = f"queue {place.store.name}/{pause.queue}"
+        yield _advice(where, notice_of_pause(place, pause), is_strict=False)
 
 
 def _not_kept(app: App) -> Iterator[tuple[str, str]]:

@@ -115,7 +115,7 @@ def drain(*, app: App, as_json: bool, **run: Any) -> int:
     settled, that no listener here handles, or that is handled again after its process was killed. If you pass
     -l warning it also prints why events will be retried. Exits with 1 if an event was dead-lettered, and with 69 if a
     received event could not be settled. Exits with 75 if a deploy is in progress, a plugin stops events, or another
-    drain handles the same queues.
+    drain handles the same queues. The events of a paused queue wait, and the exit code is 0; see relevo pause.
 
     Example: relevo drain --max-time 55s
     """
@@ -156,8 +156,8 @@ def worker(*, app: App, fail_fast: bool, as_json: bool, **run: Any) -> int:
     Handle events as they come, until stopped.
 
     At the first TERM or INT it finishes the current events and releases the others; the second one stops it at
-    once. During a deploy it also finishes the current events, then waits. Exits with 75 if a plugin stops further
-    events.
+    once. During a deploy it also finishes the current events, then waits. It leaves the events of a paused queue; see
+    relevo pause. Exits with 75 if a plugin stops further events.
 
     Example: relevo worker -t main -q feed -l info
     """
@@ -241,6 +241,8 @@ def _summary(report: Report, *, done: str = "done") -> str:
         parts.append(f"{report.dead} dead ({_counted(report.reasons)})")
     if report.unsettled:
         parts.append(f"{report.unsettled} not settled (delivered again later)")
+    if report.paused:
+        parts.append(f"paused: {', '.join(report.paused)} (see relevo status)")
     hint = "; see relevo dead list" if report.dead else ""
     later = f"; {why_later(report)}" if report.stopped_by in _LATER else ""
     return visible(f"{', '.join(parts)}{hint}{later}")

@@ -16,6 +16,7 @@ from relevo._transport.query import EventFilter, Status, StuckKey, StuckKeys, Wa
 from relevo._transport.route import RESERVED, outbox_queue
 from relevo._transport.transport import Stats, Transport
 from relevo._visible import visible
+from relevo.cli._controls import paused_in, row_of
 from relevo.cli._deploy import deploy_notice
 from relevo.cli._event import announced_holders
 from relevo.cli._main import EXIT_ATTENTION, EXIT_CONFIGURATION, exit_code, tell
@@ -27,7 +28,7 @@ from relevo.cli._run import duration
 from relevo.errors import RelevoError
 
 _COLUMNS = ("transport", "queue", "ready", "leased", "scheduled", "dead", "oldest")
-_NOT_IN_TABLE = ("stuck", "routed", "relays_to", "lag", "workers")
+_NOT_IN_TABLE = ("stuck", "routed", "relays_to", "lag", "workers", "paused")
 _STUCK_COLUMNS = ("transport", "queue", "key", "waiting", "since", "behind")
 
 _LEGEND = """
@@ -104,7 +105,8 @@ def status(
     has them as "workers", with the number of events that each holds and the listeners that it runs; null means that
     workers announce nothing.
 
-    A deploy in progress is reported on standard error.
+    A deploy in progress is reported on standard error. Paused queues are shown below the table, with who paused them,
+    when and why. With --json their rows have that as "paused", which is null in other rows.
 
     Stuck ordering keys, whose first event blocks others, are shown too, at most ten: what they wait for, and since
     when.
@@ -130,6 +132,7 @@ def status(
             place.prepare(app)
             figures = _figures(app, place)
             _note_workers(app, place, figures)
+            _note_pauses(app, place, figures)
             rows += figures
             reached.append(place.store)
         except RelevoError as error:
@@ -158,6 +161,7 @@ def status(
                 echo(_LEGEND)
         _show_lag(answers)
         _show_workers(answers)
+        _show_pauses(answers)
         _show_stuck(answers)
         for queue in unrouted:
             echo(visible(str(queue)))
@@ -329,6 +333,30 @@ def _show_workers(rows: Sequence[Mapping[str, Any]]) -> None:
         echo(visible(line))
 
 
+def _note_pauses(app: App, place: Place, rows: Sequence[dict[str, Any]]) -> None:
+    """Note in *rows* which of their queues are paused; that it is unknown is reported."""
+    try:
+        pauses = paused_in(app, place)
+    except RelevoError as error:
+        click.echo(visible(f"relevo: whether a queue is paused is unknown: {error}"), err=True)
+        return
+    for row in rows:
+        row["paused"] = row_of(pauses.get(row["queue"]))
+
+
+def _show_pauses(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print which queues are paused, with the time, the operator and the reason."""
+    paused = [row for row in rows if row["paused"]]
+    if paused:
+        echo()
+    for row in paused:
+        about = row["paused"]
+        why = f": {about['reason']}" if about["reason"] else ""
+        by = f" by {about['by']}" if about["by"] else ""
+        where = f"{row['transport']}/{row['queue']}"
+        echo(visible(f"{where} is paused since {about['since']}{by}{why}; to go on: relevo resume -q {where}"))
+
+
 def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
     figures = store.stats(queue) if store.capabilities.stats != "none" else Stats()
     return {
@@ -344,6 +372,7 @@ def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
         "relays_to": None,
         "lag": None,
         "workers": None,
+        "paused": None,
         "error": None,
     }
 

@@ -40,25 +40,35 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "report": "config show",
         "setup-transports": "setup",
         "setup-fabric": "setup",
+        "hold": "pause",
+        "suspend": "pause",
+        "quiet": "pause",
+        "pause_queue": "pause",
+        "queue pause": "pause",
+        "control cancel_consumer": "pause",
+        "cancel_consumer": "pause",
+        "queue resume": "resume",
+        "resume_queue": "resume",
+        "unpause": "resume",
+        "control add_consumer": "resume",
+        "add_consumer": "resume",
+        "control shutdown": "stop",
+        "shutdown": "stop",
+        "stop-workers": "stop",
+        "control pool_restart": "stop",
     }
 )
 _PREFIXES = ("messenger:", "queue:", "rabbitmq:")
 """Some tools have commands of this form, as in ``messenger:consume``."""
 
 _SCHEDULE = "the workers fire schedules; `relevo schedules` lists them"
-_SUPERVISED = "use systemctl or supervisorctl"
-_NOT_REMOTE = f"relevo has no remote control of workers; {_SUPERVISED}"
-_NO_PAUSE = (
-    "relevo does not pause a queue; stop the worker of that queue, or let all events of this host wait with "
-    "`relevo deploy begin`"
-)
+_STOPS = "`relevo stop` asks workers on any host to end; supervisor and systemd start them again"
 _RUN = "`relevo worker` runs until it is stopped; `relevo drain` handles what is due, and exits"
 _PING = "relevo sends no messages to workers; ask systemd or supervisor whether they run"
 _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
     {
         "beat": _SCHEDULE,
-        "control": _NOT_REMOTE,
-        "control shutdown": _NOT_REMOTE,
+        "control": "`relevo pause`, `relevo resume` and `relevo stop` control the workers of all hosts",
         "events": "`relevo list` lists the events that wait; `relevo worker -l debug` also logs each that it handles",
         "failed:show": "write `relevo dead list` for all dead letters, and `relevo dead show REF` for one",
         "flower": "relevo has no web interface; `relevo status`, `relevo list` and `relevo dead list` show the events",
@@ -69,18 +79,12 @@ _COMMAND_ANSWERS: Mapping[str, str] = MappingProxyType(
         "`relevo move` moves events to another queue",
         "multi": "a worker is one process; `relevo unit systemd` and `relevo unit supervisor` print what runs several",
         "ping": _PING,
-        "restart": f"relevo does not restart workers; {_SUPERVISED}",
-        "hold": _NO_PAUSE,
-        "pause": _NO_PAUSE,
-        "queue pause": _NO_PAUSE,
-        "resume": "start the worker of the queue again; after `relevo deploy begin`, write `relevo deploy end`",
+        "restart": _STOPS,
+        "reload": _STOPS,
         "run": _RUN,
         "start": _RUN,
         "shell": "relevo has no shell; start Python, and import your application",
-        "suspend": _NO_PAUSE,
         "result": "relevo stores no results; a listener writes its result to your database, or dispatches an event",
-        "stop": f"relevo does not stop workers; {_SUPERVISED}, or send TERM to the process",
-        "stop-workers": f"`relevo deploy begin` lets them wait until `relevo deploy end`; to stop them, {_SUPERVISED}",
     }
 )
 """Sentences for the words that no command answers to; what is typed is in backquotes."""
