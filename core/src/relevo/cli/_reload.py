@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404  # the programs that are started are named in this module
 import sys
 import threading
 import time
