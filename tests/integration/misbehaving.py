@@ -178,6 +178,21 @@ def _start_another_and_die() -> None:
     os._exit(3)
 
 
+def _start_elsewhere() -> None:
+    subprocess.Popen(["sleep", str(_FOREVER)], start_new_session=True)
+    subprocess.run(["setsid", "--fork", "sleep", str(_FOREVER)], check=True)
+
+
+def _start_elsewhere_and_die() -> None:
+    _start_elsewhere()
+    os._exit(3)
+
+
+def _start_elsewhere_and_wait() -> None:
+    _start_elsewhere()
+    time.sleep(_FOREVER)
+
+
 def _fork_and_die() -> None:
     if os.fork() == 0:
         time.sleep(_FOREVER)
@@ -231,6 +246,9 @@ MISBEHAVIOURS: dict[str, Callable[[], object]] = {
     "close": _close_everything,
     "child": _start_another_and_die,
     "fork": _fork_and_die,
+    "session": _start_elsewhere,
+    "session-exit": _start_elsewhere_and_die,
+    "session-sleep": _start_elsewhere_and_wait,
     "print": _print_a_lot,
     "threads": _leave_threads,
     "garbage": _return_garbage,

@@ -29,7 +29,17 @@ DIED = "3 processes died while they held it"
 CANNOT_TELL = "this transport cannot tell"
 
 PLACES = 2
-HANGING = {"loop", "sleep", "block", "lock", "async-wait", "async-block", "step-sleep", "async-step-wait"}
+HANGING = {
+    "session-sleep",
+    "loop",
+    "sleep",
+    "block",
+    "lock",
+    "async-wait",
+    "async-block",
+    "step-sleep",
+    "async-step-wait",
+}
 
 DONE = ""
 FAILED, CRASHED = relevo.Reason.RETRIES_EXHAUSTED, relevo.Reason.CRASH_LOOP
@@ -69,6 +79,9 @@ IN_PROCESSES: dict[str, tuple[str, str]] = {
     "close": (CRASHED, "closed the connection to its parent"),
     "child": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
     "fork": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
+    "session": (DONE, ""),
+    "session-exit": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
+    "session-sleep": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
     "print": (DONE, ""),
     "threads": (DONE, ""),
     "garbage": (DONE, ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess  # nosec B404  # the programs that are started are named in this module
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relevo._execution.cell import TRACE_SIGNAL, Cell
+from relevo._execution.descendants import MARK, kill_marked
 from relevo._execution.pipe import CUT_OFF, GarbledError, Hello, Pipe
 from relevo._process_identity import process_identity
 from relevo._secret import masked
@@ -53,6 +55,7 @@ class Spawned:
         """Why no further message can come, if that is so; empty if its end was just closed."""
         self.output_ended = False
         self.base_memory = 0
+        self._mark = secrets.token_hex(8)
         with contextlib.ExitStack() as stack:
             here, there = socket.socketpair()
             stack.callback(there.close)
@@ -71,6 +74,7 @@ class Spawned:
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=printed,
+                env={**os.environ, MARK: self._mark},
                 pass_fds=fds,
                 start_new_session=True,
             )
@@ -161,9 +165,10 @@ class Spawned:
         return before
 
     def kill(self) -> None:
-        """Kill it with its process group."""
+        """Kill it with its process group, and what was started from it in another session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        kill_marked(f"{MARK}={self._mark}")
 
     def bury(self) -> str:
         """End what is left of it, and return how it ended."""
