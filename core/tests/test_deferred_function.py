@@ -350,10 +350,11 @@ def test_its_event_and_its_listener_have_names_of_their_own(app: App) -> None:
 
 
 def test_the_options_of_a_listener_are_those_of_its_listener(app: App) -> None:
-    app.deferred("receipt.send", queue="mail", retry=3, time_limit="5m", id="send")(everything)
+    app.deferred("receipt.send", queue="mail", retry=3, time_limit="5m", memory_limit="64M", id="send")(everything)
 
     (found,) = app.listeners()
     assert (found.queue, found.mark.retry, found.mark.time_limit, found.id) == ("mail", Retry(3), 300.0, "send")
+    assert found.mark.memory_limit == 64 << 20
 
 
 @pytest.mark.parametrize("aliases", ["receipt.mail", ["receipt.mail", "receipt.post"]])

@@ -13,7 +13,7 @@ from relevo import App, ConfigurationError, Execution, InlineExecutor, RunOption
 from relevo._app.app import app_of
 from relevo._config.opening import read
 from relevo._config.schema import Config
-from relevo._worker.execution import size, size_text
+from relevo._size import size, size_text
 from relevo.execution import ThreadExecutor
 from relevo_memory import MemoryTransport
 

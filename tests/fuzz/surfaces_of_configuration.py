@@ -20,9 +20,9 @@ from relevo._event.codec import checked_source
 from relevo._event.event import checked_name
 from relevo._event.subject import Subject
 from relevo._secret import masked, without_secrets
+from relevo._size import size
 from relevo._transport.query import DeadLetterFilter, EventFilter
 from relevo._transport.route import checked_queue
-from relevo._worker.execution import size
 from relevo.cli._arguments import arguments_of
 from relevo.errors import ConfigurationError, RelevoError
 from surface import DifferentError, Surface

@@ -59,6 +59,7 @@ def each_kind(priority: int) -> Callable[[Listen], Listen]:
     """Return a decorator that lets a function listen to all that goes wrong."""
 
     def listening(function: Listen) -> Listen:
+        function = relevo.listener("thing.grew", priority=priority)(function)
         for name in ("thing.went-wrong", "thing.hung"):
             for kind in ("", "-async", "-in-step", "-async-in-step"):
                 function = relevo.listener(f"{name}{kind}", priority=priority)(function)
@@ -100,6 +101,12 @@ async def misbehave_async(event: relevo.Event) -> object:
     print(f"about to {event['how']}")
     await asyncio.sleep(0.01)
     return await ASYNC_MISBEHAVIOURS[event["how"]]()
+
+
+@relevo.listener("thing.grew", retry=1, memory_limit="128M")
+def grow(event: relevo.Event) -> object:
+    """Occupy more than this listener may, and less than the application allows."""
+    return misbehave(event)
 
 
 @relevo.listener("thing.hung-async", retry=1, time_limit="1s")
@@ -167,6 +174,12 @@ def _occupy_memory() -> None:
         held.append(b"x" * (8 << 20))
         time.sleep(0.005)
     time.sleep(_FOREVER)
+
+
+def _occupy_some_memory() -> None:
+    held = b"x" * (160 << 20)
+    time.sleep(_FOREVER)
+    del held
 
 
 def _close_everything() -> None:
@@ -243,6 +256,7 @@ MISBEHAVIOURS: dict[str, Callable[[], object]] = {
     "block": _block,
     "lock": _wait_for_a_lock,
     "memory": _occupy_memory,
+    "grow": _occupy_some_memory,
     "close": _close_everything,
     "child": _start_another_and_die,
     "fork": _fork_and_die,

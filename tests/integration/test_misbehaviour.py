@@ -76,6 +76,7 @@ IN_PROCESSES: dict[str, tuple[str, str]] = {
     "block": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
     "lock": (FAILED, "misbehaving:hang ran for longer than its time limit of 1 s"),
     "memory": (CRASHED, "MiB, and memory_limit is 256 MiB while misbehaving:misbehave ran"),
+    "grow": (CRASHED, "MiB, and memory_limit is 128 MiB while misbehaving:grow ran"),
     "close": (CRASHED, "closed the connection to its parent"),
     "child": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
     "fork": (CRASHED, "exited with status 3 while misbehaving:misbehave ran"),
@@ -279,6 +280,8 @@ class Theatre:
 
 def name_of(how: str) -> str:
     """Return the event whose listener misbehaves as *how* says."""
+    if how == "grow":
+        return "thing.grew"
     name = "thing.hung" if how in HANGING else "thing.went-wrong"
     return name + ("-async" if how.startswith("async") else "") + ("-in-step" if "step-" in how else "")
 

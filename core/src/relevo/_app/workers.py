@@ -361,6 +361,7 @@ class WorkerFactory:
             listeners=needed,
             plugins=names_where_listeners_run(self.parts.hooks),
             subjects=self.parts.subjects,
+            memory_limits={each.id: limit for each in listeners if (limit := each.mark.memory_limit) is not None},
             eager=eager,
             export=exporter(transport, listeners),
         )

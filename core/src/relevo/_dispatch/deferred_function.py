@@ -233,6 +233,7 @@ def deferred_function(
             queue=options.get("queue"),
             retry=options.get("retry"),
             time_limit=options.get("time_limit"),
+            memory_limit=options.get("memory_limit"),
         )
         for each_name, each in zip(names, types, strict=True)
     ]

@@ -28,7 +28,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_DEFERRED = ("queue", "retry", "id", "aliases", "time_limit")
+_DEFERRED = ("queue", "retry", "id", "aliases", "time_limit", "memory_limit")
 
 
 class Dispatcher(ABC):
@@ -234,9 +234,9 @@ class Dispatcher(ABC):
             given: The name of its event; by default ``deferred.``, the module and the qualified name of the function.
                 If the decorator is written without parentheses, this is the function.
 
-            options: ``queue``, ``retry``, ``time_limit`` and ``id`` as for :func:`relevo.listener`, but the default id
-                is the name of the event; ``aliases`` are earlier names of the event, so that calls that wait under them
-                are run.
+            options: ``queue``, ``retry``, ``time_limit``, ``memory_limit`` and ``id`` as for :func:`relevo.listener`,
+                but the default id is the name of the event; ``aliases`` are earlier names of the event, so that calls
+                that wait under them are run.
 
         Raises:
             TypeError: There is no such option.
@@ -298,7 +298,7 @@ class Dispatcher(ABC):
             function: The function to call.
 
             options: The options of :func:`listener`: priority, queue, retry, id, aliases, missing, time_limit,
-                transactional.
+                memory_limit, transactional.
 
         Raises:
             ConfigurationError: *function* cannot be called, has the wrong parameters, or another argument is invalid.

@@ -7,10 +7,11 @@ import queue
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
+from types import MappingProxyType
 
 from relevo._execution.pipe import Hello, ProcessChange, Ready, frame_of, work_of
 from relevo._execution.slot import Slot, SlotOptions
@@ -58,6 +59,8 @@ class ProcessExecutor(Executor):
 
         subjects: The names of the subject types that every child must have.
 
+        memory_limits: From the ids of listeners to memory limits of their own.
+
         eager: Start the children before there is a delivery for them.
 
         export: Returns the receipt of a delivery as bytes, if transactional listeners need it.
@@ -73,12 +76,13 @@ class ProcessExecutor(Executor):
         listeners: Iterable[str],
         plugins: Iterable[str] = (),
         subjects: Iterable[str] = (),
+        memory_limits: Mapping[str, int] = MappingProxyType({}),
         eager: bool = True,
         export: Callable[[Delivery], bytes] = lambda _: b"",
     ):
         if os.name != "posix":
             raise ConfigurationError('execution: "process" needs a POSIX system; set "threads" instead')
-        if execution.memory_limit is not None and not Path("/proc/self/statm").exists():
+        if (memory_limits or execution.memory_limit is not None) and not Path("/proc/self/statm").exists():
             raise ConfigurationError("memory_limit: this system does not have /proc/self/statm; remove memory_limit")
         self._is_eager = eager
         self._export = export
@@ -94,6 +98,7 @@ class ProcessExecutor(Executor):
             runs=runs,
             time_limit=execution.time_limit,
             memory_limit=execution.memory_limit,
+            memory_limits=memory_limits,
             recycle_after=execution.recycle_after,
             print_line=_print_line,
         )

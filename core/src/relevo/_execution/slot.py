@@ -6,7 +6,7 @@ import contextlib
 import selectors
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 from typing import Protocol
 
@@ -58,6 +58,9 @@ class SlotOptions:
 
     time_limit: float
     memory_limit: int | None
+    memory_limits: Mapping[str, int]
+    """From the ids of listeners to limits of their own."""
+
     recycle_after: int | None
     print_line: Callable[[int, str], None]
     """Takes each line that the child of a slot prints."""
@@ -426,6 +429,8 @@ class Slot:
             task.starts = 0
             return
         limit = self._options.memory_limit
+        if running is not None:
+            limit = self._options.memory_limits.get(running.listener_id, limit)
         if limit is not None and (held := child.memory()) > limit:
             child.kill()
             raise _Over(f"was killed since it held {held >> 20} MiB, and memory_limit is {limit >> 20} MiB")

@@ -165,6 +165,7 @@ def listener(
     aliases: Iterable[str] = (),
     missing: Missing = "fail",
     time_limit: Duration | None = None,
+    memory_limit: int | str | None = None,
     transactional: bool | Sessions = False,
     **unknown: Never,
 ) -> Any:
@@ -195,6 +196,9 @@ def listener(
 
         time_limit: The longest run if listeners run in child processes or threads; by default the application's.
 
+        memory_limit: Bytes, or text such as ``"512M"``, that the child process may occupy while it runs; by default the
+            application's. Only listeners in child processes are limited.
+
         transactional: Call it in a transaction of the database that keeps the events, with ``call.session``. When it
             returns, what it wrote, the events of ``call.dispatch`` and the record that it is done commit together; when
             it raises, all of it is rolled back. With ``True`` the transport makes the session; pass your own
@@ -223,6 +227,7 @@ def listener(
         "aliases": aliases,
         "missing": missing,
         "time_limit": time_limit,
+        "memory_limit": memory_limit,
         "transactional": transactional,
     }
     return marking(event, options, frame=sys._getframe(1))  # noqa: SLF001 - only the frame shows what is replaced

@@ -25,6 +25,7 @@ from relevo._listener.namesake import Definition, are_different, generation, hid
 from relevo._mark import MARK
 from relevo._retry import DEFAULT_RETRY, Retry
 from relevo._secret import without_secrets
+from relevo._size import memory_limit_from
 from relevo._transport.route import checked_queue
 from relevo.errors import (
     ConfigurationError,
@@ -80,6 +81,9 @@ class Mark:
     missing: Missing = "fail"
     time_limit: float | None = attrs.field(default=None, converter=attrs.converters.optional(_limit))
     """The longest run in seconds."""
+
+    memory_limit: int | None = attrs.field(default=None, converter=attrs.converters.optional(memory_limit_from))
+    """The bytes that its child process may occupy while it runs."""
 
     transactional: bool | Sessions = False
     """Whether it is called in a transaction, and what makes the session."""

@@ -71,6 +71,7 @@ class ListenerOptions(TypedDict, total=False):
     aliases: Iterable[str]
     missing: Missing
     time_limit: Duration | None
+    memory_limit: int | str | None
     transactional: bool | Sessions
 
 
@@ -82,3 +83,4 @@ class DeferredOptions(TypedDict, total=False):
     id: str | None
     aliases: Iterable[str]
     time_limit: Duration | None
+    memory_limit: int | str | None

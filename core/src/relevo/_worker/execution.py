@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -11,6 +10,7 @@ from attrs.converters import optional
 
 from relevo._clock import seconds
 from relevo._listener.listener import Listener
+from relevo._size import memory_limit_from
 from relevo.errors import ConfigurationError, did_you_mean, shown
 
 Kind = Literal["inline", "threads", "process", "async"]
@@ -19,12 +19,6 @@ TIME_LIMIT = 900.0
 """Seconds for which a listener may run by default."""
 
 _MOST, _MOST_ASYNC = 1000, 10_000
-_SMALLEST = 16 << 20
-_LARGEST = 1 << 60
-"""Bytes; the system takes a limit that fits 64 bits."""
-
-_SIZE = re.compile(r"([0-9]{1,15}) *([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
-_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def _kind(value: Any) -> Kind:
@@ -53,44 +47,6 @@ def _whole(value: Any, what: str, *, most: int | None) -> int:
 
 def _time_limit(value: Any) -> float:
     return seconds(value, what="time_limit", least=0.001)
-
-
-def size(value: object, *, what: str, least: int = 1) -> int:
-    """
-    Return *value* in bytes.
-
-    Args:
-        value: A number of bytes, or text with a unit.
-
-        what: The name of *value* in the error.
-
-        least: The smallest size allowed, in bytes.
-
-    Raises:
-        ConfigurationError: It is not a size, or it is too small or too large.
-    """
-    found = value
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        found = int(match[1]) * _FACTORS[match[2].upper()]
-    if type(found) is not int or not least <= found <= _LARGEST:
-        smallest = f"{least >> 20}M" if least >> 20 else least
-        digits = str(value)
-        lacks_unit = 0 < len(digits) < 7 and digits.isascii() and digits.isdecimal() and int(digits)
-        meant = f'; did you mean "{digits}M"?' if lacks_unit and least >> 20 else ""
-        raise ConfigurationError(
-            f'{what}: expected a number of bytes or text such as "512M", at least {smallest}; got {shown(value)}{meant}'
-        )
-    return found
-
-
-def size_text(value: int) -> str:
-    """Return *value*, in bytes, as :func:`size` reads it: in the largest unit that has no fraction."""
-    unit = max((unit for unit, factor in _FACTORS.items() if value % factor == 0), key=_FACTORS.__getitem__)
-    return f"{value // _FACTORS[unit]}{unit}"
-
-
-def _memory_limit(value: object) -> int:
-    return size(value, what="memory_limit", least=_SMALLEST)
 
 
 @attrs.frozen
@@ -123,7 +79,7 @@ class Execution:
     kind: Kind | None = attrs.field(default=None, converter=optional(_kind))
     concurrency: int = attrs.field(default=1, converter=_concurrency)
     time_limit: float = attrs.field(default=TIME_LIMIT, converter=_time_limit)
-    memory_limit: int | None = attrs.field(default=None, converter=optional(_memory_limit))
+    memory_limit: int | None = attrs.field(default=None, converter=optional(memory_limit_from))
     recycle_after: int | None = attrs.field(default=None, converter=optional(_recycle_after))
 
     def __attrs_post_init__(self) -> None:

@@ -13,8 +13,9 @@ from attrs.converters import optional
 
 from relevo._awaited import Finished
 from relevo._clock import Duration, seconds
+from relevo._size import size, size_text
 from relevo._synonym import RUN_OPTIONS
-from relevo._worker.execution import Kind, size, size_text
+from relevo._worker.execution import Kind
 from relevo.errors import ConfigurationError, did_you_mean, no_option, shown
 
 OF_A_RELAY = frozenset({"transport", "until_empty", "max_events", "max_seconds", "settle", "batch", "relay_only"})

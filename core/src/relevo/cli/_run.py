@@ -19,8 +19,8 @@ from relevo._log_line import log_no_retries, log_repeats_briefly
 from relevo._runner.loop import LoopRunner, hurry, warn_at_start
 from relevo._runner.process_limit import resident
 from relevo._runner.sd_notify import Notifier
+from relevo._size import size, size_text
 from relevo._visible import visible
-from relevo._worker.execution import size, size_text
 from relevo._worker.run import SMALLEST, Flag, Report, RunOptions, flags, retries
 from relevo._worker.worker import GRACE
 from relevo.cli._main import EXIT_DEAD, EXIT_LATER, EXIT_UNAVAILABLE

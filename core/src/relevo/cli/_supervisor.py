@@ -18,8 +18,8 @@ from relevo._clock import seconds
 from relevo._file import regular_bytes
 from relevo._problem import MAX_PROBLEMS, with_lines
 from relevo._server import WELL_KNOWN, is_loopback, is_well_known
+from relevo._size import size
 from relevo._visible import visible
-from relevo._worker.execution import size
 from relevo._worker.run import SMALLEST
 from relevo.cli._output import shortened
 from relevo.cli._wildcard import Search, TooFarError
