@@ -40,10 +40,10 @@ def test_a_paused_queue_waits_until_it_is_resumed(shop: Shop) -> None:
     after = shop.run("drain --json")
 
     assert [each.returncode for each in (*done, after)] == [0] * 5
-    assert done[0].stdout == "main/feed is paused; workers heed it within 2 seconds\n"
-    assert re.fullmatch(rf"main/feed was paused already, since {SINCE}\n", done[1].stdout)
+    assert done[0].stdout == "main/feed is paused; that takes effect within 2 seconds\n"
+    assert re.fullmatch(rf"main/feed has been paused since {SINCE} by {ME}; that stays\n", done[1].stdout)
     assert (json.loads(done[2].stdout)["done"], json.loads(done[2].stdout)["paused"]) == (1, ["feed"])
-    assert re.fullmatch(rf"main/feed is handled again; it was paused since {SINCE}\n", done[3].stdout)
+    assert re.fullmatch(rf"main/feed is resumed; it had been paused since {SINCE}\n", done[3].stdout)
     assert (json.loads(after.stdout)["done"], json.loads(after.stdout)["paused"]) == (1, [])
 
 
@@ -68,10 +68,10 @@ def test_who_paused_a_queue_when_and_why_is_shown(paused: Shop) -> None:
     strict = paused.run("check --live --strict --json")
 
     assert (rows["media"], rows["feed"]["by"], rows["feed"]["reason"]) == (None, ME, "the API is \x1b[31mdown")
-    said = rf"main/feed is paused since {SINCE} by {ME}: the API is \\x1b\[31mdown; "
-    assert re.search(rf"^{said}to go on: relevo resume -q main/feed$", status.stdout, re.MULTILINE)
+    said = rf"main/feed has been paused since {SINCE} by {ME}: the API is \\x1b\[31mdown; "
+    assert re.search(rf"^{said}to resume it: relevo resume -q main/feed$", status.stdout, re.MULTILINE)
     assert re.search(
-        rf"^queue main/feed +warning +{said}its events wait; to go on: relevo resume", check.stdout, re.MULTILINE
+        rf"^queue main/feed +warning +{said}its events wait; to resume it: relevo resume", check.stdout, re.MULTILINE
     )
     assert check.returncode == 0
     (row,) = [each for each in json.loads(strict.stdout) if each["check"] == "queue main/feed"]
@@ -79,15 +79,20 @@ def test_who_paused_a_queue_when_and_why_is_shown(paused: Shop) -> None:
     assert "is paused" not in strict.stderr
 
 
-def test_a_later_reason_replaces_the_earlier_one_and_not_the_time(paused: Shop) -> None:
-    def known() -> dict[str, str]:
-        (row,) = json.loads(paused.run("pause -q feed --json").stdout)
-        return {key: row[key] for key in ("since", "reason")}
+def test_who_pauses_all_queues_and_resumes_them_leaves_one_that_was_paused_before(paused: Shop) -> None:
+    (before,) = json.loads(paused.run("pause -q feed --json").stdout)
 
-    before = known()
-    paused.run("pause -q feed --reason 'still down'")
+    rows = json.loads(paused.run("pause --all --reason deploy --json").stdout)
+    said = paused.run("pause -q feed").stdout
+    resumed = json.loads(paused.run("resume --all --reason deploy --json").stdout)
+    left = paused.run("resume -q feed -q media").stdout
 
-    assert known() == {**before, "reason": "still down"}
+    assert [row["new"] for row in rows if row["queue"] != "feed"] == [True] * (len(rows) - 1)
+    assert next(row for row in rows if row["queue"] == "feed") == before
+    assert said.startswith(f"main/feed has been paused since {before['since']} by {ME}: ")
+    assert [row["queue"] for row in resumed] == [row["queue"] for row in rows if row["queue"] != "feed"]
+    assert "main/feed is resumed" in left
+    assert "not paused: media" in left
 
 
 def test_a_pause_outlives_the_route_of_its_queue(paused: Shop) -> None:
@@ -103,8 +108,8 @@ def test_a_pause_outlives_the_route_of_its_queue(paused: Shop) -> None:
 
     assert (wrong.returncode, done.returncode) == (78, 0)
     assert 'nothing is routed to the queue "fed" of "main"' in wrong.stderr
-    assert "main/feed is paused" in live.stdout
-    assert "main/feed is handled again" in done.stdout
+    assert "main/feed has been paused" in live.stdout
+    assert "main/feed is resumed" in done.stdout
 
 
 def test_what_is_not_paused_is_told(shop: Shop) -> None:
@@ -136,7 +141,9 @@ def test_workers_are_asked_to_stop_by_name_or_all(shop: Shop) -> None:
     one = shop.run("stop --worker web-1:4711 --worker web-2:17")
     every = shop.run("stop --all --json")
 
-    assert one.stdout == "asked web-1:4711, web-2:17 of main to stop; they begin no further event within 2 seconds\n"
+    assert (
+        one.stdout == "asked web-1:4711, web-2:17 of main to stop, which takes effect within 2 seconds where they run\n"
+    )
     assert json.loads(every.stdout) == [{"transport": "main", "worker": None}]
     assert {(each.worker, each.by) for each in stops(shop)} == {(who, ME) for who in ("web-1:4711", "web-2:17", "")}
     assert len({each.request for each in stops(shop)}) == 3
@@ -163,9 +170,10 @@ def test_a_transport_without_a_coordinator_names_the_remedy(shop: Shop, command:
     assert done.returncode == 78
     (line,) = lines(done)
     assert line == (
-        'relevo: the transport "main" does not support control: its workers share no coordinator in which they would '
-        'see what you ask; set one in a database, as in coordinator = "sqlite:///shop.db"; use a transport that '
-        "claims it"
+        'relevo: the transport "main" does not support control: it has no coordinator, so its workers cannot see a '
+        "pause or a request to stop; set one that all hosts reach, as in coordinator = "
+        '"postgresql://…" under [transports.…]; '
+        "use a transport that claims it"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
 import shlex
@@ -685,7 +686,7 @@ def test_an_async_value_for_a_plain_listener_is_refused(
     @app.listener("now.done", id="update")
     def update(event: Event, call: Call, client: Client) -> None: ...
 
-    with pytest.raises(ConfigurationError, match=r"update: client is what .*client yields, which lives on the event l"):
+    with pytest.raises(ConfigurationError, match=r"update: client comes from the async lifespan .*client, which only"):
         start(app)
     assert not seen
 
@@ -1188,6 +1189,54 @@ def test_a_worker_that_is_terminated_closes(program: Shop) -> None:
 
     assert done.returncode == 0, done.stderr
     assert [words[0] for words in _log(program)] == ["open", "update", "close-client", "close"]
+
+
+SLOW = """
+import os, time, relevo
+from collections.abc import Iterator
+from pathlib import Path
+
+class Engine:
+    pass
+
+@relevo.lifespan
+def engine() -> Iterator[Engine]:
+    os.chdir(os.environ["ELSEWHERE"])
+    with open(os.environ["OPENINGS"], "a") as file:
+        print("opening", file=file)
+    while not Path(os.environ["OPENINGS"] + ".go").exists():
+        time.sleep(0.01)
+    yield Engine()
+
+@relevo.listener("a.done", priority=1)
+def update(event, call, engine: Engine):
+    os.chdir("/")
+
+@relevo.listener("a.done")
+def follow(event):
+    print("follow in", os.getcwd(), flush=True)
+"""
+
+
+@pytest.mark.lengthy("starts child processes")
+def test_an_opening_that_exceeds_the_time_limit_of_a_child_is_tried_again_and_no_crash(
+    program: Shop, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    more = 'execution = "process"\nconcurrency = 1\ntime_limit = "1s"'
+    program.write("relevo.toml", CONFIGURATION.format(more=more))
+    program.write("shop_listeners.py", SLOW)
+    program.run("dispatch a.done")
+    openings = program.folder / "openings"
+    environ = f"export ELSEWHERE={shlex.quote(str(elsewhere))} OPENINGS={shlex.quote(str(openings))}"
+    wait = f"until [ $(wc -l < {openings} 2>/dev/null || echo 0) -ge 4 ]; do sleep 0.1; done; touch {openings}.go"
+
+    done = program.process(f"{environ}; relevo worker --max-events 5 & {wait}; sleep 0; wait $!")
+
+    assert "follow in /" not in done.stderr.replace(f"follow in {elsewhere}", "")
+    assert f"follow in {elsewhere}" in done.stderr
+    assert "this is crash" not in done.stderr
+    assert json.loads(program.run("dead list --json").stdout) == []
 
 
 @pytest.mark.lengthy("starts processes")

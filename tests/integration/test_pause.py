@@ -130,16 +130,16 @@ def test_nothing_of_a_paused_queue_begins_until_it_is_resumed(shop: Shop) -> Non
     until(lambda: len(shop.handled("feed")) >= 50)
 
     shop.run("pause", "-q", "main/feed", "--reason", "a test")
-    until(lambda: all(shop.says(name, "the queue feed of main is paused since") for name in workers))
+    until(lambda: all(shop.says(name, "the queue feed of main has been paused since") for name in workers))
     paused = shop.handled("feed")
     workers["three"] = shop.begin("three")
-    until(lambda: shop.says("three", "is paused since"))
+    until(lambda: shop.says("three", "been paused since"))
     send("image.rated", range(100))
     until(lambda: len(shop.handled("media")) == 100)
 
     assert shop.handled("feed") == paused, "an event of the paused queue was begun"
     assert len(paused) < EVENTS, "there was nothing left to pause"
-    assert "main/feed is paused since" in shop.run("status")
+    assert "main/feed has been paused since" in shop.run("status")
     assert shop.run("drain") == ""
     assert shop.handled("feed") == paused
 

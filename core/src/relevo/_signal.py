@@ -1,11 +1,15 @@
-"""Signal handlers of one process: in the child of a fork the earlier handlers are restored."""
+"""Signals: handlers of one process, without those that a child of a fork would inherit, and dumps of all threads."""
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -15,6 +19,26 @@ _previous: dict[tuple[int, Any], Any] = {}
 """From a signal number and one of our handlers to the handler before it."""
 
 _here = threading.local()
+
+
+USR1: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+"""The signal at which a process writes what it does."""
+
+
+def dump_threads_on_signal() -> None:
+    """
+    Let USR1 write where each thread of this process is to standard error, from now on.
+
+    Without that it ends the process, for example while the application is imported.
+    """
+    if USR1 is not None and signal.getsignal(USR1) is signal.SIG_DFL:
+        dump_threads_at(USR1, chain=False)
+
+
+def dump_threads_at(number: int, *, chain: bool) -> None:
+    """Let the signal *number* do that; then it calls its earlier handler too, if *chain* is true."""
+    with suppress(AttributeError, ValueError, RuntimeError, io.UnsupportedOperation):  # no file behind standard error
+        faulthandler.register(number, file=sys.stderr, all_threads=True, chain=chain)
 
 
 def take_ends(handler: Callable[[int, Any], object]) -> Callable[[], None]:

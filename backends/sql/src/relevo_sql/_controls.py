@@ -41,5 +41,5 @@ class ControlRows:
     def all(self) -> dict[str, bytes]:
         """Return the controls that have not expired, by key."""
         now, rows = self._database.now(self._clock), self._statements.controls.rows
-        found: Any = self._database.read(lambda connection: rows(connection, now=now))
+        found: Any = self._database.read(lambda connection: rows(connection, now=now, control=f"{CONTROL}%"))
         return {key.removeprefix(CONTROL): bytes(what) for key, what in found if isinstance(what, (bytes, memoryview))}

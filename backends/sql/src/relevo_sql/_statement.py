@@ -26,7 +26,6 @@ from relevo_sql._schema import (
     BY_STATE,
     BY_TURN,
     CONTENT,
-    CONTROL,
     DEAD_BY_IDENTITY,
     DEAD_BY_QUEUE,
     DONE_BY_ID,
@@ -195,7 +194,7 @@ class Statements:
         )
         shown: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("about")]
         known = sa.select(*shown).select_from(announcement).where(announcement.c.until > _bind("now"))
-        is_control = sa.func.substr(announcement.c.worker, 1, len(CONTROL)) == sa.literal_column(f"'{CONTROL}'")
+        is_control = announcement.c.worker.like(_bind("control"))  # a parameter: some drivers use % themselves
         self.announcements = prepared(known.where(~is_control))
         self.controls = prepared(known.where(is_control))
         done = {"key": _bind("which"), "state": _bind("kept"), "handled_at": _bind("now")}

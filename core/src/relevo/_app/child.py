@@ -17,6 +17,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from functools import partial
 from traceback import StackSummary
 from typing import Any
 
@@ -42,7 +44,7 @@ from relevo._execution.surroundings import Keeper
 from relevo._hook import names_where_listeners_run
 from relevo._listener.wrapper import with_wrappers
 from relevo._log_line import log_to_stderr
-from relevo._signal import take_ends
+from relevo._signal import dump_threads_on_signal, take_ends
 from relevo._transport.delivery import Delivery
 from relevo._worker.executor import Handle
 from relevo._worker.time_limit import TimeLimitExceededError, WatchedTable
@@ -78,6 +80,7 @@ class Child:
             app = self._make_app(hello)
             self._opened = parts_of(app).opened
             self._opened.check(app.listeners)
+            self._opened.limiting = partial(self._opening, limit=hello.time_limit)
             listeners = WatchedTable(with_wrappers(app.listeners, app.hooks), self, time_limit=hello.time_limit)
             handle = app.handle(
                 app.transport(hello.transport).name,
@@ -155,18 +158,32 @@ class Child:
 
     def begin(self, listener_id: str, limit: float) -> None:
         """Note that the listener begins; raise if it exceeded its time limit before, in a child that was killed."""
-        over = self._work.over_limit if self._work else None
-        if over is not None and over.listener_id == listener_id:
-            stack = StackSummary.from_list([(*frame, None) for frame in over.frames])
-            raise TimeLimitExceededError(listener_id, over.limit, trace="".join(stack.format()), output=over.output)
+        self._refuse_if_over(listener_id)
         self._look()
         if self._is_observed:
             self._keeper.renew()
-        if self._times_opened != self._opened.times:  # that changed the process for all listeners
-            self._times_opened = self._opened.times
+        if self._times_opened != self._opened.attempts:  # that changed the process for all listeners
+            self._times_opened = self._opened.attempts
             self._keeper.adopt()
         self._running = listener_id
         self._cell.begin(listener_id, limit)
+
+    def _refuse_if_over(self, name: str) -> None:
+        """Raise if the listener or lifespan *name* exceeded its time limit before, in a child that was killed."""
+        over = self._work.over_limit if self._work else None
+        if over is not None and over.listener_id == name:
+            stack = StackSummary.from_list([(*frame, None) for frame in over.frames])
+            raise TimeLimitExceededError(name, over.limit, trace="".join(stack.format()), output=over.output)
+
+    @contextlib.contextmanager
+    def _opening(self, lifespan_id: str, *, limit: float) -> Iterator[None]:
+        """Note that a lifespan opens, which the parent ends at *limit*, in seconds, as it does a listener."""
+        self._refuse_if_over(lifespan_id)
+        self._cell.begin(lifespan_id, limit)
+        try:
+            yield
+        finally:
+            self._cell.end()
 
     def end(self) -> None:
         """Note that the listener has ended, and undo its changes to the process."""
@@ -216,6 +233,7 @@ def main() -> None:
     end, cell, lifeline = map(int, sys.argv[1:4])
     tie(lifeline)
     take_ends(_leave_it_to_the_parent)
+    dump_threads_on_signal()  # otherwise USR1 would end it, and the event would be blamed
     faulthandler.enable()  # so that the parent can report the line of a crash
     shared = Cell(cell)
     shared.trace_at_signal()

@@ -37,6 +37,9 @@ from relevo.errors import ConfigurationError, LeaseLostError, TransportClosedErr
 _log = getLogger("relevo.execution")
 
 _LOOK_EVERY = 0.1
+_LOG_WITHIN = 5.0
+"""Seconds after which a request to log what runs is over."""
+
 _AGAIN_FIRST, _AGAIN_CAP = 0.1, 5.0
 _MOST_FAILURES = 5
 _MOST_STARTS = 3
@@ -152,8 +155,8 @@ class Slot:
         self._is_abandoned = False
         self._is_held_back = False
         """Whether the child has finished an event and takes no other, since it has grown too much."""
-        self._is_to_log = False
-        """Whether its thread is to log what runs; only that knows that the child is not being ended."""
+        self._log_until = 0.0
+        """Until when its thread is to log what runs, in monotonic seconds; only that knows whether the child ends."""
         self._stopping_since = 0.0
         self._thread = threading.Thread(target=self._run, name=f"relevo-slot-{number}", daemon=True)
 
@@ -181,7 +184,7 @@ class Slot:
 
     def log_run_soon(self) -> None:
         """Log within a moment which listener runs, since when and where it is; from any thread."""
-        self._is_to_log = True
+        self._log_until = time.monotonic() + _LOG_WITHIN
 
     def hand_over(self) -> None:
         """Send the current delivery to the child, unless the child has it already, or has ended."""
@@ -405,10 +408,10 @@ class Slot:
         running = child.cell.running()
         if running is not None:
             task.moved = now
-            if self._is_to_log:
-                self._is_to_log = False
-                frames = child.frames()
-                log_run(_log, running.listener_id, task.delivery, now - running.since, child.pid, frames)
+        if now < self._log_until:
+            self._log_until = 0.0
+            what, since = ("no listener", task.moved) if running is None else (running.listener_id, running.since)
+            log_run(_log, what, task.delivery, now - since, child.pid, child.frames())
         if running is not None and now - running.since > running.limit:
             frames = child.frames()
             child.kill()

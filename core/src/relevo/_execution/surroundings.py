@@ -246,11 +246,7 @@ class Keeper:
 
     def __init__(self, links: Sequence[int] = ()):
         self._links = links
-        self._copies = {fd: _copy(fd) for fd in (0, 1, 2, *links)}
-        self._directory = _open_directory(".")
-        self._environ = os.environ
-        self._streams = {name: getattr(sys, name) for name in _STREAMS}
-        self._threads = set(threading.enumerate())
+        self._keep()
         self._restorers: Mapping[str, Callable[[Any, Any], object]] = {
             **_RESTORERS,
             "directory": self._restore_directory,
@@ -265,10 +261,22 @@ class Keeper:
         """Keep the surroundings as they are now."""
         self._before = observe(self._links)
 
-    def adopt(self) -> None:
-        """Keep the surroundings, and the threads, as they are now."""
-        self.renew()
+    def _keep(self) -> None:
+        """Keep what can only be restored from a copy."""
+        self._copies = {fd: _copy(fd) for fd in (0, 1, 2, *self._links)}
+        self._directory = _open_directory(".")
+        self._environ = os.environ
+        self._streams = {name: getattr(sys, name) for name in _STREAMS}
         self._threads = set(threading.enumerate())
+
+    def adopt(self) -> None:
+        """Keep the surroundings, and the threads, as they are now, for good."""
+        before = [fd for fd in (*self._copies.values(), self._directory) if fd is not None]
+        self._keep()
+        for fd in before:
+            with suppress(OSError):
+                os.close(fd)
+        self.renew()
 
     def look(self) -> list[tuple[Difference, Fate]]:
         """Restore what was changed; return each change and its consequence."""

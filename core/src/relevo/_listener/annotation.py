@@ -15,7 +15,13 @@ _PLAIN = {int, str, float, bool, bytes, list, tuple, set, frozenset, dict, NoneT
 _DATA = frozenset({*_PLAIN, date, datetime, time, timedelta, Decimal, UUID})
 
 
-def evaluated(function: Callable[..., object], annotation: object, names: Mapping[str, Any] | None = None) -> Any:
+def evaluated(
+    function: Callable[..., object],
+    annotation: object,
+    names: Mapping[str, Any] | None = None,
+    *,
+    is_whole: bool = False,
+) -> Any:
     """
     Return *annotation*, which stands in *function*; raise any error if it cannot be evaluated.
 
@@ -25,12 +31,14 @@ def evaluated(function: Callable[..., object], annotation: object, names: Mappin
         annotation: One of its annotations, which may be text.
 
         names: Local names where it is defined.
+
+        is_whole: Return an ``Annotated`` type as it is; by default the type in it.
     """
 
     def alone() -> None: ...  # the other annotations may be of modules that are only imported for type checkers
 
     alone.__annotations__ = {"it": annotation}
-    return get_type_hints(alone, _names_of(function), None if names is None else dict(names))["it"]
+    return get_type_hints(alone, _names_of(function), None if names is None else dict(names), is_whole)["it"]
 
 
 def _names_of(function: Callable[..., object]) -> dict[str, Any] | None:

@@ -110,7 +110,7 @@ def _yielded(function: Any, where: str, names: Mapping[str, Any]) -> Any:
     if annotation is inspect.Signature.empty:
         raise ConfigurationError(f"{where} cannot be a lifespan: it is not annotated with what it yields; {write}")
     try:
-        found = evaluated(function, annotation, names)
+        found = evaluated(function, annotation, names, is_whole=True)
     except Exception as error:
         raise ConfigurationError(
             f"{where} cannot be a lifespan: the annotation of what it yields cannot be evaluated: {described(error)}; "
@@ -142,7 +142,7 @@ def needed_type(
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise ConfigurationError(f"{where}: {name} is passed by its name; put it after the /")
     try:
-        found = evaluated(function, parameter.annotation, names)
+        found = evaluated(function, parameter.annotation, names, is_whole=True)
     except Exception as error:
         raise ConfigurationError(
             f"{where}: the annotation of {name} cannot be evaluated: {described(error)}; import at run time what it "
@@ -226,8 +226,8 @@ class LifespanTable:
                 continue
             if lifespan.is_async and not asking.is_async:
                 raise ConfigurationError(
-                    f"{asking.id}: {name} is what {lifespan.id} yields, which lives on the event loop, and this is not "
-                    f"async; write async def here, or a lifespan that is not async"
+                    f"{asking.id}: {name} comes from the async lifespan {lifespan.id}, which only what is async can "
+                    f"use; write async def here, or make {lifespan.id} a plain generator function"
                 )
             if kind in provided:
                 continue
@@ -240,9 +240,7 @@ class LifespanTable:
         near = [
             each.kind
             for each in self
-            if isinstance(each.kind, type)
-            and isinstance(kind, type)
-            and (issubclass(each.kind, kind) or issubclass(kind, each.kind))
+            if isinstance(each.kind, type) and isinstance(kind, type) and _is_near(each.kind, kind)
         ]
         wanted = type_name(kind)
         remedy = (
@@ -252,3 +250,11 @@ class LifespanTable:
             f"module of that"
         )
         return f"{asking.id}: {name} is annotated as {wanted}, and no lifespan yields that; {remedy}"
+
+
+def _is_near(one: type, other: type) -> bool:
+    """Return whether one of two classes is derived from the other."""
+    try:
+        return issubclass(one, other) or issubclass(other, one)
+    except TypeError:  # a protocol that cannot be checked at run time
+        return False

@@ -6,10 +6,11 @@ import atexit
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import Context
 from logging import getLogger
 from threading import Event, Lock, RLock
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from relevo._fork import ForkAware, notice_fork
@@ -25,6 +26,9 @@ _log = getLogger("relevo.listener")
 
 _CLOSE_WITHIN, _LOOK_EVERY = 10.0, 0.1
 """Seconds for the end of an async lifespan, and between two looks whether its loop still runs."""
+
+_LONGEST_PAUSE = 60.0
+"""The most seconds for which an opening that has failed is not tried again."""
 
 _Key = tuple[Lifespan, object]
 """A lifespan, and the loop on which it runs if it is async: a client of one loop cannot be used on another."""
@@ -145,6 +149,8 @@ class OpenValues(ForkAware):
     def __init__(self, lifespans: LifespanTable, provided: Mapping[Any, object] | None = None):
         self._lifespans = lifespans
         self._provided = dict(provided or {})
+        self.limiting: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
+        """Takes the id of a lifespan, and watches its opening; a child process ends one that takes too long."""
         self._reset()
         super().__init__()
 
@@ -154,8 +160,10 @@ class OpenValues(ForkAware):
         self._turn = Lock()
         self._locks: defaultdict[_Key, RLock] = defaultdict(RLock)
         """One for each, since one that waits for the event loop must not hold up those that a thread opens."""
-        self.times = 0
-        """How many were opened so far in this process."""
+        self._failed: dict[_Key, tuple[BaseException, TracebackType | None, float]] = {}
+        """What the last attempt to open it raised, and until when, in monotonic seconds, it is not tried again."""
+        self.attempts = 0
+        """How many were opened so far in this process, or began to."""
 
     def after_fork_in_child(self) -> None:
         for each in self._live.values():
@@ -223,20 +231,35 @@ class OpenValues(ForkAware):
                 return
             if key in self._opening:
                 raise RuntimeError(f"{lifespan.id} calls a listener that asks for its own value before it has one")
+            if key in self._failed:
+                error, trace, again = self._failed[key]
+                if time.monotonic() < again:
+                    raise error.with_traceback(trace)
             self._opening.add(key)
+            began = time.monotonic()
+            self.attempts += 1
             try:
-                given = self._found(lifespan.needs)
-                if given is None:
-                    raise RuntimeError(f"{lifespan.id}: what it needs was closed meanwhile")
-                self._live[key] = made = self._made(key, given)
-                self.times += 1
+                with self.limiting(lifespan.id):
+                    self._live[key] = made = self._made(key, self._given(lifespan))
+                self._failed.pop(key, None)
                 if isinstance(made, _ValueOnLoop) and made.is_ending:  # it ended before it was in the table
                     self._forget(key, made)
+            except BaseException as failure:
+                now = time.monotonic()  # for as long as it took: a server that is down must not hold up all events
+                self._failed[key] = failure, failure.__traceback__, now + min(now - began, _LONGEST_PAUSE)
+                raise
             finally:
                 self._opening.discard(key)
         atexit.unregister(self.close)
         atexit.register(self.close)  # the last one, so that the event loop ends later
         _log.debug("%s is open", lifespan.id)
+
+    def _given(self, lifespan: Lifespan) -> dict[str, object]:
+        """Return the values of others that *lifespan* gets, which are open."""
+        given = self._found(lifespan.needs)
+        if given is None:
+            raise RuntimeError(f"{lifespan.id}: what it needs was closed while it was opened")
+        return given
 
     def _made(self, key: _Key, given: Mapping[str, object]) -> _PlainValue | _ValueOnLoop:
         lifespan = key[0]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
-import io
 import signal
-import sys
 from _thread import start_new_thread
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-_SIGNAL = getattr(signal, "SIGUSR1", None)
+from relevo._signal import USR1, dump_threads_at
 
 
 class Described(Protocol):
@@ -27,9 +25,9 @@ def dumps_on_signal(workers: Iterable[Described]) -> Iterator[None]:
     """
     Let USR1 log what runs in *workers*, and write where each thread of this process is to standard error.
 
-    The threads are written even if one blocks Python. A program that handles USR1 itself goes on doing so.
+    The threads are written even if one blocks Python. If the program has a handler of its own for USR1, that stays.
     """
-    if _SIGNAL is None or signal.getsignal(_SIGNAL) is not signal.SIG_DFL:
+    if USR1 is None or signal.getsignal(USR1) is not signal.SIG_DFL:
         yield
         return
 
@@ -40,11 +38,14 @@ def dumps_on_signal(workers: Iterable[Described]) -> Iterator[None]:
     def handle(_: int, __: Any) -> None:
         start_new_thread(log, ())  # the interrupted thread may hold a lock of a log
 
-    signal.signal(_SIGNAL, handle)
+    # Otherwise it would not be put before the new handler.
+    dumped_before: bool = faulthandler.unregister(USR1)  # type: ignore[func-returns-value, assignment]  # it does
+    signal.signal(USR1, handle)
     try:
-        with suppress(AttributeError, ValueError, io.UnsupportedOperation):  # no standard error, or no file behind it
-            faulthandler.register(_SIGNAL, file=sys.stderr, all_threads=True, chain=True)
+        dump_threads_at(USR1, chain=True)
         yield
     finally:
-        faulthandler.unregister(_SIGNAL)
-        signal.signal(_SIGNAL, signal.SIG_DFL)
+        faulthandler.unregister(USR1)
+        signal.signal(USR1, signal.SIG_DFL)
+        if dumped_before:
+            dump_threads_at(USR1, chain=False)

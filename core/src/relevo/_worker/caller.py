@@ -250,9 +250,9 @@ class Caller:
                     break
                 self._running[id(delivery)] = delivery, listener.id
                 call = self._call(listener, delivery, document, progress, listeners) if listener.takes_call else None
-                began = self._clock.monotonic() if is_logged else 0.0
                 arguments = (listener, call, document, progress)
                 not_given = (yield from self._give(listener, call)) if listener.needs else None
+                began = self._clock.monotonic() if is_logged else 0.0
                 result = (
                     (yield self._run, arguments, self._run_on_loop if listener.is_async else None)
                     if on_loop and not_given is None

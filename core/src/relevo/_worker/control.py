@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from hashlib import sha256
 from logging import getLogger
-from time import gmtime, strftime
+from time import gmtime, strftime, time
 from types import MappingProxyType
 from typing import Self
 
@@ -17,6 +17,7 @@ import msgspec
 from relevo._clock import Clock, readable
 from relevo._transport.control_store import ControlStore
 from relevo._transport.delivery import Delivery, Outcome, Release
+from relevo._transport.keeper import DeadLetterOwner
 from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.executor import Flow, Steps
@@ -41,8 +42,11 @@ _VERSION = 1
 _AT_MOST = 5.0
 """Seconds of a look, where the driver can be held to that."""
 
-_FIRST = 3.0
-"""Seconds for which a worker waits for its first look, before it takes events."""
+_FIRST = 6.0
+"""Seconds for which a worker waits for its first look, before it takes events; longer than a look takes."""
+
+_BEGAN = time()
+"""When this process began, or soon afterwards: a command imports this before the application."""
 
 _GRACE = 2.0
 """Seconds for which the end of a worker waits for a look."""
@@ -58,7 +62,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, tag_field="is", tag="paus
 
     v: int = _VERSION
     transport: str
-    """The name of the transport of the queue; empty if that is the coordinator itself."""
+    """What :func:`name_there` returns for the transport of the queue."""
 
     queue: str
     since: float
@@ -111,6 +115,17 @@ def _key(*parts: str) -> str:
     return sha256(msgspec.json.encode(parts)).hexdigest()[:40]
 
 
+def name_there(transport: Transport, coordinator: object) -> str:
+    """
+    Return the name by which *coordinator* knows *transport*; empty if they are the same.
+
+    Applications that share a coordinator may have given the same name to different transports.
+    """
+    if coordinator is transport:
+        return ""
+    return f"{transport.kept_under}/{transport.name}" if isinstance(transport, DeadLetterOwner) else transport.name
+
+
 def packed(control: Control) -> bytes:
     """Return *control* as bytes."""
     return _encode(control)
@@ -120,7 +135,8 @@ def controls_in(found: Iterable[bytes]) -> Iterator[Control]:
     """Yield the controls; what cannot be read, as that of a later release, is ignored."""
     for what in found:
         with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            yield _decode(what)
+            if (control := _decode(what)).v <= _VERSION:
+                yield control
 
 
 def pauses_in(found: Iterable[bytes], transport: str) -> dict[str, Pause]:
@@ -150,6 +166,8 @@ class ControlWatch:
 
         stop: Called when the worker is asked to stop; ``None`` if it is not meant by such requests.
 
+        began: When the process began, in seconds since the epoch.
+
         background: Look from a thread; otherwise only :meth:`begin` and :meth:`look_if_due` look.
     """
 
@@ -162,6 +180,7 @@ class ControlWatch:
         queues: Collection[str],
         stop: Callable[[], object] | None,
         background: bool = True,
+        began: float = _BEGAN,
     ):
         self._store = store
         self._clock = clock
@@ -169,14 +188,16 @@ class ControlWatch:
         self._queues = queues
         self._stop = stop
         self._background = background
+        self._began = began
         self.paused = _NO_PAUSE
         """The paused queues of the worker; another object after each change."""
         self._requests: frozenset[str] | None = None
-        """The requests to stop that were seen, none of which is for this worker; ``None`` before the first look."""
+        """The requests to stop that were seen; ``None`` before the first look."""
         self._looked = float("-inf")
         self._has_begun = False
         self._missed: float | None = None
         """When the coordinator could not be reached first, in monotonic seconds."""
+        self._is_warned = False
         self._reminder = Reminder(clock)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -236,8 +257,10 @@ class ControlWatch:
         except TransportUnavailableError as error:
             self._note_outage(store, error)
             return
-        except RelevoError as error:  # a database of an earlier release may lack the table
-            _log.debug("whether a queue is paused could not be looked up: %s", error)
+        except RelevoError as error:  # a database of an earlier release may lack the table, or a role the right to it
+            if not self._is_warned:
+                self._is_warned = True
+                _log.warning("pauses and requests to stop cannot be read, so this worker ignores them: %s", error)
             return
         self._note_return()
         controls = [each for each in controls_in(found.values()) if each.transport == self._transport]
@@ -247,10 +270,14 @@ class ControlWatch:
         self._heed([each for each in controls if isinstance(each, Stop)])
 
     def _heed(self, stops: Sequence[Stop]) -> None:
-        """Stop the worker if one of *stops* is for it, and was made since its first look."""
+        """
+        Stop the worker if one of *stops* is for it, and was made since its process began.
+
+        At its first look that is a matter of clocks, which may differ from host to host.
+        """
         mine = [each for each in stops if each.worker in ("", this_worker())]
         known, self._requests = self._requests, frozenset(each.request for each in mine)
-        new = [each for each in mine if known is not None and each.request not in known]
+        new = [each for each in mine if (each.since > self._began if known is None else each.request not in known)]
         if new and self._stop is not None:
             _log.warning("asked to stop by %s (relevo stop)", visible(new[0].by) or "an operator")
             self._stop()
@@ -261,12 +288,12 @@ class ControlWatch:
             return  # the worker itself logs the outage of its transport
         self._missed = self._clock.monotonic() if self._missed is None else self._missed
         if self._reminder.take_turn():
-            _log.warning("%s; whether a queue is paused stays as it was known last", error)
+            _log.warning("%s; the pauses that were read last stay in force", error)
 
     def _note_return(self) -> None:
         if self._missed is not None:
             away, self._missed = self._clock.monotonic() - self._missed, None
-            _log.warning("the controls of workers can be read again after %s", readable(away))
+            _log.warning("pauses and requests to stop can be read again, after an outage of %s", readable(away))
 
 
 def unless_paused(steps: Steps, paused: Callable[[], Collection[str]]) -> Steps:

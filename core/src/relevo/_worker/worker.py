@@ -35,7 +35,7 @@ from relevo._transport.transport import Transport
 from relevo._visible import visible
 from relevo._worker.announcement import Announcer
 from relevo._worker.batch_size import Pace
-from relevo._worker.control import ControlWatch, Pause
+from relevo._worker.control import ControlWatch, Pause, name_there
 from relevo._worker.decision import SHARED_QUEUE
 from relevo._worker.deferral import ASIDE, Deferral
 from relevo._worker.evidence import GRACE as GRACE_OF_SUSPECTS, described_past
@@ -303,7 +303,7 @@ class Worker:
         return ControlWatch(
             coordinator if isinstance(coordinator, ControlStore) and self._given is None else None,
             self._clock,
-            transport=self._name_there(),
+            transport=name_there(self._transport, coordinator),
             queues=self._queues,
             stop=self.stop if self._stops_on_request else None,
             background=self._background,
@@ -518,10 +518,12 @@ class Worker:
         self._open_queues = tuple(queue for queue in self._queues if queue not in paused)
         level = INFO if self._options.until_empty else WARNING  # a drain from cron would warn each minute
         for queue in before.keys() - paused.keys():
-            _log.log(level, "the queue %s of %s is handled again", queue, self._transport.name)
+            _log.log(level, "the queue %s of %s was resumed", queue, self._transport.name)
         for queue in paused.keys() - before.keys():
             pause = visible(paused[queue].in_words)
-            _log.log(level, "the queue %s of %s is paused %s; its events wait", queue, self._transport.name, pause)
+            _log.log(
+                level, "the queue %s of %s has been paused %s; its events wait", queue, self._transport.name, pause
+            )
         kept = self._without_paused(self._backlog)
         self._backlog.clear()
         self._backlog.extend(kept)

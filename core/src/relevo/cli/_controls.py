@@ -10,7 +10,7 @@ import attrs
 from relevo._app.app import App, parts_of, stores_of
 from relevo._transport.control_store import ControlStore
 from relevo._transport.transport import Transport
-from relevo._worker.control import Pause, pauses_in
+from relevo._worker.control import Pause, name_there, pauses_in
 from relevo.cli._output import when
 from relevo.cli._place import Place
 from relevo.errors import RelevoError, UnsupportedError
@@ -31,8 +31,7 @@ class Board:
         coordinator: object = parts_of(app).coordinator(place.store)
         if not isinstance(coordinator, ControlStore):
             return None
-        own: object = place.store
-        return cls(place, coordinator, "" if coordinator is own else place.store.name)
+        return cls(place, coordinator, name_there(place.store, coordinator))
 
     @classmethod
     def required(cls, app: App, place: Place) -> Board:
@@ -42,8 +41,8 @@ class Board:
             raise UnsupportedError(
                 place.store.name,
                 "control",
-                "its workers share no coordinator in which they would see what you ask; set one in a database, as in "
-                'coordinator = "sqlite:///shop.db"',
+                "it has no coordinator, so its workers cannot see a pause or a request to stop; set one that all hosts "
+                'reach, as in coordinator = "postgresql://…" under [transports.…]',
             )
         found.prepare(app)
         return found
@@ -93,4 +92,4 @@ def row_of(pause: Pause | None) -> dict[str, Any] | None:
 def notice(place: Place, pause: Pause) -> str:
     """Return that a queue is paused, with the time, the operator and the reason, and how to resume it."""
     where = f"{place.store.name}/{pause.queue}"
-    return f"{where} is paused {pause.in_words}; its events wait; to go on: relevo resume -q {where}"
+    return f"{where} has been paused {pause.in_words}; its events wait; to resume it: relevo resume -q {where}"

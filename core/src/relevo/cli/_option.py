@@ -22,6 +22,7 @@ from relevo._app.load import app_named, modules_of_config, modules_without_confi
 from relevo._config.opening import draft_config, refuse, refuse_foreign_modules
 from relevo._config.schema import Config
 from relevo._log_line import log_to_stderr
+from relevo._signal import dump_threads_on_signal
 from relevo._visible import visible
 from relevo.cli._main import app_option, config_option, refuse_invalid
 from relevo.cli._output import reserve_stdout
@@ -60,6 +61,7 @@ def _with_app(command: F, is_document: Callable[[Mapping[str, Any]], bool], leve
     @functools.wraps(command)
     def wrapped(*args: Any, config: str | None, app_name: str | None, log_level: str, **kwargs: Any) -> Any:
         log_to_stderr(log_level.upper())
+        dump_threads_on_signal()
         kept = reserve_stdout() if is_document(kwargs) else nullcontext()
         chosen = log_level if is_given("log_level") else None
         with kept, open_app(locate_config(config), _given_once("app", app_name), log_level=chosen) as app:

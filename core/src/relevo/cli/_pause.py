@@ -19,13 +19,14 @@ from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import echo, show_json
 from relevo.cli._place import Place, places, tell_private
+from relevo.errors import TransportUnavailableError
 
 _WITHIN = "within 2 seconds"
-"""How soon workers heed it: they look once a second, and a look takes a moment."""
+"""How soon a pause takes effect: workers look once a second, and a look takes a moment."""
 
 _WORKER = re.compile(r"[^:\s]+:[0-9]{1,10}", re.ASCII)
 
-_PRIVATE = "nothing else sees what you ask here"
+_PRIVATE = "so no other process sees this"
 
 
 @click.command()
@@ -47,11 +48,12 @@ def pause(
     """
     Let the events of a queue wait: no worker begins one, on any host, until `relevo resume`.
 
-    Workers heed it within 2 seconds. Running listeners finish. Events are dispatched as before, schedules fire, and
-    all of that waits. Workers that start later heed it too. `relevo status` shows who paused a queue, when and why.
+    It takes effect within 2 seconds. Running listeners finish. Events are dispatched as before, schedules fire, and
+    all of that waits. It also holds for workers that start later. `relevo status` shows who paused a queue, when and
+    why; if it is paused already, that stays.
 
-    The transport needs a coordinator, as a database is. For RabbitMQ, set one in the configuration. A worker that
-    cannot reach it goes on as it was known last.
+    The transport needs a coordinator, such as a database. For RabbitMQ, set one in the configuration. A worker that
+    cannot reach the coordinator keeps to the pauses that it read last.
 
     The queue of an outbox can be paused like any other, as with -q outbox/main; --all leaves it out, so events are
     still moved to their transport.
@@ -62,22 +64,20 @@ def pause(
     if reason and len(reason) > MAX_REASON:
         raise click.UsageError(f"--reason: expected at most {MAX_REASON} characters; got {len(reason)}")
     rows: list[dict[str, Any]] = []
-    for place in _chosen(app, transport, queues):
-        board = Board.required(app, place)
-        tell_private(place.store, _PRIVATE)
-        before = board.pauses()
-        for queue in place.queues:
-            found, is_new = before.get(queue), queue not in before
-            if found is None or reason:
-                since = app.clock.now() if found is None else found.since
-                found = Pause(transport=board.transport, queue=queue, since=since, by=_operator(), reason=reason or "")
+    for board in _boards(app, _chosen(app, transport, queues)):
+        name, before = board.place.store.name, board.pauses()
+        for queue in board.place.queues:
+            found = before.get(queue)
+            if found is None:
+                since, by = app.clock.now(), _operator()
+                found = Pause(transport=board.transport, queue=queue, since=since, by=by, reason=reason or "")
                 board.store.set_control(found.key, packed(found), ttl=FOR_EVER)
-            rows.append({"transport": place.store.name, "queue": queue, "new": is_new, **(row_of(found) or {})})
+            rows.append({"transport": name, "queue": queue, "new": queue not in before, **(row_of(found) or {})})
     if as_json:
         show_json(rows)
         return 0
     for row in rows:
-        state = f"is paused; workers heed it {_WITHIN}" if row["new"] else f"was paused already, since {row['since']}"
+        state = f"is paused; that takes effect {_WITHIN}" if row["new"] else _as_before(row)
         echo(visible(f"{row['transport']}/{row['queue']} {state}"))
     return 0
 
@@ -86,28 +86,36 @@ def pause(
 @transport_option
 @queue_option
 @click.option("--all", "every", is_flag=True, help="Resume all queues that are paused.")
+@click.option("--reason", metavar="TEXT", callback=refuse_invalid, help="Only those that were paused for this reason.")
 @json_option
 @with_app
-def resume(*, app: App, transport: str | None, queues: tuple[str, ...], every: bool, as_json: bool) -> int:
+def resume(
+    *, app: App, transport: str | None, queues: tuple[str, ...], every: bool, reason: str | None, as_json: bool
+) -> int:
     """
     Let workers handle the events of a paused queue again.
 
-    Workers heed it within 2 seconds.
+    It takes effect within 2 seconds.
 
     Example: relevo resume -q main/feed
     """
     _require_choice(queues, every=every, option="--queue")
     rows: list[dict[str, Any]] = []
-    for board, found in _paused(app, transport, queues):
+    for board, found in list(_paused(app, transport, queues)):
+        if reason is not None and found.reason != reason:
+            continue
         board.store.set_control(found.key, b"", ttl=0.0)
         rows.append({"transport": board.place.store.name, "queue": found.queue, **(row_of(found) or {})})
     if as_json:
         show_json(rows)
         return 0
     for row in rows:
-        echo(visible(f"{row['transport']}/{row['queue']} is handled again; it was paused since {row['since']}"))
-    if not rows:
-        echo("no queue was paused" if every else f"not paused: {visible(', '.join(queues))}")
+        echo(visible(f"{row['transport']}/{row['queue']} is resumed; it had been paused since {row['since']}"))
+    resumed = {name for row in rows for name in (row["queue"], f"{row['transport']}/{row['queue']}")}
+    if every and not rows:
+        echo("no queue was paused" if reason is None else "no queue was paused for this reason")
+    if left := [each for each in queues if each not in resumed]:
+        echo(f"not paused{'' if reason is None else ' for this reason'}: {visible(', '.join(left))}")
     return 0
 
 
@@ -129,10 +137,10 @@ def stop(*, app: App, transport: str | None, workers: tuple[str, ...], every: bo
     Ask workers on any host to end, as TERM does: they finish what runs, and release the rest.
 
     Supervisor and systemd then start them again, as `relevo unit` lets them: so this is how all workers load a new
-    program. To keep events from being handled, pause their queues. A worker heeds it once, within 2 seconds; one that
-    starts later is not stopped. Drains and relays are asked too.
+    program. To keep events from being handled, pause their queues. A worker stops within 2 seconds, unless its process
+    was started later; the clocks of the hosts should agree. Drains and relays are asked too.
 
-    The transport needs a coordinator, as a database is. For RabbitMQ, set one in the configuration.
+    The transport needs a coordinator, such as a database. For RabbitMQ, set one in the configuration.
 
     Example: relevo stop --all
     """
@@ -142,31 +150,28 @@ def stop(*, app: App, transport: str | None, workers: tuple[str, ...], every: bo
             raise click.UsageError(f'--worker: expected HOST:PID, as in web-1:4711; got "{each}"')
     rows: list[dict[str, Any]] = []
     seen = set[tuple[int, str]]()
-    for place in places(app, transport):
-        board = Board.required(app, place)
+    for board in _boards(app, places(app, transport)):
         if (id(board.store), board.transport) in seen:
             continue
         seen.add((id(board.store), board.transport))
-        tell_private(place.store, _PRIVATE)
         for worker in workers or ("",):
             request, since = secrets.token_hex(16), app.clock.now()
             asked = Stop(transport=board.transport, worker=worker, request=request, since=since, by=_operator())
             board.store.set_control(asked.key, packed(asked), ttl=STOP_FOR)
-            rows.append({"transport": place.store.name, "worker": worker or None})
+            rows.append({"transport": board.place.store.name, "worker": worker or None})
     if as_json:
         show_json(rows)
         return 0
     who = visible(", ".join(workers)) or "all workers"
     where = ", ".join(dict.fromkeys(row["transport"] for row in rows))
-    echo(f"asked {who} of {visible(where)} to stop; they begin no further event {_WITHIN}")
+    echo(f"asked {who} of {visible(where)} to stop, which takes effect {_WITHIN} where they run")
     return 0
 
 
 def _require_choice(chosen: Sequence[str], *, every: bool, option: str) -> None:
     """Refuse a command without a choice, or with some and all."""
     if bool(chosen) == every:
-        problem = "both are given" if every else "none of them is given"
-        raise click.UsageError(f"{problem}; pass {option} or --all")
+        raise click.UsageError(f"expected {option} or --all; got {'both' if every else 'neither'}")
 
 
 def _chosen(app: App, transport: str | None, queues: Sequence[str]) -> list[Place]:
@@ -175,18 +180,49 @@ def _chosen(app: App, transport: str | None, queues: Sequence[str]) -> list[Plac
     return found if queues else ([each for each in found if not each.is_outbox] or found)
 
 
+def _boards(app: App, found: Sequence[Place]) -> list[Board]:
+    """Return where the controls of each place are kept, all set up before the first is written."""
+    boards = [Board.required(app, place) for place in found]
+    for each in boards:
+        tell_private(each.place.store, _PRIVATE)
+    return boards
+
+
+def _as_before(row: dict[str, Any]) -> str:
+    """Return how a queue was paused already."""
+    by = f" by {row['by']}" if row["by"] else ""
+    why = f": {row['reason']}" if row["reason"] else ""
+    return f"has been paused since {row['since']}{by}{why}; that stays"
+
+
 def _paused(app: App, transport: str | None, queues: Sequence[str]) -> Iterator[tuple[Board, Pause]]:
-    """Yield the pauses of *queues*, or all; a paused queue may have lost its route, and be empty."""
-    boards = [Board.required(app, place) for place in places(app, transport)]
-    there = {
-        (id(board.place.store), queue): (board, each) for board in boards for queue, each in board.pauses().items()
-    }
+    """
+    Yield the pauses of *queues*, or all; a paused queue may have lost its route, and be empty.
+
+    What has no coordinator has no paused queue. What cannot be reached matters only if a queue was not found elsewhere.
+    """
+    found = places(app, transport)
+    there: dict[tuple[int, str], tuple[Board, Pause]] = {}
+    unreachable: TransportUnavailableError | None = None
+    for place in [each for each in found if Board.of(app, each) is not None] or found[:1]:
+        try:
+            board = Board.required(app, place)
+            pauses = board.pauses()
+        except TransportUnavailableError as error:
+            if not queues:
+                raise
+            unreachable = error
+            continue
+        tell_private(place.store, _PRIVATE)
+        there |= {(id(place.store), queue): (board, each) for queue, each in pauses.items()}
     names = set(queues)
-    for board, found in there.values():
-        full = f"{board.place.store.name}/{found.queue}"
-        if not queues or names & {found.queue, full}:
-            names -= {found.queue, full}
-            yield board, found
+    for board, pause in there.values():
+        full = f"{board.place.store.name}/{pause.queue}"
+        if not queues or not {pause.queue, full}.isdisjoint(queues):
+            names -= {pause.queue, full}
+            yield board, pause
+    if names and unreachable is not None:
+        raise unreachable
     if names:  # a name that is misspelt is an error
         places(app, transport, sorted(names))
 
@@ -197,4 +233,4 @@ def _operator() -> str:
         user = getpass.getuser()
     except (OSError, KeyError):  # in a container, a user may have no name
         user = str(os.getuid())
-    return f"{user}@{os.uname().nodename}"[:255]
+    return f"{user}@{os.uname().nodename}"[:255].encode("utf-8", "replace").decode()

@@ -36,6 +36,9 @@ _LOOK_EVERY = 0.1
 
 _SHOWN = 3
 
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+_OTHERS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
+
 
 def reloadable(command: F) -> F:
     """Add the option ``--reload`` to *command*, which has those of ``with_app``."""
@@ -95,6 +98,14 @@ class Reloader:
     def _run_until(self, changes: Callable[[], Collection[str]]) -> int | None:
         """Run the command once; return its exit code, or ``None`` to start it again since files have changed."""
         worker = subprocess.Popen([sys.executable, "-m", "relevo", *self._words])  # noqa: S603 - this very program  # nosec B603
+        try:
+            return self._followed(worker, changes)
+        finally:
+            if worker.poll() is None:  # this has failed itself
+                worker.terminate()
+
+    def _followed(self, worker: subprocess.Popen[bytes], changes: Callable[[], Collection[str]]) -> int | None:
+        """Wait for the end of *worker*, or let it end if files have changed; return its exit code in the same way."""
         restarts = is_reported = False
         while True:
             time.sleep(_LOOK_EVERY)
@@ -120,15 +131,15 @@ class Reloader:
         signals, self._signals = self._signals, []
         for number in signals:
             if number != signal.SIGINT or not _is_at_terminal():
-                worker.send_signal(number)
+                worker.send_signal(number)  # nothing is sent to one that has ended
 
     @contextmanager
     def _noting_signals(self) -> Iterator[None]:
         def note(number: int, _: FrameType | None) -> None:
-            self._is_stopping = True
+            self._is_stopping = self._is_stopping or number in _ENDS
             self._signals.append(number)
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, note) for number in (*_ENDS, *_OTHERS)}
         try:
             yield
         finally:
@@ -168,7 +179,7 @@ def _watching(folders: Sequence[Path]) -> Iterator[Callable[[], Collection[str]]
         if watching.done():
             try:
                 watching.result()
-            except OSError as error:
+            except Exception as error:
                 raise ConfigurationError(f"--reload cannot watch {_named(map(str, folders))}: {error}") from error
         taken = {*found}
         found.difference_update(taken)
@@ -198,9 +209,15 @@ def _can_be_corrected(code: int) -> bool:
 def _is_at_terminal() -> bool:
     """Return whether this process is in the foreground of a terminal, which interrupts all that are."""
     try:
-        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except (AttributeError, OSError, ValueError):
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
         return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _tell(line: str) -> None:

@@ -354,7 +354,9 @@ def _show_pauses(rows: Sequence[Mapping[str, Any]]) -> None:
         why = f": {about['reason']}" if about["reason"] else ""
         by = f" by {about['by']}" if about["by"] else ""
         where = f"{row['transport']}/{row['queue']}"
-        echo(visible(f"{where} is paused since {about['since']}{by}{why}; to go on: relevo resume -q {where}"))
+        echo(
+            visible(f"{where} has been paused since {about['since']}{by}{why}; to resume it: relevo resume -q {where}")
+        )
 
 
 def _row(store: Transport, queue: str, *, is_routed: bool) -> dict[str, Any]:
