@@ -1201,10 +1201,10 @@ class Engine:
 
 @relevo.lifespan
 def engine() -> Iterator[Engine]:
-    os.chdir(os.environ["ELSEWHERE"])
-    with open(os.environ["OPENINGS"], "a") as file:
+    os.chdir("elsewhere")
+    with open("openings", "a") as file:
         print("opening", file=file)
-    while not Path(os.environ["OPENINGS"] + ".go").exists():
+    while not Path("go").exists():
         time.sleep(0.01)
     yield Engine()
 
@@ -1215,28 +1215,49 @@ def update(event, call, engine: Engine):
 @relevo.listener("a.done")
 def follow(event):
     print("follow in", os.getcwd(), flush=True)
+
+@relevo.listener("a.done", priority=-1)
+def end(event, call, engine: Engine):
+    Path("ended").touch()
 """
+
+
+@pytest.fixture(name="elsewhere")
+def _elsewhere(program: Shop) -> Path:
+    """Return the folder in which a program with a slow lifespan works."""
+    more = 'execution = "process"\nconcurrency = 1\ntime_limit = "1s"'
+    program.write("relevo.toml", CONFIGURATION.format(more=more))
+    program.write("shop_listeners.py", SLOW)
+    folder = program.folder / "elsewhere"
+    folder.mkdir()
+    program.run("dispatch a.done")
+    return folder
 
 
 @pytest.mark.lengthy("starts child processes")
 def test_an_opening_that_exceeds_the_time_limit_of_a_child_is_tried_again_and_no_crash(
-    program: Shop, tmp_path_factory: pytest.TempPathFactory
+    program: Shop, elsewhere: Path
 ) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    more = 'execution = "process"\nconcurrency = 1\ntime_limit = "1s"'
-    program.write("relevo.toml", CONFIGURATION.format(more=more))
-    program.write("shop_listeners.py", SLOW)
-    program.run("dispatch a.done")
-    openings = program.folder / "openings"
-    environ = f"export ELSEWHERE={shlex.quote(str(elsewhere))} OPENINGS={shlex.quote(str(openings))}"
-    wait = f"until [ $(wc -l < {openings} 2>/dev/null || echo 0) -ge 4 ]; do sleep 0.1; done; touch {openings}.go"
+    openings = f"$(wc -l < {elsewhere}/openings 2>/dev/null || echo 0)"
+    wait = f"until [ {openings} -ge 4 ]; do sleep 0.1; done; touch {elsewhere}/go"
 
-    done = program.process(f"{environ}; relevo worker --max-events 5 & {wait}; sleep 0; wait $!")
+    done = program.process(f"relevo drain --settle 60s & {wait}; wait")
 
-    assert "follow in /" not in done.stderr.replace(f"follow in {elsewhere}", "")
-    assert f"follow in {elsewhere}" in done.stderr
+    assert (elsewhere / "ended").exists(), done.stderr
+    assert "shop_listeners:engine ran for longer than its time limit of 1 s" in done.stderr
     assert "this is crash" not in done.stderr
     assert json.loads(program.run("dead list --json").stdout) == []
+
+
+@pytest.mark.lengthy("starts child processes")
+def test_a_listener_does_not_leave_the_folder_that_a_lifespan_chose(program: Shop, elsewhere: Path) -> None:
+    (elsewhere / "go").touch()
+
+    done = program.process("relevo drain")
+
+    assert f"follow in {elsewhere}" in done.stderr, done.stderr
+    assert (elsewhere / "ended").exists()
+    assert "cannot be restored" not in done.stderr
 
 
 @pytest.mark.lengthy("starts processes")
