@@ -135,8 +135,7 @@ def controls_in(found: Iterable[bytes]) -> Iterator[Control]:
     """Yield the controls; what cannot be read, as that of a later release, is ignored."""
     for what in found:
         with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if (control := _decode(what)).v <= _VERSION:
-                yield control
+            yield _decode(what)
 
 
 def pauses_in(found: Iterable[bytes], transport: str) -> dict[str, Pause]:
