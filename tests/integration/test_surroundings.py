@@ -54,7 +54,8 @@ def seen():
 PARTS = {
     "directory": os.getcwd,
     "root": lambda: os.stat("/").st_ino,
-    "environment": lambda: dict(sorted(os.environ.items())),
+    # without the mark that each child process has of its own
+    "environment": lambda: {key: each for key, each in sorted(os.environ.items()) if key != "_RELEVO_CHILD"},
     "zone": lambda: time.strftime("%Z"),
     "descriptors": lambda: {fd: os.readlink(f"/proc/self/fd/{fd}").split("[")[0] for fd in range(3)},
     "flags": lambda: [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in range(3)],
