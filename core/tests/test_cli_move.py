@@ -38,6 +38,54 @@ def test_events_are_moved_to_another_queue_and_handled_there(shop: Shop) -> None
     assert kept(shop) == {"main/feed": 4, "main/media": 1}
 
 
+CHOSEN = CONFIGURATION + '"bulk.*" = "main/bulk"\n'
+
+BOTH = """
+import relevo
+
+@relevo.listener("image.created")
+def resize(event):
+    print("resized")
+
+@relevo.listener("image.created", queue="feed")
+def show(event):
+    print("shown")
+"""
+
+
+@pytest.mark.lengthy("runs commands")
+@pytest.mark.parametrize("origin, target", [("bulk", "feed"), ("feed", "bulk")])
+def test_an_event_that_was_sent_to_both_queues_stays_until_the_other_copy_is_done(
+    shop: Shop, origin: str, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.write("relevo.toml", CHOSEN)
+    shop.write("shop_listeners.py", BOTH)
+    shop.run("dispatch image.created '{}' --to main/bulk --to main/feed")
+
+    moved = shop.run(f"move --from main/{origin} --to main/{target}")
+    done = shop.run("drain --settle 20s")
+
+    assert (moved.returncode, moved.stdout) == (1, "0 moved, 1 stayed, since the other queue did not accept them\n")
+    assert f"main/{target} has another copy of it" in caplog.text
+    assert done.returncode == 0
+    assert sorted(done.stdout.split()) == ["resized", "shown"]
+    assert kept(shop) == {}
+
+
+@pytest.mark.lengthy("runs commands")
+def test_an_event_that_was_sent_to_two_queues_is_moved_to_a_third_and_each_listener_runs_once(shop: Shop) -> None:
+    shop.write("relevo.toml", CHOSEN)
+    shop.write("shop_listeners.py", BOTH)
+    shop.run("dispatch image.created '{}' --to main/bulk --to main/feed")
+
+    moved = shop.run("move --from main/bulk --to main/default")
+    done = shop.run("drain")
+
+    assert moved.stdout == "1 moved\n"
+    assert sorted(done.stdout.split()) == ["resized", "shown"]
+    assert kept(shop) == {}
+
+
 def test_a_move_warns_once_of_events_that_no_listener_handles_there(shop: Shop) -> None:
     for name in ("image.created", "image.created", "mail.sent", "a.b"):
         shop.run(f"dispatch {name} '{{}}'")

@@ -47,6 +47,10 @@ _UNFIT = (UnsupportedError, CodecError, ValueError, TypeError, OverflowError)
 """Raised by a target for an event that needs an unsupported feature or cannot be encoded."""
 
 
+class StaysError(RelevoError):
+    """Raised by the change of a relay for an event that is not to be moved."""
+
+
 class RelayExecutor(Executor):
     """
     Passes on what a worker receives from an outbox, a batch at a time.
@@ -65,7 +69,8 @@ class RelayExecutor(Executor):
 
         change: Takes an envelope and the queue that it was received from, returns the one to send. It raises
             :class:`DecodeError` for a forged event, which becomes a dead letter, unchanged, and
-            :class:`NotAcceptedError` for one that the target queue does not accept, as if the target refused it.
+            :class:`NotAcceptedError` for one that the target queue does not accept, as if the target refused it, and
+            :class:`StaysError` for one that is not to be moved.
     """
 
     waits = True  # for the target to store a batch
@@ -145,8 +150,11 @@ class RelayExecutor(Executor):
             outcome = wait_for_key(delivery, now, detail=str(error), patience=self._patience)
             self._note_refused(delivery, outcome, str(error), is_first=not delivery.state)
             return outcome
-        except NotAcceptedError as error:
+        except (NotAcceptedError, StaysError) as error:
             return self._refuse(delivery, error)
+        except TransportError as error:  # it asked the target
+            self._outage = error
+            return Release()
         except DecodeError as error:
             return DeadLetter(reason=decision.Reason.FORGED, error=decision.sanitised(str(error)))
 

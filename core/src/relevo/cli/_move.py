@@ -16,9 +16,10 @@ from relevo._runner.loop import stop_on_signals
 from relevo._transport.delivery import Ack, Release, Settlement
 from relevo._transport.envelope import Envelope
 from relevo._transport.route import NOW, Target, parsed_target
+from relevo._transport.sent_to import HEADER
 from relevo._transport.transport import Transport
 from relevo._visible import visible
-from relevo._worker.relay import RelayExecutor, readdressed
+from relevo._worker.relay import RelayExecutor, StaysError, readdressed
 from relevo._worker.run import Report, RunOptions
 from relevo._worker.worker import Worker
 from relevo.cli._main import EXIT_DEAD
@@ -60,7 +61,8 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
 
     A route must lead to the target queue, or no worker would handle its events; it warns of events that no listener
     here handles in the target queue. The source queue needs no route, and
-    may be on an outbox, by the name that `status` shows. Scheduled events can be moved once they are due.
+    may be on an outbox, by the name that `status` shows. An event that was dispatched with to= stays while the other
+    queue has a copy of it. Scheduled events can be moved once they are due.
     Exits with 1 if an event stayed or was dead-lettered.
 
     Example: relevo move --from main/old --to main/feed --limit 1000
@@ -93,7 +95,10 @@ def move(*, app: App, source: Target, target: Target, limit: int | None, as_json
             chance=random.random,
             options=RunOptions(until_empty=True, max_events=limit),
             executor=RelayExecutor(
-                there, clock=app.clock, patience=None, change=_warning(app, target, bar, then=change)
+                there,
+                clock=app.clock,
+                patience=None,
+                change=_warning(app, target, bar, then=_unless_there(there, target.queue, then=change)),
             ),
             hooks=hooks,
             lease=parts_of(app).lease,
@@ -144,6 +149,30 @@ def _warning(app: App, target: Target, bar: Bar, *, then: _Change) -> _Change:
             if why := unheard_at(envelope.name, target, listeners, app.routes):
                 bar.tell(f"relevo: {visible(why)}")
         return then(envelope, queue)
+
+    return change
+
+
+def _unless_there(there: Transport, queue: str, *, then: _Change) -> _Change:
+    """
+    Return *then*, which also refuses an event that a dispatch sent to chosen targets if *queue* has a copy of it.
+
+    One of the two would be dropped as a duplicate, and with it what it says of the listeners that run for it.
+    """
+
+    def change(envelope: Envelope, origin: str) -> Envelope:
+        said = envelope.headers.get(HEADER)
+        if said is not None and _has_copy(envelope, said):
+            raise StaysError(
+                f"{there.name}/{queue} has another copy of it, since it was dispatched to several targets with to=; "
+                f"move it when that one is done, or to another queue"
+            )
+        return then(envelope, origin)
+
+    def _has_copy(envelope: Envelope, said: str) -> bool:
+        if not there.capabilities.find:
+            return queue in said.split(" ")
+        return any(each.queue == queue and each.envelope.source == envelope.source for each in there.find(envelope.id))
 
     return change
 
