@@ -44,6 +44,13 @@ class Image(_Base):
     token: Mapped[str] = mapped_column(default=lambda: str(uuid4()))
 
 
+class Book(_Base):
+    __tablename__ = "book"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pages: Mapped[list[str]] = mapped_column(sa.JSON, default=list)
+    sold: Mapped[int] = mapped_column(default=int)
+
+
 @pytest.fixture
 def engine() -> Iterator[sa.Engine]:
     made = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
@@ -637,3 +644,74 @@ def test_a_session_that_outlives_the_listener_is_rolled_back(t: AppTesting, engi
 
     assert mails(engine) == ["ann"]
     session.remove()
+
+
+# --- what could be taken for nothing ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ['"order"', "[order]", "`order`"])
+def test_a_table_whose_name_has_to_be_in_quotes_is_compared(t: AppTesting, engine: sa.Engine, name: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text('CREATE TABLE "order" (n INTEGER)'))
+
+    def add(event: Event) -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"INSERT INTO {name} (n) VALUES (1)"))  # noqa: S608 - the name of the test
+
+    assert 'the table "order"' in found(t, add)
+
+
+@pytest.mark.parametrize("is_made_anew", [True, False])
+def test_a_database_is_known_by_its_address_and_not_by_its_engine(
+    t: AppTesting, tmp_path: Path, *, is_made_anew: bool
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    kept: list[sa.Engine] = [sa.create_engine(url, poolclass=sa.NullPool)]
+    _Base.metadata.create_all(kept[0])
+
+    def add(event: Event) -> None:
+        kept.append(sa.create_engine(url, poolclass=sa.NullPool) if is_made_anew else kept[0].execution_options(a=1))
+        with Session(kept[-1]) as session:
+            session.add(Mail(to="ann"))
+            session.commit()
+
+    assert 'the table "mail"' in found(t, add)
+
+
+@pytest.mark.parametrize("column", ["pages", "sold"])
+def test_a_column_with_a_constructor_as_its_default_is_compared(t: AppTesting, engine: sa.Engine, column: str) -> None:
+    with Session(engine) as session:
+        session.add(Book(id=1))
+        session.commit()
+
+    def add(event: Event) -> None:
+        with Session(engine) as session:
+            book = session.get_one(Book, 1)
+            setattr(book, column, [*book.pages, "x"] if column == "pages" else book.sold + 1)
+            session.commit()
+
+    assert 'the table "book"' in found(t, add)
+
+
+def test_a_table_that_cannot_be_read_is_warned_about(t: AppTesting, engine: sa.Engine) -> None:
+    def add(event: Event) -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE IF NOT EXISTS short (n INTEGER)"))
+            connection.execute(sa.text("INSERT INTO short (n) VALUES (1)"))
+            connection.execute(sa.text("DROP TABLE short"))
+
+    with pytest.warns(UserWarning, match="the table short is not compared, since it cannot be read: "):
+        crash(t, add)
+
+
+def test_what_happens_twice_is_raised_also_if_errors_of_listeners_are_not(t: AppTesting) -> None:
+    t.app.add_listener("image.created", lambda _: t.record_effect("mail", "ann"), id="mail")
+    t.app.dispatch("image.created")
+
+    with pytest.raises(RepeatedEffectError, match="mail"):
+        t.drain(crash="everywhere", raises=False)
+
+
+def test_an_effect_that_cannot_be_compared_is_refused(t: AppTesting) -> None:
+    with pytest.raises(ConfigurationError, match="object has no text of its own"):
+        t.record_effect("mail", object())

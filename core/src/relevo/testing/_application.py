@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 _NONE: Mapping[Any, object] = MappingProxyType({})
 _LONGEST_DEAD = 600
 """The largest length of a dead letter in an error: its cause names the field at the end."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""In the text of an object that has none of its own."""
 
 
 class AppTesting:
@@ -164,7 +168,16 @@ class AppTesting:
             name: Its name.
 
             values: What distinguishes it from another one, such as the recipient and the number of the order.
+
+        Raises:
+            ConfigurationError: A value has no text of its own by which it could be compared, as most objects.
         """
+        for each in values:
+            if _ADDRESS.search(repr(each)):
+                raise ConfigurationError(
+                    f"t.record_effect: {type(each).__qualname__} has no text of its own, so it differs in each run; "
+                    f"pass what distinguishes it, such as a recipient or a number"
+                )
         if self._crashes is not None:
             self._crashes.record(name, values)
 
@@ -383,6 +396,7 @@ class AppTesting:
             )
         never, self._interrupted = sorted(self._interrupted), set()
         if not raises:
+            _raise_repeated(crashes)
             return report
         if self._opened.failures:
             raise self._opened.failures[0]
@@ -393,10 +407,7 @@ class AppTesting:
                 texts = "; ".join(map(format_raised, others[:5]))
                 first.error.add_note(f"relevo: {count} failed while draining: {texts}")
             raise first.error.with_traceback(first.traceback)
-        if crashes is not None and crashes.too_many:
-            raise AssertionError(crashes.too_many)
-        if crashes is not None and crashes.found:
-            raise RepeatedEffectError(crashes.found)
+        _raise_repeated(crashes)
         if never:
             raise AssertionError(
                 f't.interrupt(after="{never[0]}"): no listener went on after a step of that name; a listener is '
@@ -506,6 +517,14 @@ def _crashes(crash: object, *, twice: bool, repeatable: Collection[str]) -> Cras
     if isinstance(repeatable, str):
         raise ConfigurationError(f"t.drain(repeatable=…): expected a list of names; got {shown(repeatable)}")
     return Crashes(repeatable)
+
+
+def _raise_repeated(crashes: Crashes | None) -> None:
+    """Raise what crashes have found, also in a drain that raises no error of a listener."""
+    if crashes is not None and crashes.too_many:
+        raise AssertionError(crashes.too_many)
+    if crashes is not None and crashes.found:
+        raise RepeatedEffectError(crashes.found)
 
 
 def _refuse_other(given: object) -> None:

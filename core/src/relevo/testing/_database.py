@@ -12,11 +12,13 @@ from datetime import date, datetime, time
 from functools import wraps
 from typing import Any
 from uuid import UUID
+from warnings import warn
 from weakref import WeakKeyDictionary, WeakSet
 
 import attrs
 
 from relevo._listener import journal
+from relevo.errors import described
 from relevo.testing._effect import Rows, TableName
 from relevo.testing._place import frames, place
 
@@ -29,6 +31,9 @@ _VOLATILE = re.compile(
     r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?.*)?", re.IGNORECASE
 )
 """A random id or a time, as some drivers take it."""
+
+_CONSTRUCTORS = (list, dict, set, tuple, str, bytes, int, float, bool)
+"""Called without arguments, each returns the same value each time."""
 
 _TIMES = (date, datetime, time)
 
@@ -54,7 +59,7 @@ class Commit:
 class _Write:
     name: str
     table: Any
-    """The table as SQLAlchemy has it; ``None`` if only its name is known."""
+    """The table as SQLAlchemy has it, or its name as it stands in the statement, in quotes if need be."""
 
     content: str
 
@@ -79,7 +84,7 @@ class WatchedDatabases:
     """Where each table was last written to."""
 
     _tables: dict[TableName, Counter[str]] = attrs.field(factory=dict, init=False)
-    _engines: dict[int, int] = attrs.field(factory=dict, init=False)
+    _engines: dict[object, int] = attrs.field(factory=dict, init=False)
     _begun: WeakSet[Any] = attrs.field(factory=WeakSet, init=False)
     _writes: WeakKeyDictionary[Any, dict[TableName, list[_Write]]] = attrs.field(factory=WeakKeyDictionary, init=False)
 
@@ -135,7 +140,7 @@ class WatchedDatabases:
         if (written := _written(statement, context)) is None:
             return
         name, table = written
-        key = self._engines.setdefault(id(connection.engine), len(self._engines)), name
+        key = self._engines.setdefault(_database_of(connection.engine), len(self._engines)), name
         self.sites[key] = place()
         write = _Write(name, table, f"{statement} {_stable(parameters)}")
         self._writes.setdefault(connection, {}).setdefault(key, []).append(write)
@@ -205,6 +210,13 @@ class WatchedDatabases:
         )
 
 
+def _database_of(engine: Any) -> object:
+    """Return what is the same for all engines of one database; one in memory belongs to its pool."""
+    url = engine.url
+    is_private = engine.dialect.name == "sqlite" and ("memory" in str(url) or not url.database)
+    return id(engine.pool) if is_private else str(url)
+
+
 def _written(statement: str, context: Any) -> tuple[str, Any] | None:
     """Return the table that *statement* writes to, and what SQLAlchemy knows of it."""
     compiled = getattr(context, "compiled", None)
@@ -213,7 +225,7 @@ def _written(statement: str, context: Any) -> tuple[str, Any] | None:
         return str(getattr(table, "fullname", table)), table
     if _QUERY.match(statement) or not (found := _WRITE.search(statement)):
         return None
-    return found[1].strip('"`[]'), None
+    return re.sub(r'["`\[\]]', "", found[1]), found[1]
 
 
 def _read(connection: Any, write: _Write, unread: Collection[str]) -> Counter[str] | None:
@@ -224,7 +236,7 @@ def _read(connection: Any, write: _Write, unread: Collection[str]) -> Counter[st
     may be the same one, of which the end would roll back what others write.
     """
     preparer = connection.dialect.identifier_preparer
-    name = write.name if write.table is None else preparer.format_table(write.table)
+    name = write.table if isinstance(write.table, str) else preparer.format_table(write.table)
     raw = connection.connection
     cursor = raw.cursor()
     try:
@@ -233,19 +245,25 @@ def _read(connection: Any, write: _Write, unread: Collection[str]) -> Counter[st
         skipped = {f"{write.name}.{each}" for each in _filled_in(write.table)} | {*unread}
         read = [index for index, each in enumerate(columns) if f"{write.name}.{each}" not in skipped]
         return Counter(
-            ", ".join(f"{columns[index]}={row[index]!r}" for index in read if not isinstance(row[index], _TIMES))
+            ", ".join(f"{columns[index]}={_shown(row[index])}" for index in read if not isinstance(row[index], _TIMES))
             for row in cursor.fetchall()
         )
-    except Exception:  # noqa: BLE001 - of any driver: a table that was dropped, or that may not be read
+    except Exception as error:  # noqa: BLE001 - of any driver: a table that was dropped, or that may not be read
+        warn(f"the table {write.name} is not compared, since it cannot be read: {described(error)}", stacklevel=2)
         return None
     finally:
         cursor.close()
         raw.rollback()  # the query has begun a transaction in most drivers
 
 
+def _shown(value: object) -> str:
+    """Return *value* as text; some drivers return bytes as a view of memory, whose text differs each time."""
+    return repr(bytes(value) if isinstance(value, memoryview) else value)
+
+
 def _filled_in(table: Any) -> Iterator[str]:
     """Return the columns whose value differs in each run of a listener that is right: numbers, times, random ids."""
-    for column in () if table is None else table.c:
+    for column in getattr(table, "c", ()):
         if (
             column is getattr(table, "autoincrement_column", None)
             or column.foreign_keys
@@ -258,8 +276,11 @@ def _filled_in(table: Any) -> Iterator[str]:
 
 
 def _is_called(default: Any) -> bool:
-    """Return whether *default* of a column is not the same value for each row."""
-    return default is not None and not default.is_scalar
+    """Return whether *default* of a column is not the same value for each row; one made by ``list`` or ``int`` is."""
+    if default is None or default.is_scalar:
+        return False
+    function = getattr(default, "arg", None)
+    return getattr(function, "__wrapped__", function) not in _CONSTRUCTORS
 
 
 def _is_time(kind: Any) -> bool:
