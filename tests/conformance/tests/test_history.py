@@ -78,6 +78,7 @@ def _recorded() -> list[history.Record]:
         worker.renew_lock(bench.queue, receipt, ttl=60.0)
         worker.unlock(bench.queue, receipt)
         worker.announce("a1", b"\x00about", ttl=60.0)
+        worker.change_limit("a1", lambda *_: b"\x00counted", ttl=60.0)
         worker.workers()
         bench.lose(other)
     harness.close()

@@ -1,8 +1,8 @@
-"""The coordinator: locks by name, each with an end, up to when schedules have fired, and what operators ask for."""
+"""The coordinator: locks by name, up to when schedules have fired, what operators ask for, and counts of limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import uuid4
 
 import attrs
@@ -79,3 +79,20 @@ class KeptControls:
         """Return the controls that have not expired, and forget the others: the clock may be set back."""
         self._set = {key: entry for key, entry in self._set.items() if entry[1] > now}
         return {key: what for key, (what, _) in self._set.items()}
+
+
+class KeptLimits:
+    """What counts against limits in a store, each value with an end; the caller holds the store and passes the time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[bytes, float]] = {}
+
+    def change(self, key: str, change: Callable[[bytes, float], bytes], *, until: float, now: float) -> None:
+        """Replace the value of *key* by what *change* returns, and forget what has expired, as controls are."""
+        self._kept = {each: entry for each, entry in self._kept.items() if entry[1] > now}
+        before, _ = self._kept.get(key, (b"", now))
+        after = change(before, now)
+        if after:
+            self._kept[key] = after, until
+        else:
+            self._kept.pop(key, None)

@@ -42,7 +42,7 @@ from relevo import (
 )
 from relevo.errors import ConfigurationError, shown
 from relevo_memory._dead_letter import MANY_DIGITS, DeadLetters
-from relevo_memory._locks import FiredSchedules, KeptControls, Locks
+from relevo_memory._locks import FiredSchedules, KeptControls, KeptLimits, Locks
 from relevo_memory._queue import EventQueue, KeptEvent, Receipt
 from relevo_memory._unique import PostedClaim, UniqueKeys
 
@@ -141,6 +141,7 @@ class MemoryStore:
         self.locks = Locks()
         self.schedules = FiredSchedules()
         self.controls = KeptControls()
+        self.limits = KeptLimits()
         self._unique = UniqueKeys(self._lives)
 
     def declare(self, queues: Iterable[str], *, dry_run: bool) -> list[str]:

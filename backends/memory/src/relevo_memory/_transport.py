@@ -33,7 +33,14 @@ from relevo import (
     WaitingEntry,
     masked_url,
 )
-from relevo.backend import ControlStore, Firing, HandlingTransaction, ScheduleStore, TransactionalHandling
+from relevo.backend import (
+    ControlStore,
+    Firing,
+    HandlingTransaction,
+    LimitStore,
+    ScheduleStore,
+    TransactionalHandling,
+)
 from relevo.errors import ConfigurationError, LeaseLostError, SendError, SessionError, TransportClosedError, shown
 from relevo_memory._store import MemoryStore, Posting, taken_over
 from relevo_memory._unique import PostedClaim
@@ -57,7 +64,7 @@ class MemoryOptions:
     url: str = "memory://"
 
 
-class MemoryTransport(Transport, Coordinator, ScheduleStore, ControlStore, TransactionalHandling):
+class MemoryTransport(Transport, Coordinator, ScheduleStore, ControlStore, LimitStore, TransactionalHandling):
     """
     Carries events within one process: for tests, and as the reference for all other transports.
 
@@ -365,6 +372,10 @@ class MemoryTransport(Transport, Coordinator, ScheduleStore, ControlStore, Trans
     def controls(self) -> Mapping[str, bytes]:
         with self._open() as now:
             return self.store.controls.at(now)
+
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        with self._open() as now:
+            self.store.limits.change(key, change, until=now + ttl, now=now)
 
     def fired(self, names: Sequence[str]) -> Mapping[str, int]:
         with self._open():

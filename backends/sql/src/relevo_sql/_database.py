@@ -7,6 +7,7 @@ can choose its settings without an effect on any other connection.
 
 from __future__ import annotations
 
+import random
 import re
 import threading
 import time
@@ -57,6 +58,9 @@ _CLOSING = 5.0
 
 _BREATH = 0.002
 """Seconds between two attempts where the driver does not wait by itself."""
+
+_LONGEST_BREATH = 0.02
+"""Seconds between two attempts of a compare-and-set for which many compete."""
 
 
 _COMPARING = 60.0
@@ -283,6 +287,25 @@ class Database(ForkAware):
             return self.write(work)
         return self._run(work, alone=True) if repeatable else self._run_alone(work)
 
+    def repeat(self, attempt: Callable[[], bool]) -> None:
+        """
+        Call *attempt*, a compare-and-set, until it returns ``True``: another writer is faster now and then.
+
+        One of those that compete always succeeds. Each of the others pauses for a random time, so that all get a turn.
+
+        Raises:
+            TransportUnavailableError: Another one was faster each time, for as long as this thread waits for writers.
+        """
+        patience = self._left(self.patience)
+        deadline, pause = time.monotonic() + patience, _BREATH
+        while not attempt():
+            if time.monotonic() >= deadline:
+                raise LockedError(
+                    self.name, f"{self.place} has other writers, which were faster each time for {patience:.3g} s"
+                )
+            self._back_off(random.uniform(0.0, pause))  # noqa: S311 - not a secret  # nosec B311
+            pause = min(2 * pause, _LONGEST_BREATH)
+
     def create(self, work: Callable[[sa.Connection], T]) -> T:
         """As :meth:`write`, on a database that may not exist yet."""
         return self._run(work, durable=True, create=True)
@@ -506,8 +529,8 @@ class Database(ForkAware):
     def _left(self, patience: float) -> float:
         return max(0.0, min(patience, self._deadline.at - time.monotonic()))
 
-    def _back_off(self) -> None:
-        if self._closing.wait(_BREATH):
+    def _back_off(self, seconds: float = _BREATH) -> None:
+        if self._closing.wait(seconds):
             raise TransportClosedError(self.name)
 
     def _translated(

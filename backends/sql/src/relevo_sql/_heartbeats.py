@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from relevo import Clock, Presence
 from relevo_sql._database import Database
 from relevo_sql._row import micros
-from relevo_sql._schema import CONTROL
+from relevo_sql._schema import CONTROL, LIMIT
 
 _DAY = 86400.0
 """Seconds after its last heartbeat until a worker is deleted."""
@@ -47,7 +47,8 @@ class Heartbeats:
     def workers(self) -> dict[str, bytes]:
         """Return the announcements that have not expired."""
         now, rows = self._database.now(self._clock), self._statements.announcements.rows
-        found: Any = self._database.read(lambda connection: rows(connection, now=now, control=f"{CONTROL}%"))
+        others = {"control": f"{CONTROL}%", "limit": f"{LIMIT}%"}
+        found: Any = self._database.read(lambda connection: rows(connection, now=now, **others))
         return {worker: bytes(about) for worker, about in found if isinstance(about, (bytes, memoryview))}
 
     def presence(self, workers: Sequence[str]) -> dict[str, Presence]:

@@ -299,11 +299,13 @@ announcement = sa.Table(
 )
 """
 What workers announce about themselves, and when that expires. Rows whose key begins with :data:`CONTROL` are not of
-workers: they are what operators ask of all workers, such as to pause a queue.
+workers: they are what operators ask of all workers, such as to pause a queue. Those whose key begins with :data:`LIMIT`
+are what counts against the limits of queues.
 
 An earlier release did not create it, and workers do without it: it tells people who holds an event.
 """
 CONTROL = "control/"
+LIMIT = "limit/"
 
 inbox = sa.Table(
     "relevo_inbox",

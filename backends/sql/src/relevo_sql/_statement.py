@@ -195,8 +195,10 @@ class Statements:
         shown: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("about")]
         known = sa.select(*shown).select_from(announcement).where(announcement.c.until > _bind("now"))
         is_control = announcement.c.worker.like(_bind("control"))  # a parameter: some drivers use % themselves
-        self.announcements = prepared(known.where(~is_control))
+        is_limit = announcement.c.worker.like(_bind("limit"))
+        self.announcements = prepared(known.where(~is_control, ~is_limit))
         self.controls = prepared(known.where(is_control))
+        self._limiting(prepared, dialect, said)
         done = {"key": _bind("which"), "state": _bind("kept"), "handled_at": _bind("now")}
         self.remember = prepared(sa.insert(inbox).values(done).inline())
         as_noted = (inbox.c.key == _bind("which"), inbox.c.state == _bind("before"))
@@ -213,6 +215,15 @@ class Statements:
         )
         beats: list[sa.ColumnClause[Any]] = [sa.column("worker"), sa.column("beats")]
         self.beats = prepared(sa.select(*beats).select_from(worker).where(dialect.among(worker.c.worker, "workers")))
+
+    def _limiting(self, prepared: Preparer, dialect: Dialect, said: dict[str, sa.BindParameter[Any]]) -> None:
+        key = announcement.c.worker == _bind("which")
+        as_read = (key, announcement.c.until == _bind("ended"), announcement.c.about == _bind("before"))
+        stored: list[sa.ColumnClause[Any]] = [sa.column("about"), sa.column("until")]
+        self.limit = prepared(sa.select(*stored).select_from(announcement).where(key))
+        self.limit_first = prepared(dialect.insert_first(announcement, {"worker": _bind("worker"), **said}, ["worker"]))
+        self.change_limit = prepared(sa.update(announcement).where(*as_read).values(said))
+        self.forget_limit = prepared(sa.delete(announcement).where(*as_read))
 
     def _claiming_keys(self, prepared: Preparer, dialect: Dialect) -> None:
         key = unique.c.key == _bind("which")

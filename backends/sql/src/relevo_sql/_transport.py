@@ -46,6 +46,7 @@ from relevo.backend import (
     ForkLock,
     HandlingTransaction,
     Inbox,
+    LimitStore,
     ParallelSettlement,
     QueueCatalog,
     ScheduleStore,
@@ -67,6 +68,7 @@ from relevo_sql._group_commit import GroupCommit
 from relevo_sql._heartbeats import Heartbeats
 from relevo_sql._inbox import InboxTable, notes_key
 from relevo_sql._insert import insert_statement
+from relevo_sql._limits import LimitRows
 from relevo_sql._locks import Locks
 from relevo_sql._options import INBOX_KEEP, SqlOptions, engine_for, engine_for_sessions, risks_of
 from relevo_sql._own_session import watch_sessions
@@ -105,6 +107,7 @@ class SqlTransport(
     Coordinator,
     ScheduleStore,
     ControlStore,
+    LimitStore,
     SessionSetup,
     FileStore,
     ParallelSettlement,
@@ -280,6 +283,7 @@ class SqlTransport(
         self._schedules = Schedules(database)
         self._heartbeats = Heartbeats(database, clock)
         self._controls = ControlRows(database, clock)
+        self._limits = LimitRows(database, clock)
         notifies = notify and isinstance(clock, SystemClock)
         self._notifications = database.dialect.notifications(database.engine, self._doorbell.ring) if notifies else None
         if self._notifications is not None:
@@ -806,6 +810,10 @@ class SqlTransport(
     def controls(self) -> Mapping[str, bytes]:
         self._require_open()
         return self._controls.all()
+
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        self._require_open()
+        self._limits.change(key, change, ttl=ttl)
 
     def hurry(self, seconds: float | None) -> None:
         for database in self._databases:

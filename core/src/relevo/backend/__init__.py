@@ -6,6 +6,7 @@ from relevo._fork import ForkAware, ForkLock, notice_fork
 from relevo.backend._foreign import foreign_envelope
 from relevo._transport.control_store import ControlStore
 from relevo._transport.keeper import DeadLetterKeeper, DeadLetterOwner, KeptDeadLetters
+from relevo._transport.limit_store import LimitStore
 from relevo._transport.schedule_store import Firing, ScheduleStore
 from relevo._transport.made import made_delivery, made_envelope
 from relevo._transport.optional import (
@@ -38,6 +39,8 @@ __all__ += ["DeadLetterOwner", "DeadLetterKeeper", "KeptDeadLetters"]
 __all__ += ["ScheduleStore", "Firing"]
 # what operators ask of workers
 __all__ += ["ControlStore"]
+# what counts against the limits of queues
+__all__ += ["LimitStore"]
 # the source of an application without one, which several may share
 __all__ += ["DEFAULT_SOURCE"]
 # values, made in half the time

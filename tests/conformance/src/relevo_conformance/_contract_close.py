@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from relevo import App, Capabilities, Coordinator, DeadLetterFilter, Delivery, Envelope, Event, Note
-from relevo.backend import ControlStore
+from relevo.backend import ControlStore, LimitStore
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -386,6 +386,8 @@ class CloseContract(Contract):
                 (True, lambda: worker.set_control("a1", b"", ttl=60.0)),
                 (True, worker.controls),
             ]
+        if issubclass(self.harness_type.transport, LimitStore):
+            operations += [(True, lambda: worker.change_limit("a1", lambda before, _: before, ttl=60.0))]
         return [operation for is_claimed, operation in operations if is_claimed]
 
 

@@ -1,4 +1,4 @@
-"""Scenarios of a coordinator: locks, and the announcements of workers about themselves."""
+"""Scenarios of a coordinator: locks, announcements of workers, controls, and what counts against limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import pytest
 from hypothesis import given, strategies as st
 from hypothesis.errors import Flaky
 
 from relevo import MAX_ANNOUNCEMENT
+from relevo.backend import ControlStore
 from relevo_conformance import promise
 from relevo_conformance._contract_name import BLANKS, ENDS
 from relevo_conformance.bench import Bench
@@ -31,7 +33,7 @@ LIFE = 100 * 365 * 86_400.0
 """The longest lifetime of a control in seconds."""
 
 LONGEST_KEY = 40
-"""The largest number of digits of the key of a control."""
+"""The largest number of digits of the key of a control, and of a limit."""
 
 LONGEST = 255
 """The largest number of characters of the name of a lock, and of a holder."""
@@ -493,6 +495,171 @@ class CoordinatorContract(Contract):
             for asking in (other, worker):
                 assert {*self.controlled(bench, asking)} == {*"bc"}, "the last one decides when a control expires"
             self.lift(bench, worker, "bc")
+
+    # --- limits -------------------------------------------------------------------------------------
+
+    def counted(self, worker: RecordedWorker, key: str) -> bytes:
+        """Return what *worker* finds under *key*, without a change of it."""
+        seen: list[bytes] = []
+
+        def look(before: bytes, _: float) -> bytes:
+            seen.append(before)
+            raise _OnlyLooksError
+
+        with pytest.raises(_OnlyLooksError):
+            worker.change_limit(key, look, ttl=LONG)
+        return seen[-1]
+
+    def put(self, worker: RecordedWorker, key: str, after: bytes, ttl: float = LONG) -> bytes:
+        """Store *after* under *key*; return what was there."""
+        seen: list[bytes] = []
+
+        def change(before: bytes, _: float) -> bytes:
+            seen.append(before)
+            return after
+
+        worker.change_limit(key, change, ttl=ttl)
+        return seen[-1]
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_what_was_stored_against_a_limit_comes_unchanged_to_the_next_change_of_its_key(self) -> None:
+        longest = secrets.token_bytes(MAX_ANNOUNCEMENT)
+        texts = {"0": bytes(range(256)), "00": b"\x00", "1": longest, "1e1": b"\xff\x00 \n", "": b"0"}
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            last = "f" * (LONGEST_KEY - len(bench.token) - 1)
+            texts |= {f"{last}e": b"1", f"{last}f": b"0"}
+            for key, what in texts.items():
+                found = self.put(worker, f"{bench.token}{key}", b"before")
+                assert found == b"", "a change got something where nothing was stored"
+                for earlier, later in itertools.pairwise((b"before", longest, b" ", what)):
+                    found = self.put(other, f"{bench.token}{key}", later)
+                    assert found == earlier, "a change did not get what was stored last"
+
+            for asking, (key, what) in itertools.product((worker, other), texts.items()):
+                found = self.counted(asking, f"{bench.token}{key}")
+                assert found == what, "what is stored is not what the last change has returned"
+            self.clear(bench, other, texts)
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_empty_bytes_remove_what_is_stored_against_a_limit_and_nothing_else(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            for key in "ab":
+                self.put(worker, f"{bench.token}{key}", b"there")
+
+            assert self.put(other, f"{bench.token}a", b"") == b"there"
+            for ttl in (LONG, 0.0):
+                assert self.put(other, f"{bench.token}c", b"", ttl) == b"", "nothing was stored there"
+
+            left = {key: self.counted(worker, f"{bench.token}{key}") for key in "abc"}
+            assert left == {"a": b"", "b": b"there", "c": b""}, "empty bytes did not remove what was stored, or more"
+            assert self.put(worker, f"{bench.token}a", b"again") == b""
+            assert self.counted(other, f"{bench.token}a") == b"again"
+            self.clear(bench, other, "ab")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_what_counts_against_a_limit_expires_and_nothing_else_with_it(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            began = self.harness.clock.now()
+            lifetimes = {"a": (self.short,), "b": (LIFE,), "c": (self.short, LIFE), "d": (LIFE, self.short)}
+            for key, each in lifetimes.items():
+                for ttl in each:
+                    self.put(worker, f"{bench.token}{key}", b"there", ttl)
+
+            self.almost_expired(bench, began)
+            early = [key for key in lifetimes if not self.counted(other, f"{bench.token}{key}")]
+            assert not early or not self.is_alive(began), "what was stored expired early"
+            self.let_it_expire(bench)
+            if self.harness.fake:
+                bench.advance(0.9 * LIFE)
+
+            for asking in (other, worker):
+                left = {key for key in lifetimes if self.counted(asking, f"{bench.token}{key}")}
+                assert left == {*"bc"}, "the last change decides when it expires"
+            assert self.put(other, f"{bench.token}a", b"again") == b"", "a change got what has expired"
+            assert self.counted(worker, f"{bench.token}a") == b"again", "what has expired was not replaced"
+            self.clear(bench, worker, "abc")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_a_change_that_raises_stores_nothing(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            for earlier, expected in ((None, b""), (b"there", b"there")):
+                if earlier is not None:
+                    self.put(worker, f"{bench.token}a", earlier)
+
+                for asking in (worker, other, worker):  # the error comes, and the next call finds what was there
+                    assert self.counted(asking, f"{bench.token}a") == expected, "a change that raised stored something"
+            assert self.put(other, f"{bench.token}a", b"after") == b"there"
+            self.clear(bench, worker, "a")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_what_counts_against_a_limit_outlives_the_instance_that_stored_it(self) -> None:
+        with self.bench() as bench:
+            for key, ends in (("a", RecordedWorker.close), ("b", lambda worker: worker.recorder.kill(worker))):
+                worker = bench.worker()
+                self.put(worker, f"{bench.token}{key}", b"there")
+
+                ends(worker)
+
+                found = self.counted(bench.worker(), f"{bench.token}{key}")
+                assert found == b"there", "what was stored ended with its instance"
+            self.clear(bench, bench.worker(), "ab")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_a_change_gets_the_time_by_which_what_it_stores_expires(self) -> None:
+        times: list[float] = []
+
+        def note(before: bytes, now: float) -> bytes:
+            times.append(now)
+            return b"there"
+
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            for asking in (worker, other, worker, other):
+                began = self.harness.clock.now()
+                asking.change_limit(f"{bench.token}a", note, ttl=LONG)
+                ended = self.harness.clock.now()
+
+                slack = 3 * self.harness.slack + 0.001  # where times are rounded
+                found = times[-1]
+                assert began - slack <= found <= ended + slack, f"a change from {began} to {ended} got the time {found}"
+                bench.advance(self.short / 2 if self.harness.fake else 0.01)
+            assert times == sorted(times), f"a later change got an earlier time: {times}"
+            self.clear(bench, other, "a")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_what_counts_against_a_limit_is_no_announcement_and_no_control(self) -> None:
+        with self.bench() as bench:
+            worker, other = bench.worker(), bench.worker()
+            key = f"{bench.token}a"
+            self.put(worker, key, b"counted")
+            worker.announce(key, b"said", ttl=LONG)
+
+            assert self.announced(bench, other) == {"a": b"said"}, "what counts against a limit is shown as a worker"
+            worker.announce(key, b"", ttl=0.0)
+            assert self.counted(other, key) == b"counted", "an announcement changed what counts against a limit"
+            assert self.announced(bench, other) == {}, "what counts against a limit is shown as a worker"
+            if isinstance(worker.transport, ControlStore):
+                assert self.controlled(bench, other) == {}, "what counts against a limit is shown as a control"
+                worker.set_control(key, b"asked", ttl=LONG)
+                assert self.counted(other, key) == b"counted", "a control changed what counts against a limit"
+                self.clear(bench, worker, "a")
+                assert self.controlled(bench, other) == {"a": b"asked"}, "a limit that was removed took a control along"
+                self.lift(bench, worker, "a")
+            self.clear(bench, worker, "a")
+
+    def clear(self, bench: Bench, worker: RecordedWorker, keys: Iterable[str]) -> None:
+        """Remove what counts against the limits *keys*: other benches may share the store."""
+        for key in keys:
+            self.put(worker, f"{bench.token}{key}", b"")
+        assert [key for key in keys if self.counted(worker, f"{bench.token}{key}")] == []
+
+
+class _OnlyLooksError(Exception):
+    """Raised by a change that is not to be stored."""
 
 
 # --- names -----------------------------------------------------------------------------------------

@@ -54,6 +54,9 @@ TURNS = 12
 LOCKS = 2
 """The number of locks that each process takes in turn."""
 
+ADDED = 3
+"""How often each worker changes what counts against a limit, if changes are to meet."""
+
 _MEETINGS = 5
 """How often sends of one instance meet."""
 
@@ -429,6 +432,41 @@ class FreeRaceContract(Contract):
 
         self.apart(parts, "lock raced lock")
 
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_of_changes_that_meet_none_is_lost(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            key = f"{bench.token}{number // 2:x}"  # the second time something is there
+
+            bench.freely(*(partial(add_often, worker, key=key) for worker in workers))
+
+            expected = len(workers) * ADDED
+            assert removed(workers[0], key) == expected, f"of {expected} changes that met some were lost"
+
+        self.until_raced(check, "changelimit raced changelimit")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_changes_of_one_instance_that_meet_are_all_made(self) -> None:
+        def check(bench: Bench, workers: Sequence[RecordedWorker], number: int) -> None:
+            worker, key = workers[0], f"{bench.token}{number // 2:x}"
+
+            bench.freely(*(partial(add_often, each, key=key) for each in (worker, worker, *workers[1:])))
+
+            expected = (len(workers) + 1) * ADDED
+            assert removed(worker, key) == expected, f"of {expected} changes that met some were lost"
+
+        self.until_raced(check, "changelimit raced changelimit")
+
+    @proves(promise.LIMIT_IS_COUNTED_ONCE)
+    def test_of_changes_of_several_processes_none_is_lost(self) -> None:
+        def parts(bench: Bench, worker: RecordedWorker) -> Sequence[Callable[[RecordedWorker], None]]:
+            return [partial(add_often, key=f"{bench.token}a", times=TURNS) for _ in range(WORKERS)]
+
+        def check(bench: Bench) -> None:
+            found = removed(bench.worker(), f"{bench.token}a")
+            assert found == TURNS * WORKERS, f"of {TURNS * WORKERS} changes {found} are there"
+
+        self.apart(parts, "changelimit raced changelimit", check=check)
+
     # --- how often ----------------------------------------------------------------------------------
 
     def until_raced(self, check: Round, *situations: str, rounds: int = ROUNDS) -> None:
@@ -473,6 +511,24 @@ def lock_often(worker: RecordedWorker, names: Iterable[str]) -> None:
         if receipt is not None:
             worker.renew_lock(name, receipt, ttl=LEASE)
             worker.unlock(name, receipt)
+
+
+def add_often(worker: RecordedWorker, key: str, times: int = ADDED) -> None:
+    """Add 1 to the number that is stored under *key*, some *times*."""
+    for _ in range(times):
+        worker.change_limit(key, lambda before, _: b"%d" % (int(before or b"0") + 1), ttl=LEASE)
+
+
+def removed(worker: RecordedWorker, key: str) -> int:
+    """Remove the number that is stored under *key*, and return it."""
+    found: list[bytes] = []
+
+    def remove(before: bytes, _: float) -> bytes:
+        found.append(before)
+        return b""
+
+    worker.change_limit(key, remove, ttl=LEASE)
+    return int(found[-1] or b"0")
 
 
 def hold_one(bench: Bench, worker: RecordedWorker) -> Delivery:

@@ -23,6 +23,7 @@ NEVER_JUDGED = frozenset(
         promise.PRESENCE_IS_SEEN,  # heartbeats are of workers, and a history is of events
         promise.ANNOUNCED_IS_SEEN,  # the same
         promise.CONTROL_IS_SEEN,  # the same
+        promise.LIMIT_IS_COUNTED_ONCE,  # the same
         promise.ONE_EVENT_OF_A_KEY_LIVES,  # a history knows nothing of keys
         promise.EFFECT_IS_THERE_IF_DONE,  # a history knows nothing of the rows of an application
         promise.EFFECT_HAPPENS_ONCE,  # the same
@@ -51,6 +52,7 @@ _LOOKS = (
     history.ListWorkers,
     history.SetControl,
     history.ListControls,
+    history.ChangeLimit,
     history.Remark,
 )
 """The calls that leave drained queues empty."""

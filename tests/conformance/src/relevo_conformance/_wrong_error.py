@@ -42,6 +42,7 @@ _OF_CALLS: Mapping[type[Any], Promise] = {
     history.ListWorkers: promise.ANNOUNCED_IS_SEEN,
     history.SetControl: promise.CONTROL_IS_SEEN,
     history.ListControls: promise.CONTROL_IS_SEEN,
+    history.ChangeLimit: promise.LIMIT_IS_COUNTED_ONCE,
     history.Close: promise.CLOSE_IS_IDEMPOTENT,
 }
 

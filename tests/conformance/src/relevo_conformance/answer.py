@@ -56,6 +56,22 @@ def method_of(call: history.Call) -> str:
     return _LOOKS[type(call)][0]
 
 
+def require_change(before: object, now: object) -> None:
+    """
+    Return if a transport may pass *before* and *now* to a function that changes what counts against a limit.
+
+    Raises:
+        MisfitError: It may not.
+    """
+
+    def look() -> None:
+        _is(before, bytes, "bytes", " as what is stored")
+        if not _is_time(now):
+            raise _Unexpected(now, "seconds", " as the time")
+
+    _look_at("change_limit passed", look)
+
+
 def require_error(call: history.Call, error: object, asked: Sequence[Delivery] = ()) -> None:
     """
     Return if the transport interface allows the attributes of *error* for *call*.
@@ -228,6 +244,7 @@ _LOOKS: Mapping[type[Any], tuple[str, Look]] = {
     history.ListWorkers: ("workers", _announced),
     history.SetControl: ("set_control", _nothing),
     history.ListControls: ("controls", _controls),
+    history.ChangeLimit: ("change_limit", _nothing),
     history.Close: ("close", _nothing),
 }
 """By call: the name of its method, and the function that checks its result."""

@@ -382,6 +382,14 @@ class ListControls:
     """List what operators ask of workers."""
 
 
+@attrs.frozen(kw_only=True)
+class ChangeLimit:
+    """Change what counts against a limit."""
+
+    key: str
+    ttl: float
+
+
 @attrs.frozen
 class Drain:
     """Close the other workers, let all delays and leases end, and ack the rest; *done* if the queues became empty."""
@@ -434,6 +442,7 @@ Call = (
     | ListWorkers
     | SetControl
     | ListControls
+    | ChangeLimit
     | Drain
     | Remark
 )
@@ -566,6 +575,15 @@ class Controls:
     controls: Mapping[str, bytes]
 
 
+@attrs.frozen(kw_only=True)
+class LimitChanged:
+    """The result of a change of what counts against a limit: the last call of the function, and its result."""
+
+    before: bytes
+    now: float
+    after: bytes
+
+
 @attrs.frozen
 class Words:
     """The result of a setup: what was, or would be, created."""
@@ -589,6 +607,7 @@ Value = (
     | Renewed
     | Announced
     | Controls
+    | LimitChanged
     | Words
 )
 
@@ -823,7 +842,7 @@ def _things(call: Call, homes: dict[str, set[str]]) -> Iterable[_Thing]:
             yield "delivery", delivery
         case Revive(refs=refs) | Discard(refs=refs):
             yield from (("dead letter", ref) for ref in refs)
-        case Lock(name=name) | RenewLock(name=name) | Unlock(name=name):
-            yield "lock", name
+        case Lock(name=name) | RenewLock(name=name) | Unlock(name=name) | ChangeLimit(key=name):
+            yield "lock or limit", name
         case _:
             pass

@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 from relevo import Capabilities, Coordinator
-from relevo.backend import ControlStore, Inbox, TransactionalHandling
+from relevo.backend import ControlStore, Inbox, LimitStore, TransactionalHandling
 
 Level = Literal["core", "must", "optional"]
 
@@ -338,6 +338,12 @@ CONTROL_IS_SEEN = _optional(
     "Every instance sees the last control of each key, unchanged, until it expires or is removed.",
     floors={"setcontrol done": 10, "listcontrols done": 10},
     interface=ControlStore,
+)
+LIMIT_IS_COUNTED_ONCE = _optional(
+    "limit-is-counted-once",
+    "What several callers change under one key is changed one after the other: no change is lost.",
+    floors={"changelimit done": 20, "changelimit raced changelimit": RACED},
+    interface=LimitStore,
 )
 SETUP_IS_IDEMPOTENT = Promise(
     "setup-is-idempotent",

@@ -480,6 +480,14 @@ class _Player:
     def list_controls(self, record: history.Invoked, call: history.ListControls) -> None:
         self.worker(record.worker).controls()
 
+    def change_limit(self, record: history.Invoked, call: history.ChangeLimit) -> None:
+        """Store what was stored in the recording."""
+        match self.ended.get(record.op):
+            case history.Returned(value=history.LimitChanged(after=after)):
+                self.worker(record.worker).change_limit(call.key, lambda *_: after, ttl=call.ttl)
+            case _:
+                self.note(f"call {record.op} is skipped: it is not known what it stored")
+
     def send_bound(self, record: history.Invoked, call: history.SendBound) -> None:
         relay_to = None if call.relay_to is None else self.names.new(call.relay_to)
         self._transaction(record, call.transaction).send(
@@ -608,6 +616,7 @@ _PLAYS: Mapping[type[Any], Callable[[_Player, history.Invoked, Any], None]] = {
     history.ListWorkers: _Player.list_workers,
     history.SetControl: _Player.set_control,
     history.ListControls: _Player.list_controls,
+    history.ChangeLimit: _Player.change_limit,
     history.Drain: _Player.drain,
 }
 """By call: the method that runs it again."""

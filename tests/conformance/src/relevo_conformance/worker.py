@@ -36,7 +36,7 @@ from relevo import (
     Unreadable,
     WaitingEntry,
 )
-from relevo.backend import ControlStore, SessionSetup
+from relevo.backend import ControlStore, LimitStore, SessionSetup
 from relevo.errors import (
     ConfigurationError,
     LeaseLostError,
@@ -370,6 +370,18 @@ class RecordedWorker:
             raise self._is_no("ControlStore")
         return self.transport
 
+    @property
+    def limit_store(self) -> LimitStore:
+        """
+        The transport as a store of what counts against limits.
+
+        Raises:
+            HarnessError: Its class is one, and it is not.
+        """
+        if not isinstance(self.transport, LimitStore):
+            raise self._is_no("LimitStore")
+        return self.transport
+
     def _is_no(self, interface: str) -> HarnessError:
         """Return the error for a transport that lacks an *interface* which its class has."""
         harness = type(self.recorder.harness)
@@ -409,6 +421,14 @@ class RecordedWorker:
         """Return the controls."""
         act = self.control_store.controls
         return self._note(history.ListControls(), act, lambda found: history.Controls({**found}))
+
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        """Change what is stored under *key*; raise the error of *change*, which is not one of the transport."""
+        noted = _NotedChange(change)
+        act = partial(noted.run, partial(self.limit_store.change_limit, key, noted, ttl=ttl))
+        self._note(history.ChangeLimit(key=key, ttl=ttl), act, lambda _: noted.last, end=lambda _: noted.end)
+        if noted.error is not None:
+            raise noted.error
 
     def close(self) -> None:
         """Close the transport."""
@@ -552,6 +572,47 @@ class RecordedWorker:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+
+class _NotedChange:
+    """
+    A function that changes what counts against a limit, with notes of its calls.
+
+    Args:
+        change: The function.
+    """
+
+    def __init__(self, change: Callable[[bytes, float], bytes]) -> None:
+        self._change = change
+        self._raised: list[Exception] = []
+        self.last: history.LimitChanged | None = None
+        """Its last call that raised nothing."""
+        self.error: Exception | None = None
+        """What it raised, if the call of the transport raised that too."""
+
+    @property
+    def end(self) -> history.End:
+        """How a call of the transport ended that came back with nothing, or with the error of the function."""
+        return "done" if self.error is None else "refused"
+
+    def __call__(self, before: bytes, now: float) -> bytes:
+        answer.require_change(before, now)
+        try:
+            after = self._change(before, now)
+        except Exception as error:
+            self._raised.append(error)
+            raise
+        self.last = history.LimitChanged(before=before, now=now, after=after)
+        return after
+
+    def run(self, act: Callable[[], None]) -> None:
+        """Call *act*, which calls this, and keep an error of the function."""
+        try:
+            return act()
+        except Exception as error:
+            if not any(error is one for one in self._raised):
+                raise
+            self.error = error
 
 
 @attrs.frozen
