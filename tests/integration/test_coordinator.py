@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from relevo import Coordinator, Transport
-from relevo.backend import ControlStore
+from relevo.backend import ControlStore, LimitStore
 from relevo.errors import TransportClosedError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryStore, MemoryTransport
@@ -206,6 +206,7 @@ def test_a_closed_coordinator_says_so(another: Open) -> None:
     coordinator = another()
     assert isinstance(coordinator, Transport)
     assert isinstance(coordinator, ControlStore)
+    assert isinstance(coordinator, LimitStore)
     coordinator.close()
 
     for call in (
@@ -216,6 +217,7 @@ def test_a_closed_coordinator_says_so(another: Open) -> None:
         coordinator.workers,
         lambda: coordinator.set_control("a1", b"", ttl=20.0),
         coordinator.controls,
+        lambda: coordinator.change_limit("a1", lambda before, _: before, ttl=20.0),
     ):
         with pytest.raises(TransportClosedError):
             call()

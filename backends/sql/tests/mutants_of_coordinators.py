@@ -1,10 +1,13 @@
-"""Bugs of locks and of announcements."""
+"""Bugs of locks, of announcements, and of what counts against limits."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 
 from relevo_conformance import promise
+from relevo_sql._limits import LimitRows
 from relevo_sql._locks import Locks, exactly
 from relevo_sql._schema import lock
 
@@ -114,3 +117,29 @@ def shows_expired_announcements() -> Patches:
 )
 def forgets_announcements_early() -> Patches:
     return reworded(["forget_announcements"], ("until <= ?", "until <= ? + 61000000"))
+
+
+@planted(
+    promise.LIMIT_IS_COUNTED_ONCE, "A change of a limit replaces what others have stored meanwhile.", by_chance=False
+)
+def replaces_what_was_changed() -> Patches:
+    any_row = ("relevo_announcement.until = ?", "? IS NOT NULL"), ("relevo_announcement.about = ?", "? IS NOT NULL")
+    return reworded(["change_limit"], *any_row)
+
+
+@planted(
+    promise.LIMIT_IS_COUNTED_ONCE, "Whether the first change of a limit was stored is not looked at.", by_chance=False
+)
+def loses_first_changes() -> Patches:
+    inserts = LimitRows._inserts
+
+    def always(self: LimitRows, which: str, kept: dict[str, Any]) -> bool:
+        return inserts(self, which, kept) or True
+
+    return {(LimitRows, "_inserts"): always}
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, "What counts against limits is shown as workers.", by_chance=False)
+def shows_limits_as_workers() -> Patches:
+    end = "AND relevo_announcement.worker NOT LIKE ?"
+    return reworded(["announcements"], (f"{end} {end}", f"{end} {end.replace('NOT LIKE', 'IS NOT')}"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import attrs
@@ -86,6 +87,9 @@ class HoldsLocksForAMomentLonger(MemoryTransport):
     def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
         super().set_control(key, what, ttl=ttl + 0.001 if ttl > 0.0 else ttl)
 
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        super().change_limit(key, change, ttl=ttl + 0.001)
+
 
 class NamedReceipts(Locks):
     """Locks whose receipts are long texts with the name of the lock and of the holder."""
@@ -120,3 +124,21 @@ class ShowsAnnouncementsOfOthers(MemoryTransport):
 
     def workers(self) -> Mapping[str, bytes]:
         return MappingProxyType({"ffff" * 16: b"another application", **super().workers()})
+
+
+class _OvertakenError(Exception):
+    """Raised by a change that is made again."""
+
+
+@decoy
+class ChangesEachLimitTwice(MemoryTransport):
+    """A change is overtaken each time by one that alters nothing, so it is made again."""
+
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        def overtaken(before: bytes, now: float) -> bytes:
+            change(before, now)
+            raise _OvertakenError
+
+        with suppress(_OvertakenError):
+            super().change_limit(key, overtaken, ttl=ttl)
+        super().change_limit(key, change, ttl=ttl)

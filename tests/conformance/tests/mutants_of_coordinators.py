@@ -1,15 +1,16 @@
-"""Bugs of locks and of announcements."""
+"""Bugs of locks, of announcements, of controls, and of what counts against limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from relevo_conformance import promise
 from relevo_memory import MemoryTransport
-from relevo_memory._locks import KeptControls, Locks, _Held
+from relevo_memory._locks import KeptControls, KeptLimits, Locks, _Held
 
 from .memory import BreakableStore
 from .planting import planted
@@ -512,3 +513,132 @@ class AnnouncesItsControls(MemoryTransport):
 
     def controls(self) -> Mapping[str, bytes]:
         return self.workers()
+
+
+# --- limits ----------------------------------------------------------------------------------------
+
+Change = Callable[[bytes, float], bytes]
+
+
+def with_limits(limits: type[KeptLimits]) -> Callable[[type[BreakableStore]], type[BreakableStore]]:
+    """Let a store have *limits*."""
+
+    def change(store: type[BreakableStore]) -> type[BreakableStore]:
+        before = store.__init__
+
+        def init(self: BreakableStore) -> None:
+            before(self)
+            self.limits = limits()
+
+        store.__init__ = init  # type: ignore[method-assign]
+        return store
+
+    return change
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+class ChangesOutsideTheLock(MemoryTransport):
+    """What is stored against a limit is read, changed, and written in another step."""
+
+    def change_limit(self, key: str, change: Change, *, ttl: float) -> None:
+        with self._open() as now:
+            before, until = self.store.limits._kept.get(key, (b"", now))
+        after = change(before if until > now else b"", now)
+        super().change_limit(key, lambda *_: after, ttl=ttl)
+
+
+class _Late(KeptLimits):
+    def change(self, key: str, change: Change, *, until: float, now: float) -> None:
+        super().change(key, change, until=until + 3600.0, now=now)
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+@with_limits(_Late)
+class CountsWhatHasExpired(BreakableStore):
+    """What counts against a limit does so for an hour after it has expired."""
+
+
+class _Emptied(KeptLimits):
+    def change(self, key: str, change: Change, *, until: float, now: float) -> None:
+        try:
+            super().change(key, change, until=until, now=now)
+        except Exception:
+            super().change(key, lambda *_: b"", until=until, now=now)
+            raise
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+@with_limits(_Emptied)
+class EmptiesALimitAfterAnError(BreakableStore):
+    """A change that raises an error leaves nothing of what was stored."""
+
+
+class _Swallowing(KeptLimits):
+    def change(self, key: str, change: Change, *, until: float, now: float) -> None:
+        with suppress(Exception):
+            super().change(key, change, until=until, now=now)
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+@with_limits(_Swallowing)
+class SwallowsTheErrorOfAChange(BreakableStore):
+    """The error of a change is not raised to its caller."""
+
+
+class _Unmoved(KeptLimits):
+    def change(self, key: str, change: Change, *, until: float, now: float) -> None:
+        _, earlier = self._kept.get(key, (b"", 0.0))
+        super().change(key, change, until=earlier if earlier > now else until, now=now)
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+@with_limits(_Unmoved)
+class CountsForTheFirstLifetime(BreakableStore):
+    """A change does not alter when what is stored against a limit expires."""
+
+
+class _Kept(KeptLimits):
+    def change(self, key: str, change: Change, *, until: float, now: float) -> None:
+        super().change(key, lambda before, at: change(before, at) or before, until=until, now=now)
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+@with_limits(_Kept)
+class RemovesNoLimit(BreakableStore):
+    """Empty bytes do not remove what is stored against a limit."""
+
+
+class _Cut(KeptLimits):
+    def change(self, key: str, change: Change, *, until: float, now: float) -> None:
+        super().change(key[:39], change, until=until, now=now)
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+@with_limits(_Cut)
+class CutsTheKeysOfLimits(BreakableStore):
+    """What counts against limits is told apart by 39 digits only."""
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+class CountsByTheTimeSinceItsStart(MemoryTransport):
+    """A change gets the seconds since the transport was opened instead of the time that all callers share."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.began = self._clock.now()
+
+    def change_limit(self, key: str, change: Change, *, ttl: float) -> None:
+        super().change_limit(key, lambda before, now: change(before, now - self.began), ttl=ttl)
+
+
+@planted(promise.LIMIT_IS_COUNTED_ONCE, by_chance=False)
+class CountsInTheProcess(MemoryTransport):
+    """What counts against a limit is kept by each transport for itself."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.own = KeptLimits()
+
+    def change_limit(self, key: str, change: Change, *, ttl: float) -> None:
+        with self._open() as now:
+            self.own.change(key, change, until=now + ttl, now=now)

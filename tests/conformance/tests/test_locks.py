@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from relevo import Coordinator, Transport
-from relevo.backend import ControlStore
+from relevo.backend import ControlStore, LimitStore
 from relevo_conformance import PROMISES, Promise, examine, history
 from relevo_conformance.card import Examination, card
 from relevo_conformance.harness import Observed
@@ -86,6 +87,9 @@ class InMilliseconds(MemoryTransport):
     def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
         super().set_control(key, what, ttl=ttl / 1000)
 
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        super().change_limit(key, change, ttl=ttl / 1000)
+
 
 class TooEarly(MemoryTransport):
     """Ends what ends within a minute after a quarter of the time."""
@@ -99,6 +103,9 @@ class TooEarly(MemoryTransport):
     def set_control(self, key: str, what: bytes, *, ttl: float) -> None:
         super().set_control(key, what, ttl=ttl / 4 if ttl < 60 else ttl)
 
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        super().change_limit(key, change, ttl=ttl / 4 if ttl < 60 else ttl)
+
 
 @pytest.mark.parametrize("transport", [InMilliseconds, TooEarly])
 @pytest.mark.parametrize(
@@ -107,6 +114,7 @@ class TooEarly(MemoryTransport):
         ("test_a_lock_stays_with_its_holder_almost_until_it_expires_and_is_free_then", "lock-has-one-holder"),
         ("test_an_announcement_expires_and_no_other_with_it", "announced-is-seen"),
         ("test_a_control_expires_and_no_other_with_it", "control-is-seen"),
+        ("test_what_counts_against_a_limit_expires_and_nothing_else_with_it", "limit-is-counted-once"),
     ],
 )
 def test_by_a_clock_that_runs_an_early_end_is_seen(transport: type[MemoryTransport], test: str, promise: str) -> None:
@@ -202,6 +210,50 @@ def test_a_history_of_locks_can_be_run_again() -> None:
     assert values == [history.Renewed(holds=True)] * 2, "a receipt is another one the second time"
 
 
+class CountsInThePast(MemoryTransport):
+    """A change gets a time of an hour ago."""
+
+    def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
+        super().change_limit(key, lambda before, now: change(before, now - 3600.0), ttl=ttl)
+
+
+class CountsInThePastHarness(MemoryHarness):
+    transport = CountsInThePast
+
+
+def test_a_history_of_limits_can_be_run_again() -> None:
+    observed = Observed()
+    test = "test_a_change_gets_the_time_by_which_what_it_stores_expires"
+    (found,) = examine(CountsInThePastHarness, matching=lambda name, _: name == test, observed=observed)
+    assert found.status == "broken"
+
+    again = replay(found.history, MemoryHarness)
+
+    wanted = [type(one.call) for one in found.history if isinstance(one, history.Invoked)]
+    assert [type(one.call) for one in again if isinstance(one, history.Invoked)] == wanted
+    values = [one.value for one in again if isinstance(one, history.Returned) and one.value is not None]
+    assert [one.after for one in values if isinstance(one, history.LimitChanged)] == [b"there"]
+
+
+def test_what_a_change_gets_must_be_bytes_and_a_time() -> None:
+    for transport, expected in ((CountsInText, "'' as what is stored; expected bytes"), (CountsIn, "None as the time")):
+        test = "test_what_was_stored_against_a_limit_comes_unchanged_to_the_next_change_of_its_key"
+        (found,) = examine(harness_of(transport), matching=lambda name, _, test=test: name == test)
+
+        assert found.status == "broken"
+        assert f"change_limit passed {expected}" in found.what
+
+
+class CountsInText(MemoryTransport):
+    def change_limit(self, key: str, change: Callable[[Any, float], bytes], *, ttl: float) -> None:
+        super().change_limit(key, lambda before, now: change(before.decode("latin-1"), now), ttl=ttl)
+
+
+class CountsIn(MemoryTransport):
+    def change_limit(self, key: str, change: Callable[[bytes, Any], bytes], *, ttl: float) -> None:
+        super().change_limit(key, lambda before, _: change(before, None), ttl=ttl)
+
+
 def test_the_promises_of_a_coordinator_name_it() -> None:
     assert [promise.id for promise in OF_COORDINATORS] == [
         "lock-has-one-holder",
@@ -209,5 +261,6 @@ def test_the_promises_of_a_coordinator_name_it() -> None:
         "announced-is-seen",
     ]
     assert [one.id for one in PROMISES.values() if one.interface is ControlStore] == ["control-is-seen"]
+    assert [one.id for one in PROMISES.values() if one.interface is LimitStore] == ["limit-is-counted-once"]
     assert Promise("a", "A.").is_made_by(PlainTransport)
     assert not OF_COORDINATORS[0].is_made_by(PlainTransport)

@@ -42,12 +42,14 @@ class LimitRows:
         now = self._database.now(self._clock)  # after the read, so that it is not before the time of an earlier change
         after = change(b"" if row is None else _alive(*row, now), now / 1_000_000)
         kept = {"about": after, "until": now + lasting}
-        if row is not None:
-            return self._replaces(which, kept, before=row[0], ended=row[1])
-        if not after:
-            return True
-        first, has_inserted = self._statements.limit_first.run, self._statements.has_inserted
-        return self._database.update(lambda connection: has_inserted(first(connection, worker=which, **kept)))
+        if row is None:
+            return not after or self._inserts(which, kept)
+        return self._replaces(which, kept, before=row[0], ended=row[1])
+
+    def _inserts(self, which: str, kept: dict[str, Any]) -> bool:
+        """Store *kept* in the row *which* if there is none; return whether there was none."""
+        run, has_inserted = self._statements.limit_first.run, self._statements.has_inserted
+        return self._database.update(lambda connection: has_inserted(run(connection, worker=which, **kept)))
 
     def _replaces(self, which: str, kept: dict[str, Any], *, before: object, ended: object) -> bool:
         """Store *kept* in the row *which*, or delete it for nothing, if it is as it was; return whether it was."""
