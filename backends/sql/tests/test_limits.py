@@ -144,6 +144,26 @@ def test_a_change_that_was_overtaken_is_made_of_what_the_other_has_stored(
         assert calls[-1] == meanwhile
 
 
+def test_a_removal_that_was_overtaken_removes_nothing_of_the_other(
+    opener: Opener, url: str, options: dict[str, Any]
+) -> None:
+    one, other = opened(opener, url, 2, **options)
+    one.change_limit(KEY, increased, ttl=TTL)
+    calls: list[bytes] = []
+
+    def remove_the_first(before: bytes, _: float) -> bytes:
+        calls.append(before)
+        if before == b"1":
+            other.change_limit(KEY, increased, ttl=TTL)
+            return b""
+        return before + b" stays"
+
+    one.change_limit(KEY, remove_the_first, ttl=TTL)
+
+    assert calls == [b"1", b"2"]
+    assert stored(other) == b"2 stays"
+
+
 def test_one_who_is_always_overtaken_is_not_left_without_an_end(
     opener: Opener, url: str, options: dict[str, Any]
 ) -> None:
@@ -246,6 +266,14 @@ def test_what_was_stored_by_hand_with_another_type_counts_as_nothing(opener: Ope
     transport.change_limit(KEY, increased, ttl=TTL)
 
     assert stored(transport) == b"1"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mariadb"])
+def test_without_a_server_the_store_is_unavailable(opener: Opener, options: dict[str, Any], scheme: str) -> None:
+    transport = opener(url=f"{scheme}://shop@127.0.0.1:1/shop", setup=False, **options)
+
+    with pytest.raises(TransportUnavailableError, match="cannot be reached"):
+        transport.change_limit(KEY, increased, ttl=TTL)
 
 
 def keys_of(transport: SqlTransport) -> list[str]:

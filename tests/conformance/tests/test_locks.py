@@ -236,20 +236,27 @@ def test_a_history_of_limits_can_be_run_again() -> None:
 
 
 def test_what_a_change_gets_must_be_bytes_and_a_time() -> None:
-    for transport, expected in ((CountsInText, "'' as what is stored; expected bytes"), (CountsIn, "None as the time")):
-        test = "test_what_was_stored_against_a_limit_comes_unchanged_to_the_next_change_of_its_key"
-        (found,) = examine(harness_of(transport), matching=lambda name, _, test=test: name == test)
+    test = "test_what_was_stored_against_a_limit_comes_unchanged_to_the_next_change_of_its_key"
+    for transport, expected in (
+        (CountsInText, "'' as what is stored; expected bytes"),
+        (CountsWithoutTime, "None as the time"),
+    ):
+        (found,) = examine(harness_of(transport), matching=lambda name, _: name == test)
 
         assert found.status == "broken"
         assert f"change_limit passed {expected}" in found.what
 
 
 class CountsInText(MemoryTransport):
+    """A change gets text."""
+
     def change_limit(self, key: str, change: Callable[[Any, float], bytes], *, ttl: float) -> None:
         super().change_limit(key, lambda before, now: change(before.decode("latin-1"), now), ttl=ttl)
 
 
-class CountsIn(MemoryTransport):
+class CountsWithoutTime(MemoryTransport):
+    """A change gets no time."""
+
     def change_limit(self, key: str, change: Callable[[bytes, Any], bytes], *, ttl: float) -> None:
         super().change_limit(key, lambda before, _: change(before, None), ttl=ttl)
 

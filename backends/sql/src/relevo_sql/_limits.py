@@ -38,9 +38,9 @@ class LimitRows:
     def _changes(self, which: str, change: Callable[[bytes, float], bytes], lasting: int) -> bool:
         """Change the row *which*, unless another caller was faster; return whether none was."""
         run = self._statements.limit.run
-        row = self._database.read(lambda connection: run(connection, which=which).first())
+        row: Any = self._database.read(lambda connection: run(connection, which=which).first())
         now = self._database.now(self._clock)  # after the read, so that it is not before the time of an earlier change
-        after = change(b"" if row is None else _alive(*row, now), now / 1_000_000)
+        after = change(b"" if row is None else _alive(row[0], row[1], now), now / 1_000_000)
         kept = {"about": after, "until": now + lasting}
         if row is None:
             return not after or self._inserts(which, kept)
