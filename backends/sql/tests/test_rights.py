@@ -150,6 +150,8 @@ def work(transport: SqlTransport) -> None:
     transport.announce("worker", b"", ttl=60.0)
     transport.announce("worker", b"", ttl=60.0)
     assert transport.workers() == {"worker": b""}
+    for after in (b"first", b"again", b""):
+        transport.change_limit("a1", lambda *_, after=after: after, ttl=60.0)
     receipt = transport.lock("drain", holder="me", ttl=60)
     assert receipt
     transport.renew_lock("drain", receipt, ttl=60)
