@@ -112,6 +112,8 @@ def test_every_key_inside_a_table_is_shown_with_the_line_on_which_it_was_given(s
         'retries."main/feed".cap': '"5m"',
         'retries."main/feed".jitter': "0.5",
         "queues.feed.accept": '["image.*", "*"]',
+        "queues.feed.concurrency": "3",
+        "queues.feed.rate": '"10/s"',
         "schedules.nightly.cron": '"0 3 * * *"',
         "schedules.nightly.event": '"night.begun"',
         "schedules.nightly.arguments": "{ full = true }",

@@ -84,6 +84,8 @@ PLACES = {
     "queues": Place("queues = {}", {"table"}),
     "queues.default": Place("queues.default = {}", {"text", "digits", "list", "table"}),
     "queues.default.accept": Place("queues.default.accept = {}", {"text", "digits", "list"}),
+    "queues.default.concurrency": Place("queues.default.concurrency = {}", {"whole"}),
+    "queues.default.rate": Place("queues.default.rate = {}", set()),
     "schedules": Place("schedules = {}", {"table"}),
     "schedules.nightly.cron": Place("schedules.nightly.cron = {}", set(), NIGHTLY),
     "schedules.nightly.event": Place(

@@ -34,6 +34,7 @@ from relevo._worker.caller import Caller
 from relevo._worker.control import unless_paused
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, Handling, InlineExecutor, Steps
+from relevo._worker.limiter import unless_late
 from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
@@ -104,10 +105,11 @@ class WorkerFactory:
         ids_here = self._listeners_here(listeners, transport.name)
         suspects = Suspects(transport, self.parts.clock, listeners=ids_here, rewrite=self._rewritten)
         runs = suspects.runs if transport.capabilities.presence else None
-        where, limit = "", None
+        where, limit, slots = "", None, 1
+        limits = self.parts.queue_table.limits(transport.name, queues)
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency).resolved(listeners)
-            where = execution.in_words
+            where, slots = execution.in_words, execution.concurrency
             if execution.chosen == "inline":
                 limit = partial(_time_limit, listeners, default=execution.time_limit)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
@@ -127,6 +129,7 @@ class WorkerFactory:
                 stops=lambda step: worker.is_ending or executor.interrupts(step),
                 passed=executor.passed,
                 paused=None if isinstance(executor, InlineExecutor) else lambda: worker.paused,
+                may_begin=(lambda each: worker.may_begin(each)) if limits and where else None,  # noqa: PLW0108 - made later
             ),
             queues=queues,
             clock=self.parts.clock,
@@ -135,6 +138,8 @@ class WorkerFactory:
             executor=executor,
             hooks=self.parts.hooks,
             coordinator=self.parts.coordinator(transport),
+            limits=limits,
+            slots=slots,
             lease=self.parts.lease,
             patient=patient,
             limited=helpers,
@@ -240,6 +245,7 @@ class WorkerFactory:
         stops: Callable[[str], bool] = lambda _: False,
         passed: Callable[[str], None] = lambda _: None,
         paused: Callable[[], Collection[str]] | None = None,
+        may_begin: Callable[[Delivery], bool] | None = None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.
@@ -247,8 +253,8 @@ class WorkerFactory:
         *running* gets the listener that runs for each delivery, by the identity of that. *committing* is called before
         the transaction of a listener commits with its progress. *subjects* loads the subjects of events; by default
         each alone. *stops* returns whether a listener is to stop after its step of that name. *passed* is called with
-        what a listener has finished or dispatched. *paused* returns the paused queues, for an executor that begins
-        some time after the submission.
+        what a listener has finished or dispatched. *paused* returns the paused queues, and *may_begin* whether the
+        limit of its queue lets a delivery begin, for an executor that begins some time after the submission.
         """
         signing = self.parts.signing
         if checkpoint is not None and signing is not None:
@@ -285,6 +291,8 @@ class WorkerFactory:
             steps = signing.verifying(
                 steps, source=self.parts.source, clock=self.parts.clock, patience=self.parts.patience
             )
+        if may_begin is not None:
+            steps = unless_late(steps, may_begin)
         return Handling(steps if paused is None else unless_paused(steps, paused))
 
     def _take(self, transport: Transport, queues: Sequence[str], event_id: str, lease: float) -> Sequence[Delivery]:

@@ -1,4 +1,4 @@
-"""The options of queues: the events that each accepts."""
+"""The options of queues: the events that each accepts, and its limit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import attrs
+from attrs.converters import optional
 
 from relevo._problem import Problems, dotted
+from relevo._transport.limit import MOST_EVENTS, Limit, rate_from
 from relevo._transport.route import MOST_ROUTINGS, NOW, Routing, Target, checked_queue, is_word, parsed_target
 from relevo.errors import ConfigurationError, NotAcceptedError, shown
 
@@ -28,6 +30,17 @@ def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def _concurrency(given: Any) -> int:
+    if type(given) is not int or not 1 <= given <= MOST_EVENTS:
+        what = f"expected a whole number from 1 to {MOST_EVENTS}"
+        raise ConfigurationError(f"QueueOptions.concurrency: {what}; got {shown(given)}")
+    return given
+
+
+def _rate(given: Any) -> str:
+    return str(rate_from(given, what="QueueOptions.rate"))
+
+
 @attrs.frozen(kw_only=True)
 class QueueOptions:
     """
@@ -38,11 +51,25 @@ class QueueOptions:
             refused at the dispatch; one that reaches the queue anyway becomes a dead letter, ``not-accepted``,
             before its body is read.
 
+        concurrency: How many of its events are handled at once, by all workers on all hosts together.
+
+        rate: How many of its events begin in a time, with all workers together: text such as ``"10/s"``, ``"1000/h"``
+            or ``"5/10m"``. No window of that length has more.
+
     Raises:
-        ConfigurationError: There is no pattern, or one is invalid.
+        ConfigurationError: There is no pattern, or one of them is invalid.
     """
 
     accept: Annotated[tuple[str, ...], _patterns] = attrs.field(default=("*",), converter=_patterns)
+    concurrency: Annotated[int | None, _concurrency] = attrs.field(default=None, converter=optional(_concurrency))
+    rate: Annotated[str | None, _rate] = attrs.field(default=None, converter=optional(_rate))
+
+    @property
+    def limit(self) -> Limit | None:
+        """Its limit; ``None`` if it has none."""
+        if self.concurrency is None and self.rate is None:
+            return None
+        return Limit(concurrency=self.concurrency, rate=None if self.rate is None else rate_from(self.rate))
 
     def accepts(self, name: str) -> bool:
         """Return whether the queue accepts the event *name*."""
@@ -106,6 +133,11 @@ class QueueTable:
         """Return the options of *target*."""
         key = self.key(target)
         return _ALL if key is None else self.options[key]
+
+    def limits(self, transport: str, queues: Iterable[str]) -> dict[str, Limit]:
+        """Return the limits of *queues* of the transport of that name, by queue, without those that have none."""
+        found = ((queue, self.of(Target(transport, queue)).limit) for queue in queues)
+        return {queue: limit for queue, limit in found if limit is not None}
 
     def check(self, name: str, target: Target) -> None:
         """

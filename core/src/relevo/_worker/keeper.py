@@ -12,6 +12,7 @@ import attrs
 from relevo._clock import Clock
 from relevo._worker.announcement import Announcer
 from relevo._worker.ledger import Ledger
+from relevo._worker.limiter import Limiter
 from relevo._worker.running import RunningListeners
 from relevo._worker.suspect import Suspects
 
@@ -46,6 +47,8 @@ class LeaseKeeper:
         running: The listeners that run.
 
         announcer: Announces what is held; ``None`` if the transport has no place for that.
+
+        limiter: Renews the places of what runs; ``None`` if no queue has a limit.
     """
 
     _ledger: Ledger
@@ -57,6 +60,7 @@ class LeaseKeeper:
     _suspects: Suspects
     _running: RunningListeners
     _announcer: Announcer | None
+    _limiter: Limiter | None
 
     def __enter__(self) -> Self:
         self._ended = threading.Event()
@@ -77,6 +81,8 @@ class LeaseKeeper:
                 if now - renewed >= self._lease / 3:
                     renewed = now
                     self._ledger.extend(self._lease)
+                    if self._limiter is not None:
+                        self._limiter.renew()
                 if self._ledger.ripe():
                     self._flush()
                 is_stopping = self._is_stopping()

@@ -30,6 +30,8 @@ from relevo._transport.control_store import ControlStore
 from relevo._transport.coordinator import Coordinator
 from relevo._transport.delivery import Ack, DeadLetter, Delivery, Lost, Nack, Release
 from relevo._transport.envelope import Envelope
+from relevo._transport.limit import Limit
+from relevo._transport.limit_store import LimitStore
 from relevo._transport.optional import ParallelSettlement
 from relevo._transport.transport import Transport
 from relevo._visible import visible
@@ -44,6 +46,7 @@ from relevo._worker.flusher import Flusher
 from relevo._worker.keeper import LeaseKeeper
 from relevo._worker.late_setup import LateSetup, Prepare
 from relevo._worker.ledger import Ledger, Reminder, worked_before
+from relevo._worker.limiter import Limiter
 from relevo._worker.neighbour import Neighbour, running
 from relevo._worker.outage import Outage
 from relevo._worker.read_ahead import ReadAhead
@@ -84,6 +87,9 @@ _WAIT_OTHERS = 0.5
 _FEW_SUSPECTS = 20
 """Suspects that are held, one of which is begun last, while others may be on their way behind them."""
 
+_WAIT_LIMIT = 2.0
+"""Seconds for which a run until empty waits for the limits of its queues, unless it waits longer for retries."""
+
 _WAIT_PAUSED = 0.25
 """Seconds between two looks whether a queue was resumed, if all are paused."""
 
@@ -119,6 +125,10 @@ class Worker:
             coordinator.
 
         stops_on_request: Whether ``relevo stop`` may end it; otherwise another worker of the process is asked.
+
+        limits: The limits of queues, by queue; they need a coordinator that is a :class:`LimitStore`.
+
+        slots: How many events the executor runs at once.
 
         lease: Seconds for which deliveries are hidden; renewed every third of it if the transport claims that.
 
@@ -166,6 +176,8 @@ class Worker:
     _hooks: Hooks = attrs.field(factory=Hooks)
     _coordinator: Coordinator | None = attrs.field()
     _stops_on_request: bool = True
+    _limits: Mapping[str, Limit] = attrs.field(factory=dict)
+    _slots: int = 1
     _lease: float = LEASE
     _patient: bool = False
     _limited: Sequence[Transport] = ()
@@ -224,6 +236,9 @@ class Worker:
         )
         self._announcer = self._own_announcer()
         self._control = self._own_control()
+        self._limiter = self._own_limiter()
+        self.waits_for_limits = True
+        """Whether a run until empty waits a while for queues that have reached their limits."""
         self._open_queues = self._queues
         self._heeded: Mapping[str, Pause] = self._control.paused
         """The pauses according to which it receives, and holds what it holds."""
@@ -237,6 +252,7 @@ class Worker:
             suspects=self._suspects,
             running=self._runs,
             announcer=self._announcer,
+            limiter=self._limiter,
         )
         self._late_setup = LateSetup(self._prepare_helpers, self._clock)
         self._flusher = Flusher(self._flush) if self._background and is_parallel else None
@@ -309,6 +325,31 @@ class Worker:
             background=self._background,
         )
 
+    def _own_limiter(self) -> Limiter | None:
+        """Return what holds the worker to limits; ``None`` if there are none, or an operator chose the event."""
+        coordinator: object = self._coordinator
+        if not self._limits or self._given is not None:
+            return None
+        if not isinstance(coordinator, LimitStore):
+            raise ConfigurationError(
+                f"{self}: its queues have limits, which need a coordinator that counts for all workers; give the "
+                f'transport one: coordinator = "…", a SQL database'
+            )
+        return Limiter(
+            coordinator,
+            self._limits,
+            self._clock,
+            transport=name_there(self._transport, coordinator),
+            lease=self._lease,
+            slots=self._slots,
+            holds=self._ledger.holds,
+            patient=self._patient,
+        )
+
+    def may_begin(self, delivery: Delivery) -> bool:
+        """Return whether the limit of its queue still lets *delivery* begin, which was submitted; from any thread."""
+        return self._limiter is None or self._limiter.is_valid(delivery)
+
     def _name_there(self) -> str:
         """Return the name of the transport for its coordinator; empty if they are the same."""
         own: object = self._transport
@@ -373,6 +414,8 @@ class Worker:
         self._stalls.start()
         self._deferral.start()
         self._suspects.start()
+        if self._limiter is not None:
+            self._limiter.start()
         self._executor.start(self._handle)
         around = self._hooks.observers("relevo_around_run")
         about = {"transport": self._transport.name, "queues": self._queues, "until_empty": self._options.until_empty}
@@ -399,6 +442,8 @@ class Worker:
             self._late_setup.end()
             if self._announcer is not None:
                 self._announcer.withdraw()
+            if self._limiter is not None:
+                self._limiter.close()
             self._executor.stop()
             if isinstance(self._executor, InlineExecutor):  # a thread may still run a listener
                 self._suspects.end(is_settled=not self._ledger.keeps_outcomes())
@@ -505,7 +550,9 @@ class Worker:
             if self._suspects.notes:  # the transport may not have taken the outcome of an earlier suspect
                 self._suspects.excuse_handled()
             delivery = backlog.popleft()
-            if suspect:
+            if self._limiter is not None and ledger.holds(delivery) and not self._limiter.begins(delivery):
+                ledger.add(delivery, Release())
+            elif suspect:
                 self._begin_suspect(delivery)
                 self._finish()
             elif ledger.holds(delivery):
@@ -535,6 +582,43 @@ class Worker:
         if len(kept) < len(batch):
             self._ledger.release(each for each in batch if each.queue in self._heeded)
         return kept
+
+    def _allowed(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Give back what was received before a pause of its queue, or exceeds its limit; return the others."""
+        if self._heeded:
+            batch = self._without_paused(batch)
+        return batch if self._limiter is None else self._within_limits(batch, self._limiter)
+
+    def _within_limits(self, batch: Sequence[Delivery], limiter: Limiter) -> Sequence[Delivery]:
+        """Give back the deliveries of *batch* that the limits of their queues do not let begin; return the others."""
+        try:
+            kept = limiter.admitted(batch)
+        except BaseException:
+            self._ledger.release(batch)  # nothing of it was begun
+            raise
+        if len(kept) < len(batch):
+            admitted = frozenset(kept)
+            self._ledger.release(each for each in batch if each not in admitted)
+            self._flush()
+        return kept
+
+    def _await_limits(self) -> None:
+        """Wait, if a queue has reached its limit, until it may have room; the receive waited if another one has."""
+        if self._limiter is None or not self.waits_for_limits:
+            return
+        if all(self._limiter.is_closed([each]) for each in self._open_queues):
+            left = self._limiter.opens_in(self._open_queues)
+            self._pause(min(left, _WAIT_BUSY if self._executor.running() else _WAIT))
+
+    def _has_reached_limit(self) -> bool:
+        """Return whether a queue has, as far as is known."""
+        return self._limiter is not None and self._limiter.is_closed(self._open_queues)
+
+    def _is_worth_waiting(self) -> bool:
+        """Return whether a run until empty waits for a limit of a queue: if it soon lets another event begin."""
+        if self._limiter is None or not self.waits_for_limits:
+            return False
+        return self._limiter.opens_within(max(self._options.settle, _WAIT_LIMIT), self._open_queues)
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, the only one that is held, unless it ends without being handled."""
@@ -594,6 +678,8 @@ class Worker:
             self._note_rest()
         if self._ledger.ripe() and not self._is_flushing():
             self._flush()
+        if self._limiter is not None:
+            self._limiter.settle_up()
 
     def _is_flushing(self) -> bool:
         """Return whether a thread flushes now, or soon; not if too much is pending, or the last flush failed."""
@@ -679,7 +765,7 @@ class Worker:
             batch = self._receive(limit, self._wait())
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
-        if self._heeded and batch and not (batch := self._without_paused(batch)):  # received before the pause
+        if batch and not (batch := self._allowed(batch)):
             return True
         batch, is_aside = self._set_aside(batch, limit)
         if self._expect is not None:
@@ -691,6 +777,7 @@ class Worker:
         if not batch:
             self._outage.note_empty()
             self._flush()
+            self._await_limits()
             return False
         self._doubts = 0
         if suspect is None:
@@ -762,7 +849,7 @@ class Worker:
             batch = () if self._received else self._given(self._lease)
         else:
             with worked_before(self._transport.name) if self._received else nullcontext():
-                batch = self._transport.receive(self._open_queues, limit=limit, lease=self._lease, wait=wait)
+                batch = self._take(self._open_queues, limit, wait)
         self._received, self._ledger.cut_off = True, 0
         # While settlements fail, the outage goes on, although events may be received.
         if not (self._ledger.pending() or self._ledger.waiting()):
@@ -772,6 +859,18 @@ class Worker:
             self._note_foreign(batch)
         self._ledger.hold(batch)
         return batch
+
+    def _take(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        """Receive, within the limits of the queues."""
+        receive = self._transport.receive
+        if self._limiter is None:
+            return receive(queues, limit=limit, lease=self._lease, wait=wait)
+        return self._limiter.receive(
+            lambda some, most, within: receive(some, limit=most, lease=self._lease, wait=within),
+            queues,
+            limit=limit,
+            wait=wait,
+        )
 
     def _note_foreign(self, batch: Sequence[Delivery]) -> None:
         """Log the first event of another application; a drain from cron would warn each minute."""
@@ -814,6 +913,8 @@ class Worker:
         known = self._transport.capabilities.stats != "none"
         with worked_before(self._transport.name):
             stats = [self._transport.stats(queue) for queue in self._open_queues] if known else []
+        if any(each.ready for each in stats) and self._has_reached_limit():
+            return not self._is_worth_waiting()
         if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
             # In transit, or behind an earlier event of its key, or just taken by another worker.
             self._doubts += 1

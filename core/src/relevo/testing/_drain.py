@@ -192,7 +192,9 @@ def drain(
             executor: _Executor = _CrashExecutor(interrupted, crashes)
         else:
             executor = (_TwiceExecutor if twice else _Executor)(interrupted)
-        workers.append(app.worker(options, executor=executor, listeners=listeners))
+        worker = app.worker(options, executor=executor, listeners=listeners)
+        worker.waits_for_limits = False  # the clock does not move
+        workers.append(worker)
     before = -1
     while True:
         moved = [_of_relay(relay.run()) for relay in relays]

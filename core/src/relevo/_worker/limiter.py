@@ -1,0 +1,351 @@
+"""Holds a worker to the limits of its queues, which hold over all workers on all hosts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from itertools import groupby
+from logging import getLogger
+from math import inf
+from uuid import uuid4
+
+import msgspec
+
+from relevo._clock import Clock
+from relevo._transport.delivery import Delivery, Outcome, Release
+from relevo._transport.limit import Limit
+from relevo._transport.limit_store import LimitStore
+from relevo._worker.executor import Flow, Steps
+from relevo._worker.ledger import Reminder
+from relevo._worker.usage import Grant, Usage, packed, requested, unpacked, validity
+from relevo.errors import RelevoError, TransportUnavailableError
+
+_log = getLogger("relevo.worker")
+
+_AFTER_OUTAGE = 1.0
+"""Seconds after which to ask again, if the store could not be reached."""
+
+_SETTLE_UP = 0.02
+"""Seconds after which places of events that are settled are given back, if no other request does that."""
+
+_SHARE = 4
+"""A worker takes at most one of this many free places at once, beyond those that it can use at once."""
+
+_KEPT_FOR = 60.0
+"""Seconds for which what counts is stored, beyond the time for which it counts."""
+
+Take = Callable[[Sequence[str], int, float], Sequence[Delivery]]
+"""Receives from queues, at most a number of deliveries, after a wait of at most some seconds."""
+
+
+class _Permit:
+    """What a delivery was allowed."""
+
+    __slots__ = ("is_begun", "part", "until")
+
+    def __init__(self, part: float, until: float):
+        self.part = part
+        self.until = until
+        """The monotonic time until which it may begin."""
+        self.is_begun = False
+
+
+class _Gate:
+    """One queue with a limit; its fields are guarded by the lock of the limiter."""
+
+    def __init__(self, queue: str, limit: Limit, key: str):
+        self.queue = queue
+        self.limit = limit
+        self.key = key
+        self.valid_for = inf if limit.rate is None else validity(limit.rate)
+        window = 0.0 if limit.rate is None else limit.rate.window
+        self.kept_for = window + _KEPT_FOR
+        self.free = inf
+        """How many further events seem to be allowed; none is known before the first request."""
+        self.opens_at = -inf
+        """The monotonic time at which to ask again, if none is."""
+        self.permits: dict[Delivery, _Permit] = {}
+        self.unused: list[float] = []
+        self.reported = 0
+        """How many places this worker has, as far as the store knows."""
+        self.asked_at = -inf
+
+
+class Limiter:
+    """
+    Asks the store of limits which events may begin; its methods may be called from any thread.
+
+    Args:
+        store: Counts for all workers.
+
+        limits: By queue.
+
+        clock: The source of time.
+
+        transport: The name of the transport for the store; empty if they are the same.
+
+        lease: Seconds for which what a worker handles counts, unless it is renewed.
+
+        slots: How many events the worker can run at once.
+
+        holds: Returns whether a delivery is held, as far as is known.
+
+        patient: Wait for a store that is down, instead of raising.
+    """
+
+    def __init__(
+        self,
+        store: LimitStore,
+        limits: Mapping[str, Limit],
+        clock: Clock,
+        *,
+        transport: str,
+        lease: float,
+        slots: int,
+        holds: Callable[[Delivery], bool],
+        patient: bool,
+    ):
+        self._store = store
+        self._clock = clock
+        self._lease = lease
+        self._slots = slots
+        self._holds = holds
+        self._patient = patient
+        self._worker = uuid4().hex
+        self._gates = {queue: _Gate(queue, limit, key_of(transport, queue)) for queue, limit in limits.items()}
+        self._lock = threading.RLock()
+        self._reminder = Reminder(clock)
+        self._active_at = clock.monotonic()
+
+    def start(self) -> None:
+        """Begin a run."""
+        self._active_at = self._clock.monotonic()
+
+    # --- receiving -----------------------------------------------------------------------------------
+
+    def receive(self, take: Take, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Delivery]:
+        """
+        Receive from *queues* what seems to be allowed; what is, :meth:`admitted` decides.
+
+        Args:
+            take: Receives.
+
+            queues: In order of preference.
+
+            limit: The most deliveries.
+
+            wait: Seconds to wait for events.
+        """
+        room = {queue: self._room(queue, limit) for queue in queues}
+        is_open = [queue for queue in queues if room[queue]]
+        if not is_open:
+            return ()
+        groups = [(key, list(group)) for key, group in groupby(is_open, key=self._group)]
+        if len(groups) > 1:
+            for _, group in groups:
+                if batch := take(group, room[group[0]], 0.0):
+                    return batch
+            if not wait:
+                return ()
+        if len(is_open) < len(queues):
+            wait = min(wait, self.opens_in(queues))
+        return take(is_open, min(room[queue] for queue in is_open), wait)
+
+    def opens_in(self, queues: Iterable[str]) -> float:
+        """Return the seconds until a queue that seems closed is worth another request; infinite if none is closed."""
+        with self._lock:
+            for gate in self._of(queues):
+                self._prune(gate)
+            times = [gate.opens_at for gate in self._of(queues) if gate.free < 1]
+        now = self._clock.monotonic()
+        return max(0.0, min(times) - now) if times else inf
+
+    def is_closed(self, queues: Iterable[str]) -> bool:
+        """Return whether one of *queues* seems to have reached its limit."""
+        return any(gate.free < 1 for gate in self._of(queues))
+
+    def opens_within(self, patience: float, queues: Iterable[str]) -> bool:
+        """Return whether one of *queues* may open within *patience* seconds after an event was admitted or settled."""
+        left = self.opens_in(queues)
+        return self._clock.monotonic() + left <= self._active_at + patience
+
+    def _group(self, queue: str) -> str:
+        """Return what queues have in common that are received from together: a queue with a limit stands alone."""
+        return queue if queue in self._gates else ""
+
+    def _room(self, queue: str, limit: int) -> int:
+        gate = self._gates.get(queue)
+        if gate is None:
+            return limit
+        with self._lock:
+            if gate.free < 1 and self._clock.monotonic() >= gate.opens_at:
+                self._ask(gate, 0)
+            most = gate.free
+            if gate.limit.concurrency is not None and most != inf:
+                most = max(min(most, self._slots), most // _SHARE)  # the others are for other workers
+            elif gate.limit.concurrency is not None:
+                most = min(self._slots, gate.limit.concurrency)
+            return int(min(limit, most))
+
+    # --- beginning ------------------------------------------------------------------------------------
+
+    def admitted(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return the deliveries of *batch* that may begin, and note them; the others have to be given back."""
+        if not any(each.queue in self._gates for each in batch):
+            return batch
+        allowed: dict[str, int] = {}
+        with self._lock:
+            for gate in self._of(dict.fromkeys(each.queue for each in batch)):
+                mine = [each for each in batch if each.queue == gate.queue]
+                allowed[gate.queue] = self._permit(gate, mine)
+        kept = []
+        for each in batch:
+            if each.queue in allowed:
+                allowed[each.queue] -= 1
+                if allowed[each.queue] < 0:
+                    continue
+            kept.append(each)
+        return kept
+
+    def begins(self, delivery: Delivery) -> bool:
+        """Return whether *delivery*, which was admitted, may begin now; ask again if the permission has ended."""
+        gate = self._gates.get(delivery.queue)
+        if gate is None:
+            return True
+        with self._lock:
+            permit = gate.permits.get(delivery)
+            if permit is None or self._clock.monotonic() > permit.until:
+                if permit is not None:
+                    self._forget(gate, delivery)
+                if not self._permit(gate, [delivery]):
+                    return False
+                permit = gate.permits[delivery]
+            permit.is_begun = True
+            return True
+
+    def is_valid(self, delivery: Delivery) -> bool:
+        """Return whether *delivery* may still begin, which has waited for a thread."""
+        gate = self._gates.get(delivery.queue)
+        permit = None if gate is None else gate.permits.get(delivery)
+        return gate is None or (permit is not None and self._clock.monotonic() <= permit.until)
+
+    def _permit(self, gate: _Gate, deliveries: Sequence[Delivery]) -> int:
+        """Ask for places for *deliveries*, note those that are allowed, the first ones, and return their number."""
+        before = self._clock.monotonic()
+        grant = self._ask(gate, len(deliveries))
+        if grant.number:
+            self._active_at = before
+        for each in deliveries[: grant.number]:
+            gate.permits[each] = _Permit(grant.part, before + gate.valid_for)
+        return grant.number
+
+    # --- giving back -------------------------------------------------------------------------------------
+
+    def settle_up(self) -> None:
+        """Give back the places of events that are settled, if that is due."""
+        now = self._clock.monotonic()
+        for gate in self._gates.values():
+            if gate.reported and now - gate.asked_at >= _SETTLE_UP:
+                with self._lock:
+                    self._prune(gate)
+                    if len(gate.permits) < gate.reported:
+                        self._ask(gate, 0)
+
+    def renew(self) -> None:
+        """Keep the places of what runs for another lease."""
+        for gate in self._gates.values():
+            with self._lock:
+                self._prune(gate)
+                if gate.reported or gate.permits:
+                    self._ask(gate, 0)
+
+    def close(self) -> None:
+        """Give back all places but those of what is still held."""
+        with suppress(RelevoError):
+            self.renew()
+
+    def _prune(self, gate: _Gate) -> None:
+        """Forget the permits of what is settled: its places can be asked for at once."""
+        if over := [each for each in gate.permits if not self._holds(each)]:
+            self._active_at = self._clock.monotonic()
+            for each in over:
+                self._forget(gate, each)
+            if gate.limit.concurrency is not None:
+                gate.opens_at = -inf
+
+    def _forget(self, gate: _Gate, delivery: Delivery) -> None:
+        permit = gate.permits.pop(delivery)
+        if not permit.is_begun and gate.limit.rate is not None:
+            gate.unused.append(permit.part)
+
+    # --- the store -----------------------------------------------------------------------------------------
+
+    def _ask(self, gate: _Gate, wanted: int) -> Grant:
+        """
+        Ask for *wanted* further places; if the store cannot be reached, there is none.
+
+        Raises:
+            TransportUnavailableError: It cannot, and the worker is not patient.
+        """
+        self._prune(gate)
+        keeps, unused = len(gate.permits), tuple(gate.unused)
+        grant = Grant(number=0)
+
+        def change(stored: bytes, now: float) -> bytes:
+            nonlocal grant
+            usage, grant = requested(
+                _readable(stored, gate.queue),
+                gate.limit,
+                worker=self._worker,
+                now=now,
+                wanted=wanted,
+                keeps=keeps,
+                lease=self._lease,
+                unused=unused,
+            )
+            return packed(usage)
+
+        gate.asked_at = self._clock.monotonic()
+        try:
+            self._store.change_limit(gate.key, change, ttl=gate.kept_for + self._lease)
+        except RelevoError as error:
+            gate.free, gate.opens_at = 0, self._clock.monotonic() + _AFTER_OUTAGE
+            if isinstance(error, TransportUnavailableError) and not self._patient:
+                raise
+            if self._reminder.take_turn():
+                _log.warning(
+                    "the queue %s waits, since what counts against its limit is not known: %s", gate.queue, error
+                )
+            return Grant(number=0)
+        gate.unused.clear()
+        gate.reported = keeps + grant.number if gate.limit.concurrency is not None else 0
+        gate.free = grant.free
+        gate.opens_at = gate.asked_at + grant.again
+        return grant
+
+    def _of(self, queues: Iterable[str]) -> Iterator[_Gate]:
+        return (self._gates[queue] for queue in queues if queue in self._gates)
+
+
+def _readable(stored: bytes, queue: str) -> Usage:
+    try:
+        return unpacked(stored)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _log.warning("what counts against the limit of %s cannot be read; the count starts from zero: %s", queue, error)
+        return Usage()
+
+
+def key_of(transport: str, queue: str) -> str:
+    """Return the key of the limit of *queue*; *transport* is its name for the store."""
+    return sha256(msgspec.json.encode(("limit", transport, queue))).hexdigest()[:40]
+
+
+def unless_late(steps: Steps, is_valid: Callable[[Delivery], bool]) -> Steps:
+    """Return steps that give back a delivery that has waited for a thread for too long."""
+
+    def checked(delivery: Delivery, /, *, on_loop: bool) -> Flow | Outcome:
+        return steps(delivery, on_loop=on_loop) if is_valid(delivery) else Release()
+
+    return checked
