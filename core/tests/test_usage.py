@@ -31,10 +31,17 @@ class Ask:
     begins: float
     """The part of the validity after which it begins; more than 1: it begins none, and says so."""
 
+    slow: float = 0.0
+    """How much longer than usual it may begin, as a part of the window."""
+
 
 asks = st.lists(
     st.builds(
-        Ask, after=st.floats(0.0, 3.0), wanted=st.integers(1, 12), begins=st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0])
+        Ask,
+        after=st.floats(0.0, 3.0),
+        wanted=st.integers(1, 12),
+        begins=st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0]),
+        slow=st.sampled_from([0.0, 0.0, 0.1, 0.9]),
     ),
     min_size=1,
     max_size=60,
@@ -46,6 +53,7 @@ rates = st.builds(Rate, st.integers(1, 10), st.sampled_from([0.1, 0.5, 1.0, 2.0,
 @example(
     asks=[Ask(0.0, 1, 1.0), Ask(1.01, 1, 0.0)], rate=Rate(1, 1.0), at=0.0
 )  # the first one waits, the other does not
+@example(asks=[Ask(0.0, 1, 1.0, 0.5), Ask(1.4, 1, 0.0)], rate=Rate(1, 1.0), at=0.0)  # a slow store
 @example(asks=[Ask(0.0, 1, 1.0), Ask(1.0165, 1, 0.0)], rate=Rate(1, 1.0), at=0.0045)  # at the end of a part
 def test_no_window_has_more_events_than_its_rate(asks: list[Ask], rate: Rate, at: float) -> None:
     limit, usage, now = Limit(rate=rate), Usage(), at
@@ -53,11 +61,12 @@ def test_no_window_has_more_events_than_its_rate(asks: list[Ask], rate: Rate, at
     unused: list[float] = []
     for each in asks:
         now += each.after * min(rate.window, 2.0)
-        usage, grant = ask(unpacked(packed(usage)), limit, now, each.wanted, unused=tuple(unused))
+        valid_for = validity(rate) + each.slow * rate.window
+        usage, grant = ask(unpacked(packed(usage)), limit, now, each.wanted, unused=tuple(unused), valid_for=valid_for)
         unused = []
         for _ in range(grant.number):
             if each.begins <= 1.0:
-                begun.append(now + each.begins * validity(rate))
+                begun.append(now + each.begins * valid_for)
             else:
                 unused.append(grant.part)
 

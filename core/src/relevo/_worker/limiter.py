@@ -27,8 +27,14 @@ _log = getLogger("relevo.worker")
 _AFTER_OUTAGE = 1.0
 """Seconds after which to ask again, if the store could not be reached."""
 
-_SETTLE_UP = 0.02
-"""Seconds after which places of events that are settled are given back, if no other request does that."""
+_SETTLE_UP, _SETTLE_UP_LATER = 0.02, 0.25
+"""Seconds after which places of events that are settled are given back, if places are scarce, and if they are not."""
+
+_PART_OF_WINDOW = 10
+"""Where events wait in the worker, they may begin for up to one of this many parts of the window."""
+
+_ANSWERS = 4
+"""How many answers of the store fit into the time for which a worker may begin what it was allowed."""
 
 _SHARE = 4
 """A worker takes at most one of this many free places at once, beyond those that it can use at once."""
@@ -59,8 +65,10 @@ class _Gate:
         self.queue = queue
         self.limit = limit
         self.key = key
-        self.valid_for = inf if limit.rate is None else validity(limit.rate)
         window = 0.0 if limit.rate is None else limit.rate.window
+        self.least = self.valid_for = inf if limit.rate is None else validity(limit.rate)
+        """Seconds for which a worker may begin what it was allowed."""
+        self.most = window / _PART_OF_WINDOW
         self.kept_for = window + _KEPT_FOR
         self.free = inf
         """How many further events seem to be allowed; none is known before the first request."""
@@ -71,6 +79,11 @@ class _Gate:
         self.reported = 0
         """How many places this worker has, as far as the store knows."""
         self.asked_at = -inf
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether other workers may wait for places."""
+        return self.limit.concurrency is not None and self.free < self.limit.concurrency / _SHARE
 
 
 class Limiter:
@@ -166,10 +179,32 @@ class Limiter:
         """Return whether one of *queues* seems to have reached its limit."""
         return any(gate.free < 1 for gate in self._of(queues))
 
-    def opens_within(self, patience: float, queues: Iterable[str]) -> bool:
-        """Return whether one of *queues* may open within *patience* seconds after an event was admitted or settled."""
-        left = self.opens_in(queues)
-        return self._clock.monotonic() + left <= self._active_at + patience
+    def has_settled(self, queues: Iterable[str]) -> bool:
+        """Return whether this worker has places of *queues* that seem closed, and does not need them any more."""
+        with self._lock:
+            for gate in self._of(queues):
+                self._prune(gate)
+            return any(gate.free < 1 and gate.opens_at == -inf for gate in self._of(queues))
+
+    def closed_for(self, queues: Sequence[str]) -> float:
+        """Return the seconds until one of *queues* is worth another request, if all seem closed; 0 if one is open."""
+        with self._lock:
+            return self.opens_in(queues) if all(self.is_closed([each]) for each in queues) else 0.0
+
+    def opens_within(self, patience: float, queues: Sequence[str]) -> bool | None:
+        """
+        Return whether one of *queues* that seem closed may open soon; ``None`` if none seems closed.
+
+        Args:
+            patience: Seconds after an event was last admitted or settled.
+
+            queues: The queues.
+        """
+        with self._lock:  # the thread that reads ahead may ask meanwhile
+            if not self.is_closed(queues):
+                return None
+            left = self.opens_in(queues)
+            return patience > 0 and self._clock.monotonic() + left <= self._active_at + patience
 
     def _group(self, queue: str) -> str:
         """Return what queues have in common that are received from together: a queue with a limit stands alone."""
@@ -210,20 +245,16 @@ class Limiter:
         return kept
 
     def begins(self, delivery: Delivery) -> bool:
-        """Return whether *delivery*, which was admitted, may begin now; ask again if the permission has ended."""
+        """Return whether *delivery*, which was admitted, may begin now, and note that; not if it is too late."""
         gate = self._gates.get(delivery.queue)
         if gate is None:
             return True
-        with self._lock:
-            permit = gate.permits.get(delivery)
-            if permit is None or self._clock.monotonic() > permit.until:
-                if permit is not None:
-                    self._forget(gate, delivery)
-                if not self._permit(gate, [delivery]):
-                    return False
-                permit = gate.permits[delivery]
-            permit.is_begun = True
-            return True
+        permit = gate.permits.get(delivery)  # a held one keeps its permit, so the lock is not needed
+        if permit is None or self._clock.monotonic() > permit.until:
+            gate.valid_for = max(gate.valid_for, min(2 * gate.valid_for, gate.most))
+            return False
+        permit.is_begun = True
+        return True
 
     def is_valid(self, delivery: Delivery) -> bool:
         """Return whether *delivery* may still begin, which has waited for a thread."""
@@ -233,12 +264,15 @@ class Limiter:
 
     def _permit(self, gate: _Gate, deliveries: Sequence[Delivery]) -> int:
         """Ask for places for *deliveries*, note those that are allowed, the first ones, and return their number."""
-        before = self._clock.monotonic()
+        for each in deliveries:
+            if each in gate.permits:
+                self._forget(gate, each)
+        before, valid_for = self._clock.monotonic(), gate.valid_for
         grant = self._ask(gate, len(deliveries))
         if grant.number:
             self._active_at = before
         for each in deliveries[: grant.number]:
-            gate.permits[each] = _Permit(grant.part, before + gate.valid_for)
+            gate.permits[each] = _Permit(grant.part, before + valid_for)
         return grant.number
 
     # --- giving back -------------------------------------------------------------------------------------
@@ -247,7 +281,7 @@ class Limiter:
         """Give back the places of events that are settled, if that is due."""
         now = self._clock.monotonic()
         for gate in self._gates.values():
-            if gate.reported and now - gate.asked_at >= _SETTLE_UP:
+            if gate.reported and now - gate.asked_at >= (_SETTLE_UP if gate.is_scarce else _SETTLE_UP_LATER):
                 with self._lock:
                     self._prune(gate)
                     if len(gate.permits) < gate.reported:
@@ -304,6 +338,7 @@ class Limiter:
                 keeps=keeps,
                 lease=self._lease,
                 unused=unused,
+                valid_for=gate.valid_for,
             )
             return packed(usage)
 
@@ -319,6 +354,10 @@ class Limiter:
                     "the queue %s waits, since what counts against its limit is not known: %s", gate.queue, error
                 )
             return Grant(number=0)
+        if gate.limit.rate is not None:
+            took = self._clock.monotonic() - gate.asked_at
+            before = gate.least if grant.number < wanted else gate.valid_for
+            gate.valid_for = max(before, min(_ANSWERS * took, gate.limit.rate.window))
         gate.unused.clear()
         gate.reported = keeps + grant.number if gate.limit.concurrency is not None else 0
         gate.free = grant.free

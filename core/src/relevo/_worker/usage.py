@@ -65,6 +65,7 @@ def requested(
     keeps: int,
     lease: float,
     unused: Sequence[float] = (),
+    valid_for: float = 0.0,
 ) -> tuple[Usage, Grant]:
     """
     Return *usage* after the request of a worker, and what it may begin.
@@ -89,13 +90,16 @@ def requested(
         lease: Seconds for which what it handles counts, unless it asks again.
 
         unused: The times of what it was allowed and did not begin.
+
+        valid_for: Seconds for which it may begin what it is allowed, if that is more than :func:`validity`: then it
+            counts as begun later.
     """
     held = {each: entry for each, entry in usage.held.items() if each != worker and entry[0] > 0 and entry[1] > now}
     begun, free, again = usage.begun, wanted, 0.0
     part = 0.0
     if limit.rate is not None:
         begun = _kept(usage.begun, limit.rate, now, unused)
-        part = _end_of_part(now, limit.rate)
+        part = _end_of_part(now + max(0.0, valid_for - validity(limit.rate)), limit.rate)
         free = limit.rate.events - sum(number for _, number in begun)
         if free <= 0:
             again = _until_free(begun, limit.rate, now)
@@ -126,7 +130,7 @@ def _kept(
     kept = []
     for part, number in begun:
         left = number - unused.count(part)
-        if now - reach < part <= now + reach and left > 0:
+        if now - reach < part <= now + 2 * reach and left > 0:
             kept.append((part, left))
     return kept
 

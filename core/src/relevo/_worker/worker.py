@@ -549,10 +549,11 @@ class Worker:
                 return
             if self._suspects.notes:  # the transport may not have taken the outcome of an earlier suspect
                 self._suspects.excuse_handled()
+            if self._limiter is not None and not self._limiter.begins(backlog[0]) and ledger.holds(backlog[0]):
+                self._ask_again(self._limiter)
+                continue
             delivery = backlog.popleft()
-            if self._limiter is not None and ledger.holds(delivery) and not self._limiter.begins(delivery):
-                ledger.add(delivery, Release())
-            elif suspect:
+            if suspect:
                 self._begin_suspect(delivery)
                 self._finish()
             elif ledger.holds(delivery):
@@ -583,14 +584,18 @@ class Worker:
             self._ledger.release(each for each in batch if each.queue in self._heeded)
         return kept
 
-    def _allowed(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Give back what was received before a pause of its queue, or exceeds its limit; return the others."""
-        if self._heeded:
-            batch = self._without_paused(batch)
-        return batch if self._limiter is None else self._within_limits(batch, self._limiter)
+    def _ask_again(self, limiter: Limiter) -> None:
+        """Ask for all of the backlog, since the permission to begin its first delivery has ended."""
+        kept = self._within_limits(tuple(self._backlog), limiter)
+        self._backlog.clear()
+        self._backlog.extend(kept)
 
     def _within_limits(self, batch: Sequence[Delivery], limiter: Limiter) -> Sequence[Delivery]:
-        """Give back the deliveries of *batch* that the limits of their queues do not let begin; return the others."""
+        """
+        Give back the deliveries of *batch* that the limits of their queues do not let begin; return the others.
+
+        It may be called from the thread that reads ahead.
+        """
         try:
             kept = limiter.admitted(batch)
         except BaseException:
@@ -599,26 +604,24 @@ class Worker:
         if len(kept) < len(batch):
             admitted = frozenset(kept)
             self._ledger.release(each for each in batch if each not in admitted)
-            self._flush()
         return kept
 
     def _await_limits(self) -> None:
         """Wait, if a queue has reached its limit, until it may have room; the receive waited if another one has."""
-        if self._limiter is None or not self.waits_for_limits:
+        if self._limiter is None:
             return
-        if all(self._limiter.is_closed([each]) for each in self._open_queues):
-            left = self._limiter.opens_in(self._open_queues)
-            self._pause(min(left, _WAIT_BUSY if self._executor.running() else _WAIT))
+        self._limiter.settle_up()
+        if not self.waits_for_limits:
+            return
+        left = self._limiter.closed_for(self._open_queues)
+        self._pause(min(left, _WAIT_BUSY if self._executor.running() else _WAIT))
 
-    def _has_reached_limit(self) -> bool:
-        """Return whether a queue has, as far as is known."""
-        return self._limiter is not None and self._limiter.is_closed(self._open_queues)
-
-    def _is_worth_waiting(self) -> bool:
-        """Return whether a run until empty waits for a limit of a queue: if it soon lets another event begin."""
-        if self._limiter is None or not self.waits_for_limits:
-            return False
-        return self._limiter.opens_within(max(self._options.settle, _WAIT_LIMIT), self._open_queues)
+    def _waits_for_limit(self) -> bool | None:
+        """Return whether a run until empty waits for a queue that has reached its limit; ``None`` if none has."""
+        if self._limiter is None:
+            return None
+        patience = max(self._options.settle, _WAIT_LIMIT) if self.waits_for_limits else 0.0
+        return self._limiter.opens_within(patience, self._open_queues)
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, the only one that is held, unless it ends without being handled."""
@@ -676,10 +679,11 @@ class Worker:
             self._gather(running, 0.0 if self._executor.room() else _WAIT_BUSY)
         if self._has_limit:
             self._note_rest()
-        if self._ledger.ripe() and not self._is_flushing():
-            self._flush()
-        if self._limiter is not None:
-            self._limiter.settle_up()
+        if self._ledger.ripe():
+            if not self._is_flushing():
+                self._flush()
+            if self._limiter is not None:
+                self._limiter.settle_up()
 
     def _is_flushing(self) -> bool:
         """Return whether a thread flushes now, or soon; not if too much is pending, or the last flush failed."""
@@ -765,7 +769,7 @@ class Worker:
             batch = self._receive(limit, self._wait())
             if self._linger:
                 self.lingered, self._linger = self.lingered + self._clock.monotonic() - began, 0.0
-        if batch and not (batch := self._allowed(batch)):
+        if self._heeded and batch and not (batch := self._without_paused(batch)):  # received before the pause
             return True
         batch, is_aside = self._set_aside(batch, limit)
         if self._expect is not None:
@@ -858,7 +862,7 @@ class Worker:
             _log.debug("received %d from %s", len(batch), self._transport.name)
             self._note_foreign(batch)
         self._ledger.hold(batch)
-        return batch
+        return batch if self._limiter is None or not batch else self._within_limits(batch, self._limiter)
 
     def _take(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
         """Receive, within the limits of the queues."""
@@ -910,11 +914,13 @@ class Worker:
             return False
         if self._given is not None or not self._open_queues:
             return True
+        if self._limiter is not None and self._limiter.has_settled(self._open_queues):
+            return False
         known = self._transport.capabilities.stats != "none"
         with worked_before(self._transport.name):
             stats = [self._transport.stats(queue) for queue in self._open_queues] if known else []
-        if any(each.ready for each in stats) and self._has_reached_limit():
-            return not self._is_worth_waiting()
+        if any(each.ready for each in stats) and (waits := self._waits_for_limit()) is not None:
+            return not waits
         if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
             # In transit, or behind an earlier event of its key, or just taken by another worker.
             self._doubts += 1
