@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from relevo import App, Delivery, Event, QueueOptions, Worker, listener
+from relevo import Ack, App, Delivery, Event, QueueOptions, RunOptions, Worker, listener
 from relevo._transport.limit import Limit, Rate
+from relevo._worker.usage import unpacked
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
 from .working import DRAIN, Handled, Slots, lose
 
+ONE = RunOptions(max_events=1)
 MakeWorker = Callable[..., Worker]
 Send = Callable[..., None]
 
@@ -36,14 +38,18 @@ class Started(Handled):
 class Counting(MemoryTransport):
     """Counts the requests, and cannot be reached when a test says so."""
 
-    requests = 0
+    requests = writes = 0
     is_down = False
+    takes = 0.0
+    """Seconds until a request is answered."""
 
     def change_limit(self, key: str, change: Callable[[bytes, float], bytes], *, ttl: float) -> None:
         self.requests += 1
         if self.is_down:
             raise TransportUnavailableError("limits", "it is down")
         super().change_limit(key, change, ttl=ttl)
+        self.writes += 1
+        self._clock.sleep(self.takes)
 
 
 @pytest.fixture(name="counting")
@@ -123,6 +129,77 @@ def test_a_slow_listener_does_not_begin_what_it_was_allowed_long_ago(
 
     assert len(handled) == 40
     assert most_within(handled.times, 1.0) <= 4
+
+
+@pytest.mark.parametrize("window", [0.1, 1.0])
+def test_a_rate_is_kept_although_each_answer_takes_long(
+    limited: MakeWorker, send: Send, clock: FakeClock, counting: Counting, window: float
+) -> None:
+    send(30)
+    counting.takes = 0.05
+    handled = Started(clock)
+
+    report = limited(handled, rate=Rate(5, window), coordinator=counting).run()
+
+    assert report.done == 30
+    assert most_within(handled.times, window) <= 5
+
+
+def test_what_a_stopped_worker_did_not_begin_may_be_begun_by_another(limited: MakeWorker, send: Send) -> None:
+    send(30)
+
+    def stop(_: Delivery) -> None:
+        if len(first) == 12:
+            stopped.stop()
+
+    first, second = Handled(then=stop), Handled()
+    stopped = limited(first, rate=Rate(20, 3600.0))
+    stopped.run()
+    limited(second, rate=Rate(20, 3600.0)).run()
+
+    assert (len(first), len(second)) == (12, 8)
+
+
+def test_a_drain_that_waits_for_a_limit_looks_now_and_then(
+    worker: MakeWorker, send: Send, clock: FakeClock, transport: MemoryTransport
+) -> None:
+    send(3, queue="slow")
+    looks: list[float] = []
+    receive = transport.receive
+
+    def counted(*arguments: Any, **how: Any) -> Sequence[Delivery]:
+        looks.append(clock.now())
+        return receive(*arguments, **how)
+
+    transport.receive = counted  # type: ignore[method-assign]
+
+    report = worker(Handled(), queues=["slow", "free"], limits={"slow": Limit(rate=Rate(1, 1.0))}, options=DRAIN).run()
+
+    assert report.done == 3
+    assert len(looks) < 30
+
+
+def test_a_limit_of_one_queue_does_not_end_the_patience_with_another(
+    worker: MakeWorker, send: Send, clock: FakeClock, transport: MemoryTransport
+) -> None:
+    send(1, queue="slow")
+    worker(Handled(), queues=["slow"], limits={"slow": Limit(rate=Rate(1, 3600.0))}, options=DRAIN).run()
+    send(1, queue="slow")
+    send(2, queue="free", ordering_key="a")
+    (held,) = transport.receive(["free"], limit=1, lease=60.0, wait=0.0)
+    sleep = clock.sleep
+
+    def settled_meanwhile(seconds: float) -> None:
+        sleep(seconds)
+        transport.settle([(held, Ack())])
+
+    clock.sleep = settled_meanwhile  # type: ignore[method-assign]
+
+    report = worker(
+        Handled(), queues=["slow", "free"], limits={"slow": Limit(rate=Rate(1, 3600.0))}, options=DRAIN
+    ).run()
+
+    assert report.done == 1
 
 
 def test_a_suspect_counts_too(limited: MakeWorker, send: Send, clock: FakeClock, transport: MemoryTransport) -> None:
@@ -249,6 +326,59 @@ def test_an_idle_queue_asks_nothing(limited: MakeWorker, counting: Counting) -> 
     assert counting.requests == 0
 
 
+def test_a_worker_that_waits_writes_nothing(limited: MakeWorker, send: Send, counting: Counting) -> None:
+    send(3)
+
+    def wait(_: Delivery) -> None:
+        before = counting.writes
+        limited(Handled(), at_once=1, coordinator=counting).run()  # for two seconds
+        written.append(counting.writes - before)
+
+    written: list[int] = []
+    limited(Handled(then=wait), at_once=1, coordinator=counting).run()
+
+    assert written == [0, 0, 0]
+
+
+def test_a_store_that_fails_in_the_middle_leaves_no_event_leased(
+    limited: MakeWorker, send: Send, counting: Counting, clock: FakeClock, transport: MemoryTransport
+) -> None:
+    send(60)
+
+    def fail(_: Delivery) -> None:
+        if len(handled) == 20:
+            counting.is_down = True
+            clock.sleep(5.0)
+
+    handled = Handled(then=fail)
+    with pytest.raises(TransportUnavailableError, match="limits"):
+        limited(handled, rate=Rate(1000, 1.0), coordinator=counting).run()
+
+    stats = transport.stats("default")
+    assert (len(handled), stats.ready, stats.leased) == (20, 40, 0)
+
+
+def test_places_are_renewed_soon_after_an_outage(
+    limited: MakeWorker, send: Send, counting: Counting, clock: FakeClock
+) -> None:
+    send(1)
+    left: list[float] = []
+
+    def renew(_: Delivery) -> None:
+        limiter: Any = serving._limiter
+        for seconds, counting.is_down in ((21.0, True), (1.1, False)):  # the first is a third of the lease
+            clock.sleep(seconds)
+            limiter.keep_up()
+        ((stored, _until),) = counting.store.limits._kept.values()
+        ((_places, until),) = unpacked(stored).held.values()
+        left.append(until - clock.now())
+
+    serving = limited(Handled(then=renew), at_once=1, coordinator=counting, patient=True, lease=60.0, options=ONE)
+    serving.run()
+
+    assert left == [pytest.approx(60.0, abs=0.1)]
+
+
 def test_without_its_store_a_drain_ends_with_the_error(limited: MakeWorker, send: Send, counting: Counting) -> None:
     send(1)
     counting.is_down = True
@@ -284,7 +414,7 @@ def test_a_worker_waits_for_the_store_and_handles_what_has_no_limit(
     report = serving.run()
 
     assert report.done == 4
-    assert "the queue slow waits, since what counts against its limit is not known" in caplog.text
+    assert "queues with a limit wait (slow), since it cannot be checked" in caplog.text
 
 
 def test_what_counts_and_cannot_be_read_starts_from_zero(
@@ -323,8 +453,33 @@ def test_a_limit_is_an_option_of_a_queue(make: Callable[..., App], clock: FakeCl
     assert (first, second) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        (QueueOptions(concurrency=2), 12),
+        (QueueOptions(rate="5/m"), 5),
+        (QueueOptions(concurrency=2, rate="5/m"), 5),
+        (QueueOptions(concurrency=4, rate="5/m"), 5),
+    ],
+)
+def test_in_a_test_all_is_handled_that_the_limit_allows_at_that_time(
+    make: Callable[..., App], options: QueueOptions, first: int
+) -> None:
+    @listener("mail.sent")
+    def send(event: Event) -> None: ...
+
+    app = make(send, queues={"default": options})
+    with app.testing() as t:
+        app.dispatch_many([Event("mail.sent") for _ in range(12)])
+        done = [t.drain().done, t.drain().done]
+
+    assert done == [first, 0]
+
+
 def test_a_transport_that_cannot_count_needs_a_coordinator(worker: MakeWorker) -> None:
-    with pytest.raises(ConfigurationError, match="need a coordinator that counts for all workers"):
+    with pytest.raises(
+        ConfigurationError, match="the limit of default needs a coordinator that counts for all workers"
+    ):
         worker(Handled(), limits={"default": Limit(concurrency=1)}, coordinator=None)
 
 

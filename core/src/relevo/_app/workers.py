@@ -34,7 +34,7 @@ from relevo._worker.caller import Caller
 from relevo._worker.control import unless_paused
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, Handling, InlineExecutor, Steps
-from relevo._worker.limiter import unless_late
+from relevo._worker.limiter import MayBegin, unless_late
 from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
@@ -117,7 +117,7 @@ class WorkerFactory:
         here: dict[int, tuple[Delivery, str]] = {}
         places = partial(places_of, listeners=listeners, routes=self.parts.routes)
         ahead = self._subjects_ahead(executor)
-        worker = Worker(
+        worker: Worker = Worker(
             transport=transport,
             handle=self.handle(
                 transport.name,
@@ -129,7 +129,7 @@ class WorkerFactory:
                 stops=lambda step: worker.is_ending or executor.interrupts(step),
                 passed=executor.passed,
                 paused=None if isinstance(executor, InlineExecutor) else lambda: worker.paused,
-                may_begin=(lambda each: worker.may_begin(each)) if limits and where else None,  # noqa: PLW0108 - made later
+                may_begin=(lambda each, *, asks: worker.may_begin(each, asks=asks)) if limits and where else None,
             ),
             queues=queues,
             clock=self.parts.clock,
@@ -245,7 +245,7 @@ class WorkerFactory:
         stops: Callable[[str], bool] = lambda _: False,
         passed: Callable[[str], None] = lambda _: None,
         paused: Callable[[], Collection[str]] | None = None,
-        may_begin: Callable[[Delivery], bool] | None = None,
+        may_begin: MayBegin | None = None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.

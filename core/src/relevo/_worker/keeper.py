@@ -81,8 +81,6 @@ class LeaseKeeper:
                 if now - renewed >= self._lease / 3:
                     renewed = now
                     self._ledger.extend(self._lease)
-                    if self._limiter is not None:
-                        self._limiter.renew()
                 if self._ledger.ripe():
                     self._flush()
                 is_stopping = self._is_stopping()
@@ -90,6 +88,8 @@ class LeaseKeeper:
                     self._suspects.excuse()
                 self._running.keep_up(stopping=is_stopping)
                 self._suspects.keep_up()
+                if self._limiter is not None:
+                    self._limiter.keep_up()
                 if self._announcer is not None:
                     self._announcer.keep_up()
             except Exception as error:  # noqa: BLE001 - the loop sees it too and decides; leases are renewed meanwhile

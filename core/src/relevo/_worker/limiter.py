@@ -1,14 +1,15 @@
-"""Holds a worker to the limits of its queues, which hold over all workers on all hosts."""
+"""Makes a worker keep the limits of its queues, which apply to all workers together."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from itertools import groupby
 from logging import getLogger
 from math import inf
+from typing import Protocol
 from uuid import uuid4
 
 import msgspec
@@ -17,15 +18,19 @@ from relevo._clock import Clock
 from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.limit import Limit
 from relevo._transport.limit_store import LimitStore
+from relevo._transport.transport import Transport
 from relevo._worker.executor import Flow, Steps
 from relevo._worker.ledger import Reminder
 from relevo._worker.usage import Grant, Usage, packed, requested, unpacked, validity
-from relevo.errors import RelevoError, TransportUnavailableError
+from relevo.errors import RelevoError
 
 _log = getLogger("relevo.worker")
 
-_AFTER_OUTAGE = 1.0
-"""Seconds after which to ask again, if the store could not be reached."""
+_AFTER_OUTAGE, _LONGEST_OUTAGE = 1.0, 15.0
+"""Seconds after which to ask again, if the store could not be reached; longer each time, since it may hang."""
+
+_AT_MOST = 1.0
+"""Seconds of a request to a store that is not the transport itself: other queues of the worker wait meanwhile."""
 
 _SETTLE_UP, _SETTLE_UP_LATER = 0.02, 0.25
 """Seconds after which places of events that are settled are given back, if places are scarce, and if they are not."""
@@ -44,6 +49,10 @@ _KEPT_FOR = 60.0
 
 Take = Callable[[Sequence[str], int, float], Sequence[Delivery]]
 """Receives from queues, at most a number of deliveries, after a wait of at most some seconds."""
+
+
+class _UnchangedError(Exception):
+    """Raised by a change that changes nothing, so that nothing is written."""
 
 
 class _Permit:
@@ -65,25 +74,38 @@ class _Gate:
         self.queue = queue
         self.limit = limit
         self.key = key
+        """That of the store."""
         window = 0.0 if limit.rate is None else limit.rate.window
         self.least = self.valid_for = inf if limit.rate is None else validity(limit.rate)
         """Seconds for which a worker may begin what it was allowed."""
         self.most = window / _PART_OF_WINDOW
         self.kept_for = window + _KEPT_FOR
         self.free = inf
-        """How many further events seem to be allowed; none is known before the first request."""
+        """How many further events seem to be allowed; before the first request, any number."""
         self.opens_at = -inf
-        """The monotonic time at which to ask again, if none is."""
+        """The monotonic time at which to ask again, if no further event is allowed."""
         self.permits: dict[Delivery, _Permit] = {}
         self.unused: list[float] = []
+        """The times at which permits count as used that were not, and that the store does not know of."""
         self.reported = 0
         """How many places this worker has, as far as the store knows."""
         self.asked_at = -inf
+        """The monotonic time of the last request."""
+        self.renew_at = -inf
+        """The monotonic time at which to renew the places."""
+        self.is_logged = False
+        """Whether it was logged that the limit is reached, since it last was not."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether this worker has something to give back."""
+        return len(self.permits) < self.reported or bool(self.unused)
 
     @property
     def is_scarce(self) -> bool:
         """Whether other workers may wait for places."""
-        return self.limit.concurrency is not None and self.free < self.limit.concurrency / _SHARE
+        most = self.limit.concurrency
+        return bool(self.unused) or (most is not None and self.free < most / _SHARE)
 
 
 class Limiter:
@@ -131,6 +153,9 @@ class Limiter:
         self._lock = threading.RLock()
         self._reminder = Reminder(clock)
         self._active_at = clock.monotonic()
+        self._failures = 0
+        """How often in a row the store could not be reached."""
+        self._hurry = store.hurry if transport and isinstance(store, Transport) else None
 
     def start(self) -> None:
         """Begin a run."""
@@ -179,6 +204,10 @@ class Limiter:
         """Return whether one of *queues* seems to have reached its limit."""
         return any(gate.free < 1 for gate in self._of(queues))
 
+    def closed(self, queues: Iterable[str]) -> Collection[str]:
+        """Return those of *queues* that seem to have reached their limits."""
+        return [gate.queue for gate in self._of(queues) if gate.free < 1]
+
     def has_settled(self, queues: Iterable[str]) -> bool:
         """Return whether this worker has places of *queues* that seem closed, and does not need them any more."""
         with self._lock:
@@ -191,20 +220,19 @@ class Limiter:
         with self._lock:
             return self.opens_in(queues) if all(self.is_closed([each]) for each in queues) else 0.0
 
-    def opens_within(self, patience: float, queues: Sequence[str]) -> bool | None:
+    def opens_within(self, patience: float, queues: Collection[str]) -> bool:
         """
-        Return whether one of *queues* that seem closed may open soon; ``None`` if none seems closed.
+        Return whether one of *queues* may open soon.
 
         Args:
             patience: Seconds after an event was last admitted or settled.
 
-            queues: The queues.
+            queues: Some that seemed closed.
         """
         with self._lock:  # the thread that reads ahead may ask meanwhile
-            if not self.is_closed(queues):
-                return None
             left = self.opens_in(queues)
-            return patience > 0 and self._clock.monotonic() + left <= self._active_at + patience
+            is_open = len(self.closed(queues)) < len(queues)
+            return is_open or (patience > 0 and self._clock.monotonic() + left <= self._active_at + patience)
 
     def _group(self, queue: str) -> str:
         """Return what queues have in common that are received from together: a queue with a limit stands alone."""
@@ -217,12 +245,10 @@ class Limiter:
         with self._lock:
             if gate.free < 1 and self._clock.monotonic() >= gate.opens_at:
                 self._ask(gate, 0)
-            most = gate.free
-            if gate.limit.concurrency is not None and most != inf:
-                most = max(min(most, self._slots), most // _SHARE)  # the others are for other workers
-            elif gate.limit.concurrency is not None:
-                most = min(self._slots, gate.limit.concurrency)
-            return int(min(limit, most))
+            if gate.limit.concurrency is None:
+                return int(min(limit, gate.free))
+            free = min(gate.free, gate.limit.concurrency)
+            return int(min(limit, max(min(free, self._slots), free // _SHARE)))  # the others are for other workers
 
     # --- beginning ------------------------------------------------------------------------------------
 
@@ -256,11 +282,25 @@ class Limiter:
         permit.is_begun = True
         return True
 
-    def is_valid(self, delivery: Delivery) -> bool:
-        """Return whether *delivery* may still begin, which has waited for a thread."""
+    def still_begins(self, delivery: Delivery, *, asks: bool) -> bool:
+        """
+        Return whether *delivery* may begin, which may have waited for a thread.
+
+        Args:
+            delivery: One that was admitted.
+
+            asks: Whether to ask again if the permission has ended; blocking.
+        """
         gate = self._gates.get(delivery.queue)
-        permit = None if gate is None else gate.permits.get(delivery)
-        return gate is None or (permit is not None and self._clock.monotonic() <= permit.until)
+        if gate is None or self.begins(delivery):
+            return True
+        with self._lock:
+            if (permit := gate.permits.get(delivery)) is not None:
+                permit.is_begun = False
+            if not asks or not self._permit(gate, [delivery]):
+                return False
+            gate.permits[delivery].is_begun = True  # the store has just allowed it, however long the answer took
+            return True
 
     def _permit(self, gate: _Gate, deliveries: Sequence[Delivery]) -> int:
         """Ask for places for *deliveries*, note those that are allowed, the first ones, and return their number."""
@@ -281,24 +321,28 @@ class Limiter:
         """Give back the places of events that are settled, if that is due."""
         now = self._clock.monotonic()
         for gate in self._gates.values():
-            if gate.reported and now - gate.asked_at >= (_SETTLE_UP if gate.is_scarce else _SETTLE_UP_LATER):
+            is_due = now - gate.asked_at >= (_SETTLE_UP if gate.is_scarce else _SETTLE_UP_LATER)
+            if is_due and not self._failures and (gate.permits or gate.owes):
                 with self._lock:
                     self._prune(gate)
-                    if len(gate.permits) < gate.reported:
+                    if gate.owes:
                         self._ask(gate, 0)
 
-    def renew(self) -> None:
-        """Keep the places of what runs for another lease."""
+    def keep_up(self) -> None:
+        """Keep the places of what runs for another lease, when it is time for that."""
+        now = self._clock.monotonic()
         for gate in self._gates.values():
-            with self._lock:
-                self._prune(gate)
-                if gate.reported or gate.permits:
+            if gate.reported and now >= gate.renew_at:
+                with self._lock:
                     self._ask(gate, 0)
 
     def close(self) -> None:
-        """Give back all places but those of what is still held."""
-        with suppress(RelevoError):
-            self.renew()
+        """Give back what is not used, and all places but those of what is still held; not to a store that is down."""
+        for gate in self._gates.values():
+            with self._lock, suppress(RelevoError):
+                self._prune(gate)
+                if gate.owes and not self._failures:
+                    self._ask(gate, 0)
 
     def _prune(self, gate: _Gate) -> None:
         """Forget the permits of what is settled: its places can be asked for at once."""
@@ -321,7 +365,7 @@ class Limiter:
         Ask for *wanted* further places; if the store cannot be reached, there is none.
 
         Raises:
-            TransportUnavailableError: It cannot, and the worker is not patient.
+            RelevoError: It cannot, and the worker is not patient.
         """
         self._prune(gate)
         keeps, unused = len(gate.permits), tuple(gate.unused)
@@ -340,20 +384,27 @@ class Limiter:
                 unused=unused,
                 valid_for=gate.valid_for,
             )
-            return packed(usage)
+            after = packed(usage)
+            if after == stored:
+                raise _UnchangedError
+            return after
 
         gate.asked_at = self._clock.monotonic()
         try:
+            if self._hurry is not None:
+                self._hurry(_AT_MOST)
             self._store.change_limit(gate.key, change, ttl=gate.kept_for + self._lease)
+        except _UnchangedError:
+            pass
         except RelevoError as error:
-            gate.free, gate.opens_at = 0, self._clock.monotonic() + _AFTER_OUTAGE
-            if isinstance(error, TransportUnavailableError) and not self._patient:
+            self._note_outage(gate, error)
+            if not self._patient:
                 raise
-            if self._reminder.take_turn():
-                _log.warning(
-                    "the queue %s waits, since what counts against its limit is not known: %s", gate.queue, error
-                )
             return Grant(number=0)
+        finally:
+            if self._hurry is not None:
+                self._hurry(None)
+        self._failures = 0
         if gate.limit.rate is not None:
             took = self._clock.monotonic() - gate.asked_at
             before = gate.least if grant.number < wanted else gate.valid_for
@@ -362,7 +413,24 @@ class Limiter:
         gate.reported = keeps + grant.number if gate.limit.concurrency is not None else 0
         gate.free = grant.free
         gate.opens_at = gate.asked_at + grant.again
+        gate.renew_at = gate.asked_at + self._lease / 3
+        if not gate.free and grant.number < wanted and not gate.is_logged:
+            _log.info("the queue %s has reached its limit: %s; its other events wait", gate.queue, gate.limit)
+        gate.is_logged = not gate.free and (gate.is_logged or grant.number < wanted)
         return grant
+
+    def _note_outage(self, gate: _Gate, error: RelevoError) -> None:
+        """Let all queues with a limit wait, since the store could not be reached for *gate*."""
+        pause = min(_AFTER_OUTAGE * 2**self._failures, _LONGEST_OUTAGE)
+        self._failures += 1
+        now = self._clock.monotonic()
+        gate.renew_at = now + _AFTER_OUTAGE
+        for each in self._gates.values():
+            each.free, each.opens_at = 0, now + pause
+            each.renew_at = max(each.renew_at, now + _AFTER_OUTAGE)
+        if self._reminder.take_turn():
+            queues = ", ".join(self._gates)
+            _log.warning("queues with a limit wait (%s), since it cannot be checked: %s", queues, error)
 
     def _of(self, queues: Iterable[str]) -> Iterator[_Gate]:
         return (self._gates[queue] for queue in queues if queue in self._gates)
@@ -381,10 +449,16 @@ def key_of(transport: str, queue: str) -> str:
     return sha256(msgspec.json.encode(("limit", transport, queue))).hexdigest()[:40]
 
 
-def unless_late(steps: Steps, is_valid: Callable[[Delivery], bool]) -> Steps:
-    """Return steps that give back a delivery that has waited for a thread for too long."""
+class MayBegin(Protocol):
+    """Returns whether a limit lets a delivery begin; *asks* says whether it may wait for the store."""
+
+    def __call__(self, delivery: Delivery, /, *, asks: bool) -> bool: ...
+
+
+def unless_late(steps: Steps, may_begin: MayBegin) -> Steps:
+    """Return steps that give back a delivery that has waited for a thread, and that its limit lets begin no longer."""
 
     def checked(delivery: Delivery, /, *, on_loop: bool) -> Flow | Outcome:
-        return steps(delivery, on_loop=on_loop) if is_valid(delivery) else Release()
+        return steps(delivery, on_loop=on_loop) if may_begin(delivery, asks=not on_loop) else Release()
 
     return checked

@@ -18,6 +18,12 @@ _BUCKETS = 200
 _PART_OF_WINDOW = 50
 _LONGEST = 1.0
 
+_MOST_WORKERS = 400
+"""Workers that have places of a queue at the same time."""
+
+_CROWDED = 1.0
+"""Seconds after which to ask again if as many have."""
+
 SOON = 0.05
 """Seconds after which to ask again for a place that another worker has; no worker is notified when it becomes free."""
 
@@ -108,6 +114,8 @@ def requested(
         if places <= 0:
             again = max(again, SOON)
         free = places if limit.rate is None else min(free, places)
+    if len(held) >= _MOST_WORKERS and not keeps:  # so that what is stored has a bound
+        free, again = 0, max(again, _CROWDED)
     number = max(0, min(wanted, free))
     if number and limit.rate is not None:
         begun = _added(begun, part, number)
@@ -142,7 +150,7 @@ def _added(begun: Sequence[tuple[float, int]], part: float, number: int) -> list
 
 
 def _until_free(begun: Sequence[tuple[float, int]], rate: Rate, now: float) -> float:
-    """Return the seconds until one event less than the rate allows counts."""
+    """Return the seconds until one more event may begin."""
     surplus = sum(number for _, number in begun) - rate.events
     for part, number in begun:
         surplus -= number

@@ -25,6 +25,7 @@ import attrs
 
 from relevo._clock import Clock
 from relevo._hook import Hooks, notify, observe
+from relevo._problem import dotted
 from relevo._process_identity import this_process
 from relevo._transport.control_store import ControlStore
 from relevo._transport.coordinator import Coordinator
@@ -331,9 +332,12 @@ class Worker:
         if not self._limits or self._given is not None:
             return None
         if not isinstance(coordinator, LimitStore):
+            name = self._transport.name
+            own = "has none" if coordinator is None else "has one that cannot"
             raise ConfigurationError(
-                f"{self}: its queues have limits, which need a coordinator that counts for all workers; give the "
-                f'transport one: coordinator = "…", a SQL database'
+                f"queues: the limit of {', '.join(self._limits)} needs a coordinator that counts for all workers, and the "
+                f'transport "{name}" {own}; set one, as in {dotted(("transports", name, "coordinator"))} = '
+                f'"postgresql://…", or to the name of another transport on SQL'
             )
         return Limiter(
             coordinator,
@@ -346,9 +350,16 @@ class Worker:
             patient=self._patient,
         )
 
-    def may_begin(self, delivery: Delivery) -> bool:
-        """Return whether the limit of its queue still lets *delivery* begin, which was submitted; from any thread."""
-        return self._limiter is None or self._limiter.is_valid(delivery)
+    def may_begin(self, delivery: Delivery, *, asks: bool) -> bool:
+        """
+        Return whether the limit of its queue still lets *delivery* begin, which was submitted; from any thread.
+
+        Args:
+            delivery: What was submitted.
+
+            asks: Whether it may wait for the store of limits.
+        """
+        return self._limiter is None or self._limiter.still_begins(delivery, asks=asks)
 
     def _name_there(self) -> str:
         """Return the name of the transport for its coordinator; empty if they are the same."""
@@ -586,9 +597,9 @@ class Worker:
 
     def _ask_again(self, limiter: Limiter) -> None:
         """Ask for all of the backlog, since the permission to begin its first delivery has ended."""
-        kept = self._within_limits(tuple(self._backlog), limiter)
+        backlog = tuple(self._backlog)
         self._backlog.clear()
-        self._backlog.extend(kept)
+        self._backlog.extend(self._within_limits(backlog, limiter))
 
     def _within_limits(self, batch: Sequence[Delivery], limiter: Limiter) -> Sequence[Delivery]:
         """
@@ -616,12 +627,15 @@ class Worker:
         left = self._limiter.closed_for(self._open_queues)
         self._pause(min(left, _WAIT_BUSY if self._executor.running() else _WAIT))
 
-    def _waits_for_limit(self) -> bool | None:
-        """Return whether a run until empty waits for a queue that has reached its limit; ``None`` if none has."""
-        if self._limiter is None:
-            return None
+    def _waits_for_limit(self, queues: Collection[str]) -> bool:
+        """Return whether a run until empty waits for one of *queues*, which have reached their limits."""
+        if self._limiter is None or not queues:
+            return False
         patience = max(self._options.settle, _WAIT_LIMIT) if self.waits_for_limits else 0.0
-        return self._limiter.opens_within(patience, self._open_queues)
+        if not self._limiter.opens_within(patience, queues):
+            return False
+        self._linger = min(self._limiter.opens_in(queues), _WAIT)
+        return True
 
     def _begin_suspect(self, delivery: Delivery) -> None:
         """Submit *delivery*, the only one that is held, unless it ends without being handled."""
@@ -919,12 +933,14 @@ class Worker:
         known = self._transport.capabilities.stats != "none"
         with worked_before(self._transport.name):
             stats = [self._transport.stats(queue) for queue in self._open_queues] if known else []
-        if any(each.ready for each in stats) and (waits := self._waits_for_limit()) is not None:
-            return not waits
-        if any(each.ready for each in stats) and self._doubts < _MOST_DOUBTS:
+        ready = [queue for queue, each in zip(self._open_queues, stats, strict=False) if each.ready]
+        closed = () if self._limiter is None else self._limiter.closed(ready)
+        if len(closed) < len(ready) and self._doubts < _MOST_DOUBTS:
             # In transit, or behind an earlier event of its key, or just taken by another worker.
             self._doubts += 1
             self._linger = _WAIT_DOUBT
+            return False
+        if self._waits_for_limit(closed):
             return False
         self._deferral.end()
         left = max(self._options.settle - self.lingered, self._suspects.patience(), self._deferral.left())
