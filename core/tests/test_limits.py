@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from relevo import Ack, App, Delivery, Event, QueueOptions, RunOptions, Worker, listener
+from relevo import Ack, App, Delivery, Event, Nack, QueueOptions, RunOptions, Worker, listener
 from relevo._transport.limit import Limit, Rate
 from relevo._worker.usage import unpacked
 from relevo.errors import ConfigurationError, TransportUnavailableError
 from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 
-from .working import DRAIN, Handled, Slots, lose
+from .working import DRAIN, PATIENCE, Handled, Slots, lose
 
 ONE = RunOptions(max_events=1)
 MakeWorker = Callable[..., Worker]
@@ -200,6 +201,33 @@ def test_a_limit_of_one_queue_does_not_end_the_patience_with_another(
     ).run()
 
     assert report.done == 1
+
+
+@pytest.fixture(name="closed")
+def _closed(worker: MakeWorker, send: Send) -> MakeWorker:
+    """Make workers of two queues, the first of which has reached its limit for an hour, and has an event."""
+    limits = {"slow": Limit(rate=Rate(1, 3600.0))}
+    send(2, queue="slow")
+    worker(Handled(), queues=["slow"], limits=limits, options=DRAIN).run()
+    return lambda handle, **how: worker(handle, **{"queues": ["slow", "default"], "limits": limits, **how})
+
+
+def test_a_suspect_of_another_queue_is_not_left_behind(
+    closed: MakeWorker, send: Send, clock: FakeClock, transport: MemoryTransport
+) -> None:
+    send(1)
+    lose(transport, clock, 1)
+
+    assert closed(Handled(), options=DRAIN).run().done == 1
+
+
+def test_a_drain_still_waits_for_the_retries_of_other_queues(closed: MakeWorker, send: Send) -> None:
+    send(1)
+    handled = Handled(then=lambda each: Nack(delay=3.0) if each.attempt == 1 else None)
+
+    report = closed(handled, options=RunOptions(until_empty=True, settle=20.0)).run()
+
+    assert (report.retried, report.done) == (1, 1)
 
 
 def test_a_suspect_counts_too(limited: MakeWorker, send: Send, clock: FakeClock, transport: MemoryTransport) -> None:
@@ -415,6 +443,35 @@ def test_a_worker_waits_for_the_store_and_handles_what_has_no_limit(
 
     assert report.done == 4
     assert "queues with a limit wait (slow), since it cannot be checked" in caplog.text
+
+
+def test_a_store_that_hangs_holds_up_no_other_queue(
+    worker: MakeWorker, send: Send, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relevo._worker.limiter._AT_MOST", 0.05)
+    send(1, queue="slow")
+    send(20, queue="quick")
+    answers = threading.Event()
+    change = counting.change_limit
+
+    def hang(*arguments: Any, **how: Any) -> None:
+        answers.wait(PATIENCE)
+        change(*arguments, **how)
+
+    counting.change_limit = hang  # type: ignore[method-assign]
+
+    def handle(_: Delivery) -> None:
+        if len(handled) == 20:
+            answers.set()
+        if len(handled) == 21:
+            serving.stop()
+
+    handled = Handled(then=handle)
+    limits = {"slow": Limit(concurrency=1)}
+    serving = worker(handled, queues=["slow", "quick"], limits=limits, coordinator=counting, patient=True)
+    report = serving.run()
+
+    assert report.done == 21
 
 
 def test_what_counts_and_cannot_be_read_starts_from_zero(

@@ -34,7 +34,7 @@ from relevo._worker.caller import Caller
 from relevo._worker.control import unless_paused
 from relevo._worker.execution import Execution
 from relevo._worker.executor import Executor, Handle, Handling, InlineExecutor, Steps
-from relevo._worker.limiter import MayBegin, unless_late
+from relevo._worker.limiter import StillBegins, unless_late
 from relevo._worker.listener_log import ObstacleLog
 from relevo._worker.progress import hastened
 from relevo._worker.relay import RelayExecutor, relayed
@@ -245,7 +245,7 @@ class WorkerFactory:
         stops: Callable[[str], bool] = lambda _: False,
         passed: Callable[[str], None] = lambda _: None,
         paused: Callable[[], Collection[str]] | None = None,
-        may_begin: MayBegin | None = None,
+        may_begin: StillBegins | None = None,
     ) -> Handle:
         """
         Return a function that handles deliveries from the transport named *transport* by calling *listeners*.

@@ -19,10 +19,11 @@ from relevo._transport.delivery import Delivery, Outcome, Release
 from relevo._transport.limit import Limit
 from relevo._transport.limit_store import LimitStore
 from relevo._transport.transport import Transport
+from relevo._worker.aside import Aside
 from relevo._worker.executor import Flow, Steps
 from relevo._worker.ledger import Reminder
-from relevo._worker.usage import Grant, Usage, packed, requested, unpacked, validity
-from relevo.errors import RelevoError
+from relevo._worker.usage import SOON, Grant, Usage, packed, requested, unpacked, validity
+from relevo.errors import RelevoError, TransportUnavailableError
 
 _log = getLogger("relevo.worker")
 
@@ -40,6 +41,9 @@ _PART_OF_WINDOW = 10
 
 _ANSWERS = 4
 """How many answers of the store fit into the time for which a worker may begin what it was allowed."""
+
+_SELDOM = 0.2
+"""Seconds after which to ask again at most for a place that another worker has; a worker that waits costs little so."""
 
 _SHARE = 4
 """A worker takes at most one of this many free places at once, beyond those that it can use at once."""
@@ -91,6 +95,8 @@ class _Gate:
         """How many places this worker has, as far as the store knows."""
         self.asked_at = -inf
         """The monotonic time of the last request."""
+        self.denials = 0
+        """How often in a row no further event was allowed."""
         self.renew_at = -inf
         """The monotonic time at which to renew the places."""
         self.is_logged = False
@@ -155,7 +161,8 @@ class Limiter:
         self._active_at = clock.monotonic()
         self._failures = 0
         """How often in a row the store could not be reached."""
-        self._hurry = store.hurry if transport and isinstance(store, Transport) else None
+        self._aside = Aside("relevo-limits") if transport else None
+        """Asks another store than the transport itself: if it hangs, the worker goes on with other queues."""
 
     def start(self) -> None:
         """Begin a run."""
@@ -343,6 +350,8 @@ class Limiter:
                 self._prune(gate)
                 if gate.owes and not self._failures:
                     self._ask(gate, 0)
+        if self._aside is not None:
+            self._aside.end()
 
     def _prune(self, gate: _Gate) -> None:
         """Forget the permits of what is settled: its places can be asked for at once."""
@@ -391,9 +400,7 @@ class Limiter:
 
         gate.asked_at = self._clock.monotonic()
         try:
-            if self._hurry is not None:
-                self._hurry(_AT_MOST)
-            self._store.change_limit(gate.key, change, ttl=gate.kept_for + self._lease)
+            self._change(gate, change)
         except _UnchangedError:
             pass
         except RelevoError as error:
@@ -401,9 +408,6 @@ class Limiter:
             if not self._patient:
                 raise
             return Grant(number=0)
-        finally:
-            if self._hurry is not None:
-                self._hurry(None)
         self._failures = 0
         if gate.limit.rate is not None:
             took = self._clock.monotonic() - gate.asked_at
@@ -412,12 +416,29 @@ class Limiter:
         gate.unused.clear()
         gate.reported = keeps + grant.number if gate.limit.concurrency is not None else 0
         gate.free = grant.free
-        gate.opens_at = gate.asked_at + grant.again
+        gate.denials = 0 if grant.free or grant.number else gate.denials + 1
+        again = grant.again if grant.again != SOON else min(SOON * 2 ** (gate.denials - 1), _SELDOM)
+        gate.opens_at = gate.asked_at + again
         gate.renew_at = gate.asked_at + self._lease / 3
         if not gate.free and grant.number < wanted and not gate.is_logged:
             _log.info("the queue %s has reached its limit: %s; its other events wait", gate.queue, gate.limit)
         gate.is_logged = not gate.free and (gate.is_logged or grant.number < wanted)
         return grant
+
+    def _change(self, gate: _Gate, change: Callable[[bytes, float], bytes]) -> None:
+        def work() -> None:
+            if self._aside is not None and isinstance(self._store, Transport):
+                self._store.hurry(_AT_MOST)
+            self._store.change_limit(gate.key, change, ttl=gate.kept_for + self._lease)
+
+        if self._aside is None:
+            work()
+            return
+        try:
+            self._aside.call(work, within=_AT_MOST)
+        except TimeoutError:
+            name = str(getattr(self._store, "name", "coordinator"))
+            raise TransportUnavailableError(name, f"it does not answer within {_AT_MOST:g} s") from None
 
     def _note_outage(self, gate: _Gate, error: RelevoError) -> None:
         """Let all queues with a limit wait, since the store could not be reached for *gate*."""
@@ -449,13 +470,13 @@ def key_of(transport: str, queue: str) -> str:
     return sha256(msgspec.json.encode(("limit", transport, queue))).hexdigest()[:40]
 
 
-class MayBegin(Protocol):
+class StillBegins(Protocol):
     """Returns whether a limit lets a delivery begin; *asks* says whether it may wait for the store."""
 
     def __call__(self, delivery: Delivery, /, *, asks: bool) -> bool: ...
 
 
-def unless_late(steps: Steps, may_begin: MayBegin) -> Steps:
+def unless_late(steps: Steps, may_begin: StillBegins) -> Steps:
     """Return steps that give back a delivery that has waited for a thread, and that its limit lets begin no longer."""
 
     def checked(delivery: Delivery, /, *, on_loop: bool) -> Flow | Outcome:

@@ -335,8 +335,8 @@ class Worker:
             name = self._transport.name
             own = "has none" if coordinator is None else "has one that cannot"
             raise ConfigurationError(
-                f"queues: the limit of {', '.join(self._limits)} needs a coordinator that counts for all workers, and the "
-                f'transport "{name}" {own}; set one, as in {dotted(("transports", name, "coordinator"))} = '
+                f"queues: the limit of {', '.join(self._limits)} needs a coordinator that counts for all workers, and "
+                f'the transport "{name}" {own}; set one, as in {dotted(("transports", name, "coordinator"))} = '
                 f'"postgresql://…", or to the name of another transport on SQL'
             )
         return Limiter(
@@ -852,7 +852,8 @@ class Worker:
         if self._transport.capabilities.stats == "none":
             return False
         with worked_before(self._transport.name):
-            return any(self._transport.stats(queue).ready != 0 for queue in self._open_queues)
+            closed = () if self._limiter is None else self._limiter.closed(self._open_queues)
+            return any(self._transport.stats(queue).ready != 0 for queue in self._open_queues if queue not in closed)
 
     def _room(self) -> int:
         """Return how many events to receive; less than one if no further event may be begun."""
