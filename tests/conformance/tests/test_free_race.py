@@ -39,6 +39,7 @@ PROCESSES = "test_processes_that_receive_as_they_like_share_out_the_events"
 SETTLING = "test_of_settlements_that_meet_one_counts"
 SETTLING_APART = "test_of_settlements_of_several_processes_one_counts"
 MEETING = "test_receives_that_meet_hand_out_each_event_once"
+NOT_RACED = ("is not claimed", "is not a Coordinator", "is not a LimitStore")
 RACED_TOGETHER = {name for one in PROMISES.values() for name in one.floors if " raced " in name}
 
 
@@ -52,7 +53,7 @@ def _time_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def race(harness: type[Harness], *names: str, observed: Observed | None = None) -> dict[str, Finding]:
     """Return the findings of the races of *names*, by default of all, that were not skipped as unclaimed."""
     found = examine(harness, matching=lambda test, _: test in (names or RACES), observed=observed)
-    return {one.test: one for one in found if not one.what.endswith(("is not claimed", "is not a Coordinator"))}
+    return {one.test: one for one in found if not one.what.endswith(NOT_RACED)}
 
 
 @pytest.mark.parametrize("test", [PROCESSES, MEETING])
