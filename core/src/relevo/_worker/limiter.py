@@ -83,7 +83,7 @@ class _Gate:
         self.least = self.valid_for = inf if limit.rate is None else validity(limit.rate)
         """Seconds for which a worker may begin what it was allowed."""
         self.most = window / _PART_OF_WINDOW
-        self.kept_for = window + _KEPT_FOR
+        self.kept_for = 3 * window + _KEPT_FOR  # what may begin up to a window later counts for longer than one
         self.free = inf
         """How many further events seem to be allowed; before the first request, any number."""
         self.opens_at = -inf
