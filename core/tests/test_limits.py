@@ -161,6 +161,30 @@ def test_what_a_stopped_worker_did_not_begin_may_be_begun_by_another(limited: Ma
     assert (len(first), len(second)) == (12, 8)
 
 
+def test_what_is_given_back_to_a_store_whose_answer_is_lost_is_not_given_back_again(
+    limited: MakeWorker, send: Send, counting: Counting
+) -> None:
+    send(1)
+    worker = limited(Handled(), rate=Rate(4, 3600.0), coordinator=counting, patient=True)
+    limiter: Any = worker._limiter
+    (gate,) = limiter._gates.values()
+    limiter._ask(gate, 2)
+    (part,) = [part for part, _ in unpacked(counting.store.limits._kept[gate.key][0]).begun]
+    change = counting.change_limit
+
+    def lose_answer(*arguments: Any, **how: Any) -> None:
+        change(*arguments, **how)
+        raise TransportUnavailableError("limits", "the answer is lost")
+
+    gate.unused.append(part)
+    counting.change_limit = lose_answer  # type: ignore[method-assign]
+    limiter._ask(gate, 0)
+    counting.change_limit = change  # type: ignore[method-assign]
+    limiter._ask(gate, 0)
+
+    assert unpacked(counting.store.limits._kept[gate.key][0]).begun == [(part, 1)]
+
+
 def test_a_drain_that_waits_for_a_limit_looks_now_and_then(
     worker: MakeWorker, send: Send, clock: FakeClock, transport: MemoryTransport
 ) -> None:

@@ -45,6 +45,9 @@ _ANSWERS = 4
 _SELDOM = 0.2
 """Seconds after which to ask again at most for a place that another worker has; a worker that waits costs little so."""
 
+_TRIES = 3
+"""How often a thread asks for the delivery that it is to begin."""
+
 _SHARE = 4
 """A worker takes at most one of this many free places at once, beyond those that it can use at once."""
 
@@ -304,10 +307,8 @@ class Limiter:
         with self._lock:
             if (permit := gate.permits.get(delivery)) is not None:
                 permit.is_begun = False
-            if not asks or not self._permit(gate, [delivery]):
-                return False
-            gate.permits[delivery].is_begun = True  # the store has just allowed it, however long the answer took
-            return True
+            # If the answer takes longer than the permission lasts, the next one lasts for several such answers.
+            return asks and any(self._permit(gate, [delivery]) and self.begins(delivery) for _ in range(_TRIES))
 
     def _permit(self, gate: _Gate, deliveries: Sequence[Delivery]) -> int:
         """Ask for places for *deliveries*, note those that are allowed, the first ones, and return their number."""
@@ -378,6 +379,7 @@ class Limiter:
         """
         self._prune(gate)
         keeps, unused = len(gate.permits), tuple(gate.unused)
+        gate.unused.clear()  # if it is not known whether the store has taken it, it counts: not to be given back twice
         grant = Grant(number=0)
 
         def change(stored: bytes, now: float) -> bytes:
@@ -413,7 +415,6 @@ class Limiter:
             took = self._clock.monotonic() - gate.asked_at
             before = gate.least if grant.number < wanted else gate.valid_for
             gate.valid_for = max(before, min(_ANSWERS * took, gate.limit.rate.window))
-        gate.unused.clear()
         gate.reported = keeps + grant.number if gate.limit.concurrency is not None else 0
         gate.free = grant.free
         gate.denials = 0 if grant.free or grant.number else gate.denials + 1
@@ -445,7 +446,6 @@ class Limiter:
         pause = min(_AFTER_OUTAGE * 2**self._failures, _LONGEST_OUTAGE)
         self._failures += 1
         now = self._clock.monotonic()
-        gate.renew_at = now + _AFTER_OUTAGE
         for each in self._gates.values():
             each.free, each.opens_at = 0, now + pause
             each.renew_at = max(each.renew_at, now + _AFTER_OUTAGE)
