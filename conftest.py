@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import mariadb_server
+import memory
 import postgresql_server
 import rabbitmq
 import redis_server
@@ -27,6 +28,8 @@ settings.register_profile("busy", settings(), deadline=None, suppress_health_che
 # What `make check` takes, with --hypothesis-profile: a quarter of the examples; `make test` runs all of them.
 settings.register_profile("check", settings.get_profile("busy"), max_examples=25)
 settings.load_profile("busy")
+
+memory.use_memory()
 
 MARKS = {
     "rabbitmq_url": pytest.mark.amqp,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarnin
 QUEUES = ("default", "media", "feed")
 """All that a page routes to on RabbitMQ."""
 
-MEMORY, ENOUGH = Path("/dev/shm"), 2**30  # noqa: S108 - a private folder is made in it
-"""Where temporary files go: the suite writes thousands of small ones, and each would wait for the disk."""
-
 WITH_RABBITMQ = [path for path in PAGES if Page(path, ROOT).needs_rabbitmq]
 
 
@@ -45,14 +39,9 @@ def _collected() -> Iterator[None]:
 
 
 @pytest.fixture(name="folder")
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    if not (os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=MEMORY) as quick:
-        monkeypatch.setenv("TMPDIR", quick)
-        yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture(name="server")

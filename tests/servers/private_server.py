@@ -13,9 +13,8 @@ from pathlib import Path
 import attrs
 
 from certificate import Certificate
+from memory import memory_folder
 from server_process import StartError, end, last_words, search_path, spawn, temporary_folder, wait_until
-
-_MEMORY = Path("/dev/shm")  # noqa: S108 - data is not used after its test, and waiting for a disk proves nothing
 
 
 @attrs.frozen(kw_only=True)
@@ -120,8 +119,7 @@ def private_server(
 
         room: Bytes that it needs. Where memory has fewer, such as in a container, the folder is on the disk.
     """
-    under = _MEMORY if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= room else None
-    with temporary_folder(name.lower(), under=under) as folder:
+    with temporary_folder(name.lower(), under=memory_folder(room)) as folder:
         other = _entry(account) if account and os.geteuid() == 0 else None
         if other:
             os.chown(folder, other.pw_uid, other.pw_gid)

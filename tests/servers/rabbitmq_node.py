@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from memory import ENOUGH, memory_folder
 from server_process import StartError, end, free_ports, search_path, spawn, temporary_folder, wait_until
 
 __all__ = ["PrivateNode", "StartError", "launcher"]
@@ -79,8 +80,9 @@ class PrivateNode:
         self.management_url = ""
 
     def __enter__(self) -> Self:
+        memory = None if "TMPDIR" in self._environ else memory_folder(ENOUGH)
         with ExitStack() as stack:
-            self.folder = Path(stack.enter_context(temporary_folder("rabbitmq")))
+            self.folder = Path(stack.enter_context(temporary_folder("rabbitmq", under=memory)))
             port, distribution_port, epmd_port, management_port, self.tls_port = free_ports(5)
             self._private = self._private_environment(port, distribution_port, epmd_port, management_port)
             epmd = shutil.which("epmd", path=search_path(self._private, _SYSTEM_FOLDERS))

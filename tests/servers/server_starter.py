@@ -68,7 +68,9 @@ class Kind:
         return f"{parts.scheme}://{user}{parts.hostname}:{parts.port or self.port}{parts.path}"
 
     @contextmanager
-    def server(self, *, environ: Mapping[str, str] = os.environ, install: bool = False) -> Iterator[str]:
+    def server(
+        self, *, environ: Mapping[str, str] = os.environ, install: bool = False, private: bool = False
+    ) -> Iterator[str]:
         """
         Yield the URL of a server that answers; a private one ends with the block.
 
@@ -76,6 +78,8 @@ class Kind:
             environ: The environment with the variables above.
 
             install: Whether the system's package is installed if no server is found.
+
+            private: Whether a private server, whose data is in memory, is preferred to the one at the standard place.
 
         Raises:
             NotFoundError: No server was found, and none can be started.
@@ -92,10 +96,10 @@ class Kind:
             yield wanted
             return
         standard = environ.get(f"{self.variable}_STANDARD") or self.standard
-        if not self.refusal(standard):
+        program = self.program(environ)
+        if (program is None or not private) and not self.refusal(standard):
             yield standard
             return
-        program = self.program(environ)
         if program is None and install:
             program = self._installed(environ)
         if program is None:
@@ -173,6 +177,7 @@ def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
     """Run the command line for *kind* and return its exit code."""
     parser = argparse.ArgumentParser(description=f"Find {kind.name} for the tests, or start a private one.")
     parser.add_argument("command", choices=["run"])
+    parser.add_argument("--private", action="store_true", help="prefer a private one, whose data is in memory")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run, after --")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -182,7 +187,7 @@ def main(kind: Kind, arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         environ = dict(os.environ)
         try:
-            url = stack.enter_context(kind.server(install=may_install()))
+            url = stack.enter_context(kind.server(install=may_install(), private=options.private))
         except NotFoundError as error:
             if in_ci():
                 return _failed(error)

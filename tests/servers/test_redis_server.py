@@ -45,6 +45,35 @@ def test_a_named_server_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPa
         assert url == NOWHERE
 
 
+def test_a_private_server_can_be_preferred_to_the_one_at_the_standard_place(redis_url: str) -> None:
+    environ = {**os.environ, "RELEVO_TEST_REDIS": "", "RELEVO_TEST_REDIS_STANDARD": redis_url}
+
+    with redis_server.KIND.server(environ=environ, private=True) as url:
+        assert url != redis_url
+        assert not redis_server.refusal(url)
+
+
+def test_what_cannot_be_started_is_not_preferred(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_server, "_FOLDERS", ())
+    environ = {"PATH": str(tmp_path), "RELEVO_TEST_REDIS_STANDARD": redis_url}
+
+    with redis_server.KIND.server(environ=environ, private=True) as url:
+        assert url == redis_url
+
+
+def test_the_command_has_an_option_for_that(redis_url: str) -> None:
+    environ = {**os.environ, "RELEVO_TEST_REDIS": "", "RELEVO_TEST_REDIS_STANDARD": redis_url}
+    words = ["--private", "run", "--", "sh", "-c", 'echo "$RELEVO_TEST_REDIS"']
+
+    done = subprocess.run(
+        [sys.executable, redis_server.__file__, *words], env=environ, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() not in {"", redis_url}
+
+
 def test_without_any_server_the_error_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "_FOLDERS", ())
     environ = {"PATH": str(tmp_path), "RELEVO_TEST_REDIS_STANDARD": NOWHERE}
