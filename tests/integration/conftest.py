@@ -76,6 +76,20 @@ SERVERS = [
     for name in ("amqp", "redis", "postgresql", "mariadb")
 ]
 
+ON_FEW = pytest.mark.parametrize(
+    "stage",
+    [
+        "sqlite",
+        SERVERS[0],
+        *(
+            pytest.param(name, marks=[pytest.mark.soak, getattr(pytest.mark, name)])
+            for name in ("redis", "postgresql", "mariadb")
+        ),
+    ],
+    indirect=True,
+)
+"""For what a worker does alike on each store: ``make test`` takes a file and RabbitMQ, and ``make test-all`` all."""
+
 
 @pytest.fixture(name="stage", params=["sqlite", *SERVERS])
 def _stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:

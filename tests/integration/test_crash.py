@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from tests.integration import crashing
-from tests.integration.conftest import PATIENCE
+from tests.integration.conftest import ON_FEW, PATIENCE
 
 import relevo
 from relevo._transport.route import outbox_queue
@@ -129,6 +129,7 @@ def test_a_killer_that_came_from_an_outbox_is_not_sent_again_for_each_process_th
     assert [one.reason for one in dead] == ["crash-loop"]
 
 
+@ON_FEW
 def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
     for number in range(20):
         arguments = {"number": number, "deadly": number == 3}
@@ -152,6 +153,7 @@ def test_a_suspect_is_alone_when_it_kills_again(stage: Stage) -> None:
         assert max(lost_leases.values()) <= 1
 
 
+@ON_FEW
 def test_a_drain_does_all_the_others_before_it_dies_of_a_suspect(stage: Stage) -> None:
     stage.app.dispatch(relevo.Event("mine.stepped-on", {"number": 0, "deadly": True}))
     first = stage.drain()
@@ -175,6 +177,7 @@ def test_what_finished_before_a_crash_is_not_run_again_where_progress_is_kept(st
     assert runs == (1 if capabilities.checkpoint else 4 if capabilities.presence else 3)
 
 
+@ON_FEW
 def test_the_first_term_finishes_the_work_in_hand(stage: Stage) -> None:
     for number in range(50):
         stage.app.dispatch(relevo.Event("number.counted", {"number": number}))

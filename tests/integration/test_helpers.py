@@ -61,7 +61,7 @@ class Helped:
     name="database",
     params=[
         "sqlite",
-        pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.slow("about a server, not Python")]),
+        pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.soak]),
     ],
 )
 def _database(request: pytest.FixtureRequest) -> str:

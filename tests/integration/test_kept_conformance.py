@@ -18,7 +18,6 @@ from relevo_conformance import suite
 from relevo_conformance._contract_close import NameContract
 from relevo_conformance._contract_fault import FaultContract
 from relevo_conformance._contract_foreign import ForeignContract
-from relevo_conformance._contract_pair import PairContract
 from relevo_conformance._contract_quantity import QuantityContract
 from relevo_conformance._contract_receive import UnreadableContract
 from relevo_conformance._contract_send import SendErrorContract
@@ -72,8 +71,6 @@ QUICK = attrs.evolve(
 @pytest.mark.slow("about a server, not Python")
 @pytest.mark.amqp
 class TestKept(
-    RandomContract,
-    PairContract,
     QuantityContract,
     FaultContract,
     NameContract,
@@ -87,7 +84,7 @@ class TestKept(
     UnreadableContract,
     SendErrorContract,
 ):
-    """The tests in which events become dead letters; the others would be those of RabbitMQ alone again."""
+    """The scenarios in which events become dead letters; the others would be those of RabbitMQ alone again."""
 
     harness_type = KeptHarness
     profile = QUICK

@@ -100,7 +100,7 @@ SERVER = pytest.mark.slow("about a server, not Python")
     name="main",
     params=[
         "sqlite",
-        pytest.param("postgresql", marks=[pytest.mark.postgresql, SERVER]),
+        pytest.param("postgresql", marks=[pytest.mark.postgresql, SERVER, pytest.mark.soak]),
         pytest.param("mariadb", marks=[pytest.mark.mariadb, SERVER]),
         pytest.param("amqp", marks=[pytest.mark.amqp, SERVER]),
     ],

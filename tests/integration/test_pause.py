@@ -89,7 +89,7 @@ SERVER = pytest.mark.slow("about a server, not Python")
     params=[
         "sqlite",
         pytest.param("postgresql", marks=[pytest.mark.postgresql, SERVER]),
-        pytest.param("mariadb", marks=[pytest.mark.mariadb, SERVER]),
+        pytest.param("mariadb", marks=[pytest.mark.mariadb, SERVER, pytest.mark.soak]),
         pytest.param("amqp", marks=[pytest.mark.amqp, SERVER]),
     ],
 )

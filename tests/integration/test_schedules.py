@@ -107,9 +107,16 @@ BETWEEN = 3
         "sqlite",
         *(
             pytest.param(
-                name, marks=[getattr(pytest.mark, name.split()[0]), pytest.mark.slow("about a server, not Python")]
+                name,
+                marks=[getattr(pytest.mark, name.split()[0]), pytest.mark.slow("about a server, not Python"), *more],
             )
-            for name in ("postgresql", "mariadb", "amqp", "amqp with a coordinator", "amqp with an outbox")
+            for name, *more in (
+                ("postgresql",),
+                ("mariadb", pytest.mark.soak),
+                ("amqp",),
+                ("amqp with a coordinator",),
+                ("amqp with an outbox", pytest.mark.soak),
+            )
         ),
     ],
 )

@@ -110,8 +110,7 @@ class WorkerFactory:
         if executor is None:
             execution = self.parts.execution.overridden(options.execution, options.concurrency).resolved(listeners)
             where, slots = execution.in_words, execution.concurrency
-            if execution.chosen == "inline":
-                limit = partial(_time_limit, listeners, default=execution.time_limit)
+            limit = partial(_time_limit, listeners, default=execution.time_limit)
             executor = self._executor(execution, transport, listeners, checkpoint, runs, eager=not options.until_empty)
         listeners = executor.watch(with_wrappers(listeners, self.parts.hooks))
         here: dict[int, tuple[Delivery, str]] = {}

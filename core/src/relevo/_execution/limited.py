@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from logging import getLogger
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -135,6 +135,8 @@ class LimitedExecutor(Executor):
 
         clock: The source of time.
     """
+
+    at_limit: ClassVar[str] = "it is cancelled if it is an async def; otherwise the worker ends"
 
     def __init__(self, *, time_limit: float = TIME_LIMIT, grace: float = GRACE, clock: Clock | None = None):
         self._is_stopping: Callable[[], bool] = lambda: False

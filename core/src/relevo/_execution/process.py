@@ -12,6 +12,7 @@ from contextlib import suppress
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 from relevo._execution.pipe import Hello, ProcessChange, Ready, frame_of, work_of
 from relevo._execution.slot import Slot, SlotOptions
@@ -65,6 +66,8 @@ class ProcessExecutor(Executor):
 
         export: Returns the receipt of a delivery as bytes, if transactional listeners need it.
     """
+
+    at_limit: ClassVar[str] = "it is killed, and has failed"
 
     def __init__(
         self,

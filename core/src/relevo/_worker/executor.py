@@ -41,6 +41,9 @@ class Executor(ABC):
     worker receives and settles meanwhile in threads, even over the connection that both share.
     """
 
+    at_limit: ClassVar[str] = ""
+    """What happens to a listener at its time limit, in words, for the log; empty if nothing enforces the limit."""
+
     largest_batch: ClassVar[int] = 250
     """The most events that the worker receives at once, unless its options name another number."""
 

@@ -14,6 +14,9 @@ from relevo._worker.stack import Frame, log_run
 _log = getLogger("relevo.worker")
 
 _LOOK_EVERY = 1.0
+_SOON = 0.75
+"""The share of a time limit after which a listener that will be ended is logged."""
+
 _AGAIN_AFTER = 3600.0
 """Seconds between two warnings about the same run."""
 
@@ -35,7 +38,9 @@ class RunningListeners:
 
         elsewhere: Returns those that run in child processes.
 
-        limit: Takes the id of a listener, returns its time limit in seconds; ``None`` if something enforces it.
+        limit: Takes the id of a listener, returns its time limit in seconds; ``None`` if that is unknown.
+
+        at_limit: What happens at the limit, in words; empty if nothing enforces it.
 
         held: Returns how many deliveries the worker holds.
     """
@@ -48,12 +53,14 @@ class RunningListeners:
         elsewhere: Callable[[], Iterable[Run]],
         limit: Callable[[str], float] | None,
         held: Callable[[], int],
+        at_limit: str = "",
     ):
         self._clock = clock
         self._here = here
         self._elsewhere = elsewhere
         self._limit = limit
         self._held = held
+        self._at_limit = at_limit
         self._looked = clock.monotonic()
         self._since: dict[Run, float] = {}
         """When each run was first seen, in monotonic seconds."""
@@ -69,7 +76,7 @@ class RunningListeners:
         return (*self._here(), *self._elsewhere())
 
     def keep_up(self, *, stopping: bool) -> None:
-        """Log what exceeds its limit, if it is time to look, and what a worker that is *stopping* waits for."""
+        """Log what is near its limit or exceeds it, if it is time to look, and what a *stopping* worker waits for."""
         now = self._clock.monotonic()
         if stopping:
             self._warn_of_wait(now)
@@ -82,10 +89,15 @@ class RunningListeners:
         if self._limit is None:
             return
         for run, since in self._since.items():
+            if since == now:  # its limit is not even looked up: a worker may begin thousands in a second
+                continue
             limit = self._limit(run[1])
-            if now - since > limit and now >= self._next.get(run, now):
+            if now - since > limit * (_SOON if self._at_limit else 1.0) and now >= self._next.get(run, now):
                 self._next[run] = now + _AGAIN_AFTER
-                self._warn_of_excess(run, now - since, limit, behind=max(0, self._held() - len(runs)))
+                if self._at_limit:
+                    self._warn_of_end(run, now - since, limit)
+                else:
+                    self._warn_of_excess(run, now - since, limit, behind=max(0, self._held() - len(runs)))
 
     def interrupt(self) -> None:
         """Remember what runs in this process; called by the handler of a second signal, which ends it at once."""
@@ -131,6 +143,17 @@ class RunningListeners:
                 delivery,
                 readable(self._age(run)),
             )
+
+    def _warn_of_end(self, run: Run, seconds: float, limit: float) -> None:
+        delivery, listener_id = run
+        _log.warning(
+            "%s has run for %s on %s; at its time limit of %s %s",
+            visible(listener_id),
+            readable(seconds),
+            delivery,
+            readable(limit),
+            self._at_limit,
+        )
 
     @staticmethod
     def _warn_of_excess(run: Run, seconds: float, limit: float, *, behind: int) -> None:

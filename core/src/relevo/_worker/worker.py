@@ -150,7 +150,7 @@ class Worker:
 
         running: Returns the listeners that run in this process, each with its delivery; called in a signal handler too.
 
-        limit: Takes the id of a listener, returns its time limit in seconds, if nothing enforces it.
+        limit: Takes the id of a listener, returns its time limit in seconds, for warnings.
 
         given: Leases the only deliveries to handle, for the given number of seconds; called once. By default they are
             received.
@@ -234,6 +234,7 @@ class Worker:
             elsewhere=self._executor.listening,
             limit=self._limit,
             held=self._ledger.held,
+            at_limit=self._executor.at_limit,
         )
         self._announcer = self._own_announcer()
         self._control = self._own_control()
