@@ -59,6 +59,13 @@ class Listener:
             return [line for text in self.said for line in text.splitlines() if line != "WATCHDOG=1"]
 
 
+@pytest.fixture(name="tmp_path")
+def _tmp_path() -> Iterator[Path]:
+    """Return a folder that may be a service's: systemd refuses one below /dev, where temporary files usually are."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(name="listener", params=["path", "abstract"])
 def _listener(request: pytest.FixtureRequest) -> Iterator[Listener]:
     with TemporaryDirectory(prefix="relevo-", dir="/tmp") as folder:  # a socket's path cannot be long
