@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import pytest
@@ -97,6 +98,13 @@ def _mariadb_database(mariadb_databases: DatabaseServer) -> Iterator[str]:
     """Give the URL of a new database on MariaDB, which only this test uses."""
     with mariadb_databases.fresh_database() as url:
         yield url
+
+
+@pytest.fixture(name="disk_path")
+def _disk_path() -> Iterator[Path]:
+    """Give a new folder that is not below /dev, where others are: systemd refuses one there, and cron hides it."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(name="systemd_analyze", scope="session")

@@ -60,10 +60,8 @@ class Listener:
 
 
 @pytest.fixture(name="tmp_path")
-def _tmp_path() -> Iterator[Path]:
-    """Return a folder that may be a service's: systemd refuses one below /dev, where temporary files usually are."""
-    with TemporaryDirectory(dir="/var/tmp") as folder:
-        yield Path(folder)
+def _tmp_path(disk_path: Path) -> Path:
+    return disk_path
 
 
 @pytest.fixture(name="listener", params=["path", "abstract"])

@@ -142,13 +142,13 @@ def _database(request: pytest.FixtureRequest) -> Callable[[], AbstractContextMan
 
 @pytest.fixture(name="shop")
 def _shop(
-    tmp_path: Path, cron: cron_daemon.Cron, database: Callable[[], AbstractContextManager[str]]
+    disk_path: Path, cron: cron_daemon.Cron, database: Callable[[], AbstractContextManager[str]]
 ) -> Iterator[Callable[[str], Shop]]:
     """Open a shop in a folder of this name, with a database of its own."""
     folders: list[Path] = []
 
     def shop(name: str) -> Shop:
-        folder = tmp_path / name
+        folder = disk_path / name
         folder.mkdir()
         folders.append(folder)
         made = Shop(folder, cron)

@@ -82,7 +82,9 @@ def running(environ: Mapping[str, str] = os.environ) -> Iterator[Cron]:
     program = system_program("cron", "cron", environ, folders=_FOLDERS)
     if not _SPOOL.is_dir():
         raise NotFoundError(f"a private cron needs {_SPOOL}")
-    with temporary_folder("cron") as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+    disk = Path("/var/tmp")  # noqa: S108 - a private folder is made in it; not in memory, as cron has its own /dev
+    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with temporary_folder("cron", under=disk) as name, log:
         folder = Path(name)
         folder.chmod(0o755)
         _furnish(folder, program)

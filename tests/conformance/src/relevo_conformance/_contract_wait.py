@@ -70,12 +70,12 @@ def _delayed(bench: Bench, worker: RecordedWorker, queue: str) -> Act:
 
 
 def _nacked_for_later(bench: Bench, worker: RecordedWorker, queue: str) -> Act:
-    worker.nack(_held(bench, worker, queue), delay=bench.times.delay)
+    worker.nack(_held(bench, worker, queue, lease=_LATER), delay=bench.times.delay)
     return _nothing
 
 
 def _released_for_later(bench: Bench, worker: RecordedWorker, queue: str) -> Act:
-    worker.release_later(_held(bench, worker, queue), bench.times.delay)
+    worker.release_later(_held(bench, worker, queue, lease=_LATER), bench.times.delay)
     return _nothing
 
 
@@ -265,7 +265,7 @@ def _held(bench: Bench, worker: RecordedWorker, queue: str, *, lease: float | No
 
 def _dead(bench: Bench, worker: RecordedWorker, queue: str) -> str:
     """Return the ref of a dead letter of *queue*."""
-    worker.dead_letter(_held(bench, worker, queue))
+    worker.dead_letter(_held(bench, worker, queue, lease=_LATER))
     (entry,) = worker.dead_letters([queue])
     return entry.ref
 
