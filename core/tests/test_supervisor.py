@@ -19,6 +19,7 @@ from relevo.errors import ConfigurationError
 from relevo.unit import supervisor
 
 CONFIGURATION = 'source = "shop"\ntime_limit = "5m"\ntransports.main = "memory://"\nroutes."*" = "main/media"\n'
+RUN = Path("/run/shop")  # only named; a path of pytest may be too long for a socket
 
 
 @pytest.fixture(name="made")
@@ -112,23 +113,21 @@ def test_two_applications_without_a_name_are_two_programs(tmp_path: Path) -> Non
     assert all(re.fullmatch(r"program:app-[0-9a-f]{8}-main", name) for name in programs)
 
 
-def test_a_folder_makes_it_a_whole_that_is_spoken_to_by_a_socket_alone(
-    made: Callable[..., App], tmp_path: Path
-) -> None:
-    text = supervisor(made(), RunOptions(queues=("media",)), folder=tmp_path)
+def test_a_folder_makes_it_a_whole_that_is_spoken_to_by_a_socket_alone(made: Callable[..., App]) -> None:
+    text = supervisor(made(), RunOptions(queues=("media",)), folder=RUN)
 
     sections = as_supervisor_reads(text)
     assert "inet_http_server" not in sections
-    assert sections["unix_http_server"] == {"file": f"{tmp_path}/supervisor.sock", "chmod": "0700"}
-    assert sections["supervisorctl"]["serverurl"] == f"unix://{tmp_path}/supervisor.sock"
-    assert sections["program:shop-main-media"]["stdout_logfile"] == f"{tmp_path}/NAME-00.log"
+    assert sections["unix_http_server"] == {"file": f"{RUN}/supervisor.sock", "chmod": "0700"}
+    assert sections["supervisorctl"]["serverurl"] == f"unix://{RUN}/supervisor.sock"
+    assert sections["program:shop-main-media"]["stdout_logfile"] == f"{RUN}/NAME-00.log"
     assert sections["supervisord"]["logfile_maxbytes"] == "10MB"
 
 
-def test_a_log_that_supervisor_deletes_at_its_next_start_is_marked(made: Callable[..., App], tmp_path: Path) -> None:
+def test_a_log_that_supervisor_deletes_at_its_next_start_is_marked(made: Callable[..., App]) -> None:
     mark = "; supervisor deletes an AUTO log at its next start; write a path here to keep it\n"
     app = made()
-    section, whole = supervisor(app, RunOptions()), supervisor(app, RunOptions(), folder=tmp_path)
+    section, whole = supervisor(app, RunOptions()), supervisor(app, RunOptions(), folder=RUN)
 
     assert f"{mark}stdout_logfile=AUTO\n" in section
     assert mark not in whole
@@ -136,10 +135,10 @@ def test_a_log_that_supervisor_deletes_at_its_next_start_is_marked(made: Callabl
 
 @pytest.mark.parametrize("folder", ["50% off", "it's", 'a "b"', "$HOME", "naïve", "%(here)s"])
 def test_whatever_a_folder_is_called_supervisor_gets_it(folder: str, made: Callable[..., App], tmp_path: Path) -> None:
-    text = supervisor(made(folder), RunOptions(), folder=tmp_path / folder)
+    text = supervisor(made(folder), RunOptions(), folder=RUN / folder)
     section = as_supervisor_reads(text)["program:shop-main"]
 
-    assert section["stdout_logfile"] == f"{tmp_path / folder}/NAME-00.log"
+    assert section["stdout_logfile"] == f"{RUN / folder}/NAME-00.log"
     assert section["directory"] == str(tmp_path / folder)
     assert str(tmp_path / folder / "relevo.toml") in shlex.split(section["command"])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,11 +15,18 @@ from relevo_amqp import SupervisorRunner
 OPTIONS = RunOptions(queues=("media",))
 
 
+@pytest.fixture(name="folder")
+def _folder() -> Iterator[Path]:
+    """Return a folder whose path is short enough for a socket."""
+    with TemporaryDirectory(prefix="relevo-", dir="/tmp") as name:
+        yield Path(name)
+
+
 def test_its_unit_is_that_of_supervisor_with_its_number_of_processes_and_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    configuration = tmp_path / "relevo.toml"
+    monkeypatch.chdir(folder)
+    configuration = folder / "relevo.toml"
     configuration.write_text('transports.main = "amqp://localhost"\nroutes."*" = "main/media"\n')
 
     with App.from_config(configuration, environ={}) as app:
@@ -25,7 +34,7 @@ def test_its_unit_is_that_of_supervisor_with_its_number_of_processes_and_its_fol
         monkeypatch.chdir("/")
         text = runner.unit(app, OPTIONS)
 
-        assert text == supervisor(app, OPTIONS, processes=5, folder=tmp_path / "run")
+        assert text == supervisor(app, OPTIONS, processes=5, folder=folder / "run")
         assert SupervisorRunner().unit(app, OPTIONS) == supervisor(app, OPTIONS)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import orm
 
 from relevo import App, Call, ConfigurationError, Event, RunOptions, Subject, SubjectMissingError
 from relevo._listener.process_loop import process_loop
+from relevo.testing import FakeClock
 from relevo_memory import MemoryTransport
 from relevo_sql import orm_subject
 
@@ -78,7 +79,8 @@ def _queries(engine: sa.Engine) -> list[str]:
 @pytest.fixture(name="app")
 def _app(engine: sa.Engine) -> Iterator[App]:
     books = orm_subject(Book, orm.sessionmaker(engine), batch=True)
-    with App(transports={"main": MemoryTransport()}, subjects=[books]) as app:
+    clock = FakeClock()  # it stands: how much a batch takes follows from how long the last one took
+    with App(transports={"main": MemoryTransport(clock=clock)}, subjects=[books], clock=clock) as app:
         yield app
 
 
@@ -237,7 +239,8 @@ def test_async_listeners_load_the_subjects_of_a_batch_with_one_query_beside_thei
         process_loop.loop().call_soon_threadsafe(turned.set)
         went_on.append(turned.wait(10))
 
-    with App(transports={"main": MemoryTransport()}, subjects=[books]) as app:
+    clock = FakeClock()
+    with App(transports={"main": MemoryTransport(clock=clock)}, subjects=[books], clock=clock) as app:
 
         @app.listener("book.lent")
         async def lend_out(event: Event, call: Call) -> None:
