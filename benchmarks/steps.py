@@ -115,7 +115,7 @@ def main() -> None:
             app.add_listener("without.call", _without_call, id="without")
             app.setup()
             transport = app.transport("main")
-            assert isinstance(transport, SqlTransport)  # noqa: S101 - for the type checker  # nosec B101
+            assert isinstance(transport, SqlTransport)  # noqa: S101 - for the type checker
             engine = transport._database.engine  # noqa: SLF001 - with the settings of its connections
             measured(app, engine, events=given.events, rounds=given.rounds)
             ratios = [

@@ -471,7 +471,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore, DeadLetterOwner):
 
     def _note_failure(self) -> None:
         """Count a subscription that was lost or failed; the next one waits a little."""
-        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret  # nosec B311
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that all do not come back at once; no secret
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10)) * jitter
         self._failures += 1
         self._not_before = time.monotonic() + pause
@@ -528,7 +528,7 @@ class AmqpTransport(Transport, ForkAware, IdentifiedStore, DeadLetterOwner):
             subscription = None if receiver is None else receiver.subscription
             if receiver is None or subscription is None or not subscription.holds(receipt):
                 raise LeaseLostError(self.name, delivery)
-            assert isinstance(receipt, Receipt)  # noqa: S101 - it is held  # nosec B101
+            assert isinstance(receipt, Receipt)  # noqa: S101 - it is held
             key = _key_of(delivery, receipt)
             before = subscription.noted(receipt)
             try:
@@ -775,7 +775,7 @@ def _with_note(delivery: Delivery, note: Note | None) -> Delivery:
 def _begun_at(delivery: Delivery, note: Note | None) -> NotePlace | None:
     """Return where the last note on *delivery* was written: *note* after it was handed out, or an earlier one."""
     receipt = delivery.receipt
-    assert isinstance(receipt, Receipt)  # noqa: S101 - it was claimed  # nosec B101
+    assert isinstance(receipt, Receipt)  # noqa: S101 - it was claimed
     return receipt.begun_at if note is None else NotePlace(_key_of(delivery, receipt), receipt.hand_over)
 
 

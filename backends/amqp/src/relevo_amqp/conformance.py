@@ -140,7 +140,7 @@ class AmqpHarness(Harness):
         return transport
 
     def kill(self, transport: Transport) -> None:
-        assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()
         transport._abort()  # noqa: SLF001 - as the end of a killed process
 
     def put_raw(self, queue: str, raw: bytes, headers: Mapping[str, str]) -> None:
@@ -182,7 +182,7 @@ class AmqpHarness(Harness):
 
     @contextmanager
     def broken_send(self, transport: Transport, breakage: Breakage) -> Iterator[None]:
-        assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()
         proxy = self._proxies[transport]
         # Nothing else may be sent while it is broken: an idle receiver gives back what it fetched ahead, and if the
         # answer to that is lost, there may be a copy that the suite does not expect.
@@ -191,7 +191,7 @@ class AmqpHarness(Harness):
 
     @contextmanager
     def broken(self, transport: Transport, fault: Fault) -> Iterator[None]:
-        assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, AmqpTransport)  # noqa: S101 - it came from open()
         with self._proxies[transport].broken(fault):
             yield
             # A thread of the transport sends the acks, soon.

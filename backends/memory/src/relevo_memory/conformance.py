@@ -107,7 +107,7 @@ class MemoryHarness(Harness):
     def handling(
         self, transport: Transport, delivery: Delivery
     ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
-        assert isinstance(transport, MemoryTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, MemoryTransport)  # noqa: S101 - it came from open()
         with closing(transport.handling(delivery, sessions=sessionmaker(self._rows))) as transaction:
             yield transaction, OrmTransaction(transaction.session)
 

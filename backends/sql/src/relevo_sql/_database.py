@@ -303,7 +303,7 @@ class Database(ForkAware):
                 raise LockedError(
                     self.name, f"{self.place} has other writers, which were faster each time for {patience:.3g} s"
                 )
-            self._back_off(random.uniform(0.0, pause))  # noqa: S311 - not a secret  # nosec B311
+            self._back_off(random.uniform(0.0, pause))  # noqa: S311 - not a secret
             pause = min(2 * pause, _LONGEST_BREATH)
 
     def create(self, work: Callable[[sa.Connection], T]) -> T:

@@ -39,7 +39,7 @@ FROM (
 ) AS given
 WHERE true
 ON CONFLICT ({_IDENTITY}) DO NOTHING;
-"""  # noqa: S608 - names of this package  # nosec B608
+"""  # noqa: S608 - names of this package
 
 _POSTGRESQL = f"""\
 INSERT INTO relevo_event ({_COLUMNS})
@@ -57,7 +57,7 @@ FROM (
     CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now
 ) AS given, pg_notify('{CHANNEL}', '')
 ON CONFLICT ({_IDENTITY}) DO NOTHING;
-"""  # noqa: S608 - as above  # nosec B608
+"""  # noqa: S608 - as above
 
 _MARIADB = f"""\
 /*M!100600 SET STATEMENT sql_mode = 'STRICT_ALL_TABLES' FOR */
@@ -75,7 +75,7 @@ FROM (
   SELECT :queue AS queue, :event AS event, CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED) AS now
 ) AS given
 ON DUPLICATE KEY UPDATE event_id = relevo_event.event_id;
-"""  # noqa: S608 - as above  # nosec B608
+"""  # noqa: S608 - as above
 
 _STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL, "mariadb": _MARIADB, "mysql": _MARIADB}
 

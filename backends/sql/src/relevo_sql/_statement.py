@@ -86,7 +86,7 @@ def _window(
 ) -> Window:
     """Return a sweep of the table of *time*. To skip locked rows, PostgreSQL needs the right to update them."""
     after, table = time > _bind("cursor"), time.table
-    assert isinstance(table, sa.Table)  # noqa: S101 - for mypy  # nosec B101
+    assert isinstance(table, sa.Table)  # noqa: S101 - for mypy
     some: sa.Select[Any] = sa.select(time).where(after, time <= _bind("before")).order_by(time).limit(_bind("bound"))
     times = (after, time <= _bind("end"))
     # A row that was written again meanwhile has a later time.

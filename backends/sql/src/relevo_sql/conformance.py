@@ -59,7 +59,7 @@ _CONSTRAINTS = {
 _IN_TRANSACTION = 1
 """A bit of the status that MariaDB sends with each answer: SERVER_STATUS_IN_TRANS."""
 
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it  # nosec B108
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes a private folder in it
 
 _LARGE = 2**30
 """Bytes; a container often has a small one."""
@@ -108,7 +108,7 @@ class SqlHarness(Harness):
         return SqlTransport.open(SqlOptions(url=self.url, dialect=self.dialect), name="sql", clock=clock)
 
     def kill(self, transport: Transport) -> None:
-        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
         for database in transport._databases:  # noqa: SLF001 - the end of a process closes its files without notice
             database._close_connection()  # noqa: SLF001
 
@@ -158,7 +158,7 @@ class SqlHarness(Harness):
         self, transport: Transport, delivery: Delivery
     ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
         self._prepare_objects()
-        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
         with closing(transport.handling(delivery, sessions=sessionmaker(self.engine))) as transaction:
             yield transaction, OrmTransaction(transaction.session)
 
@@ -167,7 +167,7 @@ class SqlHarness(Harness):
         self, transport: Transport, key: str, aliases: Sequence[str], noted: Mapping[str, bytes]
     ) -> Iterator[tuple[HandlingTransaction, OrmTransaction]]:
         self._prepare_objects()
-        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
+        assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
         sessions = sessionmaker(self.engine)
         with closing(transport.handling_once(key, aliases=aliases, noted=noted, sessions=sessions)) as transaction:
             yield transaction, OrmTransaction(transaction.session)
@@ -262,7 +262,7 @@ def _commits_alone(connection: sa.Connection) -> bool:
 
 
 def _engine_of(transport: Transport) -> sa.Engine:
-    assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()  # nosec B101
+    assert isinstance(transport, SqlTransport)  # noqa: S101 - it came from open()
     return transport._database.engine  # noqa: SLF001 - deliberately below the public interface
 
 

@@ -1079,4 +1079,4 @@ def _check_parts(parts: Parts, retries: Mapping[str, Target], problems: Problems
 def _random() -> float:
     import random  # noqa: PLC0415 - slow to import, and only waits need it
 
-    return random.random()  # noqa: S311 - not a secret  # nosec B311
+    return random.random()  # noqa: S311 - not a secret

@@ -274,7 +274,7 @@ class ApartLedger(AloneLedger):
     @property
     def _coordinator(self) -> Coordinator:
         store: object = self._store
-        assert isinstance(store, Coordinator)  # noqa: S101 - a coordinator was chosen  # nosec B101
+        assert isinstance(store, Coordinator)  # noqa: S101 - a coordinator was chosen
         return store
 
 

@@ -137,5 +137,5 @@ def _unquoted(key: str) -> str:
     import tomllib  # noqa: PLC0415 - for the few keys with escapes
 
     text = tomllib.loads(f"key = {key}")["key"]
-    assert isinstance(text, str)  # noqa: S101 - it is in quotes  # nosec B101
+    assert isinstance(text, str)  # noqa: S101 - it is in quotes
     return text

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-import subprocess  # nosec B404  # the programs that are started are named in this module
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -69,7 +69,7 @@ class Spawned:
             fds = (there.fileno(), self.cell.fd, lifeline)
             # -P: a file in the working directory must not replace a module of the standard library.
             words = [sys.executable, "-P", "-u", "-m", "relevo._app.child", *map(str, fds)]
-            self._process = subprocess.Popen(  # noqa: S603 - this very program  # nosec B603
+            self._process = subprocess.Popen(  # noqa: S603 - this very program
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=printed,

@@ -115,7 +115,7 @@ class HostLock:
 
         It consists of the file's identity and the kernel's boot id, since two hosts may be copies.
         """
-        assert self._file is not None  # noqa: S101 - only the holder calls this  # nosec B101
+        assert self._file is not None  # noqa: S101 - only the holder calls this
         found = os.fstat(self._file)
         return f"{_running()}/{found.st_dev:x}/{found.st_ino:x}"
 

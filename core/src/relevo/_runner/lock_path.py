@@ -21,7 +21,7 @@ from relevo._transport.optional import FileStore
 if TYPE_CHECKING:
     from relevo._app.app import App
 
-_SHARED = Path("/tmp")  # noqa: S108 - the folder inside is checked before use  # nosec B108
+_SHARED = Path("/tmp")  # noqa: S108 - the folder inside is checked before use
 _LONGEST = 60
 
 

@@ -152,8 +152,8 @@ class DeadLetterOwner(ABC):
 
 def keep_elsewhere(owner: Transport, keeper: Transport) -> None:
     """Let *keeper*, which is a :class:`DeadLetterKeeper`, keep the dead letters of *owner*, which can leave them."""
-    assert isinstance(owner, DeadLetterOwner)  # noqa: S101 - both were checked  # nosec B101
-    assert isinstance(keeper, DeadLetterKeeper)  # noqa: S101 - as above  # nosec B101
+    assert isinstance(owner, DeadLetterOwner)  # noqa: S101 - both were checked
+    assert isinstance(keeper, DeadLetterKeeper)  # noqa: S101 - as above
     owner.kept = KeptDeadLetters(owner, keeper)
     # A crash between the two stores may bring an extra copy.
     owner.capabilities = attrs.evolve(owner.capabilities, dead_letters=True, settlement="sent")
@@ -175,8 +175,8 @@ class KeptDeadLetters:
     """
 
     def __init__(self, owner: DeadLetterOwner, keeper: DeadLetterKeeper):
-        assert isinstance(owner, Transport)  # noqa: S101 - for mypy  # nosec B101
-        assert isinstance(keeper, Transport)  # noqa: S101 - for mypy  # nosec B101
+        assert isinstance(owner, Transport)  # noqa: S101 - for mypy
+        assert isinstance(keeper, Transport)  # noqa: S101 - for mypy
         self._owner, self._transport = owner, owner
         self._keeper, self.store = keeper, keeper
         self._rests_until = 0.0
@@ -291,7 +291,7 @@ class KeptDeadLetters:
     @property
     def _clock(self) -> Clock:
         clock = self._transport.clock
-        assert clock is not None  # noqa: S101 - an owner has one  # nosec B101
+        assert clock is not None  # noqa: S101 - an owner has one
         return clock
 
     def _conclude(self, refs: Mapping[int, str], gone: set[int]) -> None:

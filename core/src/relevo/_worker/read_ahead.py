@@ -75,7 +75,7 @@ class ReadAhead:
         return result
 
     def _run(self, requests: SimpleQueue[int], results: _Results) -> None:
-        while limit := requests.get():  # nosec B113  # a queue, not the library requests
+        while limit := requests.get():
             self._begun.release()
             result: Sequence[Delivery] | BaseException
             try:

@@ -282,7 +282,7 @@ class OpenTransaction:
 
     async def on_loop(self, work: Callable[[], None]) -> None:
         """Call *work* so that the event loop awaits what it does with the session."""
-        assert self._store is not None  # noqa: S101 - an async listener has one  # nosec B101
+        assert self._store is not None  # noqa: S101 - an async listener has one
         await self._store.on_loop(work)
 
     def close(self) -> None:
@@ -351,7 +351,7 @@ class Transactions:
             BaseException: *function* raised it, or the transaction could not be committed; nothing was written.
         """
         envelope = delivery.envelope
-        assert isinstance(envelope, Envelope)  # noqa: S101 - only such a one has listeners  # nosec B101
+        assert isinstance(envelope, Envelope)  # noqa: S101 - only such a one has listeners
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
             opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
@@ -385,7 +385,7 @@ class Transactions:
         If it is cancelled, the transaction is rolled back before this ends, unless it has committed.
         """
         envelope = delivery.envelope
-        assert isinstance(envelope, Envelope)  # noqa: S101 - as above  # nosec B101
+        assert isinstance(envelope, Envelope)  # noqa: S101 - as above
         store: object = self._transport
         if isinstance(store, TransactionalHandling):
             opened = partial(store.handling, delivery, sessions=listener.mark.sessions)
@@ -411,7 +411,7 @@ class Transactions:
 
     def _record_once(self, inbox: Inbox, delivery: Delivery, listener: Listener, call: Call) -> _Record | None:
         """Return what records in *inbox* how far *listener* is; ``None`` if it is done."""
-        assert isinstance(delivery.envelope, Envelope)  # noqa: S101 - as above  # nosec B101
+        assert isinstance(delivery.envelope, Envelope)  # noqa: S101 - as above
         ids = (listener.id, *listener.aliases)
         keys = [key_of(self._service, delivery.envelope, delivery.queue, each) for each in ids]
         done = next((found for each in keys if (found := inbox.remembered(each)) is not None), None)

@@ -24,6 +24,6 @@ def completion(*, shell: str) -> int:
     from click.shell_completion import get_completion_class  # noqa: PLC0415 - only here
 
     script = get_completion_class(shell)
-    assert script is not None  # noqa: S101 - click has all three  # nosec B101
+    assert script is not None  # noqa: S101 - click has all three
     echo(script(group, {}, "relevo", COMPLETION).source())
     return 0

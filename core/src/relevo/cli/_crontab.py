@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess  # nosec B404  # the programs that are started are named in this module
+import subprocess
 
 from relevo._runner.command import unprintable_in
 from relevo.errors import ConfigurationError
@@ -53,7 +53,7 @@ def _crontab(what: str, *, given: str = "") -> str:
     environ = {**os.environ, "LC_ALL": "C"}
     command = ["crontab", what]  # the first one in the user's PATH
     try:
-        done = subprocess.run(command, input=os.fsencode(given), capture_output=True, check=False, env=environ)  # noqa: S603 - our own words  # nosec B603
+        done = subprocess.run(command, input=os.fsencode(given), capture_output=True, check=False, env=environ)  # noqa: S603 - our own words
     except FileNotFoundError as error:
         raise ConfigurationError(
             "there is no crontab command; install cron, or add the line to your scheduler's configuration"

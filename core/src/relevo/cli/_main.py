@@ -139,7 +139,7 @@ class _Lazy(Group):
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
         command = vars(module).get(f"{cmd_name}_") or vars(module)[cmd_name]  # "list" is a name of Python
-        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours  # nosec B101
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

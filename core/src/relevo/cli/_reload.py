@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import subprocess  # nosec B404  # the programs that are started are named in this module
+import subprocess
 import sys
 import threading
 import time
@@ -97,7 +97,7 @@ class Reloader:
 
     def _run_until(self, changes: Callable[[], Collection[str]]) -> int | None:
         """Run the command once; return its exit code, or ``None`` to start it again since files have changed."""
-        worker = subprocess.Popen([sys.executable, "-m", "relevo", *self._words])  # noqa: S603 - this very program  # nosec B603
+        worker = subprocess.Popen([sys.executable, "-m", "relevo", *self._words])  # noqa: S603 - this very program
         try:
             return self._followed(worker, changes)
         finally:

@@ -240,7 +240,7 @@ def _read(connection: Any, write: _Write, unread: Collection[str]) -> Counter[st
     raw = connection.connection
     cursor = raw.cursor()
     try:
-        cursor.execute(f"SELECT * FROM {name}")  # noqa: S608 - the name is the application's own  # nosec B608
+        cursor.execute(f"SELECT * FROM {name}")  # noqa: S608 - the name is the application's own
         columns = [each[0] for each in cursor.description]
         skipped = {f"{write.name}.{each}" for each in _filled_in(write.table)} | {*unread}
         read = [index for index, each in enumerate(columns) if f"{write.name}.{each}" not in skipped]

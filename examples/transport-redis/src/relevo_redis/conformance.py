@@ -129,5 +129,5 @@ def _durability(said: str) -> Literal["host", "process"]:
 
 
 def _server(transport: Transport) -> Server:
-    assert isinstance(transport, RedisTransport)  # noqa: S101 - it came from open()  # nosec B101
+    assert isinstance(transport, RedisTransport)  # noqa: S101 - it came from open()
     return transport._server  # noqa: SLF001 - deliberately below the public interface

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import io
 import os
-import pickle  # nosec B403  # what is read was written by a process that was forked from this one
+import pickle
 import signal
 import sys
 import tempfile
@@ -258,7 +258,7 @@ class _Companion:
                 if len(packed) < int.from_bytes(head):  # it is not written yet
                     return
                 self._read = file.tell()
-                yield pickle.loads(packed)  # noqa: S301 - the process was forked from this one  # nosec B301
+                yield pickle.loads(packed)  # noqa: S301 - the process was forked from this one
 
 
 class _Pickler(pickle.Pickler):
@@ -276,7 +276,7 @@ def _write(sent: Path, something: object) -> None:
     packed = io.BytesIO()
     try:
         _Pickler(packed, pickle.HIGHEST_PROTOCOL).dump(something)
-        pickle.loads(packed.getvalue())  # noqa: S301 - it was written here  # nosec B301
+        pickle.loads(packed.getvalue())  # noqa: S301 - it was written here
     except Exception as error:
         raise NotSentError(str(error)) from error
     with sent.open("ab") as file:

@@ -24,7 +24,7 @@ class LifeContract(Contract):
     def test_each_operation_after_each_other_keeps_every_promise(self) -> None:
         seed = secrets.randbelow(10**9) if self.profile.seed is None else self.profile.seed
         names = operations_of(self.harness)
-        found = walks(names, strength=self.profile.operations, length=_LENGTH, rng=Random(seed))  # noqa: S311 - no secret  # nosec B311
+        found = walks(names, strength=self.profile.operations, length=_LENGTH, rng=Random(seed))  # noqa: S311 - no secret
         kinds = [kind for kind in KINDS if self._can_be(kind)]
         lives = zip(cycle(kinds), found, strict=False)
         most = None if self.harness.is_prompt else 0 if self.harness.fake else self.profile.slow_lives

@@ -21,7 +21,7 @@ class PairContract(Contract):
         observed = self.harness.observed
         if observed is not None:
             observed.expect_pairs(pairs_that_can_exist(self.harness))
-        rng = Random(seed)  # noqa: S311 - decides what is tested  # nosec B311
+        rng = Random(seed)  # noqa: S311 - decides what is tested
         self.each(rows(self.harness, self.profile, rng), self._try_row)
 
     def _try_row(self, row: Row) -> None:

@@ -165,7 +165,7 @@ class UniqueLifeContract(Contract):
     @proves(promise.ONE_EVENT_OF_A_KEY_LIVES)
     def test_an_event_has_its_key_whatever_is_done_with_it(self) -> None:
         names = [name for name in (*operations_of(self.harness), "send again with its key") if name in _STEPS]
-        rng = Random(self.profile.seed or 0)  # noqa: S311 - no secret  # nosec B311
+        rng = Random(self.profile.seed or 0)  # noqa: S311 - no secret
         found = walks(names, strength=2, length=_LENGTH, rng=rng)
         lives = zip(cycle(self._keyed_kinds()), found, strict=False)
         for number, walk in enumerate(lives):

@@ -72,7 +72,7 @@ class _Pauses:
     """
 
     def __init__(self) -> None:
-        self._gap = 2.0 ** random.uniform(*_GAPS)  # noqa: S311 - no secret  # nosec B311
+        self._gap = 2.0 ** random.uniform(*_GAPS)  # noqa: S311 - no secret
         self._left = self._drawn()
         self._pauses = _MOST
         self._end = time.monotonic() + _LONGEST
@@ -85,4 +85,4 @@ class _Pauses:
             time.sleep(_PAUSE)
 
     def _drawn(self) -> float:
-        return random.uniform(0.0, 2.0 * self._gap)  # noqa: S311 - no secret  # nosec B311
+        return random.uniform(0.0, 2.0 * self._gap)  # noqa: S311 - no secret

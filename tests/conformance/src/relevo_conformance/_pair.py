@@ -474,7 +474,7 @@ def rows_of_seed(harness: Harness, seed: int) -> Sequence[Row]:
 @lru_cache(maxsize=8)
 def _cover_of_seed(factors: tuple[tuple[str, Sequence[Level]], ...], seed: int) -> Sequence[Row]:
     """Search once for all state machines with these *factors*: it takes nearly a second."""
-    return tuple(cover(dict(factors), fits=fits, rng=Random(seed)))  # noqa: S311 - no secret  # nosec B311
+    return tuple(cover(dict(factors), fits=fits, rng=Random(seed)))  # noqa: S311 - no secret
 
 
 def try_foreign_headers(harness: Harness) -> None:

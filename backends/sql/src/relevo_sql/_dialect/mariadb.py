@@ -371,7 +371,7 @@ class MariadbDialect(Dialect):
         if slots:
             rows = ", ".join(f"({slot})" for slot in slots)
             connection.exec_driver_sql(
-                f"INSERT INTO {LINES} (slot) VALUES {rows} ON DUPLICATE KEY UPDATE slot = {LINES}.slot"  # noqa: S608 - numbers  # nosec B608
+                f"INSERT INTO {LINES} (slot) VALUES {rows} ON DUPLICATE KEY UPDATE slot = {LINES}.slot"  # noqa: S608 - numbers
             )
 
     # --- errors -----------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ class Notifications(ForkAware):
             self._send(b"q")
             if thread is not threading.current_thread():
                 thread.join()
-            assert self._words is not None  # noqa: S101 - opened with the thread  # nosec B101
+            assert self._words is not None  # noqa: S101 - opened with the thread
             for end in self._words:
                 end.close()
             self._words = None

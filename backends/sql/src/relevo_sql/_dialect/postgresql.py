@@ -100,7 +100,7 @@ class PostgresqlDialect(Dialect):
         self._namespace = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
         if self.schema:  # without a quote or a percent sign, since drivers differ in what they do to these
             name = f"convert_from(decode('{self.schema.encode().hex()}', 'hex'), 'UTF8')"
-            self._namespace = f"(SELECT oid FROM pg_namespace WHERE nspname = {name})"  # noqa: S608 - digits  # nosec B608
+            self._namespace = f"(SELECT oid FROM pg_namespace WHERE nspname = {name})"  # noqa: S608 - digits
 
     def lacks_schema(self, connection: sa.Connection) -> bool:
         if not self.schema:
@@ -192,13 +192,13 @@ class PostgresqlDialect(Dialect):
         # First, since another setup may be at work: a table that is seen has its constraints.
         found = connection.exec_driver_sql(
             # An index whose creation failed is there, but not used.
-            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "  # noqa: S608 - as above  # nosec B608
+            "SELECT r.relname, r.relkind::text, coalesce(i.indisunique AND i.indisvalid, false) "  # noqa: S608 - as above
             "FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid "
             f"WHERE r.relnamespace = {self._namespace}"
         ).all()
         constraints: defaultdict[str, set[str]] = defaultdict(set)
         for table, constraint in connection.exec_driver_sql(
-            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "  # noqa: S608 - as above  # nosec B608
+            "SELECT r.relname, c.conname FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid "  # noqa: S608 - as above
             f"WHERE c.contype = 'c' AND r.relnamespace = {self._namespace}"
         ):
             constraints[str(table)].add(str(constraint))
@@ -213,7 +213,7 @@ class PostgresqlDialect(Dialect):
         found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         names = ", ".join(f"'{table}'" for table in tables)  # no parameter: drivers differ in how they mark one
         for table, column, is_required in connection.exec_driver_sql(
-            "SELECT r.relname, a.attname, a.attnotnull "  # noqa: S608 - our own names  # nosec B608
+            "SELECT r.relname, a.attname, a.attnotnull "  # noqa: S608 - our own names
             "FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
             f"WHERE r.relnamespace = {self._namespace} AND r.relname IN ({names}) "
             "AND a.attnum > 0 AND NOT a.attisdropped"

@@ -97,4 +97,4 @@ _COLUMNS = f"({', '.join(_TYPES)})"
 _AS_BEFORE = f"ON CONFLICT ({', '.join(IDENTITY)}) DO NOTHING"
 _ARRAYS = ", ".join(f"%b::{kind.partition('(')[0]}[]" for kind in _TYPES.values())
 _ONE = f"{_COLUMNS} VALUES ({', '.join('%b' for _ in _TYPES)}) {_AS_BEFORE}"
-_MANY = f"{_COLUMNS} SELECT * FROM unnest({_ARRAYS}) {_AS_BEFORE}"  # noqa: S608 - types of this module  # nosec B608
+_MANY = f"{_COLUMNS} SELECT * FROM unnest({_ARRAYS}) {_AS_BEFORE}"  # noqa: S608 - types of this module

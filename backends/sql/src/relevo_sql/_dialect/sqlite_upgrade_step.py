@@ -13,7 +13,7 @@ _COLUMNS = {
     "state": "SMALLINT DEFAULT 0 NOT NULL",
     "ready_at": "BIGINT DEFAULT 0 NOT NULL",
     "lease_until": "BIGINT",
-    "token": "BIGINT",  # nosec B105  # the type of a column
+    "token": "BIGINT",
     "begun": "TEXT",
     "deaths": "TEXT",
     "queue": "VARCHAR(255) NOT NULL",
@@ -85,7 +85,7 @@ def with_constraints(
             # A row that no claim would find stays one: it is handed out as unreadable, and becomes a dead letter.
             "PRAGMA ignore_check_constraints = 1",
             _creation(),
-            f"INSERT INTO {_NEW} ({', '.join(_COLUMNS)}) SELECT {', '.join(copied)} FROM relevo_event",  # noqa: S608 - our own names  # nosec B608
+            f"INSERT INTO {_NEW} ({', '.join(_COLUMNS)}) SELECT {', '.join(copied)} FROM relevo_event",  # noqa: S608 - our own names
             "DROP TABLE relevo_event",
             f"ALTER TABLE {_NEW} RENAME TO relevo_event",
             "PRAGMA legacy_alter_table = 0",

@@ -149,7 +149,7 @@ def _body(sections: Sequence[MailSection], letterhead: Letterhead) -> Iterator[s
 
 def _section(section: MailSection, letterhead: Letterhead) -> Iterator[str]:
     incident = section.incident
-    assert incident is not None  # noqa: S101 - a section without one is only listed  # nosec B101
+    assert incident is not None  # noqa: S101 - a section without one is only listed
     envelope = incident.delivery.envelope
     document = _document(envelope)
     yield from _wrapped(_headline(incident))
