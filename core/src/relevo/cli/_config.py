@@ -70,6 +70,8 @@ def _rows(config: Config) -> Iterator[_Row]:
         entries = value if key.is_mapping else {"": value}
         if key.name == "plugins":
             yield _row(config, (key.name,), tuple(entries))
+        elif key.is_mapping and not entries:
+            yield (key.name,), {}, _DEFAULT
         for name, entry in entries.items():
             keys = (key.name, name) if name else (key.name,)
             yield from _table(config, keys, entry) if attrs.has(type(entry)) else [_row(config, keys, entry)]
@@ -130,7 +132,7 @@ def _options(
         value = given.get(name, key.default)
         if name == "url" or (key.is_required and name not in given):
             continue
-        if key.table and isinstance(value, Mapping):
+        if key.table and isinstance(value, Mapping) and value:
             for inner, each in value.items():
                 yield (*keys, name, inner), _masked(each), _origin(config, *keys, name, inner)
             continue
@@ -156,6 +158,8 @@ def _origin(config: Config, *keys: str | int, is_set: bool = True) -> str:
 def _text(value: object) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.15g}"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or None
-    return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return None if value is None or value == {} else str(value)
