@@ -366,11 +366,10 @@ def test_a_closed_standard_output_cannot_be_written(shop: Shop) -> None:
 def test_tables_are_not_folded_for_programs(shop: Shop) -> None:
     name = "image." + "x" * 190
     shop.run(f"dispatch {name}")
-    shop.run("drain", RELEVO_PATIENCE="0")
-    time.sleep(1.2)
-    shop.run("drain", RELEVO_PATIENCE="0")
-
-    listed = shop.run("dead list")
+    listed, deadline = shop.run("dead list"), time.monotonic() + 60
+    while name not in listed.stdout and time.monotonic() < deadline:  # a listener is waited for, for a second at least
+        shop.run("drain", RELEVO_PATIENCE="0")
+        listed = shop.run("dead list")
 
     assert any(name in line for line in listed.stdout.splitlines())
     assert all(line == line.rstrip() for line in listed.stdout.splitlines())

@@ -173,7 +173,11 @@ def test_nothing_is_lost_or_doubled_when_a_move_is_killed_between_the_two(shop: 
 
     killed = shop.process("relevo move --from main/default --to other/feed")
     between = kept(shop)
-    time.sleep(3.1)  # the lease of what was under way
+    with relevo_sql.SqlTransport(
+        sqlalchemy.create_engine(f"sqlite:///{shop.folder}/shop.db", poolclass=sqlalchemy.NullPool)
+    ) as transport:
+        while transport.stats("default").leased:  # the lease of what was under way
+            time.sleep(0.1)
     again = shop.process("relevo move --from main/default --to other/feed")
 
     assert killed.returncode in (-9, 137)

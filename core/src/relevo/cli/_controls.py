@@ -17,7 +17,7 @@ from relevo.errors import RelevoError, UnsupportedError
 
 
 @attrs.frozen
-class Board:
+class StoreControls:
     """Where operators leave what they ask of the workers of a store."""
 
     place: Place
@@ -26,7 +26,7 @@ class Board:
     """The name by which its workers look for that; empty if the store itself keeps it."""
 
     @classmethod
-    def of(cls, app: App, place: Place) -> Board | None:
+    def of(cls, app: App, place: Place) -> StoreControls | None:
         """Return that of *place*; ``None`` if its workers share nothing."""
         coordinator: object = parts_of(app).coordinator(place.store)
         if not isinstance(coordinator, ControlStore):
@@ -34,7 +34,7 @@ class Board:
         return cls(place, coordinator, name_there(place.store, coordinator))
 
     @classmethod
-    def required(cls, app: App, place: Place) -> Board:
+    def required(cls, app: App, place: Place) -> StoreControls:
         """Return that of *place*, set up; raise :class:`UnsupportedError` if its workers share nothing."""
         found = cls.of(app, place)
         if found is None:
@@ -66,8 +66,8 @@ def paused_in(app: App, place: Place) -> Mapping[str, Pause]:
     Raises:
         RelevoError: They could not be looked up, since the coordinator could not be reached or lacks a table.
     """
-    board = Board.of(app, place)
-    return {} if board is None else board.pauses()
+    controls = StoreControls.of(app, place)
+    return {} if controls is None else controls.pauses()
 
 
 def every_pause(app: App, selected: Iterable[Place]) -> Iterator[tuple[Place, Pause]]:

@@ -14,7 +14,7 @@ import click
 from relevo._app.app import App
 from relevo._visible import visible
 from relevo._worker.control import FOR_EVER, MAX_REASON, STOP_FOR, Pause, Stop, packed
-from relevo.cli._controls import Board, row_of
+from relevo.cli._controls import StoreControls, row_of
 from relevo.cli._main import refuse_invalid
 from relevo.cli._option import json_option, queue_option, transport_option, with_app
 from relevo.cli._output import echo, show_json
@@ -64,14 +64,14 @@ def pause(
     if reason and len(reason) > MAX_REASON:
         raise click.UsageError(f"--reason: expected at most {MAX_REASON} characters; got {len(reason)}")
     rows: list[dict[str, Any]] = []
-    for board in _boards(app, _chosen(app, transport, queues)):
-        name, before = board.place.store.name, board.pauses()
-        for queue in board.place.queues:
+    for controls in _controls_of(app, _chosen(app, transport, queues)):
+        name, before = controls.place.store.name, controls.pauses()
+        for queue in controls.place.queues:
             found = before.get(queue)
             if found is None:
                 since, by = app.clock.now(), _operator()
-                found = Pause(transport=board.transport, queue=queue, since=since, by=by, reason=reason or "")
-                board.store.set_control(found.key, packed(found), ttl=FOR_EVER)
+                found = Pause(transport=controls.transport, queue=queue, since=since, by=by, reason=reason or "")
+                controls.store.set_control(found.key, packed(found), ttl=FOR_EVER)
             rows.append({"transport": name, "queue": queue, "new": queue not in before, **(row_of(found) or {})})
     if as_json:
         show_json(rows)
@@ -101,11 +101,11 @@ def resume(
     """
     _require_choice(queues, every=every, option="--queue")
     rows: list[dict[str, Any]] = []
-    for board, found in list(_paused(app, transport, queues)):
+    for controls, found in list(_paused(app, transport, queues)):
         if reason is not None and found.reason != reason:
             continue
-        board.store.set_control(found.key, b"", ttl=0.0)
-        rows.append({"transport": board.place.store.name, "queue": found.queue, **(row_of(found) or {})})
+        controls.store.set_control(found.key, b"", ttl=0.0)
+        rows.append({"transport": controls.place.store.name, "queue": found.queue, **(row_of(found) or {})})
     if as_json:
         show_json(rows)
         return 0
@@ -150,15 +150,15 @@ def stop(*, app: App, transport: str | None, workers: tuple[str, ...], every: bo
             raise click.UsageError(f'--worker: expected HOST:PID, as in web-1:4711; got "{each}"')
     rows: list[dict[str, Any]] = []
     seen = set[tuple[int, str]]()
-    for board in _boards(app, places(app, transport)):
-        if (id(board.store), board.transport) in seen:
+    for controls in _controls_of(app, places(app, transport)):
+        if (id(controls.store), controls.transport) in seen:
             continue
-        seen.add((id(board.store), board.transport))
+        seen.add((id(controls.store), controls.transport))
         for worker in workers or ("",):
             request, since = secrets.token_hex(16), app.clock.now()
-            asked = Stop(transport=board.transport, worker=worker, request=request, since=since, by=_operator())
-            board.store.set_control(asked.key, packed(asked), ttl=STOP_FOR)
-            rows.append({"transport": board.place.store.name, "worker": worker or None})
+            asked = Stop(transport=controls.transport, worker=worker, request=request, since=since, by=_operator())
+            controls.store.set_control(asked.key, packed(asked), ttl=STOP_FOR)
+            rows.append({"transport": controls.place.store.name, "worker": worker or None})
     if as_json:
         show_json(rows)
         return 0
@@ -180,12 +180,12 @@ def _chosen(app: App, transport: str | None, queues: Sequence[str]) -> list[Plac
     return found if queues else ([each for each in found if not each.is_outbox] or found)
 
 
-def _boards(app: App, found: Sequence[Place]) -> list[Board]:
+def _controls_of(app: App, found: Sequence[Place]) -> list[StoreControls]:
     """Return where the controls of each place are kept, all set up before the first is written."""
-    boards = [Board.required(app, place) for place in found]
-    for each in boards:
+    found_controls = [StoreControls.required(app, place) for place in found]
+    for each in found_controls:
         tell_private(each.place.store, _PRIVATE)
-    return boards
+    return found_controls
 
 
 def _as_before(row: dict[str, Any]) -> str:
@@ -195,32 +195,32 @@ def _as_before(row: dict[str, Any]) -> str:
     return f"has been paused since {row['since']}{by}{why}; that stays"
 
 
-def _paused(app: App, transport: str | None, queues: Sequence[str]) -> Iterator[tuple[Board, Pause]]:
+def _paused(app: App, transport: str | None, queues: Sequence[str]) -> Iterator[tuple[StoreControls, Pause]]:
     """
     Yield the pauses of *queues*, or all; a paused queue may have lost its route, and be empty.
 
     What has no coordinator has no paused queue. What cannot be reached matters only if a queue was not found elsewhere.
     """
     found = places(app, transport)
-    there: dict[tuple[int, str], tuple[Board, Pause]] = {}
+    there: dict[tuple[int, str], tuple[StoreControls, Pause]] = {}
     unreachable: TransportUnavailableError | None = None
-    for place in [each for each in found if Board.of(app, each) is not None] or found[:1]:
+    for place in [each for each in found if StoreControls.of(app, each) is not None] or found[:1]:
         try:
-            board = Board.required(app, place)
-            pauses = board.pauses()
+            controls = StoreControls.required(app, place)
+            pauses = controls.pauses()
         except TransportUnavailableError as error:
             if not queues:
                 raise
             unreachable = error
             continue
         tell_private(place.store, _PRIVATE)
-        there |= {(id(place.store), queue): (board, each) for queue, each in pauses.items()}
+        there |= {(id(place.store), queue): (controls, each) for queue, each in pauses.items()}
     names = set(queues)
-    for board, pause in there.values():
-        full = f"{board.place.store.name}/{pause.queue}"
+    for controls, pause in there.values():
+        full = f"{controls.place.store.name}/{pause.queue}"
         if not queues or not {pause.queue, full}.isdisjoint(queues):
             names -= {pause.queue, full}
-            yield board, pause
+            yield controls, pause
     if names and unreachable is not None:
         raise unreachable
     if names:  # a name that is misspelt is an error
