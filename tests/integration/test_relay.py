@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from _pytest.mark import ParameterSet
 
 import relevo
 from relevo_sql import database_url
@@ -54,21 +55,12 @@ app.relay("main").run()
 """Runs a relay that kills itself at its sixth batch, at the moment that the argument says."""
 
 
-@pytest.fixture(
-    name="outbox",
-    params=[
-        "sqlite",
-        pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.slow("about a server, not Python")]),
-    ],
-)
+@pytest.fixture(name="outbox")
 def _outbox(request: pytest.FixtureRequest) -> str:
     return "sqlite:///box.db" if request.param == "sqlite" else str(request.getfixturevalue("postgresql_database"))
 
 
-@pytest.fixture(
-    name="main",
-    params=["sqlite", pytest.param("amqp", marks=[pytest.mark.amqp, pytest.mark.slow("about a server, not Python")])],
-)
+@pytest.fixture(name="main")
 def _main(request: pytest.FixtureRequest) -> str:
     """Return the address and the options of the transport that the relays move the events to."""
     if request.param == "sqlite":
@@ -77,7 +69,24 @@ def _main(request: pytest.FixtureRequest) -> str:
     return f'url = "{request.getfixturevalue("rabbitmq_url")}", {options}'
 
 
+def _pair(outbox: str, main: str, *marks: pytest.MarkDecorator) -> ParameterSet:
+    servers = [getattr(pytest.mark, name) for name in (outbox, main) if name != "sqlite"]
+    slow = [pytest.mark.slow("about a server, not Python")] if servers else []
+    return pytest.param(outbox, main, marks=[*servers, *slow, *marks], id=f"{outbox}-{main}")
+
+
 @pytest.mark.lengthy("starts processes and kills them")
+@pytest.mark.parametrize(
+    ("outbox", "main"),
+    [
+        _pair("sqlite", "sqlite"),
+        _pair("postgresql", "amqp"),
+        # What these do is done by the others too.
+        _pair("sqlite", "amqp", pytest.mark.soak),
+        _pair("postgresql", "sqlite", pytest.mark.soak),
+    ],
+    indirect=True,
+)
 def test_relays_that_are_killed_lose_nothing_and_keep_the_order_of_each_key(
     tmp_path: Path, outbox: str, main: str, monkeypatch: pytest.MonkeyPatch, forget: Callable[[relevo.App], None]
 ) -> None:

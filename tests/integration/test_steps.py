@@ -384,7 +384,8 @@ KILLED = [
     on("amqp", "process"),
 ]
 STOPPED = [
-    *(on(store, where) for store in ("sqlite", "amqp") for where in ("inline", "threads", "process", "async")),
+    *(on("sqlite", where) for where in ("inline", "threads", "process", "async")),
+    *(on("amqp", where, soak=where != "process") for where in ("inline", "threads", "process", "async")),
     *(on(store, "inline") for store in ("postgresql", "mariadb")),
 ]
 EVERYWHERE = [on(store, where, soak=True) for store in ("sqlite", *SERVERS) for where in EXECUTIONS]

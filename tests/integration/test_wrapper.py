@@ -158,7 +158,7 @@ def _place(
 
 SERVERS = [
     pytest.param(store, execution, marks=[getattr(pytest.mark, store), pytest.mark.slow("about a server, not Python")])
-    for store, execution in (("amqp", "inline"), ("amqp", "process"), ("postgresql", "process"), ("mariadb", "async"))
+    for store, execution in (("amqp", "process"), ("postgresql", "inline"), ("mariadb", "async"))
 ]
 EVERYWHERE = pytest.mark.parametrize(
     ("store", "execution"), [*(("sqlite", execution) for execution in EXECUTIONS), *SERVERS]

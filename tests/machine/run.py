@@ -21,6 +21,7 @@ starts: some of these check what is imported, and others are killed. The share o
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -73,12 +74,17 @@ class Part:
         return subprocess.run(self._command(discover), cwd=ROOT, check=False).returncode == 0
 
     def run_beside(self, discover: Sequence[str]) -> tuple[bool, str]:
-        """Run it beside another one, and return whether it succeeded and its output."""
+        """
+        Run it beside another one, and return whether it succeeded and its output.
+
+        It has a process for each core, half of what the other has: each process collects all tests once more.
+        """
         self._compile(discover)
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
                 self._command(discover),
                 cwd=ROOT,
+                env={"PYTEST_XDIST_AUTO_NUM_WORKERS": str(cores()), **os.environ},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 check=False,
@@ -106,6 +112,11 @@ class Part:
         if self.measures == "branches":
             tests.append("--cov-branch")
         return [sys.executable, "-m", "tox", "run", "-e", self.environment, *base, "--discover", *discover, *tests]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part]:

@@ -15,6 +15,7 @@ from _pytest.mark.expression import Expression
 import pythons
 import run
 
+NUMBER_OF_PROCESSES = "PYTEST_XDIST_AUTO_NUM_WORKERS"
 MARKS = ("", "slow", "lengthy", "conformance", "card", "repository", "soak")
 
 
@@ -149,6 +150,16 @@ def test_the_parts_run_beside_the_last_one_which_has_most_tests(
     met, first_title, *middle, printed = [line for line in capfd.readouterr().out.splitlines() if line]
     assert (met, first_title.partition(" ")[0], printed) == ("True", "first", "second")
     assert "True" in middle
+
+
+def test_a_part_beside_another_has_a_process_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NUMBER_OF_PROCESSES, raising=False)
+    beside = Scripted("beside", f"import os; print(os.environ.get({NUMBER_OF_PROCESSES!r}))")
+
+    assert beside.run_beside([]) == (True, f"{run.cores()}\n")
+
+    monkeypatch.setenv(NUMBER_OF_PROCESSES, "7")
+    assert beside.run_beside([]) == (True, "7\n")
 
 
 @pytest.mark.parametrize("versions", [["3.12"], ["3.11", "3.13"]])

@@ -10,7 +10,10 @@ import sqlalchemy as sa
 from database_server import DatabaseServer
 from relevo import Clock, Envelope, SystemClock
 from relevo.testing import FakeClock
+from relevo_conformance._contract_free_race import FreeRaceContract
+from relevo_conformance._contract_race import RaceContract
 from relevo_sql import SqlOptions, SqlTransport
+from relevo_sql.conformance import PortableHarness
 
 from .on_server import DATABASES
 
@@ -24,11 +27,29 @@ SERVERS = ("postgresql", "mariadb", "mysql")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the portable dialect on servers to ``make test-all``: its statements are those that it has on SQLite."""
+    """
+    Leave some tests of the portable dialect to ``make test-all``.
+
+    They are those on servers, as its statements are those that it has on SQLite, and those that race on SQLite, where
+    one transaction writes at a time whatever the dialect is.
+    """
     for item in items:
-        words = item.name.partition("[")[2]
-        if item.path.is_relative_to(HERE) and "portable" in words and any(server in words for server in SERVERS):
+        if item.path.is_relative_to(HERE) and (_is_on_server(item) or _races(item)):
             item.add_marker(pytest.mark.soak)
+
+
+def _is_on_server(item: pytest.Item) -> bool:
+    words = item.name.partition("[")[2]
+    return "portable" in words and any(server in words for server in SERVERS)
+
+
+def _races(item: pytest.Item) -> bool:
+    name = item.name.partition("[")[0]
+    return (
+        isinstance(item, pytest.Function)
+        and getattr(item.cls, "harness_type", None) is PortableHarness
+        and any(hasattr(contract, name) for contract in (RaceContract, FreeRaceContract))
+    )
 
 
 @pytest.fixture

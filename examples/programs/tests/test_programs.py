@@ -213,7 +213,7 @@ asyncio.run(main())
     params=[
         "sqlite",
         pytest.param("asyncpg", marks=pytest.mark.postgresql),
-        pytest.param("psycopg", marks=pytest.mark.postgresql),
+        pytest.param("psycopg", marks=[pytest.mark.postgresql, pytest.mark.soak]),
     ],
 )
 def _shop(request: pytest.FixtureRequest, program: Programs) -> Program:
