@@ -178,7 +178,7 @@ LISTENER_MODULES: dict[str, tuple[str, str]] = {
     "a listener that is async and transactional": (
         "import relevo\n@relevo.listener('a.b', transactional=True)\nasync def f(e, call): ...\n",
         (
-            "shop_listeners:f is transactional and async; no transport makes its AsyncSession; name what makes it: "
+            "shop_listeners:f is transactional and async; no transport makes an AsyncSession; name a session factory: "
             "transactional=async_sessionmaker(engine), or write it as def"
         ),
     ),

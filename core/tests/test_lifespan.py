@@ -810,7 +810,7 @@ class Holder:
         (Engine, "expected a function with one yield"),
         (3, "expected a function with one yield, without other decorators; got 3"),
         (unknown, "the annotation of what it yields cannot be evaluated: NameError: name 'Nowhere' is not defined"),
-        (asking_for_data, "url is annotated as str, and it gets what a lifespan yields, by its type"),
+        (asking_for_data, "url is annotated as str, and only the value of a lifespan is found by its type"),
         (asking, "annotate url with the type of what a lifespan yields, or remove it"),
         (Holder.engine, "it is a method; write a function"),
     ],
@@ -834,7 +834,7 @@ def in_place_of_the_call(event: Event, engine: Engine) -> None: ...
     "function, told",
     [
         (without_call, r"write \(event, call, engine\) to get what a lifespan yields"),
-        (with_number, "number is annotated as int, and it gets what a lifespan yields, by its type; data are in the"),
+        (with_number, "number is annotated as int, and only the value of a lifespan is found by its type; read data"),
         (unannotated_third, "annotate engine with the type of what a lifespan yields, or remove it"),
         (positional, "engine is passed by its name; put it after the /"),
         (nowhere, "the annotation of engine cannot be evaluated: NameError"),

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import relevo
-from relevo import App, Call, Dispatched, Event, GiveUp, LocalDispatcher, Retry, RetryLater, RunOptions
+from relevo import App, Call, Dispatched, Event, GiveUp, LocalDispatcher, QueueOptions, Retry, RetryLater, RunOptions
 from relevo._app.load import app_named
 from relevo._synonym import (
     APP,
@@ -24,6 +24,7 @@ from relevo._synonym import (
     GIVE_UP,
     KEYS,
     LISTENER,
+    QUEUE_OPTIONS,
     RETRY,
     RETRY_LATER,
     RUN_OPTIONS,
@@ -98,6 +99,16 @@ def test_a_later_retry_says_what_it_has_instead(name: str) -> None:
         RetryLater(**given)
 
     assert told(error) == f"RetryLater has no option {name}=…; {RETRY_LATER[name]}"
+
+
+@pytest.mark.parametrize("name", QUEUE_OPTIONS)
+def test_the_options_of_a_queue_say_what_they_have_instead(name: str) -> None:
+    given: Any = {name: "tenant"}
+
+    with pytest.raises(TypeError) as error:
+        QueueOptions(**given)
+
+    assert told(error) == f"QueueOptions has no option {name}=…; {QUEUE_OPTIONS[name]}"
 
 
 @pytest.mark.parametrize("name", RUN_OPTIONS)
@@ -268,7 +279,18 @@ def test_an_import_of_another_tool_is_answered() -> None:
 def test_an_answer_names_attributes_that_there_are() -> None:
     things = {"app": App, "call": Call, "relevo": relevo, "t": AppTesting}
 
-    for answers in [*ATTRIBUTES.values(), APP, DISPATCH, EVENT, GIVE_UP, LISTENER, RETRY, RETRY_LATER, SCHEDULE]:
+    for answers in [
+        *ATTRIBUTES.values(),
+        APP,
+        DISPATCH,
+        EVENT,
+        GIVE_UP,
+        LISTENER,
+        QUEUE_OPTIONS,
+        RETRY,
+        RETRY_LATER,
+        SCHEDULE,
+    ]:
         for answer in answers.values():
             for thing, name in re.findall(r"\b(app|call|relevo|t)\.([A-Za-z_]+)", answer):
                 assert name == "toml" or hasattr(things[thing], name), answer
@@ -312,6 +334,7 @@ def test_an_answer_names_arguments_that_there_are() -> None:
         (RETRY_LATER, RetryLater.__init__),
         (GIVE_UP, GiveUp.__init__),
         (APP, App.__init__),
+        (QUEUE_OPTIONS, QueueOptions.__init__),
         (RUN_OPTIONS, RunOptions.__init__),
         (SCHEDULE, App.schedule),
     ]

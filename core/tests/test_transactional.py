@@ -94,7 +94,7 @@ def test_in_memory_the_sessions_have_to_be_named(app: App) -> None:
 
 @pytest.mark.parametrize("value", [3, "session", None])
 def test_another_value_is_refused(app: App, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="transactional: expected True, or what makes sessions"):
+    with pytest.raises(ConfigurationError, match="transactional: expected True, or a session factory"):
 
         @app.listener("order.paid", transactional=value)
         def pay(event: Event, call: Call) -> None: ...

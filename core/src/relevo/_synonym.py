@@ -206,6 +206,23 @@ RUN_OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """By the arguments of ``RunOptions``."""
 
+_NO_KEYS = "a limit holds for the whole queue; route what has a limit of its own to a queue of its own"
+QUEUE_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "concurrency_limit": "it is called concurrency= here",
+        "events": "it is called accept= here",
+        "global_limit": "it is called concurrency= here",
+        "key": _NO_KEYS,
+        "limit": "it is called concurrency= here",
+        "max_concurrency": "it is called concurrency= here",
+        "partition": _NO_KEYS,
+        "per": _NO_KEYS,
+        "rate_limit": "it is called rate= here",
+        "throttle": "it is called rate= here",
+    }
+)
+"""By the arguments of ``QueueOptions``."""
+
 CALLED_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "delay": "first",
@@ -298,6 +315,13 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "task_always_eager": 'write it under [routes]: "*" = "now"; or test with app.testing()',
             "task_default_queue": _ROUTED_IN_FILE,
             "worker_max_memory_per_child": 'write memory_limit = "512M"',
+        },
+        "queues": {
+            "limit": "write concurrency = 3",
+            "max_concurrency": "write concurrency = 3",
+            "per": _NO_KEYS,
+            "rate_limit": 'write rate = "10/s"',
+            "throttle": 'write rate = "10/s"',
         },
         "retries": {
             "max_retries": "write runs = 4 for 3 retries",

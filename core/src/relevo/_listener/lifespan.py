@@ -150,8 +150,8 @@ def needed_type(
         ) from error
     if is_data(found):
         raise ConfigurationError(
-            f"{where}: {name} is annotated as {type_name(found)}, and it gets what a lifespan yields, by its type; "
-            f"data are in the event"
+            f"{where}: {name} is annotated as {type_name(found)}, and only the value of a lifespan is found by its "
+            f"type; read data from the event"
         )
     return found
 

@@ -118,7 +118,7 @@ class Mark:
             raise ConfigurationError(f"{where}: missing: expected fail, skip or tombstone; got {shown(self.missing)}")
         if not (isinstance(transactional, bool) or callable(transactional)):
             raise ConfigurationError(
-                f"{where}: transactional: expected True, or what makes sessions, such as "
+                f"{where}: transactional: expected True, or a session factory, such as "
                 f"sqlalchemy.orm.sessionmaker(engine); got {shown(transactional)}"
             )
         if not all(isinstance(each, str) and 0 < len(each) <= MAX_ID for each in ids):
@@ -272,8 +272,8 @@ class ListenerTable:
             )
         if mark.transactional is True and is_async(function):
             raise ConfigurationError(
-                f"{listener_id} is transactional and async; no transport makes its AsyncSession; name what makes it: "
-                f"transactional=async_sessionmaker(engine), or write it as def"
+                f"{listener_id} is transactional and async; no transport makes an AsyncSession; name a session "
+                f"factory: transactional=async_sessionmaker(engine), or write it as def"
             )
         made = Listener(
             id=listener_id,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 
 import attrs
 from attrs.converters import optional
 
 from relevo._problem import Problems, dotted
+from relevo._synonym import QUEUE_OPTIONS
 from relevo._transport.limit import MOST_EVENTS, Limit, rate_from
 from relevo._transport.route import MOST_ROUTINGS, NOW, Routing, Target, checked_queue, is_word, parsed_target
-from relevo.errors import ConfigurationError, NotAcceptedError, shown
+from relevo.errors import ConfigurationError, NotAcceptedError, no_option, shown
 
 
 def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def _rate(given: Any) -> str:
     return str(rate_from(given, what="QueueOptions.rate"))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class QueueOptions:
     """
     The options of a queue.
@@ -54,15 +55,29 @@ class QueueOptions:
         concurrency: How many of its events are handled at once, by all workers on all hosts together.
 
         rate: How many of its events begin in a time, with all workers together: text such as ``"10/s"``, ``"1000/h"``
-            or ``"5/10m"``. No window of that length has more.
+            or ``"5/10m"``. That holds for every period of that length, wherever it begins.
 
     Raises:
-        ConfigurationError: There is no pattern, or one of them is invalid.
+        ConfigurationError: There is no pattern, or one of the arguments is invalid.
+
+        TypeError: An argument is unknown; the error says what to write instead.
     """
 
     accept: Annotated[tuple[str, ...], _patterns] = attrs.field(default=("*",), converter=_patterns)
     concurrency: Annotated[int | None, _concurrency] = attrs.field(default=None, converter=optional(_concurrency))
     rate: Annotated[str | None, _rate] = attrs.field(default=None, converter=optional(_rate))
+
+    def __init__(
+        self,
+        *,
+        accept: str | Iterable[str] = ("*",),
+        concurrency: int | None = None,
+        rate: str | None = None,
+        **unknown: Never,
+    ):
+        if unknown:
+            raise no_option("QueueOptions", next(iter(unknown)), attrs.fields_dict(QueueOptions), QUEUE_OPTIONS)
+        QueueOptions.__attrs_init__(self, accept=accept, concurrency=concurrency, rate=rate)
 
     @property
     def limit(self) -> Limit | None:

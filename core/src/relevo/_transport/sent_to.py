@@ -1,4 +1,4 @@
-"""What an envelope says of its targets when the dispatch chose them, so that each listener runs once."""
+"""The targets that a dispatch chose, in a header of its envelopes, so that each listener runs once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST, _OTHER = "first", "other"
 
 class SentTo(msgspec.Struct, frozen=True):
     """
-    What a worker needs to know of the targets that a dispatch chose.
+    The targets that a dispatch chose, as far as a worker needs to know them.
 
     Queues alone are named, since another application may call the same transport differently. Which of its queues the
     event was sent to is not known there, so none of its listeners is left out.

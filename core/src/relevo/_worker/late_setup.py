@@ -1,4 +1,4 @@
-"""What helps a transport and was down when its worker began: set up beside the worker."""
+"""Set up the helpers of a transport that were down when its worker began, beside the worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIRST, _LONGEST = 0.1, 3.0
 """Seconds before the second attempt, doubled each time, and the most of them."""
 
 _REST, _LONGEST_REST = 9.0, 60.0
-"""A server that does not answer is left alone for this many times as long as the attempt took, and at most so long."""
+"""After an attempt without an answer: the pause, in times the attempt took, and the most seconds of it."""
 
 _GRACE = 2.0
 """Seconds for which the end of a worker waits for an attempt."""

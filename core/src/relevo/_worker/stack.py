@@ -1,4 +1,4 @@
-"""What runs, since when, and where it is: logged when an operator asks for that."""
+"""Log which listeners run, since when, and at which lines, when an operator asks for that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts against the limit of a queue, as a value; which events may begin is decided here."""
+"""Count the events that use the limit of a queue, as a value, and decide which others may begin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relevo._transport.limit import Limit, Rate
 _VERSION = 1
 
 _BUCKETS = 200
-"""Into how many parts a window is divided; what begins in one part counts as begun at its end."""
+"""Parts of a window; each event of a part counts as begun at the end of the part."""
 
 _PART_OF_WINDOW = 50
 _LONGEST = 1.0

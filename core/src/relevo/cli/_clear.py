@@ -324,8 +324,8 @@ class _Cancellation:
             yield f"{_events(self.held)} stayed: held by a worker"
         if self.elsewhere:
             yield (
-                f"{_events(self.elsewhere)} stayed: also waiting in a queue, a state or with a failure that was not "
-                "chosen, and an event is cancelled in all its queues; choose these too, or cancel it by its id"
+                f"{_events(self.elsewhere)} stayed: also waiting in a queue, in a state or with a failure that the "
+                "options leave out, and an event is cancelled in all its queues; choose these too, or cancel by its id"
             )
         if self.gone:
             yield f"{_events(self.gone)} not found any more: done, dead, or taken by a worker since"
