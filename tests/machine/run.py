@@ -10,8 +10,8 @@ checks, the suite on databases, the other tests of servers, the slow and the len
 tests of the project's files and pages. A single Python runs everything, so no test depends on a second one.
 ``--all`` runs everything on each, and the soaks. It also runs the SQL backend with older releases of its libraries.
 
-The part with most tests waits for servers much of the time. So the others run beside it, and their output follows its
-own. With ``--all`` the parts run one after another.
+The newest takes longest, and waits for servers and processes much of the time. So the others run beside it, with half
+as many processes, and their output follows its own. With ``--all`` the parts run one after another.
 
 The newest measures which lines the tests ran, in the processes that run tests, but not in processes that a test
 starts: some of these check what is imported, and others are killed. The share of each package is printed at the end.
@@ -130,8 +130,8 @@ def parts(versions: Sequence[str], *, everything: bool = False) -> Iterator[Part
             libraries.
     """
     yield Part("checks", python=versions[-1])
-    for place, version in enumerate(reversed(versions)):
-        is_newest, is_oldest = place == 0, place == len(versions) - 1
+    for version in versions:
+        is_newest, is_oldest = version == versions[-1], version == versions[0]
         if everything or (is_newest and is_oldest):
             marks = WHOLE
         else:
@@ -152,7 +152,7 @@ def run_one_by_one(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping[P
 
 
 def run_side_by_side(wanted: Sequence[Part], discover: Sequence[str]) -> Mapping[Part, bool]:
-    """Run the last part, which has most tests, and BESIDE others at a time; return which succeeded."""
+    """Run the last part, which takes longest, and BESIDE others at a time; return which succeeded."""
     *others, longest = wanted
     with ThreadPoolExecutor(max_workers=BESIDE) as beside:
         running = {part: beside.submit(part.run_beside, discover) for part in others}
