@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -601,6 +602,25 @@ def test_what_is_repeatable_may_happen_twice(app: App, t: AppTesting, engine: sa
     app.dispatch("image.created")
 
     t.drain(crash="everywhere", repeatable=["log", "image.shown", "mail", "image.views"])
+
+
+def test_a_name_that_did_not_occur_is_reported_with_the_effects(app: App, t: AppTesting, engine: sa.Engine) -> None:
+    def listener(_: Event) -> None:
+        t.record_effect("log", "began")
+        app.dispatch("image.shown")
+        with Session(engine) as session:
+            session.add(Mail(to="ann"))
+            session.commit()
+
+    app.add_listener("image.shown", lambda _: None, id="shown")
+    app.add_listener("image.created", listener, id="listener")
+    app.dispatch("image.created")
+
+    with pytest.raises(RepeatedEffectError, match=r"; nothing was called 'image\.show' or 'mial'$") as caught:
+        t.drain(crash="everywhere", repeatable=["log", "mail", "mail.to", "mial", "image.show"])
+
+    assert [each.effect.partition(" was")[0] for each in caught.value.effects] == ['the event "image.shown"']
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301 - our own
 
 
 def test_a_retry_runs_to_its_end(app: App, t: AppTesting) -> None:

@@ -524,7 +524,7 @@ def _raise_repeated(crashes: Crashes | None) -> None:
     if crashes is not None and crashes.too_many:
         raise AssertionError(crashes.too_many)
     if crashes is not None and crashes.found:
-        raise RepeatedEffectError(crashes.found)
+        raise RepeatedEffectError(crashes.found, crashes.unmatched)
 
 
 def _refuse_other(given: object) -> None:

@@ -9,7 +9,7 @@ with nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import unwrap
 from typing import Any, Final
@@ -102,6 +102,13 @@ class Crashes:
         self._listener: Listener | None = None
         self._states: dict[Any, bytes] = {}
         self._sent: set[str] = set()
+        self._names: set[str] = set()
+
+    @property
+    def unmatched(self) -> Sequence[str]:
+        """The names of *repeatable* that no table, event or effect of a listener had so far."""
+        known = {*self._names, *(name for _, name in self._databases.sites)}
+        return sorted(each for each in self._repeatable if not {each, each.rpartition(".")[0]} & known)
 
     @property
     def found(self) -> list[RepeatedEffect]:
@@ -243,6 +250,7 @@ class Crashes:
 
     def record(self, name: str, values: tuple[Any, ...]) -> None:
         """Note an effect of the running listener that the test reports."""
+        self._names.add(name)
         if self._listener is None or name in self._repeatable:
             return
         text = f"{name}({', '.join(map(shown, values))})"
@@ -255,6 +263,7 @@ class Crashes:
 
         One that was sent before with the same id is the same event, which its own listeners have to expect.
         """
+        self._names.add(envelope.name)
         if self._listener is None or envelope.name in self._repeatable or envelope.id in self._sent:
             return
         self._sent.add(envelope.id)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from relevo.errors import shown
+
 Row = str
 """A row as text: its columns with their values."""
 
@@ -48,20 +50,30 @@ class RepeatedEffect:
 
 
 class RepeatedEffectError(AssertionError):
-    """Raised by ``t.drain(crash="everywhere")`` if effects happened twice."""
+    """
+    Raised by ``t.drain(crash="everywhere")`` if effects happened twice.
 
-    def __init__(self, effects: Sequence[RepeatedEffect]):
+    Args:
+        effects: What happened twice, in order.
+
+        unmatched: The names in *repeatable* that did not occur: usually they are misspelt.
+    """
+
+    def __init__(self, effects: Sequence[RepeatedEffect], unmatched: Sequence[str] = ()):
         self.effects = tuple(effects)
         """What happened twice, in order."""
+        self.unmatched = tuple(unmatched)
+        """The names in *repeatable* that did not occur."""
         count = "an effect" if len(self.effects) == 1 else f"{len(self.effects)} effects"
         lines = "".join(f"\n  {each}" for each in self.effects)
         super().__init__(
             f"{count} happened twice:{lines}\nIf one may, name its table, column, event or effect: "
             f'drain(crash="everywhere", repeatable=["…"])'
+            + (f"; nothing was called {' or '.join(map(shown, self.unmatched))}" if self.unmatched else "")
         )
 
-    def __reduce__(self) -> tuple[type[RepeatedEffectError], tuple[Sequence[RepeatedEffect]]]:
-        return type(self), (self.effects,)
+    def __reduce__(self) -> tuple[type[RepeatedEffectError], tuple[Sequence[RepeatedEffect], Sequence[str]]]:
+        return type(self), (self.effects, self.unmatched)
 
 
 def changes(before: Rows, after: Rows) -> Mapping[TableName, str]:
