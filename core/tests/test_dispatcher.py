@@ -125,7 +125,7 @@ def test_many_are_checked_before_the_first_is_heard(wrong: object, local: Local)
 
     with pytest.raises(ConfigurationError):
         dispatcher.dispatch_many(each for each in (Event("a.b"), Event("a.b"), wrong))
-    with pytest.raises(ConfigurationError, match="cannot be delayed, since its route calls listeners in process"):
+    with pytest.raises(ConfigurationError, match='cannot be delayed, since "now" calls its listeners in process'):
         dispatcher.dispatch_many([Event("a.b")], delay=1.0)
 
     assert heard == []
@@ -413,7 +413,7 @@ def test_in_process_nothing_can_be_delayed_and_other_terms_hold_by_themselves() 
     dispatcher.dispatch(Event("a.b"), urgency="high", ordering_key="k", expires="1h")
     for terms in ({"delay": 1}, {"at": "5m"}):
         with pytest.raises(
-            ConfigurationError, match=r'"a\.b" cannot be delayed, since its route calls listeners in process'
+            ConfigurationError, match=r'"a\.b" cannot be delayed, since "now" calls its listeners in process'
         ):
             dispatcher.dispatch(Event("a.b"), **terms)
 

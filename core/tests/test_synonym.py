@@ -339,8 +339,9 @@ def test_an_answer_names_arguments_that_there_are() -> None:
         (SCHEDULE, App.schedule),
     ]
     dispatch = {"delay", "at", "urgency", "expires"}
-    elsewhere = {"routes", "transports", "id", "subject", "retry", "time_limit", "version", *dispatch}
-    elsewhere |= {*Retry.__init__.__annotations__, *relevo.Execution.__init__.__annotations__}
+    elsewhere = {"queues", "routes", "transports", "id", "subject", "retry", "time_limit", "version", *dispatch}
+    for other in (Retry, relevo.Execution, QueueOptions):
+        elsewhere |= {*other.__init__.__annotations__}
 
     for answers, owner in owners:
         assert answers.keys().isdisjoint(owner.__annotations__)

@@ -187,7 +187,7 @@ def test_an_event_whose_listeners_are_called_in_process_cannot_be_unique(make: M
 
     app = make(hear, routes=routes)
 
-    with pytest.raises(ConfigurationError, match=r'^"feed[.]stale" cannot be unique, since its route calls'):
+    with pytest.raises(ConfigurationError, match=r'^"feed[.]stale" cannot be unique, since "now" calls'):
         app.dispatch(STALE, unique="feed/7")
     with pytest.raises(ConfigurationError, match="cannot be unique"):
         LocalDispatcher().dispatch(STALE, unique="feed/7")

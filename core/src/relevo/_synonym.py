@@ -99,8 +99,12 @@ EVENT: Mapping[str, str] = MappingProxyType(
 """By the arguments of ``Event``."""
 
 _RATE = (
-    "relevo has no rate limit; a listener can raise relevo.RetryLater(delay); each one counts as a run, so give the "
-    "listener a policy such as retry=100"
+    'a limit is that of a queue: write rate = "10/s" under [queues.api], or App(queues={"api": '
+    'relevo.QueueOptions(rate="10/s")}), and route the event to that queue'
+)
+_CONCURRENCY = (
+    'a limit is that of a queue: write concurrency = 3 under [queues.api], or App(queues={"api": '
+    "relevo.QueueOptions(concurrency=3)}), and route the event to that queue"
 )
 _BACKOFF = "write retry=relevo.Retry(first=…, factor=…, cap=…)"
 _RETRIED_ALL = "leave it out; every error is retried, except those of retry=relevo.Retry(give_up_on=…)"
@@ -115,6 +119,8 @@ LISTENER: Mapping[str, str] = MappingProxyType(
         "base": "leave it out; a listener is a function, or a method of your own object",
         "bind": "leave it out; a second parameter, call, has the attempt and the event's id",
         "bus": "leave it out; register the listener with the application: app.listen(…)",
+        "concurrency": _CONCURRENCY,
+        "concurrency_limit": _CONCURRENCY,
         "condition": _WHEN,
         "default_retry_delay": _BACKOFF,
         "dont_autoretry_for": _GIVE_UP_ON,
@@ -129,6 +135,7 @@ LISTENER: Mapping[str, str] = MappingProxyType(
         "min_backoff": _BACKOFF,
         "name": "the first argument is the event; write id= for the name of the listener",
         "queue_name": "it is called queue= here",
+        "rate": _RATE,
         "rate_limit": _RATE,
         "reject_on_worker_lost": "leave it out; after a crash an event is always delivered again",
         "retries": "it is called retry= here; it counts the runs",

@@ -283,10 +283,11 @@ def check_in_process(event_name: str, options: DispatchOptions) -> None:
     check_options(event_name, options)
     if options.get("unique") is not None:
         raise ConfigurationError(
-            f'"{event_name}" cannot be unique, since its route calls listeners in process; route it to a transport '
-            f"alone, or remove unique="
+            f'"{event_name}" cannot be unique, since "now" calls its listeners in process; route it to a transport '
+            f"alone, or name one with to=, or remove unique="
         )
     if options.get("delay") or options.get("at") is not None:
         raise ConfigurationError(
-            f'"{event_name}" cannot be delayed, since its route calls listeners in process; route it to a transport'
+            f'"{event_name}" cannot be delayed, since "now" calls its listeners in process; route it to a transport, '
+            f"or name one with to=, or remove delay= and at="
         )
