@@ -263,7 +263,7 @@ def test_what_is_handled_now_has_the_same_terms_so_that_a_route_can_change(make:
 
 
 def test_what_is_handled_now_cannot_be_delayed(make: Make) -> None:
-    with pytest.raises(ConfigurationError, match=r'"a.b" cannot be delayed, since its route calls'):
+    with pytest.raises(ConfigurationError, match=r'"a.b" cannot be delayed, since "now" calls'):
         make(routes={"*": "now"}).dispatch(Event("a.b"), delay=1)
 
 

@@ -119,6 +119,12 @@ def test_the_options_of_a_run_say_what_they_have_instead(name: str) -> None:
         RunOptions(**given)
 
     assert told(error) == f"RunOptions has no option {name}=…; {RUN_OPTIONS[name]}"
+    app = App(routes={"*": "now"})
+    for method in (app.drain, app.worker):
+        with pytest.raises(TypeError) as error:
+            method(**given)
+        written = f"write app.{method.__name__}(relevo.RunOptions(…)): {RUN_OPTIONS[name]}"
+        assert told(error) == f"{method.__name__} has no option {name}=…; {written}"
 
 
 def test_a_misspelt_option_of_a_run_is_told() -> None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 _MAPPING = 'the arguments of an event are one mapping: dispatch("image.created", {"path": "sea.jpg"})'
 _OWN_ID = 'an event gets its id at the dispatch; relevo.Event("image.created", {…}, id=…) has its own'
 _ROUTED = 'routes choose the queue: App(routes={"image.*": "main/media"})'
+_SENT = 'write to="main/media", or let routes choose the queue: App(routes={"image.*": "main/media"})'
 _NO_RESULTS = "leave it out; relevo stores no results"
 _NO_FORMAT = "leave it out; events are JSON"
 _UTC = "leave it out; times are in UTC"
@@ -21,14 +22,15 @@ DISPATCH: Mapping[str, str] = MappingProxyType(
         "_defer_until": "it is called at= here",
         "_expires": "it is called expires= here",
         "_job_id": _OWN_ID,
-        "_queue_name": _ROUTED,
+        "_queue_name": _SENT,
         "args": _MAPPING,
         "bus": "leave it out; the application, relevo.App, is the only bus",
         "compression": _NO_FORMAT,
         "connection": _TO_TRANSPORT,
         "countdown": "it is called delay= here",
+        "dedup_key": "it is called unique= here",
         "eta": "it is called at= here",
-        "exchange": _ROUTED,
+        "exchange": _SENT,
         "headers": "put them into the arguments, or dispatch inside relevo.context(…)",
         "id": f'{_OWN_ID}; an argument is in the mapping: dispatch("image.created", {{"id": …}})',
         "ignore_result": _NO_RESULTS,
@@ -37,19 +39,21 @@ DISPATCH: Mapping[str, str] = MappingProxyType(
         "link_error": "the hook relevo_dead_lettered is called for an event that is given up",
         "priority": 'write urgency="high" for an event that overtakes others',
         "producer": _TO_TRANSPORT,
-        "queue": _ROUTED,
+        "queue": _SENT,
         "reply_to": _NO_RESULTS,
         "retry": _RETRIED,
         "retry_policy": _RETRIED,
-        "routing_key": _ROUTED,
+        "routing_key": _SENT,
         "serializer": _NO_FORMAT,
         "shadow": "leave it out; an event has one name",
         "soft_time_limit": _LIMITED,
         "stamps": "write delay=, at=, urgency= or expires=",
         "task_id": _OWN_ID,
         "time_limit": _LIMITED,
-        "transport": _ROUTED,
-        "transports": _ROUTED,
+        "transport": _SENT,
+        "transports": _SENT,
+        "unique_for": "it is called within= here",
+        "unique_key": "it is called unique= here",
     }
 )
 """By the arguments of a dispatch."""

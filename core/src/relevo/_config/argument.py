@@ -18,6 +18,7 @@ from relevo._problem import Problems, dotted
 from relevo._retry import Retry
 from relevo._schedule.schedule import Schedule
 from relevo._schedule.table import ScheduleTable
+from relevo._synonym import RUN_OPTIONS
 from relevo._transport.acceptance import QueueOptions, QueueTable
 from relevo._transport.class_route import doubled, label
 from relevo._transport.route import Routes, parsed_targets
@@ -180,6 +181,7 @@ def run_options(given: object, what: str, unknown: Mapping[str, object] = _NONE)
         name = min(unknown)
         options = attrs.fields_dict(RunOptions)
         here = {each: f"write app.{what}(relevo.RunOptions({each}=…))" for each in options}
+        here |= {each: f"write app.{what}(relevo.RunOptions(…)): {answer}" for each, answer in RUN_OPTIONS.items()}
         raise no_option(what, name, options, here)
     if given is None:
         return RunOptions()
