@@ -368,7 +368,7 @@ _RUNS = "write app.drain(), or app.worker().run(); on the command line: relevo w
 _CRON = 'write @app.schedule("0 8 * * *") above @app.deferred'
 
 _ENTRIES = "write main = app.transport(); main.{}(app.queues(main.name))"
-_NO_REMOTE = "relevo has no remote control of workers; `relevo list` and `relevo cancel` read the transport"
+_CONTROL = "`relevo pause`, `relevo resume` and `relevo stop` control the workers of all hosts"
 _DISPATCHED = "it is called dispatched here: t.dispatched(…) raises an error if no event matches"
 _REFUTED = "it is called refute_dispatched here: t.refute_dispatched(…)"
 _DRAINED = "it is called drain here: t.drain()"
@@ -391,7 +391,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "chord": _STEPS,
             "conf": _CONFIGURES,
             "config_from_object": _CONFIGURES,
-            "control": _NO_REMOTE,
+            "control": _CONTROL,
             "dead_letters": _ENTRIES.format("dead_letters"),
             "delay": _SENDS,
             "emit": _SENDS,
