@@ -405,6 +405,25 @@ def test_of_upgrades_at_a_time_one_does_it(opener: Opener, clock: FakeClock, url
     assert sorted(map(bool, done)) == [False, False, True]
 
 
+def test_an_upgrade_in_the_middle_of_the_inspection_of_another_is_seen(
+    opener: Opener, clock: FakeClock, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (opener(clock, url=url, setup=False) for _ in range(2))
+    dialect = type(one._database.dialect)
+    step_from, upgraded = dialect.step_from, list[Sequence[str]]()
+
+    def step_after_another_upgrade(self: Any, connection: sa.Connection, version: int) -> Any:
+        if not upgraded:
+            upgraded.append(())
+            upgraded.append(other.upgrade([]))
+        return step_from(self, connection, version)
+
+    monkeypatch.setattr(dialect, "step_from", step_after_another_upgrade)
+
+    assert not one.upgrade([])
+    assert upgraded[1]
+
+
 def test_an_upgrade_waits_for_another_writer_as_long_as_a_send_does(
     first: Path, opener: Opener, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

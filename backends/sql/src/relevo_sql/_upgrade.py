@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,7 @@ def upgrade(database: Database, clock: Clock, *, dry_run: bool) -> Sequence[str]
 
         TransportUnavailableError: A worker of an older release holds an event.
     """
-    plan = database.inspect(partial(_plan, database), upgrades=True)
+    plan = _inspected(database)
     if plan is None:
         return set_up(database, dry_run=dry_run)
     if dry_run:
@@ -91,11 +91,7 @@ def upgrade_script_for(database: Database) -> str:
     Raises:
         ConfigurationError: As of :func:`upgrade`.
     """
-    plan, place, dialect = (
-        database.inspect(partial(_plan, database), upgrades=True),
-        place_of(database),
-        database.dialect,
-    )
+    plan, place, dialect = _inspected(database), place_of(database), database.dialect
     if plan is not None:
         title = f"relevo's tables, from version {plan.version} to {SCHEMA}, for {place}"
         texts = [*as_script(_statements(database, plan), dialect), *texts_of(plan.missing, dialect)]
@@ -106,15 +102,37 @@ def upgrade_script_for(database: Database) -> str:
     return script(f"relevo's tables, version {SCHEMA}, for {place}", texts_of(missing, dialect), dialect)
 
 
+def _inspected(database: Database) -> _Plan | None:
+    """
+    Return the plan for the tables as they are now.
+
+    The version and the columns are not read at one moment. If they do not go together, and the version has changed
+    meanwhile, another process has upgraded the tables between the two, and they are read again.
+    """
+    while True:
+        before = database.inspect(partial(_recorded, database), upgrades=True)
+        try:
+            return database.inspect(partial(_plan, database), upgrades=True)
+        except ConfigurationError:
+            if database.inspect(partial(_recorded, database), upgrades=True) == before:
+                raise
+
+
+def _recorded(database: Database, connection: sa.Connection) -> Mapping[str, str]:
+    """Return what ``relevo_meta`` records; nothing if it is missing."""
+    dialect = database.dialect
+    if meta.name not in dialect.catalog(connection):
+        return {}
+    rows: Sequence[Any] = statements_for(dialect, connection).meta.run(connection).all()
+    return {str(key): str(value) for key, value in rows}
+
+
 def _plan(database: Database, connection: sa.Connection) -> _Plan | None:
     """Return what changes the tables; ``None`` if they cannot be, or need not be changed."""
     dialect = database.dialect
     catalog = dialect.catalog(connection)
     there = set(catalog)
-    if meta.name not in there:
-        return None
-    rows: Sequence[Any] = statements_for(dialect, connection).meta.run(connection).all()
-    recorded = {str(key): str(value) for key, value in rows}
+    recorded = _recorded(database, connection)
     version = recorded.get(SCHEMA_KEY, "")
     if version not in map(str, range(dialect.first_schema, SCHEMA)):
         return None
