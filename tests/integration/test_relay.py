@@ -81,7 +81,7 @@ def _pair(outbox: str, main: str, *marks: pytest.MarkDecorator) -> ParameterSet:
     [
         _pair("sqlite", "sqlite"),
         _pair("postgresql", "amqp"),
-        # What these do is done by the others too.
+        # Each of their stores is in one of the two pairs above.
         _pair("sqlite", "amqp", pytest.mark.soak),
         _pair("postgresql", "sqlite", pytest.mark.soak),
     ],

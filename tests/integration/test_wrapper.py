@@ -157,8 +157,16 @@ def _place(
 
 
 SERVERS = [
-    pytest.param(store, execution, marks=[getattr(pytest.mark, store), pytest.mark.slow("about a server, not Python")])
-    for store, execution in (("amqp", "process"), ("postgresql", "inline"), ("mariadb", "async"))
+    pytest.param(
+        store, execution, marks=[getattr(pytest.mark, store), pytest.mark.slow("about a server, not Python"), *more]
+    )
+    for store, execution, *more in (
+        ("amqp", "inline", pytest.mark.soak),
+        ("amqp", "process"),
+        ("postgresql", "inline"),
+        ("postgresql", "process", pytest.mark.soak),
+        ("mariadb", "async"),
+    )
 ]
 EVERYWHERE = pytest.mark.parametrize(
     ("store", "execution"), [*(("sqlite", execution) for execution in EXECUTIONS), *SERVERS]

@@ -110,12 +110,16 @@ def _inspected(database: Database) -> _Plan | None:
     meanwhile, another process has upgraded the tables between the two, and they are read again.
     """
     while True:
-        before = database.inspect(partial(_recorded, database), upgrades=True)
+        before = database.inspect(partial(_version, database), upgrades=True)
         try:
             return database.inspect(partial(_plan, database), upgrades=True)
         except ConfigurationError:
-            if database.inspect(partial(_recorded, database), upgrades=True) == before:
+            if database.inspect(partial(_version, database), upgrades=True) == before:
                 raise
+
+
+def _version(database: Database, connection: sa.Connection) -> str:
+    return _recorded(database, connection).get(SCHEMA_KEY, "")
 
 
 def _recorded(database: Database, connection: sa.Connection) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ _FIRST, _LONGEST = 0.1, 3.0
 """Seconds before the second attempt, doubled each time, and the most of them."""
 
 _REST, _LONGEST_REST = 9.0, 60.0
-"""After an attempt without an answer: the pause, in times the attempt took, and the most seconds of it."""
+"""After an attempt without an answer: the pause as a multiple of the time it took, and the longest pause in seconds."""
 
 _GRACE = 2.0
 """Seconds for which the end of a worker waits for an attempt."""

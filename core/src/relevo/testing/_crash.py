@@ -106,7 +106,7 @@ class Crashes:
 
     @property
     def unmatched(self) -> Sequence[str]:
-        """The names of *repeatable* that no table, event or effect of a listener had so far."""
+        """The names of *repeatable* that no table, event or effect had so far."""
         known = {*self._names, *(name for _, name in self._databases.sites)}
         return sorted(each for each in self._repeatable if not {each, each.rpartition(".")[0]} & known)
 
